@@ -1,0 +1,146 @@
+"""What a machine looks like to the launcher: chips, devices, nodes, clusters. Values only."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+DeviceKind = Literal["npu", "cpu"]
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One generation of Ascend silicon. An A3 package holds two dies; each die is a chip here, as in npu-smi."""
+
+    soc: str
+    """Name in torch_npu's spelling (`torch.npu.get_device_name()`)."""
+    hbm_gib: int
+    """Nominal memory per die; 0 where products differ and only the card itself can say."""
+    supports_bf16: bool
+    trainable: bool
+    """False for inference and edge parts, which have no collective links."""
+    peak_tflops: float | None
+    """Dense fp16/bf16 peak: AI cores x MHz x 8192 operations, from CANN's platform files. None where unknown."""
+    family: str
+    """910 | A2 | A3 | 310 | 950."""
+    devices_per_node: int
+    """Dies in the usual server; 0 where there is no usual server."""
+
+
+# Cores and clocks: CANN's platform_config. bf16: torch_npu's IsBF16Supported is true from 910B1 (soc 220) upward.
+_CHIPS = (
+    Chip("Ascend910A", 32, False, True, 262.0, "910", 8),
+    Chip("Ascend910PremiumA", 32, False, True, 320.0, "910", 8),
+    Chip("Ascend910ProA", 32, False, True, 288.0, "910", 8),
+    Chip("Ascend910ProB", 32, False, True, 283.0, "910", 8),
+    Chip("Ascend910B", 32, False, True, 221.0, "910", 8),  # the old 300T part, not 910B1 to 910B4
+    Chip("Ascend910B1", 64, True, True, 364.0, "A2", 8),
+    Chip("Ascend910B2", 64, True, True, 354.0, "A2", 8),
+    Chip("Ascend910B2C", 64, True, True, 354.0, "A2", 16),
+    Chip("Ascend910B3", 64, True, True, 295.0, "A2", 8),
+    Chip("Ascend910B4", 32, True, True, 246.0, "A2", 8),
+    Chip("Ascend910B4-1", 0, True, True, 246.0, "A2", 8),  # CANN's file says 32, sold with 64: ask the card
+    Chip("Ascend910_9391", 64, True, True, 364.0, "A3", 16),
+    Chip("Ascend910_9392", 64, True, True, 364.0, "A3", 16),
+    Chip("Ascend910_9381", 64, True, True, 354.0, "A3", 16),
+    Chip("Ascend910_9382", 64, True, True, 354.0, "A3", 16),
+    Chip("Ascend910_9372", 64, True, True, 295.0, "A3", 16),
+    Chip("Ascend910_9362", 32, True, True, 246.0, "A3", 16),
+    Chip("Ascend910_9363", 32, True, True, 246.0, "A3", 16),
+    # npu-smi prints every A3 die as "Ascend910"; 354 is what verl and MindSpeed-LLM use for it.
+    Chip("Ascend910", 64, True, True, 354.0, "A3", 16),
+)
+_BY_NAME = {c.soc.removeprefix("Ascend").lower(): c for c in _CHIPS}
+# Whole families, for the many part numbers within them.
+_FAMILIES = (
+    (re.compile(r"310p"), Chip("Ascend310P", 0, False, False, None, "310", 0)),
+    (re.compile(r"310"), Chip("Ascend310", 0, False, False, None, "310", 0)),
+    (re.compile(r"950"), Chip("Ascend950", 0, True, True, None, "950", 8)),
+)
+
+
+def chip(name: str) -> Chip | None:
+    """The chip for a name from npu-smi (`910B3`), from torch_npu (`Ascend910B3`) or from a user; None if unknown."""
+    key = re.sub(r"[\s]+", "", name).lower().removeprefix("ascend")
+    if key in _BY_NAME:
+        return _BY_NAME[key]
+    return next((c for pattern, c in _FAMILIES if pattern.match(key)), None)
+
+
+def chip_names() -> tuple[str, ...]:
+    """Short names a user may write, for messages."""
+    return tuple(c.soc.removeprefix("Ascend") or c.soc for c in _CHIPS if c.trainable and c.soc != "Ascend910")
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that holds memory on a device, as npu-smi lists it (at most eight per chip are listed)."""
+
+    pid: int | None
+    """Process id on the host; None where npu-smi prints none."""
+    name: str
+    """Cut to 15 letters by npu-smi, and blank in containers without the host's process namespace."""
+    hbm_bytes: int
+    container_pid: int | None = None
+
+
+@dataclass(frozen=True)
+class Device:
+    """One die that runs one rank."""
+
+    index: int
+    """Logical id from 0: what ASCEND_RT_VISIBLE_DEVICES means."""
+    name: str
+    """As reported: `910B3`, `Ascend910`, `310P3`."""
+    hbm_bytes: int = 0
+    """0 means unknown (npu-smi was not there to ask)."""
+    hbm_used_bytes: int = 0
+    health: str = "UNKNOWN"
+    """OK | Warning | Alarm | Critical | UNKNOWN, in npu-smi's own words."""
+    physical_id: int | None = None
+    """The N of /dev/davinciN and of a rank table's device_id."""
+    bus_id: str | None = None
+    processes: tuple[Process, ...] = ()
+    npu_id: int | None = None
+    """With chip_id, the address that npu-smi's -i and -c options take."""
+    chip_id: int | None = None
+
+    @property
+    def hbm_free_bytes(self) -> int:
+        return max(0, self.hbm_bytes - self.hbm_used_bytes)
+
+    @property
+    def chip(self) -> Chip | None:
+        return chip(self.name)
+
+    @property
+    def is_usable(self) -> bool:
+        """Warning is usable and said; Alarm and Critical are not."""
+        return self.health.lower() not in {"alarm", "critical"}
+
+
+@dataclass(frozen=True)
+class Node:
+    hostname: str
+    devices: tuple[Device, ...] = ()
+    num_cpus: int = 1
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where this launch runs, as this node sees it."""
+
+    device: DeviceKind
+    devices: tuple[Device, ...] = ()
+    """Devices of this node that ranks may use; empty on CPU."""
+    num_nodes: int = 1
+    node_rank: int = 0
+    rdzv_endpoint: str | None = None
+    """host:port of the first node; None on a single node."""
+    source: str = ""
+    """One sentence on how this was recognised."""
