@@ -47,7 +47,7 @@ _MAX_DIGITS = 9
 
 _FAILURES = (
     (
-        re.compile(r"dcmi (?:module|model) initiali[sz]ed? failed\D*(-?\d+)?"),
+        re.compile(r"dcmi (?:module|model) initiali[sz]ed? failed(?:.*?ret is (-?\d+))?"),
         "npu-smi cannot reach the NPU driver (dcmi code {0})",
         "on the host: check that the driver is loaded (`lsmod | grep drv_`) and that you are in group HwHiAiUser, and "
         "reboot if it was just installed; in a container: pass /dev/davinci*, /dev/davinci_manager, /dev/devmm_svm, "
@@ -389,8 +389,13 @@ def runner(env: Mapping[str, str] | None = None, timeout_s: float = 10.0) -> Run
     def run(argv: Sequence[str]) -> tuple[int, str]:
         try:
             done = subprocess.run(
-                list(argv), env=full_env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                timeout=timeout_s, check=False,
+                list(argv),
+                env=full_env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                timeout=timeout_s,
+                check=False,
             )
         except FileNotFoundError:
             return RC_MISSING, ""
