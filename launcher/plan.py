@@ -1,0 +1,237 @@
+"""Recipe and machine to plan: ranks, batch arithmetic, strategy, precision, training arguments. Pure; refuses what
+cannot run. Everything a launch does afterwards follows from the Plan alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import PositiveInt
+
+from launcher import __version__
+from launcher.cluster.model import Chip, Cluster, chip
+from launcher.errors import LaunchError
+from launcher.spec import Loaded, Precision, RecipeSpec, Section, Strategy
+
+ZERO_STAGE = {"zero1": 1, "zero2": 2, "zero3": 3, "zero3-offload": 3}
+MAX_MICRO_BATCH = 8
+DEBUG_STEPS = 4
+
+
+class Batch(Section):
+    """How one optimizer step's rows are split: `global_size = world_size x micro_size x accumulation`."""
+
+    global_size: PositiveInt
+    micro_size: PositiveInt
+    accumulation: PositiveInt
+    eval_size: PositiveInt
+
+
+class Plan(Section):
+    """Everything a rank needs to know, and plan.json's content."""
+
+    version: Literal[1] = 1
+    launcher: str = __version__
+    name: str
+    """The recipe's file name without its ending."""
+    recipe_dir: str
+    """Folder that `script:` is resolved in."""
+    recipe: RecipeSpec
+    device: Literal["npu", "cpu"]
+    device_reason: str
+    chip: str | None = None
+    backend: Literal["hccl", "gloo"]
+    num_nodes: PositiveInt = 1
+    nproc_per_node: PositiveInt
+    rdzv_endpoint: str | None = None
+    """host:port of node 0; None on a single node, where the agent takes a free port."""
+    strategy: Strategy
+    strategy_reason: str
+    precision: Precision
+    precision_reason: str
+    batch: Batch
+    training_arguments: dict[str, Any]
+    """Keyword arguments of TrainingArguments, but for output_dir and the path of deepspeed.json."""
+    debug: bool = False
+    hidden_size: PositiveInt | None = None
+    """The model's hidden size where its config could be read; ZeRO-3's buffer sizes follow from it."""
+
+    @property
+    def world_size(self) -> int:
+        return self.num_nodes * self.nproc_per_node
+
+    @property
+    def zero_stage(self) -> int | None:
+        return ZERO_STAGE.get(self.strategy)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for beyond the recipe."""
+
+    nproc: int | None = None
+    """Ranks on this node; None for one a card (one in all on CPU)."""
+    debug: bool = False
+    assume_cards: bool = False
+    """Plan for the cards asked for, whether or not this machine has them (render and --dry-run)."""
+
+
+def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[str, Any] | None = None) -> Plan:
+    """Decide everything about a launch.
+
+    Args:
+        loaded: the checked recipe.
+        cluster: the machine, as detected or as asked for.
+        options: the command line.
+        model_config: the model's config.json where it can be read without a network, else None.
+
+    Raises:
+        LaunchError: the combination cannot run; the hint names what would.
+    """
+    recipe = loaded.spec
+    nproc = 1 if options.debug else _nproc(cluster, options)
+    world_size = nproc * cluster.num_nodes
+    silicon = chip(cluster.devices[0].name) if cluster.devices else None
+    precision, precision_reason = _precision(recipe, cluster, silicon)
+    strategy, strategy_reason = _strategy(recipe, cluster, world_size)
+    batch = _batch(recipe, world_size, loaded)
+    return Plan(
+        name=loaded.name,
+        recipe_dir=str(loaded.path.resolve().parent),
+        recipe=recipe,
+        device=cluster.device,
+        device_reason=cluster.source,
+        chip=cluster.devices[0].name if cluster.devices else None,
+        backend="hccl" if cluster.device == "npu" else "gloo",
+        num_nodes=cluster.num_nodes,
+        nproc_per_node=nproc,
+        rdzv_endpoint=cluster.rdzv_endpoint,
+        strategy=strategy,
+        strategy_reason=strategy_reason,
+        precision=precision,
+        precision_reason=precision_reason,
+        batch=batch,
+        training_arguments=_training_arguments(recipe, cluster, strategy, precision, batch, options.debug),
+        debug=options.debug,
+        hidden_size=_hidden_size(model_config),
+    )
+
+
+def _nproc(cluster: Cluster, options: Options) -> int:
+    cards = len(cluster.devices)
+    if cluster.device == "cpu" or options.assume_cards:
+        return options.nproc or max(cards, 1)
+    if not cards:
+        raise LaunchError("no NPU is usable on this node", hint="`ascend-launch doctor` says why; or run with --device cpu")
+    if options.nproc and options.nproc > cards:
+        raise LaunchError(
+            f"--nproc {options.nproc} is more than the {cards} visible card{'s' if cards > 1 else ''}",
+            hint=f"use --nproc {cards} or less, or widen ASCEND_RT_VISIBLE_DEVICES",
+        )
+    return options.nproc or cards
+
+
+def _precision(recipe: RecipeSpec, cluster: Cluster, silicon: Chip | None) -> tuple[Precision, str]:
+    asked = recipe.parallel.precision
+    has_bf16 = silicon is None or silicon.supports_bf16
+    if cluster.device == "cpu":
+        if asked == "fp16":
+            raise LaunchError("fp16 does not train on CPU", hint="use parallel.precision=bf16 or fp32")
+        if asked == "auto":
+            return "fp32", "CPU ranks: exact, and no slower there than bf16"
+        return asked, "as the recipe says"
+    name = silicon.soc if silicon else "this chip"
+    if asked == "auto":
+        return ("bf16", f"{name} computes in bf16") if has_bf16 else ("fp16", f"{name} has no bf16; loss scaling is on")
+    if asked == "bf16" and not has_bf16:
+        raise LaunchError(f"{name} has no bf16", hint="use parallel.precision=auto, which takes fp16 with loss scaling")
+    return asked, "as the recipe says"
+
+
+def _strategy(recipe: RecipeSpec, cluster: Cluster, world_size: int) -> tuple[Strategy, str]:
+    asked = recipe.parallel.strategy
+    if asked != "auto":
+        return asked, "as the recipe says"
+    if world_size == 1:
+        return "ddp", "one rank has nobody to share with"
+    if recipe.adapter is not None:
+        return "ddp", "LoRA trains few weights, so sharding their state saves little"
+    if cluster.device == "cpu":
+        return "ddp", "CPU ranks share this machine's memory, so sharding saves little"
+    return "zero3", "weights, gradients and optimizer state are all sharded, so that the most fits"
+
+
+def _batch(recipe: RecipeSpec, world_size: int, loaded: Loaded) -> Batch:
+    total, micro = recipe.parallel.global_batch_size, recipe.parallel.micro_batch_size
+    where = loaded.origins.get("parallel.global_batch_size", "default")
+    unit = world_size * (1 if micro == "auto" else micro)
+    if total % unit:
+        below, above = total // unit * unit, (total // unit + 1) * unit
+        sizes = f"{below} or {above}" if below else f"{above}"
+        ranks = [n for n in range(1, total + 1) if total % (n * (1 if micro == "auto" else micro)) == 0]
+        counts = ", ".join(map(str, ranks[:-1])) + f" or {ranks[-1]}" if len(ranks) > 1 else str(ranks[0])
+        parts = f"{world_size} ranks" if world_size > 1 else "1 rank"
+        parts += "" if micro == "auto" else f" x micro batch {micro}"
+        raise LaunchError(
+            f"{where}: parallel.global_batch_size {total} cannot be split evenly over {parts}",
+            hint=f"use parallel.global_batch_size={sizes}, or {counts} rank{'s' if len(ranks) > 1 else ''}",
+        )
+    per_rank = total // world_size
+    if micro == "auto":
+        micro = max(d for d in range(1, min(per_rank, MAX_MICRO_BATCH) + 1) if per_rank % d == 0)
+    asked = recipe.parallel.eval_batch_size
+    eval_size = max(micro, MAX_MICRO_BATCH) if asked == "auto" else asked
+    return Batch(global_size=total, micro_size=micro, accumulation=per_rank // micro, eval_size=eval_size)
+
+
+def _training_arguments(
+    recipe: RecipeSpec, cluster: Cluster, strategy: str, precision: str, batch: Batch, debug: bool
+) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "eval_strategy": "epoch" if recipe.data.eval else "no",
+        # A log line every ten steps costs nothing; the guide's table without one hides a diverging loss.
+        "logging_steps": 10,
+        "save_strategy": "epoch",
+        "save_total_limit": 2,
+        "train_sampling_strategy": "group_by_length",
+        "report_to": "none",
+    }
+    arguments |= recipe.training
+    arguments |= {
+        "per_device_train_batch_size": batch.micro_size,
+        "gradient_accumulation_steps": batch.accumulation,
+        "per_device_eval_batch_size": batch.eval_size,
+        "bf16": precision == "bf16",
+        "fp16": precision == "fp16",
+        "use_cpu": cluster.device == "cpu",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "label_names": ["labels"],
+        "average_tokens_across_devices": True,
+        "do_train": True,
+    }
+    if strategy not in ZERO_STAGE:
+        arguments["ddp_backend"] = "hccl" if cluster.device == "npu" else "gloo"
+    if cluster.device == "cpu":
+        arguments["dataloader_pin_memory"] = False
+    if strategy == "fsdp2":
+        arguments["fsdp"] = True
+        arguments["fsdp_config"] = {
+            "version": 2,
+            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            "reshard_after_forward": True,
+            "state_dict_type": "FULL_STATE_DICT",
+        }
+    if debug:
+        arguments |= {"max_steps": DEBUG_STEPS, "logging_steps": 1, "save_strategy": "no", "dataloader_num_workers": 0}
+        arguments |= {"eval_strategy": "no", "load_best_model_at_end": False}
+    return arguments
+
+
+def _hidden_size(model_config: dict[str, Any] | None) -> int | None:
+    config = model_config or {}
+    config = config.get("text_config") or config
+    for key in ("hidden_size", "n_embd", "d_model", "dim"):
+        if isinstance(config.get(key), int) and config[key] > 0:
+            return int(config[key])
+    return None

@@ -1,0 +1,168 @@
+"""Every file name in a run directory, atomic writes, and the JSON that both sides of the seam read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from launcher.errors import LaunchError
+from launcher.plan import Plan
+
+
+class RunDir:
+    """One run's directory. Creating the object touches nothing; `create` makes the folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    # fmt: off
+    @property
+    def recipe_path(self) -> Path: return self.path / "recipe.yaml"
+    @property
+    def plan_path(self) -> Path: return self.path / "plan.json"
+    @property
+    def accelerate_path(self) -> Path: return self.path / "accelerate.yaml"
+    @property
+    def deepspeed_path(self) -> Path: return self.path / "deepspeed.json"
+    @property
+    def env_path(self) -> Path: return self.path / "env.json"
+    @property
+    def events_path(self) -> Path: return self.path / "events.jsonl"
+    @property
+    def data_path(self) -> Path: return self.path / "data.json"
+    @property
+    def metrics_path(self) -> Path: return self.path / "metrics.json"
+    @property
+    def predictions_path(self) -> Path: return self.path / "predictions.jsonl"
+    @property
+    def failure_path(self) -> Path: return self.path / "failure.json"
+    @property
+    def checkpoints(self) -> Path: return self.path / "checkpoints"
+    @property
+    def model_dir(self) -> Path: return self.path / "model"
+    @property
+    def plog_dir(self) -> Path: return self.path / "plog"
+    @property
+    def agent_log(self) -> Path: return self.path / "agent.log"
+    # fmt: on
+
+    def attempt(self, number: int) -> Path:
+        """The folder of one attempt; a restart is the next attempt."""
+        return self.path / f"attempt_{number}"
+
+    def rank_log(self, attempt: int, rank: int) -> Path:
+        return self.attempt(attempt) / f"rank_{rank}.log"
+
+    def error_path(self, attempt: int, rank: int) -> Path:
+        return self.attempt(attempt) / f"error_{rank}.json"
+
+    def plan(self) -> Plan:
+        """plan.json, checked.
+
+        Raises:
+            LaunchError: it is missing, or another version of the launcher wrote it.
+        """
+        try:
+            return Plan.model_validate_json(self.plan_path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise LaunchError(f"{self.plan_path}: no such file", hint="name a run directory") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise LaunchError(
+                f"{self.plan_path}: {'.'.join(map(str, first['loc']))}: {first['msg']}",
+                hint="it was written by another version of ascend-launch; launch again",
+            ) from None
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            LaunchError: it cannot be made or written to.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            raise LaunchError(
+                f"{self.path}: cannot be written to: {error.strerror}",
+                hint="name a writable folder with output_dir=DIR or --run-dir DIR",
+            ) from None
+
+
+def new(output_dir: Path, name: str) -> RunDir:
+    """A fresh `<output_dir>/<recipe>/<UTC time>-<id>/`, with the link `latest` beside it moved to it.
+
+    Raises:
+        LaunchError: output_dir cannot be written to.
+    """
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    run = RunDir(output_dir / name / f"{stamp}-{secrets.token_hex(2)}")
+    run.create()
+    link = run.path.parent / f".latest-{secrets.token_hex(4)}"
+    with contextlib.suppress(OSError):  # a file system without links still trains
+        link.symlink_to(run.path.name)
+        link.replace(run.path.parent / "latest")
+    return run
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomic, indented, keys in the order given, non-ASCII text as it is."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The file's value, or None where there is none or it is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def append_event(path: Path, event: dict[str, Any]) -> None:
+    """Add one line to events.jsonl, stamped with the wall clock in seconds. One write, so lines never mix."""
+    line = json.dumps({"time": round(time.time(), 3), **event}, ensure_ascii=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab", buffering=0) as file:
+        file.write(line.encode())
+
+
+def events(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Whole lines of events.jsonl from byte `offset`, each with the offset after it."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                offset += len(line)
+                with contextlib.suppress(ValueError):
+                    yield offset, json.loads(line)
+    except FileNotFoundError:
+        return

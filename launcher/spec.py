@@ -1,0 +1,550 @@
+"""The recipe: its schema, and its loading. Every mistake is reported at once, each with file:line and what to do."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+
+from launcher import training_fields, yamlfile
+from launcher.errors import LaunchError
+
+Strategy = Literal["ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2"]
+StrategyOrAuto = Literal["auto", "ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2"]
+Precision = Literal["bf16", "fp16", "fp32"]
+PrecisionOrAuto = Literal["auto", "bf16", "fp16", "fp32"]
+SizeOrAuto = PositiveInt | Literal["auto"]
+Metric = Literal["accuracy", "precision", "recall", "f1", "mae", "confusion_matrix"]
+Text = Annotated[str, Field(min_length=1)]
+
+ENV_PREFIX = "ASCEND_LAUNCH_"
+ENV_NOT_RECIPE = frozenset({"CACHE", "NPROC", "DEVICE", "LANG"})
+"""ASCEND_LAUNCH_* variables that are not recipe keys: the cache folder, and defaults of command line options."""
+
+
+class Section(BaseModel):
+    """A frozen mapping that refuses unknown keys and converts nothing: `"5"` is no number, `true` is no 1.
+
+    Read it with model_validate_json: strict JSON takes lists for tuples, strict Python values would not.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class Model(Section):
+    """Which model is fine-tuned, and to do what."""
+
+    name: Text
+    """Hub id, or a folder (absolute, or relative to where the command runs)."""
+    task: Literal["sequence-classification", "causal-lm"] = "sequence-classification"
+    num_labels: Annotated[int, Field(ge=2)] | None = None
+    """Number of classes. Labels in the data run from 0 to num_labels - 1."""
+    label_names: tuple[Text, ...] | None = None
+    """One name a label, written into the model's config and into reports."""
+    revision: Text | None = None
+    tokenizer: Text | None = None
+    """Hub id or folder of the tokenizer, when it is not the model's own."""
+    gguf_file: Text | None = None
+    """A GGUF file inside `name`, dequantised on load (an extra: `pip install ascend-launch[gguf]`)."""
+    hub: Literal["huggingface", "modelscope"] = "huggingface"
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = None
+
+
+class Split(Section):
+    """Rows of one split: `shuffle(seed)`, then the first `limit`, both before tokenising."""
+
+    split: Text = "train"
+    limit: PositiveInt | None = None
+    seed: NonNegativeInt = 42
+
+
+class EvalSplit(Split):
+    """The rows that are evaluated."""
+
+    split: Text = "test"
+
+
+class Data(Section):
+    """Where rows come from, in load_dataset's own arguments, and which columns are used."""
+
+    path: Text
+    """A dataset id, a folder, or a builder name such as `json` or `csv` together with `data_files`."""
+    name: Text | None = None
+    data_files: str | list[str] | dict[str, str | list[str]] | None = None
+    data_dir: Text | None = None
+    revision: Text | None = None
+    train: Split = Split()
+    eval: EvalSplit | None = EvalSplit()
+    text: Text = "text"
+    label: Text = "label"
+    max_length: Annotated[int, Field(ge=8)] = 512
+    """Tokens kept of a row. Rows are padded to the longest of their batch, never to this."""
+    prompt: str | None = None
+    """causal-lm: the user message, with `{text}` where the row's text goes."""
+    system: Text | None = None
+    """causal-lm: the system message, if any."""
+    answers: tuple[Text, ...] | None = None
+    """causal-lm: the answer text of each label. Default: model.label_names, else the label's number."""
+    num_proc: PositiveInt | None = None
+    """Processes that tokenise. Default: one a core for large data, one for small."""
+
+
+class Parallel(Section):
+    """How the job is spread over ranks. Recipes carry no hosts, ports or card numbers."""
+
+    strategy: StrategyOrAuto = "auto"
+    precision: PrecisionOrAuto = "auto"
+    global_batch_size: PositiveInt = 8
+    """Rows in one optimizer step, kept at any number of ranks."""
+    micro_batch_size: SizeOrAuto = "auto"
+    """Rows one rank holds at a time. Accumulation follows: global / (ranks x micro)."""
+    eval_batch_size: SizeOrAuto = "auto"
+
+
+class Adapter(Section):
+    """LoRA, by peft.LoraConfig's own names (an extra: `pip install ascend-launch[lora]`)."""
+
+    type: Literal["lora"] = "lora"
+    r: PositiveInt = 8
+    lora_alpha: PositiveInt = 16
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: Text | tuple[Text, ...] = "all-linear"
+    modules_to_save: tuple[Text, ...] | None = None
+    bias: Literal["none", "all", "lora_only"] = "none"
+    use_rslora: bool = False
+    use_dora: bool = False
+
+
+class RecipeSpec(Section):
+    """A whole recipe, checked."""
+
+    model: Model
+    data: Data
+    training: dict[str, Any] = {}
+    """TrainingArguments by their own names."""
+    parallel: Parallel = Parallel()
+    metrics: tuple[Metric, ...] = ("accuracy", "f1")
+    adapter: Adapter | None = None
+    output_dir: Text = "runs"
+    script: Text | None = None
+    """A Python file beside the recipe that replaces the built-in Trainer recipe on every rank."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A recipe together with where each of its values came from."""
+
+    spec: RecipeSpec
+    name: str
+    path: Path
+    origins: dict[str, str]
+    """`training.learning_rate` → `recipes/yelp.yaml:21`, `command line`, `environment ASCEND_LAUNCH_…` or `default`."""
+
+
+def load(path: Path, overrides: Iterable[str] = (), env: Mapping[str, str] | None = None) -> Loaded:
+    """Read, merge and check a recipe: defaults, then files from the base up, then environment, then overrides.
+
+    Args:
+        path: the recipe file.
+        overrides: `KEY=VALUE` words, dotted keys, YAML values.
+        env: the environment to read ASCEND_LAUNCH_* from; os.environ when None.
+
+    Raises:
+        LaunchError: with every mistake in it, one line each.
+    """
+    layers = _Layers()
+    _file_layer(layers, path, [])
+    _env_layer(layers, os.environ if env is None else env)
+    _override_layer(layers, overrides)
+    spec = _validate(layers)
+    script = spec.script and (path.parent / spec.script)
+    if script and not script.is_file():
+        layers.mistake(("script",), f"{script}: no such file")
+    elif script and _shadows(script):
+        layers.mistake(("script",), f"a file named {script.name} hides the library of that name; rename it")
+    layers.raise_if_any()
+    return Loaded(spec, path.stem, path, _origins(spec, layers))
+
+
+class _Layers:
+    """The merged values so far, the origin of each leaf, and the mistakes found on the way."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.origin: dict[tuple[str | int, ...], str] = {}
+        self.mistakes: list[str] = []
+
+    def merge(self, values: Mapping[str, Any], origin: Mapping[tuple[str | int, ...], str]) -> None:
+        _merge(self.values, values, (), self.origin)
+        self.origin.update(origin)
+
+    def where(self, path: tuple[str | int, ...]) -> str:
+        """The origin of `path`, or of the nearest enclosing value that has one."""
+        for end in range(len(path), -1, -1):
+            if path[:end] in self.origin:
+                return self.origin[path[:end]]
+        return "recipe"
+
+    def mistake(self, path: tuple[str | int, ...], text: str) -> None:
+        dotted = ".".join(str(p) for p in path)
+        self.mistakes.append(f"{self.where(path)}: {dotted + ': ' if dotted else ''}{text}")
+
+    def raise_if_any(self) -> None:
+        if self.mistakes:
+            mistakes = list(dict.fromkeys(self.mistakes))
+            raise LaunchError("\n".join(mistakes), hint="" if len(mistakes) == 1 else f"mend these {len(mistakes)}")
+
+
+def _merge(
+    into: dict[str, Any], values: Mapping[str, Any], at: tuple[str | int, ...], origin: dict[Any, str]
+) -> None:
+    for key, value in values.items():
+        here = (*at, key)
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value, here, origin)
+            continue
+        for old in [p for p in origin if p[: len(here)] == here]:
+            del origin[old]
+        into[key] = _copy(value)
+
+
+def _copy(value: Any) -> Any:
+    # Values are shared where YAML aliases are, and layers are merged in place.
+    if isinstance(value, Mapping):
+        return {k: _copy(v) for k, v in value.items()}
+    return [_copy(v) for v in value] if isinstance(value, list) else value
+
+
+def _file_layer(layers: _Layers, path: Path, seen: list[Path]) -> None:
+    document = yamlfile.load(path)
+    if not isinstance(document.value, dict):
+        kind = "empty" if document.value is None else f"a {type(document.value).__name__}"
+        raise LaunchError(f"{path}:1: a recipe is a mapping of keys, this is {kind}", hint=f"keys are {_keys(RecipeSpec)}")
+    values = dict(document.value)
+    base = values.pop("extends", None)
+    if base is not None:
+        line = document.lines[("extends",)]
+        if not isinstance(base, str):
+            raise LaunchError(f"{path}:{line}: extends: expected a file name, got {base!r}", hint="name one recipe")
+        base_path = path.parent / base
+        if base_path.resolve() in [p.resolve() for p in [*seen, path]]:
+            raise LaunchError(f"{path}:{line}: extends: {base} leads back to itself", hint="break the circle")
+        if not base_path.is_file():
+            raise LaunchError(f"{path}:{line}: extends: {base_path}: no such file", hint="name a file beside the recipe")
+        _file_layer(layers, base_path, [*seen, path])
+    layers.merge(values, {p: f"{path}:{line}" for p, line in document.lines.items() if p[:1] != ("extends",)})
+
+
+def _env_layer(layers: _Layers, env: Mapping[str, str]) -> None:
+    sections = RecipeSpec.model_fields
+    for variable in sorted(v for v in env if v.startswith(ENV_PREFIX)):
+        rest = variable.removeprefix(ENV_PREFIX)
+        if rest in ENV_NOT_RECIPE:
+            continue
+        keys = [part.lower() for part in rest.split("__")]
+        if keys[0] not in sections:
+            layers.mistakes.append(
+                f"environment {variable}: no recipe key `{'.'.join(keys)}`; write ASCEND_LAUNCH_<SECTION>__<KEY>"
+            )
+            continue
+        _set(layers, keys, env[variable], f"environment {variable}")
+
+
+def _override_layer(layers: _Layers, overrides: Iterable[str]) -> None:
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z_][\w.-]*", key):
+            layers.mistakes.append(f"command line: {word!r} is not KEY=VALUE (as in training.learning_rate=1e-5)")
+            continue
+        _set(layers, key.split("."), text, f"command line {key}")
+
+
+def _set(layers: _Layers, keys: list[str], text: str, origin: str) -> None:
+    try:
+        value = yamlfile.scalar(text)
+    except ValueError as error:
+        layers.mistakes.append(f"{origin}: {text!r} is not a YAML value ({error})")
+        return
+    nested: Any = value
+    for key in reversed(keys):
+        nested = {key: nested}
+    parent = layers.values
+    for i, key in enumerate(keys[:-1]):
+        if key in parent and not isinstance(parent[key], dict):
+            if parent[key] is not None:
+                # `data.data_files.train=F` replaces a single file by a mapping of splits.
+                layers.origin = {p: o for p, o in layers.origin.items() if p[: i + 1] != tuple(keys[: i + 1])}
+            parent[key] = {}
+        parent = parent.setdefault(key, {})
+    layers.merge(nested, {tuple(keys): origin})
+
+
+# -- validation ----------------------------------------------------------------------------------------------------
+
+
+def _validate(layers: _Layers) -> RecipeSpec:
+    good: dict[str, Any] = {}
+    for key in layers.values:
+        if key not in RecipeSpec.model_fields:
+            layers.mistake((key,), "unknown key" + (_peer_hint(key) or _did_you_mean(key, RecipeSpec)))
+    for key, field in RecipeSpec.model_fields.items():
+        if key not in layers.values:
+            if field.is_required():
+                layers.mistake((), f"`{key}:` is missing")
+            continue
+        holder = _One[key]
+        value = layers.values[key]
+        if value is None and not field.is_required():  # `adapter:` with everything under it commented out
+            continue
+        try:
+            good[key] = getattr(holder.model_validate_json(_json({key: value})), key)
+        except ValidationError as error:
+            _report(layers, error)
+    _check_training(layers, good)
+    _check_combinations(layers, good)
+    layers.raise_if_any()
+    return RecipeSpec(**good)
+
+
+def _json(value: Any) -> str:
+    # YAML also knows dates and sets; as text they fail the check of a field that wants no text.
+    return json.dumps(value, default=str)
+
+
+def _holders() -> dict[str, type[BaseModel]]:
+    # One model a section, so that a mistake in one section does not hide the checks of the others.
+    from pydantic import create_model
+
+    return {
+        key: create_model(f"One_{key}", __config__=ConfigDict(extra="forbid", strict=True), **{key: (field.annotation, ...)})  # type: ignore[call-overload]
+        for key, field in RecipeSpec.model_fields.items()
+    }
+
+
+_One = _holders()
+
+_EXPECTED = {
+    "int_type": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "float_parsing": "expected a number",
+    "bool_type": "expected true or false",
+    "bool_parsing": "expected true or false",
+    "string_type": "expected text",
+    "tuple_type": "expected a list",
+    "list_type": "expected a list",
+    "dict_type": "expected a mapping",
+    "model_type": "expected a mapping",
+    "model_attributes_type": "expected a mapping",
+    "string_too_short": "must not be empty",
+}
+
+
+def _report(layers: _Layers, error: ValidationError) -> None:
+    by_path: dict[tuple[str | int, ...], list[Any]] = {}
+    for item in error.errors():
+        # pydantic adds the branch of a union to the path; only what is in the recipe counts.
+        by_path.setdefault(_recipe_path(item["loc"], layers.values), []).append(item)
+    for path, items in by_path.items():
+        missing = [i for i in items if i["type"] == "missing"]
+        for item in missing:
+            layers.mistake(path, f"`{item['loc'][-1]}:` is missing")
+        rest = [i for i in items if i["type"] != "missing"]
+        if rest:
+            choices = [i["ctx"]["expected"].replace("'", "`") for i in rest[1:] if i["type"] == "literal_error"]
+            layers.mistake(path, _sentence(rest[0], path) + "".join(f" (or {c})" for c in choices))
+
+
+def _sentence(item: Any, path: tuple[str | int, ...]) -> str:
+    value, kind = item["input"], item["type"]
+    shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
+    if kind == "extra_forbidden":
+        section = _section_of(path[:-1])
+        return "unknown key" + (_did_you_mean(str(path[-1]), section) if section else "")
+    if kind == "literal_error":
+        expected = item["ctx"]["expected"].replace("'", "")
+        close = difflib.get_close_matches(str(value), re.split(r", | or ", expected), n=1)
+        return f"{shown} is not one of {expected}" + (f"; did you mean `{close[0]}`?" if close else "")
+    if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
+        return f"{shown}: {item['msg'].removeprefix('Input ').replace('should be', 'must be')}"
+    return _EXPECTED.get(kind, item["msg"]) + ("" if kind == "string_too_short" else f", got {shown}")
+
+
+def _recipe_path(loc: tuple[str | int, ...], values: Any) -> tuple[str | int, ...]:
+    path: list[str | int] = []
+    for part in loc:
+        if isinstance(values, dict) and part in values or isinstance(values, list) and isinstance(part, int):
+            path.append(part)
+            values = values[part]  # type: ignore[index]
+    return tuple(path)
+
+
+def _section_of(path: tuple[str | int, ...]) -> type[BaseModel] | None:
+    section: Any = RecipeSpec
+    for part in path:
+        field = section.model_fields.get(part) if section else None
+        found = [t for t in _types(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)] if field else []
+        section = found[0] if found else None
+    return section  # type: ignore[no-any-return]
+
+
+def _types(annotation: Any) -> list[Any]:
+    args = getattr(annotation, "__args__", None)
+    return [t for a in args for t in _types(a)] if args else [annotation]
+
+
+def _keys(section: type[BaseModel]) -> str:
+    return ", ".join(section.model_fields)
+
+
+def _did_you_mean(key: str, section: type[BaseModel]) -> str:
+    close = difflib.get_close_matches(key, section.model_fields, n=1, cutoff=0.6)
+    return f"; did you mean `{close[0]}`?" if close else f"; keys here are {_keys(section)}"
+
+
+_PEERS = {
+    "model_name_or_path": "model.name",
+    "dataset": "data.path",
+    "cutoff_len": "data.max_length",
+    "finetuning_type": "adapter (leave it out for full fine-tuning)",
+    "lora_rank": "adapter.r",
+    "lora_alpha": "adapter.lora_alpha",
+    "lora_target": "adapter.target_modules",
+    "template": "data.prompt",
+    "deepspeed": "parallel.strategy",
+    "learning_rate": "training.learning_rate",
+    "num_train_epochs": "training.num_train_epochs",
+    "per_device_train_batch_size": "parallel.global_batch_size",
+    "bf16": "parallel.precision",
+    "seed": "training.seed",
+}
+
+
+def _peer_hint(key: str) -> str:
+    if key in _PEERS:
+        return f"; here it is written {_PEERS[key]}"
+    if key in training_fields.fields():
+        return f"; it belongs under training: training.{key}"
+    return ""
+
+
+_AT_LEAST = {
+    "learning_rate": 0, "num_train_epochs": 0, "weight_decay": 0, "max_grad_norm": 0, "warmup_steps": 0,
+    "logging_steps": 0, "eval_steps": 0, "save_steps": 0, "dataloader_num_workers": 0, "save_total_limit": 1,
+}  # fmt: skip
+
+
+def _check_training(layers: _Layers, good: dict[str, Any]) -> None:
+    training = good.get("training")
+    if not isinstance(training, dict):
+        return
+    for name, value in training.items():
+        text = training_fields.problem(name, value)
+        floor = _AT_LEAST.get(name)
+        if not text and floor is not None and isinstance(value, int | float) and value < floor:
+            text = f"{value} must be at least {floor}"
+        if text:
+            layers.mistake(("training", name), text)
+
+
+def _check_combinations(layers: _Layers, good: dict[str, Any]) -> None:
+    model, data = good.get("model"), good.get("data")
+    parallel, adapter = good.get("parallel", Parallel()), good.get("adapter")
+    training = good.get("training") if isinstance(good.get("training"), dict) else {}
+    assert training is not None
+    if model is not None:
+        names = model.label_names
+        if model.num_labels is None and names is None and not good.get("script"):
+            layers.mistake(("model",), "`num_labels:` is missing: say how many classes the labels have")
+        if names is not None and model.num_labels not in (None, len(names)):
+            layers.mistake(("model", "label_names"), f"{len(names)} names for num_labels {model.num_labels}")
+        if names is not None and len(set(names)) < len(names):
+            layers.mistake(("model", "label_names"), "the same name stands for two labels")
+        if model.gguf_file and parallel.strategy == "zero3":
+            layers.mistake(
+                ("model", "gguf_file"),
+                "GGUF weights are dequantised whole on every rank, which ZeRO-3 is there to avoid; "
+                "use zero2, or save the model once as safetensors",
+            )
+    if model is not None and data is not None:
+        _check_task(layers, model, data)
+    if training.get("load_best_model_at_end") and training.get("save_strategy", "no") == "no":
+        layers.mistake(("training", "load_best_model_at_end"), "needs save_strategy: epoch or steps")
+    evaluates = training.get("eval_strategy", "epoch") != "no"
+    if data is not None and data.eval is None and evaluates and "eval_strategy" in training:
+        layers.mistake(("training", "eval_strategy"), "there is no data.eval to evaluate on; set it or say `no`")
+    if training.get("eval_strategy") == "steps" and not training.get("eval_steps", training.get("logging_steps")):
+        layers.mistake(("training", "eval_strategy"), "`steps` needs eval_steps")
+    if training.get("max_steps", -1) in (0,):
+        layers.mistake(("training", "max_steps"), "0 steps train nothing; leave it out for num_train_epochs")
+    micro, total = parallel.micro_batch_size, parallel.global_batch_size
+    if micro != "auto" and total % micro:
+        layers.mistake(
+            ("parallel", "micro_batch_size"),
+            f"global_batch_size {total} is not a multiple of micro_batch_size {micro}; {_divisors(total)} are possible",
+        )
+    if adapter is not None and adapter.use_dora and parallel.strategy in ("zero3", "zero3-offload"):
+        layers.mistake(("adapter", "use_dora"), "DoRA reads whole weights, which ZeRO-3 does not keep; use zero2")
+    if len(set(good.get("metrics", ()))) < len(good.get("metrics", ())):
+        layers.mistake(("metrics",), "a metric is named twice")
+
+
+def _check_task(layers: _Layers, model: Model, data: Data) -> None:
+    count = model.num_labels or len(model.label_names or ()) or None
+    if model.task == "sequence-classification":
+        for key in ("prompt", "system", "answers"):
+            if getattr(data, key) is not None:
+                layers.mistake(
+                    ("data", key), "a classification head reads the text alone; use model.task: causal-lm for prompts"
+                )
+        return
+    if data.prompt is not None and "{text}" not in data.prompt:
+        layers.mistake(("data", "prompt"), "has no {text}, so every row would look the same")
+    if data.answers is not None:
+        if count is not None and len(data.answers) != count:
+            layers.mistake(("data", "answers"), f"{len(data.answers)} answers for num_labels {count}")
+        if len(set(data.answers)) < len(data.answers):
+            layers.mistake(("data", "answers"), "two labels have the same answer")
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)
+
+
+def _shadows(script: Path) -> bool:
+    import sys
+
+    # The script's folder comes first on sys.path, so `datasets.py` there would replace the library.
+    libraries = {"torch", "transformers", "datasets", "evaluate", "accelerate", "deepspeed", "peft", "launcher", "numpy"}
+    return script.stem in libraries or script.stem in sys.stdlib_module_names
+
+
+def _origins(spec: RecipeSpec, layers: _Layers) -> dict[str, str]:
+    out: dict[str, str] = {}
+
+    def visit(value: Any, path: tuple[str | int, ...]) -> None:
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                visit(inner, (*path, key))
+            return
+        given = any(p[: len(path)] == path for p in layers.origin) and _given(layers.values, path)
+        out[".".join(map(str, path))] = layers.where(path) if given else "default"
+
+    visit(spec.model_dump(), ())
+    return out
+
+
+def _given(values: Any, path: tuple[str | int, ...]) -> bool:
+    for part in path:
+        if not isinstance(values, dict) or part not in values:
+            return False
+        values = values[part]
+    return True

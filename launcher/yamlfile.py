@@ -1,0 +1,149 @@
+"""YAML text to plain values, with the line of every value. Guards come first: size, depth, aliases, duplicate keys."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from launcher.errors import LaunchError
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 40
+# Nested aliases make a file of a few hundred bytes grow to gigabytes when it is walked, so what counts
+# is the number of values after every alias is followed.
+MAX_VALUES = 20_000
+
+Path_ = tuple[str | int, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader whose floats are YAML 1.2's: `1e-5` is a number, not the text that YAML 1.1 takes it for."""
+
+
+_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A parsed file: its value, and the 1-based line of each value by its path of keys and indices."""
+
+    value: Any
+    lines: dict[Path_, int]
+
+
+def scalar(text: str) -> Any:
+    """The value that `text` would have in a recipe: `8` is an int, `[a, b]` a list, `null` None.
+
+    Raises:
+        ValueError: `text` is not YAML.
+    """
+    try:
+        return _walk(_compose(text), {}, (), [0])
+    except (yaml.YAMLError, _Refused) as error:
+        raise ValueError(str(error).splitlines()[0]) from None
+
+
+def load(path: Path) -> Document:
+    """Read one YAML file.
+
+    Raises:
+        LaunchError: the file is missing, too large, not UTF-8, not YAML, or holds duplicate keys, with file:line.
+    """
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise LaunchError(f"{path}: no such file", hint=_nearest(path)) from None
+    except OSError as error:
+        raise LaunchError(f"{path}: cannot be read: {error.strerror}", hint="name a readable recipe file") from None
+    if len(raw) > MAX_BYTES:
+        raise LaunchError(f"{path}: {len(raw)} bytes is no recipe (the limit is {MAX_BYTES})", hint="name a recipe file")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LaunchError(f"{path}: not UTF-8 at byte {error.start}", hint="save the file as UTF-8") from None
+    lines: dict[Path_, int] = {}
+    try:
+        return Document(_walk(_compose(text), lines, (), [0]), lines)
+    except _Refused as error:
+        raise LaunchError(f"{path}:{error.line}: {error}", hint=error.hint) from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise LaunchError(f"{path}:{line}: not valid YAML: {error.problem}", hint="mend the file at that line") from None
+    except yaml.YAMLError as error:
+        first = str(error).splitlines()[0]
+        raise LaunchError(f"{path}: not valid YAML: {first}", hint="mend the file") from None
+
+
+class _Refused(Exception):
+    def __init__(self, what: str, line: int, hint: str) -> None:
+        super().__init__(what)
+        self.line = line
+        self.hint = hint
+
+
+def _compose(text: str) -> yaml.Node | None:
+    # parse() is a flat state machine; compose() recurses, so the depth is checked before it.
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                line = event.start_mark.line + 1
+                raise _Refused(f"nested more than {MAX_DEPTH} levels deep", line, "a recipe needs four levels")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+    return yaml.compose(text, Loader=_Loader)
+
+
+def _walk(node: yaml.Node | None, lines: dict[Path_, int], path: Path_, count: list[int]) -> Any:
+    if node is None:
+        return None
+    line = node.start_mark.line + 1
+    lines.setdefault(path, line)
+    count[0] += 1
+    if count[0] > MAX_VALUES:
+        raise _Refused(f"more than {MAX_VALUES} values once aliases are followed", line, "remove the nested aliases")
+    if isinstance(node, yaml.MappingNode):
+        out: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key_line = key_node.start_mark.line + 1
+            key = _scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else None
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                raise _Refused("YAML merge keys (<<) are not read", key_line, "use `extends:` to build on a recipe")
+            if not isinstance(key, str):
+                raise _Refused(f"key {key_node.value!r} is not text", key_line, "write keys as words")
+            if key in out:
+                raise _Refused(f"key `{key}` appears twice", key_line, "keep one of the two")
+            lines[(*path, key)] = key_line
+            out[key] = _walk(value_node, lines, (*path, key), count)
+        return out
+    if isinstance(node, yaml.SequenceNode):
+        return [_walk(item, lines, (*path, i), count) for i, item in enumerate(node.value)]
+    return _scalar(node)
+
+
+def _scalar(node: yaml.Node) -> Any:
+    loader = _Loader("")
+    try:
+        return loader.construct_object(node, deep=True)
+    except ValueError as error:  # 2024-99-99 looks like a date and is none
+        raise _Refused(f"{node.value!r}: {error}", node.start_mark.line + 1, "quote the value") from None
+    finally:
+        loader.dispose()
+
+
+def _nearest(path: Path) -> str:
+    import difflib
+
+    there = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, there, n=1)
+    if close:
+        return f"did you mean {path.parent / close[0]}?"
+    return "name a recipe file, or a shipped one: `ascend-launch recipes` lists them"
