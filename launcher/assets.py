@@ -1,0 +1,70 @@
+"""Where shipped files are, in a checkout and in a wheel; and model configs that can be read without a network."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from launcher.errors import LaunchError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def folder(name: str) -> Path:
+    """`recipes` or `accelerate_configs`: beside the package in a checkout, below it in a wheel.
+
+    Raises:
+        LaunchError: the installation holds neither.
+    """
+    for path in (_PACKAGE / "_data" / name, _PACKAGE.parent / name):
+        if path.is_dir():
+            return path
+    raise LaunchError(f"the shipped folder {name} is missing from {_PACKAGE}", hint="reinstall ascend-launch")
+
+
+def recipes() -> list[Path]:
+    """The shipped recipes, by name."""
+    return sorted(folder("recipes").glob("*.yaml"))
+
+
+def cache_dir(env: Mapping[str, str] = os.environ) -> Path:
+    """Where tokenised data and built operators are kept between runs: ASCEND_LAUNCH_CACHE, or the user's cache."""
+    given = env.get("ASCEND_LAUNCH_CACHE")
+    return Path(given) if given else Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ascend-launch"
+
+
+def model_config(name: str, revision: str | None = None, env: Mapping[str, str] = os.environ) -> dict[str, Any] | None:
+    """A model's config.json from its folder or from the hub's local cache; None where neither has it.
+
+    Raises:
+        LaunchError: `name` is a folder on this machine that holds no readable config.json.
+    """
+    path = Path(name)
+    if path.is_dir():
+        file = path / "config.json"
+        if not file.is_file():
+            if any(path.glob("*.gguf")):
+                return None
+            raise LaunchError(f"model.name: {name}: a folder without config.json", hint="name a folder made by save_pretrained")
+        return _config(file)
+    if name.startswith((".", "/", "~")):
+        raise LaunchError(f"model.name: {name}: no such folder", hint="name a folder, or a hub id such as org/model")
+    home = Path(env.get("HF_HOME") or Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface")
+    cache = Path(env.get("HF_HUB_CACHE") or home / "hub") / ("models--" + name.replace("/", "--"))
+    ref = cache / "refs" / (revision or "main")
+    commit = ref.read_text().strip() if ref.is_file() else (revision or "main")
+    file = cache / "snapshots" / commit / "config.json"
+    return _config(file) if file.is_file() else None
+
+
+def _config(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LaunchError(f"model.name: {file}: not readable as JSON: {error}", hint="fetch the model again") from None
+    if not isinstance(value, dict):
+        raise LaunchError(f"model.name: {file}: not a model's config", hint="fetch the model again")
+    return value

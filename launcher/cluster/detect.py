@@ -1,0 +1,107 @@
+"""Which machine is this launch for: the cards of this node, or its CPU; and which node of how many it is."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from launcher.cluster import npu
+from launcher.cluster.model import GIB, Cluster, Device, chip, chip_names
+from launcher.errors import LaunchError
+
+ASSUMED_CHIP = "910B3"
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The job's nodes, as `--nnodes --node-rank --rdzv-endpoint` say."""
+
+    count: int = 1
+    rank: int = 0
+    endpoint: str | None = None
+
+    def check(self) -> None:
+        """Raises LaunchError where the three do not fit together."""
+        if self.count == 1 and self.rank == 0 and self.endpoint is None:
+            return
+        if not 0 <= self.rank < self.count:
+            raise LaunchError(
+                f"--node-rank {self.rank} is not one of {self.count} node{'s' if self.count > 1 else ''}",
+                hint=f"use 0 to {self.count - 1}, a different one on each node",
+            )
+        if self.endpoint is None:
+            raise LaunchError(
+                f"--nnodes {self.count} needs --rdzv-endpoint",
+                hint="give every node the same --rdzv-endpoint HOST:PORT, where HOST is node 0",
+            )
+        host, colon, port = self.endpoint.rpartition(":")
+        if not host or not colon or not port.isdigit() or not 0 < int(port) < 65536:
+            raise LaunchError(f"--rdzv-endpoint {self.endpoint!r} is not HOST:PORT", hint="as in node0:29400")
+
+
+def here(
+    asked: Literal["auto", "npu", "cpu"],
+    env: Mapping[str, str],
+    nodes: Nodes = Nodes(),
+    run: npu.Runner | None = None,
+    dev_dir: Path = Path("/dev"),
+) -> Cluster:
+    """This node, as a launch will use it.
+
+    Raises:
+        LaunchError: cards are asked for and none is usable; the visible list hides or cuts cards; torch_npu is missing.
+    """
+    nodes.check()
+    if asked == "cpu":
+        return _cluster("cpu", (), nodes, "--device cpu")
+    found = npu.look(run or npu.runner(env), env, dev_dir)
+    if not found.devices:
+        if asked == "npu":
+            problem = found.problem or LaunchError("no NPU found on this node: npu-smi is not on PATH, and there is no /dev/davinci*")
+            raise LaunchError(problem.what, hint=problem.hint or "mount the cards into the container, or say --device cpu")
+        why = found.problem.what if found.problem else "no NPU found"
+        return _cluster("cpu", (), nodes, f"{why}; running on CPU over gloo")
+    listed = env.get(npu.VISIBLE)
+    if listed == "" and asked == "auto":
+        return _cluster("cpu", (), nodes, f"{npu.VISIBLE} is empty, which hides every card; running on CPU over gloo")
+    visible = npu.visible(listed, len(found.devices))
+    if visible.problems:
+        wanted = f"export {npu.VISIBLE}={visible.suggestion}" if visible.suggestion else f"unset {npu.VISIBLE}"
+        raise LaunchError("; ".join(visible.problems), hint=wanted)
+    if importlib.util.find_spec("torch_npu") is None:
+        raise LaunchError(
+            f"this node has {len(found.devices)} NPUs, but torch_npu is not installed in this environment",
+            hint="pip install 'ascend-launch[npu]', or say --device cpu",
+        )
+    devices = tuple(found.devices[i] for i in visible.indices)
+    sick = [d for d in devices if not d.is_usable]
+    if sick:
+        keep = ",".join(str(i) for i in visible.indices if found.devices[i].is_usable)
+        raise LaunchError(
+            f"card {sick[0].index} ({sick[0].name}) reports health {sick[0].health}",
+            hint=f"leave it out with export {npu.VISIBLE}={keep}, or have it reset" if keep else "have it reset",
+        )
+    names = sorted({d.name or "NPU" for d in devices})
+    return _cluster("npu", devices, nodes, f"{len(devices)} x {', '.join(names)} by {found.source}")
+
+
+def assumed(nproc: int, nodes: Nodes, name: str = ASSUMED_CHIP) -> Cluster:
+    """Cards that need not be there, for `render` and --dry-run.
+
+    Raises:
+        LaunchError: no such chip, or one that does not train.
+    """
+    nodes.check()
+    silicon = chip(name)
+    if silicon is None or not silicon.trainable:
+        raise LaunchError(f"{name!r} is no Ascend chip that trains", hint=f"one of {', '.join(chip_names())}")
+    hbm_bytes = (silicon.hbm_gib or 64) * GIB
+    devices = tuple(Device(index=i, name=name, hbm_bytes=hbm_bytes, health="OK", physical_id=i) for i in range(nproc))
+    return _cluster("npu", devices, nodes, f"{nproc} x {name} assumed: nothing on this machine was asked")
+
+
+def _cluster(device: Literal["npu", "cpu"], devices: tuple[Device, ...], nodes: Nodes, source: str) -> Cluster:
+    return Cluster(device, devices, nodes.count, nodes.rank, nodes.endpoint, source)

@@ -1,0 +1,63 @@
+"""Plan → an accelerate config that `accelerate launch --config_file` takes as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from launcher import assets
+from launcher.plan import Plan
+
+DEFAULT_PORT = 29500
+
+
+def config(plan: Plan, deepspeed_path: Path, node_rank: int = 0) -> dict[str, Any]:
+    """The shipped config of the plan's strategy, filled in for this job.
+
+    With a DeepSpeed file, precision, accumulation and clipping stay out: accelerate 1.15 raises when either side
+    repeats them (utils/dataclasses.py, _deepspeed_config_checks). Keys it reads from no YAML (rdzv_backend,
+    same_network, enable_cpu_affinity) stay out too.
+    """
+    out: dict[str, Any] = yaml.safe_load((assets.folder("accelerate_configs") / f"{plan.strategy}.yaml").read_text())
+    out |= {
+        "mixed_precision": {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}[plan.precision],
+        "num_machines": plan.num_nodes,
+        "num_processes": plan.world_size,
+        "machine_rank": node_rank,
+    }
+    if plan.strategy == "ddp" and plan.world_size == 1:
+        # MULTI_NPU is torchrun, which one process does not need; accelerate starts it by itself.
+        out["distributed_type"] = "NO"
+        out["use_cpu"] = plan.device == "cpu"
+    elif plan.strategy == "ddp" and plan.device == "cpu":
+        # MULTI_CPU starts one process whatever num_processes says. MULTI_GPU is accelerate's word for torchrun; the
+        # ranks then choose gloo by TrainingArguments(use_cpu=True).
+        out["distributed_type"] = "MULTI_GPU"
+    if plan.zero_stage is not None:
+        out["deepspeed_config"] = {
+            "deepspeed_config_file": str(deepspeed_path),
+            "zero3_init_flag": plan.zero_stage == 3,
+        }
+        del out["mixed_precision"]
+        if plan.num_nodes > 1:
+            # The other launchers log in to every node and write the environment, tokens too, to a file.
+            out["deepspeed_config"]["deepspeed_multinode_launcher"] = "standard"
+    if plan.strategy == "fsdp2":
+        checkpointing = plan.training_arguments.get("gradient_checkpointing")
+        out["fsdp_config"]["fsdp_activation_checkpointing"] = bool(checkpointing)
+    if plan.num_nodes > 1 and plan.rdzv_endpoint:
+        host, _, port = plan.rdzv_endpoint.rpartition(":")
+        out["main_process_ip"], out["main_process_port"] = host.strip("[]"), int(port)
+    elif plan.world_size > 1:
+        out["main_process_port"] = 0  # a free one: 29500 may belong to another job
+    return out
+
+
+def text(plan: Plan, deepspeed_path: Path, node_rank: int = 0) -> str:
+    """accelerate.yaml, with a head that says who made it."""
+    head = f"# Made by ascend-launch for {plan.name}: {plan.strategy}, {plan.world_size} ranks on {plan.device}.\n"
+    if plan.num_nodes > 1:
+        head += f"# This is node {node_rank}'s; on every other node only machine_rank differs.\n"
+    return head + yaml.safe_dump(config(plan, deepspeed_path, node_rank), sort_keys=False, allow_unicode=True)

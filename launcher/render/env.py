@@ -1,0 +1,101 @@
+"""Plan → the environment of every rank: each variable with its value and the reason for it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher import assets
+from launcher.plan import Plan
+
+SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|PRIVATE", re.IGNORECASE)
+RECORDED = (
+    "ACCELERATE_", "ACL_", "ASCEND", "CPU_AFFINITY_CONF", "CUDA_VISIBLE_DEVICES", "DS_", "GLOO_", "HCCL_", "HF_",
+    "INF_NAN_MODE_", "MASTER_", "MKL_", "MULTI_STREAM_", "NPU_", "OMP_", "OOM_SNAPSHOT", "P2P_HCCL", "PYTORCH_",
+    "RANK_TABLE_FILE", "SLURM_JOB_ID", "SLURM_NNODES", "SLURM_NODEID", "STREAMS_PER_DEVICE", "TASK_QUEUE_ENABLE",
+    "TOKENIZERS_", "TORCH", "TRANSFORMERS_",
+)  # fmt: skip
+"""Prefixes of the user's variables that env.json keeps. An allow-list: what is not named is not written."""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One variable of the ranks' environment. `kept` is true where the user's own value stands."""
+
+    name: str
+    value: str
+    reason: str
+    kept: bool = False
+
+
+def variables(plan: Plan, run_path: Path, user: Mapping[str, str], num_cpus: int | None = None) -> tuple[Variable, ...]:
+    """What a launch sets, in the order it is shown. A variable that the user set keeps the user's value.
+
+    Ranges, defaults and traps of each are Huawei's, from the HCCL, torch_npu and CANN documentation.
+    """
+    rows = list(_both(plan, num_cpus or os.cpu_count() or 1))
+    rows += _npu(plan, run_path, user) if plan.device == "npu" else _cpu()
+    rows += _debug(plan) if plan.debug and plan.device == "npu" else []
+    return tuple(Variable(n, user[n], "your own value", kept=True) if n in user else Variable(n, v, r) for n, v, r in rows)
+
+
+Row = tuple[str, str, str]
+
+
+def _both(plan: Plan, num_cpus: int) -> list[Row]:
+    rows = [
+        ("OMP_NUM_THREADS", str(max(1, num_cpus // plan.nproc_per_node)), "cores / ranks; unset, every rank would take all cores"),
+        ("TOKENIZERS_PARALLELISM", "false", "rows are tokenised before ranks are forked; threads do not survive a fork"),
+        ("DS_ACCELERATOR", plan.device, "DeepSpeed otherwise guesses from which packages import"),
+    ]  # fmt: skip
+    if plan.strategy.startswith("zero"):
+        rows.append(("TORCH_EXTENSIONS_DIR", str(assets.cache_dir() / "torch_extensions"), "DeepSpeed's operators are built once and kept"))
+    if plan.num_nodes == 1:
+        rows.append(("GLOO_SOCKET_IFNAME", "lo", "one node: gloo needs no network, and no host name that resolves"))
+    return rows
+
+
+def _cpu() -> list[Row]:
+    return [
+        ("TORCH_DEVICE_BACKEND_AUTOLOAD", "0", "where torch_npu is installed without CANN, `import torch` itself fails"),
+    ]
+
+
+def _npu(plan: Plan, run_path: Path, user: Mapping[str, str]) -> list[Row]:
+    rows = [
+        ("HCCL_CONNECT_TIMEOUT", "1200", "seconds for ranks to meet; the default 120 is less than loading an 8B model takes"),
+        ("HCCL_EXEC_TIMEOUT", "3600", "seconds for one collective; more than the connect timeout, as HCCL wants it"),
+        ("ASCEND_PROCESS_LOG_PATH", str(run_path / "plog"), "CANN's logs lie beside this run's, where `explain` reads them"),
+        ("PYTORCH_HAL_BASED_NPU_CHECK", "1", "torch.npu.is_available() then opens no device, so ranks can be forked"),
+    ]  # fmt: skip
+    if "PYTORCH_ALLOC_CONF" not in user:  # torch_npu raises when both are set
+        rows.append(("PYTORCH_NPU_ALLOC_CONF", "expandable_segments:True", "less fragmentation: batches differ in length"))
+    return rows
+
+
+def _debug(plan: Plan) -> list[Row]:
+    del plan
+    return [
+        ("ASCEND_LAUNCH_BLOCKING", "1", "debug: each operator ends before the next, so the traceback names the real one"),
+        ("TASK_QUEUE_ENABLE", "0", "debug: no queue between Python and the card"),
+        ("ASCEND_GLOBAL_LOG_LEVEL", "1", "debug: CANN logs at INFO"),
+    ]  # fmt: skip
+
+
+def record(rows: tuple[Variable, ...], user: Mapping[str, str]) -> dict[str, object]:
+    """env.json: what the launch sets, and which of the user's variables it inherits, secrets removed."""
+    inherited = {n: v for n, v in sorted(user.items()) if n.startswith(RECORDED)}
+    return {
+        "set": [{"name": r.name, "value": hidden(r.name, r.value), "reason": r.reason} for r in rows if not r.kept],
+        "inherited": {n: hidden(n, v) for n, v in inherited.items()},
+    }
+
+
+def hidden(name: str, value: str) -> str:
+    """`value`, unless the name is a secret's or the value carries one inside (a token in a URL)."""
+    if SECRET.search(name):
+        return "<hidden>"
+    return re.sub(r"(://[^/@\s:]*:)[^/@\s]+@|\bhf_[A-Za-z0-9]{8,}", lambda m: f"{m[1]}<hidden>@" if m[1] else "<hidden>", value)

@@ -1,0 +1,70 @@
+"""Plan → every file of a run directory, and the commands that use them. `render`, --dry-run and a launch all call this."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+
+import yaml
+
+from launcher.plan import Plan
+from launcher.render import accelerate, deepspeed, env
+from launcher.rundir import RunDir, write_text
+from launcher.spec import Loaded
+
+
+def texts(
+    loaded: Loaded, plan: Plan, run: RunDir, user_env: Mapping[str, str], node_rank: int = 0
+) -> dict[str, str]:
+    """File name in the run directory → its text, exactly as a launch writes it."""
+    out = {
+        run.recipe_path.name: _recipe(loaded),
+        run.plan_path.name: plan.model_dump_json(indent=2) + "\n",
+        run.accelerate_path.name: accelerate.text(plan, run.deepspeed_path.resolve(), node_rank),
+    }
+    zero = deepspeed.config(plan)
+    if zero is not None:
+        out[run.deepspeed_path.name] = json.dumps(zero, indent=2) + "\n"
+    rows = env.variables(plan, run.path.resolve(), user_env)
+    out[run.env_path.name] = json.dumps(env.record(rows, user_env), indent=2, ensure_ascii=False) + "\n"
+    return out
+
+
+def write(texts_by_name: Mapping[str, str], run: RunDir) -> None:
+    """Write the files, each whole or not at all."""
+    for name, text in texts_by_name.items():
+        write_text(run.path / name, text)
+
+
+def agent_argv(run: RunDir, node_rank: int = 0) -> list[str]:
+    """What a launch starts on this node."""
+    argv = [sys.executable, "-m", "launcher.worker.agent", "--run-dir", str(run.path.resolve())]
+    return [*argv, "--node-rank", str(node_rank)] if node_rank else argv
+
+
+def commands(plan: Plan, run: RunDir, node_rank: int = 0) -> dict[str, str]:
+    """The agent's command, and the same job under other launchers, ready to paste."""
+    rank = ["-m", "launcher.worker.rank", "--run-dir", str(run.path.resolve())]
+    out = {"ascend-launch": agent_argv(run, node_rank)}
+    out["accelerate"] = ["accelerate", "launch", "--config_file", str(run.accelerate_path.resolve()), *rank]
+    torchrun = ["torchrun", "--nproc-per-node", str(plan.nproc_per_node)]
+    if plan.num_nodes > 1:
+        host, _, port = (plan.rdzv_endpoint or "").rpartition(":")
+        torchrun += ["--nnodes", str(plan.num_nodes), "--node-rank", str(node_rank)]
+        torchrun += ["--master-addr", host, "--master-port", port]
+    else:
+        torchrun.append("--standalone")
+    out["torchrun"] = [*torchrun, *rank]
+    return {name: shlex.join(argv) for name, argv in out.items()}
+
+
+def _recipe(loaded: Loaded) -> str:
+    # Origins stand in the head: a comment behind a value would become part of a block of text.
+    given = {key: origin for key, origin in loaded.origins.items() if origin != "default"}
+    head = [f"{loaded.path} as resolved. Where values came from (all others are defaults):"]
+    head += [f"  {key}: {origin}" for key, origin in given.items()]
+    lines = ["# " + " ".join(line.splitlines()) for line in head]
+    body = yaml.safe_dump(loaded.spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return "\n".join(lines) + "\n" + body

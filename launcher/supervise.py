@@ -1,0 +1,125 @@
+"""Start this node's agent, follow it, pass signals on, and say how it ended. The only place that starts an agent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher import rundir
+from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_TERMINATED
+from launcher.rundir import RunDir
+
+POLL_S = 0.1
+KILL_AFTER_S = 40.0
+"""How long an agent that was told to stop may take, its ranks' own grace included, before it is killed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: the exit code for the shell, and failure.json or metrics.json where there is one."""
+
+    exit_code: int
+    failure: dict[str, Any] | None = None
+    metrics: dict[str, Any] | None = None
+
+
+def run(argv: list[str], run_dir: RunDir, env: Mapping[str, str], on_event: Callable[[dict[str, Any]], None]) -> Outcome:
+    """Run the agent to its end, handing every event on as it is written.
+
+    SIGINT and SIGTERM are passed to the agent once; its ranks then stop in their own time. A second SIGINT kills it.
+    """
+    with run_dir.agent_log.open("ab") as log:
+        # A session of its own: ^C at the terminal must reach the ranks through the agent, not past it.
+        agent = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(env), start_new_session=True
+        )
+    stop = _Stop(agent)
+    with stop:
+        offset = 0
+        while True:
+            ended = agent.poll() is not None
+            for offset, event in rundir.events(run_dir.events_path, offset):
+                on_event(event)
+            if ended:
+                break
+            stop.enforce()
+            time.sleep(POLL_S)
+    code = agent.returncode
+    failure = rundir.read_json(run_dir.failure_path)
+    if stop.signal is not None:
+        code = EXIT_INTERRUPTED if stop.signal == signal.SIGINT else EXIT_TERMINATED
+    elif code < 0:
+        failure = failure or _agent_died(run_dir, -code)
+        code = EXIT_JOB_FAILED
+    elif code and failure is None:
+        failure = _agent_died(run_dir, 0)
+    return Outcome(code, failure if code else None, rundir.read_json(run_dir.metrics_path))
+
+
+def foreground(run_dir: RunDir, env: Mapping[str, str]) -> int:
+    """Run one rank in this terminal, so that breakpoints work; its exit code."""
+    argv = [sys.executable, "-m", "launcher.worker.rank", "--run-dir", str(run_dir.path.resolve())]
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C is the debugger's
+    try:
+        return subprocess.run(argv, env=dict(env), check=False).returncode
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+class _Stop:
+    """Passes the first signal on, and ends an agent that does not stop."""
+
+    def __init__(self, agent: subprocess.Popen[bytes]) -> None:
+        self.agent = agent
+        self.signal: int | None = None
+        self.deadline = float("inf")
+        self.previous: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.previous[number] = signal.signal(number, self._on_signal)
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+        if self.agent.poll() is None:  # the show failed, not the job: leave nothing behind
+            self.agent.kill()
+            self.agent.wait()
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            self.deadline = 0.0
+            return
+        if self.signal is None:
+            self.signal = number
+            self.deadline = time.monotonic() + KILL_AFTER_S
+            if self.agent.poll() is None:
+                self.agent.send_signal(number)
+
+    def enforce(self) -> None:
+        if time.monotonic() > self.deadline:
+            self.agent.kill()  # its ranks die with it: each asked the kernel for that
+
+
+def _agent_died(run_dir: RunDir, number: int) -> dict[str, Any]:
+    what = f"the agent was killed by {signal.Signals(number).name}" if number else "the agent ended without saying why"
+    if number == signal.SIGKILL:
+        what += ", most likely by the kernel for want of memory"
+    return {"rank": None, "what": what, "hint": f"see {run_dir.agent_log}", "traceback": tail(run_dir.agent_log)}
+
+
+def tail(path: Path, num_lines: int = 30) -> str:
+    """The last lines of a log, '' where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 64 * 1024))
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-num_lines:])
+    except OSError:
+        return ""
