@@ -48,7 +48,9 @@ def model_config(name: str, revision: str | None = None, env: Mapping[str, str] 
         if not file.is_file():
             if any(path.glob("*.gguf")):
                 return None
-            raise LaunchError(f"model.name: {name}: a folder without config.json", hint="name a folder made by save_pretrained")
+            raise LaunchError(
+                f"model.name: {name}: a folder without config.json", hint="name a folder made by save_pretrained"
+            )
         return _config(file)
     if name.startswith((".", "/", "~")):
         raise LaunchError(f"model.name: {name}: no such folder", hint="name a folder, or a hub id such as org/model")

@@ -122,7 +122,9 @@ def _nproc(cluster: Cluster, options: Options) -> int:
     if cluster.device == "cpu" or options.assume_cards:
         return options.nproc or max(cards, 1)
     if not cards:
-        raise LaunchError("no NPU is usable on this node", hint="`ascend-launch doctor` says why; or run with --device cpu")
+        raise LaunchError(
+            "no NPU is usable on this node", hint="`ascend-launch doctor` says why; or run with --device cpu"
+        )
     if options.nproc and options.nproc > cards:
         raise LaunchError(
             f"--nproc {options.nproc} is more than the {cards} visible card{'s' if cards > 1 else ''}",
@@ -163,25 +165,27 @@ def _strategy(recipe: RecipeSpec, cluster: Cluster, world_size: int) -> tuple[St
 
 def _batch(recipe: RecipeSpec, world_size: int, loaded: Loaded) -> Batch:
     total, micro = recipe.parallel.global_batch_size, recipe.parallel.micro_batch_size
-    where = loaded.origins.get("parallel.global_batch_size", "default")
-    unit = world_size * (1 if micro == "auto" else micro)
+    least = 1 if micro == "auto" else micro
+    unit = world_size * least
     if total % unit:
         below, above = total // unit * unit, (total // unit + 1) * unit
         sizes = f"{below} or {above}" if below else f"{above}"
-        ranks = [n for n in range(1, total + 1) if total % (n * (1 if micro == "auto" else micro)) == 0]
+        ranks = [n for n in range(1, total + 1) if total % (n * least) == 0]
         counts = ", ".join(map(str, ranks[:-1])) + f" or {ranks[-1]}" if len(ranks) > 1 else str(ranks[0])
         parts = f"{world_size} ranks" if world_size > 1 else "1 rank"
         parts += "" if micro == "auto" else f" x micro batch {micro}"
+        origin = loaded.origins.get("parallel.global_batch_size", "default")
+        where = "" if origin == "default" else f"{origin}: "
         raise LaunchError(
-            f"{where}: parallel.global_batch_size {total} cannot be split evenly over {parts}",
+            f"{where}parallel.global_batch_size {total} cannot be split evenly over {parts}",
             hint=f"use parallel.global_batch_size={sizes}, or {counts} rank{'s' if len(ranks) > 1 else ''}",
         )
     per_rank = total // world_size
-    if micro == "auto":
-        micro = max(d for d in range(1, min(per_rank, MAX_MICRO_BATCH) + 1) if per_rank % d == 0)
+    largest = max(d for d in range(1, min(per_rank, MAX_MICRO_BATCH) + 1) if per_rank % d == 0)
+    micro_size = largest if micro == "auto" else micro
     asked = recipe.parallel.eval_batch_size
-    eval_size = max(micro, MAX_MICRO_BATCH) if asked == "auto" else asked
-    return Batch(global_size=total, micro_size=micro, accumulation=per_rank // micro, eval_size=eval_size)
+    eval_size = max(micro_size, MAX_MICRO_BATCH) if asked == "auto" else asked
+    return Batch(global_size=total, micro_size=micro_size, accumulation=per_rank // micro_size, eval_size=eval_size)
 
 
 def _training_arguments(

@@ -166,3 +166,13 @@ def events(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
                     yield offset, json.loads(line)
     except FileNotFoundError:
         return
+
+
+def tail(path: Path, num_lines: int = 30) -> str:
+    """The last lines of a log, '' where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 64 * 1024))
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-num_lines:])
+    except OSError:
+        return ""

@@ -199,12 +199,12 @@ class _Layers:
     def raise_if_any(self) -> None:
         if self.mistakes:
             mistakes = list(dict.fromkeys(self.mistakes))
-            raise LaunchError("\n".join(mistakes), hint="" if len(mistakes) == 1 else f"mend these {len(mistakes)}")
+            raise LaunchError(
+                "\n".join(mistakes), hint="" if len(mistakes) == 1 else f"mend these {len(mistakes)} mistakes"
+            )
 
 
-def _merge(
-    into: dict[str, Any], values: Mapping[str, Any], at: tuple[str | int, ...], origin: dict[Any, str]
-) -> None:
+def _merge(into: dict[str, Any], values: Mapping[str, Any], at: tuple[str | int, ...], origin: dict[Any, str]) -> None:
     for key, value in values.items():
         here = (*at, key)
         if isinstance(value, Mapping) and isinstance(into.get(key), dict):
@@ -226,7 +226,9 @@ def _file_layer(layers: _Layers, path: Path, seen: list[Path]) -> None:
     document = yamlfile.load(path)
     if not isinstance(document.value, dict):
         kind = "empty" if document.value is None else f"a {type(document.value).__name__}"
-        raise LaunchError(f"{path}:1: a recipe is a mapping of keys, this is {kind}", hint=f"keys are {_keys(RecipeSpec)}")
+        raise LaunchError(
+            f"{path}:1: a recipe is a mapping of keys, this is {kind}", hint=f"keys are {_keys(RecipeSpec)}"
+        )
     values = dict(document.value)
     base = values.pop("extends", None)
     if base is not None:
@@ -237,7 +239,9 @@ def _file_layer(layers: _Layers, path: Path, seen: list[Path]) -> None:
         if base_path.resolve() in [p.resolve() for p in [*seen, path]]:
             raise LaunchError(f"{path}:{line}: extends: {base} leads back to itself", hint="break the circle")
         if not base_path.is_file():
-            raise LaunchError(f"{path}:{line}: extends: {base_path}: no such file", hint="name a file beside the recipe")
+            raise LaunchError(
+                f"{path}:{line}: extends: {base_path}: no such file", hint="name a file beside the recipe"
+            )
         _file_layer(layers, base_path, [*seen, path])
     layers.merge(values, {p: f"{path}:{line}" for p, line in document.lines.items() if p[:1] != ("extends",)})
 
@@ -323,7 +327,9 @@ def _holders() -> dict[str, type[BaseModel]]:
     from pydantic import create_model
 
     return {
-        key: create_model(f"One_{key}", __config__=ConfigDict(extra="forbid", strict=True), **{key: (field.annotation, ...)})  # type: ignore[call-overload]
+        key: create_model(
+            f"One_{key}", __config__=ConfigDict(extra="forbid", strict=True), **{key: (field.annotation, ...)}
+        )  # type: ignore[call-overload]
         for key, field in RecipeSpec.model_fields.items()
     }
 
@@ -378,12 +384,12 @@ def _sentence(item: Any, path: tuple[str | int, ...]) -> str:
     return _EXPECTED.get(kind, item["msg"]) + ("" if kind == "string_too_short" else f", got {shown}")
 
 
-def _recipe_path(loc: tuple[str | int, ...], values: Any) -> tuple[str | int, ...]:
+def _recipe_path(loc: tuple[Any, ...], values: Any) -> tuple[str | int, ...]:
     path: list[str | int] = []
     for part in loc:
-        if isinstance(values, dict) and part in values or isinstance(values, list) and isinstance(part, int):
+        if (isinstance(values, dict) and part in values) or (isinstance(values, list) and isinstance(part, int)):
             path.append(part)
-            values = values[part]  # type: ignore[index]
+            values = values[part]
     return tuple(path)
 
 
@@ -391,9 +397,11 @@ def _section_of(path: tuple[str | int, ...]) -> type[BaseModel] | None:
     section: Any = RecipeSpec
     for part in path:
         field = section.model_fields.get(part) if section else None
-        found = [t for t in _types(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)] if field else []
+        found = (
+            [t for t in _types(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)] if field else []
+        )
         section = found[0] if found else None
-    return section  # type: ignore[no-any-return]
+    return section
 
 
 def _types(annotation: Any) -> list[Any]:
@@ -523,7 +531,17 @@ def _shadows(script: Path) -> bool:
     import sys
 
     # The script's folder comes first on sys.path, so `datasets.py` there would replace the library.
-    libraries = {"torch", "transformers", "datasets", "evaluate", "accelerate", "deepspeed", "peft", "launcher", "numpy"}
+    libraries = {
+        "torch",
+        "transformers",
+        "datasets",
+        "evaluate",
+        "accelerate",
+        "deepspeed",
+        "peft",
+        "launcher",
+        "numpy",
+    }
     return script.stem in libraries or script.stem in sys.stdlib_module_names
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from launcher import rundir
@@ -30,7 +28,9 @@ class Outcome:
     metrics: dict[str, Any] | None = None
 
 
-def run(argv: list[str], run_dir: RunDir, env: Mapping[str, str], on_event: Callable[[dict[str, Any]], None]) -> Outcome:
+def run(
+    argv: list[str], run_dir: RunDir, env: Mapping[str, str], on_event: Callable[[dict[str, Any]], None]
+) -> Outcome:
     """Run the agent to its end, handing every event on as it is written.
 
     SIGINT and SIGTERM are passed to the agent once; its ranks then stop in their own time. A second SIGINT kills it.
@@ -45,7 +45,8 @@ def run(argv: list[str], run_dir: RunDir, env: Mapping[str, str], on_event: Call
         offset = 0
         while True:
             ended = agent.poll() is not None
-            for offset, event in rundir.events(run_dir.events_path, offset):
+            for end, event in rundir.events(run_dir.events_path, offset):
+                offset = end
                 on_event(event)
             if ended:
                 break
@@ -112,14 +113,4 @@ def _agent_died(run_dir: RunDir, number: int) -> dict[str, Any]:
     what = f"the agent was killed by {signal.Signals(number).name}" if number else "the agent ended without saying why"
     if number == signal.SIGKILL:
         what += ", most likely by the kernel for want of memory"
-    return {"rank": None, "what": what, "hint": f"see {run_dir.agent_log}", "traceback": tail(run_dir.agent_log)}
-
-
-def tail(path: Path, num_lines: int = 30) -> str:
-    """The last lines of a log, '' where there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 64 * 1024))
-            return "\n".join(file.read().decode(errors="replace").splitlines()[-num_lines:])
-    except OSError:
-        return ""
+    return {"rank": None, "what": what, "hint": f"see {run_dir.agent_log}", "traceback": rundir.tail(run_dir.agent_log)}

@@ -122,7 +122,10 @@ def _class(text: str, name: str) -> list[ast.stmt]:
     if not found:
         return []
     lines = rest.splitlines()
-    end = next((i for i, line in enumerate(lines[1:], 1) if line and not line[0].isspace() or line.startswith("    def ")), None)
+    end = next(
+        (i for i, line in enumerate(lines[1:], 1) if (line and not line[0].isspace()) or line.startswith("    def ")),
+        None,
+    )
     node = ast.parse(f"class {name}" + "\n".join(lines[:end])).body[0]
     assert isinstance(node, ast.ClassDef)
     return node.body

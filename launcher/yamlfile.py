@@ -17,7 +17,7 @@ MAX_DEPTH = 40
 # is the number of values after every alias is followed.
 MAX_VALUES = 20_000
 
-Path_ = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 
 class _Loader(yaml.SafeLoader):
@@ -35,7 +35,7 @@ class Document:
     """A parsed file: its value, and the 1-based line of each value by its path of keys and indices."""
 
     value: Any
-    lines: dict[Path_, int]
+    lines: dict[KeyPath, int]
 
 
 def scalar(text: str) -> Any:
@@ -46,7 +46,7 @@ def scalar(text: str) -> Any:
     """
     try:
         return _walk(_compose(text), {}, (), [0])
-    except (yaml.YAMLError, _Refused) as error:
+    except (yaml.YAMLError, _RefusedError) as error:
         raise ValueError(str(error).splitlines()[0]) from None
 
 
@@ -63,25 +63,29 @@ def load(path: Path) -> Document:
     except OSError as error:
         raise LaunchError(f"{path}: cannot be read: {error.strerror}", hint="name a readable recipe file") from None
     if len(raw) > MAX_BYTES:
-        raise LaunchError(f"{path}: {len(raw)} bytes is no recipe (the limit is {MAX_BYTES})", hint="name a recipe file")
+        raise LaunchError(
+            f"{path}: {len(raw)} bytes is no recipe (the limit is {MAX_BYTES})", hint="name a recipe file"
+        )
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise LaunchError(f"{path}: not UTF-8 at byte {error.start}", hint="save the file as UTF-8") from None
-    lines: dict[Path_, int] = {}
+    lines: dict[KeyPath, int] = {}
     try:
         return Document(_walk(_compose(text), lines, (), [0]), lines)
-    except _Refused as error:
+    except _RefusedError as error:
         raise LaunchError(f"{path}:{error.line}: {error}", hint=error.hint) from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise LaunchError(f"{path}:{line}: not valid YAML: {error.problem}", hint="mend the file at that line") from None
+        raise LaunchError(
+            f"{path}:{line}: not valid YAML: {error.problem}", hint="mend the file at that line"
+        ) from None
     except yaml.YAMLError as error:
         first = str(error).splitlines()[0]
         raise LaunchError(f"{path}: not valid YAML: {first}", hint="mend the file") from None
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     def __init__(self, what: str, line: int, hint: str) -> None:
         super().__init__(what)
         self.line = line
@@ -95,32 +99,36 @@ def _compose(text: str) -> yaml.Node | None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
-                line = event.start_mark.line + 1
-                raise _Refused(f"nested more than {MAX_DEPTH} levels deep", line, "a recipe needs four levels")
+                line = event.start_mark.line + 1 if event.start_mark else 1
+                raise _RefusedError(f"nested more than {MAX_DEPTH} levels deep", line, "a recipe needs four levels")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
     return yaml.compose(text, Loader=_Loader)
 
 
-def _walk(node: yaml.Node | None, lines: dict[Path_, int], path: Path_, count: list[int]) -> Any:
+def _walk(node: yaml.Node | None, lines: dict[KeyPath, int], path: KeyPath, count: list[int]) -> Any:
     if node is None:
         return None
-    line = node.start_mark.line + 1
+    line = _line(node)
     lines.setdefault(path, line)
     count[0] += 1
     if count[0] > MAX_VALUES:
-        raise _Refused(f"more than {MAX_VALUES} values once aliases are followed", line, "remove the nested aliases")
+        raise _RefusedError(
+            f"more than {MAX_VALUES} values once aliases are followed", line, "remove the nested aliases"
+        )
     if isinstance(node, yaml.MappingNode):
         out: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key_line = key_node.start_mark.line + 1
+            key_line = _line(key_node)
             key = _scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else None
             if key_node.tag == "tag:yaml.org,2002:merge":
-                raise _Refused("YAML merge keys (<<) are not read", key_line, "use `extends:` to build on a recipe")
+                raise _RefusedError(
+                    "YAML merge keys (<<) are not read", key_line, "use `extends:` to build on a recipe"
+                )
             if not isinstance(key, str):
-                raise _Refused(f"key {key_node.value!r} is not text", key_line, "write keys as words")
+                raise _RefusedError(f"key {key_node.value!r} is not text", key_line, "write keys as words")
             if key in out:
-                raise _Refused(f"key `{key}` appears twice", key_line, "keep one of the two")
+                raise _RefusedError(f"key `{key}` appears twice", key_line, "keep one of the two")
             lines[(*path, key)] = key_line
             out[key] = _walk(value_node, lines, (*path, key), count)
         return out
@@ -134,9 +142,13 @@ def _scalar(node: yaml.Node) -> Any:
     try:
         return loader.construct_object(node, deep=True)
     except ValueError as error:  # 2024-99-99 looks like a date and is none
-        raise _Refused(f"{node.value!r}: {error}", node.start_mark.line + 1, "quote the value") from None
+        raise _RefusedError(f"{node.value!r}: {error}", _line(node), "quote the value") from None
     finally:
         loader.dispose()
+
+
+def _line(node: yaml.Node) -> int:
+    return node.start_mark.line + 1 if node.start_mark else 1
 
 
 def _nearest(path: Path) -> str:

@@ -60,8 +60,12 @@ def here(
     found = npu.look(run or npu.runner(env), env, dev_dir)
     if not found.devices:
         if asked == "npu":
-            problem = found.problem or LaunchError("no NPU found on this node: npu-smi is not on PATH, and there is no /dev/davinci*")
-            raise LaunchError(problem.what, hint=problem.hint or "mount the cards into the container, or say --device cpu")
+            problem = found.problem or LaunchError(
+                "no NPU found on this node: npu-smi is not on PATH, and there is no /dev/davinci*"
+            )
+            raise LaunchError(
+                problem.what, hint=problem.hint or "mount the cards into the container, or say --device cpu"
+            )
         why = found.problem.what if found.problem else "no NPU found"
         return _cluster("cpu", (), nodes, f"{why}; running on CPU over gloo")
     listed = env.get(npu.VISIBLE)

@@ -50,7 +50,13 @@ def config(plan: Plan) -> dict[str, Any] | None:
     out: dict[str, Any] = {
         "zero_optimization": zero,
         "bf16": {"enabled": "auto"},
-        "fp16": {"enabled": "auto", "loss_scale": 0, "initial_scale_power": 16, "loss_scale_window": 1000, "min_loss_scale": 1},
+        "fp16": {
+            "enabled": "auto",
+            "loss_scale": 0,
+            "initial_scale_power": 16,
+            "loss_scale_window": 1000,
+            "min_loss_scale": 1,
+        },
         "gradient_clipping": "auto",
         "gradient_accumulation_steps": "auto",
         "train_micro_batch_size_per_gpu": "auto",

@@ -11,7 +11,7 @@ from pathlib import Path
 from launcher import assets
 from launcher.plan import Plan
 
-SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|PRIVATE", re.IGNORECASE)
+SECRET = re.compile(r"TOKEN(?!IZ)|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|PRIVATE", re.IGNORECASE)
 RECORDED = (
     "ACCELERATE_", "ACL_", "ASCEND", "CPU_AFFINITY_CONF", "CUDA_VISIBLE_DEVICES", "DS_", "GLOO_", "HCCL_", "HF_",
     "INF_NAN_MODE_", "MASTER_", "MKL_", "MULTI_STREAM_", "NPU_", "OMP_", "OOM_SNAPSHOT", "P2P_HCCL", "PYTORCH_",
@@ -39,7 +39,9 @@ def variables(plan: Plan, run_path: Path, user: Mapping[str, str], num_cpus: int
     rows = list(_both(plan, num_cpus or os.cpu_count() or 1))
     rows += _npu(plan, run_path, user) if plan.device == "npu" else _cpu()
     rows += _debug(plan) if plan.debug and plan.device == "npu" else []
-    return tuple(Variable(n, user[n], "your own value", kept=True) if n in user else Variable(n, v, r) for n, v, r in rows)
+    return tuple(
+        Variable(n, user[n], "your own value", kept=True) if n in user else Variable(n, v, r) for n, v, r in rows
+    )
 
 
 Row = tuple[str, str, str]
@@ -52,7 +54,13 @@ def _both(plan: Plan, num_cpus: int) -> list[Row]:
         ("DS_ACCELERATOR", plan.device, "DeepSpeed otherwise guesses from which packages import"),
     ]  # fmt: skip
     if plan.strategy.startswith("zero"):
-        rows.append(("TORCH_EXTENSIONS_DIR", str(assets.cache_dir() / "torch_extensions"), "DeepSpeed's operators are built once and kept"))
+        rows.append(
+            (
+                "TORCH_EXTENSIONS_DIR",
+                str(assets.cache_dir() / "torch_extensions"),
+                "DeepSpeed's operators are built once and kept",
+            )
+        )
     if plan.num_nodes == 1:
         rows.append(("GLOO_SOCKET_IFNAME", "lo", "one node: gloo needs no network, and no host name that resolves"))
     return rows
@@ -60,7 +68,11 @@ def _both(plan: Plan, num_cpus: int) -> list[Row]:
 
 def _cpu() -> list[Row]:
     return [
-        ("TORCH_DEVICE_BACKEND_AUTOLOAD", "0", "where torch_npu is installed without CANN, `import torch` itself fails"),
+        (
+            "TORCH_DEVICE_BACKEND_AUTOLOAD",
+            "0",
+            "where torch_npu is installed without CANN, `import torch` itself fails",
+        ),
     ]
 
 
@@ -72,7 +84,9 @@ def _npu(plan: Plan, run_path: Path, user: Mapping[str, str]) -> list[Row]:
         ("PYTORCH_HAL_BASED_NPU_CHECK", "1", "torch.npu.is_available() then opens no device, so ranks can be forked"),
     ]  # fmt: skip
     if "PYTORCH_ALLOC_CONF" not in user:  # torch_npu raises when both are set
-        rows.append(("PYTORCH_NPU_ALLOC_CONF", "expandable_segments:True", "less fragmentation: batches differ in length"))
+        rows.append(
+            ("PYTORCH_NPU_ALLOC_CONF", "expandable_segments:True", "less fragmentation: batches differ in length")
+        )
     return rows
 
 
@@ -98,4 +112,6 @@ def hidden(name: str, value: str) -> str:
     """`value`, unless the name is a secret's or the value carries one inside (a token in a URL)."""
     if SECRET.search(name):
         return "<hidden>"
-    return re.sub(r"(://[^/@\s:]*:)[^/@\s]+@|\bhf_[A-Za-z0-9]{8,}", lambda m: f"{m[1]}<hidden>@" if m[1] else "<hidden>", value)
+    return re.sub(
+        r"(://[^/@\s:]*:)[^/@\s]+@|\bhf_[A-Za-z0-9]{8,}", lambda m: f"{m[1]}<hidden>@" if m[1] else "<hidden>", value
+    )

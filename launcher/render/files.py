@@ -15,9 +15,7 @@ from launcher.rundir import RunDir, write_text
 from launcher.spec import Loaded
 
 
-def texts(
-    loaded: Loaded, plan: Plan, run: RunDir, user_env: Mapping[str, str], node_rank: int = 0
-) -> dict[str, str]:
+def texts(loaded: Loaded, plan: Plan, run: RunDir, user_env: Mapping[str, str], node_rank: int = 0) -> dict[str, str]:
     """File name in the run directory → its text, exactly as a launch writes it."""
     out = {
         run.recipe_path.name: _recipe(loaded),

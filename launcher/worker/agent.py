@@ -97,7 +97,7 @@ class Agent:
             return False
         started = time.monotonic()
         imports(self.plan)
-        threads = len(os.listdir("/proc/self/task"))
+        threads = len(list(Path("/proc/self/task").iterdir()))
         safe = threads == 1 or self.start_method == "fork"
         method = "fork" if safe else f"spawn, since importing left {threads - 1} threads that a fork would lose"
         self._event("imported", seconds=round(time.monotonic() - started, 2), start_method=method)
@@ -122,7 +122,9 @@ class Agent:
         for local_rank in range(self.plan.nproc_per_node):
             rank = self.node_rank * self.plan.nproc_per_node + local_rank
             env = self._rank_env(rank, local_rank, host, port)
-            self.children.append(self._start(rank, local_rank, env, self.run_dir.rank_log(self.attempt, rank), listener))
+            self.children.append(
+                self._start(rank, local_rank, env, self.run_dir.rank_log(self.attempt, rank), listener)
+            )
         store = _serve(listener, port) if listener else None
         self._event("ranks", world_size=self.plan.world_size, pids=[c.pid for c in self.children])
         self._wait()
@@ -153,7 +155,12 @@ class Agent:
     # -- processes ------------------------------------------------------------------------------------------------
 
     def _start(
-        self, rank: int | None, local_rank: int | None, env: dict[str, str], log: Path, listener: socket.socket | None = None
+        self,
+        rank: int | None,
+        local_rank: int | None,
+        env: dict[str, str],
+        log: Path,
+        listener: socket.socket | None = None,
     ) -> Child:
         if self.start_method == "spawn":
             code = "prepare_main" if rank is None else "rank_main"
@@ -220,10 +227,12 @@ class Agent:
             "log": str(log), **record,
         }  # fmt: skip
         if not record:
-            from launcher.supervise import tail
-
-            out |= {"what": _end_words(child.exit_code), "hint": f"its last words are in {log}", "exit_code": EXIT_JOB_FAILED}
-            out["traceback"] = tail(log, LOG_TAIL_LINES)
+            out |= {
+                "what": _end_words(child.exit_code),
+                "hint": f"its last words are in {log}",
+                "exit_code": EXIT_JOB_FAILED,
+            }
+            out["traceback"] = rundir.tail(log, LOG_TAIL_LINES)
         return out
 
     def _event(self, kind: str, **values: Any) -> None:
@@ -327,17 +336,16 @@ def _guarded(run: RunDir, attempt: int, rank: int | None) -> int:
 
 def describe_error(error: BaseException, rank: int | None) -> dict[str, Any]:
     """An error file's content: type, message, traceback, the monotonic time in ns, and what a user should do."""
-    known = isinstance(error, LaunchError)
+    known = error if isinstance(error, LaunchError) else None
     return {
         "rank": rank,
         "type": type(error).__name__,
         "message": str(error),
         "traceback": "".join(traceback.format_exception(error)),
         "time_ns": time.monotonic_ns(),
-        "what": error.what if isinstance(error, LaunchError) else f"{type(error).__name__}: {error}",
-        "hint": error.hint if isinstance(error, LaunchError) else "",
-        "exit_code": error.exit_code if isinstance(error, LaunchError) else EXIT_JOB_FAILED,
-        "user_error": known and error.exit_code == EXIT_USER,
+        "what": known.what if known else f"{type(error).__name__}: {error}",
+        "hint": known.hint if known else "",
+        "exit_code": known.exit_code if known else EXIT_JOB_FAILED,
     }
 
 

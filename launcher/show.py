@@ -1,0 +1,230 @@
+"""What a person sees: the plan, one live view of a run, tables, --json. The only importer of rich."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from launcher.errors import EXIT_OK
+from launcher.plan import Plan
+from launcher.render.env import Variable, hidden
+from launcher.rundir import RunDir
+from launcher.spec import Loaded
+from launcher.supervise import Outcome
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def view(as_json: bool) -> View:
+    """The view of one run: for a person, or as JSON lines."""
+    return JsonView() if as_json else View()
+
+
+class View:
+    """Follows one run on a terminal, or in plain lines where there is none."""
+
+    def __init__(self) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=out,
+            disable=not out.is_terminal,
+            transient=True,
+        )
+        self.task: Any = None
+
+    def __enter__(self) -> View:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+    def plan(self, plan: Plan, run: RunDir, loaded: Loaded) -> None:
+        """What is about to happen, in a few lines."""
+        out.print(_plan_lines(plan, loaded))
+        out.print(Text(f"run directory: {run.path}"))
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Show one event of events.jsonl; kinds that are not for a person are passed over."""
+        show = getattr(self, f"_on_{event.get('event')}", None)
+        if show is not None:
+            show(event)
+
+    def end(self, outcome: Outcome, run: RunDir) -> None:
+        """The table of epochs and the figures, or the failing rank's traceback, once."""
+        if outcome.failure is not None:
+            _failure(outcome.failure)
+        elif outcome.exit_code == EXIT_OK and outcome.metrics:
+            out.print(_epochs(outcome.metrics))
+            out.print(Text(_train_output(outcome.metrics)))
+            out.print(Text(f"metrics: {run.metrics_path}"))
+        elif outcome.exit_code != EXIT_OK:
+            out.print(Text(f"stopped; what there is lies in {run.path}"))
+
+    # -- events ---------------------------------------------------------------------------------------------------
+
+    def _on_imported(self, event: dict[str, Any]) -> None:
+        self._line(f"imported in {event['seconds']} s; ranks start by {event['start_method']}")
+
+    def _on_note(self, event: dict[str, Any]) -> None:
+        self._line(event["text"])
+
+    def _line(self, text: str) -> None:
+        self.progress.console.print(Text(text))
+
+
+class JsonView(View):
+    """Prints every event as it is, then the outcome."""
+
+    def __enter__(self) -> View:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def plan(self, plan: Plan, run: RunDir, loaded: Loaded) -> None:
+        self.event({"event": "plan", "run_dir": str(run.path), "plan": plan.model_dump(mode="json")})
+
+    def event(self, event: dict[str, Any]) -> None:
+        print(json.dumps(event, ensure_ascii=False), flush=True)
+
+    def end(self, outcome: Outcome, run: RunDir) -> None:
+        self.event(
+            {"event": "outcome", "exit_code": outcome.exit_code, "failure": outcome.failure, "metrics": outcome.metrics}
+        )
+
+
+def dry_run(
+    plan: Plan, loaded: Loaded, run: RunDir, texts: Mapping[str, str], rows: Sequence[Variable],
+    commands: Mapping[str, str], as_json: bool,
+) -> None:  # fmt: skip
+    """Everything a launch would use, byte for byte."""
+    if as_json:
+        value = {
+            "plan": plan.model_dump(mode="json"),
+            "files": dict(texts),
+            "commands": dict(commands),
+            "environment": [{"name": r.name, "value": hidden(r.name, r.value), "reason": r.reason} for r in rows],
+        }
+        print(json.dumps(value, indent=2, ensure_ascii=False))
+        return
+    out.print(_plan_lines(plan, loaded))
+    for name in ("accelerate.yaml", "deepspeed.json"):
+        if name in texts:
+            out.print(Text(f"\n{run.path / name}", style="bold"))
+            out.print(Text(textwrap.indent(texts[name].rstrip(), "  ")))
+    out.print(Text("\nenvironment of every rank", style="bold"))
+    out.print(_environment(rows))
+    out.print(Text("\ncommands", style="bold"))
+    for name, command in commands.items():
+        out.print(Text(f"  # {name}\n  {command}"))
+    out.print(Text("\nnothing was started or written"))
+
+
+def written(run: RunDir, texts: Mapping[str, str], commands: Mapping[str, str], as_json: bool) -> None:
+    """The files that `render --out` wrote."""
+    if as_json:
+        print(json.dumps({"files": {n: str(run.path / n) for n in texts}, "commands": dict(commands)}, indent=2))
+        return
+    for name in texts:
+        out.print(Text(str(run.path / name)))
+    for command in commands.values():
+        out.print(Text(f"  {command}"))
+
+
+def recipes(paths: Sequence[Path], as_json: bool) -> None:
+    """Name and first comment line of each shipped recipe."""
+    first = {p: p.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for p in paths}
+    if as_json:
+        print(json.dumps([{"name": p.stem, "path": str(p), "about": about} for p, about in first.items()], indent=2))
+        return
+    table = _table()
+    for path, about in first.items():
+        table.add_row(Text(path.stem, style="bold"), Text(about), Text(str(path)))
+    out.print(table)
+
+
+def _plan_lines(plan: Plan, loaded: Loaded) -> Text:
+    recipe, batch = plan.recipe, plan.batch
+    where = f"{plan.world_size} rank{'s' if plan.world_size > 1 else ''}"
+    where += f" ({plan.num_nodes} nodes x {plan.nproc_per_node})" if plan.num_nodes > 1 else ""
+    rows = {
+        "recipe": str(loaded.path),
+        "model": f"{recipe.model.name}, {recipe.model.task}" + (f", LoRA r={recipe.adapter.r}" if recipe.adapter else ""),
+        "ranks": f"{where} on {plan.device} over {plan.backend}  ({plan.device_reason})",
+        "strategy": f"{plan.strategy}  ({plan.strategy_reason})",
+        "precision": f"{plan.precision}  ({plan.precision_reason})",
+        "batch": f"{batch.global_size} rows a step = {where.split(' (')[0]} x micro batch {batch.micro_size} x accumulation {batch.accumulation}",
+    }  # fmt: skip
+    if plan.debug:
+        rows["debug"] = f"{plan.training_arguments['max_steps']} steps in this terminal, no checkpoints, no evaluation"
+    return _joined((f"{name:<10} ", "bold", text, "") for name, text in rows.items())
+
+
+def _environment(rows: Sequence[Variable]) -> Text:
+    # Lines, not a table: a value cut to fit a column cannot be pasted into a shell.
+    shown = [(f"  {row.name}={hidden(row.name, row.value)}", row.reason) for row in rows]
+    return _joined((setting, "", f"  # {reason}", "dim") for setting, reason in shown)
+
+
+def _joined(lines: Iterable[tuple[str, str, str, str]]) -> Text:
+    return Text("\n").join(Text.assemble((left, style), (right, other)) for left, style, right, other in lines)
+
+
+def _epochs(metrics: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    scores = [k for k in metrics.get("final", {}) if k in ("accuracy", "precision", "recall", "f1", "mae")]
+    for head in ("Epoch", "Training Loss", "Validation Loss", *[s.replace("mae", "MAE").capitalize() for s in scores]):
+        table.add_column(head, justify="right")
+    for row in metrics.get("epochs", []):
+        cells = [
+            _number(row.get("epoch"), "g"),
+            _number(row.get("train_loss"), ".6f"),
+            _number(row.get("eval_loss"), ".6f"),
+        ]
+        table.add_row(*cells, *[_number(row.get(score), ".6f") for score in scores])
+    return table
+
+
+def _train_output(metrics: Mapping[str, Any]) -> str:
+    train = dict(metrics.get("train", {}))
+    step, loss = train.pop("global_step", None), train.pop("train_loss", None)
+    return f"TrainOutput(global_step={step}, training_loss={loss}, metrics={train})"
+
+
+def _failure(failure: Mapping[str, Any]) -> None:
+    """What, why, what to do. A user's mistake is one line and its fix; a fault is the rank's traceback, once."""
+    what, hint = failure.get("what", "the job failed"), failure.get("hint")
+    rank = failure.get("rank")
+    if failure.get("exit_code") != 2:
+        trace = (failure.get("traceback") or "").rstrip()
+        if trace:
+            err.print(Text(trace))
+        if rank is not None:
+            what = f"rank {rank} on {failure.get('host')} failed first: {what}"
+    err.print(Text(f"error: {what}"))
+    if hint:
+        err.print(Text(f"  fix: {hint}"))
+    if failure.get("exit_code") != 2 and failure.get("log"):
+        err.print(Text(f"  log: {failure['log']}"))
+
+
+def _number(value: Any, form: str) -> str:
+    return format(value, form) if isinstance(value, int | float) else "-"
+
+
+def _table() -> Table:
+    return Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
