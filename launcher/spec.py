@@ -282,9 +282,9 @@ def _set(layers: _Layers, keys: list[str], text: str, origin: str) -> None:
     parent = layers.values
     for i, key in enumerate(keys[:-1]):
         if key in parent and not isinstance(parent[key], dict):
-            if parent[key] is not None:
-                # `data.data_files.train=F` replaces a single file by a mapping of splits.
-                layers.origin = {p: o for p, o in layers.origin.items() if p[: i + 1] != tuple(keys[: i + 1])}
+            # `data.data_files.train=F` replaces a single file by a mapping of splits.
+            here = tuple(keys[: i + 1])
+            layers.origin = {p: o for p, o in layers.origin.items() if p[: i + 1] != here} | {here: origin}
             parent[key] = {}
         parent = parent.setdefault(key, {})
     layers.merge(nested, {tuple(keys): origin})

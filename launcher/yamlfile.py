@@ -116,15 +116,17 @@ def _walk(node: yaml.Node | None, lines: dict[KeyPath, int], path: KeyPath, coun
         raise _RefusedError(
             f"more than {MAX_VALUES} values once aliases are followed", line, "remove the nested aliases"
         )
+    if isinstance(node, yaml.CollectionNode) and node.tag not in ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
+        raise _RefusedError(f"not valid YAML: the tag {node.tag} is not read", line, "write plain values")
     if isinstance(node, yaml.MappingNode):
         out: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key_line = _line(key_node)
-            key = _scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else None
             if key_node.tag == "tag:yaml.org,2002:merge":
                 raise _RefusedError(
                     "YAML merge keys (<<) are not read", key_line, "use `extends:` to build on a recipe"
                 )
+            key = _scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else None
             if not isinstance(key, str):
                 raise _RefusedError(f"key {key_node.value!r} is not text", key_line, "write keys as words")
             if key in out:

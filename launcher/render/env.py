@@ -50,6 +50,7 @@ Row = tuple[str, str, str]
 def _both(plan: Plan, num_cpus: int) -> list[Row]:
     rows = [
         ("OMP_NUM_THREADS", str(max(1, num_cpus // plan.nproc_per_node)), "cores / ranks; unset, every rank would take all cores"),
+        ("OPENBLAS_NUM_THREADS", "1", "numpy's own thread pool would not survive the fork of the ranks"),
         ("TOKENIZERS_PARALLELISM", "false", "rows are tokenised before ranks are forked; threads do not survive a fork"),
         ("DS_ACCELERATOR", plan.device, "DeepSpeed otherwise guesses from which packages import"),
     ]  # fmt: skip

@@ -97,9 +97,9 @@ class Agent:
             return False
         started = time.monotonic()
         imports(self.plan)
-        threads = len(list(Path("/proc/self/task").iterdir()))
-        safe = threads == 1 or self.start_method == "fork"
-        method = "fork" if safe else f"spawn, since importing left {threads - 1} threads that a fork would lose"
+        threads = _threads_that_a_fork_loses()
+        safe = not threads or self.start_method == "fork"
+        method = "fork" if safe else f"spawn, since a fork would lose the threads {', '.join(threads)}"
         self._event("imported", seconds=round(time.monotonic() - started, 2), start_method=method)
         return safe
 
@@ -107,7 +107,12 @@ class Agent:
         log = self.run_dir.attempt(self.attempt) / "prepare.log"
         self.children = [self._start(None, None, {}, log)]
         self._wait()
-        return self._first_failure()
+        failure = self._first_failure()
+        if failure is None and self.start_method != "spawn":
+            from launcher.worker import ops
+
+            ops.load(self.plan, print)  # built just now: loading takes no time, and forked ranks inherit it
+        return failure
 
     def _run_ranks(self) -> dict[str, Any] | None:
         listener = None
@@ -248,25 +253,15 @@ def apply_env(run: RunDir) -> None:
 
 def import_everything(plan: Plan) -> None:
     """What every rank needs, imported once. Nothing here may touch a device or leave a thread."""
-    import accelerate
-    import datasets
-    import torch
-    import transformers
+    from launcher.worker import rank
 
-    from launcher.worker import data, rank
+    rank.preload(plan)
 
-    del accelerate, datasets, torch, data, rank
-    _ = transformers.Trainer, transformers.AutoTokenizer, transformers.AutoModelForSequenceClassification
-    if plan.zero_stage is not None:
-        import deepspeed
 
-        del deepspeed
-    if plan.recipe.adapter is not None:
-        try:
-            import peft
-        except ImportError:
-            return  # the prepare step says so with a hint
-        del peft
+def _threads_that_a_fork_loses() -> list[str]:
+    # jemalloc (in pyarrow) registers fork handlers and goes on in the child without its background thread.
+    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir() if task.name != str(os.getpid())]
+    return sorted(name for name in names if name != "jemalloc_bg_thd")
 
 
 def error_file(run: RunDir, attempt: int, rank: int | None) -> Path:
@@ -315,12 +310,14 @@ def _in_child(
 
 def _guarded(run: RunDir, attempt: int, rank: int | None) -> int:
     """Do the child's work; its exit code. A rank writes its own error file, the preparation's is written here."""
-    from launcher.worker import data
+    from launcher.worker import data, ops
     from launcher.worker import rank as rank_module
 
     try:
         if rank is None:
-            data.prepare(run.plan(), run)
+            plan = run.plan()
+            ops.load(plan, lambda text: rundir.append_event(run.events_path, {"event": "note", "text": text}))
+            data.prepare(plan, run)
         else:
             rank_module.main(run.path, attempt)
     except SystemExit as error:

@@ -1,0 +1,71 @@
+"""Fixtures that every folder of tests shares."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+REPO = Path(__file__).resolve().parent.parent
+RECIPES = REPO / "recipes"
+
+MINIMAL: dict[str, Any] = {
+    "model": {"name": "org/model", "num_labels": 5},
+    "data": {"path": "json", "data_files": {"train": "a.jsonl", "test": "b.jsonl"}},
+}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Callable[..., Path]:
+    """Write a recipe: the minimal one, with the sections given merged over it."""
+
+    def write(name: str = "mine.yaml", /, **sections: Any) -> Path:
+        value = {key: dict(section) for key, section in MINIMAL.items()}
+        for key, section in sections.items():
+            value[key] = {**value.get(key, {}), **section} if isinstance(section, dict) else section
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(value, sort_keys=False), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture(params=["plain", "with space", "quote'\"", "$(touch pwned)", "semi;colon", "中文", "new\nline"])
+def awkward_dir(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A folder whose name breaks shells, YAML and JSON that are put together by hand."""
+    folder = tmp_path / request.param
+    folder.mkdir()
+    return folder
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A finished command."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def ascend_launch(tmp_path: Path) -> Callable[..., Ran]:
+    """Run the real command line, away from the user's own settings."""
+
+    def run(*argv: str | Path, cwd: Path = REPO, timeout_s: float = 600, **env: str) -> Ran:
+        base = {k: v for k, v in os.environ.items() if not k.startswith(("ASCEND", "HCCL", "HF_", "RANK", "WORLD_"))}
+        base |= {"ASCEND_LAUNCH_CACHE": os.environ.get("ASCEND_LAUNCH_TEST_CACHE", str(tmp_path / "cache"))}
+        base |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(REPO), **env}
+        done = subprocess.run(
+            [sys.executable, "-m", "launcher.cli", *map(str, argv)],
+            cwd=cwd, env=base, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    return run

@@ -1,0 +1,67 @@
+"""Where a launch runs is found out, and said; nothing is guessed silently."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from launcher.cluster import detect
+from launcher.cluster.npu import RC_MISSING
+from launcher.errors import LaunchError
+
+
+def no_smi(argv: object) -> tuple[int, str]:
+    return RC_MISSING, ""
+
+
+def test_without_cards_it_is_cpu_and_says_so(tmp_path: Path):
+    """`--device auto` falls back to CPU with the reason in the plan."""
+    cluster = detect.here("auto", {}, run=no_smi, dev_dir=tmp_path)
+
+    assert "cpu" == cluster.device
+    assert "running on CPU over gloo" in cluster.source
+
+
+def test_cards_asked_for_and_absent_are_an_error(tmp_path: Path):
+    """`--device npu` never falls back."""
+    with pytest.raises(LaunchError, match="no NPU found"):
+        detect.here("npu", {}, run=no_smi, dev_dir=tmp_path)
+
+
+def test_a_visible_list_in_the_wrong_order_is_mended_by_the_hint(tmp_path: Path):
+    """CANN would show no card at all; the hint is the sorted list."""
+    for n in range(4):
+        (tmp_path / f"davinci{n}").touch()
+    with pytest.raises(LaunchError) as caught:
+        detect.here("auto", {"ASCEND_RT_VISIBLE_DEVICES": "3,1"}, run=no_smi, dev_dir=tmp_path)
+
+    assert "not in ascending order" in caught.value.what
+    assert "export ASCEND_RT_VISIBLE_DEVICES=1,3" == caught.value.hint
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch_npu") is not None, reason="torch_npu is installed here")
+def test_cards_without_torch_npu_are_said(tmp_path: Path):
+    """A node with cards and a CPU-only environment trains on neither by accident."""
+    (tmp_path / "davinci0").touch()
+    with pytest.raises(LaunchError) as caught:
+        detect.here("auto", {}, run=no_smi, dev_dir=tmp_path)
+
+    assert "torch_npu is not installed" in caught.value.what
+    assert "ascend-launch[npu]" in caught.value.hint
+
+
+def test_hidden_cards_mean_cpu(tmp_path: Path):
+    """An empty list hides every card on purpose, as CUDA_VISIBLE_DEVICES='' does."""
+    (tmp_path / "davinci0").touch()
+
+    assert "cpu" == detect.here("auto", {"ASCEND_RT_VISIBLE_DEVICES": ""}, run=no_smi, dev_dir=tmp_path).device
+
+
+def test_only_chips_that_train_are_assumed():
+    """--chip 310P3 is no place to fine-tune."""
+    assert 4 == len(detect.assumed(4, detect.Nodes(), "910A").devices)
+    for name in ("310P3", "H100"):
+        with pytest.raises(LaunchError, match="no Ascend chip that trains"):
+            detect.assumed(4, detect.Nodes(), name)

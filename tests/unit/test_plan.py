@@ -1,0 +1,161 @@
+"""The plan follows from recipe and machine alone, and refuses what cannot run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher import plan, spec
+from launcher.cluster import detect
+from launcher.cluster.model import Cluster
+from launcher.errors import LaunchError
+
+Write = Callable[..., Path]
+CPU = Cluster("cpu", source="a test")
+
+
+def make(path: Path, cluster: Cluster = CPU, nproc: int | None = None, *overrides: str, **options: Any) -> plan.Plan:
+    config = options.pop("model_config", None)
+    return plan.make(spec.load(path, overrides, {}), cluster, plan.Options(nproc=nproc, **options), config)
+
+
+def cards(count: int, chip: str = "910B3") -> Cluster:
+    return detect.assumed(count, detect.Nodes(), chip)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 12])
+@pytest.mark.parametrize("micro", ["auto", 1])
+def test_the_global_batch_is_kept_at_any_number_of_ranks(recipe: Write, world_size: int, micro: str | int):
+    """global = ranks x micro x accumulation, exactly."""
+    made = make(recipe(parallel={"global_batch_size": 12, "micro_batch_size": micro}), CPU, world_size)
+    batch = made.batch
+
+    assert 12 == world_size * batch.micro_size * batch.accumulation
+    assert batch.micro_size == made.training_arguments["per_device_train_batch_size"]
+    assert batch.accumulation == made.training_arguments["gradient_accumulation_steps"]
+
+
+def test_a_batch_that_cannot_be_split_names_the_nearest(recipe: Write):
+    """8 rows over 3 ranks: 6 or 9 would do, or 1, 2, 4 or 8 ranks; the line of the value is named."""
+    with pytest.raises(LaunchError) as caught:
+        make(recipe(parallel={"global_batch_size": 8}), CPU, 3)
+
+    assert "cannot be split evenly over 3 ranks" in caught.value.what
+    assert "mine.yaml:" in caught.value.what
+    assert "use parallel.global_batch_size=6 or 9, or 1, 2, 4 or 8 ranks" == caught.value.hint
+
+
+def test_a_batch_below_the_ranks_names_only_what_exists(recipe: Write):
+    """No global batch of 0 is proposed."""
+    with pytest.raises(LaunchError) as caught:
+        make(recipe(parallel={"global_batch_size": 2}), CPU, 4)
+
+    assert "use parallel.global_batch_size=4, or 1 or 2 ranks" == caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("chip", "asked", "got"),
+    [("910B3", "auto", "bf16"), ("910A", "auto", "fp16"), ("910ProB", "auto", "fp16"), ("910B3", "fp32", "fp32")],
+)
+def test_precision_follows_the_chip(recipe: Write, chip: str, asked: str, got: str):
+    """bf16 where the chip has it, fp16 with loss scaling where not; a recipe's own word stands."""
+    made = make(recipe(parallel={"precision": asked}), cards(8, chip))
+
+    assert got == made.precision
+    assert (got == "bf16", got == "fp16") == (made.training_arguments["bf16"], made.training_arguments["fp16"])
+
+
+def test_precision_that_cannot_be_is_refused(recipe: Write):
+    """bf16 on 910A and fp16 on CPU, each with the way out."""
+    with pytest.raises(LaunchError, match="Ascend910A has no bf16"):
+        make(recipe(parallel={"precision": "bf16"}), cards(8, "910A"))
+    with pytest.raises(LaunchError, match="fp16 does not train on CPU"):
+        make(recipe(parallel={"precision": "fp16"}), CPU, 2)
+
+
+def test_cards_bring_hccl_and_cpu_brings_gloo(recipe: Write):
+    """Device, backend and TrainingArguments agree."""
+    on_npu, on_cpu = make(recipe(), cards(8)), make(recipe(), CPU, 2)
+
+    assert ("npu", "hccl", 8, False) == (
+        on_npu.device, on_npu.backend, on_npu.world_size, on_npu.training_arguments["use_cpu"],
+    )  # fmt: skip
+    assert ("cpu", "gloo", 2, True) == (
+        on_cpu.device, on_cpu.backend, on_cpu.world_size, on_cpu.training_arguments["use_cpu"],
+    )  # fmt: skip
+
+
+def test_every_card_gets_one_rank_and_no_card_two(recipe: Write):
+    """Without --nproc there is one rank a card; more ranks than cards are refused."""
+    assert 8 == make(recipe(), cards(8)).nproc_per_node
+    with pytest.raises(LaunchError) as caught:
+        make(recipe(), cards(8), 16)
+
+    assert "--nproc 16 is more than the 8 visible cards" == caught.value.what
+
+
+def test_nodes_multiply_ranks(recipe: Write):
+    """Two nodes of eight are sixteen ranks that meet at the endpoint."""
+    cluster = detect.assumed(8, detect.Nodes(2, 1, "node0:29400"))
+    made = make(recipe(parallel={"global_batch_size": 16}), cluster)
+
+    assert (16, 2, "node0:29400") == (made.world_size, made.num_nodes, made.rdzv_endpoint)
+
+
+@pytest.mark.parametrize(
+    ("count", "rank", "endpoint", "said"),
+    [
+        (2, 2, "h:1", "--node-rank 2 is not one of 2 nodes"),
+        (2, 0, None, "needs --rdzv-endpoint"),
+        (2, 0, "host", "is not HOST:PORT"),
+        (2, 0, "host:99999", "is not HOST:PORT"),
+        (1, 1, None, "is not one of 1 node"),
+    ],
+)
+def test_nodes_that_do_not_fit_together(count: int, rank: int, endpoint: str | None, said: str):
+    """Each combination that would hang at rendezvous is refused before."""
+    with pytest.raises(LaunchError, match=said):
+        detect.Nodes(count, rank, endpoint).check()
+
+
+def test_debug_is_one_rank_and_a_few_steps(recipe: Write):
+    """Whatever the machine has, a debugger holds one process."""
+    made = make(recipe(), cards(8), 8, debug=True)
+
+    assert (1, plan.DEBUG_STEPS, "no") == (
+        made.world_size, made.training_arguments["max_steps"], made.training_arguments["save_strategy"],
+    )  # fmt: skip
+
+
+def test_a_log_line_is_the_default(recipe: Write):
+    """The user's guide ends with a table that says "No log"; a launch never does."""
+    assert 10 == make(recipe()).training_arguments["logging_steps"]
+
+
+def test_auto_strategy_says_why(recipe: Write):
+    """Full fine-tuning on many cards is sharded; one rank, LoRA and CPU are not."""
+    full = make(recipe(), cards(8))
+    lora = make(recipe(adapter={"r": 8}), cards(8))
+    one = make(recipe(), cards(1))
+
+    assert ("zero3", "ddp", "ddp") == (full.strategy, lora.strategy, one.strategy)
+    assert all(made.strategy_reason for made in (full, lora, one))
+
+
+def test_the_plan_survives_its_file(recipe: Write):
+    """plan.json is the plan, whole."""
+    made = make(recipe(adapter={"r": 8}), cards(8))
+
+    assert made == plan.Plan.model_validate_json(made.model_dump_json())
+
+
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [({"hidden_size": 64}, 64), ({"text_config": {"hidden_size": 32}}, 32), ({"n_embd": 7}, 7), ({}, None), (None, None)],
+)
+def test_hidden_size_is_read_where_it_is(recipe: Write, config: dict[str, Any] | None, size: int | None):
+    """The names that model families use; None where no config is at hand."""
+    assert size == make(recipe(), model_config=config).hidden_size

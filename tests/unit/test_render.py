@@ -1,0 +1,191 @@
+"""Rendered files say what the plan says, once, in the forms that accelerate, DeepSpeed and CANN take."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from launcher import plan, spec
+from launcher.cluster import detect
+from launcher.cluster.model import Cluster
+from launcher.render import accelerate, deepspeed, env, files
+from launcher.rundir import RunDir
+
+Write = Callable[..., Path]
+ZERO = ["zero1", "zero2", "zero3", "zero3-offload"]
+ALL = ["ddp", *ZERO, "fsdp2"]
+
+
+def make(path: Path, *, cpu: int = 0, npu: int = 0, nodes: detect.Nodes = detect.Nodes(), **sections: Any) -> plan.Plan:
+    cluster = detect.assumed(npu, nodes) if npu else Cluster("cpu", (), nodes.count, nodes.rank, nodes.endpoint, "test")
+    options = plan.Options(nproc=npu or cpu, debug=sections.pop("debug", False))
+    overrides = [f"{k}={v}" for k, v in sections.items()]
+    return plan.make(spec.load(path, overrides, {}), cluster, options, {"hidden_size": 64})
+
+
+def strategy(path: Path, name: str, **where: Any) -> plan.Plan:
+    return make(path, **where, **{"parallel.strategy": name})
+
+
+@pytest.mark.parametrize("name", ZERO)
+def test_numbers_that_deepspeed_wants_whole_are_whole(recipe: Write, name: str):
+    """Formulas give 15099494.4 for the prefetch bucket, which DeepSpeed refuses."""
+    config = deepspeed.config(strategy(recipe(), name, npu=8))
+    assert config is not None
+    sizes = {k: v for k, v in config["zero_optimization"].items() if k.endswith(("_size", "_threshold", "_parameters", "_distance"))}
+
+    assert all(type(v) is int for v in sizes.values())
+    assert "train_batch_size" not in config
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_nothing_is_said_twice(recipe: Write, name: str):
+    """With a DeepSpeed file, precision, accumulation, clipping and stage are absent from the accelerate YAML."""
+    config = accelerate.config(strategy(recipe(), name, npu=8), Path("/run/deepspeed.json"))
+
+    if name in ZERO:
+        assert "mixed_precision" not in config
+        assert {"deepspeed_config_file", "zero3_init_flag"} == set(config["deepspeed_config"])
+        assert name.startswith("zero3") == config["deepspeed_config"]["zero3_init_flag"]
+    else:
+        assert "bf16" == config["mixed_precision"]
+
+
+@pytest.mark.parametrize(
+    ("name", "npu", "cpu", "kind"),
+    [
+        ("ddp", 8, 0, "MULTI_NPU"),
+        ("ddp", 1, 0, "NO"),
+        ("ddp", 0, 1, "NO"),
+        ("ddp", 0, 2, "MULTI_GPU"),
+        ("zero2", 8, 0, "DEEPSPEED"),
+        ("zero2", 0, 2, "DEEPSPEED"),
+        ("fsdp2", 8, 0, "FSDP"),
+    ],
+)
+def test_distributed_type_is_the_one_that_works(recipe: Write, name: str, npu: int, cpu: int, kind: str):
+    """MULTI_CPU would start one process; MULTI_GPU is accelerate's word for torchrun."""
+    assert kind == accelerate.config(strategy(recipe(), name, npu=npu, cpu=cpu), Path("d.json"))["distributed_type"]
+
+
+def test_several_nodes_name_the_first(recipe: Write):
+    """num_processes is the total; the endpoint is split; machine_rank is this node's."""
+    nodes = detect.Nodes(2, 1, "node0:29400")
+    made = make(recipe(parallel={"global_batch_size": 16, "strategy": "zero3"}), npu=8, nodes=nodes)
+    config = accelerate.config(made, Path("d.json"), node_rank=1)
+
+    assert (2, 16, 1, "node0", 29400) == (
+        config["num_machines"], config["num_processes"], config["machine_rank"],
+        config["main_process_ip"], config["main_process_port"],
+    )  # fmt: skip
+    assert "standard" == config["deepspeed_config"]["deepspeed_multinode_launcher"]
+
+
+def test_offload_keeps_weights_and_optimizer_on_the_host(recipe: Write):
+    """zero3-offload differs from zero3 in exactly that."""
+    config = deepspeed.config(strategy(recipe(), "zero3-offload", npu=8))
+    assert config is not None
+
+    assert ["cpu", "cpu"] == [config["zero_optimization"][f"offload_{w}"]["device"] for w in ("optimizer", "param")]
+
+
+def test_checkpoints_of_zero3_hold_weights(recipe: Write):
+    """Without the switch a ZeRO-3 checkpoint has no weights that from_pretrained can read."""
+    config = deepspeed.config(strategy(recipe(), "zero3", npu=8))
+    assert config is not None
+
+    assert config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] is True
+
+
+def test_the_users_environment_is_never_overridden(recipe: Write, tmp_path: Path):
+    """A variable that is set stays as it is and is marked as the user's own."""
+    user = {"HCCL_CONNECT_TIMEOUT": "300", "OMP_NUM_THREADS": "7"}
+    rows = {r.name: r for r in env.variables(make(recipe(), npu=8), tmp_path, user, num_cpus=192)}
+
+    assert ("300", True) == (rows["HCCL_CONNECT_TIMEOUT"].value, rows["HCCL_CONNECT_TIMEOUT"].kept)
+    assert ("7", True) == (rows["OMP_NUM_THREADS"].value, rows["OMP_NUM_THREADS"].kept)
+    assert "3600" == rows["HCCL_EXEC_TIMEOUT"].value
+
+
+def test_the_two_allocator_variables_are_never_both_set(recipe: Write, tmp_path: Path):
+    """torch_npu raises where PYTORCH_ALLOC_CONF and PYTORCH_NPU_ALLOC_CONF are both there."""
+    made = make(recipe(), npu=8)
+
+    assert "PYTORCH_NPU_ALLOC_CONF" in {r.name for r in env.variables(made, tmp_path, {})}
+    assert "PYTORCH_NPU_ALLOC_CONF" not in {r.name for r in env.variables(made, tmp_path, {"PYTORCH_ALLOC_CONF": "x"})}
+
+
+def test_connect_timeout_is_legal_and_below_exec_timeout(recipe: Write, tmp_path: Path):
+    """HCCL takes 120 to 7200 s, and wants the connect timeout below the execution timeout."""
+    rows = {r.name: r.value for r in env.variables(make(recipe(), npu=8), tmp_path, {})}
+
+    assert 120 <= int(rows["HCCL_CONNECT_TIMEOUT"]) <= 7200
+    assert int(rows["HCCL_CONNECT_TIMEOUT"]) < int(rows["HCCL_EXEC_TIMEOUT"])
+
+
+def test_every_variable_has_its_reason(recipe: Write, tmp_path: Path):
+    """No setting is there by habit."""
+    for made in (make(recipe(), npu=8), make(recipe(), cpu=2), make(recipe(), npu=8, debug=True)):
+        assert all(len(r.reason) > 20 for r in env.variables(made, tmp_path, {}))
+
+
+def test_debug_launches_synchronously(recipe: Write, tmp_path: Path):
+    """With --debug on a card, a traceback names the operator that failed."""
+    rows = {r.name: r.value for r in env.variables(make(recipe(), npu=8, debug=True), tmp_path, {})}
+
+    assert ("1", "0") == (rows["ASCEND_LAUNCH_BLOCKING"], rows["TASK_QUEUE_ENABLE"])
+
+
+def test_a_cpu_job_sets_nothing_of_hccl(recipe: Write, tmp_path: Path):
+    """And torch_npu is kept from loading itself, which fails where CANN is absent."""
+    rows = {r.name: r.value for r in env.variables(make(recipe(), cpu=2), tmp_path, {})}
+
+    assert not [n for n in rows if n.startswith(("HCCL", "ASCEND"))]
+    assert "0" == rows["TORCH_DEVICE_BACKEND_AUTOLOAD"]
+
+
+def test_no_secret_reaches_the_record(recipe: Write, tmp_path: Path):
+    """Tokens are left out by name, inside URLs by shape, and foreign variables are not copied at all."""
+    user = {
+        "HF_TOKEN": "hf_abcdefghijkl", "HUGGING_FACE_HUB_TOKEN": "hf_x", "WANDB_API_KEY": "k", "AWS_SECRET": "s",
+        "HF_ENDPOINT": "https://user:pa55@mirror.example/x", "ASCEND_HOME_PATH": "/usr/local/Ascend",
+        "HF_SOMETHING": "see hf_abcdefghijkl here", "DS_PASSWORD": "p4ss",
+    }  # fmt: skip
+    rows = env.variables(make(recipe(), npu=8), tmp_path, user)
+    text = json.dumps(env.record(rows, user))
+
+    assert not [s for s in ("hf_abc", "pa55", "p4ss", '"k"', '"s"') if s in text]
+    assert "/usr/local/Ascend" in text
+    assert "mirror.example" in text
+
+
+def test_awkward_paths_survive_every_renderer(recipe: Write, awkward_dir: Path):
+    """Spaces, quotes, newlines and $() in a run directory break no file and no command."""
+    path = recipe(parallel={"strategy": "zero2"})
+    loaded = spec.load(path, (), {})
+    made = make(path, cpu=2)
+    run = RunDir(awkward_dir / "run")
+    files.write(files.texts(loaded, made, run, {}), run)
+
+    assert str(run.deepspeed_path) == yaml.safe_load(run.accelerate_path.read_text())["deepspeed_config"]["deepspeed_config_file"]
+    assert made == run.plan()
+    assert loaded.spec == spec.load(run.recipe_path, (), {}).spec
+    for command in files.commands(made, run).values():
+        assert str(run.path) in shlex.split(command)
+
+
+def test_the_recorded_recipe_says_where_values_came_from(recipe: Write, tmp_path: Path):
+    """Provenance stands in the head of recipe.yaml, for values that are not defaults."""
+    path = recipe()
+    loaded = spec.load(path, ["training.seed=7"], {})
+    made = plan.make(loaded, Cluster("cpu"), plan.Options())
+    text = files.texts(loaded, made, RunDir(tmp_path), {})["recipe.yaml"]
+
+    assert "#   training.seed: command line training.seed\n" in text
+    assert f"#   model.name: {path}:" in text
