@@ -1,0 +1,485 @@
+"""The model of a recipe: found once per node, loaded in every rank, and asked for the loss and prediction of each row."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from launcher.errors import LaunchError
+from launcher.worker import cache
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from launcher.plan import Plan
+    from launcher.spec import RecipeSpec
+    from launcher.worker.data import Prepared
+
+_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+_CONFIG_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
+_HUB_ID_PARTS = (1, 2)
+
+
+# -- found, once per node ------------------------------------------------------------------------------------------
+
+
+def num_labels(recipe: RecipeSpec) -> int:
+    """How many labels there are; the schema sees to it that one of the two keys says so."""
+    count = recipe.model.num_labels or len(recipe.model.label_names or ())
+    assert count
+    return count
+
+
+def locate(recipe: RecipeSpec) -> Path:
+    """The folder that holds the model: the one named, or the hub's snapshot, downloaded now if need be.
+
+    Raises:
+        LaunchError: no such folder or id, no access, no network and not in the cache, or files that cannot be read.
+    """
+    name = recipe.model.name
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        _check_folder(folder, gguf_file=recipe.model.gguf_file)
+        return folder
+    if folder.is_file():
+        raise LaunchError(f"model.name {name!r} is a file", hint="name its folder, and a GGUF file as model.gguf_file")
+    if name.startswith(("/", ".", "~")) or len(name.split("/")) not in _HUB_ID_PARTS:
+        raise LaunchError(f"model.name {name!r}: no such folder", hint="check the path, or name a hub id as org/model")
+    folder = _snapshot(name, recipe.model.revision, recipe.model.hub, gguf_file=recipe.model.gguf_file)
+    _check_folder(folder, gguf_file=recipe.model.gguf_file)
+    return folder
+
+
+def tokenizer_folder(recipe: RecipeSpec, folder: Path) -> Path:
+    """Where the tokenizer is: the model's own folder unless the recipe names another."""
+    other = recipe.model.tokenizer
+    if other is None:
+        return folder
+    path = Path(other).expanduser()
+    return path if path.is_dir() else _snapshot(other, None, recipe.model.hub, weights=False)
+
+
+def load_tokenizer(recipe: RecipeSpec, folder: Path) -> Any:
+    """The tokenizer, with a pad token: its own, else the end-of-text token, as for Llama 3, which has none.
+
+    Classification pads on the right and causal-lm on the left, where answers then end together.
+
+    Raises:
+        LaunchError: it cannot be read, or has neither pad nor end-of-text token.
+    """
+    from transformers import AutoTokenizer
+
+    path = tokenizer_folder(recipe, folder)
+    gguf = {"gguf_file": recipe.model.gguf_file} if recipe.model.gguf_file and path == folder else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, **gguf)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise LaunchError(f"{path}: the tokenizer cannot be read: {_first_line(error)}",
+                          hint="the folder needs tokenizer.json; or name another with model.tokenizer") from error  # fmt: skip
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise LaunchError(f"{path}: the tokenizer has neither a pad nor an end-of-text token",
+                              hint="add pad_token to its tokenizer_config.json")  # fmt: skip
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left" if recipe.model.task == "causal-lm" else "right"
+    return tokenizer
+
+
+def load_config(recipe: RecipeSpec, folder: Path) -> Any:
+    """The model's config, with the recipe's labels for a classification head.
+
+    Raises:
+        LaunchError: it cannot be read, or it needs code from the model's folder, which is never run.
+    """
+    from transformers import AutoConfig
+
+    gguf = {"gguf_file": recipe.model.gguf_file} if recipe.model.gguf_file else {}
+    try:
+        return AutoConfig.from_pretrained(str(folder), trust_remote_code=False, **gguf)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        remote = "trust_remote_code" in str(error)
+        raise LaunchError(
+            f"{folder}: the model's config cannot be read: {_first_line(error)}",
+            hint="it needs code of its own, which is never run here; use a model that transformers knows"
+            if remote
+            else "name a folder with config.json, tokenizer.json and *.safetensors",
+        ) from error
+
+
+def notes(recipe: RecipeSpec, tokenizer: Any, config: Any) -> list[str]:
+    """What the user should know about this tokenizer with this model.
+
+    Raises:
+        LaunchError: the tokenizer has ids that the model's embedding has no row for.
+    """
+    found = []
+    vocab = getattr(config.get_text_config(), "vocab_size", None)
+    if vocab is not None and len(tokenizer) > vocab:
+        raise LaunchError(f"the tokenizer has {len(tokenizer)} tokens, the model's embedding only {vocab}",
+                          hint="model.tokenizer must be the model's own")  # fmt: skip
+    if vocab is not None and len(tokenizer) < 0.999 * vocab:
+        found.append(
+            f"the tokenizer has {len(tokenizer)} tokens, the model's embedding {vocab}: is it the model's own?"
+        )
+    if recipe.model.task == "causal-lm" and tokenizer.chat_template is None:
+        found.append("the tokenizer has no chat template: prompts are plain text")
+    return found
+
+
+def with_weights(recipe: RecipeSpec, folder: Path, *, seed: int) -> tuple[Path, bool]:
+    """The folder itself, or, where it has a config but no weights, a copy with random ones; and whether they are random.
+
+    The copy is made once and cached, so that every rank, strategy and run starts from the same weights.
+    """
+    if recipe.model.gguf_file or any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin")):
+        return folder, False
+    config_text = (folder / "config.json").read_text(encoding="utf-8")
+    key = cache.key([config_text, recipe.model.task, num_labels(recipe), seed])
+    target = cache.folder() / "random" / key
+    with cache.lock(f"random-{key}"):
+        if not (target / "model.safetensors.index.json").exists() and not (target / "model.safetensors").exists():
+            config = load_config(recipe, folder)
+            config.num_labels = num_labels(recipe)
+            torch.manual_seed(seed)
+            _auto_class(recipe).from_config(config, dtype=torch.float32).save_pretrained(target)
+    return target, True
+
+
+def _check_folder(folder: Path, *, gguf_file: str | None) -> None:
+    if gguf_file is not None:
+        if not (folder / gguf_file).is_file():
+            raise LaunchError(f"{folder / gguf_file}: no such file", hint="check model.gguf_file")
+        return
+    try:
+        names = {p.name for p in folder.iterdir()}
+    except OSError as error:
+        raise LaunchError(f"{folder}: cannot be read: {error.strerror}", hint="check its permissions") from error
+    if "config.json" not in names:
+        raise LaunchError(f"{folder}: no config.json, so it is no model folder",
+                          hint="name a folder with config.json, tokenizer.json and *.safetensors")  # fmt: skip
+    index = folder / "model.safetensors.index.json"
+    wanted = set(_weight_map(index).values()) if index.name in names else set()
+    if wanted - names:
+        raise LaunchError(f"{folder}: {len(wanted - names)} of its weight files are missing, the first is"
+                          f" {min(wanted - names)}", hint="download the model again")  # fmt: skip
+    for path in sorted(folder.glob("*.safetensors")):
+        _check_safetensors(path)
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        return json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (OSError, ValueError, KeyError) as error:
+        raise LaunchError(f"{index}: cannot be read: {_first_line(error)}", hint="download the model again") from error
+
+
+def _check_safetensors(path: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            file.keys()
+    except (SafetensorError, OSError) as error:
+        raise LaunchError(f"{path}: cannot be read: {_first_line(error)}", hint="download the model again") from error
+
+
+def _snapshot(name: str, revision: str | None, hub: str, *, gguf_file: str | None = None, weights: bool = True) -> Path:
+    if hub == "modelscope":
+        return _modelscope_snapshot(name, revision)
+    from huggingface_hub import errors, snapshot_download
+
+    patterns = [*_CONFIG_FILES, *([gguf_file] if gguf_file else ["*.safetensors"] if weights else [])]
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        if weights and not gguf_file and not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*patterns, "pytorch_model*.bin*"]))
+        return folder
+    except errors.GatedRepoError as error:
+        raise LaunchError(f"{name} is gated, and this machine's token has no access to it",
+                          hint="accept its licence on its hub page, then set HF_TOKEN or run `hf auth login`") from error  # fmt: skip
+    except errors.RepositoryNotFoundError as error:
+        raise LaunchError(f"{name}: no such folder here and no such model on the hub",
+                          hint="check the spelling; a private model needs HF_TOKEN") from error  # fmt: skip
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
+        raise LaunchError(
+            f"{name} is not in this machine's cache, and the hub cannot be reached: {_first_line(error)}",
+            hint="set HF_ENDPOINT to a mirror, use model.hub=modelscope, or a local folder: model.name=DIR",
+        ) from error
+
+
+def _modelscope_snapshot(name: str, revision: str | None) -> Path:
+    modelscope = _modelscope()
+    try:
+        return Path(modelscope.snapshot_download(name, **({"revision": revision} if revision else {})))
+    except Exception as error:  # its errors have no common base
+        raise LaunchError(f"{name}: ModelScope: {_first_line(error)}", hint="check the name and the network") from error
+
+
+def modelscope_dataset(path: str, split: str, arguments: dict[str, Any]) -> Dataset:
+    """A dataset of ModelScope as the `datasets` library's own.
+
+    Raises:
+        LaunchError: the extra is not installed, or ModelScope refuses.
+    """
+    modelscope = _modelscope()
+    renamed = {"subset_name" if k == "name" else k: v for k, v in arguments.items()}
+    try:
+        rows = modelscope.MsDataset.load(path, split=split, **renamed)
+    except Exception as error:  # its errors have no common base
+        raise LaunchError(f"{path}: ModelScope: {_first_line(error)}", hint="check the name and the network") from error
+    return rows.to_hf_dataset() if hasattr(rows, "to_hf_dataset") else rows
+
+
+def _modelscope() -> Any:
+    try:
+        import modelscope
+    except ImportError as error:
+        raise LaunchError("model.hub is modelscope, but the modelscope package is not installed",
+                          hint="pip install 'ascend-launch[modelscope]'") from error  # fmt: skip
+    return modelscope
+
+
+# -- loaded, in every rank -----------------------------------------------------------------------------------------
+
+
+def load_model(plan: Plan, prepared: Prepared, tokenizer: Any) -> torch.nn.Module:
+    """The model with its head, its adapter if any, and pad token.
+
+    Under ZeRO-3 TrainingArguments must exist, and the process group must be joined: transformers then loads each
+    weight into its shards, and no rank ever holds the model whole.
+
+    Raises:
+        LaunchError: the weights do not fit the task, or an extra is not installed.
+    """
+    recipe = plan.recipe
+    labels: dict[str, Any] = {}
+    if recipe.model.task == "sequence-classification":
+        labels = {
+            "num_labels": prepared.num_labels,
+            "id2label": dict(enumerate(prepared.label_names)),
+            "label2id": {name: i for i, name in enumerate(prepared.label_names)},
+        }
+    options = {"attn_implementation": recipe.model.attn_implementation, "gguf_file": recipe.model.gguf_file}
+    try:
+        model = _auto_class(recipe).from_pretrained(
+            prepared.model_path,
+            dtype=_load_dtype(plan),
+            trust_remote_code=False,
+            **labels,
+            **{k: v for k, v in options.items() if v is not None},
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise LaunchError(f"{prepared.model_path}: cannot be loaded for {recipe.model.task}: {_first_line(error)}",
+                          hint="use a model whose architecture transformers has with that head") from error  # fmt: skip
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model if recipe.adapter is None else _with_adapter(plan, model)
+
+
+def _load_dtype(plan: Plan) -> torch.dtype:
+    # DeepSpeed keeps fp32 master weights itself, and frozen weights under LoRA need none. DDP and FSDP2 train the very
+    # weights that are loaded, and a bf16 weight would lose updates smaller than 1/256 of it.
+    if plan.zero_stage is not None or plan.recipe.adapter is not None:
+        return _DTYPE[plan.precision]
+    return torch.float32
+
+
+def _auto_class(recipe: RecipeSpec) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    return AutoModelForCausalLM if recipe.model.task == "causal-lm" else AutoModelForSequenceClassification
+
+
+def _with_adapter(plan: Plan, model: Any) -> torch.nn.Module:
+    try:
+        import peft
+    except ImportError as error:
+        raise LaunchError("the recipe has an adapter:, but peft is not installed",
+                          hint="pip install 'ascend-launch[lora]'") from error  # fmt: skip
+    adapter = plan.recipe.adapter
+    assert adapter is not None
+    options = adapter.model_dump(exclude={"type"})
+    targets = adapter.target_modules
+    options["target_modules"] = targets if isinstance(targets, str) else list(targets)
+    task = "CAUSAL_LM" if plan.recipe.model.task == "causal-lm" else "SEQ_CLS"
+    if plan.training_arguments.get("gradient_checkpointing"):
+        # The frozen embedding's output needs a gradient, or the recomputed blocks get none.
+        model.enable_input_require_grads()
+    try:
+        return peft.get_peft_model(model, peft.LoraConfig(task_type=task, **options))
+    except ValueError as error:
+        raise LaunchError(f"adapter: {_first_line(error)}", hint="name modules of this model, or all-linear") from error
+
+
+# -- asked for losses and predictions ------------------------------------------------------------------------------
+
+
+class Task(Protocol):
+    """What a trainer needs from a task. Batches are dicts of tensors; every method is per row, never reduced."""
+
+    def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Rows (input_ids, labels) as one padded batch."""
+
+    def losses(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """Loss of each row, fp32, shape (rows,)."""
+
+    def evaluate(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Predicted label (int64) and loss (fp32) of each row, both of shape (rows,), on the batch's device."""
+
+
+def task(plan: Plan, prepared: Prepared, tokenizer: Any, model: torch.nn.Module) -> Task:
+    """The recipe's task, for this model."""
+    # Card kernels like lengths that are a multiple of 16; on CPU every pad token costs.
+    multiple = 16 if plan.device == "npu" else 1
+    smoothing = float(plan.training_arguments.get("label_smoothing_factor", 0.0))
+    if plan.recipe.model.task == "sequence-classification":
+        return Classification(tokenizer.pad_token_id, multiple, smoothing)
+    assert prepared.answer_ids is not None
+    accepted = set(inspect.signature(_base(model).forward).parameters)
+    return Answering(tokenizer.pad_token_id, multiple, smoothing, prepared.answer_ids, accepted)
+
+
+def _base(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+class Classification:
+    """A classification head over the last token (decoders) or the pooled text (encoders)."""
+
+    def __init__(self, pad_id: int, multiple: int, smoothing: float) -> None:
+        self._pad_id, self._multiple, self._smoothing = pad_id, multiple, smoothing
+
+    def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        ids = [row["input_ids"] for row in rows]
+        input_ids, mask = pad(ids, self._pad_id, self._multiple, left=False)
+        return {"input_ids": input_ids, "attention_mask": mask, "labels": torch.tensor([r["labels"] for r in rows])}
+
+    def losses(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return functional.cross_entropy(
+            self._logits(model, batch), batch["labels"], reduction="none", label_smoothing=self._smoothing
+        )
+
+    def evaluate(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        logits = self._logits(model, batch)
+        return logits.argmax(-1), functional.cross_entropy(logits, batch["labels"], reduction="none")
+
+    def _logits(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        logits: Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        return logits.float()
+
+
+class Answering:
+    """A causal LM that writes the label's answer.
+
+    The loss of a row is the mean over its answer's tokens, end of turn included. A label's score is the log-probability
+    of its answer; the highest wins. Where no answer begins another the end of turn is left out of the score, which is
+    then the probability that what the model writes starts with that answer.
+
+    Rows are padded on the left, so answers end together and logits are computed for those last positions alone: with
+    a vocabulary of 128k they would else be the largest tensor of all.
+    """
+
+    def __init__(
+        self, pad_id: int, multiple: int, smoothing: float, answer_ids: Sequence[Sequence[int]], accepted: set[str]
+    ) -> None:
+        self._pad_id, self._multiple, self._smoothing = pad_id, multiple, smoothing
+        self._answers = [list(a) for a in answer_ids]
+        self._slices_itself = "logits_to_keep" in accepted
+        self._takes_positions = "position_ids" in accepted
+        stems = [a[:-1] for a in self._answers]
+        self._prefix_free = all(
+            s[: len(o)] != o for i, s in enumerate(stems) for j, o in enumerate(stems) if i != j
+        ) and all(stems)
+        self._one_token = self._prefix_free and all(len(s) == 1 for s in stems)
+
+    def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        return self._batch(rows, [self._answers[row["labels"]] for row in rows])
+
+    def losses(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        logits = self._answer_logits(model, batch)
+        return self._mean_loss(logits, batch["targets"], self._smoothing)
+
+    def evaluate(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        logits = self._answer_logits(model, batch)
+        losses = self._mean_loss(logits, batch["targets"], 0.0)
+        if self._one_token:
+            # All answers share the prompt, so one forward scores them all at the position of their first token.
+            first = (batch["targets"] != IGNORED).int().argmax(-1)
+            here = logits[torch.arange(len(first), device=first.device), first]
+            return here[:, [a[0] for a in self._answers]].argmax(-1), losses
+        scores = [self._score(model, batch, answer) for answer in self._answers]
+        return torch.stack(scores, dim=-1).argmax(-1), losses
+
+    def _score(self, model: torch.nn.Module, batch: dict[str, Tensor], answer: list[int]) -> Tensor:
+        prompts = [
+            ids[mask.bool()][: int(length)].tolist()
+            for ids, mask, length in zip(
+                batch["input_ids"], batch["attention_mask"], batch["prompt_length"], strict=True
+            )
+        ]
+        candidate = self._batch([{"input_ids": p, "labels": 0} for p in prompts], [answer] * len(prompts))
+        candidate = {k: v.to(batch["input_ids"].device) for k, v in candidate.items()}
+        scored = candidate["targets"].clone()
+        if self._prefix_free:
+            scored[:, -1] = IGNORED
+        return -self._token_losses(self._answer_logits(model, candidate), scored, 0.0).sum(-1)
+
+    def _batch(self, rows: Sequence[dict[str, Any]], answers: list[list[int]]) -> dict[str, Tensor]:
+        ids = [[*row["input_ids"], *answer] for row, answer in zip(rows, answers, strict=True)]
+        input_ids, mask = pad(ids, self._pad_id, self._multiple, left=True)
+        longest = max(map(len, answers))
+        targets = torch.tensor([[IGNORED] * (longest - len(a)) + a for a in answers])
+        return {
+            "input_ids": input_ids,
+            "attention_mask": mask,
+            "targets": targets,
+            "prompt_length": torch.tensor([len(row["input_ids"]) for row in rows]),
+            "labels": torch.tensor([row["labels"] for row in rows]),
+        }
+
+    def _answer_logits(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """Logits that predict the answer positions: (rows, answer length, vocabulary), fp32."""
+        mask, length = batch["attention_mask"], batch["targets"].shape[1]
+        inputs = {"input_ids": batch["input_ids"], "attention_mask": mask}
+        if self._takes_positions:
+            inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
+        keep = {"logits_to_keep": length + 1} if self._slices_itself else {}
+        logits: Tensor = model(**inputs, **keep).logits
+        return logits[:, -length - 1 : -1].float()
+
+    def _mean_loss(self, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        return self._token_losses(logits, targets, smoothing).sum(-1) / (targets != IGNORED).sum(-1)
+
+    @staticmethod
+    def _token_losses(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        return functional.cross_entropy(
+            logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none", label_smoothing=smoothing
+        )
+
+
+IGNORED = -100
+"""A target that no loss is taken of."""
+
+
+def pad(rows: Sequence[Sequence[int]], pad_id: int, multiple: int, *, left: bool) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask, both int64 (rows, longest row rounded up to `multiple`)."""
+    longest = max(map(len, rows))
+    width = -(-longest // multiple) * multiple
+    ids = torch.full((len(rows), width), pad_id)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for i, row in enumerate(rows):
+        place = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[i, place] = torch.tensor(row)
+        mask[i, place] = 1
+    return ids, mask
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

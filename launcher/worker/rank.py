@@ -1,0 +1,195 @@
+"""main of one rank. The agent imports this module once and calls `main` in each process that it forks.
+
+Nothing here, or in what it imports, may start a thread or touch a device at import: a fork would inherit it broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import runpy
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from launcher import rundir
+from launcher.errors import EXIT_JOB_FAILED, LaunchError
+from launcher.plan import Plan
+from launcher.rundir import RunDir
+from launcher.worker import data, device
+from launcher.worker import model as models
+from launcher.worker.callbacks import Events, Progress
+from launcher.worker.device import Rank
+from launcher.worker.trainer import RecipeTrainer
+
+DEFAULT_TIMEOUT_S = 1800
+"""TrainingArguments' own ddp_timeout."""
+
+
+def preload(plan: Plan) -> None:
+    """Import what ranks of this plan will need, so that forked ones find it loaded. Touches no device."""
+    os.environ["DS_ACCELERATOR"] = plan.device  # read when deepspeed is imported
+    import datasets
+    import evaluate
+    import sklearn.metrics
+
+    del datasets, evaluate, sklearn
+    if plan.zero_stage is not None:
+        import deepspeed
+
+        del deepspeed
+    if plan.recipe.adapter is not None:
+        import importlib.util
+
+        if importlib.util.find_spec("peft") is not None:
+            import peft
+
+            del peft
+
+
+def main(run_dir: Path, attempt: int = 0) -> None:
+    """Train as this rank of the run, and leave its part of the run directory.
+
+    Raises:
+        SystemExit: on failure, after writing attempt_<n>/error_<r>.json: 2 for what the user must change, else 1.
+    """
+    run = RunDir(run_dir)
+    index = 0
+    try:
+        rank = Rank.from_env(os.environ)
+        index = rank.index
+        plan = run.plan()
+        if plan.recipe.script is not None:
+            _run_script(Path(plan.recipe_dir) / plan.recipe.script, run)
+        else:
+            _train(plan, run, rank)
+    except Exception as error:
+        raise SystemExit(_record(run, attempt, index, error)) from None
+    device.leave_process_group()
+
+
+def _train(plan: Plan, run: RunDir, rank: Rank) -> None:
+    device.prepare_env(plan, os.environ)
+    device.set_threads()
+    events = Events(run.events_path, enabled=rank.is_first)
+    prepared = data.prepared_for(plan, run)
+    for text in prepared.notes:
+        events.emit("note", text=text)
+    events.emit(
+        "start", world_size=plan.world_size, strategy=plan.strategy, precision=plan.precision, device=plan.device
+    )
+    trainer, progress = _build(plan, run, rank, prepared, events)
+    output = trainer.train()
+    final = _final_evaluation(trainer)
+    trainer.save_model(str(run.model_dir))
+    if rank.is_first:
+        events.emit("model", path=str(run.model_dir))
+        _write_results(plan, run, trainer, progress, final, output.metrics)
+        events.emit("end", **{k: v for k, v in final.items() if isinstance(v, int | float)})
+
+
+def _build(
+    plan: Plan, run: RunDir, rank: Rank, prepared: data.Prepared, events: Events
+) -> tuple[RecipeTrainer, Progress]:
+    transformers.utils.logging.disable_progress_bar()
+    device.init_process_group(plan, timeout_s=plan.training_arguments.get("ddp_timeout", DEFAULT_TIMEOUT_S))
+    deepspeed_path = str(run.deepspeed_path) if plan.zero_stage is not None else None
+    args = device.training_arguments(plan, output_dir=str(run.checkpoints), deepspeed_path=deepspeed_path)
+    device.check_world(plan, rank, args)
+    # The head that a pretrained model lacks is drawn from this seed, so it is the same on all ranks.
+    transformers.set_seed(args.seed)
+    tokenizer = models.load_tokenizer(plan.recipe, Path(prepared.tokenizer_path))
+    model = models.load_model(plan, prepared, tokenizer)
+    trainer = RecipeTrainer(
+        plan=plan,
+        rank=rank,
+        task=models.task(plan, prepared, tokenizer, model),
+        num_labels=prepared.num_labels,
+        model=model,
+        args=args,
+        processing_class=tokenizer,
+        train_dataset=data.open_split(prepared.train),
+        eval_dataset=data.open_split(prepared.eval) if prepared.eval else None,
+    )
+    progress = Progress(trainer, events)
+    trainer.add_callback(progress)
+    return trainer, progress
+
+
+def _final_evaluation(trainer: RecipeTrainer) -> dict[str, Any]:
+    """Figures of the model that is saved; evaluated again only where the last evaluation was of other weights."""
+    if trainer.eval_dataset is None:
+        return {}
+    if trainer.figures_step != trainer.state.global_step or trainer.args.load_best_model_at_end:
+        trainer.evaluate()
+    return _plain(trainer.figures)
+
+
+def _plain(figures: dict[str, Any]) -> dict[str, Any]:
+    keep = ("eval_loss", "eval_samples", "eval_runtime", "eval_samples_per_second")
+    return {k if k in keep else k.removeprefix("eval_"): v for k, v in figures.items()}
+
+
+def _write_results(
+    plan: Plan, run: RunDir, trainer: RecipeTrainer, progress: Progress, final: dict[str, Any], train: dict[str, Any]
+) -> None:
+    if trainer.predictions is not None:
+        rundir.write_text(run.predictions_path, "".join(trainer.predictions.lines()))
+    state = trainer.state
+    figures = {
+        "global_step": state.global_step,
+        "train_loss": trainer.mean_train_loss,
+        **{k: train[k] for k in ("train_runtime", "train_samples_per_second", "train_steps_per_second")},
+        "total_flos": state.total_flos,
+        "epoch": state.epoch,
+    }
+    facts = {
+        "world_size": plan.world_size,
+        "strategy": plan.strategy,
+        "precision": plan.precision,
+        "device": plan.device,
+    }
+    rundir.write_json(run.metrics_path, {**facts, "epochs": progress.epochs, "final": final, "train": figures})
+
+
+def _run_script(script: Path, run: RunDir) -> None:
+    """Run the user's own recipe as `__main__`, with its folder first on sys.path as Python itself would."""
+    os.environ["ASCEND_LAUNCH_RUN_DIR"] = str(run.path)
+    sys.path.insert(0, str(script.parent))
+    sys.argv = [str(script)]
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as stop:
+        if stop.code not in (None, 0):
+            raise LaunchError(f"{script} ended with exit code {stop.code}", exit_code=EXIT_JOB_FAILED) from stop
+
+
+def _record(run: RunDir, attempt: int, index: int, error: Exception) -> int:
+    """Write error_<r>.json and the traceback to this rank's log; returns the exit code."""
+    known = error if isinstance(error, LaunchError) else None
+    text = "".join(traceback.format_exception(error))
+    record: dict[str, Any] = {
+        "rank": index,
+        "type": type(error).__name__,
+        "message": str(error),
+        "traceback": text,
+        "time_ns": time.monotonic_ns(),
+        "what": known.what if known else f"{type(error).__name__}: {error}",
+        "hint": known.hint if known else "",
+        "exit_code": known.exit_code if known else EXIT_JOB_FAILED,
+    }
+    print(text, file=sys.stderr, flush=True)
+    rundir.write_json(run.error_path(attempt, index), record)
+    return int(record["exit_code"])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="One rank of a planned run, under torchrun's environment variables.")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--attempt", type=int, default=0)
+    options = parser.parse_args()
+    main(options.run_dir, options.attempt)

@@ -1,0 +1,190 @@
+"""transformers' Trainer with three things made exact: the loss of a step, the order of rows, and the evaluation."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerControl
+
+from launcher.plan import Plan
+from launcher.worker import device, metrics
+from launcher.worker.batches import RankBatches, eval_batches
+from launcher.worker.data import lengths
+from launcher.worker.metrics import Predictions
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from launcher.worker.device import Rank
+    from launcher.worker.model import Task
+
+_NO_ROW = -1
+
+
+class RecipeTrainer(Trainer):
+    """Trainer of a planned recipe.
+
+    Loss: a step's loss is the mean over the rows of its global batch. Trainer 5.23 leaves the mean of a micro batch of
+    a classification head undivided by accumulation and multiplies it by the number of ranks (its forward takes
+    `num_items_in_batch` and drops it), so loss and gradients come out accumulation x ranks times too large, and
+    clipping bites at another norm for each split. Ours is summed over rows and divided by what a rank holds in one
+    step; DDP, DeepSpeed and FSDP2 all then average over ranks.
+
+    Evaluation: labels are found on the device, and (index, label, prediction, loss) of each row is gathered.
+    """
+
+    loss_is_scaled_for_ga = True
+    control: TrainerControl
+
+    def __init__(
+        self, *, plan: Plan, rank: Rank, task: Task, num_labels: int, train_dataset: Dataset,
+        eval_dataset: Dataset | None, **options: Any,
+    ) -> None:  # fmt: skip
+        device.allow_fsdp_on_cpu(plan)
+        super().__init__(train_dataset=train_dataset, eval_dataset=eval_dataset, data_collator=task.collate, **options)
+        # Counting labels over ranks is for losses that are divided by the count; ours are not.
+        self.model_accepts_loss_kwargs = False
+        self.plan = plan
+        self.rank = rank
+        self.task = task
+        self.num_labels = num_labels
+        self.metric_names = plan.recipe.metrics
+        self.predictions: Predictions | None = None
+        """Of the latest evaluation."""
+        self.figures: dict[str, Any] = {}
+        """Of the latest evaluation, with their eval_ prefix."""
+        self.figures_step = -1
+        self.eval_progress = (0, 0)
+        self._num_parameters = _num_parameters(self.model)
+        self._loss_sum = torch.zeros((), device=self.args.device)
+        self._loss_steps = 0
+        self._loss_total = 0.0
+
+    def check_engine(self) -> dict[str, Any]:
+        """See `device.check_engine`; called on every rank before the first step."""
+        return device.check_engine(self.plan, self)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """6 x parameters x tokens, as Trainer counts, but of the whole model where this rank holds a shard."""
+        return 6 * int(inputs["input_ids"].numel()) * self._num_parameters
+
+    # -- training --------------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        args, data_seed = self.args, self.args.data_seed
+        return self._loader(
+            self.train_dataset,
+            RankBatches(
+                lengths(self.train_dataset),
+                self.plan.batch,
+                rank=self.rank.index,
+                world_size=self.plan.world_size,
+                seed=args.seed if data_seed is None else data_seed,
+                order=str(getattr(args.train_sampling_strategy, "value", args.train_sampling_strategy)),  # type: ignore[arg-type]
+                drop_last=args.dataloader_drop_last,
+            ),
+        )
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        losses = self.task.losses(model, inputs)
+        loss = losses.sum() / (self.plan.batch.micro_size * self.plan.batch.accumulation)
+        return (loss, {"losses": losses}) if return_outputs else loss
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._loss_sum += loss.float()
+        if self.accelerator.sync_gradients:
+            self._loss_steps += 1
+        return loss
+
+    def take_epoch_loss(self) -> float | None:
+        """Mean over the steps since the last call, of all ranks; every rank must call it."""
+        total = self.accelerator.gather(self._loss_sum.reshape(1)).mean().item()
+        steps, self._loss_steps = self._loss_steps, 0
+        self._loss_sum.zero_()
+        self._loss_total += total
+        return total / steps if steps else None
+
+    @property
+    def mean_train_loss(self) -> float:
+        """Mean over the steps that this process has trained."""
+        return self._loss_total / max(self.state.global_step - self._initial_global_step, 1)
+
+    # -- evaluation ------------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, Any]:
+        """Loss and figures over every row of the evaluation split, each counted once.
+
+        The rows are those of `eval_dataset` of the constructor; the argument is Trainer's and must be left out.
+        """
+        assert eval_dataset is None, "a recipe has one evaluation split"
+        start_s = time.monotonic()
+        rows = self._evaluate_rows()
+        found = [None]
+        if self.rank.is_first:
+            self.predictions = Predictions.from_rows(rows, num_rows=len(self.eval_dataset))
+            figures = metrics.compute(self.metric_names, self.predictions, num_labels=self.num_labels)
+            found = [{"loss": self.predictions.loss, **figures}]  # type: ignore[list-item]
+        broadcast_object_list(found)
+        seconds = time.monotonic() - start_s
+        assert found[0] is not None
+        figures = {**found[0], "samples": len(self.eval_dataset), "runtime": round(seconds, 4),
+                   "samples_per_second": round(len(self.eval_dataset) / seconds, 3)}  # fmt: skip
+        result = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
+        self.figures, self.figures_step = result, self.state.global_step
+        self.log({name: value for name, value in result.items() if isinstance(value, int | float)})
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
+        return result
+
+    def _evaluate_rows(self) -> list[tuple[int, int, int, float]]:
+        """(index, label, prediction, loss) of every row, on every rank, in no order."""
+        size, world_size = self.args.per_device_eval_batch_size, self.plan.world_size
+        batches = eval_batches(lengths(self.eval_dataset), size=size, rank=self.rank.index, world_size=world_size)
+        # Sharded weights are only gathered inside the wrapper's forward; DDP's would broadcast buffers every batch.
+        model = self.model_wrapped if self.is_deepspeed_enabled or self.is_fsdp_enabled else self.model
+        was_training = model.training
+        model.eval()
+        numbers = torch.full((len(batches), size, 3), _NO_ROW, device=self.args.device)
+        losses = torch.zeros((len(batches), size), device=self.args.device)
+        loader = self._loader(self.eval_dataset, [rows for rows, _ in batches])
+        with torch.no_grad():
+            for i, (batch, (rows, counts)) in enumerate(zip(loader, batches, strict=True)):
+                inputs = self._prepare_inputs(batch)
+                predicted, loss = self.task.evaluate(model, inputs)
+                if counts:
+                    index = torch.tensor(rows, device=self.args.device)
+                    numbers[i, : len(rows)] = torch.stack([index, inputs["labels"], predicted], dim=-1)
+                    losses[i, : len(rows)] = loss
+                self.eval_progress = (i + 1, len(batches))
+                self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        model.train(was_training)
+        numbers = self.accelerator.gather(numbers).reshape(-1, 3).tolist()
+        losses = self.accelerator.gather(losses).reshape(-1).tolist()
+        return [(*n, loss) for n, loss in zip(numbers, losses, strict=True) if n[0] != _NO_ROW]
+
+    def _loader(self, rows: Dataset, batches: Any) -> DataLoader:
+        # Not `accelerator.prepare`d: the batches are this rank's own already, and Trainer moves them to the device.
+        workers = self.args.dataloader_num_workers
+        return DataLoader(
+            rows,
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context if workers else None,
+        )
+
+
+def _num_parameters(model: torch.nn.Module) -> int:
+    """Parameters outside embeddings, counted whole under ZeRO-3 too."""
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if id(p) not in embeddings)
