@@ -1,0 +1,994 @@
+"""Why did it fail? Log text → cause, fix, source. The knowledge is in signatures.yaml; this file finds the line that counts.
+
+Two rules decide. Within one log the earliest event wins, and inside an event the text that says most. Across ranks a
+real error beats a rank that merely waited for another (HCCL's timeouts), and that beats a rank that noticed its peers
+were gone (watchdogs, closed sockets): those follow from a failure elsewhere, however loudly and early they are printed.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from launcher.errors import LaunchError
+
+Kind = Literal["root", "peer", "consequence", "wrapper", "note"]
+Lang = Literal["en", "zh"]
+_ORDER: dict[str, int] = {"root": 0, "peer": 1, "consequence": 2, "wrapper": 3, "note": 4}
+
+SIGNATURES = Path(__file__).with_name("signatures.yaml")
+_MAX_LINE = 4000
+"""Characters of a line that are looked at; CANN's longest real line is about 1,500."""
+_HEAD_BYTES, _TAIL_BYTES = 8 << 20, 16 << 20
+"""Of a huge log the beginning (where the first error is) and the end (where the last one is) are read."""
+_MAX_FILES = 4096
+_EVENT_LINES, _EVENT_SECONDS = 40, 60.0
+"""Matches this near to each other tell of one event."""
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One row of signatures.yaml."""
+
+    id: str
+    area: str
+    kind: Kind
+    weight: int
+    patterns: tuple[re.Pattern[str], ...]
+    cause: Mapping[str, str]
+    fix: Mapping[str, str]
+    source: str
+    refine: str = ""
+    examples: tuple[str, ...] = ()
+    raw_patterns: tuple[str, ...] = ()
+
+
+# "EI0006: 2024-..." | "EI0006: [PID: 1] 2025-..." | "Some_Title(EI0006): ..." | the undated block of 2023, at a line's start
+_CODE = r"(?:(?<=\w\(){0}\):|\b{0}: ?(?=\[PID|\d{{4}}-\d\d-\d\d)|\b{0}\[PID: ?\d+\]|^\s*{0}: (?=[A-Z]))"
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """A regular expression of the table; `<EI0006>` becomes the shapes in which CANN prints a code."""
+    return re.compile(
+        re.sub(r"<((?:\(\?:)?E[A-Z0-9]\d{4,5}(?:\|E[A-Z0-9]\d{4,5})*\)?)>", lambda m: _CODE.format(m[1]), text)
+    )
+
+
+@functools.cache
+def signatures() -> tuple[Signature, ...]:
+    """The table, compiled. libyaml reads it in a tenth of the time where it is there."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    rows = yaml.load(SIGNATURES.read_text(encoding="utf-8"), loader)  # noqa: S506 (a safe loader both ways)
+    return tuple(
+        Signature(
+            id=r["id"],
+            area=r["area"],
+            kind=r.get("kind", "root"),
+            weight=r.get("weight", 50),
+            patterns=tuple(_pattern(m) for m in r["match"]),
+            cause={"en": r["en"]["cause"], "zh": r["zh"]["cause"]},
+            fix={"en": r["en"]["fix"], "zh": r["zh"]["fix"]},
+            source=r["source"],
+            refine=r.get("refine", ""),
+            examples=tuple(r.get("examples", ())),
+            raw_patterns=tuple(r["match"]),
+        )
+        for r in rows
+    )
+
+
+@functools.cache
+def _by_id() -> dict[str, Signature]:
+    return {s.id: s for s in signatures()}
+
+
+# --- lines ---------------------------------------------------------------------------------------------------------
+
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+# What launchers and serving frameworks put before a line. A rank named there is the line's rank.
+_PREFIXES = (
+    re.compile(r"^\[(?:rank|default|local_rank )(?P<rank>\d{1,6})\]:\s?"),
+    re.compile(r"^\[(?P<rank>\d{1,6})\]:\s"),
+    re.compile(r"^(?P<host>[\w.-]+): (?=\[rank\d)"),
+    re.compile(r"^\([A-Za-z_]\w*(?: rank=(?P<rank>\d{1,6}))?(?: pid=\d+)?(?:, ip=(?P<host>[\w.:]+))?\)\s?"),
+    re.compile(r"^(?:ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d (?:\[[^\]]*\]|\S+:\d+\])\s?"),
+    re.compile(r"^> "),
+)
+_PLOG = re.compile(r"^\[(?P<level>ERROR|WARNING|INFO|DEBUG|EVENT|TRACE)\] ?(?P<module>[A-Z_]+)\((?P<pid>\d{1,9}),")
+_QUIET = {"INFO", "DEBUG", "EVENT", "TRACE"}
+_CANN_TIME = re.compile(r"\b(20\d\d)-(\d\d)-(\d\d)[-T ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,3}))?")
+_RANK = re.compile(
+    r"\bRankID:(-?\d{1,6})|\blocalUserrank\[(\d{1,6})\]|\brank(?:s|Num)\[\d+\],? ?rank\[(\d{1,6})\]|\brankId\[(\d{1,6})\]"
+    r"|^\s*rank\s+: (\d{1,6}) \(local_rank"  # torch elastic's summary of the first failure
+)
+_HOST = re.compile(r"^\s*host\s+: (\S+)\s*$")
+_CARD = re.compile(
+    r"\bDevice:(-?\d{1,4})\b|\bdevice(?:Logic)?Id\[(\d{1,4})\]|\bdevice_id=(\d{1,4})|\bdevice\(chipId:(\d{1,4})|"
+    r"\bcomm error, device\[(\d{1,4})\]"
+)
+_EXCEPTION = re.compile(r"^(?P<type>(?:[A-Za-z_]\w*\.)*[A-Z]\w*)(?:: (?P<message>.*))?$")
+_PID = re.compile(r"\bPID: ?(\d{1,9})")
+# A cheap look before 150 patterns: every line worth reading contains one of these, and str.find is 100 times as fast
+# over a log of progress lines. A test holds every pattern of the table to it.
+_TELLTALES = (
+    *(
+        "rror",
+        "ERR",
+        "xception",
+        "ail",
+        "imeout",
+        "imed out",
+        "imes out",
+        "ime out",
+        "illed",
+        "oom-kill",
+        "signal",
+        "Signal",
+    ),
+    *("SIG", "nvalid", "ot found", "annot", "an't ", "ouldn't", "nable to", "o such", "o space", "bound", "bnormal"),
+    *("xhausted", "xceed", "enied", "ead-only", "tale file", "ut of ", "HBM", "UCE", "eartbeat", "stalled", "borted"),
+    *(
+        "core dumped",
+        "dcmi",
+        "DrvMng",
+        "not same",
+        "same superDevice",
+        "mismatch",
+        "inconsistent",
+        "different",
+        "xpected",
+    ),
+    *("requires", "Traceback", "undefined symbol", "'nan", "'inf", "is nan", "is inf", "NaN", ": nan", ": inf"),
+    *("return code", "exit code", "exitcode", "anktable", "not supported", "not currently supported", "restricted"),
+    *("doesn't", "does not", "have been set", "not set", "have the same dtype", "have same", "double dtype", "ocket"),
+    *(
+        "Connection",
+        "Broken pipe",
+        "unavailable",
+        "port is down",
+        "Notify",
+        "Asking to pad",
+        "Access",
+        "gated",
+        "Ninja",
+    ),
+    *("Config", "config", "Column", "rankinfo", "closing signal", "Segmentation", "Illegal", "ffline", "valid model"),
+    *(
+        "untested",
+        "toggled",
+        "disconnected",
+        "ancdata",
+        "bad_alloc",
+        "raining process",
+        "no longer",
+        "occurred",
+        "check",
+    ),
+    *(
+        "may be inaccurate",
+        "must ",
+        "not installed",
+        "not implemented",
+        "EI0",
+        "EL0",
+        "EJ0",
+        "EE1",
+        "EE9",
+        "EH9",
+        "EZ1",
+    ),
+    *(
+        "EZ9",
+        "E19999",
+        "E39999",
+        "E3000",
+        "E40021",
+        "EI9",
+        "closed by peer",
+        "GLIBC",
+        "eer is",
+        "process happen",
+        "is err",
+    ),
+    *(
+        "clients joined",
+        "Root Cause",
+        "Phyid",
+        "PhyId",
+        "Loss is",
+        "oom_score",
+        "bf16",
+        "is not a local",
+        "contains custom",
+    ),
+    *(
+        "[Errno",
+        "runtime result",
+        "valid device range",
+        "has no attribute",
+        "shared memory",
+        "Conflict]",
+        "cqe",
+        "not a valid",
+    ),
+    *("plog may", "execution time", "Could not run", "not compiled with", "NVIDIA", "EADDRINUSE", "already in use"),
+    *(
+        "KeyboardInterrupt",
+        "is not equal to",
+        "loss scale",
+        "client provided",
+        "not compatible",
+        "Not Found",
+        "Incorrect",
+    ),
+    *("no file named", "Unrecognized", "did not return", "No module", "Unknown split", "blas_thread", "VERIFY_FAILED"),
+    *("RankID:", "localUserrank[", "rankId[", "], rank[", "],rank[", "local_rank: ", "  host  ", "device_id="),
+)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One line of a log, with what its own text says of where it comes from."""
+
+    number: int
+    text: str
+    rank: int | None
+    card: int | None
+    host: str | None
+    time_s: float | None
+    is_context: bool = False
+    """Only looked at for who wrote it: a level below warning, or source code inside a traceback."""
+
+
+def _first_int(match: re.Match[str] | None) -> int | None:
+    if match is None:
+        return None
+    value = next((int(g) for g in match.groups() if g is not None), -1)
+    return value if value >= 0 else None
+
+
+def _time_s(text: str) -> float | None:
+    """Seconds since the epoch of the first full date in a line, read as local time as CANN writes it."""
+    m = _CANN_TIME.search(text[:400])
+    if m is None:
+        return None
+    y, mo, d, h, mi, s = (int(g) for g in m.groups()[:6])
+    try:
+        return time.mktime((y, mo, d, h, mi, s, 0, 0, -1)) + int((m[7] or "0").ljust(3, "0")) / 1000
+    except (OverflowError, ValueError):
+        return None
+
+
+def _strip(text: str) -> tuple[str, int | None, str | None]:
+    """A line without its prefixes, and the rank and host they named."""
+    rank, host = None, None
+    text = _ANSI.sub("", text[:_MAX_LINE])
+    for _ in range(4):
+        for prefix in _PREFIXES:
+            if m := prefix.match(text):
+                found = m.groupdict()
+                rank = int(found["rank"]) if found.get("rank") else rank
+                host = found.get("host") or host
+                text = text[m.end() :]
+                break
+        else:
+            break
+    return text, rank, host
+
+
+def _candidates(text: str) -> Iterator[tuple[int, str, bool]]:
+    """(number, line, is source code of a traceback) of the lines that hold a telltale, in order."""
+    starts: set[int] = set()
+    has_returns = "\r" in text  # progress bars end their lines with a bare carriage return
+    for telltale in _TELLTALES:
+        at = text.find(telltale)
+        while at >= 0:
+            start = text.rfind("\n", 0, at) + 1
+            if has_returns:
+                start = max(start, text.rfind("\r", start, at) + 1)
+            starts.add(start)
+            at = text.find(telltale, _line_end(text, at, has_returns))
+    number, counted = 1, 0
+    for start in sorted(starts):
+        number += text.count("\n", counted, start)
+        counted = start
+        previous = text[max(0, start - 400, text.rfind("\n", 0, max(0, start - 1)) + 1) : start]
+        yield number, text[start : min(_line_end(text, start, has_returns), start + _MAX_LINE)], 'File "' in previous
+
+
+def _line_end(text: str, at: int, has_returns: bool) -> int:
+    end = text.find("\n", at)
+    end = len(text) if end < 0 else end
+    if has_returns and (early := text.find("\r", at, end)) >= 0:
+        return early
+    return end
+
+
+def _lines(text: str) -> Iterator[_Line]:
+    for number, raw, follows_frame in _candidates(text):
+        stripped, rank, host = _strip(raw)
+        m = _PLOG.match(stripped)
+        # The line under `File "x.py", line 3` is the source: a raise with its text in it is not that error.
+        is_code = stripped.lstrip().startswith('File "') or (follows_frame and not _EXCEPTION.match(stripped))
+        own, named = _first_int(_RANK.search(stripped)), _HOST.match(stripped)
+        yield _Line(
+            number,
+            stripped,
+            rank=own if own is not None else rank,
+            card=_first_int(_CARD.search(stripped)),
+            host=named[1] if named else host,
+            time_s=_time_s(stripped),
+            is_context=is_code or (m is not None and m["level"] in _QUIET),
+        )
+
+
+# --- matches in one log --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Match:
+    signature: Signature
+    line: _Line
+    groups: Mapping[str, str]
+
+
+def _matches_in_line(line: _Line) -> Iterator[_Match]:
+    for signature in signatures():
+        for pattern in signature.patterns:
+            if m := pattern.search(line.text):
+                groups = {k: v for k, v in m.groupdict().items() if v is not None}
+                yield _refined(_Match(signature, line, groups))
+                break
+
+
+def _refined(match: _Match) -> _Match:
+    if match.signature.refine == "oom" and _others_hold_the_card(match.groups):
+        return replace(match, signature=_by_id()["oom-npu-others"])
+    return match
+
+
+_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def _bytes(text: str) -> float:
+    number, _, unit = text.partition(" ")
+    try:
+        return float(number) * _UNITS.get(unit, 1)
+    except ValueError:
+        return 0.0
+
+
+def _others_hold_the_card(groups: Mapping[str, str]) -> bool:
+    """The card's total, less what this process reserved, less what is free, is what others hold.
+
+    An idle card of "64 GB" shows about 61 GiB here, so CANN's own share is already outside the total; a few hundred
+    MiB remain for this process's own contexts and HCCL buffers, so only more than 3 GiB and a tenth counts.
+    """
+    total, free, reserved = (_bytes(groups.get(k, "")) for k in ("total", "free", "reserved"))
+    missing = total - reserved - free
+    return total > 0 and missing > max(3 * _UNITS["GiB"], total / 10)
+
+
+_TRACEBACK = "Traceback (most recent call last)"
+_NOT_ERRORS = {
+    "SystemExit",
+    "KeyboardInterrupt",
+    "ChildFailedError",
+    "SignalException",
+    "BrokenPipeError",
+    "GeneratorExit",
+}
+PYTHON = Signature(
+    id="python-exception",
+    area="python",
+    kind="root",
+    weight=10,
+    patterns=(),
+    cause={
+        "en": "{type}: {message} (raised at {where}).",
+        "zh": "{type}：{message}（发生在 {where}）。",
+    },
+    fix={
+        "en": "the launcher has no advice for this text; read the traceback in the log, its last frame first.",
+        "zh": "这条错误不在知识库中；请看日志里的堆栈，从最后一帧看起。",
+    },
+    source="the traceback",
+)
+LAUNCH = replace(
+    PYTHON,
+    id="launch-error",
+    weight=95,
+    cause={"en": "{message}", "zh": "{message}"},
+    fix={"en": "{hint}", "zh": "{hint}"},
+    source="ascend-launch",
+)
+"""Our own error inside a rank: it brought its advice along."""
+
+
+def _python_fallback(text: str, known: Iterable[_Match]) -> _Match | None:
+    """The last uncaught exception whose own message no signature knows.
+
+    Of exceptions chained by "direct cause" the first is meant; of those raised "during handling" the last.
+    """
+    if _TRACEBACK not in text:
+        return None
+    lines = text.splitlines()
+    known_at = {m.line.number: m.signature.kind for m in known if m.signature.kind != "note"}
+    found: _Match | None = None
+    index, is_cause = 0, False
+    while index < len(lines):
+        if not any(t in lines[index] for t in (_TRACEBACK, "Exception ignored in", "Error in atexit", "direct cause")):
+            index += 1
+            continue
+        stripped, rank, host = _strip(lines[index])
+        if stripped.startswith(("Exception ignored in", "Error in atexit")):
+            index = _after_traceback(lines, index + 1)
+            continue
+        if not stripped.startswith(_TRACEBACK):
+            is_cause = is_cause or "direct cause of the following exception" in stripped
+            index += 1
+            continue
+        end = _after_traceback(lines, index)
+        body = [_strip(t)[0] for t in lines[index:end]]
+        m = _EXCEPTION.match(body[-1].strip()) if body else None
+        frame = next((f for f in reversed(body) if f.lstrip().startswith('File "')), "")
+        where = re.sub(r'^\s*File "([^"]*)", line (\d+).*', r"\1:\2", frame)
+        if is_cause:  # a wrapper raised around the exception before it; the one before is the one that counts
+            is_cause = False
+        elif m and m["type"].rpartition(".")[2] not in _NOT_ERRORS:
+            until = next((n for n in range(end, min(end + 8, len(lines))) if _TRACEBACK in lines[n]), end + 8)
+            known_here = [known_at[n] for n in range(end, until + 1) if n in known_at]
+            if not known_here:
+                line = _Line(end, body[-1][:_MAX_LINE], rank, None, host, None)
+                fields = {"type": m["type"], "message": (m["message"] or "").strip()[:300], "where": where or "unknown"}
+                hint = _strip(lines[end])[0] if end < len(lines) else ""
+                is_ours = m["type"].endswith("LaunchError") and hint.startswith("  fix: ")
+                fields |= {"hint": hint.removeprefix("  fix: ")} if is_ours else {}
+                found = _Match(LAUNCH if is_ours else PYTHON, line, fields)
+            elif "root" in known_here:
+                found = None
+        index = end
+    return found
+
+
+def _after_traceback(lines: Sequence[str], start: int) -> int:
+    """Index after the exception line of the traceback at `start`: frames are indented, the exception is not."""
+    index = start + 1
+    while index < len(lines):
+        text = _strip(lines[index])[0]
+        if text and not text[0].isspace() and not text.startswith("File "):
+            return index + 1
+        index += 1
+    return index
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One log and what is known of where it was written."""
+
+    name: str
+    text: str
+    rank: int | None = None
+    host: str | None = None
+    card: int | None = None
+    time_s: float | None = None
+    """When the rank failed, where a record says so."""
+    clock_s: float | None = None
+    """The same on the host's monotonic clock, which orders the ranks of one host exactly."""
+
+
+def _events(matches: Sequence[_Match]) -> Iterator[list[_Match]]:
+    """Matches in runs that tell of one event each."""
+    event: list[_Match] = []
+    for match in matches:
+        if event:
+            near = match.line.number - event[-1].line.number <= _EVENT_LINES
+            times = [m.line.time_s for m in event if m.line.time_s is not None]
+            soon = match.line.time_s is None or not times or abs(match.line.time_s - times[0]) <= _EVENT_SECONDS
+            if not (near and soon):
+                yield event
+                event = []
+        event.append(match)
+    if event:
+        yield event
+
+
+# --- verdicts ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One explained error."""
+
+    id: str
+    kind: Kind
+    area: str
+    cause: str
+    fix: str
+    source: str
+    line: str
+    """The text that gave it away."""
+    file: str = ""
+    line_number: int = 0
+    rank: int | None = None
+    """The culprit: the rank that reported, or the one it accuses; None where it waits for a peer it cannot name."""
+    ranks: tuple[int, ...] = ()
+    """All culprits where there are several."""
+    host: str | None = None
+    card: int | None = None
+    reported_by: int | None = None
+    """The rank in whose log it stands, where that is not the culprit, or the culprit is not named."""
+    reported_card: int | None = None
+    time_s: float | None = None
+    weight: int = field(default=50, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        return {k: v for k, v in asdict(self).items() if k != "weight" and v not in (None, (), "")}
+
+
+def _fill(template: str, fields: Mapping[str, str]) -> str:
+    """`{name}` from the log's own words, `?` where the log does not say. Other braces are text."""
+    return re.sub(r"\{(\w+)\}", lambda m: fields.get(m[1], "?"), template)
+
+
+def _context(event: Sequence[_Match], all_lines: Sequence[_Line]) -> tuple[int | None, int | None, str | None]:
+    """Rank, card and host that the lines of an event, else any line of the log, name for the process that wrote them."""
+    near = [m.line for m in event]
+    rank = next(
+        (x.rank for x in near if x.rank is not None), next((x.rank for x in all_lines if x.rank is not None), None)
+    )
+    card = next(
+        (x.card for x in near if x.card is not None), next((x.card for x in all_lines if x.card is not None), None)
+    )
+    host = next((x.host for x in near if x.host), None)
+    return rank, card, host
+
+
+def _int_or_none(text: str | None) -> int | None:
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) <= 9 else None
+
+
+def _culprits(event: Sequence[_Match], chosen: _Match) -> tuple[tuple[int, ...], int | None, str | None]:
+    """(ranks, card, host) that an event's texts accuse. The chosen line first; lines of the same signature add to it."""
+    ranks: tuple[int, ...] = ()
+    card: int | None = None
+    host: str | None = None
+    for match in (chosen, *(m for m in event if m.signature is chosen.signature)):
+        groups = match.groups
+        if not ranks and "ranks" in groups:
+            ranks = tuple(int(r) for r in re.findall(r"\d{1,6}", groups["ranks"]))
+        if not ranks and (rank := _int_or_none(groups.get("rank"))) is not None:
+            ranks = (rank,)
+        if card is None:
+            card = _int_or_none(groups.get("card"))
+        host = host or groups.get("host")
+    return ranks, card, host
+
+
+_NEED = re.compile(r"need connect rankNum is \[(\d{1,6})\]")
+
+
+def _missing_ranks(text: str, event: Sequence[_Match]) -> tuple[int, ...]:
+    """Ranks that did not connect: rank 0 lists those that did, and how many it waits for."""
+    connected = {int(r) for m in event for r in re.findall(r"\d{1,18}", m.groups.get("connected", ""))}
+    need = _NEED.search(text)
+    if not connected or need is None or int(need[1]) > 100_000:
+        return ()
+    return tuple(r for r in range(int(need[1])) if r not in connected)
+
+
+def _span(ranks: Sequence[int]) -> str:
+    return ", ".join(map(str, ranks[:16])) + (f" (and {len(ranks) - 16} more)" if len(ranks) > 16 else "")
+
+
+def _verdict(source: _Source, event: Sequence[_Match], chosen: _Match, lines: Sequence[_Line], lang: Lang) -> Verdict:
+    signature = chosen.signature
+    rank, card, host = _context(event, lines)
+    reporter_rank = source.rank if source.rank is not None else rank
+    own_card = source.card if source.card is not None else card
+    ranks, culprit_card, culprit_host = _culprits(event, chosen)
+    if signature.refine == "missing_ranks" and not ranks:
+        ranks = _missing_ranks(source.text, event)
+    accuses = signature.kind in ("peer", "consequence")
+    fields = {k: v for m in event if m.signature is signature for k, v in m.groups.items()}
+    fields.update(chosen.groups)
+    if ranks:
+        fields["ranks"] = fields["rank"] = _span(ranks)
+    times = [m.line.time_s for m in event if m.line.time_s is not None]
+    return Verdict(
+        id=signature.id,
+        kind=signature.kind,
+        area=signature.area,
+        cause=_fill(signature.cause[lang], fields),
+        fix=_fill(signature.fix[lang], fields),
+        source=signature.source,
+        line=chosen.line.text.strip()[:500],
+        file=source.name,
+        line_number=chosen.line.number,
+        rank=ranks[0] if ranks else (None if accuses else reporter_rank),
+        ranks=ranks if len(ranks) > 1 else (),
+        host=culprit_host or (None if accuses else (source.host or host)),
+        card=culprit_card if culprit_card is not None else (None if accuses else own_card),
+        reported_by=reporter_rank if accuses and reporter_rank not in ranks else None,
+        reported_card=own_card if accuses else None,
+        time_s=source.time_s if source.time_s is not None else (times[0] if times else None),
+        weight=signature.weight,
+    )
+
+
+def _explain_source(source: _Source, lang: Lang) -> list[Verdict]:
+    """Every verdict in one log, the one that counts first."""
+    lines = list(_lines(source.text))
+    matches = [m for line in lines if not line.is_context for m in _matches_in_line(line)]
+    if fallback := _python_fallback(source.text, matches):
+        matches = sorted([*matches, fallback], key=lambda m: m.line.number)
+    found: list[tuple[tuple[int, int, int, int], Verdict]] = []
+    for number, event in enumerate(_events(matches)):
+        best: dict[str, _Match] = {}
+        for match in event:
+            best.setdefault(match.signature.id, match)
+            if len(match.groups) > len(best[match.signature.id].groups):
+                best[match.signature.id] = match
+        for match in best.values():
+            key = (_ORDER[match.signature.kind], number, -match.signature.weight, match.line.number)
+            found.append((key, _verdict(source, event, match, lines, lang)))
+    found.sort(key=lambda pair: pair[0])
+    unique: dict[str, Verdict] = {}
+    for _, verdict in found:
+        unique.setdefault(verdict.id, verdict)
+    return list(unique.values())
+
+
+def explain_text(text: str, lang: Lang = "en", *, name: str = "", rank: int | None = None) -> list[Verdict]:
+    """Verdicts for one log, the one that counts first; [] where nothing in it is known to be wrong."""
+    report = _rank_verdicts(_by_rank(_Source(name, text, rank=rank)), set(), lang, name)
+    return [report.verdict, *report.others] if report.verdict else []
+
+
+_RANK_PREFIX = re.compile(
+    r"^(?:\x1b\S{1,8}|[\w.-]{1,64}: )?(?:\[(?:rank|default|local_rank )?|\(\w+ rank=)(\d{1,6})\b", re.MULTILINE
+)
+
+
+def _by_rank(source: _Source) -> list[_Source]:
+    """A log in which several ranks write, such as a console's, as one log per rank. Line numbers stay."""
+    if len(set(_RANK_PREFIX.findall(source.text))) < 2:
+        return [source]
+    lines = source.text.splitlines()
+    ranks = [_strip(line[:120])[1] for line in lines]
+    named = {r for r in ranks if r is not None}
+    if len(named) < 2:
+        return [source]
+    return [
+        replace(source, text="\n".join(t if r == rank else "" for t, r in zip(lines, ranks, strict=True)), rank=rank)
+        for rank in (None, *sorted(named)[:64])
+    ]
+
+
+# --- whole runs ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run directory, a plog folder or a text tells."""
+
+    path: str
+    verdict: Verdict | None
+    others: tuple[Verdict, ...] = ()
+    """Further verdicts, best first: consequences, notes, later errors."""
+    suspects: tuple[int, ...] = ()
+    """Where no rank shows a real error: ranks that are silent while the others wait for somebody."""
+    num_files: int = 0
+    num_ranks: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "path": self.path,
+            "verdict": self.verdict.to_json() if self.verdict else None,
+            "others": [v.to_json() for v in self.others],
+            "suspects": list(self.suspects),
+            "num_files": self.num_files,
+            "num_ranks": self.num_ranks,
+        }
+
+
+def read_capped(path: Path) -> str:
+    """A file's text; of a huge one its beginning and its end. Whatever cannot be read is no text."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as f:
+            if size <= _HEAD_BYTES + _TAIL_BYTES:
+                data = f.read(_HEAD_BYTES + _TAIL_BYTES)
+            else:
+                head = f.read(_HEAD_BYTES)
+                f.seek(size - _TAIL_BYTES)
+                data = head + b"\n" + f.read(_TAIL_BYTES)
+    except OSError:
+        return ""
+    return data.decode("utf-8", errors="replace")
+
+
+_RANK_LOG = re.compile(r"^rank_(\d{1,6})\.log$")
+_RANK_ERROR = re.compile(r"^error_(\d{1,6}|prepare)\.json$")
+_PLOG_NAME = re.compile(r"^plog-(\d{1,9})_\d+\.log$")
+_ENTRY = re.compile(r"Entry-HcclCommInitRootInfo\w*:ranks\[\d+\], rank\[(\d{1,6})\]")
+_LOG_SUFFIXES = {".log", ".txt", ".out", ".err"}
+
+
+def _values(data: Any, keys: Sequence[str], depth: int = 0) -> Any:
+    """The first value under one of `keys`, at any depth of a JSON document: launchers nest their records differently."""
+    if depth > 8:
+        return None
+    if isinstance(data, dict):
+        for key in keys:
+            if data.get(key) not in (None, ""):
+                return data[key]
+        children: Iterable[Any] = data.values()
+    elif isinstance(data, list):
+        children = data
+    else:
+        return None
+    for child in children:
+        if (value := _values(child, keys, depth + 1)) is not None:
+            return value
+    return None
+
+
+def _error_record(path: Path, rank: int | None) -> _Source | None:
+    """error_<r>.json, in our shape or torch elastic's: the traceback as text, with when it happened."""
+    try:
+        data = json.loads(read_capped(path))
+    except (ValueError, RecursionError):
+        return None
+    text = _values(data, ("traceback", "py_callstack"))
+    message = _values(data, ("message", "error"))
+    message = message if isinstance(message, str) else _values(message, ("message",))
+    text = "\n".join(t for t in (text, message) if isinstance(t, str))
+    exit_code = _values(data, ("process_exit_code", "exitcode", "exit_code"))
+    if isinstance(exit_code, int) and exit_code < 0:
+        text += f"\nrank {rank} ended with exit code {exit_code}"
+    stamp = _values(data, ("time", "time_s", "timestamp", "wall_time"))
+    time_s: float | None
+    try:
+        time_s = float(stamp)
+    except (TypeError, ValueError):
+        time_s = _time_s(stamp) if isinstance(stamp, str) else None
+    clock_ns = _values(data, ("time_ns",))
+    clock_s = clock_ns / 1e9 if isinstance(clock_ns, int) and 0 < clock_ns < 1 << 63 else None
+    host, card = _values(data, ("host", "hostname")), _values(data, ("card", "device_index", "device"))
+    return _Source(
+        path.name,
+        text,
+        rank,
+        host if isinstance(host, str) else None,
+        card if isinstance(card, int) else None,
+        time_s,
+        clock_s,
+    )
+
+
+def _with_wall_time(records: Mapping[int | None, _Source], folder: Path) -> dict[int | None, _Source]:
+    """Records whose monotonic clock is set to the wall clock, by the file that was written soonest after its error."""
+    offsets = [
+        (folder / r.name).stat().st_mtime - r.clock_s
+        for r in records.values()
+        if r.clock_s is not None and (folder / r.name).exists()
+    ]
+    if not offsets:
+        return dict(records)
+    return {
+        rank: replace(r, time_s=r.clock_s + min(offsets)) if r.clock_s is not None else r for rank, r in records.items()
+    }
+
+
+def _exit_codes(path: Path) -> dict[int, int]:
+    """rank → exit status, from a run's events.jsonl or failure.json: signals leave no text of their own."""
+    codes: dict[int, int] = {}
+    text = read_capped(path)
+    for line in text.splitlines() if path.suffix == ".jsonl" else [text]:
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        rank, code = _values(event, ("rank",)), _values(event, ("process_exit_code", "exitcode", "exit_code"))
+        if isinstance(rank, int) and isinstance(code, int) and code:
+            codes.setdefault(rank, code)
+    return codes
+
+
+def _latest_attempt(path: Path) -> Path:
+    attempts = [
+        (int(m[1]), p) for p in path.iterdir() if p.is_dir() and (m := re.fullmatch(r"attempt_(\d{1,6})", p.name))
+    ]
+    return max(attempts)[1] if attempts else path
+
+
+def _folder_sources(path: Path) -> tuple[list[_Source], set[int]]:
+    """Logs of a folder, each with its rank where name or content gives it, and all ranks that have a log."""
+    attempt = _latest_attempt(path)
+    files = sorted(p for p in attempt.rglob("*") if p.is_file())[:_MAX_FILES]
+    if attempt != path:
+        files += sorted(p for p in path.rglob("plog-*.log") if p.is_file())[:_MAX_FILES]
+        files += [p for p in path.iterdir() if p.is_file() and p.suffix in _LOG_SUFFIXES]
+    sources: list[_Source] = []
+    records: dict[int | None, _Source] = {}
+    for file in files:
+        name = str(file.relative_to(path))
+        if m := _RANK_ERROR.match(file.name):
+            rank = None if m[1] == "prepare" else int(m[1])
+            if record := _error_record(file, rank):
+                records[rank] = replace(record, name=name)
+        elif m := _RANK_LOG.match(file.name):
+            sources.append(_Source(name, read_capped(file), int(m[1])))
+        elif m := _PLOG_NAME.match(file.name):
+            text = read_capped(file)
+            entry = _ENTRY.search(text)
+            sources.append(_Source(name, text, int(entry[1]) if entry else None))
+        elif file.suffix in _LOG_SUFFIXES:
+            sources.append(_Source(name, read_capped(file)))
+    records = _with_wall_time(records, path)
+    ranks = {r for r in (*(s.rank for s in sources), *records) if r is not None}
+    pids = {int(p): s.rank for s in sources if s.rank is not None for p in _PID.findall(s.text[-200_000:])}
+    sources = [_with_record(s, records, pids) for s in sources]
+    for name in ("events.jsonl", "failure.json"):
+        codes = _exit_codes(path / name) if (path / name).is_file() else {}
+        sources += [_Source(name, f"rank {r} ended with exit code {c}", r) for r, c in codes.items() if c < 0]
+    return [*sources, *records.values()], ranks
+
+
+def _with_record(source: _Source, records: Mapping[int | None, _Source], pids: Mapping[int, int | None]) -> _Source:
+    """A log with the rank of its pid, and with host, card and time from the rank's error record."""
+    rank = source.rank
+    if rank is None and (m := _PLOG_NAME.match(Path(source.name).name)):
+        rank = pids.get(int(m[1]))
+    record = records.get(rank) if rank is not None else None
+    if record is None:
+        return replace(source, rank=rank)
+    return replace(source, rank=rank, host=record.host, card=record.card, time_s=record.time_s)
+
+
+def _rank_verdicts(sources: Sequence[_Source], ranks: set[int], lang: Lang, path: str) -> Report:
+    found: list[tuple[tuple[int, float, int, int], Verdict]] = []
+    troubled: set[int] = set()
+    for order, source in enumerate(sources):
+        verdicts = _explain_source(source, lang)
+        if source.rank is not None and any(v.kind != "note" for v in verdicts):
+            troubled.add(source.rank)
+        for place, verdict in enumerate(verdicts):
+            when = verdict.time_s if verdict.time_s is not None else float("inf")
+            # A later error of the same log is never earlier than its first one.
+            line = verdict.line_number if len({s.name for s in sources}) == 1 else order
+            found.append(((_ORDER[verdict.kind], when, place, line), verdict))
+    found.sort(key=lambda pair: pair[0])
+    verdicts = _without_generic(list(_unique(v for _, v in found)))
+    best = verdicts[0] if verdicts else None
+    silent: tuple[int, ...] = ()
+    if best is not None and best.kind in ("peer", "consequence") and best.rank is None and not best.host:
+        silent = tuple(sorted(ranks - troubled))
+    return Report(path, best, tuple(verdicts[1:]), silent, len(sources), len(ranks))
+
+
+def _unique(verdicts: Iterable[Verdict]) -> Iterator[Verdict]:
+    seen: set[tuple[str, int | None]] = set()
+    for verdict in verdicts:
+        if (verdict.id, verdict.rank) not in seen:
+            seen.add((verdict.id, verdict.rank))
+            yield verdict
+
+
+def _without_generic(verdicts: list[Verdict]) -> list[Verdict]:
+    """A bare traceback gives way to a known error of the same rank: it is usually the same failure in Python's words."""
+    known = {v.rank for v in verdicts if v.kind == "root" and v.id != PYTHON.id}
+    return [v for v in verdicts if v.id != PYTHON.id or v.rank not in known]
+
+
+def explain_path(path: str | Path, lang: Lang = "en") -> Report:
+    """Explain a run directory, an attempt, a folder of logs or plogs, one file, or `-` for standard input."""
+    if str(path) == "-":
+        return _rank_verdicts(_by_rank(_Source("-", sys.stdin.read(_HEAD_BYTES + _TAIL_BYTES))), set(), lang, "-")
+    path = Path(path)
+    if path.is_file():
+        m = _RANK_LOG.match(path.name) or _RANK_ERROR.match(path.name)
+        rank = int(m[1]) if m and m[1].isdigit() else None
+        record = _error_record(path, rank) if path.suffix == ".json" else None
+        source = record or _Source(path.name, read_capped(path), rank)
+        sources = [source] if record else _by_rank(source)
+        return _rank_verdicts(sources, {s.rank for s in sources if s.rank is not None}, lang, str(path))
+    if not path.is_dir():
+        raise LaunchError(
+            f"{path}: no such file or folder", hint="give a run directory, a plog folder, a log file, or - for stdin"
+        )
+    sources, ranks = _folder_sources(path)
+    if not sources:
+        raise LaunchError(
+            f"{path}: no logs in it", hint="expected attempt_<n>/rank_<r>.log, plog-*.log or other *.log files"
+        )
+    return _rank_verdicts(sources, ranks, lang, str(path))
+
+
+# --- words ---------------------------------------------------------------------------------------------------------
+
+
+def language(env: Mapping[str, str] | None = None) -> Lang:
+    """The reader's language, from the locale."""
+    env = os.environ if env is None else env
+    value = env.get("LC_ALL") or env.get("LC_MESSAGES") or env.get("LANG") or ""
+    return "zh" if value.lower().startswith("zh") else "en"
+
+
+_WORDS = {
+    "en": {
+        "where": "where",
+        "rank": "rank",
+        "host": "host",
+        "card": "card",
+        "cause": "cause",
+        "fix": "fix",
+        "source": "source",
+        "said_by": "seen by rank",
+        "none": "no known error in {files} log files",
+        "suspects": "silent ranks, look there first",
+        "also": "also seen",
+        "ranks": "ranks",
+    },
+    "zh": {
+        "where": "位置",
+        "rank": "rank",
+        "host": "主机",
+        "card": "卡",
+        "cause": "原因",
+        "fix": "处理",
+        "source": "来源",
+        "said_by": "报告者 rank",
+        "none": "{files} 个日志文件中没有已知错误",
+        "suspects": "没有任何报错的 rank，请先查看",
+        "also": "另外还有",
+        "ranks": "rank",
+    },
+}
+
+
+def render_text(report: Report, lang: Lang = "en") -> str:
+    """The report for a terminal, without colour."""
+    words, verdict = _WORDS[lang], report.verdict
+    if verdict is None:
+        return words["none"].format(files=report.num_files)
+    places = [
+        f"{words['ranks']} {_span(verdict.ranks)}"
+        if verdict.ranks
+        else (f"{words['rank']} {verdict.rank}" if verdict.rank is not None else "")
+    ]
+    places += [
+        f"{words['host']} {verdict.host}" if verdict.host else "",
+        f"{words['card']} {verdict.card}" if verdict.card is not None else "",
+    ]
+    out = [f"[{verdict.id}] {verdict.line}"]
+    where = ", ".join(p for p in places if p)
+    if verdict.reported_by is not None:
+        where = f"{where} ({words['said_by']} {verdict.reported_by})".strip()
+    location = f"{verdict.file}:{verdict.line_number}" if verdict.file else ""
+    out += [f"  {words['where']}: " + "; ".join(p for p in (where, location) if p)]
+    out += [
+        f"  {words['cause']}: {verdict.cause}",
+        f"  {words['fix']}: {verdict.fix}",
+        f"  {words['source']}: {verdict.source}",
+    ]
+    if report.suspects:
+        out.append(f"  {words['suspects']}: {_span(report.suspects)}")
+    others = [v.id for v in report.others if v.kind != "wrapper"]
+    if others:
+        out.append(f"  {words['also']}: " + ", ".join(dict.fromkeys(others)))
+    return "\n".join(out)
