@@ -84,6 +84,7 @@ def make(folder, torch, torch_npu):
     nothing.write_text("")
     for name in EMPTY:
         compile_library(folder / name, [nothing], "-Wl,--no-as-needed", f"-L{folder}", "-lascendcl", "-Wl,-rpath,$ORIGIN")
+    compile_library(folder / "libhcomm.so", [nothing], "-Wl,--no-as-needed", f"-L{folder}", "-lhccl", "-Wl,-rpath,$ORIGIN")
     errors = kernels.communicate()[1]
     if kernels.returncode:
         raise SystemExit(f"the kernels do not compile:\n{errors[-6000:]}")

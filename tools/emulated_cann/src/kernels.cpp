@@ -401,28 +401,42 @@ struct Attention {
         if (layout == "BSND") return k.size(2);
         return k.size(2) / (q.size(2) / heads);
     }
-    Tensor mask(const Tensor &scores, OptTensor given) const {
-        int64_t sq = scores.size(-2), sk = scores.size(-1);
-        auto whole = at::ones({sq, sk}, scores.options().dtype(at::kBool));
+    struct Hidden { Tensor where; bool causal; };             // on the CPU
+    Hidden mask(int64_t sq, int64_t sk, OptTensor given) const {
+        auto whole = at::ones({sq, sk}, at::kBool);
         switch (sparse) {
             case 0:
             case 1: {
-                if (!given || !given->defined()) return {};
-                Tensor m = given->to(at::kBool);
+                if (!given || !given->defined()) return {Tensor(), false};
+                Tensor m = given->cpu().to(at::kBool);
                 if (sparse == 0 && next < sk) m = m.logical_or(whole.triu(next + 1));
                 if (sparse == 0 && pre < sq) m = m.logical_or(whole.tril(-pre - 1));
-                return m;
+                return {m, false};
             }
-            case 2: return whole.triu(1);                    // aligned at the upper left
-            case 3: return whole.triu(sk - sq + 1);          // aligned at the lower right
+            case 2:                                          // aligned at the upper left
+                if (sq == sk) return {Tensor(), true};
+                return {whole.triu(1), false};
+            case 3:                                          // aligned at the lower right
+                if (sq == sk) return {Tensor(), true};
+                return {whole.triu(sk - sq + 1), false};
         }
         TORCH_CHECK(false, "emulated CANN: npu_fusion_attention: sparse_mode ", sparse, " is not emulated");
     }
+    std::optional<Tensor> bias(const Hidden &hidden, const Tensor &q) const {
+        if (!hidden.where.defined()) return c10::nullopt;
+        Tensor b = at::zeros(hidden.where.sizes(), q.options()).masked_fill_(hidden.where, -INFINITY);
+        while (b.dim() < 4) b = b.unsqueeze(0);
+        return b;
+    }
     Tensor dropped(const Tensor &like) const {
         auto generator = at::make_generator<at::CPUGeneratorImpl>(uint64_t(seed) ^ (uint64_t(offset) * 0x9e3779b97f4a7c15ull));
-        return at::empty(like.sizes(), like.options().device(at::kCPU)).bernoulli_(keep, generator).div_(keep).to(like.device());
+        return at::empty(like.sizes(), like.options()).bernoulli_(keep, generator).div_(keep);
     }
-    Tensor scores(const Tensor &q, const Tensor &k) const { return at::matmul(q, k.transpose(-2, -1)) * scale; }
+    Tensor scores(const Tensor &q, const Tensor &k, const Hidden &hidden) const {
+        Tensor s = at::matmul(f32(q), f32(k).transpose(-2, -1)) * scale;
+        if (hidden.where.defined()) return s.masked_fill(hidden.where, -INFINITY);
+        return hidden.causal ? s.masked_fill(at::ones({s.size(-2), s.size(-1)}, at::kBool).triu(1), -INFINITY) : s;
+    }
 };
 
 Tensor grouped(const Tensor &kv, int64_t heads) {
@@ -439,49 +453,57 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, int64_t, int64_t, int64_t> attention(
     only(absent(pse) && absent(padding) && absent(sink) && absent(dropout_mask), "pse, padding_mask, sink or dropout_mask");
     only(!prefix && !qlen && !kvlen, "prefix or actual_seq_*len");
     Attention a{std::string(layout), heads, scale, keep, pre, next, sparse, 0, 0};
-    Tensor q = f32(a.bnsd(query, heads)), k = f32(grouped(a.bnsd(key, a.kv_heads(query, key)), heads)),
-           v = f32(grouped(a.bnsd(value, a.kv_heads(query, key)), heads));
-    Tensor s = a.scores(q, k), m = a.mask(s, mask);
-    // A row that hides everything gives the mean of all values, as a large negative number does, and not nan.
-    if (m.defined()) s = s.masked_fill(m, -3.0e38);
-    Tensor top = s.amax(-1, true), weights = (s - top).exp(), sum = weights.sum(-1, true);
-    weights = weights / sum;
-    if (keep < 1) {
+    int64_t kv = a.kv_heads(query, key), numels = 0;
+    Tensor q = a.bnsd(query, heads).cpu(), k = grouped(a.bnsd(key, kv), heads).cpu(), v = grouped(a.bnsd(value, kv), heads).cpu();
+    auto hidden = a.mask(q.size(-2), k.size(-2), mask);
+    Tensor y, top;                                           // top: log of the sum, so that the sum that goes with it is one
+    if (keep == 1) {
+        std::tie(y, top) = at::_scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, hidden.causal, a.bias(hidden, q), scale);
+    } else {
         auto generator = default_generator(query.device().index());
-        std::lock_guard<std::mutex> guard(generator.mutex());
-        a.seed = int64_t(generator.current_seed());
-        a.offset = int64_t(generator.get_offset());
-        generator.set_offset(uint64_t(a.offset) + 4);
+        {
+            std::lock_guard<std::mutex> guard(generator.mutex());
+            a.seed = int64_t(generator.current_seed());
+            a.offset = int64_t(generator.get_offset());
+            generator.set_offset(uint64_t(a.offset) + 4);
+        }
+        Tensor s = a.scores(q, k, hidden);
+        top = s.logsumexp(-1);
+        Tensor p = (s - top.unsqueeze(-1)).exp().nan_to_num(0);     // a row that hides everything gives nothing
+        y = at::matmul(p * a.dropped(p), f32(v)).to(q.scalar_type());
+        numels = p.numel();
     }
-    if (keep < 1) weights = weights * a.dropped(weights);
-    std::vector<int64_t> eight = {top.size(0), top.size(1), top.size(2), 8};
-    return {a.back(at::matmul(weights, v)).to(query.scalar_type()), top.expand(eight).contiguous(), sum.expand(eight).contiguous(),
-            at::empty({0}, query.options()), a.seed, a.offset, keep < 1 ? weights.numel() : 0};
+    top = top.to(at::kFloat).unsqueeze(-1).expand({-1, -1, -1, 8}).contiguous().to(query.device());
+    return {a.back(y).to(query.device()), top, at::ones_like(top), at::empty({0}, query.options()), a.seed, a.offset, numels};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_grad(
     const Tensor &query, const Tensor &key, const Tensor &value, const Tensor &dy, int64_t heads, c10::string_view layout, OptTensor pse,
-    OptTensor padding, OptTensor mask, OptTensor softmax_max, OptTensor softmax_sum, OptTensor, OptTensor, double scale, double keep,
+    OptTensor padding, OptTensor mask, OptTensor softmax_max, OptTensor softmax_sum, OptTensor, OptTensor attention_in, double scale, double keep,
     int64_t pre, int64_t next, int64_t, int64_t seed, int64_t offset, int64_t, OptInts prefix, OptInts qlen, OptInts kvlen, int64_t sparse,
     bool, bool, c10::string_view, OptTensor sink) {
     only(absent(pse) && absent(padding) && absent(sink), "pse, padding_mask or sink");
     only(!prefix && !qlen && !kvlen, "prefix or actual_seq_*len");
     Attention a{std::string(layout), heads, scale, keep, pre, next, sparse, seed, offset};
     int64_t kv = a.kv_heads(query, key);
-    Tensor q = f32(a.bnsd(query, heads)), k = f32(grouped(a.bnsd(key, kv), heads)), v = f32(grouped(a.bnsd(value, kv), heads));
-    Tensor g = f32(a.bnsd(dy, heads)), s = a.scores(q, k), m = a.mask(s, mask);
-    if (m.defined()) s = s.masked_fill(m, -3.0e38);
-    Tensor p = (s - softmax_max->narrow(-1, 0, 1)).exp() / softmax_sum->narrow(-1, 0, 1);
-    Tensor kept = keep < 1 ? a.dropped(p) : Tensor(), used = keep < 1 ? p * kept : p;
-    Tensor dv = at::matmul(used.transpose(-2, -1), g), dp = at::matmul(g, v.transpose(-2, -1));
-    if (keep < 1) dp = dp * kept;
-    Tensor ds = p * (dp - (dp * p).sum(-1, true));
-    if (m.defined()) ds = ds.masked_fill(m, 0);
-    Tensor dq = at::matmul(ds, k) * scale, dk = at::matmul(ds.transpose(-2, -1), q) * scale;
+    Tensor q = a.bnsd(query, heads).cpu(), k = grouped(a.bnsd(key, kv), heads).cpu(), v = grouped(a.bnsd(value, kv), heads).cpu();
+    Tensor g = a.bnsd(dy, heads).cpu(), top = (softmax_max->select(-1, 0) + softmax_sum->select(-1, 0).log()).cpu(), dq, dk, dv;
+    auto hidden = a.mask(q.size(-2), k.size(-2), mask);
+    if (keep == 1) {
+        Tensor y = a.bnsd(*attention_in, heads).cpu();
+        std::tie(dq, dk, dv) = at::_scaled_dot_product_flash_attention_for_cpu_backward(g, q, k, v, y, top, 0.0, hidden.causal, a.bias(hidden, q), scale);
+    } else {
+        Tensor p = (a.scores(q, k, hidden) - top.unsqueeze(-1)).exp().nan_to_num(0), kept = a.dropped(p);
+        dv = at::matmul((p * kept).transpose(-2, -1), f32(g));
+        Tensor dp = at::matmul(f32(g), f32(v).transpose(-2, -1)) * kept, ds = p * (dp - (dp * p).sum(-1, true));
+        dq = at::matmul(ds, f32(k)) * scale;
+        dk = at::matmul(ds.transpose(-2, -1), f32(q)) * scale;
+    }
     auto fold = [&](const Tensor &t) {                       // the heads that share a key add up
         return kv == heads ? t : t.reshape({t.size(0), kv, heads / kv, t.size(2), t.size(3)}).sum(2);
     };
-    return {a.back(dq).to(query.scalar_type()), a.back(fold(dk)).to(key.scalar_type()), a.back(fold(dv)).to(value.scalar_type()), Tensor(), Tensor()};
+    auto out = [&](const Tensor &t, const Tensor &like) { return a.back(t).to(like.device(), like.scalar_type()); };
+    return {out(dq, query), out(fold(dk), key), out(fold(dv), value), Tensor(), Tensor()};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, int64_t, int64_t, int64_t> attention_v2(
