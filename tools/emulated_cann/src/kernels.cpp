@@ -33,7 +33,7 @@ const std::unordered_set<std::string> KEPT = {
     "aten::view", "aten::_reshape_alias", "aten::unfold", "aten::set_", "aten::set_.source_Storage",
     "aten::set_.source_Storage_storage_offset", "aten::set_.source_Tensor", "aten::resize_", "aten::resize_as_",
     "aten::record_stream", "aten::is_pinned", "aten::_pin_memory", "aten::is_set_to", "aten::view_as_complex",
-    "aten::view_as_real", "aten::squeeze", "aten::squeeze.dim", "aten::unsqueeze", "aten::_fused_sdp_choice",
+    "aten::view_as_real", "aten::_to_copy", "aten::squeeze", "aten::squeeze.dim", "aten::unsqueeze", "aten::_fused_sdp_choice",
     "aten::get_npu_format", "aten::get_storage_size", "aten::scaled_dot_product_attention",
     "npu::get_npu_format", "npu::get_storage_size", "npu::npu_change_data_ptr",
 };
