@@ -6,6 +6,7 @@ process group to hang, and no card in use.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -105,8 +106,7 @@ def prepare(plan: Plan, run_dir: RunDir) -> Prepared:
     encode = prompts.encoder(recipe, tokenizer, label_names)
     settings = {"max_length": recipe.data.max_length, **encode.settings}
     facts = {
-        name: _tokenise(rows, labels[name], encode.ids, [_tokenizer_key(tokenizer), settings, _selection(recipe, name)],
-                        recipe)
+        name: _tokenise(rows, labels[name], encode.ids, [_tokenizer_key(tokenizer), settings], recipe)
         for name, rows in raw.items()
     }  # fmt: skip
     model_path, is_random = models.with_weights(recipe, folder, seed=plan.training_arguments.get("seed", 42))
@@ -212,6 +212,10 @@ def _load(recipe: RecipeSpec, split: Split) -> Dataset:
             "files: data.path=json data.data_files.train=FILE data.data_files.test=FILE",
         ) from error
     except ValueError as error:
+        if "corresponds to no data" in str(error):
+            raise LaunchError(
+                f"{_where(recipe)}: split {split.split!r} has no rows", hint="name another file"
+            ) from error
         raise LaunchError(f"{_where(recipe)}: {_first_line(error)}", hint="check data.path, name and split") from error
     except StopIteration as error:
         raise LaunchError(f"{_where(recipe)}: split {split.split!r} has no rows", hint="name another file") from error
@@ -273,12 +277,6 @@ def _labels(recipe: RecipeSpec, rows: Dataset, name: str, label_names: Sequence[
     return values.astype(np.int64)
 
 
-def _selection(recipe: RecipeSpec, name: str) -> Any:
-    split = recipe.data.train if name == "train" else recipe.data.eval
-    assert split is not None
-    return [split.model_dump(), recipe.data.text, recipe.data.label]
-
-
 def _selection_notes(recipe: RecipeSpec, raw: Mapping[str, Dataset]) -> list[str]:
     wanted = {"train": recipe.data.train, "eval": recipe.data.eval}
     limits = {name: split.limit for name, split in wanted.items() if split is not None and split.limit is not None}
@@ -295,7 +293,7 @@ def _selection_notes(recipe: RecipeSpec, raw: Mapping[str, Dataset]) -> list[str
 def _tokenise(
     rows: Dataset, labels: np.ndarray, ids_of: Callable[[list[str]], list[list[int]]], settings: Any, recipe: RecipeSpec
 ) -> SplitFacts:
-    key = cache.key([FORMAT, __version__, rows._fingerprint, settings])
+    key = cache.key([FORMAT, __version__, _content_key(rows, recipe.data.text, labels), settings])
     target = cache.folder() / "tokens" / key
     facts_path = target / "facts.json"
     with cache.lock(f"tokens-{key}"), _all_cores():
@@ -348,6 +346,14 @@ def _sample(facts: SplitFacts, raw: Dataset, recipe: RecipeSpec, tokenizer: Any)
         "input_ids": row["input_ids"],
         "decoded": tokenizer.decode(row["input_ids"]),
     }
+
+
+def _content_key(rows: Dataset, column: str, labels: np.ndarray) -> str:
+    """Of the rows themselves: a file that moved or was copied keeps its key, a changed one does not."""
+    digest = hashlib.sha256(labels.tobytes())
+    for batch in rows.select_columns([column]).iter(batch_size=10_000):
+        digest.update("\0".join(batch[column]).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def _tokenizer_key(tokenizer: Any) -> str:

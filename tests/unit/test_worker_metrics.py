@@ -1,0 +1,52 @@
+"""Figures are scikit-learn's own, over every row once."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+import sklearn.metrics
+
+from launcher.worker.metrics import Predictions, compute
+
+RANDOM = random.Random(5)
+ROWS = [(i, RANDOM.randrange(4), RANDOM.randrange(5), RANDOM.random()) for i in range(101)]
+"""(index, label, prediction, loss); no row has label 4, which num_labels 5 allows."""
+
+
+def test_figures_are_scikit_learns_to_the_last_digit():
+    """Accuracy, macro precision, recall and F1, mean absolute error and confusion matrix over 5 labels."""
+    names = ("accuracy", "precision", "recall", "f1", "mae", "confusion_matrix")
+    true, found = [r[1] for r in ROWS], [r[2] for r in ROWS]
+    macro = {"labels": range(5), "average": "macro", "zero_division": 0}
+
+    figures = compute(names, Predictions.from_rows(ROWS, num_rows=101), num_labels=5)
+
+    assert {
+        "accuracy": sklearn.metrics.accuracy_score(true, found),
+        "precision": sklearn.metrics.precision_score(true, found, **macro),
+        "recall": sklearn.metrics.recall_score(true, found, **macro),
+        "f1": sklearn.metrics.f1_score(true, found, **macro),
+        "mae": sklearn.metrics.mean_absolute_error(true, found),
+        "confusion_matrix": sklearn.metrics.confusion_matrix(true, found, labels=range(5)).tolist(),
+    } == figures
+    assert all(isinstance(v, float | list) for v in figures.values())
+
+
+def test_rows_from_ranks_come_into_dataset_order():
+    """However rows arrive, predictions.jsonl has a line a row in dataset order, and the loss is their mean."""
+    shuffled = random.Random(1).sample(ROWS, len(ROWS))
+
+    predictions = Predictions.from_rows(shuffled, num_rows=101)
+    lines = [json.loads(line) for line in predictions.lines()]
+
+    assert [{"index": i, "label": label, "prediction": found} for i, label, found, _ in ROWS] == lines
+    assert pytest.approx(sum(r[3] for r in ROWS) / 101, abs=1e-15) == predictions.loss
+
+
+@pytest.mark.parametrize("rows", [ROWS[:-1], [*ROWS, ROWS[3]], [*ROWS[:-1], ROWS[3]]])
+def test_a_row_missing_or_counted_twice_is_an_error(rows):
+    """A gather that loses or repeats a row cannot become a figure."""
+    with pytest.raises(ValueError, match="not 0 to 100 once each"):
+        Predictions.from_rows(rows, num_rows=101)

@@ -1,0 +1,107 @@
+"""Losses and predictions of rows: the same alone or in a batch, with logits only where they are used."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
+
+from launcher.worker.model import Answering, Classification, pad
+
+PAD = 1
+CONFIG = LlamaConfig(
+    hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+    vocab_size=64, num_labels=3, pad_token_id=PAD, bos_token_id=0, eos_token_id=PAD,
+)  # fmt: skip
+ROWS = [
+    {"input_ids": [0, 5, 6, 7, 8], "labels": 2},
+    {"input_ids": [0, 9], "labels": 0},
+    {"input_ids": [0, 11, 12, 13], "labels": 1},
+]
+ONE_TOKEN = [[20, PAD], [21, PAD], [22, PAD]]
+MANY_TOKENS = [[20, PAD], [20, 30, PAD], [22, 31, 32, PAD]]
+"""The first answer begins the second, so only the end of turn tells them apart."""
+
+
+@pytest.fixture(scope="module")
+def language_model():
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(CONFIG, dtype=torch.float32).eval()
+
+
+def answering(answers):
+    return Answering(PAD, 1, 0.0, answers, {"logits_to_keep", "position_ids"})
+
+
+def log_probability(model, prompt, answer, skip_end=False):
+    """Of the answer after the prompt, token by token, straight from the definition."""
+    ids = torch.tensor([[*prompt, *answer]])
+    logits = functional.log_softmax(model(input_ids=ids).logits[0].float(), -1)
+    terms = [logits[len(prompt) + i - 1, token] for i, token in enumerate(answer)]
+    return torch.stack(terms[:-1] if skip_end else terms)
+
+
+def test_padding_goes_to_the_asked_side_and_width():
+    """Rows padded left end together, rows padded right begin together; widths round up."""
+    ids, mask = pad([[5, 6, 7], [8]], PAD, 4, left=True)
+
+    assert [[PAD, 5, 6, 7], [PAD, PAD, PAD, 8]] == ids.tolist()
+    assert [[0, 1, 1, 1], [0, 0, 0, 1]] == mask.tolist()
+    assert [[5, 6, 7], [8, PAD, PAD]] == pad([[5, 6, 7], [8]], PAD, 1, left=False)[0].tolist()
+
+
+def test_classification_is_the_same_alone_and_in_a_batch():
+    """A row's loss and label do not depend on the rows beside it: the head reads the last token that is no padding."""
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(CONFIG, dtype=torch.float32).eval()
+    task = Classification(PAD, 1, 0.0)
+
+    labels, losses = task.evaluate(model, task.collate(ROWS))
+    alone = [task.evaluate(model, task.collate([row])) for row in ROWS]
+
+    torch.testing.assert_close(losses, torch.cat([loss for _, loss in alone]), rtol=1e-5, atol=1e-6)
+    assert torch.cat([label for label, _ in alone]).tolist() == labels.tolist()
+    torch.testing.assert_close(losses, task.losses(model, task.collate(ROWS)))
+
+
+@pytest.mark.parametrize("answers", [ONE_TOKEN, MANY_TOKENS])
+def test_an_answers_loss_is_the_mean_over_its_own_tokens(language_model, answers):
+    """Prompt and padding cost nothing; answers of other lengths in the batch change nothing."""
+    task = answering(answers)
+
+    losses = task.losses(language_model, task.collate(ROWS))
+    expected = [-log_probability(language_model, r["input_ids"], answers[r["labels"]]).mean() for r in ROWS]
+
+    torch.testing.assert_close(losses, torch.stack(expected), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("answers", "skip_end"), [(ONE_TOKEN, True), (MANY_TOKENS, False), ([[20, 5, PAD], [20, 6, PAD], [21, PAD]], True)]
+)
+def test_the_label_whose_answer_is_likeliest_wins(language_model, answers, skip_end):
+    """Labels are compared by their whole answers, with the end of turn where one answer begins another."""
+    task = answering(answers)
+
+    labels, losses = task.evaluate(language_model, task.collate(ROWS))
+    expected = [
+        max(
+            range(3), key=lambda k: log_probability(language_model, row["input_ids"], answers[k], skip_end).sum().item()
+        )
+        for row in ROWS
+    ]
+
+    assert expected == labels.tolist()
+    torch.testing.assert_close(losses, task.losses(language_model, task.collate(ROWS)))
+
+
+def test_logits_are_computed_for_answer_positions_only(language_model):
+    """The head sees as many positions as the longest answer has tokens, and one more; never the prompt."""
+    seen = []
+    hook = language_model.lm_head.register_forward_hook(lambda module, args, out: seen.append(tuple(out.shape)))
+    task = answering(ONE_TOKEN)
+
+    task.losses(language_model, task.collate(ROWS))
+    hook.remove()
+
+    assert [(3, 3, 64)] == seen
