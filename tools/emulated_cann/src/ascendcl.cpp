@@ -173,7 +173,7 @@ aclError aclrtGetDeviceCount(uint32_t *count) {
     if (fault("driver-missing", -1)) return fail(507899, "Driver_Error(EL9999): drvGetDevNum failed (emulated fault driver-missing)");
     Visible v = visible();
     if (v.unordered)
-        return fail(ACL_ERROR_RT_NO_DEVICE, "EE1001: The argument is invalid.Reason: set ASCEND_RT_VISIBLE_DEVICES:%s error, "
+        return fail(ACL_ERROR_RT_NO_DEVICE, "Invalid_Argument(EE1001): The argument is invalid.Reason: set ASCEND_RT_VISIBLE_DEVICES:%s error, "
                     "it must be configured in ascending order", getenv("ASCEND_RT_VISIBLE_DEVICES"));
     *count = uint32_t(v.cards.size());
     return ACL_SUCCESS;

@@ -111,14 +111,14 @@ int check_environment() {
         char *end;
         long v = strtol(s, &end, 10);
         if (*end || v < 120 || v > 7200)
-            return fail(HCCL_E_PARA, "Environment_Error(EI0001): Value %s for environment variable HCCL_CONNECT_TIMEOUT is invalid. "
+            return fail(HCCL_E_PARA, "Config_Error_Invalid_Environment_Variable(EI0001): Value %s for environment variable HCCL_CONNECT_TIMEOUT is invalid. "
                         "Expected value : range[120, 7200].", s);
     }
     if (const char *s = getenv("HCCL_EXEC_TIMEOUT"); s && *s) {
         char *end;
         double v = strtod(s, &end);
         if (*end || v < 0 || v > 2147483647.0)
-            return fail(HCCL_E_PARA, "Environment_Error(EI0001): Value %s for environment variable HCCL_EXEC_TIMEOUT is invalid. "
+            return fail(HCCL_E_PARA, "Config_Error_Invalid_Environment_Variable(EI0001): Value %s for environment variable HCCL_EXEC_TIMEOUT is invalid. "
                         "Expected value : range[0, 2147483647].", s);
     }
     return 0;
@@ -165,7 +165,7 @@ HcclResult join(std::unique_ptr<Comm> c, HcclComm *out) {
         return HcclResult(fail(HCCL_E_UNAVAIL, "Communication_Error_Bind_IP_Port(EI0020): Failed to enable listening for the NPU socket. "
                                "Reason: The IP address 192.0.2.%d and port 16666 have already been bound (process %d).", 10 + c->card, pid));
     if (!charge(c->card, c->buffers))
-        return HcclResult(fail(HCCL_E_OOM, "Resource_Error(EI0011): Failed to allocate [size: %llu] bytes of NPU memory.", (unsigned long long)c->buffers));
+        return HcclResult(fail(HCCL_E_OOM, "Resource_Error_Insufficient_Device_Memory(EI0011): Failed to allocate [size: %llu] bytes of NPU memory.", (unsigned long long)c->buffers));
     auto give_up = [&](int code) {
         release(c->card, c->buffers);
         if (c->segment) { munmap(c->segment, c->length); shm_unlink(c->segment_name.c_str()); }
@@ -220,7 +220,7 @@ HcclResult late(Comm &c, uint32_t kind, const std::vector<uint32_t> &missing) {
                                "data in time. rank[%u] timeout[%.0f s] remote rank: [%s].%s", c.rank, connect_timeout(), who.c_str(), gone.c_str()));
     }
     char text[1500];
-    snprintf(text, sizeof text, "Execution_Error_Timeout(EI0002): The wait execution of the Notify register times out. Reason: The Notify register has not "
+    snprintf(text, sizeof text, "Communication_Error_Timeout(EI0002): The wait execution of the Notify register times out. Reason: The Notify register has not "
              "received the Notify record from remote rank: [%s]. base information: [taskType[Notify Wait], tag[%s_%s]]. group information: "
              "[group:[%s], rankSize[%u], rankId[%u]].%s", who.c_str(), kind_name(kind), c.name.c_str(), c.name.c_str(), c.ranks, c.rank, gone.c_str());
     poison(507048, text);                    // the launch itself succeeds; the next synchronisation fails
@@ -261,7 +261,7 @@ uint64_t begin(Comm &c, uint32_t kind, uint32_t type, uint32_t op, uint32_t root
         auto differ = [&](const char *what, unsigned long long here, unsigned long long there) {
             if (here == there || bad) return;
             c.broken = HCCL_E_INTERNAL;
-            bad = HcclResult(fail(HCCL_E_INTERNAL, "EI0005: The arguments for collective communication are inconsistent between ranks:parameter %s, "
+            bad = HcclResult(fail(HCCL_E_INTERNAL, "Inconsistent_Collective_Communication_Arguments_Between_Ranks(EI0005): The arguments for collective communication are inconsistent between ranks:parameter %s, "
                                   "local end %llu, remote end %llu (rank %u and rank %u)", what, here, there, c.rank, r));
         };
         differ("op type", kind, o.kind);
@@ -336,9 +336,9 @@ void reduce(const std::vector<const char *> &in, char *out, size_t n, HcclDataTy
 int check_reduce(HcclDataType type, HcclReduceOp op) {
     bool known = type == HCCL_DATA_TYPE_INT8 || type == HCCL_DATA_TYPE_INT32 || type == HCCL_DATA_TYPE_INT64 || type == HCCL_DATA_TYPE_FP16 ||
                  type == HCCL_DATA_TYPE_FP32 || (soc().bf16 && (type == HCCL_DATA_TYPE_BFP16 || type == HCCL_DATA_TYPE_INT16));
-    if (!known) return fail(HCCL_E_NOT_SUPPORT, "Invalid_Argument(EI0003): reduction of data type %d is not supported on %s", int(type), soc().name);
-    if (op > HCCL_REDUCE_MIN) return fail(HCCL_E_NOT_SUPPORT, "Invalid_Argument(EI0003): reduce op %d is not supported", int(op));
-    if (type == HCCL_DATA_TYPE_INT16 && op == HCCL_REDUCE_PROD) return fail(HCCL_E_NOT_SUPPORT, "Invalid_Argument(EI0003): int16 prod is not supported");
+    if (!known) return fail(HCCL_E_NOT_SUPPORT, "Invalid_Argument_Collective_Communication_Operator(EI0003): reduction of data type %d is not supported on %s", int(type), soc().name);
+    if (op > HCCL_REDUCE_MIN) return fail(HCCL_E_NOT_SUPPORT, "Invalid_Argument_Collective_Communication_Operator(EI0003): reduce op %d is not supported", int(op));
+    if (type == HCCL_DATA_TYPE_INT16 && op == HCCL_REDUCE_PROD) return fail(HCCL_E_NOT_SUPPORT, "Invalid_Argument_Collective_Communication_Operator(EI0003): int16 prod is not supported");
     return 0;
 }
 
@@ -522,7 +522,7 @@ int try_host_port() {
     const char *set = getenv("HCCL_IF_BASE_PORT");
     int base = set && *set ? atoi(set) : 60000, device = current();
     if (base < 1024 || base > 65520)
-        return fail(HCCL_E_PARA, "Environment_Error(EI0001): Value %s for environment variable HCCL_IF_BASE_PORT is invalid. Expected value : range[1024, 65520].", set);
+        return fail(HCCL_E_PARA, "Config_Error_Invalid_Environment_Variable(EI0001): Value %s for environment variable HCCL_IF_BASE_PORT is invalid. Expected value : range[1024, 65520].", set);
     int port = base + (device < 0 ? 0 : physical(device));
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), yes = 1;
     sockaddr_in address{};
@@ -591,11 +591,11 @@ HcclResult HcclCommInitRootInfo(uint32_t ranks, const HcclRootInfo *root, uint32
 HcclResult HcclCommInitClusterInfoConfig(const char *path, uint32_t rank, HcclCommConfig *config, HcclComm *comm) {
     static std::atomic<int> times{0};
     Table t = read_table(path);
-    if (!t.error.empty()) return HcclResult(fail(HCCL_E_PARA, "Ranktable_Config_Error(EI0004): The ranktable or rank is invalid: %s", t.error.c_str()));
-    if (int(rank) >= t.ranks) return HcclResult(fail(HCCL_E_PARA, "Ranktable_Config_Error(EI0004): The ranktable or rank is invalid: rank %u of %d", rank, t.ranks));
+    if (!t.error.empty()) return HcclResult(fail(HCCL_E_PARA, "Config_Error_Ranktable_Configuration(EI0004): The ranktable or rank is invalid: %s", t.error.c_str()));
+    if (int(rank) >= t.ranks) return HcclResult(fail(HCCL_E_PARA, "Config_Error_Ranktable_Configuration(EI0004): The ranktable or rank is invalid: rank %u of %d", rank, t.ranks));
     int card = current() < 0 ? -1 : physical(current());
     if (t.device_of[int(rank)] != card)
-        return HcclResult(fail(HCCL_E_PARA, "Ranktable_Config_Error(EI0004): The ranktable or rank is invalid: rank %u is on device %d there and on %d here",
+        return HcclResult(fail(HCCL_E_PARA, "Config_Error_Ranktable_Configuration(EI0004): The ranktable or rank is invalid: rank %u is on device %d there and on %d here",
                                rank, t.device_of[int(rank)], card));
     std::string id = path;
     for (const char *name : {"MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"})

@@ -17,6 +17,8 @@
 #include "torch_npu/csrc/core/npu/NPUStream.h"
 
 #include <algorithm>
+#include <atomic>
+#include <cmath>
 #include <string>
 #include <unordered_set>
 #include <vector>
@@ -58,9 +60,14 @@ void drain(c10::DeviceIndex device) { c10_npu::getCurrentNPUStream(device).strea
 void synchronise(c10::DeviceIndex device) { c10_npu::getCurrentNPUStream(device).synchronize(); }
 
 void refuse_bf16(const std::string &op, c10::ScalarType type) {
-    TORCH_CHECK(type != at::kBFloat16 || emulated::soc().bf16, "EZ1001: ", op, ": not implemented for DT_BFLOAT16 on ",
+    TORCH_CHECK(type != at::kBFloat16 || emulated::soc().bf16, "EZ1001: ", op, ": self not implemented for DT_BFLOAT16, should be in dtype support list [DT_FLOAT,DT_FLOAT16,] on ",
                 emulated::soc().name);
 }
+
+// The first 910 saturates and raises a flag in a status register, which loss scaling reads. A CPU gives inf and nan;
+// here an operator that makes one from finite numbers raises the flag.
+std::atomic<bool> overflowed{false};
+bool finite(const Tensor &cpu) { return !cpu.defined() || !cpu.is_floating_point() || at::isfinite(cpu).all().item<bool>(); }
 
 // The CPU views of one call. Two tensors over one storage must stay over one storage.
 struct Views {
@@ -210,9 +217,21 @@ void on_cpu(const c10::OperatorHandle &op, c10::DispatchKeySet, Stack *stack) {
         c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
         std::optional<HiddenRandom> random;
         if (HIDDEN_RANDOM.count(name)) random.emplace(device->index());
+        bool watched = !emulated::soc().bf16 && !overflowed;
+        for (size_t i = 0; i < arguments && watched; ++i) {
+            const IValue &v = (*stack)[first + i];
+            if (v.isTensor()) watched = finite(v.toTensor());
+            else if (v.isTensorList()) for (const Tensor &t : v.toTensorVector()) watched &= finite(t);
+            else if (v.isDouble()) watched = std::isfinite(v.toDouble());
+        }
         op.callBoxed(stack);
-        views.write_back();
         const size_t returns = schema.returns().size(), begin = stack->size() - returns;
+        for (size_t i = 0; i < returns && watched; ++i) {
+            const IValue &v = (*stack)[begin + i];
+            if (v.isTensor()) overflowed = overflowed || !finite(v.toTensor());
+            else if (v.isTensorList()) for (const Tensor &t : v.toTensorVector()) overflowed = overflowed || !finite(t);
+        }
+        views.write_back();
         for (size_t i = 0; i < returns; ++i) {
             IValue &v = (*stack)[begin + i];
             if (v.isTensor()) v = views.npu(v.toTensor(), *device);
@@ -249,7 +268,9 @@ Tensor &copy_(Tensor &self, const Tensor &src, bool) {
         refuse_bf16("aten::copy_", src.scalar_type());
     }
     at::AutoDispatchBelowADInplaceOrView below;
-    views.cpu(self).copy_(views.cpu(src));
+    Tensor to = views.cpu(self), from = views.cpu(src);
+    to.copy_(from);
+    if (!emulated::soc().bf16 && !overflowed && to.scalar_type() == at::kHalf && from.scalar_type() != at::kHalf && !finite(to) && finite(from)) overflowed = true;
     return self;
 }
 Tensor copy_from(const Tensor &self, const Tensor &dst, bool) {
@@ -268,6 +289,18 @@ bool non_finite(at::TensorList grads) {
     for (const Tensor &g : grads)
         if (!at::isfinite(g).all().item<bool>()) return true;
     return false;
+}
+
+Tensor alloc_float_status(const Tensor &like) { return at::zeros({8}, like.options().dtype(at::kFloat)); }
+Tensor get_float_status(const Tensor &status, int64_t) {
+    drain(status.device().index());
+    Tensor out = alloc_float_status(status);
+    if (overflowed) out.select(0, 0).fill_(1);
+    return out;
+}
+Tensor clear_float_status(const Tensor &status, int64_t) {
+    overflowed = false;
+    return alloc_float_status(status);
 }
 
 // ---- fused operators of NPU training, from their definitions ----
@@ -571,6 +604,9 @@ void register_all() {
     OWN(aten, "aten", "_copy_from_and_resize", copy_from_and_resize);
     OWN(npu, "npu", "copy_memory_", copy_memory_);
     OWN(npu, "npu", "_amp_foreach_non_finite_check", non_finite);
+    OWN(npu, "npu", "npu_alloc_float_status", alloc_float_status);
+    OWN(npu, "npu", "npu_get_float_status", get_float_status);
+    OWN(npu, "npu", "npu_clear_float_status", clear_float_status);
     OWN(npu, "npu", "npu_rms_norm", rms_norm);
     OWN(npu, "npu", "npu_rms_norm_backward", rms_norm_backward);
     OWN(npu, "npu", "npu_add_rms_norm", add_rms_norm);
