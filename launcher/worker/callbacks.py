@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +26,12 @@ class Events:
         self._enabled = enabled
 
     def emit(self, event: str, **fields: Any) -> None:
-        """Append one event."""
+        """Append one event. A disk that is full ends no training for want of a progress line."""
         if self._enabled:
-            rundir.append_event(self._path, {"event": event, **fields})
+            try:
+                rundir.append_event(self._path, {"event": event, **fields})
+            except OSError as error:
+                print(f"event {event} not written: {error}", file=sys.stderr, flush=True)
 
 
 class Progress(TrainerCallback):
@@ -81,9 +85,6 @@ class Progress(TrainerCallback):
         if self.epochs and self.epochs[-1]["epoch"] == _epoch(state):
             self.epochs[-1].update(figures)
             self._events.emit("epoch", **self.epochs[-1])
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._events.emit("save", step=state.global_step, path=f"{args.output_dir}/checkpoint-{state.global_step}")
 
 
 def _epoch(state: TrainerState) -> float:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerControl
+from transformers import TrainerControl
 
 from launcher.plan import Plan
 from launcher.worker import device, metrics
 from launcher.worker.batches import RankBatches, eval_batches
+from launcher.worker.checkpoint import ResumableTrainer
 from launcher.worker.data import lengths
 from launcher.worker.metrics import Predictions
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _NO_ROW = -1
 
 
-class RecipeTrainer(Trainer):
+class RecipeTrainer(ResumableTrainer):
     """Trainer of a planned recipe.
 
     Loss: a step's loss is the mean over the rows of its global batch. Trainer 5.23 leaves the mean of a micro batch of
@@ -113,8 +114,8 @@ class RecipeTrainer(Trainer):
 
     @property
     def mean_train_loss(self) -> float:
-        """Mean over the steps that this process has trained."""
-        return self._loss_total / max(self.state.global_step - self._initial_global_step, 1)
+        """Mean over all steps, those before an interruption too."""
+        return self._loss_total / max(self.state.global_step, 1)
 
     # -- evaluation ------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,542 @@
+"""Checkpoints that are whole or are not there: written aside, checked, published by one rename, and read back exactly.
+
+A checkpoint is a folder `checkpoint-<step>` with the model in Hugging Face format, trainer_state.json, one
+`state_<rank>.safetensors` a rank (see `state`), and manifest.json, which names every file with its size and SHA-256.
+Nothing in it is a pickle, so reading one runs no code.
+
+Nothing is lost by a save that fails: the older checkpoints are untouched, what was written aside is removed, and training
+goes on, since its state is whole in memory and a disk that is full now may have room at the next save. Every such
+failure is an event, with how many came in a row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import Trainer
+
+from launcher import __version__, rundir
+from launcher.errors import LaunchError
+from launcher.worker import state
+from launcher.worker.preempt import EvaluationStopped, Stop
+from launcher.worker.state import Live, Saved
+from launcher.worker.tensorfile import TensorFile, Written, write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from launcher.plan import Plan
+    from launcher.worker.callbacks import Events
+    from launcher.worker.heartbeat import Heart
+    from launcher.worker.peers import Peers
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+TRAINER_STATE = "trainer_state.json"
+UNFINISHED = "checkpoint-is-incomplete.txt"
+"""transformers' JIT checkpointing leaves this beside files that it could not finish (trainer_jit_checkpoint.py)."""
+PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
+_NAME = re.compile(r"checkpoint-(\d+)")
+_ASIDE, _OLD = ".tmp-", ".old-"
+_CHUNK = 8 * 1024 * 1024
+
+
+# -- finding -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder that was found whole."""
+
+    path: Path
+    step: int
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PassedOver:
+    """A folder that looks like a checkpoint and must not be used."""
+
+    path: Path
+    reason: str
+
+
+def newest_whole(folder: Path) -> tuple[Checkpoint | None, list[PassedOver]]:
+    """The newest checkpoint whose every byte is what was written, and the newer ones that are not, with the reasons.
+
+    Reads every file of each checkpoint that it looks at, in threads.
+    """
+    passed: list[PassedOver] = []
+    for step, path in reversed(_listed(folder)):
+        found = check(path, step)
+        if isinstance(found, Checkpoint):
+            return found, passed
+        passed.append(found)
+    return None, passed
+
+
+def check(path: Path, step: int) -> Checkpoint | PassedOver:
+    """Whether one folder is whole, with the first reason why not."""
+    manifest = rundir.read_json(path / MANIFEST)
+    reason = _wrong_manifest(path, step, manifest) or _wrong_files(path, manifest)
+    return PassedOver(path, reason) if reason else Checkpoint(path, step, manifest)
+
+
+def _wrong_manifest(path: Path, step: int, manifest: Any) -> str | None:
+    if (path / UNFINISHED).exists():
+        return f"is marked as incomplete by {UNFINISHED}"
+    if manifest is None:
+        there = (path / MANIFEST).exists()
+        return f"{MANIFEST} is not readable" if there else f"has no {MANIFEST}: its save was cut short, or is not ours"
+    if not isinstance(manifest, dict) or manifest.get("digest") != _digest(manifest):
+        return f"{MANIFEST} was changed after it was written"
+    if manifest["format"] != FORMAT:
+        return f"was written by ascend-launch {manifest['launcher']} in format {manifest['format']}, not {FORMAT}"
+    if manifest["step"] != step:
+        return f"its manifest is of step {manifest['step']}"
+    if not manifest["resumable"]:
+        return "holds weights only, since save_only_model is set"
+    names = {row["name"] for row in manifest["files"]}
+    needed = {TRAINER_STATE, *(state_file(rank) for rank in range(manifest["world_size"]))}
+    missing = sorted(needed - names)
+    return f"its manifest has no {missing[0]}" if missing else None
+
+
+def _wrong_files(path: Path, manifest: dict[str, Any]) -> str | None:
+    pickles = sorted(p.name for p in path.rglob("*") if p.suffix in PICKLES)
+    if pickles:
+        return f"holds {pickles[0]}, a pickle, which can run code when it is read; ascend-launch writes none"
+    for row in manifest["files"]:
+        try:
+            size = (path / row["name"]).stat().st_size
+        except OSError:
+            return f"{row['name']} is missing"
+        if size != row["size"]:
+            return f"{row['name']} has {size} bytes of {row['size']}"
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for row, found in zip(
+            manifest["files"], pool.map(_sha256_or_error, [path / r["name"] for r in manifest["files"]]), strict=True
+        ):
+            if found != row["sha256"]:
+                return f"{row['name']} {found}" if " " in found else f"{row['name']} is damaged (SHA-256 differs)"
+    return None
+
+
+def state_file(rank: int) -> str:
+    return f"state_{rank}.safetensors"
+
+
+def _listed(folder: Path) -> list[tuple[int, Path]]:
+    """Folders named checkpoint-<step>, by step."""
+    if not folder.is_dir():
+        return []
+    named = [(_NAME.fullmatch(p.name), p) for p in folder.iterdir() if p.is_dir()]
+    return sorted((int(match[1]), path) for match, path in named if match)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _sha256_or_error(path: Path) -> str:
+    try:
+        return _sha256(path)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    rest = {k: v for k, v in manifest.items() if k != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+# -- saving --------------------------------------------------------------------------------------------------------
+
+
+class Store:
+    """The run's checkpoints, as all its ranks see them: find the one to go on from, save, and keep the number small."""
+
+    def __init__(self, folder: Path, plan: Plan, peers: Peers, events: Events, heart: Heart) -> None:
+        # Nodes may have folders of their own for logs; checkpoints are one folder, the first rank's.
+        self.folder = Path(peers.from_first(str(folder)))
+        self.peers = peers
+        self._plan = plan
+        self._heart = heart
+        self.events = events
+        self.failures_in_a_row = 0
+        self.saved_step = -1
+        """Of the newest checkpoint that is published or was resumed from."""
+
+    def find(self) -> Checkpoint | None:
+        """The checkpoint to resume from, the same on every rank; says which were passed over and why.
+
+        The first rank reads and verifies. What a killed save left behind is removed.
+        """
+        self._heart.beat("finding a checkpoint")
+        found: Checkpoint | None = None
+        if self.peers.index == 0:
+            _remove_leftovers(self.folder)
+            found, passed = newest_whole(self.folder)
+            for one in passed:
+                self.events.emit("note", text=f"passed over {one.path.name}: {one.reason}")
+        found = self.peers.from_first(found)
+        if found is not None:
+            self.saved_step = found.step
+        return found
+
+    def save(self, trainer: ResumableTrainer) -> bool:
+        """Write and publish a checkpoint of this step; every rank must call it. Says so when it fails, and returns False."""
+        start_s, step = time.monotonic(), trainer.state.global_step
+        aside = self.folder / f"{_ASIDE}checkpoint-{step}"
+        # Sharded weights are gathered here, before any file: a rank whose disk fails must not leave the others waiting.
+        self._heart.beat("saving: gathering weights")
+        weights = trainer.gathered_weights()
+        self._heart.beat("saving: writing")
+        outcomes = self.peers.gather(_try(lambda: self._write(trainer, weights, aside)))
+        self._heart.beat("saving: publishing")
+        failure = next((f"rank {r}: {o}" for r, o in enumerate(outcomes) if isinstance(o, str)), None)
+        if failure is None and self.peers.index == 0:
+            files = [file for outcome in outcomes for file in outcome]
+            failed = _try(lambda: self._publish(trainer, aside, files))
+            failure = f"rank 0: {failed}" if isinstance(failed, str) else None
+        failure = self.peers.from_first(failure)
+        if failure is not None:
+            self._abandon(step, aside, failure)
+            return False
+        self.failures_in_a_row, self.saved_step = 0, step
+        seconds = round(time.monotonic() - start_s, 3)
+        path = self.folder / f"checkpoint-{step}"
+        self.events.emit("save", step=step, path=str(path), seconds=seconds)
+        if self.peers.index == 0:
+            self._rotate(trainer)
+        return True
+
+    def _write(self, trainer: ResumableTrainer, weights: Any, aside: Path) -> list[Written]:
+        aside.mkdir(parents=True, exist_ok=True)
+        written: list[Written] = []
+        if not trainer.args.save_only_model:
+            is_first = self.peers.index == 0
+            tensors, tree = trainer.training_state(is_first=is_first)
+            written.append(write(aside / state_file(self.peers.index), tensors, tree))
+        if self.peers.index == 0:
+            trainer.write_model(aside, weights)
+            trainer.state.save_to_json(str(aside / TRAINER_STATE))
+            known = {file.name for file in written}
+            others = [p for p in sorted(aside.rglob("*")) if p.is_file() and not p.name.startswith("state_")]
+            written += [_synced(p, aside) for p in others if p.name not in known]
+        return written
+
+    def _publish(self, trainer: ResumableTrainer, aside: Path, files: list[Written]) -> None:
+        for file in files:
+            if not (aside / file.name).exists():
+                raise OSError(0, f"{file.name} is not on the first node: all nodes must share {self.folder}")
+        plan, step = self._plan, trainer.state.global_step
+        manifest: dict[str, Any] = {
+            "format": FORMAT,
+            "launcher": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "step": step,
+            "epoch": trainer.state.epoch,
+            "world_size": plan.world_size,
+            "strategy": plan.strategy,
+            "precision": plan.precision,
+            "recipe": recipe_hash(plan),
+            "resumable": not trainer.args.save_only_model,
+            "files": [asdict(file) for file in sorted(files, key=lambda f: f.name)],
+        }
+        rundir.write_json(aside / MANIFEST, manifest | {"digest": _digest(manifest)})
+        _sync_folder(aside)
+        target = self.folder / f"checkpoint-{step}"
+        if target.exists():  # one that was passed over, or of the same step before an interruption
+            _remove(target)
+        aside.replace(target)
+        _sync_folder(self.folder)
+
+    def _abandon(self, step: int, aside: Path, failure: str) -> None:
+        self.failures_in_a_row += 1
+        if self.peers.index == 0:
+            shutil.rmtree(aside, ignore_errors=True)
+        count = f" ({self.failures_in_a_row} in a row)" if self.failures_in_a_row > 1 else ""
+        kept = f"checkpoint-{self.saved_step} is still there" if self.saved_step >= 0 else "there is no older one"
+        self.events.emit(
+            "note",
+            text=f"step {step} could not be saved{count}: {failure}; {kept}, and training goes on",
+            failed_saves=self.failures_in_a_row,
+        )
+
+    def _rotate(self, trainer: ResumableTrainer) -> None:
+        limit = trainer.args.save_total_limit
+        if limit is None or limit <= 0:
+            return
+        mine = [(step, path) for step, path in _listed(self.folder) if (path / MANIFEST).exists()]
+        keep = {step for step, _ in mine[-limit:]} | {self.saved_step, trainer.state.best_global_step}
+        for step, path in mine:
+            if step not in keep:
+                _remove(path)
+
+
+def recipe_hash(plan: Plan) -> str:
+    """Of what decides the course of a training: model, data and training, not on what it runs."""
+    recipe = plan.recipe.model_dump(mode="json", include={"model", "data", "training", "adapter"})
+    recipe["global_batch_size"] = plan.batch.global_size
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def _try(do: Callable[[], Any]) -> Any:
+    """The result, or what the disk said; a bug of ours is raised."""
+    try:
+        return do()
+    except OSError as error:
+        return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    except (SafetensorError, RuntimeError) as error:
+        # safetensors and torch's writers turn the system's error into text of their own.
+        text = str(error)
+        if "No space left" in text or "os error" in text or "iostream" in text or "unexpected pos" in text:
+            return text
+        raise
+
+
+def _synced(path: Path, root: Path) -> Written:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    return Written(str(path.relative_to(root)), path.stat().st_size, _sha256(path))
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint: first its name, so that a kill in between leaves no half of it under that."""
+    old = path.with_name(_OLD + path.name)
+    shutil.rmtree(old, ignore_errors=True)
+    path.replace(old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if path.name.startswith((_ASIDE, _OLD)):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+# -- resuming ------------------------------------------------------------------------------------------------------
+
+
+class ResumableTrainer(Trainer):
+    """A Trainer whose checkpoints are a Store's, and whose resumed run is the one that was interrupted.
+
+    Beyond what Trainer 5.23 restores: the running sums that logged and reported losses are made of, the table of epochs,
+    an evaluation that an interruption left out, and a run whose last step is done. A save that falls on the last step of
+    an epoch waits for the epoch's end, since Trainer would otherwise never run that end (`_run_epoch` starts the next).
+    """
+
+    store: Store
+    stop: Stop
+    plan: Plan
+
+    epochs: list[dict[str, Any]]
+    """metrics.json's `epochs`; the table of `callbacks.Progress`."""
+    evaluation_is_due = False
+    """An evaluation of this step was put off, so that a checkpoint was in time."""
+    save_is_due = False
+    """A save was put off to the epoch's end."""
+
+    _live: Live | None = None
+    _resumed: Saved | None = None
+    _random_state: dict[str, Any] | None = None
+
+    # -- saved -----------------------------------------------------------------------------------------------------
+
+    def training_state(self, *, is_first: bool) -> tuple[list[tuple[str, torch.Tensor]], dict[str, Any]]:
+        """What this rank puts into its state file."""
+        live = self._live_state()
+        tree: dict[str, Any] = {
+            "random": self._random_state or state.random_state(self.args.device),
+            "sums": self._sums(),
+            "optimizer": live.optimizer_values() if is_first or not live.is_replicated else {},
+        }
+        if is_first:
+            tree["job"] = live.job_values()
+            tree["epochs"] = self.epochs
+            tree["evaluation_is_due"] = self.evaluation_is_due
+            tree["globalstep_last_logged"] = self._globalstep_last_logged
+            tree["loss_steps"] = self._loss_steps
+        return live.tensors(is_first=is_first), tree
+
+    def gathered_weights(self) -> Any:
+        """The model's state dict on the first rank, gathered where it is sharded; every rank must call it."""
+        is_sharded = self.is_fsdp_enabled or self.plan.zero_stage == 3
+        if is_sharded:
+            return self.accelerator.get_state_dict(self.model_wrapped)
+        if not self.args.should_save:
+            return None
+        return self.accelerator.get_state_dict(self.model_wrapped if self.is_deepspeed_enabled else self.model)
+
+    def write_model(self, folder: Path, weights: Any) -> None:
+        """Model and tokenizer in Hugging Face format; without training_args.bin, a pickle that nothing of ours reads."""
+        self.model.save_pretrained(str(folder), state_dict=weights)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(str(folder))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.epoch_is_over() and not self._epoch_end_is_done():
+            self.save_is_due = True
+            return
+        self.save_is_due = False
+        self.store_flos()
+        best = self.store.folder / f"checkpoint-{self.state.best_global_step}"
+        if self.state.best_global_step and (best.exists() or self.state.best_global_step == self.state.global_step):
+            self.state.best_model_checkpoint = str(best)
+        self.store.save(self)
+
+    def epoch_is_over(self) -> bool:
+        """Whether this step is the last of its epoch, or of all."""
+        epoch = self.state.epoch or 0.0
+        return epoch == int(epoch) or self.state.global_step >= self.state.max_steps
+
+    def _epoch_end_is_done(self) -> bool:
+        # The table's row is made there.
+        return bool(self.epochs) and self.epochs[-1].get("epoch") == round(float(self.state.epoch or 0.0), 4)
+
+    def _live_state(self) -> Live:
+        if self._live is None:
+            self._live = Live(self)
+        return self._live
+
+    # -- taken over ------------------------------------------------------------------------------------------------
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Nothing yet: `_prepare_for_training` loads everything once the model is wrapped."""
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        if resume_from_checkpoint is not None:
+            self._resume(Path(resume_from_checkpoint))
+        return prepared
+
+    def _resume(self, path: Path) -> None:
+        manifest = rundir.read_json(path / MANIFEST)
+        saved = self._open(path, manifest)
+        first = saved.trees[0]
+        notes = self._live_state().load(saved, first["job"])
+        self.epochs[:] = first["epochs"]
+        self._loss_steps = first["loss_steps"]
+        self.evaluation_is_due = first["evaluation_is_due"]
+        own = self.store.peers.index
+        if manifest["world_size"] == self.plan.world_size:
+            self._random_state = saved.trees[own]["random"]
+        else:
+            notes.append("random states are of ranks that are gone: dropout is drawn anew from seed, step and rank")
+        if manifest["recipe"] != recipe_hash(self.plan):
+            notes.append("the recipe's model, data or training changed since; steps are counted on")
+        self._resumed = saved
+        self.store.events.emit(
+            "resume", path=str(path), step=self.state.global_step, epoch=self.state.epoch,
+            world_size=self.plan.world_size, saved_world_size=manifest["world_size"],
+            saved_strategy=manifest["strategy"], notes=notes,
+        )  # fmt: skip
+        for text in notes:
+            self.store.events.emit("note", text=f"resuming from {path.name}: {text}")
+
+    def _open(self, path: Path, manifest: dict[str, Any]) -> Saved:
+        return Saved([TensorFile(path / state_file(r)) for r in range(manifest["world_size"])], str(path))
+
+    def begin(self) -> None:
+        """Go on where the checkpoint was: sums of losses, then an evaluation that was put off. After on_train_begin."""
+        saved, self._resumed = self._resumed, None
+        if saved is None:
+            return
+        self._set_sums(saved)
+        self._globalstep_last_logged = saved.trees[0]["globalstep_last_logged"]
+        if self._random_state is None:
+            seed = self.args.seed
+            state.derive_random_state(seed, self.state.global_step, self.store.peers.index)
+            self._random_state = state.random_state(self.args.device)
+        if self.evaluation_is_due:
+            state.set_random_state(self._random_state, self.args.device)
+            self.evaluation_is_due = False
+            figures = self._evaluate(None, None)
+            self._determine_best_metric(metrics=figures, trial=None)
+            self._random_state = state.random_state(self.args.device)
+
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> Any:
+        """An evaluation that is told to stop is put off to the resumed run, and the state before it is saved."""
+        before = self._random_state or state.random_state(self.args.device)
+        try:
+            return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        except EvaluationStopped:
+            self.evaluation_is_due, self._random_state = True, before
+            self.model.train()
+            self._save_checkpoint(self.model, None)
+            self.stop.leave()
+
+    def stop_after_training(self) -> None:
+        """Told to stop in the evaluation of the finished model: save, unless its weights are no longer the last step's."""
+        if not self.args.load_best_model_at_end:
+            self._save_checkpoint(self.model, None)
+        self.stop.leave()
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if self._random_state is not None:
+            state.set_random_state(self._random_state, self.args.device)
+            self._random_state = None
+
+    def _run_epoch(self, *args: Any, **options: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True  # Trainer would take one step more before it looks
+            return
+        super()._run_epoch(*args, **options)
+
+    def _load_best_model(self) -> None:
+        path = Path(str(self.state.best_model_checkpoint))
+        found = check(path, self.state.best_global_step or 0)
+        if isinstance(found, PassedOver):
+            raise LaunchError(f"the best checkpoint {path.name} cannot be loaded: it {found.reason}",
+                              hint="set training.load_best_model_at_end=false to end with the last weights", exit_code=1)  # fmt: skip
+        self._live_state().load_weights(self._open(path, found.manifest))
+
+    def _sums(self) -> dict[str, float]:
+        """Running sums of this rank's losses."""
+        return {
+            "logged": self._tr_loss.item(),
+            "logged_total": self._total_loss_scalar,
+            "epoch": self._loss_sum.item(),
+            "total": self._loss_total,
+        }
+
+    def _set_sums(self, saved: Saved) -> None:
+        rows = [tree["sums"] for tree in saved.trees]
+        if len(rows) == self.plan.world_size:
+            sums = rows[self.store.peers.index]
+        else:  # only the mean over ranks is ever looked at
+            sums = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+        self._tr_loss.fill_(sums["logged"])
+        self._total_loss_scalar = sums["logged_total"]
+        self._loss_sum.fill_(sums["epoch"])
+        self._loss_total = sums["total"]

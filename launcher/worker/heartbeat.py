@@ -1,0 +1,105 @@
+"""A rank's sign of life: its last step and phase in a small file, which the agent reads to find the one that hangs."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+_SIZE = 64
+"""Bytes of a beat; one page, one write, so a reader never sees half of one."""
+
+_stacks: TextIO | None = None
+"""Open for as long as the process lives: faulthandler writes to its descriptor from a signal handler."""
+
+
+@dataclass(frozen=True)
+class Beat:
+    """The latest sign of life."""
+
+    time_ns: int
+    """On the monotonic clock, which all processes of a host share."""
+    step: int
+    phase: str
+
+
+def read_beat(path: Path) -> Beat | None:
+    """A rank's latest beat, or None where it has not beaten yet."""
+    try:
+        time_ns, step, phase = path.read_text(encoding="ascii").split(maxsplit=2)
+        return Beat(int(time_ns), int(step), phase.strip())
+    except (OSError, ValueError):
+        return None
+
+
+class Heart:
+    """Writes this rank's beats.
+
+    A beat is one pwrite into the page cache, under 2 microseconds on a local disk, so every one is written: a beat held
+    back for its cost would show a rank in a phase that it has left.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        self._step = 0
+
+    def beat(self, phase: str, step: int | None = None) -> None:
+        """Say that `phase` begins now. Never fails: a full disk must not end a training for this."""
+        if step is not None:
+            self._step = step
+        line = f"{time.monotonic_ns()} {self._step} {phase}".encode("ascii", "replace")
+        try:
+            os.pwrite(self._file, line[: _SIZE - 1].ljust(_SIZE - 1) + b"\n", 0)
+        except OSError:
+            return
+
+
+class Beats(TrainerCallback):
+    """Beats of the training loop. Steps are counted as finished ones; saving and loading beat in the store."""
+
+    def __init__(self, heart: Heart) -> None:
+        self._heart = heart
+
+    # fmt: off
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._heart.beat("train", state.global_step)
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._heart.beat("step", state.global_step)
+
+    def on_substep_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._heart.beat("substep", state.global_step)
+
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._heart.beat("optimizer", state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._heart.beat("between steps", state.global_step)
+
+    def on_prediction_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._heart.beat("evaluation", state.global_step)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._heart.beat("evaluated", state.global_step)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._heart.beat("saved", state.global_step)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._heart.beat("trained", state.global_step)
+    # fmt: on
+
+
+def dump_stacks_on_signal(path: Path) -> None:
+    """On SIGUSR2, add the Python stacks of all threads to `path`, also while the main thread waits in a collective."""
+    global _stacks
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _stacks = path.open("a", encoding="utf-8")
+    faulthandler.register(signal.SIGUSR2, file=_stacks, all_threads=True, chain=False)

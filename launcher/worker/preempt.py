@@ -1,0 +1,148 @@
+"""Being told to stop: a signal to any rank makes all of them save at one step and end with 143.
+
+The handler only notes the signal. Between steps, and between batches of an evaluation, ranks add up their notes; the
+sum is started at one such point and read at the next, so nobody waits for it, and all read the same sum at the same
+point. Slurm's `--signal`, which reaches every process of a step, takes the same path.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from launcher.worker import failure
+
+if TYPE_CHECKING:
+    from launcher.worker.callbacks import Events
+    from launcher.worker.checkpoint import ResumableTrainer
+    from launcher.worker.peers import Peers, Sum
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+_received: int | None = None
+
+
+class Preempted(BaseException):
+    """All ranks have stopped at one step. Not an Exception: nothing on the way up may take it for a failure."""
+
+
+class EvaluationStopped(BaseException):
+    """All ranks have stopped in the same batch of an evaluation."""
+
+
+def received() -> int | None:
+    """The first signal that this process was sent, if any."""
+    return _received
+
+
+def install(error_path: Path, rank: int) -> None:
+    """Note SIGTERM and SIGUSR1 from now on. For the main thread of a rank, after it was forked.
+
+    DataLoader workers are forked from the rank and must not take its handler along: torch ends them with SIGTERM, and
+    Slurm's SIGUSR1, which reaches them too, must not kill what the save still needs.
+    """
+    global _received
+    _received = None
+
+    def note(number: int, frame: FrameType | None) -> None:
+        global _received
+        if _received is None:
+            _received = number
+            failure.record_in_flight(error_path, rank)
+
+    for number in SIGNALS:
+        signal.signal(number, note)
+    owner = os.getpid()
+    os.register_at_fork(after_in_child=lambda: _forget(owner))
+
+
+def _forget(owner: int) -> None:
+    if os.getppid() == owner and signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+class Stop(TrainerCallback):
+    """Ends a training at a step that all ranks agree on, with a checkpoint of it. Must be the last callback.
+
+    It also moves what falls on an epoch's last step to the epoch's end, where Trainer has done the epoch's own work: a
+    checkpoint from before that would resume in the next epoch, and the row and evaluation of this one would be lost.
+    """
+
+    def __init__(self, trainer: ResumableTrainer, peers: Peers, events: Events) -> None:
+        self._trainer = trainer
+        self._peers = peers
+        self._events = events
+        self._sum: Sum | None = None
+        self._is_stopping = False
+        self._evaluation_is_due = False
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if sum(self._peers.gather(received() or 0)):
+            self._say(state.global_step, saved=False)
+            raise Preempted
+        self._trainer.begin()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._is_stopping |= self._told()
+        if self._trainer.epoch_is_over():
+            self._evaluation_is_due |= control.should_evaluate
+            self._trainer.save_is_due |= control.should_save
+            control.should_evaluate = control.should_save = False
+        elif self._is_stopping:
+            self._save_first(control)
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        control.should_evaluate |= self._evaluation_is_due
+        control.should_save |= self._trainer.save_is_due
+        self._evaluation_is_due = False
+        if self._is_stopping:
+            self._save_first(control)
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if self._told():
+            raise EvaluationStopped
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._is_stopping and not self._trainer.save_is_due:
+            self.leave()
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._finish()
+
+    def leave(self) -> None:
+        """Say what was kept, and raise."""
+        self._finish()
+        step = self._trainer.state.global_step
+        self._say(step, saved=self._trainer.store.saved_step == step)
+        raise Preempted
+
+    def _save_first(self, control: TrainerControl) -> None:
+        self._trainer.evaluation_is_due = control.should_evaluate
+        control.should_evaluate = False
+        control.should_save = True
+
+    def _told(self) -> bool:
+        """Whether some rank had its signal at the call before; the same answer on every rank."""
+        told = self._sum is not None and self._sum.result() > 0
+        if self._peers.size == 1:
+            return received() is not None
+        self._sum = self._peers.start_sum(int(received() is not None))
+        return told
+
+    def _finish(self) -> None:
+        if self._sum is not None:
+            self._sum.result()
+            self._sum = None
+
+    def _say(self, step: int, *, saved: bool) -> None:
+        numbers = {n for n in self._peers.gather(received()) if n is not None}
+        names = ", ".join(sorted(signal.Signals(n).name for n in numbers))
+        self._events.emit("preempted", step=step, saved=saved, signal=names)
