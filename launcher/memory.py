@@ -1,0 +1,560 @@
+"""Will it fit? Bytes per rank for a model, a strategy and a batch. Arithmetic only: nothing here looks at a machine.
+
+Model states follow the ZeRO paper (Rajbhandari et al. 2020, arXiv 1910.02054, table 1): in mixed precision with Adam a
+parameter costs 2 bytes of weight, 2 of gradient and 12 of optimizer (fp32 master copy and two moments), and stage 1
+divides the 12, stage 2 also the gradients, stage 3 also the weights, by the number of ranks. What DeepSpeed, DDP and
+FSDP2 keep beside that (buckets, gathered parameters, fp32 copies of gradients during the step) was read in their source
+and measured: tools/measure_memory.py compares every term with torch's own allocation record, docs/memory.md has the table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from launcher.cluster.model import GIB, MIB, Chip
+from launcher.errors import LaunchError
+
+Strategy = Literal["ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2"]
+STRATEGIES: tuple[str, ...] = ("ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2")
+_STAGE = {"zero1": 1, "zero2": 2, "zero3": 3, "zero3-offload": 3}
+
+ZERO_BUCKET_ELEMENTS = {"npu": 200_000_000, "cpu": 20_000_000}
+"""reduce_bucket_size of stages 1 and 2, as render/deepspeed.py writes it."""
+ZERO3_MAX_LIVE_ELEMENTS = 1_000_000_000
+"""stage3_max_live_parameters and stage3_max_reuse_distance: gathered parameters nearer than this to their next use stay."""
+ZERO3_SUB_GROUP_ELEMENTS = 1_000_000_000
+HCCL_BUFFSIZE_MIB = 200
+"""HCCL_BUFFSIZE's default; every communicator takes twice as much (HCCL documentation)."""
+FRAMEWORK_BYTES = 1 * GIB
+"""Kernels, streams, workspaces and the context of a process on a card, which torch's allocator does not count."""
+FRAGMENTATION = 0.04
+"""Share of torch's own memory that is lost between blocks, with expandable segments."""
+_CARD_LOSS_BYTES = {64: int(3.5 * GIB), 32: 4 * GIB}
+"""What a process cannot have of a nominal card: "64 GB" shows 60.96 to 61.27 GiB, "32 GB" 28.5 to 29 (public reports)."""
+
+
+# --- geometry ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Parameter:
+    name: str
+    shape: tuple[int, ...]
+    kind: Literal["embedding", "linear", "norm", "bias", "head"]
+    layer: int | None = None
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What of a model's config decides memory."""
+
+    hidden: int
+    intermediate: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab: int
+    parameters: tuple[Parameter, ...]
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(p.numel for p in self.parameters)
+
+    @property
+    def layer_parameters(self) -> int:
+        """Of one transformer block."""
+        return sum(p.numel for p in self.parameters if p.layer == 0)
+
+    @property
+    def outer_parameters(self) -> int:
+        """Embedding, last norm and head: what is in no block."""
+        return sum(p.numel for p in self.parameters if p.layer is None)
+
+    @property
+    def largest_parameter(self) -> int:
+        return max(p.numel for p in self.parameters)
+
+
+ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
+"""Families whose parameters this file can list."""
+
+
+def geometry(config: Mapping[str, Any], *, task: str = "sequence-classification", num_labels: int = 2) -> Geometry:
+    """The parameters of a Hugging Face config.json with the head of `task`.
+
+    Raises:
+        LaunchError: the family is none of ARCHITECTURES, or a number is missing.
+    """
+    family = str(config.get("model_type", ""))
+    if family not in ARCHITECTURES:
+        raise LaunchError(
+            f"memory of model_type {family or '(none)'!r} cannot be computed",
+            hint=f"known are {', '.join(ARCHITECTURES)}; name a strategy and a micro batch in the recipe instead of auto",
+        )
+    try:
+        hidden, intermediate = int(config["hidden_size"]), int(config["intermediate_size"])
+        num_layers, num_heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
+        vocab = int(config["vocab_size"])
+        num_kv_heads = int(config.get("num_key_value_heads") or num_heads)
+        # Qwen3's config class has its own default; the others divide.
+        head_dim = int(config.get("head_dim") or (128 if family == "qwen3" else hidden // num_heads))
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise LaunchError(f"config.json: {error} is missing or no number", hint="use the model's own config.json") from None
+    if min(hidden, intermediate, num_layers, num_heads, num_kv_heads, head_dim, vocab) < 1:
+        raise LaunchError("config.json: sizes must be positive", hint="use the model's own config.json")
+    return Geometry(
+        hidden, intermediate, num_layers, num_heads, num_kv_heads, head_dim, vocab,
+        tuple(_parameters(config, family, task, num_labels, head_dim, num_kv_heads)),
+    )  # fmt: skip
+
+
+def _parameters(
+    config: Mapping[str, Any], family: str, task: str, num_labels: int, head_dim: int, num_kv_heads: int
+) -> Iterable[Parameter]:
+    """Names and shapes as in transformers' modeling files, so that they can be compared one by one."""
+    h, i, v = int(config["hidden_size"]), int(config["intermediate_size"]), int(config["vocab_size"])
+    q, kv = int(config["num_attention_heads"]) * head_dim, num_kv_heads * head_dim
+    has_qkv_bias = family == "qwen2" or bool(config.get("attention_bias", False)) and family != "mistral"
+    has_o_bias = family in ("llama", "qwen3") and bool(config.get("attention_bias", False))
+    has_mlp_bias = family == "llama" and bool(config.get("mlp_bias", False))
+    yield Parameter("model.embed_tokens.weight", (v, h), "embedding")
+    for n in range(int(config["num_hidden_layers"])):
+        prefix = f"model.layers.{n}"
+        linears = (("self_attn.q_proj", q, h, has_qkv_bias), ("self_attn.k_proj", kv, h, has_qkv_bias),
+                   ("self_attn.v_proj", kv, h, has_qkv_bias), ("self_attn.o_proj", h, q, has_o_bias),
+                   ("mlp.gate_proj", i, h, has_mlp_bias), ("mlp.up_proj", i, h, has_mlp_bias),
+                   ("mlp.down_proj", h, i, has_mlp_bias))  # fmt: skip
+        for name, rows, columns, has_bias in linears:
+            yield Parameter(f"{prefix}.{name}.weight", (rows, columns), "linear", n)
+            if has_bias:
+                yield Parameter(f"{prefix}.{name}.bias", (rows,), "bias", n)
+        if family == "qwen3":
+            yield Parameter(f"{prefix}.self_attn.q_norm.weight", (head_dim,), "norm", n)
+            yield Parameter(f"{prefix}.self_attn.k_norm.weight", (head_dim,), "norm", n)
+        yield Parameter(f"{prefix}.input_layernorm.weight", (h,), "norm", n)
+        yield Parameter(f"{prefix}.post_attention_layernorm.weight", (h,), "norm", n)
+    yield Parameter("model.norm.weight", (h,), "norm")
+    if task == "sequence-classification":
+        yield Parameter("score.weight", (num_labels, h), "head")
+    elif not config.get("tie_word_embeddings", False):
+        yield Parameter("lm_head.weight", (v, h), "head")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """PEFT's LoraConfig, as far as it decides memory."""
+
+    r: int = 8
+    target_modules: str | tuple[str, ...] = "all-linear"
+
+    def targets(self, geometry: Geometry) -> tuple[Parameter, ...]:
+        """Linear layers that get an adapter; `all-linear` leaves the head out (peft's documentation)."""
+        linear = [p for p in geometry.parameters if p.kind == "linear"]
+        if self.target_modules == "all-linear":
+            return tuple(linear)
+        names = {self.target_modules} if isinstance(self.target_modules, str) else set(self.target_modules)
+        found = tuple(p for p in linear if p.name.removesuffix(".weight").rpartition(".")[2] in names)
+        if not found:
+            raise LaunchError(
+                f"adapter.target_modules {sorted(names)} name no layer of this model",
+                hint="use all-linear, or q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj",
+            )
+        return found
+
+    def trainable(self, geometry: Geometry, task: str) -> tuple[Parameter, ...]:
+        """The adapters, and the copy of the classification head that peft trains beside them."""
+        out = []
+        for p in self.targets(geometry):
+            name = p.name.removesuffix(".weight")
+            out.append(Parameter(f"{name}.lora_A", (self.r, p.shape[1]), "linear", p.layer))
+            out.append(Parameter(f"{name}.lora_B", (p.shape[0], self.r), "linear", p.layer))
+        if task == "sequence-classification":
+            out += [replace(p, name=f"{p.name}.copy") for p in geometry.parameters if p.kind == "head"]
+        return tuple(out)
+
+
+# --- the estimate --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """Bytes of one rank at the highest point of a training step."""
+
+    strategy: str
+    phase: Literal["forward", "backward", "step"]
+    """Where in the step the highest point is."""
+    weights: int
+    gradients: int
+    optimizer: int
+    """fp32 master weights, where there are any, and both Adam moments."""
+    buffers: int
+    """DDP's and ZeRO's buckets, flattened and fp32 copies of gradients."""
+    gathered: int
+    """Whole parameters that a sharded strategy holds for a while."""
+    activations: int
+    logits: int
+    communication: int
+    """HCCL's buffers; outside torch's allocator."""
+    reserve: int
+    """Framework and fragmentation; outside what torch counts as allocated."""
+    host_bytes: int
+    """Main memory of this rank's offloaded state."""
+    num_parameters: int
+    num_trainable: int
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self.parts().values())
+
+    def parts(self) -> dict[str, int]:
+        names = ("weights", "gradients", "optimizer", "buffers", "gathered", "activations", "logits", "communication", "reserve")
+        return {name: getattr(self, name) for name in names}
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "total_bytes": self.total_bytes}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One rank's situation, with the numbers that every term needs."""
+
+    g: Geometry
+    task: str
+    strategy: str
+    precision: str
+    ranks: int
+    batch: int
+    seq: int
+    is_checkpointed: bool
+    attention: str
+    accumulates: bool
+    is_padded: bool
+    lora: Lora | None
+    device: str
+    logit_positions: int
+    bucket: int
+    trainable: tuple[Parameter, ...] = field(default=())
+
+    @property
+    def stage(self) -> int | None:
+        return _STAGE.get(self.strategy)
+
+    @property
+    def tokens(self) -> int:
+        return self.batch * self.seq
+
+    @property
+    def mode(self) -> str:
+        """fp32 | bf16 (the weights themselves are 16 bit) | autocast (fp32 weights, 16-bit products)."""
+        if self.precision == "fp32":
+            return "fp32"
+        return "bf16" if self.stage or self.strategy == "fsdp2" else "autocast"
+
+    @property
+    def low(self) -> int:
+        """Bytes of an element of what matrix products read."""
+        return 4 if self.precision == "fp32" else 2
+
+    @property
+    def num_trainable(self) -> int:
+        return sum(p.numel for p in self.trainable)
+
+
+def estimate(
+    config: Mapping[str, Any],
+    *,
+    task: str = "sequence-classification",
+    num_labels: int = 2,
+    strategy: str,
+    precision: str = "bf16",
+    world_size: int = 1,
+    micro_batch: int = 1,
+    seq_len: int = 512,
+    gradient_checkpointing: bool = False,
+    attention: str | None = "sdpa",
+    accumulation: int = 1,
+    padded: bool = True,
+    lora: Lora | None = None,
+    device: str = "npu",
+    logit_positions: int | None = None,
+    bucket_elements: int | None = None,
+    hccl_buffsize_mib: int = HCCL_BUFFSIZE_MIB,
+    num_communicators: int = 2,
+) -> Breakdown:
+    """Bytes of one rank (the largest one) at the highest point of a training step.
+
+    Args:
+        config: the model's config.json.
+        padded: whether rows have unequal lengths; then a mask is kept, and grouped key/value heads are repeated.
+        logit_positions: positions of a row whose logits over the vocabulary are computed; causal-lm only. None for all.
+        num_communicators: groups of ranks that HCCL opens; the world, and one that DeepSpeed or FSDP adds.
+
+    Raises:
+        LaunchError: the model's family is not known here.
+    """
+    shape = geometry(config, task=task, num_labels=num_labels)
+    job = _Job(
+        shape, task, strategy, precision, world_size, micro_batch, seq_len, gradient_checkpointing, attention or "sdpa",
+        accumulation > 1, padded, lora, device, min(logit_positions or seq_len, seq_len),
+        bucket_elements or ZERO_BUCKET_ELEMENTS["npu" if device == "npu" else "cpu"],
+        lora.trainable(shape, task) if lora else shape.parameters,
+    )  # fmt: skip
+    return _breakdown(job, hccl_buffsize_mib, num_communicators)
+
+
+def _breakdown(job: _Job, hccl_buffsize_mib: int, num_communicators: int) -> Breakdown:
+    phases = {"forward": _forward(job), "backward": _backward(job), "step": _step(job)}
+    phase, parts = max(phases.items(), key=lambda item: sum(item[1].values()))
+    host = 0
+    weights, optimizer, gradients = _weights(job), _optimizer(job), parts.get("gradients", 0)
+    is_offloaded = job.strategy == "zero3-offload"
+    if is_offloaded and job.device == "npu":
+        host = weights + optimizer + _zero3_shard(job) * job.low + 4 * _zero3_shard(job)
+        weights = optimizer = gradients = 0
+    allocated = weights + optimizer + gradients + sum(v for k, v in parts.items() if k != "gradients")
+    on_card = job.device == "npu"
+    communication = 2 * hccl_buffsize_mib * MIB * num_communicators if on_card and job.ranks > 1 else 0
+    return Breakdown(
+        strategy=job.strategy,
+        phase=phase,  # type: ignore[arg-type]
+        weights=weights,
+        gradients=gradients,
+        optimizer=optimizer,
+        buffers=parts.get("buffers", 0),
+        gathered=parts.get("gathered", 0),
+        activations=parts.get("activations", 0),
+        logits=parts.get("logits", 0),
+        communication=communication,
+        reserve=FRAMEWORK_BYTES + int(allocated * FRAGMENTATION) if on_card else 0,
+        host_bytes=host,
+        num_parameters=job.g.num_parameters,
+        num_trainable=job.num_trainable,
+    )
+
+
+# --- model states --------------------------------------------------------------------------------------------------
+
+
+def _groups(job: _Job) -> tuple[int, int]:
+    """Elements with and without weight decay: the Trainer makes two parameter groups, and norms and biases are in the second."""
+    plain = sum(p.numel for p in job.trainable if p.kind in ("norm", "bias"))
+    return job.num_trainable - plain, plain
+
+
+def _padded_flat(job: _Job) -> int:
+    """Elements of stage 1 and 2's flat buffers: each group is filled up to a multiple of 2 x ranks (nccl_start_alignment)."""
+    return sum(-(-n // (2 * job.ranks)) * 2 * job.ranks for n in _groups(job))
+
+
+def _zero3_shard(job: _Job) -> int:
+    """Elements of this rank's shard: every trainable parameter is cut by itself, the last piece filled up."""
+    return sum(-(-p.numel // job.ranks) for p in job.trainable)
+
+
+def _fsdp_shard(parameters: Iterable[Parameter], ranks: int) -> int:
+    """Elements of the first rank's shard: FSDP2 cuts along the first dimension, and the first ranks get the larger pieces."""
+    return sum(-(-p.shape[0] // ranks) * math.prod(p.shape[1:]) for p in parameters)
+
+
+def _frozen(job: _Job) -> int:
+    return job.g.num_parameters if job.lora else 0
+
+
+def _weights(job: _Job) -> int:
+    frozen, low = _frozen(job), job.low
+    if job.strategy == "fsdp2" and job.ranks > 1:
+        frozen_shard = _fsdp_shard(job.g.parameters, job.ranks) if job.lora else 0
+        return 4 * _fsdp_shard(job.trainable, job.ranks) + low * frozen_shard
+    if job.stage == 3:
+        frozen_shard = sum(-(-p.numel // job.ranks) for p in job.g.parameters) if job.lora else 0
+        return low * (_zero3_shard(job) + frozen_shard)
+    if job.stage:
+        return low * (_padded_flat(job) + frozen)
+    # DDP trains the weights that it loads: fp32, or, under LoRA, fp32 adapters beside low-precision weights.
+    return 4 * job.num_trainable + (low * frozen if job.lora else 0)
+
+
+def _optimizer(job: _Job) -> int:
+    if job.strategy == "fsdp2" and job.ranks > 1:
+        return 8 * _fsdp_shard(job.trainable, job.ranks)
+    if job.stage == 3:
+        return 12 * _zero3_shard(job)
+    if job.stage:
+        return 12 * _padded_flat(job) // job.ranks
+    return 8 * job.num_trainable
+
+
+# --- activations ---------------------------------------------------------------------------------------------------
+
+
+def _linear_elements(job: _Job) -> int:
+    """Weights that autocast copies to 16 bit: everything a matrix product reads."""
+    return sum(p.numel for p in job.g.parameters if p.kind in ("linear", "head"))
+
+
+def _stream(job: _Job) -> int:
+    """Bytes of an element of the residual stream."""
+    return 2 if job.mode == "bf16" or (job.lora and job.low == 2) else 4
+
+
+def _norm_bytes(job: _Job) -> int:
+    """Saved per token by one RMSNorm and the products that read it, without the residual."""
+    h = job.g.hidden
+    return {"fp32": 12, "bf16": 8, "autocast": 8}[job.mode] * h + 4
+
+
+def _layer_bytes(job: _Job) -> int:
+    """What one block keeps for its backward pass, for all tokens of a micro batch."""
+    g, low = job.g, job.low
+    q, kv = g.num_heads * g.head_dim, g.num_kv_heads * g.head_dim
+    if job.is_padded and job.attention != "flash_attention_2":
+        kv = q  # transformers repeats grouped heads where there is a mask (integrations/sdpa_attention.py)
+    token = 2 * _norm_bytes(job) + low * (2 * q + 2 * kv) + low * 4 * g.intermediate
+    if job.mode == "autocast":
+        token += 5 * low * g.hidden  # q, k, v, gate and up each keep their own 16-bit copy of their input
+    if job.attention == "eager":
+        # scores, softmax in fp32, and its 16-bit copy
+        scores = g.num_heads * job.seq * (4 if job.low == 4 else 6)
+        return job.tokens * (token + scores)
+    return job.tokens * (token + 4 * g.num_heads) + (_mask_bytes(job) if job.is_padded else 0)
+
+
+def _mask_bytes(job: _Job) -> int:
+    """The additive mask that scaled_dot_product_attention makes of a boolean one, in each block."""
+    return job.batch * job.seq * job.seq * job.low if job.attention == "sdpa" and job.device == "cpu" else 0
+
+
+def _activations(job: _Job) -> int:
+    """Kept at the end of the forward pass."""
+    last_norm = job.tokens * (_norm_bytes(job) + _stream(job) * job.g.hidden)
+    shared = job.batch * job.seq * job.seq if job.is_padded and job.attention != "flash_attention_2" else 0
+    if job.is_checkpointed:
+        return job.g.num_layers * job.tokens * _stream(job) * job.g.hidden + last_norm + shared
+    copies = 2 * _linear_elements(job) if job.mode == "autocast" and not job.lora else 0
+    return job.g.num_layers * _layer_bytes(job) + last_norm + shared + copies
+
+
+def _logits(job: _Job) -> int:
+    """Logits of a causal-LM head, their fp32 copy, the log-softmax, and in the backward pass their gradients."""
+    if job.task == "sequence-classification":
+        return 0
+    return job.batch * job.logit_positions * job.g.vocab * 12
+
+
+# --- phases --------------------------------------------------------------------------------------------------------
+
+
+def _resident(job: _Job) -> dict[str, int]:
+    """What is there all through a step, beside weights and optimizer."""
+    trainable = job.num_trainable
+    if job.strategy == "ddp" and job.ranks > 1:
+        return {"buffers": 4 * trainable}  # gradient_as_bucket_view is off: buckets beside the gradients
+    if job.stage == 3:
+        hidden = job.g.hidden
+        persistent = sum(p.numel for p in (*job.g.parameters, *(job.trainable if job.lora else ())) if p.numel <= 10 * hidden)
+        grads = _zero3_shard(job) * job.low
+        return {"gradients": grads, "buffers": job.low * hidden * hidden, "gathered": job.low * persistent}
+    return {}
+
+
+def _merge(*parts: Mapping[str, int]) -> dict[str, int]:
+    out: dict[str, int] = {}
+    for part in parts:
+        for name, size in part.items():
+            out[name] = out.get(name, 0) + size
+    return out
+
+
+def _gathered(job: _Job) -> dict[str, int]:
+    """Whole parameters that are there while blocks run."""
+    g, low = job.g, job.low
+    if job.stage == 3:
+        total = g.num_parameters + (job.num_trainable if job.lora else 0)
+        hidden = g.hidden
+        persistent = sum(p.numel for p in g.parameters if p.numel <= 10 * hidden)
+        return {"gathered": low * min(total - persistent, ZERO3_MAX_LIVE_ELEMENTS)}
+    if job.strategy == "fsdp2" and job.ranks > 1:
+        # The root's own parameters stay whole from forward to backward; one block and the next one are there.
+        return {"gathered": low * (g.outer_parameters + 2 * g.layer_parameters)}
+    return {}
+
+
+def _carried_gradients(job: _Job) -> int:
+    """Gradients of earlier micro batches that wait while the next one runs."""
+    if not job.accumulates:
+        return 0
+    return _full_gradients(job)
+
+
+def _full_gradients(job: _Job) -> int:
+    if job.stage == 3:
+        return 0  # in the resident flat buffer
+    if job.stage == 2:
+        return job.low * _padded_flat(job) // job.ranks
+    if job.stage == 1:
+        return job.low * job.num_trainable
+    if job.strategy == "fsdp2" and job.ranks > 1:
+        return 4 * _fsdp_shard(job.trainable, job.ranks)
+    return 4 * job.num_trainable
+
+
+def _forward(job: _Job) -> dict[str, int]:
+    copies = 2 * _linear_elements(job) if job.mode == "autocast" and not job.lora and job.is_checkpointed else 0
+    logits = 0 if job.task == "sequence-classification" else job.batch * job.logit_positions * job.g.vocab * (job.low + 8)
+    return _merge(
+        _resident(job),
+        _gathered(job),
+        {"activations": _activations(job) + copies, "logits": logits, "gradients": _carried_gradients(job)},
+    )
+
+
+def _backward(job: _Job) -> dict[str, int]:
+    """The higher of the pass's beginning, when all activations are there, and its end, when all gradients are."""
+    buckets = {"buffers": job.low * job.bucket} if job.stage in (1, 2) else {}
+    layer = _layer_bytes(job) if job.is_checkpointed else 0
+    begin = _merge(
+        _resident(job),
+        _gathered(job),
+        buckets,
+        {
+            "activations": _activations(job) + layer + _transient(job),
+            "logits": _logits(job),
+            "gradients": _carried_gradients(job),
+        },
+    )
+    end = _merge(
+        _resident(job),
+        _gathered(job),
+        buckets,
+        {"activations": job.tokens * _stream(job) * job.g.hidden * 2, "gradients": _full_gradients(job)},
+    )
+    return max((begin, end), key=lambda parts: sum(parts.values()))
+
+
+def _transient(job: _Job) -> int:
+    """The most that one block's backward pass adds for a moment."""
+    g = job.g
+    norm = job.tokens * g.hidden * (20 - 4 + _stream(job))
+    mlp = job.tokens * (2 * job.low * g.intermediate + g.hidden * _stream(job))
+    if not job.is_checkpointed:
+        mlp -= job.tokens * _norm_bytes(job)  # the last norm's are gone by then
+    return max(norm, mlp)
+
+
+def _step(job: _Job) -> dict[str, int]:
+    """The optimizer's update. Adam is fused: it needs no memory of its own."""
+    if job.stage in (1, 2):
+        shard = _padded_flat(job) // job.ranks
+        return _merge(_resident(job), {"gradients": _full_gradients(job), "buffers": (job.low + 4) * shard})
+    if job.stage == 3:
+        sub_group = min(_zero3_shard(job), ZERO3_SUB_GROUP_ELEMENTS)
+        return _merge(_resident(job), {"buffers": (job.low + 4) * sub_group})
+    return _merge(_resident(job), {"gradients": _full_gradients(job)})

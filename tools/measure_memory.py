@@ -1,0 +1,389 @@
+"""Predicted bytes per rank against what torch's allocator gave out, on CPU ranks. Writes the table of docs/memory.md.
+
+Each case forks its ranks from one process that imported everything, and trains a small Llama for three optimizer steps
+with transformers' Trainer: the same engine, precision, optimizer and DeepSpeed settings that a launch uses. Memory is
+read from the profiler's record of every allocation and release, temporaries inside kernels included. What is compared
+is the third step: bytes at rest before it, and the highest point during it.
+
+    python tools/measure_memory.py                 # all cases, table on stdout
+    python tools/measure_memory.py --write         # and into docs/memory.md
+    python tools/measure_memory.py --only zero3    # cases whose name contains the text
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import socket
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+os.environ.update(
+    OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", DS_ACCELERATOR="cpu", KINETO_LOG_LEVEL="5"
+)
+
+from launcher import memory  # noqa: E402
+
+DOC = Path(__file__).parents[1] / "docs" / "memory.md"
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+TINY = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "vocab_size": 512}  # fmt: skip
+SMALL = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6, "num_attention_heads": 8,
+         "num_key_value_heads": 2, "vocab_size": 4000}  # fmt: skip
+WIDE = {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 3, "num_attention_heads": 8,
+        "num_key_value_heads": 8, "vocab_size": 2000}  # fmt: skip
+SMOLLM2 = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+           "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True}  # fmt: skip
+MODELS = {"tiny": TINY, "small": SMALL, "wide": WIDE, "SmolLM2-135M": SMOLLM2}
+
+
+@dataclass(frozen=True)
+class Case:
+    model: str
+    strategy: str
+    precision: str = "bf16"
+    num_ranks: int = 2
+    micro_batch: int = 4
+    seq_len: int = 128
+    checkpointing: bool = False
+    task: str = "sequence-classification"
+    accumulation: int = 1
+    padded: bool = True
+    lora_r: int = 0
+    attention: str = "sdpa"
+
+    @property
+    def name(self) -> str:
+        parts = [self.model, self.strategy, self.precision, f"{self.num_ranks}r", f"b{self.micro_batch}", f"s{self.seq_len}"]
+        parts += ["ckpt"] * self.checkpointing + ["lm"] * (self.task == "causal-lm") + [f"lora{self.lora_r}"] * bool(self.lora_r)
+        parts += [f"acc{self.accumulation}"] * (self.accumulation > 1) + ["full"] * (not self.padded)
+        parts += [self.attention] * (self.attention != "sdpa")
+        return " ".join(parts)
+
+
+def cases() -> list[Case]:
+    """Strategies by models, then one axis at a time."""
+    out = [Case("small", s) for s in memory.STRATEGIES]
+    out += [Case("small", s, precision="fp32") for s in ("ddp", "zero2", "zero3", "fsdp2")]
+    out += [Case("small", s, checkpointing=True) for s in ("ddp", "zero2", "zero3", "fsdp2")]
+    out += [Case("wide", s, num_ranks=4, micro_batch=2) for s in ("ddp", "zero1", "zero2", "zero3", "fsdp2")]
+    out += [Case("small", "zero2", micro_batch=m, seq_len=n) for m, n in ((1, 64), (8, 256), (2, 512))]
+    out += [Case("small", "ddp", num_ranks=1, precision=p) for p in ("fp32", "bf16")]
+    out += [Case("small", "ddp", padded=False), Case("small", "zero3", padded=False)]
+    out += [Case("small", "ddp", accumulation=2), Case("small", "zero2", accumulation=2)]
+    out += [Case("small", s, micro_batch=1, seq_len=64) for s in ("ddp", "zero1", "zero3", "fsdp2")]
+    out += [Case("small", s, task="causal-lm") for s in ("ddp", "zero2", "zero3", "fsdp2")]
+    out += [Case("small", "zero2", attention="eager")]
+    out += [Case("small", "ddp", lora_r=8), Case("small", "ddp", lora_r=8, checkpointing=True)]
+    out += [Case("tiny", s) for s in ("ddp", "zero2", "zero3", "fsdp2")]
+    out += [Case("SmolLM2-135M", "ddp", micro_batch=2, seq_len=256)]
+    out += [Case("SmolLM2-135M", "zero2", micro_batch=2, seq_len=256)]
+    out += [Case("SmolLM2-135M", "zero3", micro_batch=2, seq_len=256, checkpointing=True)]
+    out += [Case("SmolLM2-135M", "fsdp2", micro_batch=2, seq_len=256)]
+    return out
+
+
+def predict(case: Case) -> memory.Breakdown:
+    return memory.estimate(
+        {"model_type": "llama", **MODELS[case.model]},
+        task=case.task,
+        num_labels=5,
+        strategy=case.strategy,
+        precision=case.precision,
+        world_size=case.num_ranks,
+        micro_batch=case.micro_batch,
+        seq_len=case.seq_len,
+        gradient_checkpointing=case.checkpointing,
+        attention=case.attention,
+        accumulation=case.accumulation,
+        padded=case.padded,
+        lora=memory.Lora(r=case.lora_r) if case.lora_r else None,
+        device="cpu",
+    )
+
+
+# --- one rank ------------------------------------------------------------------------------------------------------
+
+
+def deepspeed_config(stage: int, hidden: int, *, offload: bool) -> dict[str, Any]:
+    """What render/deepspeed.py writes for CPU ranks."""
+    zero: dict[str, Any] = {
+        "stage": stage, "contiguous_gradients": True, "overlap_comm": False, "reduce_scatter": True,
+        "reduce_bucket_size": memory.ZERO_BUCKET_ELEMENTS["cpu"], "allgather_partitions": True,
+        "allgather_bucket_size": memory.ZERO_BUCKET_ELEMENTS["cpu"],
+    }  # fmt: skip
+    if stage == 3:
+        zero |= {
+            "reduce_bucket_size": hidden * hidden,
+            "stage3_prefetch_bucket_size": hidden * hidden * 9 // 10,
+            "stage3_param_persistence_threshold": 10 * hidden,
+            "stage3_max_live_parameters": 1_000_000_000,
+            "stage3_max_reuse_distance": 1_000_000_000,
+            "sub_group_size": 1_000_000_000,
+        }
+    if offload:
+        zero |= {k: {"device": "cpu", "pin_memory": False} for k in ("offload_optimizer", "offload_param")}
+    out: dict[str, Any] = {
+        "zero_optimization": zero, "bf16": {"enabled": "auto"}, "fp16": {"enabled": "auto"}, "gradient_clipping": "auto",
+        "gradient_accumulation_steps": "auto", "train_micro_batch_size_per_gpu": "auto",
+        "zero_allow_untested_optimizer": True, "wall_clock_breakdown": False,
+    }  # fmt: skip
+    return out | ({"zero_force_ds_cpu_optimizer": False} if offload else {})
+
+
+def run_rank(rank: int, case: Case, port: int, out: Path, folder: Path) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(case.num_ranks), MASTER_ADDR="127.0.0.1",
+                      LOCAL_WORLD_SIZE=str(case.num_ranks), MASTER_PORT=str(port))  # fmt: skip
+    if case.num_ranks == 1:
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+            os.environ.pop(name)
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    torch.set_num_threads(1)
+    marks: list[tuple[str, int]] = []
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        arguments, stage = _arguments(case, folder)
+        args = TrainingArguments(**arguments)
+        model = _model(case, stage)
+
+        class Marks(TrainerCallback):
+            def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                if state.global_step == 2:
+                    gc.collect()
+                    marks.append(("begin", time.time_ns()))
+
+            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                if state.global_step == 3:
+                    marks.append(("end", time.time_ns()))
+
+        class Measured(Trainer):
+            def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+                loss = _loss(case, model, inputs)
+                marks.append(("loss", time.time_ns()))
+                return loss
+
+        if case.strategy == "fsdp2":
+            from accelerate.state import DistributedType, PartialState
+
+            # accelerate takes its FSDP path only in a world of cards; see worker/device.py.
+            PartialState._shared_state["distributed_type"] = DistributedType.MULTI_NPU
+        trainer = Measured(model=model, args=args, train_dataset=_rows(case), callbacks=[Marks()])
+        trainer.train()
+    states = _state_bytes(case, trainer)
+    if rank == 0:
+        out.write_text(json.dumps(_curve(profiler.profiler.kineto_results.events(), marks) | states))
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _arguments(case: Case, folder: Path) -> tuple[dict[str, Any], int | None]:
+    stage = {"zero1": 1, "zero2": 2, "zero3": 3, "zero3-offload": 3}.get(case.strategy)
+    out: dict[str, Any] = {
+        "output_dir": str(folder), "per_device_train_batch_size": case.micro_batch, "max_steps": 3, "report_to": "none",
+        "gradient_accumulation_steps": case.accumulation, "bf16": case.precision == "bf16", "use_cpu": True,
+        "disable_tqdm": True, "save_strategy": "no", "logging_steps": 1000, "remove_unused_columns": False,
+        "gradient_checkpointing": case.checkpointing, "label_names": ["labels"], "dataloader_pin_memory": False,
+    }  # fmt: skip
+    if stage:
+        path = folder / f"ds-{os.getpid()}.json"
+        hidden = MODELS[case.model]["hidden_size"]
+        path.write_text(json.dumps(deepspeed_config(stage, int(hidden), offload=case.strategy.endswith("offload"))))
+        return out | {"deepspeed": str(path)}, stage
+    if case.strategy == "fsdp2":
+        out |= {
+            "fsdp": True,
+            "fsdp_config": {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "reshard_after_forward": True,
+                            "state_dict_type": "FULL_STATE_DICT"},
+        }  # fmt: skip
+    return out | ({"ddp_backend": "gloo"} if case.num_ranks > 1 else {}), None
+
+
+def _model(case: Case, stage: int | None) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
+
+    config = LlamaConfig(**MODELS[case.model], max_position_embeddings=4096, pad_token_id=0, num_labels=5, use_cache=False)
+    config._attn_implementation = case.attention
+    is_low = (stage is not None or case.lora_r) and case.precision == "bf16"
+    dtype = torch.bfloat16 if is_low else torch.float32
+    auto = AutoModelForCausalLM if case.task == "causal-lm" else AutoModelForSequenceClassification
+    torch.manual_seed(0)
+    model = auto.from_config(config, dtype=dtype, attn_implementation=case.attention)
+    if not case.lora_r:
+        return model
+    import peft
+
+    if case.checkpointing:
+        model.enable_input_require_grads()
+    kind = "CAUSAL_LM" if case.task == "causal-lm" else "SEQ_CLS"
+    return peft.get_peft_model(model, peft.LoraConfig(r=case.lora_r, target_modules="all-linear", task_type=kind))
+
+
+def _rows(case: Case) -> Any:
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    vocab = int(MODELS[case.model]["vocab_size"])
+    rows = []
+    for index in range(case.num_ranks * case.micro_batch * case.accumulation * 4):
+        ids = torch.randint(1, vocab, (case.seq_len,), generator=generator)
+        mask = torch.ones(case.seq_len, dtype=torch.long)
+        if case.padded:
+            mask[-3:] = 0
+        labels = torch.tensor(index % 5) if case.task != "causal-lm" else ids.clone()
+        rows.append({"input_ids": ids, "attention_mask": mask, "labels": labels})
+    return rows
+
+
+def _loss(case: Case, model: Any, inputs: Any) -> Any:
+    """As worker/model.py computes it, with every position of a causal-LM row scored."""
+    import torch
+
+    logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+    if case.task != "causal-lm":
+        return torch.nn.functional.cross_entropy(logits.float(), inputs["labels"])
+    here, targets = logits[:, :-1].float(), inputs["labels"][:, 1:]
+    del logits
+    return torch.nn.functional.cross_entropy(here.transpose(1, 2), targets, reduction="none").mean()
+
+
+def _state_bytes(case: Case, trainer: Any) -> dict[str, int]:
+    """Bytes of weights and optimizer state that this rank holds, counted tensor by tensor."""
+
+    def local(t: Any) -> Any:
+        return t.to_local() if hasattr(t, "to_local") else t
+
+    seen: dict[int, int] = {}
+    for p in trainer.model.parameters():
+        held = [getattr(p, "ds_tensor", None)] if hasattr(p, "ds_tensor") else [local(p.data)]
+        for t in held:
+            if t is not None:
+                seen[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+    optimizer = trainer.optimizer
+    optimizer = getattr(optimizer, "optimizer", optimizer)
+    inner = getattr(optimizer, "optimizer", optimizer)
+    moments: dict[int, int] = {}
+    for p, state in inner.state.items():
+        tensors = list(state.values())
+        if case.strategy.startswith("zero"):
+            tensors.append(p.data)  # the fp32 master copy
+        for t in tensors:
+            if hasattr(t, "numel") and local(t).numel() > 1:
+                storage = local(t).untyped_storage()
+                moments[storage.data_ptr()] = storage.nbytes()
+    return {"weights": sum(seen.values()), "optimizer": sum(moments.values())}
+
+
+def _curve(events: Any, marks: list[tuple[str, int]]) -> dict[str, int]:
+    """Bytes at rest before the third step, at its highest point, and when the loss was there."""
+    begin = next(t for name, t in marks if name == "begin")
+    end = next(t for name, t in marks if name == "end")
+    loss = [t for name, t in marks if name == "loss"][-1]
+    moves = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    live, rest, peak, at_loss, peak_at = 0, 0, 0, 0, begin
+    for when, size in moves:
+        live += size
+        if when <= begin:
+            rest = live
+        elif when <= end and live > peak:
+            peak, peak_at = live, when
+        if when <= loss:
+            at_loss = live
+    return {"rest": rest, "peak": peak, "at_loss": at_loss, "is_after_loss": int(peak_at > loss)}
+
+
+# --- all cases -----------------------------------------------------------------------------------------------------
+
+
+def measure(case: Case) -> dict[str, int]:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "measured.json"
+        pids = []
+        for rank in range(case.num_ranks):
+            pid = os.fork()
+            if pid == 0:
+                log = os.open(str(Path(folder) / f"rank_{rank}.log"), os.O_WRONLY | os.O_CREAT)
+                os.dup2(log, 1)
+                os.dup2(log, 2)
+                try:
+                    run_rank(rank, case, port, out, Path(folder))
+                finally:
+                    import traceback
+
+                    traceback.print_exc()
+                    os._exit(1)
+            pids.append(pid)
+        failed = [pid for pid in pids if os.waitpid(pid, 0)[1] != 0]
+        if failed:
+            raise SystemExit(f"{case.name}: a rank failed\n" + (Path(folder) / "rank_0.log").read_text()[-3000:])
+        return json.loads(out.read_text())
+
+
+def row(case: Case, found: dict[str, int], said: memory.Breakdown) -> tuple[str, float, bool]:
+    error = said.total_bytes / found["peak"] - 1
+    exact = (said.weights, said.optimizer) == (found["weights"], found["optimizer"])
+    cells = [case.name, f"{found['weights']:,}", f"{found['optimizer']:,}", "yes" if exact else "**no**",
+             f"{found['rest'] / 1e6:.2f}", f"{found['peak'] / 1e6:.2f}", f"{said.total_bytes / 1e6:.2f}", f"{error:+.1%}"]  # fmt: skip
+    return "| " + " | ".join(cells) + " |", error, exact
+
+
+HEAD = (
+    "| case | weights (bytes) | optimizer (bytes) | both predicted exactly | at rest (MB) | peak (MB) | predicted (MB) | error |\n"
+    "|---|---:|---:|---|---:|---:|---:|---:|"
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/memory.md")
+    parser.add_argument("--parts", action="store_true", help="show each prediction's parts")
+    options = parser.parse_args()
+    import accelerate  # noqa: F401
+    import deepspeed  # noqa: F401
+    import torch  # noqa: F401
+    import transformers
+
+    _ = transformers.Trainer, transformers.AutoModelForCausalLM, transformers.AutoModelForSequenceClassification
+    rows, errors, num_exact = [], [], 0
+    print(HEAD, flush=True)
+    for case in cases():
+        if options.only not in case.name:
+            continue
+        found, said = measure(case), predict(case)
+        text, error, exact = row(case, found, said)
+        print(text, flush=True)
+        if options.parts:
+            print("   ", found, said.phase, {k: f"{v:,}" for k, v in said.parts().items()})
+        rows.append(text)
+        errors.append(error)
+        num_exact += exact
+    worst = max(errors, key=abs, default=0.0)
+    within = sum(abs(e) <= 0.05 for e in errors)
+    summary = f"{len(rows)} cases: model state exact in {num_exact}, peak within 5 % in {within}, worst {worst:+.1%}."
+    print(summary)
+    if options.write:
+        before, _, rest = DOC.read_text().partition(BEGIN)
+        after = rest.partition(END)[2]
+        import deepspeed
+        import torch
+
+        made = f"torch {torch.__version__}, transformers {transformers.__version__}, deepspeed {deepspeed.__version__}"
+        DOC.write_text(f"{before}{BEGIN}\n{summary} ({made}, CPU ranks over gloo.)\n\n{HEAD}\n" + "\n".join(rows) + f"\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()
