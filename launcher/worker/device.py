@@ -252,7 +252,8 @@ def _check_ddp(plan: Plan, trainer: Any) -> dict[str, Any]:
     from torch.nn.parallel import DistributedDataParallel
 
     model = trainer.model_wrapped
-    if isinstance(model, DistributedDataParallel) != (plan.world_size > 1):
+    # One rank that was started with torchrun's variables is wrapped too, which changes nothing.
+    if plan.world_size > 1 and not isinstance(model, DistributedDataParallel):
         raise _wrong_engine(plan, model)
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
         raise _wrong_engine(plan, model)
