@@ -89,8 +89,13 @@ def newest_whole(folder: Path) -> tuple[Checkpoint | None, list[PassedOver]]:
 
 def check(path: Path, step: int) -> Checkpoint | PassedOver:
     """Whether one folder is whole, with the first reason why not."""
-    manifest = rundir.read_json(path / MANIFEST)
-    reason = _wrong_manifest(path, step, manifest) or _wrong_files(path, manifest)
+    try:
+        manifest = rundir.read_json(path / MANIFEST)
+        reason = _wrong_manifest(path, step, manifest) or _wrong_files(path, manifest)
+    except OSError as error:
+        return PassedOver(path, f"cannot be read: {error.strerror}")
+    except (KeyError, TypeError, AttributeError):
+        return PassedOver(path, f"{MANIFEST} was written by something else")
     return PassedOver(path, reason) if reason else Checkpoint(path, step, manifest)
 
 
@@ -125,13 +130,35 @@ def _wrong_files(path: Path, manifest: dict[str, Any]) -> str | None:
             return f"{row['name']} is missing"
         if size != row["size"]:
             return f"{row['name']} has {size} bytes of {row['size']}"
+    names = [row["name"] for row in manifest["files"]]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for row, found in zip(
-            manifest["files"], pool.map(_sha256_or_error, [path / r["name"] for r in manifest["files"]]), strict=True
-        ):
-            if found != row["sha256"]:
-                return f"{row['name']} {found}" if " " in found else f"{row['name']} is damaged (SHA-256 differs)"
+        found = list(pool.map(_sha256_or_error, [path / name for name in names]))
+    for row, digest in zip(manifest["files"], found, strict=True):
+        if digest != row["sha256"]:
+            return f"{row['name']} {digest}" if " " in digest else f"{row['name']} is damaged: its SHA-256 differs"
+    # Whoever can change a file can change the manifest; what is not a safetensors file is not opened any further.
+    return next(filter(None, (_unreadable(path / state_file(r)) for r in range(manifest["world_size"]))), None)
+
+
+def _unreadable(path: Path) -> str | None:
+    try:
+        TensorFile(path)
+    except LaunchError as error:
+        return error.what.removeprefix(f"{path.parent}/")
     return None
+
+
+def seal(folder: Path, facts: dict[str, Any], files: list[Written]) -> None:
+    """Write the manifest, which makes a folder of files a checkpoint."""
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "launcher": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        **facts,
+        "files": [asdict(file) for file in sorted(files, key=lambda f: f.name)],
+    }
+    rundir.write_json(folder / MANIFEST, manifest | {"digest": _digest(manifest)})
 
 
 def state_file(rank: int) -> str:
@@ -247,11 +274,7 @@ class Store:
             if not (aside / file.name).exists():
                 raise OSError(0, f"{file.name} is not on the first node: all nodes must share {self.folder}")
         plan, step = self._plan, trainer.state.global_step
-        manifest: dict[str, Any] = {
-            "format": FORMAT,
-            "launcher": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
+        facts = {
             "step": step,
             "epoch": trainer.state.epoch,
             "world_size": plan.world_size,
@@ -259,9 +282,8 @@ class Store:
             "precision": plan.precision,
             "recipe": recipe_hash(plan),
             "resumable": not trainer.args.save_only_model,
-            "files": [asdict(file) for file in sorted(files, key=lambda f: f.name)],
         }
-        rundir.write_json(aside / MANIFEST, manifest | {"digest": _digest(manifest)})
+        seal(aside, facts, files)
         _sync_folder(aside)
         target = self.folder / f"checkpoint-{step}"
         if target.exists():  # one that was passed over, or of the same step before an interruption

@@ -76,7 +76,7 @@ class TensorFile:
             self._text = (self._file.metadata() or {})[_TREE]
         except (SafetensorError, OSError, KeyError) as error:
             raise LaunchError(
-                f"{path}: is not a file that a checkpoint of ours holds ({error})",
+                f"{path}: is no safetensors file of ascend-launch ({error})",
                 hint="remove this checkpoint's folder; the one before it is used then",
                 exit_code=1,
             ) from None

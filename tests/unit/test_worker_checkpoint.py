@@ -1,0 +1,273 @@
+"""Which checkpoints are whole, what is stored in one, and that reading it runs nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import pickle
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from launcher.errors import LaunchError
+from launcher.worker import checkpoint, heartbeat, state
+from launcher.worker.checkpoint import PassedOver, newest_whole
+from launcher.worker.tensorfile import TensorFile, Written, write
+
+WORLD_SIZE = 2
+
+
+class Bomb:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+def publish(folder: Path, step: int) -> Path:
+    """A small whole checkpoint."""
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    files = [write(path / checkpoint.state_file(r), [("p/weight/w/0", torch.arange(64.0))], {}) for r in range(2)]
+    (path / checkpoint.TRAINER_STATE).write_text(json.dumps({"global_step": step}))
+    reseal(path, step, files)
+    return path
+
+
+def reseal(path: Path, step: int, files: list[Written] | None = None) -> None:
+    """Write a manifest that fits what the folder holds now, as whoever planted something would."""
+    (path / checkpoint.MANIFEST).unlink(missing_ok=True)
+    found = [checkpoint._synced(p, path) for p in path.iterdir()]
+    facts = {"step": step, "world_size": WORLD_SIZE, "resumable": True}
+    checkpoint.seal(path, facts, found)
+
+
+def flip_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 4
+    path.write_bytes(content)
+
+
+def truncate(path: Path, num_bytes: int = 1) -> None:
+    path.write_bytes(path.read_bytes()[:-num_bytes])
+
+
+def edit_manifest(path: Path) -> None:
+    manifest = json.loads(path.read_text())
+    manifest["world_size"] = 1
+    path.write_text(json.dumps(manifest))
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "save cut short": (lambda p: (p / "manifest.json").unlink(), "has no manifest.json"),
+    "manifest cut short": (lambda p: truncate(p / "manifest.json", 40), "manifest.json is not readable"),
+    "manifest edited": (lambda p: edit_manifest(p / "manifest.json"), "manifest.json was changed"),
+    "manifest of something else": (lambda p: (p / "manifest.json").write_text("[1]"), "manifest.json was"),
+    "state of a rank missing": (lambda p: (p / "state_1.safetensors").unlink(), "state_1.safetensors is missing"),
+    "trainer's state missing": (lambda p: (p / "trainer_state.json").unlink(), "trainer_state.json is missing"),
+    "truncated": (lambda p: truncate(p / "state_0.safetensors"), "state_0.safetensors has"),
+    "one bit flipped": (lambda p: flip_bit(p / "state_0.safetensors"), "state_0.safetensors is damaged"),
+    "marked as incomplete": (lambda p: (p / checkpoint.UNFINISHED).touch(), "is marked as incomplete"),
+    "pickle beside it": (lambda p: (p / "optimizer.pt").write_bytes(b""), "holds optimizer.pt, a pickle"),
+    "under another step's name": (lambda p: p.rename(p.with_name("checkpoint-9")), "its manifest is of step 8"),
+}
+
+
+@pytest.mark.parametrize(("damage", "words"), DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, damage: Callable, words: str):
+    """Each kind of damage is recognised and named in one sentence, and the older whole checkpoint is taken."""
+    older, newer = publish(tmp_path, 4), publish(tmp_path, 8)
+    damage(newer)
+
+    found, passed = newest_whole(tmp_path)
+
+    assert found is not None
+    assert (older, 4) == (found.path, found.step)
+    assert [one.reason.startswith(words) for one in passed] == [True], passed
+
+
+def test_the_newest_is_by_step_not_by_name_or_time(tmp_path: Path):
+    """checkpoint-10 is newer than checkpoint-9, whichever was written last; other folders do not count."""
+    publish(tmp_path, 10)
+    publish(tmp_path, 9)
+    shutil.copytree(tmp_path / "checkpoint-10", tmp_path / ".tmp-checkpoint-11")
+    (tmp_path / "checkpoint-x").mkdir()
+
+    found, passed = newest_whole(tmp_path)
+
+    assert found is not None
+    assert (found.step, passed) == (10, [])
+
+
+def test_no_checkpoint_is_no_error(tmp_path: Path):
+    """A first attempt has no folder at all."""
+    assert newest_whole(tmp_path / "checkpoints") == (None, [])
+
+
+def test_every_flipped_bit_is_found(tmp_path: Path):
+    """Of the bits of a checkpoint's files and manifest, each one counts (a sample of 200 is flipped)."""
+    path = publish(tmp_path, 8)
+    files = sorted(path.iterdir())
+    draw = random.Random(7)
+    for _ in range(200):
+        file = draw.choice(files)
+        content = file.read_bytes()
+        changed = bytearray(content)
+        changed[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        file.write_bytes(changed)
+        # No single bit makes one kind of JSON white space of another.
+        assert isinstance(checkpoint.check(path, 8), PassedOver), file
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["state_0.safetensors", "optimizer.pt", "mp_rank_00_model_states.pt"])
+def test_a_planted_pickle_does_not_run(tmp_path: Path, name: str):
+    """Not even with a manifest that fits: it is refused in one sentence and the older checkpoint is used."""
+    publish(tmp_path, 4)
+    path, mark = publish(tmp_path, 8), tmp_path / "ran"
+    (path / name).write_bytes(pickle.dumps(Bomb(mark)))
+    reseal(path, 8)
+
+    found, passed = newest_whole(tmp_path)
+
+    assert found is not None
+    assert found.step == 4
+    assert name in passed[0].reason
+    assert not mark.exists()
+
+
+def test_a_pickle_in_a_state_file_is_refused_when_read(tmp_path: Path):
+    """The reader itself does not depend on the manifest."""
+    path, mark = tmp_path / "state_0.safetensors", tmp_path / "ran"
+    torch.save(Bomb(mark), path)
+
+    with pytest.raises(LaunchError, match="is no safetensors file"):
+        TensorFile(path)
+    assert not mark.exists()
+
+
+def test_values_come_back_as_they_were(tmp_path: Path):
+    """Tensors of every dtype bit for bit, tuples as tuples, keys that are numbers, infinities, tensors inside."""
+    tensors = {
+        "half": torch.tensor([1.5, -0.0, float("inf")], dtype=torch.bfloat16),
+        "none": torch.empty(0), "one": torch.tensor(3.0), "bytes": torch.tensor([1, 255], dtype=torch.uint8),
+        "whole": torch.tensor([[2**40]]), "switch": torch.tensor([True, False]),
+    }  # fmt: skip
+    tree = {"betas": (0.9, 0.999), 3: [None, True, float("-inf"), 0.1 + 0.2], "step": torch.tensor(7.0)}
+
+    written = write(tmp_path / "a", tensors.items(), tree)
+
+    file = TensorFile(tmp_path / "a")
+    for name, tensor in tensors.items():
+        assert torch.equal(tensor, file.whole(name)) and tensor.dtype == file.whole(name).dtype
+    got = file.tree()
+    assert torch.equal(tree.pop("step"), got.pop("step"))
+    assert tree == got
+    assert checkpoint._synced(tmp_path / "a", tmp_path) == written
+
+
+def test_a_value_that_cannot_be_kept_is_an_error(tmp_path: Path):
+    """Rather than a checkpoint that lacks it."""
+    with pytest.raises(TypeError, match="cannot hold a object"):
+        write(tmp_path / "a", [], {"x": object()})
+
+
+def test_pieces_fit_any_split(tmp_path: Path):
+    """What three ranks saved is read in two runs that end elsewhere, and what is missing is said."""
+    values = torch.arange(10.0)
+    for rank, (start, stop) in enumerate([(0, 3), (3, 8), (8, 10)]):
+        write(tmp_path / str(rank), [(f"p/weight/a/b.c/{start}", values[start:stop])], {"optimizer": {}})
+    saved = state.Saved([TensorFile(tmp_path / str(r)) for r in range(3)], "here")
+
+    into = [torch.zeros(4), torch.zeros(6)]
+
+    assert saved.read("weight", "a/b.c", 0, into[0]) and saved.read("weight", "a/b.c", 4, into[1])
+    assert torch.equal(values, torch.cat(into))
+    assert not saved.read("exp_avg", "a/b.c", 0, into[0])
+    with pytest.raises(LaunchError, match="has 2 of 4 elements of weight"):
+        saved.read("weight", "a/b.c", 8, torch.zeros(4))
+
+
+def test_random_generators_go_on_where_they_were(tmp_path: Path):
+    """Python's, numpy's and torch's, through a file."""
+
+    def draw() -> list[float]:
+        return [random.random(), random.gauss(0, 1), float(np.random.normal()), torch.rand(1).item()]
+
+    random.gauss(0, 1)  # leaves half of a pair behind, which is part of the state
+    np.random.normal()
+    write(tmp_path / "a", [], state.random_state(torch.device("cpu")))
+    expected = draw()
+
+    state.set_random_state(TensorFile(tmp_path / "a").tree(), torch.device("cpu"))
+
+    assert expected == draw()
+
+
+def test_derived_generators_differ_by_rank_and_are_repeatable():
+    """For a rank that has no saved state of its own."""
+
+    def drawn(*numbers: int) -> tuple[float, float, float]:
+        state.derive_random_state(*numbers)
+        return random.random(), float(np.random.rand()), torch.rand(1).item()
+
+    assert drawn(42, 14, 0) == drawn(42, 14, 0)
+    assert not set(drawn(42, 14, 0)) & set(drawn(42, 14, 1))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (OSError(errno.EROFS, "Read-only file system", "/x"), "Read-only file system: /x"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] unexpected pos 64 vs 0"), "unexpected pos"),
+    ],
+)
+def test_what_the_disk_says_is_no_crash(error: Exception, words: str):
+    """A failed save is a sentence; training goes on."""
+
+    def fail() -> None:
+        raise error
+
+    assert words in checkpoint._try(fail)
+
+
+def test_a_bug_in_saving_is_a_crash():
+    """Only the disk's errors are answered."""
+    with pytest.raises(ValueError, match="ours"):
+        checkpoint._try(lambda: (_ for _ in ()).throw(ValueError("ours")))
+
+
+def test_removing_leaves_no_half_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A kill while files are being removed leaves a name that nobody takes for a checkpoint, and it is cleared later."""
+    path = publish(tmp_path, 8)
+    monkeypatch.setattr(shutil, "rmtree", lambda *a, **k: None)
+    checkpoint._remove(path)
+    assert newest_whole(tmp_path) == (None, [])
+    monkeypatch.undo()
+
+    checkpoint._remove_leftovers(tmp_path)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_beat_is_read_back(tmp_path: Path):
+    """Step and phase of the latest beat; the step stays where a phase does not name one."""
+    heart = heartbeat.Heart(tmp_path / "attempt_0" / "beat_0")
+    heart.beat("step", 12)
+    heart.beat("saving: gathering weights")
+
+    beat = heartbeat.read_beat(tmp_path / "attempt_0" / "beat_0")
+
+    assert beat is not None
+    assert (beat.step, beat.phase) == (12, "saving: gathering weights")
+    assert None is heartbeat.read_beat(tmp_path / "beat_1")
