@@ -193,6 +193,12 @@ HcclResult join(std::unique_ptr<Comm> c, HcclComm *out) {
         if (r != c->rank && c->segment->slots[r].card == c->card)
             return give_up(fail(HCCL_E_PARA, "Ranktable_Check_Failed(EI0014): ranks %u and %u have the same device id %d", std::min(r, c->rank),
                                 std::max(r, c->rank), c->card));
+    // Links are made by physical id, which a process can only resolve for the cards it is allowed to see.
+    auto seen = visible().cards;
+    for (uint32_t r = 0; r < c->ranks; ++r)
+        if (std::find(seen.begin(), seen.end(), c->segment->slots[r].card) == seen.end())
+            return give_up(fail(HCCL_E_RUNTIME, "Inner_Error(EE9999): get error: phyid:%d is err, rank %u is on a card that ASCEND_RT_VISIBLE_DEVICES hides. "
+                                "GetDeviceIndexByPhyId [device id error]", c->segment->slots[r].card, r));
     shm_unlink(c->segment_name.c_str());     // everybody has it; nothing is left behind
     count_comm(c->card, +1);
     *out = c.release();
