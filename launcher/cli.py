@@ -66,6 +66,10 @@ def _machine_options(command: Any) -> Any:
         click.option("--nnodes", type=click.IntRange(1), default=1, help="Nodes of the job [1]."),
         click.option("--node-rank", type=click.IntRange(0), default=0, help="Which of them this is, from 0."),
         click.option("--rdzv-endpoint", metavar="HOST:PORT", help="Node 0, the same words on every node."),
+        click.option("--max-restarts", type=click.IntRange(0), default=0, help="Start failed ranks again so often, from the newest whole checkpoint [0]."),
+        click.option("--hang-timeout", type=click.FloatRange(0), default=1800.0, metavar="SECONDS", help="End a job that stands still for so long; 0 never [1800]."),
+        click.option("--grace", type=click.FloatRange(0), default=60.0, metavar="SECONDS", help="Time to save between a stop signal and a kill [60]."),
+        click.option("--start-method", type=click.Choice(["auto", "fork", "spawn"]), default="auto", help="How ranks start [auto: fork where a trial works]."),
         click.option("--chip", metavar="NAME", help="With --dry-run and render: the chip to plan for [910B3]."),
     ]  # fmt: skip
     for option in reversed(options):
@@ -73,7 +77,7 @@ def _machine_options(command: Any) -> Any:
     return command
 
 
-@cli.command(name="run", context_settings={"ignore_unknown_options": False})
+@cli.command(name="run")
 @_machine_options
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Directory of this run [a new one below output_dir].")
 @click.option(
@@ -82,11 +86,8 @@ def _machine_options(command: Any) -> Any:
 @click.option(
     "--debug", is_flag=True, help="One rank in this terminal, a few steps, synchronous NPU; breakpoints work."
 )
-@click.option(
-    "--start-method", type=click.Choice(["auto", "fork", "spawn"]), default="auto", help="How ranks start [auto]."
-)
 @click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object a line.")
-def run_command(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, dry_run: bool, debug: bool, start_method: str, as_json: bool, **machine: Any) -> None:  # fmt: skip
+def run_command(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, dry_run: bool, debug: bool, as_json: bool, **machine: Any) -> None:  # fmt: skip
     """Train RECIPE on every rank and leave rank 0's metrics. This is the default command."""
     from launcher import rundir, show, supervise
     from launcher.render import env, files
@@ -107,8 +108,7 @@ def run_command(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, 
     else:
         run = RunDir(run_dir / f"node_{cluster.node_rank}" if cluster.node_rank else run_dir)
         run.create()
-        if run.plan_path.exists():
-            raise LaunchError(f"{run.path}: holds a run already", hint="name a new --run-dir, or leave it out")
+        run.claim(plan)
     user_env = dict(os.environ)
     files.write(files.texts(loaded, plan, run, user_env, cluster.node_rank), run)
     rows = env.variables(plan, run.path.resolve(), user_env)
@@ -117,9 +117,8 @@ def run_command(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, 
     view.plan(plan, run, loaded)
     if debug:
         sys.exit(supervise.foreground(run, child_env))
-    argv = [*files.agent_argv(run, cluster.node_rank), "--start-method", start_method]
     with view:
-        outcome = supervise.run(argv, run, child_env, view.event)
+        outcome = supervise.run(files.agent_argv(run, cluster.node_rank), run, child_env, view.event)
     view.end(outcome, run)
     sys.exit(outcome.exit_code)
 
@@ -219,7 +218,14 @@ def _plan(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *, 
         cluster = detect.here(device, os.environ, nodes)
     model = loaded.spec.model
     config = assets.model_config(model.name, model.revision) if model.hub == "huggingface" else None
-    return loaded, cluster, plan.make(loaded, cluster, plan.Options(nproc=nproc, debug=debug), config)
+    supervision = plan.Supervision(
+        max_restarts=machine["max_restarts"],
+        hang_timeout_s=machine["hang_timeout"],
+        grace_s=machine["grace"],
+        start_method=machine["start_method"],
+    )
+    options = plan.Options(nproc=nproc, debug=debug, supervision=supervision)
+    return loaded, cluster, plan.make(loaded, cluster, options, config)
 
 
 def _real_cards(detect: Any, nodes: Any, nproc: int | None) -> Cluster | None:

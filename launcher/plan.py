@@ -3,10 +3,10 @@ cannot run. Everything a launch does afterwards follows from the Plan alone."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from launcher import __version__
 from launcher.cluster.model import Chip, Cluster, chip
@@ -25,6 +25,18 @@ class Batch(Section):
     micro_size: PositiveInt
     accumulation: PositiveInt
     eval_size: PositiveInt
+
+
+class Supervision(Section):
+    """How the agents watch their ranks."""
+
+    max_restarts: NonNegativeInt = 0
+    """How often ranks are started again after a failure, from the newest whole checkpoint."""
+    hang_timeout_s: NonNegativeFloat = 1800.0
+    """Seconds without a sign of life from any rank before the job is ended; 0 waits for ever."""
+    grace_s: NonNegativeFloat = 60.0
+    """Seconds between the launcher's being told to stop and the ranks' being killed: time to save."""
+    start_method: Literal["auto", "fork", "spawn"] = "auto"
 
 
 class Plan(Section):
@@ -52,6 +64,7 @@ class Plan(Section):
     batch: Batch
     training_arguments: dict[str, Any]
     """Keyword arguments of TrainingArguments, but for output_dir and the path of deepspeed.json."""
+    supervision: Supervision = Supervision()
     debug: bool = False
     hidden_size: PositiveInt | None = None
     """The model's hidden size where its config could be read; ZeRO-3's buffer sizes follow from it."""
@@ -72,8 +85,7 @@ class Options:
     nproc: int | None = None
     """Ranks on this node; None for one a card (one in all on CPU)."""
     debug: bool = False
-    assume_cards: bool = False
-    """Plan for the cards asked for, whether or not this machine has them (render and --dry-run)."""
+    supervision: Supervision = field(default_factory=Supervision)
 
 
 def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[str, Any] | None = None) -> Plan:
@@ -112,6 +124,7 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
         precision_reason=precision_reason,
         batch=batch,
         training_arguments=_training_arguments(recipe, cluster, strategy, precision, batch, options.debug),
+        supervision=options.supervision,
         debug=options.debug,
         hidden_size=_hidden_size(model_config),
     )
@@ -119,8 +132,8 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
 
 def _nproc(cluster: Cluster, options: Options) -> int:
     cards = len(cluster.devices)
-    if cluster.device == "cpu" or options.assume_cards:
-        return options.nproc or max(cards, 1)
+    if cluster.device == "cpu":
+        return options.nproc or 1
     if not cards:
         raise LaunchError(
             "no NPU is usable on this node", hint="`ascend-launch doctor` says why; or run with --device cpu"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -98,6 +99,32 @@ class RunDir:
                 f"{self.path}: cannot be written to: {error.strerror}",
                 hint="name a writable folder with output_dir=DIR or --run-dir DIR",
             ) from None
+
+    def claim(self, plan: Plan) -> None:
+        """Check that `plan` may run here: the folder is fresh, or holds the same recipe's unfinished run, which then
+        goes on from its newest checkpoint.
+
+        Raises:
+            LaunchError: another launch is at work here, the run is finished, or it is another recipe's.
+        """
+        if not self.plan_path.exists():
+            return
+        with (self.path / ".lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise LaunchError(
+                    f"{self.path}: another launch is at work here", hint="wait, or use another --run-dir"
+                ) from None
+        if self.metrics_path.exists():
+            raise LaunchError(f"{self.path}: this run is finished", hint="name a new --run-dir, or leave it out")
+        before = self.plan()
+        changed = [k for k in type(plan.recipe).model_fields if getattr(plan.recipe, k) != getattr(before.recipe, k)]
+        if changed or plan.name != before.name:
+            raise LaunchError(
+                f"{self.path}: holds an unfinished run of another recipe ({', '.join(changed) or before.name} differ)",
+                hint=f"name a new --run-dir, or launch {self.recipe_path} to finish that run",
+            )
 
 
 def new(output_dir: Path, name: str) -> RunDir:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from launcher import rundir
 from launcher.errors import EXIT_OK
 from launcher.plan import Plan
 from launcher.render.env import Variable, hidden
@@ -44,6 +45,8 @@ class View:
             transient=True,
         )
         self.task: Any = None
+        self.total = 0
+        self.run: RunDir | None = None
 
     def __enter__(self) -> View:
         self.progress.start()
@@ -54,6 +57,7 @@ class View:
 
     def plan(self, plan: Plan, run: RunDir, loaded: Loaded) -> None:
         """What is about to happen, in a few lines."""
+        self.run = run
         out.print(_plan_lines(plan, loaded))
         out.print(Text(f"run directory: {run.path}"))
 
@@ -69,6 +73,9 @@ class View:
             _failure(outcome.failure)
         elif outcome.exit_code == EXIT_OK and outcome.metrics:
             out.print(_epochs(outcome.metrics))
+            matrix = outcome.metrics.get("final", {}).get("confusion_matrix")
+            if matrix:
+                out.print(_confusion(matrix))
             out.print(Text(_train_output(outcome.metrics)))
             out.print(Text(f"metrics: {run.metrics_path}"))
         elif outcome.exit_code != EXIT_OK:
@@ -76,11 +83,60 @@ class View:
 
     # -- events ---------------------------------------------------------------------------------------------------
 
-    def _on_imported(self, event: dict[str, Any]) -> None:
-        self._line(f"imported in {event['seconds']} s; ranks start by {event['start_method']}")
+    def _on_start_method(self, event: dict[str, Any]) -> None:
+        if event["reason"].startswith("a fork"):
+            self._line(f"ranks start by {event['method']}: {event['reason']}")
+
+    def _on_restart(self, event: dict[str, Any]) -> None:
+        who = "" if event["rank"] is None else f"rank {event['rank']}: "
+        self._line(f"restart    attempt {event['attempt']} of {event['of']}, after {who}{event['what']}")
+
+    def _on_hang(self, event: dict[str, Any]) -> None:
+        self._line(f"hang       {event['what']}")
 
     def _on_note(self, event: dict[str, Any]) -> None:
         self._line(event["text"])
+
+    def _on_start(self, event: dict[str, Any]) -> None:
+        data = rundir.read_json(self.run.data_path) if self.run else None
+        if data:
+            self._line("\n".join(_data_lines(data)))
+
+    def _on_engine(self, event: dict[str, Any]) -> None:
+        stage = f" stage {event['zero_stage']}" if "zero_stage" in event else ""
+        held = f"{event['parameters']:,} parameters, {event['local_parameters']:,} of them on rank 0"
+        self._line(
+            f"engine     {event['engine']}{stage}, {event['precision']}, {event['world_size']} x {event['device']}: {held}"
+        )
+
+    def _on_train(self, event: dict[str, Any]) -> None:
+        self.total = event["max_steps"]
+        self.task = self.progress.add_task("training", total=self.total, note="")
+
+    def _on_step(self, event: dict[str, Any]) -> None:
+        if self.task is not None:
+            self.progress.update(self.task, completed=event["step"], description="training")
+
+    def _on_eval_step(self, event: dict[str, Any]) -> None:
+        if self.task is not None:
+            self.progress.update(self.task, description=f"evaluating {event['step']}/{event['max_steps']}")
+
+    def _on_log(self, event: dict[str, Any]) -> None:
+        named = {"loss": ".4f", "grad_norm": ".3g", "learning_rate": ".3g"}
+        shown = [f"{k.replace('_', ' ')} {_number(event.get(k), form)}" for k, form in named.items() if k in event]
+        self._line(
+            f"step {event['step']}/{self.total}  epoch {_number(event.get('epoch'), '.2f')}  " + "  ".join(shown)
+        )
+        if self.task is not None:
+            self.progress.update(self.task, note=f"loss {_number(event.get('loss'), '.4f')}")
+
+    def _on_epoch(self, event: dict[str, Any]) -> None:
+        shown = {k: v for k, v in event.items() if k not in ("epoch", "event", "time") and isinstance(v, float)}
+        parts = "  ".join(f"{k.replace('_', ' ')} {_number(v, '.4f')}" for k, v in shown.items())
+        self._line(f"epoch {_number(event.get('epoch'), 'g')}  {parts}")
+
+    def _on_save(self, event: dict[str, Any]) -> None:
+        self._line(f"checkpoint {event['path']}")
 
     def _line(self, text: str) -> None:
         self.progress.console.print(Text(text))
@@ -105,6 +161,29 @@ class JsonView(View):
         self.event(
             {"event": "outcome", "exit_code": outcome.exit_code, "failure": outcome.failure, "metrics": outcome.metrics}
         )
+
+
+def _data_lines(data: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name in ("train", "eval"):
+        split = data.get(name)
+        if split:
+            cut = f", {split['rows_at_max_length']} cut to it" if split["rows_at_max_length"] else ""
+            lines.append(
+                f"{name:<10} {split['rows']:,} rows, {split['mean_tokens']} tokens on average, longest {split['max_tokens']}{cut}"
+            )
+    sample = data.get("sample")
+    if sample:
+        names = data.get("label_names") or []
+        label = sample["label"]
+        named = f" ({names[label]})" if isinstance(label, int) and label < len(names) else ""
+        ids = ", ".join(map(str, sample["input_ids"][:12])) + (", ..." if len(sample["input_ids"]) > 12 else "")
+        lines += [
+            f"sample     train row {sample['index']}, label {label}{named}",
+            f"           {textwrap.shorten(sample['text'], 100, placeholder=' ...')}",
+            f"           {len(sample['input_ids'])} ids: {ids}",
+        ]
+    return lines
 
 
 def dry_run(
@@ -187,7 +266,12 @@ def _joined(lines: Iterable[tuple[str, str, str, str]]) -> Text:
 def _epochs(metrics: Mapping[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     scores = [k for k in metrics.get("final", {}) if k in ("accuracy", "precision", "recall", "f1", "mae")]
-    for head in ("Epoch", "Training Loss", "Validation Loss", *[s.replace("mae", "MAE").capitalize() for s in scores]):
+    for head in (
+        "Epoch",
+        "Training Loss",
+        "Validation Loss",
+        *["MAE" if s == "mae" else s.capitalize() for s in scores],
+    ):
         table.add_column(head, justify="right")
     for row in metrics.get("epochs", []):
         cells = [
@@ -196,6 +280,15 @@ def _epochs(metrics: Mapping[str, Any]) -> Table:
             _number(row.get("eval_loss"), ".6f"),
         ]
         table.add_row(*cells, *[_number(row.get(score), ".6f") for score in scores])
+    return table
+
+
+def _confusion(matrix: Sequence[Sequence[int]]) -> Table:
+    table = Table(box=None, pad_edge=False, title="rows: label, columns: prediction", title_justify="left")
+    for head in ("", *map(str, range(len(matrix)))):
+        table.add_column(head, justify="right")
+    for label, counts in enumerate(matrix):
+        table.add_row(str(label), *map(str, counts))
     return table
 
 

@@ -15,8 +15,8 @@ from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_TERMINATED
 from launcher.rundir import RunDir
 
 POLL_S = 0.1
-KILL_AFTER_S = 40.0
-"""How long an agent that was told to stop may take, its ranks' own grace included, before it is killed."""
+KILL_MARGIN_S = 15.0
+"""How long an agent that was told to stop may take beyond its ranks' grace before it is killed."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,16 @@ def run(
 
     SIGINT and SIGTERM are passed to the agent once; its ranks then stop in their own time. A second SIGINT kills it.
     """
+    # A run that goes on has events already; only new ones are shown.
+    offset = run_dir.events_path.stat().st_size if run_dir.events_path.exists() else 0
+    run_dir.failure_path.unlink(missing_ok=True)
     with run_dir.agent_log.open("ab") as log:
         # A session of its own: ^C at the terminal must reach the ranks through the agent, not past it.
         agent = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(env), start_new_session=True
         )
-    stop = _Stop(agent)
+    stop = _Stop(agent, run_dir.plan().supervision.grace_s + KILL_MARGIN_S)
     with stop:
-        offset = 0
         while True:
             ended = agent.poll() is not None
             for end, event in rundir.events(run_dir.events_path, offset):
@@ -77,14 +79,16 @@ def foreground(run_dir: RunDir, env: Mapping[str, str]) -> int:
 class _Stop:
     """Passes the first signal on, and ends an agent that does not stop."""
 
-    def __init__(self, agent: subprocess.Popen[bytes]) -> None:
+    def __init__(self, agent: subprocess.Popen[bytes], kill_after_s: float) -> None:
         self.agent = agent
+        self.kill_after_s = kill_after_s
         self.signal: int | None = None
         self.deadline = float("inf")
         self.previous: dict[int, Any] = {}
 
     def __enter__(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        # Slurm sends SIGUSR1 ahead of its time limit, where a job asks for that.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             self.previous[number] = signal.signal(number, self._on_signal)
 
     def __exit__(self, *error: object) -> None:
@@ -100,7 +104,7 @@ class _Stop:
             return
         if self.signal is None:
             self.signal = number
-            self.deadline = time.monotonic() + KILL_AFTER_S
+            self.deadline = time.monotonic() + self.kill_after_s
             if self.agent.poll() is None:
                 self.agent.send_signal(number)
 

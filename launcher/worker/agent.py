@@ -1,64 +1,94 @@
-"""One agent a node: it imports what ranks need once, prepares the data, forks the ranks and watches them.
+"""One agent a node: it imports what ranks need once, has them forked, watches them, and starts them again.
 
-Files are the seam: plan.json and env.json in, one log and one error file a rank, failure.json out.
+Files are the seam: plan.json and env.json in; a log, an error file and a beat for each rank; failure.json out.
+The members of a job meet by torch elastic's rendezvous; what happens on this node is decided here.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
+import contextlib
+import fcntl
+import hashlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from launcher import rundir
 from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, EXIT_USER, LaunchError
 from launcher.plan import Plan
 from launcher.rundir import RunDir
+from launcher.worker import failure, nodes, stall, zygote
 
-POLL_S = 0.05
-GRACE_S = 15.0
-"""What ranks get between being told to stop and being killed; one deadline for all, in parallel."""
-PR_SET_PDEATHSIG = 1
-LOG_TAIL_LINES = 25
+POLL_S = 0.02
+SPEAK_S = 1.0
+"""How long the others may go on after a rank said that a peer is gone: the peer itself may be about to say why."""
+FAILURE_GRACE_S = 5.0
+"""From telling ranks to stop after a failure to killing them: time to unwind; no collective works any more."""
+PROBE_S = 30.0
+HARMLESS_THREADS = frozenset({"jemalloc_bg_thd"})
+"""pyarrow's allocator registers fork handlers, and goes on in a forked child without its background thread."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run this node's share of a planned job; the exit code that the launcher returns."""
-    parser = argparse.ArgumentParser(prog="python -m launcher.worker.agent", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m launcher.worker.agent", description="One node's share of a planned run."
+    )
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--node-rank", type=int, default=0)
-    parser.add_argument("--start-method", choices=("auto", "fork", "spawn"), default="auto")
     args = parser.parse_args(argv)
-    die_with_parent(signal.SIGTERM)
     run = RunDir(args.run_dir)
-    plan = run.plan()
-    apply_env(run)
-    agent = Agent(run, plan, args.node_rank, args.start_method)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, agent.on_signal)
-    return agent.run()
+    with _only_one(run):
+        zygote.die_with_parent(signal.SIGTERM)
+        plan = run.plan()
+        apply_env(run)
+        agent = Agent(run, plan, args.node_rank, attempt=_next_attempt(run))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, agent.on_signal)
+        return agent.run()
+
+
+@contextlib.contextmanager
+def _only_one(run: RunDir) -> Iterator[None]:
+    """Hold the run directory. The kernel lets go of it when this process ends, however it ends."""
+    with (run.path / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise LaunchError(
+                f"{run.path}: another launch is at work here", hint="wait for it, or use another --run-dir"
+            ) from None
+        # Ranks must not keep the lock alive after us.
+        os.set_inheritable(lock.fileno(), False)
+        yield
+
+
+def _next_attempt(run: RunDir) -> int:
+    numbers = [int(p.name.removeprefix("attempt_")) for p in run.path.glob("attempt_*") if p.name[8:].isdigit()]
+    return max(numbers, default=-1) + 1
 
 
 @dataclass
 class Child:
-    """One process of ours: the data preparation (rank None) or a rank."""
+    """One process that the zygote started for us."""
 
     pid: int
     rank: int | None
-    local_rank: int | None
+    log: Path
     exit_code: int | None = None
-    """As subprocess counts: negative for a signal."""
+    """As subprocess counts: negative for a signal; None while it runs."""
     ended_ns: int = 0
+    was_told: bool = False
+    """Whether it was signalled before it ended: then its end is no cause of anything."""
 
 
 @dataclass
@@ -68,10 +98,11 @@ class Agent:
     run_dir: RunDir
     plan: Plan
     node_rank: int
-    start_method: str
     attempt: int = 0
     stop_signal: int | None = None
+    spawn: bool = False
     children: list[Child] = field(default_factory=list)
+    pipe: Connection | None = None
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """Remember the first signal; the loop acts on it."""
@@ -79,166 +110,255 @@ class Agent:
             self.stop_signal = number
 
     def run(self) -> int:
-        """Prepare, start, watch, and write failure.json where something went wrong."""
+        """Everything, once; failure.json where something went wrong."""
         self.run_dir.attempt(self.attempt).mkdir(parents=True, exist_ok=True)
-        if not self._fork_is_safe_after(import_everything):
-            self.start_method = "spawn"
-        failure = self._prepare() or self._run_ranks()
-        if self.stop_signal is not None:
+        self._import()
+        _, self.pipe = zygote.start(close_in_child=lambda: None)
+        self._settle_start_method()
+        found = self._prepare()
+        if found is None and self.stop_signal is None:
+            found = self._attempts()
+        if self.stop_signal is not None or self._was_preempted():
+            self._event("stopped", signal=self.stop_signal)
             return EXIT_INTERRUPTED if self.stop_signal == signal.SIGINT else EXIT_TERMINATED
-        if failure is None:
+        if found is None:
             return EXIT_OK
-        rundir.write_json(self.run_dir.failure_path, failure)
-        return EXIT_USER if failure.get("exit_code") == EXIT_USER else EXIT_JOB_FAILED
+        rundir.write_json(self.run_dir.failure_path, found)
+        return EXIT_USER if found.get("exit_code") == EXIT_USER else EXIT_JOB_FAILED
 
-    def _fork_is_safe_after(self, imports: Callable[[Plan], None]) -> bool:
-        """Import, then look: a forked child has none of its parent's threads, so there must be none."""
-        if self.start_method == "spawn":
-            return False
+    # -- before the ranks -----------------------------------------------------------------------------------------
+
+    def _import(self) -> None:
         started = time.monotonic()
-        imports(self.plan)
-        threads = _threads_that_a_fork_loses()
-        safe = not threads or self.start_method == "fork"
-        method = "fork" if safe else f"spawn, since a fork would lose the threads {', '.join(threads)}"
-        self._event("imported", seconds=round(time.monotonic() - started, 2), start_method=method)
-        return safe
+        self.spawn = self.plan.supervision.start_method == "spawn"
+        if not self.spawn:
+            from launcher.worker import prepare, rank
+
+            rank.preload(self.plan)
+            del prepare
+        self._event("imported", seconds=round(time.monotonic() - started, 2))
+
+    def _settle_start_method(self) -> None:
+        """Fork, unless a trial says that it is not safe."""
+        asked, why = self.plan.supervision.start_method, ""
+        if asked == "auto":
+            threads = sorted(set(_thread_names()) - HARMLESS_THREADS)
+            why = f"a fork would lose the threads {', '.join(threads)}" if threads else self._probe()
+            self.spawn = bool(why)
+        self._event("start_method", method="spawn" if self.spawn else "fork", reason=why or f"--start-method {asked}")
+
+    def _probe(self) -> str:
+        """Why a forked child does not work; '' where it does."""
+        log = self.run_dir.attempt(self.attempt) / "probe.log"
+        self.children = [self._start(None, {}, log, probe=True)]
+        deadline = time.monotonic() + PROBE_S
+        while self.children[0].exit_code is None and self.stop_signal is None:
+            self._listen()
+            if time.monotonic() > deadline:
+                self._signal(signal.SIGKILL)
+                deadline = float("inf")
+        code = self.children[0].exit_code
+        return (
+            ""
+            if not code
+            else f"a forked child {'hung' if code == -signal.SIGKILL else f'ended with code {code}'}, see {log}"
+        )
 
     def _prepare(self) -> dict[str, Any] | None:
         log = self.run_dir.attempt(self.attempt) / "prepare.log"
-        self.children = [self._start(None, None, {}, log)]
-        self._wait()
-        failure = self._first_failure()
-        if failure is None and self.start_method != "spawn":
-            from launcher.worker import ops
+        self.children = [self._start(None, {}, log)]
+        told = False
+        while self.children[0].exit_code is None:
+            self._listen()
+            if self.stop_signal is not None and not told:
+                told = True
+                self._signal(signal.SIGKILL)  # it changes nothing that a lock and a rename do not protect
+        return None if self.stop_signal is not None else self._first_failure()
 
-            ops.load(self.plan, print)  # built just now: loading takes no time, and forked ranks inherit it
-        return failure
+    # -- attempts -------------------------------------------------------------------------------------------------
 
-    def _run_ranks(self) -> dict[str, Any] | None:
-        listener = None
-        if self.stop_signal is not None:
-            return None
-        host, port = self._rendezvous()
+    def _attempts(self) -> dict[str, Any] | None:
+        link = self._link()
+        last = self.attempt + self.plan.supervision.max_restarts
+        try:
+            while True:
+                found = link.settle(self._attempt(link.join(self.attempt), link))
+                if found is None or self.stop_signal is not None:
+                    return found
+                if found.get("exit_code") == EXIT_USER or self.attempt >= last or self._was_preempted():
+                    return found
+                self.attempt += 1
+                self.run_dir.attempt(self.attempt).mkdir(parents=True, exist_ok=True)
+                self._event("restart", attempt=self.attempt, of=last, rank=found.get("rank"), what=found.get("what"))
+        finally:
+            link.close()
+
+    def _link(self) -> nodes.Link:
         if self.plan.num_nodes == 1:
-            # The port is ours from here on: nobody can take it between choosing it and the ranks' meeting.
-            listener = socket.create_server((host, 0))
-            port = listener.getsockname()[1]
+            return nodes.OneNode()
+        assert self.plan.rdzv_endpoint is not None
+        digest = hashlib.sha256(self.run_dir.plan_path.read_bytes()).hexdigest()
+        return nodes.ManyNodes(
+            name=self.plan.name,
+            endpoint=self.plan.rdzv_endpoint,
+            num_nodes=self.plan.num_nodes,
+            node_rank=self.node_rank,
+            digest=digest,
+        )
+
+    def _attempt(self, meeting: nodes.Meeting, link: nodes.Link) -> dict[str, Any] | None:
+        first = self.node_rank * self.plan.nproc_per_node
         self.children = []
         for local_rank in range(self.plan.nproc_per_node):
-            rank = self.node_rank * self.plan.nproc_per_node + local_rank
-            env = self._rank_env(rank, local_rank, host, port)
-            self.children.append(
-                self._start(rank, local_rank, env, self.run_dir.rank_log(self.attempt, rank), listener)
-            )
-        store = _serve(listener, port) if listener else None
-        self._event("ranks", world_size=self.plan.world_size, pids=[c.pid for c in self.children])
-        self._wait()
-        del store
-        return self._first_failure()
+            rank = first + local_rank
+            env = self._rank_env(rank, local_rank, meeting)
+            self.children.append(self._start(rank, env, self.run_dir.rank_log(self.attempt, rank)))
+        self._event("ranks", attempt=self.attempt, pids=[c.pid for c in self.children])
+        watch = stall.Watch(self.run_dir.attempt(self.attempt), self.plan.supervision.hang_timeout_s)
+        return self._watch(link, watch)
 
-    def _rendezvous(self) -> tuple[str, int]:
-        if self.plan.num_nodes == 1:
-            return "127.0.0.1", 0
-        host, _, port = (self.plan.rdzv_endpoint or "").rpartition(":")
-        return host.strip("[]"), int(port)
-
-    def _rank_env(self, rank: int, local_rank: int, host: str, port: int) -> dict[str, str]:
-        """torchrun's contract, so that any script finds what it expects."""
-        plan = self.plan
-        env = {
-            "RANK": rank, "LOCAL_RANK": local_rank, "WORLD_SIZE": plan.world_size,
-            "LOCAL_WORLD_SIZE": plan.nproc_per_node, "GROUP_RANK": self.node_rank, "GROUP_WORLD_SIZE": plan.num_nodes,
-            "ROLE_RANK": rank, "ROLE_WORLD_SIZE": plan.world_size, "ROLE_NAME": "default",
-            "MASTER_ADDR": host, "MASTER_PORT": port,
-            "TORCHELASTIC_RESTART_COUNT": self.attempt, "TORCHELASTIC_MAX_RESTARTS": 0,
-            "TORCHELASTIC_RUN_ID": self.run_dir.path.name,
-            # On one node the agent serves the store on a port it already holds, and every rank is a client of it.
-            "TORCHELASTIC_USE_AGENT_STORE": str(plan.num_nodes == 1),
-        }  # fmt: skip
-        return {name: str(value) for name, value in env.items()}
+    def _watch(self, link: nodes.Link, watch: stall.Watch) -> dict[str, Any] | None:
+        """Until every rank of this node has ended; the failure that came first here, or None."""
+        tell_at = kill_at = float("inf")
+        told, is_stopping, stalled, oom_kills = False, False, None, _oom_kills()
+        while self._running():
+            self._listen()
+            now = time.monotonic()
+            failed = [c for c in self.children if self._has_failed(c)]
+            peers_failed = link.pulse(bool(failed) or stalled is not None)
+            if self.stop_signal is not None and not is_stopping:
+                is_stopping = True
+                tell_at, kill_at = now, min(kill_at, now + self.plan.supervision.grace_s)
+            elif (failed or peers_failed) and tell_at == float("inf"):
+                tell_at = now + (SPEAK_S if all(self._followed(c) for c in failed) else 0.0)
+                kill_at = tell_at + FAILURE_GRACE_S
+            elif stalled is None and tell_at == float("inf"):
+                stalled = watch.look({c.rank: c.pid for c in self._running() if c.rank is not None})
+                if stalled is not None:
+                    self._event("hang", what=stalled["what"])
+                    tell_at, kill_at, told = now, now, True
+            if now >= tell_at and not told:
+                told = True
+                self._signal(signal.SIGTERM)  # the pid alone: a checkpoint needs the DataLoader workers alive
+            if now >= kill_at:
+                self._signal(signal.SIGKILL)
+                kill_at = float("inf")
+        return stalled or self._first_failure(_oom_kills() - oom_kills)
 
     # -- processes ------------------------------------------------------------------------------------------------
 
-    def _start(
-        self,
-        rank: int | None,
-        local_rank: int | None,
-        env: dict[str, str],
-        log: Path,
-        listener: socket.socket | None = None,
-    ) -> Child:
-        if self.start_method == "spawn":
-            code = "prepare_main" if rank is None else "rank_main"
-            argv = [sys.executable, "-c", f"from launcher.worker import agent; agent.{code}()"]
-            argv += [str(self.run_dir.path), str(self.attempt)]
-            with log.open("ab") as out:
-                process = subprocess.Popen(
-                    argv, env={**os.environ, **env}, stdin=subprocess.DEVNULL, stdout=out, stderr=out
-                )
-            return Child(process.pid, rank, local_rank)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        pid = os.fork()
-        if pid == 0:
-            _in_child(self.run_dir, self.attempt, rank, env, log, listener)
-        return Child(pid, rank, local_rank)
+    def _start(self, rank: int | None, env: dict[str, str], log: Path, *, probe: bool = False) -> Child:
+        assert self.pipe is not None
+        self.pipe.send(("start", zygote.Job(self.run_dir.path, self.attempt, rank, env, log, self.spawn, probe)))
+        while True:
+            message = self._receive()
+            if isinstance(message, zygote.Started):
+                return Child(message.pid, rank, log)
+            self._on_end(message)
 
-    def _wait(self) -> None:
-        """Until every child has ended. A failure or a signal ends the others: told first, killed at the deadline."""
-        deadline = float("inf")
-        while any(c.exit_code is None for c in self.children):
-            for child in self.children:
-                if child.exit_code is None:
-                    _reap(child)
-            failed = any(c.exit_code for c in self.children)
-            if deadline == float("inf") and (failed or self.stop_signal is not None):
-                deadline = time.monotonic() + GRACE_S
-                # The pid alone, not its group: a checkpoint on SIGTERM needs the DataLoader workers alive.
-                self._signal_all(signal.SIGTERM)
-            if time.monotonic() > deadline:
-                self._signal_all(signal.SIGKILL)
-                deadline = time.monotonic() + GRACE_S
-            time.sleep(POLL_S)
+    def _listen(self) -> None:
+        assert self.pipe is not None
+        if self.pipe.poll(POLL_S):
+            self._on_end(self._receive())
 
-    def _signal_all(self, number: int) -> None:
+    def _receive(self) -> Any:
+        assert self.pipe is not None
+        try:
+            return self.pipe.recv()
+        except EOFError:
+            raise LaunchError(
+                "the process that starts ranks was killed, and every rank with it",
+                hint="most likely the kernel ran out of host memory: use fewer ranks or a smaller batch",
+                exit_code=EXIT_JOB_FAILED,
+            ) from None
+
+    def _on_end(self, message: zygote.Ended) -> None:
         for child in self.children:
-            if child.exit_code is None:
-                os.kill(child.pid, number)
+            if child.pid == message.pid:
+                child.exit_code, child.ended_ns = message.exit_code, message.time_ns
 
-    def _first_failure(self) -> dict[str, Any] | None:
-        """The failure that came first, by the monotonic clock all processes of a host share.
+    def _signal(self, number: int) -> None:
+        assert self.pipe is not None
+        for child in self._running():
+            child.was_told = True
+        self.pipe.send(("signal", (number, {c.pid for c in self._running()})))
 
-        A rank writes its error file where it raises, before any teardown, so a rank that fails as a consequence,
-        or one that tears down slowly, is told from the one that began it.
-        """
-        failed = [c for c in self.children if c.exit_code]
-        if not failed:
-            return None
-        causes = []
-        for child in failed:
-            record = rundir.read_json(error_file(self.run_dir, self.attempt, child.rank)) or {}
-            causes.append((record.get("time_ns", child.ended_ns), child, record))
-        _, child, record = min(causes, key=lambda cause: cause[0])
-        return self._describe(child, record)
+    def _running(self) -> list[Child]:
+        return [c for c in self.children if c.exit_code is None]
 
-    def _describe(self, child: Child, record: dict[str, Any]) -> dict[str, Any]:
-        log = self.run_dir.attempt(self.attempt) / "prepare.log"
-        if child.rank is not None:
-            log = self.run_dir.rank_log(self.attempt, child.rank)
-        assert child.exit_code is not None
-        out = {
-            "rank": child.rank, "local_rank": child.local_rank, "node_rank": self.node_rank,
-            "host": socket.gethostname(), "attempt": self.attempt, "process_exit_code": child.exit_code,
-            "log": str(log), **record,
-        }  # fmt: skip
-        if not record:
-            out |= {
-                "what": _end_words(child.exit_code),
-                "hint": f"its last words are in {log}",
-                "exit_code": EXIT_JOB_FAILED,
-            }
-            out["traceback"] = rundir.tail(log, LOG_TAIL_LINES)
-        return out
+    # -- failures -------------------------------------------------------------------------------------------------
+
+    def _record(self, child: Child) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = rundir.read_json(zygote.error_path(self.run_dir, self.attempt, child.rank))
+        return found
+
+    def _is_early(self, child: Child) -> bool:
+        """Whether a rank ended with code 0 and without having done its work."""
+        if child.exit_code != 0 or child.rank is None:
+            return False
+        return not zygote.done_path(self.run_dir, self.attempt, child.rank).exists()
+
+    def _has_failed(self, child: Child) -> bool:
+        if child.exit_code is None or failure.is_preempted(child.exit_code):
+            return False
+        return bool(child.exit_code) or self._is_early(child)
+
+    def _followed(self, child: Child) -> bool:
+        return (self._record(child) or {}).get("weight", failure.CAUSE) != failure.CAUSE
+
+    def _was_preempted(self) -> bool:
+        return any(failure.is_preempted(c.exit_code) for c in self.children)
+
+    def _first_failure(self, oom_kills: int = 0) -> dict[str, Any] | None:
+        found = []
+        for child in self.children:
+            if not self._has_failed(child):
+                continue
+            record = self._record(child)
+            if record is None:
+                if child.was_told:
+                    continue
+                record = failure.of_exit(child.exit_code or 0, child.log, oom_kills)
+                record |= {"time_ns": child.ended_ns, "time": time.time()}
+            found.append(self._located(child, record))
+        return failure.first(found)
+
+    def _located(self, child: Child, record: dict[str, Any]) -> dict[str, Any]:
+        local_rank = None if child.rank is None else child.rank - self.node_rank * self.plan.nproc_per_node
+        return {
+            **record,
+            "rank": child.rank,
+            "local_rank": local_rank,
+            "node_rank": self.node_rank,
+            "host": socket.gethostname(),
+            "attempt": self.attempt,
+            "process_exit_code": child.exit_code,
+            "log": str(child.log),
+        }
+
+    def _rank_env(self, rank: int, local_rank: int, meeting: nodes.Meeting) -> dict[str, str]:
+        """torchrun's contract, so that any script finds what it expects."""
+        plan = self.plan
+        env = {
+            "RANK": rank,
+            "LOCAL_RANK": local_rank,
+            "WORLD_SIZE": plan.world_size,
+            "LOCAL_WORLD_SIZE": plan.nproc_per_node,
+            "GROUP_RANK": self.node_rank,
+            "GROUP_WORLD_SIZE": plan.num_nodes,
+            "ROLE_RANK": rank,
+            "ROLE_WORLD_SIZE": plan.world_size,
+            "ROLE_NAME": "default",
+            "MASTER_ADDR": meeting.host,
+            "MASTER_PORT": meeting.port,
+            "TORCHELASTIC_RESTART_COUNT": self.attempt,
+            "TORCHELASTIC_MAX_RESTARTS": plan.supervision.max_restarts,
+            "TORCHELASTIC_RUN_ID": self.run_dir.path.name,
+            # An agent serves the store, on a port it holds already; every rank is a client of it.
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "TORCHELASTIC_ERROR_FILE": self.run_dir.attempt(self.attempt) / f"torchelastic_error_{rank}.json",
+        }
+        return {name: str(value) for name, value in env.items()}
 
     def _event(self, kind: str, **values: Any) -> None:
         if self.node_rank == 0:
@@ -251,133 +371,19 @@ def apply_env(run: RunDir) -> None:
         os.environ.setdefault(row["name"], row["value"])
 
 
-def import_everything(plan: Plan) -> None:
-    """What every rank needs, imported once. Nothing here may touch a device or leave a thread."""
-    from launcher.worker import rank
-
-    rank.preload(plan)
+def _thread_names() -> list[str]:
+    own = str(os.getpid())
+    return [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir() if task.name != own]
 
 
-def _threads_that_a_fork_loses() -> list[str]:
-    # jemalloc (in pyarrow) registers fork handlers and goes on in the child without its background thread.
-    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir() if task.name != str(os.getpid())]
-    return sorted(name for name in names if name != "jemalloc_bg_thd")
-
-
-def error_file(run: RunDir, attempt: int, rank: int | None) -> Path:
-    """Where a rank, or the preparation (None), leaves its error."""
-    return run.attempt(attempt) / "error_prepare.json" if rank is None else run.error_path(attempt, rank)
-
-
-def prepare_main() -> NoReturn:
-    """Entry of a spawned preparation."""
-    die_with_parent(signal.SIGKILL)
-    run, attempt = RunDir(Path(sys.argv[1])), int(sys.argv[2])
-    os._exit(_guarded(run, attempt, None))
-
-
-def rank_main() -> NoReturn:
-    """Entry of a spawned rank."""
-    die_with_parent(signal.SIGKILL)
-    run, attempt = RunDir(Path(sys.argv[1])), int(sys.argv[2])
-    os._exit(_guarded(run, attempt, int(os.environ["RANK"])))
-
-
-def _in_child(
-    run: RunDir, attempt: int, rank: int | None, env: dict[str, str], log: Path, listener: socket.socket | None
-) -> NoReturn:
-    """The life of a forked child. It never returns into the agent's code."""
-    code = EXIT_JOB_FAILED
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
-        die_with_parent(signal.SIGKILL)
-        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        os.dup2(out, 1)
-        os.dup2(out, 2)
-        os.close(out)
-        if listener is not None:
-            listener.close()
-        os.environ.update(env)
-        code = _guarded(run, attempt, rank)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _guarded(run: RunDir, attempt: int, rank: int | None) -> int:
-    """Do the child's work; its exit code. A rank writes its own error file, the preparation's is written here."""
-    from launcher.worker import data, ops
-    from launcher.worker import rank as rank_module
-
-    try:
-        if rank is None:
-            plan = run.plan()
-            ops.load(plan, lambda text: rundir.append_event(run.events_path, {"event": "note", "text": text}))
-            data.prepare(plan, run)
-        else:
-            rank_module.main(run.path, attempt)
-    except SystemExit as error:
-        return error.code if isinstance(error.code, int) else EXIT_JOB_FAILED
-    except BaseException as error:
-        path = error_file(run, attempt, rank)
-        if not path.exists():
-            rundir.write_json(path, describe_error(error, rank))
-        traceback.print_exc()
-        return error.exit_code if isinstance(error, LaunchError) else EXIT_JOB_FAILED
-    return EXIT_OK
-
-
-def describe_error(error: BaseException, rank: int | None) -> dict[str, Any]:
-    """An error file's content: type, message, traceback, the monotonic time in ns, and what a user should do."""
-    known = error if isinstance(error, LaunchError) else None
-    return {
-        "rank": rank,
-        "type": type(error).__name__,
-        "message": str(error),
-        "traceback": "".join(traceback.format_exception(error)),
-        "time_ns": time.monotonic_ns(),
-        "what": known.what if known else f"{type(error).__name__}: {error}",
-        "hint": known.hint if known else "",
-        "exit_code": known.exit_code if known else EXIT_JOB_FAILED,
-    }
-
-
-def die_with_parent(number: int) -> None:
-    """Have the kernel signal this process when its parent is gone; nothing of ours outlives the agent."""
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
-    if os.getppid() != parent:  # it went between fork and here
-        os._exit(EXIT_JOB_FAILED)
-
-
-def _serve(listener: socket.socket, port: int) -> Any:
-    """The rendezvous store, on the socket that is already listening. Made after the forks: it starts a thread."""
-    from torch.distributed import TCPStore
-
-    return TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
-
-
-def _reap(child: Child) -> None:
-    try:
-        pid, status = os.waitpid(child.pid, os.WNOHANG)
-    except ChildProcessError:
-        child.exit_code, child.ended_ns = EXIT_JOB_FAILED, time.monotonic_ns()
-        return
-    if pid:
-        child.exit_code, child.ended_ns = os.waitstatus_to_exitcode(status), time.monotonic_ns()
-
-
-def _end_words(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code} and no exception"
-    name = signal.Signals(-code).name
-    if -code == signal.SIGKILL:
-        return "was killed by SIGKILL, most likely by the kernel for want of host memory (see dmesg)"
-    return f"was killed by {name}"
+def _oom_kills() -> int:
+    """How often the kernel killed for memory in this container so far; 0 where that is not told."""
+    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+        with contextlib.suppress(OSError, ValueError):
+            for line in Path(path).read_text().splitlines():
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+    return 0
 
 
 if __name__ == "__main__":

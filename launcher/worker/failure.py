@@ -1,0 +1,112 @@
+"""What a failed process leaves behind, and which of several failures came first. No torch here."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from launcher import rundir
+from launcher.errors import EXIT_JOB_FAILED, EXIT_TERMINATED, LaunchError
+
+CONSEQUENCE = re.compile(
+    r"connection closed by peer|connection reset by peer|broken pipe|connection refused|socket closed"
+    r"|timed out waiting \d+ms for (?:recv|send)|watchdog caught collective|some hccl operations have failed"
+    r"|wait(?:ing)? timeout|notify register times out|getting socket times out|remote rank"
+    r"|failed to recv, got 0 bytes|store.*(?:timeout|reset)|DistNetworkError|DistStoreError|connection was likely closed",
+    re.IGNORECASE | re.DOTALL,
+)
+"""What a rank says when another one is gone: gloo's, the store's and HCCL's words."""
+
+CAUSE, IN_FLIGHT, FOLLOWED = 0, 1, 2
+"""How a record is ranked before its time counts: an error of its own, one still unwinding when the rank was told to
+stop, and one that only says that a peer is gone."""
+
+
+def describe(error: BaseException, rank: int | None) -> dict[str, Any]:
+    """An error file's content. `time_ns` is the monotonic clock, which all processes of a host share."""
+    known = error if isinstance(error, LaunchError) else None
+    message = str(error)
+    return {
+        "rank": rank,
+        "type": type(error).__name__,
+        "message": message,
+        "traceback": "".join(traceback.format_exception(error)),
+        "time_ns": time.monotonic_ns(),
+        "time": time.time(),
+        "weight": FOLLOWED if known is None and _is_consequence(error) else CAUSE,
+        "what": known.what if known else f"{type(error).__name__}: {message}",
+        "hint": known.hint if known else "",
+        "exit_code": known.exit_code if known else EXIT_JOB_FAILED,
+    }
+
+
+def _is_consequence(error: BaseException) -> bool:
+    chain, seen = [error], error
+    while seen.__cause__ or seen.__context__:
+        seen = seen.__cause__ or seen.__context__  # type: ignore[assignment]
+        if seen in chain:
+            break
+        chain.append(seen)
+    # The first error of the chain is what happened; what was raised while handling it is not.
+    first = chain[-1]
+    return bool(CONSEQUENCE.search(f"{type(first).__name__}: {first}"))
+
+
+def record(path: Path, error: BaseException, rank: int | None) -> int:
+    """Write the error file, unless this process wrote one already, and the traceback to stderr; the exit code."""
+    found = rundir.read_json(path)
+    if found is None or found.get("weight") == IN_FLIGHT:
+        found = describe(error, rank)
+        rundir.write_json(path, found)
+    traceback.print_exception(error)
+    return int(found["exit_code"])
+
+
+def record_in_flight(path: Path, rank: int) -> None:
+    """Called from a signal handler: write the exception that is unwinding right now, if there is one.
+
+    A rank that raised and then takes seconds in its `finally:` is often told to stop before it could say anything.
+    """
+    error = sys.exc_info()[1]
+    if error is not None and rundir.read_json(path) is None:
+        rundir.write_json(path, {**describe(error, rank), "weight": IN_FLIGHT})
+
+
+def first(failures: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The failure that the others followed from: by weight, then by time; None where there is none."""
+    ordered = sorted(failures, key=lambda f: (f.get("weight", CAUSE), f.get("time_ns", 0)))
+    return dict(ordered[0]) if ordered else None
+
+
+def of_exit(code: int, log: Path, oom_kills: int = 0) -> dict[str, Any]:
+    """The record of a process that left no error file: only its exit status and the end of its log tell of it."""
+    if code == 0:
+        what = "ended early with exit code 0, before its work was done (os._exit or a stopped interpreter)"
+    elif code > 0:
+        what = f"ended with exit code {code} and no exception"
+    else:
+        what = f"was killed by {signal.Signals(-code).name}"
+    hint = f"its last words are in {log}"
+    if -code == signal.SIGKILL:
+        what += ": out of host memory" if oom_kills else ", most likely by the kernel for want of host memory"
+        hint = "use fewer ranks, a smaller micro batch or fewer DataLoader workers; `dmesg | grep -i oom` on the host tells"
+    return {
+        "type": "Exit",
+        "message": what,
+        "what": what,
+        "hint": hint,
+        "traceback": rundir.tail(log, 25),
+        "weight": CAUSE,
+        "exit_code": EXIT_JOB_FAILED,
+    }
+
+
+def is_preempted(code: int | None) -> bool:
+    """Whether a rank stopped because it was asked to, its checkpoint saved."""
+    return code == EXIT_TERMINATED

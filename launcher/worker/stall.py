@@ -1,0 +1,134 @@
+"""Is a rank stuck, and which one is to blame? Beats and process states in, a failure record out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher.errors import EXIT_JOB_FAILED
+from launcher.worker import failure
+
+LOOK_EVERY_S = 1.0
+STACKS_S = 2.0
+"""What ranks get to write their Python stacks."""
+WAITING = (
+    "torch/distributed",
+    "deepspeed/comm",
+    "autograd/graph.py",
+    "autograd/__init__.py",
+    "accelerate/utils/operations",
+)
+"""Files in which a rank waits for the others: collectives, and the backward pass that runs them."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known of a rank when all have stood still for too long."""
+
+    rank: int
+    step: int
+    phase: str
+    age_s: float
+    state: str
+    """The kernel's letter: R S D T Z."""
+    stack: str
+    """Innermost Python frames first, as faulthandler writes them; '' where the rank could not answer."""
+
+
+class Watch:
+    """Looks at the beats of one attempt's local ranks."""
+
+    def __init__(self, folder: Path, timeout_s: float) -> None:
+        self.folder = folder
+        self.timeout_s = timeout_s
+        self._next_s = 0.0
+
+    def look(self, ranks: dict[int, int]) -> dict[str, Any] | None:
+        """A failure record naming the culprit where every rank given (rank → pid) stands still; else None.
+
+        One rank that waits in a collective for a slow one stands still too, so only all of them count as a hang.
+        """
+        now = time.monotonic()
+        if not self.timeout_s or now < self._next_s or not ranks:
+            return None
+        self._next_s = now + LOOK_EVERY_S
+        beats = {rank: self._beat(rank) for rank in ranks}
+        if any(beat is None or now - beat[0] < self.timeout_s for beat in beats.values()):
+            return None
+        stacks = self._stacks(ranks)
+        seen = [
+            Seen(rank, beat[1], beat[2], now - beat[0], _state(ranks[rank]), stacks[rank])
+            for rank, beat in beats.items()
+            if beat is not None
+        ]
+        return _record(culprit(seen), seen, self.folder)
+
+    def _beat(self, rank: int) -> tuple[float, int, str] | None:
+        from launcher.worker import heartbeat
+
+        beat = heartbeat.read_beat(self.folder / f"beat_{rank}")
+        return None if beat is None else (beat.time_ns / 1e9, beat.step, beat.phase)
+
+    def _stacks(self, ranks: dict[int, int]) -> dict[int, str]:
+        files = {rank: self.folder / f"stacks_{rank}.txt" for rank in ranks}
+        for pid in ranks.values():
+            os.kill(pid, signal.SIGUSR2)
+        deadline = time.monotonic() + STACKS_S
+        while time.monotonic() < deadline and not all(f.exists() and f.stat().st_size for f in files.values()):
+            time.sleep(0.05)
+        return {rank: file.read_text(errors="replace") if file.exists() else "" for rank, file in files.items()}
+
+
+def culprit(seen: list[Seen]) -> Seen:
+    """The rank that did not arrive, not those that wait for it.
+
+    In this order: a process that is stopped or dead; one that is behind in steps; one whose stack is outside of any
+    collective; one that cannot answer.
+    """
+
+    def suspicion(rank: Seen) -> tuple[bool, int, bool, bool, float]:
+        waits = any(place in rank.stack for place in WAITING)
+        return (rank.state not in "TtZX", rank.step, waits, bool(rank.stack), -rank.age_s)
+
+    return min(seen, key=suspicion)
+
+
+def _record(found: Seen, seen: list[Seen], folder: Path) -> dict[str, Any]:
+    states = {
+        "T": "is stopped (SIGSTOP, or a debugger)",
+        "t": "is held by a debugger",
+        "Z": "is dead",
+        "D": "hangs in the kernel",
+    }
+    how = states.get(found.state, f"has not moved since {found.phase} of step {found.step}")
+    others = [str(s.rank) for s in seen if s.rank != found.rank]
+    waiting = f"; rank{'s' if len(others) > 1 else ''} {', '.join(others)} wait for it" if others else ""
+    return {
+        "rank": found.rank,
+        "type": "Stalled",
+        "message": how,
+        "what": f"rank {found.rank} {how}: nothing for {found.age_s:.0f} s{waiting}",
+        "hint": f"the Python stacks of all ranks are in {folder}/stacks_*.txt; --hang-timeout sets the limit",
+        "traceback": found.stack,
+        "weight": failure.CAUSE,
+        "time_ns": time.monotonic_ns() - int(found.age_s * 1e9),
+        "time": time.time() - found.age_s,
+        "exit_code": EXIT_JOB_FAILED,
+        "host": os.uname().nodename,
+        "ranks": [
+            {"rank": s.rank, "step": s.step, "phase": s.phase, "age_s": round(s.age_s, 1), "state": s.state}
+            for s in seen
+        ],
+    }
+
+
+def _state(pid: int) -> str:
+    try:
+        # The command name stands in brackets and may hold anything; the state follows the last one.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return "X"

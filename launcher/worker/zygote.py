@@ -1,0 +1,227 @@
+"""The process that forks ranks: it imported everything, has no thread of its own, and touches no device.
+
+The agent beside it may run threads (a rendezvous does); a rank forked from a process with threads would inherit their
+locks and not the threads. So the agent forks this one first, and asks it for ranks over a pipe.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NoReturn
+
+from launcher.errors import EXIT_JOB_FAILED, EXIT_OK
+from launcher.rundir import RunDir
+from launcher.worker import failure
+
+POLL_S = 0.02
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one child does: prepare the data (rank None), try out a fork (probe), or be a rank."""
+
+    run_path: Path
+    attempt: int
+    rank: int | None
+    env: dict[str, str]
+    log: Path
+    spawn: bool = False
+    probe: bool = False
+
+
+@dataclass(frozen=True)
+class Started:
+    pid: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    pid: int
+    exit_code: int
+    """As subprocess counts: negative for a signal."""
+    time_ns: int
+
+
+def start(close_in_child: Callable[[], None]) -> tuple[int, Connection]:
+    """Fork the zygote from the calling process; its pid and the agent's end of the pipe."""
+    import multiprocessing
+
+    ours, theirs = multiprocessing.Pipe()
+    flush()
+    pid = os.fork()
+    if pid == 0:
+        code = EXIT_JOB_FAILED
+        try:
+            ours.close()
+            close_in_child()
+            _serve(theirs)
+            code = EXIT_OK
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            flush()
+            os._exit(code)
+    theirs.close()
+    return pid, ours
+
+
+def _serve(pipe: Connection) -> None:
+    die_with_parent(signal.SIGKILL)
+    # Ranks are told to stop by the agent. A signal to the whole group must not take their parent away.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    # DataLoader workers of a rank that was killed come to us, and are ended here.
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    ours: set[int] = set()
+    while True:
+        if pipe.poll(POLL_S):
+            try:
+                kind, value = pipe.recv()
+            except EOFError:
+                return  # the agent is gone: the kernel ends the ranks with us
+            if kind == "start":
+                pid = _launch(value, pipe)
+                ours.add(pid)
+                pipe.send(Started(pid))
+            elif kind == "signal":
+                number, pids = value
+                for pid in pids & ours:  # only those not reaped yet: their pids cannot belong to anybody else
+                    os.kill(pid, number)
+        _reap(ours, pipe)
+
+
+def _launch(job: Job, pipe: Connection) -> int:
+    if job.spawn:
+        code = "import sys; from launcher.worker import zygote; zygote.spawned(*sys.argv[1:])"
+        argv = [
+            sys.executable,
+            "-c",
+            code,
+            str(job.run_path),
+            str(job.attempt),
+            "" if job.rank is None else str(job.rank),
+        ]
+        with job.log.open("ab") as out:
+            env = {**os.environ, **job.env}
+            return subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out).pid
+    flush()
+    pid = os.fork()
+    if pid == 0:
+        _child(job, pipe)
+    return pid
+
+
+def _reap(ours: set[int], pipe: Connection) -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        if pid in ours:
+            ours.discard(pid)
+            pipe.send(Ended(pid, os.waitstatus_to_exitcode(status), time.monotonic_ns()))
+            for orphan in _children() - ours:
+                os.kill(orphan, signal.SIGKILL)
+
+
+def _children() -> set[int]:
+    try:
+        return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
+    except OSError:  # a kernel without that file: each orphan still dies with its rank, see _child
+        return set()
+
+
+def _child(job: Job, pipe: Connection) -> NoReturn:
+    """The life of a forked child. It never returns into the zygote's code."""
+    code = EXIT_JOB_FAILED
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_DFL)
+        die_with_parent(signal.SIGKILL)
+        # Whatever this rank forks (DataLoader workers) dies with it too.
+        os.register_at_fork(after_in_child=lambda: _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
+        pipe.close()
+        out = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        os.close(out)
+        os.environ.update(job.env)
+        code = _work(job.run_path, job.attempt, job.rank, probe=job.probe)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        flush()
+        os._exit(code)
+
+
+def spawned(run_path: str, attempt: str, rank: str) -> NoReturn:
+    """Entry of a child in a fresh interpreter."""
+    die_with_parent(signal.SIGKILL)
+    code = _work(Path(run_path), int(attempt), int(rank) if rank else None)
+    flush()
+    os._exit(code)
+
+
+def _work(run_path: Path, attempt: int, rank: int | None, *, probe: bool = False) -> int:
+    from launcher.worker import prepare
+    from launcher.worker import rank as rank_module
+
+    run = RunDir(run_path)
+    try:
+        if probe:
+            prepare.probe(run.plan())
+        elif rank is None:
+            prepare.main(run)
+        else:
+            rank_module.main(run_path, attempt)
+            done_path(run, attempt, rank).touch()
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else EXIT_JOB_FAILED if error.code else EXIT_OK
+        if code == EXIT_OK and rank is not None:
+            done_path(run, attempt, rank).touch()
+        return code
+    except BaseException as error:
+        return failure.record(error_path(run, attempt, rank), error, rank)
+    return EXIT_OK
+
+
+def error_path(run: RunDir, attempt: int, rank: int | None) -> Path:
+    """Where a rank, or the preparation (None), leaves its error."""
+    return run.attempt(attempt) / "error_prepare.json" if rank is None else run.error_path(attempt, rank)
+
+
+def done_path(run: RunDir, attempt: int, rank: int) -> Path:
+    """A rank's mark that it did its work: exit code 0 alone is also what os._exit(0) in the middle of it leaves."""
+    return run.attempt(attempt) / f"done_{rank}"
+
+
+def die_with_parent(number: int) -> None:
+    """Have the kernel signal this process when its parent ends, whatever ends it."""
+    parent = os.getppid()
+    _prctl(_PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:  # it went between the fork and here
+        os._exit(EXIT_JOB_FAILED)
+
+
+def _prctl(option: int, value: Any) -> None:
+    ctypes.CDLL(None).prctl(option, int(value), 0, 0, 0)
+
+
+def flush() -> None:
+    """What is buffered is written once, by this process, and not again by what it forks."""
+    sys.stdout.flush()
+    sys.stderr.flush()

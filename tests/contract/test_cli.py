@@ -1,0 +1,142 @@
+"""Every command has help and stands in both READMEs; exit codes and messages are what they are said to be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from launcher.cli import cli
+
+REPO = Path(__file__).resolve().parent.parent.parent
+
+
+def commands(group: click.Group = cli, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        yield f"{prefix}{name}", command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{prefix}{name} ")
+
+
+@pytest.mark.parametrize(("name", "command"), commands(), ids=[n for n, _ in commands()])
+def test_every_command_and_option_has_help(name: str, command: click.Command):
+    """One sentence for each."""
+    assert command.help
+    assert [] == [p.name for p in command.params if isinstance(p, click.Option) and not p.help]
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+def test_every_command_is_in_the_readme(readme: str):
+    """A command nobody can read about does not exist."""
+    text = (REPO / readme).read_text(encoding="utf-8")
+
+    assert [] == [name for name, _ in commands() if name != "run" and f"ascend-launch {name}" not in text]
+
+
+def test_the_readmes_show_the_same_commands():
+    """What an English reader can run, a Chinese reader can too."""
+
+    def shell_lines(name: str) -> set[str]:
+        blocks = (REPO / name).read_text(encoding="utf-8").split("```")[1::2]
+        lines = [line.strip() for block in blocks for line in block.splitlines()[1:]]
+        return {line.split("  #")[0].strip() for line in lines if line.startswith(("ascend-launch", "make", "pip", "accelerate", "torchrun"))}
+
+    assert shell_lines("README.md") == shell_lines("README.zh-CN.md")
+
+
+MISTAKES: dict[str, tuple[dict[str, Any], list[str], str]] = {
+    "unknown key": ({"modle": {}}, [], "did you mean `model`?"),
+    "wrong type": ({"model": {"num_labels": "five"}}, [], "expected a whole number"),
+    "no such model folder": ({"model": {"name": "./nowhere"}}, [], "no such folder"),
+    "nproc above the batch": ({}, ["--nproc", "3"], "cannot be split evenly"),
+    "no card": ({}, ["--device", "npu"], "no NPU found"),
+    "unwritable output": ({"output_dir": "/proc/self/x"}, [], "cannot be written to"),
+    "bad nproc": ({}, ["--nproc", "many"], "neither a number of ranks nor auto"),
+    "bad override": ({}, ["nonsense"], "is not KEY=VALUE"),
+    "node without endpoint": ({}, ["--nnodes", "2"], "needs --rdzv-endpoint"),
+    "chip without dry run": ({}, ["--chip", "910A"], "--chip is for --dry-run"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_users_mistake_is_exit_code_2_and_no_traceback(recipe: Callable[..., Path], ascend_launch: Any, name: str):
+    """One cause and one fix on stderr."""
+    sections, argv, said = MISTAKES[name]
+    path = recipe(**sections)
+    options, overrides = [a for a in argv if a != "nonsense"], [a for a in argv if a == "nonsense"]
+    ran = ascend_launch(*options, path, *overrides)
+
+    assert (2, True, False) == (ran.code, said in ran.err, "Traceback" in ran.out + ran.err)
+
+
+def test_a_missing_recipe_is_exit_code_2(ascend_launch: Any, tmp_path: Path):
+    """With the nearest name in the same folder."""
+    (tmp_path / "yelp.yaml").write_text("")
+    ran = ascend_launch(tmp_path / "yelo.yaml")
+
+    assert (2, True) == (ran.code, f"did you mean {tmp_path / 'yelp.yaml'}?" in ran.err)
+
+
+def test_a_dry_run_starts_and_writes_nothing(recipe: Callable[..., Path], ascend_launch: Any, tmp_path: Path):
+    """Eight cards are planned on a machine that has none, and the folder stays empty."""
+    path = recipe(output_dir=str(tmp_path / "out"))
+    ran = ascend_launch("--dry-run", "--nproc", "8", "--device", "npu", path)
+
+    assert 0 == ran.code, ran.err
+    assert not (tmp_path / "out").exists()
+    for said in ("8 ranks on npu over hccl", "HCCL_CONNECT_TIMEOUT=1200", "torchrun --nproc-per-node 8", "accelerate launch"):
+        assert said in ran.out
+
+
+def test_render_writes_what_a_dry_run_shows(recipe: Callable[..., Path], ascend_launch: Any, tmp_path: Path):
+    """The same plan and the same bytes."""
+    path, out = recipe(), tmp_path / "rendered"
+    options = ["--nproc", "8", "--device", "npu", path]
+    shown = json.loads(ascend_launch("--dry-run", "--json", "--run-dir", out, *options).out)
+    ran = ascend_launch("render", "--out", out, *options)
+
+    assert 0 == ran.code, ran.err
+    assert shown["files"] == {name: (out / name).read_text() for name in shown["files"]}
+    assert {"recipe.yaml", "plan.json", "accelerate.yaml", "deepspeed.json", "env.json"} == set(shown["files"])
+
+
+def test_recipes_are_listed_shown_and_copied(ascend_launch: Any, tmp_path: Path):
+    """A copy is never made over a file that is there."""
+    listed = json.loads(ascend_launch("recipes", "list", "--json").out)
+    names = {entry["name"] for entry in listed}
+    first = ascend_launch("recipes", "copy", "tiny-cpu", tmp_path)
+    again = ascend_launch("recipes", "copy", "tiny-cpu", tmp_path)
+
+    assert {"yelp", "yelp-instruct", "yelp-lora", "demo", "tiny-cpu"} <= names
+    assert (0, 2) == (first.code, again.code)
+    assert "exists already" in again.err
+    assert yaml.safe_load((tmp_path / "tiny-cpu.yaml").read_text()) == yaml.safe_load(
+        ascend_launch("recipes", "show", "tiny-cpu").out
+    )
+    assert "did you mean" in ascend_launch("recipes", "show", "tiny").err
+
+
+def test_a_bug_of_ours_leaves_a_log_to_paste(tmp_path: Path):
+    """Exit code 3, one line, and the traceback in a file."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from launcher import cli, spec\n"
+        "def broken(*a, **k): raise ZeroDivisionError('boom')\n"
+        "spec.load = broken\n"
+        "sys.argv = ['ascend-launch', 'x.yaml']\n"
+        "cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=False, env={"TMPDIR": str(tmp_path)}
+    )
+    (log,) = tmp_path.glob("ascend-launch-*.log")
+
+    assert (3, False, True) == (done.returncode, "Traceback" in done.stderr, str(log) in done.stderr)
+    assert "ZeroDivisionError: boom" in log.read_text()
