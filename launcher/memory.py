@@ -107,7 +107,9 @@ def geometry(config: Mapping[str, Any], *, task: str = "sequence-classification"
         # Qwen3's config class has its own default; the others divide.
         head_dim = int(config.get("head_dim") or (128 if family == "qwen3" else hidden // num_heads))
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise LaunchError(f"config.json: {error} is missing or no number", hint="use the model's own config.json") from None
+        raise LaunchError(
+            f"config.json: {error} is missing or no number", hint="use the model's own config.json"
+        ) from None
     if min(hidden, intermediate, num_layers, num_heads, num_kv_heads, head_dim, vocab) < 1:
         raise LaunchError("config.json: sizes must be positive", hint="use the model's own config.json")
     return Geometry(
@@ -122,7 +124,7 @@ def _parameters(
     """Names and shapes as in transformers' modeling files, so that they can be compared one by one."""
     h, i, v = int(config["hidden_size"]), int(config["intermediate_size"]), int(config["vocab_size"])
     q, kv = int(config["num_attention_heads"]) * head_dim, num_kv_heads * head_dim
-    has_qkv_bias = family == "qwen2" or bool(config.get("attention_bias", False)) and family != "mistral"
+    has_qkv_bias = family == "qwen2" or (bool(config.get("attention_bias", False)) and family != "mistral")
     has_o_bias = family in ("llama", "qwen3") and bool(config.get("attention_bias", False))
     has_mlp_bias = family == "llama" and bool(config.get("mlp_bias", False))
     yield Parameter("model.embed_tokens.weight", (v, h), "embedding")
@@ -215,7 +217,17 @@ class Breakdown:
         return sum(self.parts().values())
 
     def parts(self) -> dict[str, int]:
-        names = ("weights", "gradients", "optimizer", "buffers", "gathered", "activations", "logits", "communication", "reserve")
+        names = (
+            "weights",
+            "gradients",
+            "optimizer",
+            "buffers",
+            "gathered",
+            "activations",
+            "logits",
+            "communication",
+            "reserve",
+        )
         return {name: getattr(self, name) for name in names}
 
     def to_json(self) -> dict[str, Any]:
@@ -319,6 +331,8 @@ def _breakdown(job: _Job, hccl_buffsize_mib: int, num_communicators: int) -> Bre
     if is_offloaded and job.device == "npu":
         host = weights + optimizer + _zero3_shard(job) * job.low + 4 * _zero3_shard(job)
         weights = optimizer = gradients = 0
+    elif is_offloaded:
+        gradients += 4 * _zero3_shard(job)  # the optimizer's own fp32 gradients, kept for its step on the CPU
     allocated = weights + optimizer + gradients + sum(v for k, v in parts.items() if k != "gradients")
     on_card = job.device == "npu"
     communication = 2 * hccl_buffsize_mib * MIB * num_communicators if on_card and job.ranks > 1 else 0
@@ -368,6 +382,11 @@ def _frozen(job: _Job) -> int:
     return job.g.num_parameters if job.lora else 0
 
 
+def _head_copy(job: _Job) -> int:
+    """Elements of the head that peft trains beside its adapters, in the type of the weights that were loaded."""
+    return sum(p.numel for p in job.trainable if p.kind == "head") if job.lora else 0
+
+
 def _weights(job: _Job) -> int:
     frozen, low = _frozen(job), job.low
     if job.strategy == "fsdp2" and job.ranks > 1:
@@ -379,7 +398,7 @@ def _weights(job: _Job) -> int:
     if job.stage:
         return low * (_padded_flat(job) + frozen)
     # DDP trains the weights that it loads: fp32, or, under LoRA, fp32 adapters beside low-precision weights.
-    return 4 * job.num_trainable + (low * frozen if job.lora else 0)
+    return 4 * (job.num_trainable - _head_copy(job)) + low * (frozen + _head_copy(job))
 
 
 def _optimizer(job: _Job) -> int:
@@ -389,7 +408,7 @@ def _optimizer(job: _Job) -> int:
         return 12 * _zero3_shard(job)
     if job.stage:
         return 12 * _padded_flat(job) // job.ranks
-    return 8 * job.num_trainable
+    return 8 * (job.num_trainable - _head_copy(job)) + 2 * job.low * _head_copy(job)
 
 
 # --- activations ---------------------------------------------------------------------------------------------------
@@ -408,6 +427,8 @@ def _stream(job: _Job) -> int:
 def _norm_bytes(job: _Job) -> int:
     """Saved per token by one RMSNorm and the products that read it, without the residual."""
     h = job.g.hidden
+    if job.lora and job.low == 2:
+        return 4 * h + 4  # the input alone, in fp32: a frozen weight needs nothing
     return {"fp32": 12, "bf16": 8, "autocast": 8}[job.mode] * h + 4
 
 
@@ -420,6 +441,8 @@ def _layer_bytes(job: _Job) -> int:
     token = 2 * _norm_bytes(job) + low * (2 * q + 2 * kv) + low * 4 * g.intermediate
     if job.mode == "autocast":
         token += 5 * low * g.hidden  # q, k, v, gate and up each keep their own 16-bit copy of their input
+    if job.lora and job.low == 2:
+        token += low * (q + 7 * job.lora.r)  # o_proj's adapter copies its input too; every adapter keeps its middle
     if job.attention == "eager":
         # scores, softmax in fp32, and its 16-bit copy
         scores = g.num_heads * job.seq * (4 if job.low == 4 else 6)
@@ -432,14 +455,26 @@ def _mask_bytes(job: _Job) -> int:
     return job.batch * job.seq * job.seq * job.low if job.attention == "sdpa" and job.device == "cpu" else 0
 
 
+def _last_norm_bytes(job: _Job) -> int:
+    extra = 2 * job.g.hidden if job.mode == "autocast" else 0  # the head's 16-bit copy of its input
+    return job.tokens * (_norm_bytes(job) + extra)
+
+
+def _shared_mask_bytes(job: _Job) -> int:
+    return job.batch * job.seq * job.seq if job.is_padded and job.attention != "flash_attention_2" else 0
+
+
+def _block_bytes(job: _Job) -> int:
+    """What a block leaves behind in the forward pass: everything, or under checkpointing its input alone."""
+    if job.is_checkpointed:
+        return job.tokens * _stream(job) * job.g.hidden
+    copies = 2 * _linear_elements(job) // job.g.num_layers if job.mode == "autocast" and not job.lora else 0
+    return _layer_bytes(job) + copies
+
+
 def _activations(job: _Job) -> int:
     """Kept at the end of the forward pass."""
-    last_norm = job.tokens * (_norm_bytes(job) + _stream(job) * job.g.hidden)
-    shared = job.batch * job.seq * job.seq if job.is_padded and job.attention != "flash_attention_2" else 0
-    if job.is_checkpointed:
-        return job.g.num_layers * job.tokens * _stream(job) * job.g.hidden + last_norm + shared
-    copies = 2 * _linear_elements(job) if job.mode == "autocast" and not job.lora else 0
-    return job.g.num_layers * _layer_bytes(job) + last_norm + shared + copies
+    return job.g.num_layers * _block_bytes(job) + _last_norm_bytes(job) + _shared_mask_bytes(job)
 
 
 def _logits(job: _Job) -> int:
@@ -459,7 +494,9 @@ def _resident(job: _Job) -> dict[str, int]:
         return {"buffers": 4 * trainable}  # gradient_as_bucket_view is off: buckets beside the gradients
     if job.stage == 3:
         hidden = job.g.hidden
-        persistent = sum(p.numel for p in (*job.g.parameters, *(job.trainable if job.lora else ())) if p.numel <= 10 * hidden)
+        persistent = sum(
+            p.numel for p in (*job.g.parameters, *(job.trainable if job.lora else ())) if p.numel <= 10 * hidden
+        )
         grads = _zero3_shard(job) * job.low
         return {"gradients": grads, "buffers": job.low * hidden * hidden, "gathered": job.low * persistent}
     return {}
@@ -482,8 +519,7 @@ def _gathered(job: _Job) -> dict[str, int]:
         persistent = sum(p.numel for p in g.parameters if p.numel <= 10 * hidden)
         return {"gathered": low * min(total - persistent, ZERO3_MAX_LIVE_ELEMENTS)}
     if job.strategy == "fsdp2" and job.ranks > 1:
-        # The root's own parameters stay whole from forward to backward; one block and the next one are there.
-        return {"gathered": low * (g.outer_parameters + 2 * g.layer_parameters)}
+        return {"gathered": low * (g.outer_parameters + g.layer_parameters)}
     return {}
 
 
@@ -507,46 +543,98 @@ def _full_gradients(job: _Job) -> int:
 
 
 def _forward(job: _Job) -> dict[str, int]:
-    copies = 2 * _linear_elements(job) if job.mode == "autocast" and not job.lora and job.is_checkpointed else 0
-    logits = 0 if job.task == "sequence-classification" else job.batch * job.logit_positions * job.g.vocab * (job.low + 8)
+    """The end of the forward pass, and the loss."""
+    # The loss comes after the last block, whose parameters FSDP2 has let go of, and the root's too.
+    gathered = {} if job.strategy == "fsdp2" else _gathered(job)
     return _merge(
         _resident(job),
-        _gathered(job),
-        {"activations": _activations(job) + copies, "logits": logits, "gradients": _carried_gradients(job)},
+        gathered,
+        {"activations": _activations(job), "logits": _logits(job), "gradients": _carried_gradients(job)},
+        {"activations": _adapter_transient(job)},
     )
 
 
 def _backward(job: _Job) -> dict[str, int]:
-    """The higher of the pass's beginning, when all activations are there, and its end, when all gradients are."""
-    buckets = {"buffers": job.low * job.bucket} if job.stage in (1, 2) else {}
-    layer = _layer_bytes(job) if job.is_checkpointed else 0
-    begin = _merge(
-        _resident(job),
-        _gathered(job),
-        buckets,
+    """The highest point of the backward pass, block by block from the last: activations go, gradients come."""
+    outer, block = _block_gradients(job)
+    recomputed = _layer_bytes(job) + _block_copies(job) if job.is_checkpointed else 0
+    num_layers, kept = job.g.num_layers, _block_bytes(job)
+    points: list[dict[str, int]] = [
         {
-            "activations": _activations(job) + layer + _transient(job),
-            "logits": _logits(job),
-            "gradients": _carried_gradients(job),
-        },
-    )
-    end = _merge(
-        _resident(job),
-        _gathered(job),
-        buckets,
-        {"activations": job.tokens * _stream(job) * job.g.hidden * 2, "gradients": _full_gradients(job)},
-    )
-    return max((begin, end), key=lambda parts: sum(parts.values()))
+            "activations": num_layers * kept + _last_norm_bytes(job) + _shared_mask_bytes(job) + _norm_transient(job),
+            "logits": job.low * job.batch * job.logit_positions * job.g.vocab if job.task == "causal-lm" else 0,
+        }
+    ]
+    for done in (0, num_layers - 1):  # linear in between, so the highest is at an end
+        left = (num_layers - done) * kept
+        points.append(
+            {
+                "activations": left + recomputed + _shared_mask_bytes(job) + _block_transient(job),
+                "gradients": outer + done * block,
+            }
+        )
+    points.append({"gradients": _full_gradients(job), "activations": job.tokens * _stream(job) * job.g.hidden})
+    if job.accumulates:
+        points = [{**p, "gradients": _carried_gradients(job)} for p in points]
+    fixed = _merge(_resident(job), {} if _is_fsdp(job) else _gathered(job))
+    extra = _reduction(job)
+    return max((_merge(fixed, p, e) for p, e in zip(points, extra, strict=True)), key=lambda m: sum(m.values()))
 
 
-def _transient(job: _Job) -> int:
-    """The most that one block's backward pass adds for a moment."""
-    g = job.g
-    norm = job.tokens * g.hidden * (20 - 4 + _stream(job))
-    mlp = job.tokens * (2 * job.low * g.intermediate + g.hidden * _stream(job))
-    if not job.is_checkpointed:
-        mlp -= job.tokens * _norm_bytes(job)  # the last norm's are gone by then
-    return max(norm, mlp)
+def _is_fsdp(job: _Job) -> bool:
+    return job.strategy == "fsdp2" and job.ranks > 1
+
+
+def _reduction(job: _Job) -> tuple[dict[str, int], ...]:
+    """Buckets, and for FSDP2 gathered parameters, at the four points of the backward pass: head, last block, first, end."""
+    if job.stage in (1, 2):
+        bucket = job.low * job.bucket * (2 if job.device == "npu" else 1)  # overlap_comm has two
+        copy = job.low * min(job.bucket, job.num_trainable)  # flattened for the reduction
+        if job.stage == 2:  # the last bucket's gradients are in the copy, not yet in the partition
+            copy -= int(_full_gradients(job) * min(1.0, job.bucket / max(1, job.num_trainable)))
+        return ({"buffers": bucket},) * 3 + ({"buffers": bucket + (copy if job.stage == 2 else 0)},)
+    if _is_fsdp(job):
+        outer, block = job.low * job.g.outer_parameters, job.low * job.g.layer_parameters
+        reducing = job.low * sum(p.numel for p in job.trainable if p.layer == 0)
+        gathered = {"gathered": outer + block}
+        return {"gathered": outer}, gathered, gathered | {"buffers": reducing}, gathered | {"buffers": reducing}
+    if (
+        job.stage == 3
+    ):  # a gradient too large for the bucket exists whole, and once more flattened for the reduce-scatter
+        largest = {
+            k: max((p.numel for p in job.trainable if p.kind == k), default=0) for k in ("head", "linear", "embedding")
+        }
+        return tuple({"buffers": 2 * job.low * largest[k]} for k in ("head", "linear", "linear", "embedding"))
+    return ({},) * 4
+
+
+def _block_copies(job: _Job) -> int:
+    return 2 * _linear_elements(job) // job.g.num_layers if job.mode == "autocast" and not job.lora else 0
+
+
+def _block_gradients(job: _Job) -> tuple[int, int]:
+    """Gradients that stay: (of the head, which come first, of one block)."""
+    total = _full_gradients(job)
+    if not job.num_trainable:
+        return 0, 0
+    head = sum(p.numel for p in job.trainable if p.layer is None and p.kind != "embedding")
+    block = sum(p.numel for p in job.trainable if p.layer == 0)
+    return total * head // job.num_trainable, total * block // job.num_trainable
+
+
+def _adapter_transient(job: _Job) -> int:
+    """What a LoRA adapter's fp32 input and output add for a moment in the forward pass, measured."""
+    return job.tokens * 9 * job.g.intermediate if job.lora and job.low == 2 else 0
+
+
+def _norm_transient(job: _Job) -> int:
+    """Gradients inside the last RMSNorm, in fp32, measured."""
+    return job.tokens * job.g.hidden * {"fp32": 20, "bf16": 16, "autocast": 14}[job.mode]
+
+
+def _block_transient(job: _Job) -> int:
+    """Gradients inside the MLP of a block: of the product, of its two factors, and of the residual stream."""
+    return job.tokens * (2 * job.low * job.g.intermediate + 2 * job.g.hidden * _stream(job))
 
 
 def _step(job: _Job) -> dict[str, int]:
@@ -558,3 +646,276 @@ def _step(job: _Job) -> dict[str, int]:
         sub_group = min(_zero3_shard(job), ZERO3_SUB_GROUP_ELEMENTS)
         return _merge(_resident(job), {"buffers": (job.low + 4) * sub_group})
     return _merge(_resident(job), {"gradients": _full_gradients(job)})
+
+
+# --- does it fit, and what would -----------------------------------------------------------------------------------
+
+PREFERENCE: tuple[str, ...] = ("ddp", "zero1", "zero2", "zero3", "fsdp2", "zero3-offload")
+"""Fastest first; see SPEED."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a strategy is against DDP, and who says so."""
+
+    traffic: float | None
+    """Bytes between ranks per step, DDP being 1: ZeRO paper, section 7 (stages 1 and 2: as DDP; stage 3: half as much again)."""
+    measured: float | None
+    """Published training speed against DDP: ms-swift's NPU guide, Qwen2-7B LoRA on 4 x 910B3 (2 h, 3.5 h, 8.5 h)."""
+
+
+SPEED = {
+    "ddp": Speed(1.0, 1.0),
+    "zero1": Speed(1.0, None),
+    "zero2": Speed(1.0, 2 / 3.5),
+    "zero3": Speed(1.5, 2 / 8.5),
+    "fsdp2": Speed(1.5, None),
+    "zero3-offload": Speed(1.5, None),
+}
+SPEED_SOURCES = (
+    "traffic: ZeRO paper (arXiv 1910.02054), section 7",
+    "measured: ms-swift NPU guide, Qwen2-7B LoRA on 4 x 910B3; full fine-tuning has a smaller gap",
+)
+
+
+def usable_bytes(hbm_bytes: int) -> int:
+    """What one process can have of a card of this nominal size."""
+    nominal_gib = round(hbm_bytes / GIB)
+    return max(0, hbm_bytes - _CARD_LOSS_BYTES.get(nominal_gib, max(int(3.5 * GIB), hbm_bytes // 16)))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One strategy of the plan's table."""
+
+    breakdown: Breakdown
+    usable_bytes: int
+    micro_batch: int
+    host_bytes_node: int = 0
+    """Main memory that this node's ranks need together."""
+    host_limit_bytes: int | None = None
+
+    @property
+    def strategy(self) -> str:
+        return self.breakdown.strategy
+
+    @property
+    def margin_bytes(self) -> int:
+        """What is left; below zero, what is missing."""
+        return self.usable_bytes - self.breakdown.total_bytes
+
+    @property
+    def fits(self) -> bool:
+        has_host = self.host_limit_bytes is None or self.host_bytes_node <= self.host_limit_bytes
+        return self.margin_bytes >= 0 and has_host
+
+    @property
+    def speed(self) -> Speed:
+        return SPEED[self.strategy]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "strategy": self.strategy, "fits": self.fits, "margin_bytes": self.margin_bytes,
+            "usable_bytes": self.usable_bytes, "micro_batch": self.micro_batch, "host_bytes_node": self.host_bytes_node,
+            "traffic": self.speed.traffic, "measured_speed": self.speed.measured, **self.breakdown.to_json(),
+        }  # fmt: skip
+
+
+def load_host_bytes(breakdown: Breakdown, precision: str, *, has_adapter: bool = False) -> int:
+    """Main memory that one rank needs while loading: its own copy of the weights, but under ZeRO-3 only the largest shard
+    file's tensors pass through."""
+    element = 2 if precision != "fp32" and (breakdown.strategy.startswith("zero") or has_adapter) else 4
+    if breakdown.strategy.startswith("zero3"):
+        return min(5 * GIB, element * breakdown.num_parameters)  # transformers writes shards of 5 GB
+    return element * breakdown.num_parameters
+
+
+def table(
+    config: Mapping[str, Any],
+    *,
+    hbm_bytes: int,
+    world_size: int,
+    nproc_per_node: int | None = None,
+    host_memory_bytes: int | None = None,
+    strategies: Sequence[str] = PREFERENCE,
+    micro_batch: int = 1,
+    **job: Any,
+) -> list[Row]:
+    """One row per strategy that makes sense for the number of ranks, fastest first. `job` goes to `estimate`."""
+    if world_size == 1:
+        strategies = [s for s in strategies if s in ("ddp", "zero3-offload")]
+    nproc = nproc_per_node or world_size
+    rows = []
+    for strategy in strategies:
+        found = estimate(config, strategy=strategy, world_size=world_size, micro_batch=micro_batch, **job)
+        loading = load_host_bytes(found, job.get("precision", "bf16"), has_adapter=job.get("lora") is not None)
+        host = nproc * max(found.host_bytes, loading)
+        rows.append(Row(found, usable_bytes(hbm_bytes), micro_batch, host, host_memory_bytes))
+    return rows
+
+
+def largest_micro_batch(
+    config: Mapping[str, Any],
+    *,
+    hbm_bytes: int,
+    strategy: str,
+    candidates: Iterable[int],
+    world_size: int = 1,
+    **job: Any,
+) -> int | None:
+    """The largest of `candidates` (usually the divisors of a rank's share of the global batch) that fits; None if none."""
+    limit = usable_bytes(hbm_bytes)
+    for micro_batch in sorted(set(candidates), reverse=True):
+        found = estimate(config, strategy=strategy, world_size=world_size, micro_batch=micro_batch, **job)
+        if found.total_bytes <= limit:
+            return micro_batch
+    return None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `auto` takes, and why."""
+
+    strategy: str
+    micro_batch: int
+    reason: str
+    rows: tuple[Row, ...]
+
+
+def choose_strategy(
+    config: Mapping[str, Any],
+    *,
+    hbm_bytes: int,
+    world_size: int,
+    per_rank_batch: int = 1,
+    max_micro_batch: int = 8,
+    strategies: Sequence[str] = PREFERENCE,
+    micro_batch: int | None = None,
+    **job: Any,
+) -> Choice:
+    """The fastest strategy that fits with a micro batch of one, then the largest micro batch that fits under it.
+
+    Args:
+        per_rank_batch: a rank's share of the global batch; micro batches are its divisors.
+        micro_batch: the recipe's own, which then is not changed.
+        strategies: the recipe's own as the only one, or all.
+
+    Raises:
+        LaunchError: nothing fits; the hint is the nearest change that would.
+    """
+    host = {k: job.pop(k, None) for k in ("nproc_per_node", "host_memory_bytes")}
+    least = micro_batch or 1
+    job.setdefault("accumulation", max(1, per_rank_batch // least))
+    rows = table(
+        config, hbm_bytes=hbm_bytes, world_size=world_size, micro_batch=least, strategies=strategies, **host, **job
+    )
+    taken = next((r for r in rows if r.fits), None)
+    if taken is None:
+        raise _does_not_fit(config, rows, hbm_bytes=hbm_bytes, world_size=world_size, least=least, job=job)
+    best = micro_batch
+    if best is None:
+        sizes = [d for d in range(1, min(per_rank_batch, max_micro_batch) + 1) if per_rank_batch % d == 0]
+        best = least
+        for size in sorted(sizes):
+            now = {**job, "accumulation": per_rank_batch // size}
+            if largest_micro_batch(
+                config, hbm_bytes=hbm_bytes, strategy=taken.strategy, candidates=[size], world_size=world_size, **now
+            ):
+                best = size
+    return Choice(taken.strategy, best, _reason(rows, taken), tuple(rows))
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"
+
+
+def _reason(rows: Sequence[Row], taken: Row) -> str:
+    need = f"{taken.strategy} needs {_gib(taken.breakdown.total_bytes)} of {_gib(taken.usable_bytes)}"
+    missed = [r for r in rows if not r.fits and rows.index(r) < rows.index(taken)]
+    if not missed:
+        return f"{need}: the fastest strategy, and it fits"
+    return f"{need}; faster ones do not fit: " + ", ".join(
+        f"{r.strategy} {_gib(r.breakdown.total_bytes)}" for r in missed
+    )
+
+
+def _does_not_fit(
+    config: Mapping[str, Any],
+    rows: Sequence[Row],
+    *,
+    hbm_bytes: int,
+    world_size: int,
+    least: int,
+    job: Mapping[str, Any],
+) -> LaunchError:
+    nearest = max(rows, key=lambda r: r.margin_bytes)
+    what = f"{nearest.strategy} needs {_gib(nearest.breakdown.total_bytes)} per rank, a card has {_gib(nearest.usable_bytes)}"
+    if nearest.margin_bytes >= 0:
+        what = (
+            f"{nearest.strategy} needs {_gib(nearest.host_bytes_node)} of main memory on this node,"
+            f" it has {_gib(nearest.host_limit_bytes or 0)}"
+        )
+    change = nearest_change(config, hbm_bytes=hbm_bytes, world_size=world_size, strategies=[r.strategy for r in rows],
+                            micro_batch=least, **job)  # fmt: skip
+    return LaunchError(f"the job does not fit: {what}", hint=change or "use a smaller model or larger cards")
+
+
+def nearest_change(
+    config: Mapping[str, Any],
+    *,
+    hbm_bytes: int,
+    world_size: int,
+    strategies: Sequence[str],
+    micro_batch: int = 1,
+    **job: Any,
+) -> str | None:
+    """The smallest change that makes the job fit, as an instruction; None where none of those known does."""
+    limit = usable_bytes(hbm_bytes)
+
+    def fits(**changed: Any) -> str | None:
+        now = {"world_size": world_size, "micro_batch": micro_batch, "strategies": strategies, **job, **changed}
+        ranks = now.pop("world_size")
+        tried = now.pop("strategies")
+        for strategy in tried:
+            if estimate(config, strategy=strategy, world_size=ranks, **now).total_bytes <= limit:
+                return str(strategy)
+        return None
+
+    every = [s for s in PREFERENCE if world_size > 1 or s in ("ddp", "zero3-offload")]
+    if not job.get("gradient_checkpointing") and fits(gradient_checkpointing=True):
+        return "set training.gradient_checkpointing=true"
+    if micro_batch > 1 and fits(micro_batch=1):
+        return "set parallel.micro_batch_size=1"
+    if other := fits(strategies=every):
+        return f"set parallel.strategy={other}"
+    small = {"gradient_checkpointing": True, "micro_batch": 1, "strategies": every}
+    if other := fits(**small):
+        return f"set parallel.strategy={other} parallel.micro_batch_size=1 training.gradient_checkpointing=true"
+    seq_len = int(job.get("seq_len", 512))
+    while seq_len > 128:
+        seq_len //= 2
+        if other := fits(**small, seq_len=seq_len):
+            return (
+                f"set data.max_length={seq_len} parallel.strategy={other} parallel.micro_batch_size=1"
+                " training.gradient_checkpointing=true"
+            )
+    for ranks in (2, 4, 8, 16, 32, 64):
+        if ranks > world_size and (other := fits(**{**small, "strategies": PREFERENCE, "world_size": ranks})):
+            return f"use {ranks} cards with parallel.strategy={other} and training.gradient_checkpointing=true"
+    if job.get("lora") is None and (other := fits(**small, lora=Lora())):
+        return f"train an adapter: adapter.r=8 with parallel.strategy={other}"
+    return None
+
+
+def hbm_of(found: Chip, hbm_bytes: int | None = None) -> int:
+    """The memory to plan with for a chip: what the card itself says, else the nominal size.
+
+    Raises:
+        LaunchError: the chip cannot train, or comes in several sizes and nobody said which.
+    """
+    if not found.trainable:
+        raise LaunchError(f"{found.soc} is for inference: it has no links for training", hint="use a 910 or 950 card")
+    size = hbm_bytes or found.hbm_gib * GIB
+    if not size:
+        raise LaunchError(f"{found.soc} comes with several sizes of memory", hint="say which: --hbm 64")
+    return size

@@ -1,9 +1,9 @@
 """Predicted bytes per rank against what torch's allocator gave out, on CPU ranks. Writes the table of docs/memory.md.
 
 Each case forks its ranks from one process that imported everything, and trains a small Llama for three optimizer steps
-with transformers' Trainer: the same engine, precision, optimizer and DeepSpeed settings that a launch uses. Memory is
-read from the profiler's record of every allocation and release, temporaries inside kernels included. What is compared
-is the third step: bytes at rest before it, and the highest point during it.
+with transformers' Trainer: the same engine, precision, optimizer and DeepSpeed settings that a launch uses. Every
+storage that an operator returns is followed until torch releases it (the profiler's own record misses what gloo's thread
+releases). What is compared is the third step: bytes at rest before it, and the highest point during it.
 
     python tools/measure_memory.py                 # all cases, table on stdout
     python tools/measure_memory.py --write         # and into docs/memory.md
@@ -19,7 +19,7 @@ import os
 import socket
 import sys
 import tempfile
-import time
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ os.environ.update(
     OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", DS_ACCELERATOR="cpu", KINETO_LOG_LEVEL="5"
 )
 
-from launcher import memory  # noqa: E402
+from launcher import memory
 
 DOC = Path(__file__).parents[1] / "docs" / "memory.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -62,8 +62,19 @@ class Case:
 
     @property
     def name(self) -> str:
-        parts = [self.model, self.strategy, self.precision, f"{self.num_ranks}r", f"b{self.micro_batch}", f"s{self.seq_len}"]
-        parts += ["ckpt"] * self.checkpointing + ["lm"] * (self.task == "causal-lm") + [f"lora{self.lora_r}"] * bool(self.lora_r)
+        parts = [
+            self.model,
+            self.strategy,
+            self.precision,
+            f"{self.num_ranks}r",
+            f"b{self.micro_batch}",
+            f"s{self.seq_len}",
+        ]
+        parts += (
+            ["ckpt"] * self.checkpointing
+            + ["lm"] * (self.task == "causal-lm")
+            + [f"lora{self.lora_r}"] * bool(self.lora_r)
+        )
         parts += [f"acc{self.accumulation}"] * (self.accumulation > 1) + ["full"] * (not self.padded)
         parts += [self.attention] * (self.attention != "sdpa")
         return " ".join(parts)
@@ -146,12 +157,12 @@ def run_rank(rank: int, case: Case, port: int, out: Path, folder: Path) -> None:
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
             os.environ.pop(name)
     import torch
-    from torch.profiler import ProfilerActivity, profile
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     torch.set_num_threads(1)
-    marks: list[tuple[str, int]] = []
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    live = storage_tracker()
+    found: dict[str, int] = {}
+    with live:
         arguments, stage = _arguments(case, folder)
         args = TrainingArguments(**arguments)
         model = _model(case, stage)
@@ -160,16 +171,18 @@ def run_rank(rank: int, case: Case, port: int, out: Path, folder: Path) -> None:
             def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
                 if state.global_step == 2:
                     gc.collect()
-                    marks.append(("begin", time.time_ns()))
+                    found["rest"] = live.peak = live.now
 
             def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
                 if state.global_step == 3:
-                    marks.append(("end", time.time_ns()))
+                    found["peak"] = live.peak
 
         class Measured(Trainer):
-            def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+            def compute_loss(
+                self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+            ) -> Any:
                 loss = _loss(case, model, inputs)
-                marks.append(("loss", time.time_ns()))
+                found["at_loss"], found["peak_forward"] = live.now, live.peak
                 return loss
 
         if case.strategy == "fsdp2":
@@ -179,11 +192,55 @@ def run_rank(rank: int, case: Case, port: int, out: Path, folder: Path) -> None:
             PartialState._shared_state["distributed_type"] = DistributedType.MULTI_NPU
         trainer = Measured(model=model, args=args, train_dataset=_rows(case), callbacks=[Marks()])
         trainer.train()
-    states = _state_bytes(case, trainer)
     if rank == 0:
-        out.write_text(json.dumps(_curve(profiler.profiler.kineto_results.events(), marks) | states))
+        out.write_text(json.dumps(found | _state_bytes(case, trainer)))
     sys.stdout.flush()
     os._exit(0)
+
+
+def storage_tracker() -> Any:
+    """A dispatch mode with `now` and `peak`: bytes of all CPU storages that are alive."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class Live(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sizes: dict[int, int] = {}
+            self.now = self.peak = 0
+
+        def note(self, storage: Any) -> None:
+            key, size = storage._cdata, storage.nbytes()
+            if key not in self.sizes:
+                self.sizes[key] = 0
+                weakref.finalize(storage, self.drop, key)
+            self.now += size - self.sizes[key]
+            self.sizes[key] = size
+            self.peak = max(self.peak, self.now)
+
+        def drop(self, key: int) -> None:
+            self.now -= self.sizes.pop(key, 0)
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = function(*args, **(kwargs or {}))
+            for leaf in tree_leaves(out):
+                t = getattr(leaf, "_local_tensor", leaf)  # a DTensor's own storage is not real
+                if isinstance(t, torch.Tensor) and t.device.type == "cpu":
+                    self.note(t.untyped_storage())
+            return out
+
+    live = Live()
+    resize = torch.UntypedStorage.resize_
+
+    def resized(storage: Any, size: int) -> Any:  # FSDP2 frees and makes its whole parameters this way
+        result = resize(storage, size)
+        if storage._cdata in live.sizes:
+            live.note(storage)
+        return result
+
+    torch.UntypedStorage.resize_ = resized  # type: ignore[method-assign]
+    return live
 
 
 def _arguments(case: Case, folder: Path) -> tuple[dict[str, Any], int | None]:
@@ -212,7 +269,9 @@ def _model(case: Case, stage: int | None) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
 
-    config = LlamaConfig(**MODELS[case.model], max_position_embeddings=4096, pad_token_id=0, num_labels=5, use_cache=False)
+    config = LlamaConfig(
+        **MODELS[case.model], max_position_embeddings=4096, pad_token_id=0, num_labels=5, use_cache=False
+    )
     config._attn_implementation = case.attention
     is_low = (stage is not None or case.lora_r) and case.precision == "bf16"
     dtype = torch.bfloat16 if is_low else torch.float32
@@ -284,24 +343,6 @@ def _state_bytes(case: Case, trainer: Any) -> dict[str, int]:
     return {"weights": sum(seen.values()), "optimizer": sum(moments.values())}
 
 
-def _curve(events: Any, marks: list[tuple[str, int]]) -> dict[str, int]:
-    """Bytes at rest before the third step, at its highest point, and when the loss was there."""
-    begin = next(t for name, t in marks if name == "begin")
-    end = next(t for name, t in marks if name == "end")
-    loss = [t for name, t in marks if name == "loss"][-1]
-    moves = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    live, rest, peak, at_loss, peak_at = 0, 0, 0, 0, begin
-    for when, size in moves:
-        live += size
-        if when <= begin:
-            rest = live
-        elif when <= end and live > peak:
-            peak, peak_at = live, when
-        if when <= loss:
-            at_loss = live
-    return {"rest": rest, "peak": peak, "at_loss": at_loss, "is_after_loss": int(peak_at > loss)}
-
-
 # --- all cases -----------------------------------------------------------------------------------------------------
 
 
@@ -353,8 +394,8 @@ def main() -> None:
     parser.add_argument("--parts", action="store_true", help="show each prediction's parts")
     options = parser.parse_args()
     import accelerate  # noqa: F401
-    import deepspeed  # noqa: F401
-    import torch  # noqa: F401
+    import deepspeed
+    import torch
     import transformers
 
     _ = transformers.Trainer, transformers.AutoModelForCausalLM, transformers.AutoModelForSequenceClassification
@@ -382,7 +423,11 @@ def main() -> None:
         import torch
 
         made = f"torch {torch.__version__}, transformers {transformers.__version__}, deepspeed {deepspeed.__version__}"
-        DOC.write_text(f"{before}{BEGIN}\n{summary} ({made}, CPU ranks over gloo.)\n\n{HEAD}\n" + "\n".join(rows) + f"\n{END}{after}")
+        DOC.write_text(
+            f"{before}{BEGIN}\n{summary} ({made}, CPU ranks over gloo.)\n\n{HEAD}\n"
+            + "\n".join(rows)
+            + f"\n{END}{after}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,304 @@
+"""Bytes per rank: counts against transformers, terms against the ZeRO paper, choices against arithmetic."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from launcher import memory
+from launcher.cluster.model import GIB, chip
+from launcher.errors import LaunchError
+
+LLAMA3_8B: dict[str, Any] = {
+    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
+}  # fmt: skip
+SMALL: dict[str, Any] = {
+    "model_type": "llama", "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6,
+    "num_attention_heads": 8, "num_key_value_heads": 2, "vocab_size": 4000,
+}  # fmt: skip
+MB = 1_000_000
+
+
+# --- parameters ----------------------------------------------------------------------------------------------------
+
+
+def test_llama3_8b_has_as_many_parameters_as_published():
+    """8.03 B with the language-model head, 7.50 B with a head of five classes."""
+    assert memory.geometry(LLAMA3_8B, task="causal-lm").num_parameters == 8_030_261_248
+    assert memory.geometry(LLAMA3_8B, num_labels=5).num_parameters == 7_504_945_152
+
+
+CONFIGS = [
+    LLAMA3_8B,
+    SMALL,
+    SMALL | {"tie_word_embeddings": True},
+    SMALL | {"attention_bias": True, "mlp_bias": True},
+    SMALL | {"head_dim": 64},
+    SMALL | {"model_type": "mistral"},
+    SMALL | {"model_type": "qwen2"},
+    SMALL | {"model_type": "qwen3"},
+    SMALL | {"model_type": "qwen3", "head_dim": 48, "attention_bias": True},
+]
+
+
+@pytest.mark.parametrize("task", ["causal-lm", "sequence-classification"])
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c['model_type']}-{c['hidden_size']}-{len(c)}")
+@pytest.mark.filterwarnings("ignore")
+def test_every_parameter_is_the_one_that_transformers_makes(config: dict[str, Any], task: str):
+    """Name by name and shape by shape, against the model built on the meta device."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    values = {"tie_word_embeddings": False} | {k: v for k, v in config.items() if k != "model_type"}
+    real_config = transformers.AutoConfig.for_model(config["model_type"], **values, num_labels=5)
+    auto = transformers.AutoModelForCausalLM if task == "causal-lm" else transformers.AutoModelForSequenceClassification
+    with torch.device("meta"):
+        model = auto.from_config(real_config)
+    wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    found = {p.name: p.shape for p in memory.geometry(config, task=task, num_labels=5).parameters}
+    assert found == wanted
+
+
+def test_an_unknown_family_is_refused_with_what_to_do():
+    with pytest.raises(LaunchError, match="bert") as caught:
+        memory.geometry({"model_type": "bert"})
+    assert "llama" in caught.value.hint
+    with pytest.raises(LaunchError, match="vocab_size"):
+        memory.geometry({k: v for k, v in SMALL.items() if k != "vocab_size"})
+    with pytest.raises(LaunchError, match="positive"):
+        memory.geometry(SMALL | {"hidden_size": 0, "num_attention_heads": 1})
+
+
+# --- the ZeRO paper ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 4, 8, 16, 64])
+def test_model_states_follow_the_zero_paper(num_ranks: int):
+    """2 + 2 + 12 bytes a parameter, of which stage 1 divides 12, stage 2 also a 2, stage 3 all (padding aside)."""
+    n = 7_504_945_152
+
+    def states(strategy: str) -> memory.Breakdown:
+        return memory.estimate(LLAMA3_8B, num_labels=5, strategy=strategy, world_size=num_ranks, device="cpu")
+
+    for strategy in ("zero1", "zero2"):
+        assert states(strategy).weights == pytest.approx(2 * n, rel=1e-6)
+        assert states(strategy).optimizer == pytest.approx(12 * n / num_ranks, rel=1e-6)
+    assert states("zero3").weights == pytest.approx(2 * n / num_ranks, rel=1e-6)
+    assert states("zero3").optimizer == pytest.approx(12 * n / num_ranks, rel=1e-6)
+    assert states("zero3").gradients == pytest.approx(2 * n / num_ranks, rel=1e-6)
+
+
+def test_ddp_trains_fp32_weights():
+    """4 of weights, 8 of moments, 4 of buckets beside 4 of gradients; a single rank has no buckets."""
+    n = memory.geometry(SMALL).num_parameters
+    two = memory.estimate(SMALL, strategy="ddp", world_size=2, seq_len=1, device="cpu")
+    one = memory.estimate(SMALL, strategy="ddp", world_size=1, seq_len=1, device="cpu")
+    assert (two.weights, two.optimizer, two.buffers, two.gradients) == (4 * n, 8 * n, 4 * n, 4 * n)
+    assert one.buffers == 0
+
+
+def test_fsdp2_shards_everything():
+    n = memory.geometry(SMALL).num_parameters
+    found = memory.estimate(SMALL, strategy="fsdp2", world_size=4, seq_len=1, device="cpu")
+    assert found.weights == pytest.approx(n, rel=1e-3)
+    assert found.optimizer == pytest.approx(2 * n, rel=1e-3)
+
+
+def test_offload_moves_states_to_main_memory():
+    """On a card nothing of the model stays; the host holds weights, masters, moments and fp32 gradients."""
+    found = memory.estimate(LLAMA3_8B, num_labels=5, strategy="zero3-offload", world_size=8)
+    assert (found.weights, found.optimizer, found.gradients) == (0, 0, 0)
+    assert found.host_bytes == pytest.approx((2 + 12 + 2 + 4) * 7_504_945_152 / 8, rel=1e-6)
+
+
+def test_lora_trains_the_adapters_alone():
+    """r x (in + out) for every linear layer of a block, and the copy of the head."""
+    r, h, i, kv = 8, 256, 704, 64
+    block = r * (2 * (h + h) + 2 * (h + kv) + 3 * (h + i))
+    found = memory.estimate(SMALL, num_labels=5, strategy="ddp", lora=memory.Lora(r=r), device="cpu")
+    assert found.num_trainable == 6 * block + 5 * h
+    only = memory.estimate(SMALL, num_labels=5, strategy="ddp", lora=memory.Lora(r=r, target_modules=("q_proj",)))
+    assert only.num_trainable == 6 * r * (h + h) + 5 * h
+    with pytest.raises(LaunchError, match="name no layer"):
+        memory.estimate(SMALL, strategy="ddp", lora=memory.Lora(target_modules=("query",)))
+
+
+# --- measured ------------------------------------------------------------------------------------------------------
+
+# Highest point of a training step on CPU ranks, by tools/measure_memory.py: strategy, precision, ranks, micro batch,
+# sequence, checkpointing, task → bytes. docs/memory.md has all cases.
+MEASURED: list[tuple[str, str, int, int, int, bool, str, int]] = [
+    ("ddp", "bf16", 2, 4, 128, False, "sequence-classification", 140_766_344),
+    ("ddp", "fp32", 2, 4, 128, False, "sequence-classification", 156_101_768),
+    ("ddp", "bf16", 1, 4, 128, False, "sequence-classification", 119_706_176),
+    ("ddp", "bf16", 2, 1, 64, False, "sequence-classification", 105_190_808),
+    ("ddp", "bf16", 2, 4, 128, True, "sequence-classification", 109_610_688),
+    ("ddp", "bf16", 2, 4, 128, False, "causal-lm", 181_763_400),
+    ("zero1", "bf16", 2, 4, 128, False, "sequence-classification", 122_382_308),
+    ("zero1", "bf16", 2, 1, 64, False, "sequence-classification", 92_600_564),
+    ("zero2", "bf16", 2, 4, 128, False, "sequence-classification", 122_379_236),
+    ("zero2", "fp32", 2, 4, 128, False, "sequence-classification", 203_839_972),
+    ("zero2", "bf16", 2, 8, 256, False, "sequence-classification", 246_492_452),
+    ("zero2", "bf16", 2, 2, 512, False, "sequence-classification", 167_463_748),
+    ("zero3", "bf16", 2, 4, 128, False, "sequence-classification", 93_021_673),
+    ("zero3", "fp32", 2, 4, 128, False, "sequence-classification", 145_124_841),
+    ("zero3", "bf16", 2, 4, 128, True, "sequence-classification", 62_314_985),
+    ("zero3", "bf16", 2, 1, 64, False, "sequence-classification", 57_944_081),
+    ("zero3", "bf16", 2, 4, 128, False, "causal-lm", 125_578_409),
+    ("zero3-offload", "bf16", 2, 4, 128, False, "sequence-classification", 103_533_029),
+    ("fsdp2", "bf16", 2, 4, 128, False, "sequence-classification", 73_615_112),
+    ("fsdp2", "bf16", 2, 1, 64, False, "sequence-classification", 47_178_264),
+]
+
+
+@pytest.mark.parametrize("case", MEASURED, ids=lambda c: "-".join(map(str, c[:7])))
+def test_the_highest_point_is_within_5_percent_of_what_was_measured(
+    case: tuple[str, str, int, int, int, bool, str, int],
+):
+    strategy, precision, ranks, batch, seq, is_checkpointed, task, measured = case
+    found = memory.estimate(
+        SMALL, num_labels=5, strategy=strategy, precision=precision, world_size=ranks, micro_batch=batch, seq_len=seq,
+        gradient_checkpointing=is_checkpointed, task=task, device="cpu",
+    )  # fmt: skip
+    assert found.total_bytes == pytest.approx(measured, rel=0.05)
+
+
+# --- what follows from what ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", memory.STRATEGIES)
+def test_more_of_anything_never_takes_less(strategy: str):
+    """Batch, sequence and eager attention add; checkpointing and more ranks take away."""
+
+    def total(**changes: Any) -> int:
+        job = {"strategy": strategy, "world_size": 4, "micro_batch": 4, "seq_len": 256} | changes
+        return memory.estimate(LLAMA3_8B, **job).total_bytes
+
+    assert total() <= total(micro_batch=8) <= total(micro_batch=16)
+    assert total() <= total(seq_len=512)
+    assert total() <= total(attention="eager")
+    assert total(gradient_checkpointing=True) <= total()
+    assert total(world_size=8) <= total()
+    assert total(padded=False) <= total()
+
+
+def test_logits_over_a_large_vocabulary_count():
+    """128,256 columns x 12 bytes x 4,096 positions are 6.3 GB; scoring only the answers saves them."""
+    job: dict[str, Any] = {"task": "causal-lm", "strategy": "zero3", "world_size": 8, "micro_batch": 8, "seq_len": 512}
+    every = memory.estimate(LLAMA3_8B, **job, gradient_checkpointing=True)
+    answers = memory.estimate(LLAMA3_8B, **job, gradient_checkpointing=True, logit_positions=4)
+    assert every.total_bytes - answers.total_bytes > 3 * GIB
+
+
+def test_parts_add_up():
+    for strategy in memory.STRATEGIES:
+        found = memory.estimate(LLAMA3_8B, strategy=strategy, world_size=8)
+        assert sum(found.parts().values()) == found.total_bytes
+        assert min(found.parts().values()) >= 0
+        assert json.loads(json.dumps(found.to_json()))["total_bytes"] == found.total_bytes
+
+
+def test_hccl_takes_twice_its_buffer_for_every_communicator():
+    one = memory.estimate(SMALL, strategy="ddp", world_size=2, num_communicators=1)
+    three = memory.estimate(SMALL, strategy="ddp", world_size=2, num_communicators=3, hccl_buffsize_mib=100)
+    assert (one.communication, three.communication) == (400 << 20, 600 << 20)
+    assert memory.estimate(SMALL, strategy="ddp", world_size=1).communication == 0
+
+
+# --- choosing ------------------------------------------------------------------------------------------------------
+
+
+def choose(hbm_gib: int, num_cards: int, **job: Any) -> memory.Choice:
+    values: dict[str, Any] = {"num_labels": 5, "seq_len": 512, "per_rank_batch": 8} | job
+    return memory.choose_strategy(LLAMA3_8B, hbm_bytes=hbm_gib * GIB, world_size=num_cards, **values)
+
+
+@pytest.mark.parametrize(
+    ("hbm_gib", "num_cards", "strategy"),
+    [
+        (64, 16, "zero1"), (64, 8, "zero1"), (64, 4, "zero2"), (64, 2, "zero3-offload"), (64, 1, "zero3-offload"),
+        (32, 16, "zero2"), (32, 8, "zero3"), (32, 4, "zero3-offload"), (32, 1, "zero3-offload"),
+    ],
+)  # fmt: skip
+def test_llama3_8b_gets_the_fastest_strategy_that_fits(hbm_gib: int, num_cards: int, strategy: str):
+    """Full fine-tuning in bf16: what the published arithmetic says of 44, 30 and 16 GB over eight cards."""
+    found = choose(hbm_gib, num_cards)
+    assert found.strategy == strategy
+    faster = [r for r in found.rows if memory.PREFERENCE.index(r.strategy) < memory.PREFERENCE.index(strategy)]
+    assert not any(r.fits for r in faster)
+    assert strategy in found.reason
+
+
+def test_the_micro_batch_is_the_largest_divisor_that_fits():
+    found = choose(32, 8)
+    assert found.strategy == "zero3"
+    job: dict[str, Any] = {"num_labels": 5, "seq_len": 512, "strategy": "zero3", "world_size": 8}
+    limit = memory.usable_bytes(32 * GIB)
+    fits = {
+        m: memory.estimate(LLAMA3_8B, micro_batch=m, accumulation=8 // m, **job).total_bytes <= limit
+        for m in (1, 2, 4, 8)
+    }
+    assert found.micro_batch == max(m for m, ok in fits.items() if ok)
+    assert not all(fits.values())
+
+
+def test_a_job_that_cannot_fit_is_refused_with_the_nearest_change():
+    """Nothing is loaded first."""
+    with pytest.raises(LaunchError, match="does not fit") as caught:
+        choose(32, 8, strategies=["ddp"])
+    assert "parallel.strategy=zero3" in caught.value.hint
+    with pytest.raises(LaunchError) as caught:
+        choose(32, 8, strategies=["zero3"], micro_batch=64, seq_len=2048)
+    assert "gradient_checkpointing" in caught.value.hint or "micro_batch_size=1" in caught.value.hint
+    with pytest.raises(LaunchError) as caught:
+        choose(64, 1, strategies=["ddp"])
+    assert "zero3-offload" in caught.value.hint
+
+
+def test_main_memory_can_be_the_limit():
+    """Offloading 8 B from eight ranks takes 150 GB of main memory."""
+    with pytest.raises(LaunchError, match="main memory"):
+        choose(32, 4, nproc_per_node=4, host_memory_bytes=64 * GIB)
+    assert choose(32, 4, nproc_per_node=4, host_memory_bytes=512 * GIB).strategy == "zero3-offload"
+
+
+def test_lora_of_8b_fits_one_card():
+    found = choose(64, 1, lora=memory.Lora(r=8), gradient_checkpointing=True)
+    assert found.strategy == "ddp"
+    assert 16 * GIB < found.rows[0].breakdown.total_bytes < 32 * GIB
+
+
+def test_largest_micro_batch_is_none_where_nothing_fits():
+    assert (
+        memory.largest_micro_batch(LLAMA3_8B, hbm_bytes=32 * GIB, strategy="ddp", candidates=[1, 2], world_size=8)
+        is None
+    )
+
+
+def test_usable_memory_is_less_than_the_label():
+    """Published out-of-memory messages show 60.96 to 61.27 GiB of "64 GB", 28.5 GiB of "32 GB"."""
+    assert memory.usable_bytes(64 * GIB) == pytest.approx(60.5 * GIB)
+    assert memory.usable_bytes(32 * GIB) == 28 * GIB
+    assert memory.usable_bytes(0) == 0
+
+
+def test_a_chip_says_its_memory_or_the_user_does():
+    a2, edge, either = chip("910B3"), chip("310P3"), chip("910B4-1")
+    assert a2 and edge and either
+    assert memory.hbm_of(a2) == 64 * GIB
+    assert memory.hbm_of(either, 32 * GIB) == 32 * GIB
+    with pytest.raises(LaunchError, match="inference"):
+        memory.hbm_of(edge)
+    with pytest.raises(LaunchError, match="several sizes"):
+        memory.hbm_of(either)
+
+
+def test_the_plan_of_8b_takes_less_than_a_second():
+    started = time.monotonic()
+    for hbm_gib in (32, 64):
+        for num_cards in (1, 2, 4, 8, 16):
+            choose(hbm_gib, num_cards)
+    assert time.monotonic() - started < 5  # ten plans
