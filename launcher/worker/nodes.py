@@ -54,9 +54,9 @@ class OneNode:
     def join(self, attempt: int) -> Meeting:
         from torch.distributed import TCPStore
 
-        if self._store is None:
-            # Port 0: no port is chosen, tried and lost to somebody else in between.
-            self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        # Port 0: no port is chosen, tried and lost to somebody else in between. A new store for every attempt: the
+        # keys of the last one would lead ranks to peers that are gone.
+        self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         return Meeting("127.0.0.1", self._store.port)
 
     def pulse(self, is_failed: bool) -> bool:
