@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
 from transformers import TrainerControl
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from launcher.plan import Plan
 from launcher.worker import device, metrics
@@ -116,6 +118,12 @@ class RecipeTrainer(ResumableTrainer):
     def mean_train_loss(self) -> float:
         """Mean over all steps, those before an interruption too."""
         return self._loss_total / max(self.state.global_step, 1)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)
+        # Trainer leaves a pickle of its arguments there; plan.json says the same, and a model folder should run no code.
+        if self.args.should_save:
+            Path(output_dir or str(self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     # -- evaluation ------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,84 @@
+"""Other ways to train than the plain head: answers in a chat, LoRA, a user's own script."""
+
+from __future__ import annotations
+
+import pytest
+from safetensors.torch import load_file
+
+from .test_exact import recomputed
+
+pytestmark = pytest.mark.ranks
+
+CHAT = (
+    "model.task=causal-lm", 'data.prompt="Review: {text} How good was it?"', "training.num_train_epochs=2",
+    "training.logging_steps=1",
+)  # fmt: skip
+DIGITS = (*CHAT, 'data.answers=["1","2","3","4","5"]')
+LORA = ("adapter.r=4", "training.learning_rate=0.01", "training.logging_steps=1")
+
+
+def test_answers_of_one_token_are_learnt_and_scored(job):
+    """Trained on the answer alone, over 2 ranks under ZeRO-2 as over one under DDP; accuracy means the same."""
+    two, one = job(2, *DIGITS, "parallel.strategy=zero2"), job(1, *DIGITS)
+    assert 0 == two.code, two.out + two.err
+
+    assert pytest.approx(one.losses, rel=1e-4) == two.losses
+    assert 101 == two.metrics["final"]["eval_samples"]
+    assert recomputed(two.predictions)["accuracy"] == two.metrics["final"]["accuracy"]
+    assert 0.8 < two.metrics["final"]["accuracy"]
+
+
+def test_answers_of_many_tokens_are_scored_whole_under_zero3(job):
+    """Label names as answers, of different lengths, with sharded weights on 3 ranks."""
+    ran = job(3, *CHAT, "parallel.strategy=zero3")
+
+    assert 0 == ran.code, ran.out + ran.err
+    assert 101 == len(ran.predictions)
+    assert recomputed(ran.predictions)["accuracy"] == ran.metrics["final"]["accuracy"]
+    assert 0.5 < ran.metrics["final"]["accuracy"]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero3", "fsdp2"])
+def test_lora_trains_adapter_and_head_alone(job, strategy):
+    """The adapter folder holds LoRA matrices and the classification head, and learns under every kind of engine."""
+    pytest.importorskip("peft", reason="the lora extra is not installed")
+    ran, reference = job(2, *LORA, f"parallel.strategy={strategy}"), job(2, *LORA, "parallel.strategy=ddp")
+    assert 0 == ran.code, ran.out + ran.err
+
+    weights = load_file(ran.dir / "model" / "adapter_model.safetensors")
+    heads = [name for name in weights if "score" in name]
+    assert pytest.approx(reference.losses, rel=1e-4) == ran.losses
+    assert all("lora_" in name or name in heads for name in weights)
+    assert (5, 64) == tuple(weights[heads[0]].shape)
+    assert all(value.numel() for value in weights.values())
+    assert 0.8 < ran.metrics["final"]["accuracy"]
+
+
+def test_gradient_checkpointing_changes_no_loss(job):
+    """Recomputed activations give the same losses."""
+    plain, recomputing = job(2, *LORA, "parallel.strategy=ddp"), job(2, *LORA, "training.gradient_checkpointing=true")
+
+    assert pytest.approx(plain.losses, rel=1e-4) == recomputing.losses
+
+
+def test_a_users_script_runs_on_every_rank(job, tmp_path):
+    """`script:` beside the YAML replaces the built-in recipe, as __main__, under torchrun's environment."""
+    (tmp_path / "own.py").write_text(
+        "import os, pathlib, torch.distributed as dist\n"
+        "from helper import greeting\n"
+        "assert __name__ == '__main__'\n"
+        "dist.init_process_group('gloo')\n"
+        "run = pathlib.Path(os.environ['ASCEND_LAUNCH_RUN_DIR'])\n"
+        "(run / f'{greeting}{dist.get_rank()}of{dist.get_world_size()}').touch()\n"
+        "dist.barrier()\n"
+    )
+    (tmp_path / "helper.py").write_text("greeting = 'rank'\n")
+    (tmp_path / "own.yaml").write_text("extends: tiny.yaml\nscript: own.py\n")
+    from .conftest import REPO
+
+    (tmp_path / "tiny.yaml").write_text((REPO / "recipes" / "tiny-cpu.yaml").read_text())
+
+    ran = job(2, recipe=tmp_path / "own.yaml")
+
+    assert 0 == ran.code, ran.out + ran.err
+    assert ["rank0of2", "rank1of2"] == sorted(path.name for path in ran.dir.glob("rank?of?"))
