@@ -574,6 +574,8 @@ def _backward(job: _Job) -> dict[str, int]:
             }
         )
     points.append({"gradients": _full_gradients(job), "activations": job.tokens * _stream(job) * job.g.hidden})
+    if _is_fsdp(job):
+        points.append({"activations": kept, "gradients": outer + max(0, num_layers - 2) * block})
     if job.accumulates:
         points = [{**p, "gradients": _carried_gradients(job)} for p in points]
     fixed = _merge(_resident(job), {} if _is_fsdp(job) else _gathered(job))
@@ -586,7 +588,7 @@ def _is_fsdp(job: _Job) -> bool:
 
 
 def _reduction(job: _Job) -> tuple[dict[str, int], ...]:
-    """Buckets, and for FSDP2 gathered parameters, at the four points of the backward pass: head, last block, first, end."""
+    """Buckets, and for FSDP2 gathered parameters, at the points of the backward pass: head, last block, first, end."""
     if job.stage in (1, 2):
         bucket = job.low * job.bucket * (2 if job.device == "npu" else 1)  # overlap_comm has two
         copy = job.low * min(job.bucket, job.num_trainable)  # flattened for the reduction
@@ -596,8 +598,16 @@ def _reduction(job: _Job) -> tuple[dict[str, int], ...]:
     if _is_fsdp(job):
         outer, block = job.low * job.g.outer_parameters, job.low * job.g.layer_parameters
         reducing = job.low * sum(p.numel for p in job.trainable if p.layer == 0)
+        # Between two blocks: gradients, their copy for the reduce-scatter (gloo clones it), and the next block's weights.
+        copies = reducing * (3 if job.device == "cpu" else 2)
         gathered = {"gathered": outer + block}
-        return {"gathered": outer}, gathered, gathered | {"buffers": reducing}, gathered | {"buffers": reducing}
+        return (
+            {"gathered": outer},
+            gathered,
+            gathered | {"buffers": reducing},
+            gathered | {"buffers": reducing},
+            gathered | {"buffers": copies},
+        )
     if (
         job.stage == 3
     ):  # a gradient too large for the bucket exists whole, and once more flattened for the reduce-scatter

@@ -1,0 +1,977 @@
+"""Will a launch here work? Facts → findings, each with what, why and the fix. Every check is one small function.
+
+A check takes the Context and returns a Finding; it reads files below `ctx.root` and asks commands through `ctx.run`, so a
+test hands it a folder and recorded answers. The cheap ones run by themselves before every launch: no torch import, no
+command, no network. Versions come from importlib.metadata.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from launcher.cluster import npu
+from launcher.cluster.model import GIB, Chip, Device
+from launcher.errors import EXIT_OK, EXIT_USER
+
+Verdict = Literal["ok", "warn", "fail", "skip"]
+_WORST = {"skip": 0, "ok": 1, "warn": 2, "fail": 3}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found."""
+
+    name: str
+    ok: Verdict
+    what: str
+    """One sentence with the value in it."""
+    why: str = ""
+    """What goes wrong if it stays so."""
+    fix: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything the checks look at. Plain values: no recipe or plan objects."""
+
+    env: Mapping[str, str]
+    device: Literal["npu", "cpu"]
+    found: npu.Found
+    """What npu.look saw of this node."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Installed packages; one that is missing is not in it."""
+    python: tuple[int, int] = (sys.version_info[0], sys.version_info[1])
+    root: Path = Path("/")
+    """Where /dev, /proc, /sys and /usr/local are; another folder in tests."""
+    run: npu.Runner = lambda argv: (npu.RC_MISSING, "")
+    machine: str = platform.machine()
+    nproc: int | None = None
+    """Ranks wanted on this node."""
+    num_nodes: int = 1
+    rdzv_endpoint: str | None = None
+    is_first_node: bool = True
+    precision: str = "auto"
+    strategy: str = "auto"
+    output_dir: Path | None = None
+    checkpoint_bytes: int | None = None
+    """Space that one checkpoint takes."""
+    host_bytes: int | None = None
+    """Main memory that this node's ranks need together."""
+    model_name: str | None = None
+    hub: str = "huggingface"
+
+    @property
+    def visible(self) -> tuple[Device, ...]:
+        """Devices that CANN will show this launch."""
+        shown = set(npu.visible(self.env.get(npu.VISIBLE), len(self.found.devices)).indices)
+        return tuple(d for d in self.found.devices if d.index in shown)
+
+    @property
+    def chip(self) -> Chip | None:
+        return next((d.chip for d in self.found.devices if d.chip), None)
+
+    def path(self, name: str) -> Path:
+        """An absolute path below `root`."""
+        return self.root / name.lstrip("/")
+
+    def text(self, name: str) -> str:
+        """A file's text below `root`; "" where it cannot be read."""
+        try:
+            return self.path(name).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+
+
+Check = Callable[[Context], Finding]
+PACKAGES = ("torch", "torch-npu", "transformers", "accelerate", "deepspeed", "datasets", "peft", "triton-ascend")
+
+
+def installed(names: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Versions of those packages that are installed, without importing one."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def context(device: Literal["npu", "cpu"], *, found: npu.Found | None = None, env: Mapping[str, str] | None = None,
+            **values: Any) -> Context:  # fmt: skip
+    """The Context of this machine."""
+    env = dict(os.environ) if env is None else env
+    found = npu.look(None, env) if found is None else found
+    return Context(env=env, device=device, found=found, versions=installed(), run=npu.runner(env), **values)
+
+
+def ok(name: str, what: str) -> Finding:
+    return Finding(name, "ok", what)
+
+
+def skip(name: str, what: str) -> Finding:
+    return Finding(name, "skip", what)
+
+
+# --- versions ------------------------------------------------------------------------------------------------------
+
+# Ascend/pytorch COMPATIBILITY.md. A torch_npu that is in no row is unknown here, which is not wrong.
+CANN_FOR_TORCH_NPU: Mapping[str, tuple[str, ...]] = {
+    "9.1.0": ("2.12.0", "2.11.0", "2.10.0.post4", "2.9.0.post6", "2.7.1.post8"),
+    "9.0.0": ("2.10.0", "2.9.0.post2", "2.8.0.post4", "2.7.1.post4"),
+    "8.5.0": ("2.9.0", "2.8.0.post2", "2.7.1.post2", "2.6.0.post5"),
+    "8.3.RC1": ("2.8.0", "2.7.1", "2.6.0.post3", "2.1.0.post17"),
+    "8.2.RC1": ("2.6.0", "2.5.1.post1", "2.1.0.post13"),
+    "8.1.RC1": ("2.5.1", "2.4.0.post4", "2.3.1.post6", "2.1.0.post12"),
+    "8.0.0": ("2.4.0.post2", "2.3.1.post4", "2.1.0.post10"),
+}
+# (torch from, to) → (lowest, highest Python), same source.
+PYTHON_FOR_TORCH = (
+    ((2, 11), (2, 13), (3, 10), (3, 14)),
+    ((2, 9), (2, 10), (3, 10), (3, 13)),
+    ((2, 7), (2, 8), (3, 9), (3, 13)),
+    ((2, 5), (2, 6), (3, 9), (3, 11)),
+    ((2, 1), (2, 4), (3, 8), (3, 11)),
+)
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: 2.13.0+cpu → (2, 13, 0)."""
+    m = re.match(r"\d{1,6}(?:\.\d{1,6})*", version)
+    return tuple(int(n) for n in m.group().split(".")) if m else ()
+
+
+def check_python(ctx: Context) -> Finding:
+    name, have = "python", ".".join(map(str, ctx.python))
+    torch = numbers(ctx.versions.get("torch", ""))[:2]
+    row = next((r for r in PYTHON_FOR_TORCH if r[0] <= torch <= r[1]), None)
+    if row is None or ctx.device == "cpu":
+        return ok(name, f"Python {have}")
+    if row[2] <= ctx.python <= row[3]:
+        return ok(name, f"Python {have} suits torch_npu {'.'.join(map(str, torch))}")
+    span = f"{row[2][0]}.{row[2][1]} to {row[3][0]}.{row[3][1]}"
+    return Finding(name, "fail", f"Python {have} has no torch_npu {'.'.join(map(str, torch))} wheel", f"it exists for {span}",
+                   f"make an environment with Python {span}")  # fmt: skip
+
+
+def check_torch_pair(ctx: Context) -> Finding:
+    """torch and torch_npu must agree to the third number; .postN only chooses the CANN release."""
+    name, torch, torch_npu = "torch and torch_npu", ctx.versions.get("torch"), ctx.versions.get("torch-npu")
+    if torch is None:
+        return Finding(name, "fail", "torch is not installed", "nothing can train", "pip install torch")
+    if ctx.device == "cpu":
+        return ok(name, f"torch {torch}")
+    if torch_npu is None:
+        return Finding(name, "fail", "torch_npu is not installed", "torch does not see the NPUs",
+                       f"pip install torch-npu=={'.'.join(map(str, numbers(torch)[:3]))}")  # fmt: skip
+    if numbers(torch)[:3] != numbers(torch_npu)[:3]:
+        wanted = ".".join(map(str, numbers(torch_npu)[:3]))
+        return Finding(name, "fail", f"torch {torch} with torch_npu {torch_npu}",
+                       "torch_npu loads only into the torch of its own number", f"pip install torch=={wanted}")  # fmt: skip
+    if "+cu" in torch:
+        return Finding(name, "fail", f"torch {torch} is a CUDA build", "torch_npu refuses to load beside CUDA",
+                       f"pip install torch=={torch.split('+')[0]}+cpu from the PyTorch CPU index")  # fmt: skip
+    return ok(name, f"torch {torch}, torch_npu {torch_npu}")
+
+
+def cann_version(ctx: Context) -> str | None:
+    """The CANN release of the environment: version.cfg or an install.info below ASCEND_HOME_PATH."""
+    home = ctx.env.get("ASCEND_HOME_PATH") or ctx.env.get("ASCEND_TOOLKIT_HOME")
+    if not home:
+        return None
+    base = ctx.path(home)
+    places = [base / "version.cfg", *sorted(base.glob("*-linux/ascend_toolkit_install.info")),
+              *sorted(base.glob("share/info/*/version.info")), base / "ascend_toolkit_install.info"]  # fmt: skip
+    for place in places:
+        try:
+            text = place.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        if m := re.search(r":(\d+\.\d+\.[0-9A-Za-z.]+)\]", text) or re.search(r"(?mi)^version=(\d+\.\d+\.?\S*)", text):
+            return m.group(1)
+    return None
+
+
+def check_cann(ctx: Context) -> Finding:
+    name, torch_npu = "CANN", ctx.versions.get("torch-npu")
+    have = cann_version(ctx)
+    if have is None:
+        return Finding(name, "warn", "the CANN release cannot be told", "an unsuitable CANN shows up as undefined symbols",
+                       "source set_env.sh of the CANN to use")  # fmt: skip
+    if torch_npu is None:
+        return skip(name, f"CANN {have}; torch_npu is not installed")
+    wanted = [cann for cann, pairs in CANN_FOR_TORCH_NPU.items() if torch_npu in pairs]
+    if not wanted:
+        return Finding(name, "warn", f"CANN {have} with torch_npu {torch_npu}: this pair is in no table known here",
+                       "it may well work: the table ends at torch_npu 2.12", "compare with Ascend/pytorch COMPATIBILITY.md")  # fmt: skip
+    if any(have.upper().startswith(w.upper()) or w.upper().startswith(have.upper()) for w in wanted):
+        return ok(name, f"CANN {have} suits torch_npu {torch_npu}")
+    return Finding(name, "fail", f"CANN {have}, but torch_npu {torch_npu} was made for CANN {' or '.join(wanted)}",
+                   "operators fail or symbols are missing", f"source CANN {wanted[0]}, or install the torch_npu of CANN {have}")  # fmt: skip
+
+
+def check_transformers(ctx: Context) -> Finding:
+    """transformers 4.50 and later move integers to CUDA under an older torch_npu (LLaMA-Factory issue 7986)."""
+    name, have = "transformers", ctx.versions.get("transformers")
+    if have is None:
+        return Finding(
+            name, "fail", "transformers is not installed", "the recipes need it", "pip install 'transformers>=5.20,<6'"
+        )
+    torch_npu = ctx.versions.get("torch-npu")
+    if ctx.device == "npu" and torch_npu and numbers(have) >= (4, 50) and numbers(torch_npu) < (2, 5, 1):
+        return Finding(name, "fail", f"transformers {have} with torch_npu {torch_npu}",
+                       "tensors are sent to CUDA: 'Torch not compiled with CUDA enabled'", "use torch_npu 2.5.1 or later")  # fmt: skip
+    return ok(name, f"transformers {have}")
+
+
+def check_autoload(ctx: Context) -> Finding:
+    """On a machine without CANN an installed torch_npu makes `import torch` fail."""
+    name = "torch_npu without CANN"
+    if ctx.device != "cpu" or "torch-npu" not in ctx.versions:
+        return skip(name, "not a CPU run with torch_npu")
+    if ctx.env.get("TORCH_DEVICE_BACKEND_AUTOLOAD") == "0" or ctx.env.get("ASCEND_HOME_PATH"):
+        return ok(name, "torch_npu is installed and kept from failing")
+    return Finding(name, "fail", "torch_npu is installed on a machine without CANN", "`import torch` fails on libhccl.so",
+                   "pip uninstall torch-npu, or export TORCH_DEVICE_BACKEND_AUTOLOAD=0")  # fmt: skip
+
+
+# --- CANN's environment, driver, devices ---------------------------------------------------------------------------
+
+
+def check_set_env(ctx: Context) -> Finding:
+    """The four things torch_npu itself checks on import, and that one CANN was sourced, not two."""
+    name = "CANN environment"
+    fix = "source /usr/local/Ascend/ascend-toolkit/set_env.sh (CANN 8.5 and later: /usr/local/Ascend/cann/set_env.sh)"
+    home, opp = ctx.env.get("ASCEND_HOME_PATH"), ctx.env.get("ASCEND_OPP_PATH")
+    missing = [n for n, v in (("ASCEND_HOME_PATH", home), ("ASCEND_OPP_PATH", opp)) if not v]
+    if missing:
+        return Finding(name, "fail", f"{' and '.join(missing)} not set", "import torch_npu fails on libhccl.so", fix)
+    assert home is not None and opp is not None
+    for variable, value in (("ASCEND_HOME_PATH", home), ("ASCEND_OPP_PATH", opp)):
+        if not ctx.path(value).exists():
+            return Finding(name, "fail", f"{variable}={value} does not exist", "CANN was moved or is not mounted", fix)
+    absent = [d for d in ("runtime", "compiler") if not (ctx.path(home) / d).exists()]
+    if absent:
+        return Finding(name, "warn", f"{home} has no {' and no '.join(absent)}", "only half of CANN is there",
+                       "install the whole toolkit and the kernels of this chip")  # fmt: skip
+    other = ctx.env.get("ASCEND_TOOLKIT_HOME")
+    if other and ctx.path(other).resolve() != ctx.path(home).resolve():
+        return Finding(name, "warn", f"two CANNs are mixed: {home} and {other}", "libraries of one load operators of the other",
+                       "start a fresh shell and source one set_env.sh")  # fmt: skip
+    return ok(name, home)
+
+
+def check_driver(ctx: Context) -> Finding:
+    name = "driver"
+    nodes = npu.device_nodes(ctx.path("/dev"))
+    in_container = ctx.path("/.dockerenv").exists() or "docker" in ctx.text("/proc/1/cgroup")
+    mount = "pass the devices and mount /usr/local/Ascend/driver when the container is made" if in_container else ""
+    if not nodes:
+        return Finding(name, "fail", "no /dev/davinci* device", "this process cannot reach any NPU",
+                       mount or "install the driver, or use --device cpu")  # fmt: skip
+    absent = [d for d in ("davinci_manager", "devmm_svm", "hisi_hdc") if not ctx.path(f"/dev/{d}").exists()]
+    if absent:
+        return Finding(name, "fail", f"/dev/{absent[0]} is missing", "the driver cannot be opened",
+                       mount or "reinstall the driver")  # fmt: skip
+    version = npu.parse_fields(ctx.text("/usr/local/Ascend/driver/version.info")).get("Version")
+    if version is None and not ctx.path("/usr/local/Ascend/driver").exists():
+        return Finding(name, "fail", "/usr/local/Ascend/driver is missing", "libascend_hal.so will not be found",
+                       mount or "install the driver")  # fmt: skip
+    return ok(name, f"driver {version or ctx.found.driver_version or '(version unknown)'}, {len(nodes)} devices")
+
+
+def check_permission(ctx: Context) -> Finding:
+    name = "device permission"
+    nodes = npu.device_nodes(ctx.path("/dev"))
+    closed = [n for n in nodes if not os.access(ctx.path(f"/dev/davinci{n}"), os.R_OK | os.W_OK)]
+    if closed:
+        return Finding(name, "fail", f"/dev/davinci{closed[0]} may not be opened", "device initialisation fails (507899)",
+                       "add the user to group HwHiAiUser and log in again")  # fmt: skip
+    return ok(name, f"{len(nodes)} devices may be opened") if nodes else skip(name, "no devices")
+
+
+def check_npu_smi(ctx: Context) -> Finding:
+    name, problem = "npu-smi", ctx.found.problem
+    if problem is not None:
+        level: Verdict = "warn" if problem.what.endswith("not on PATH") else "fail"
+        return Finding(name, level, problem.what, "health and free memory are unknown", problem.hint)
+    return ok(name, f"{len(ctx.found.devices)} devices, driver {ctx.found.driver_version or '?'}")
+
+
+def check_chip(ctx: Context) -> Finding:
+    name = "chip"
+    names = sorted({d.name for d in ctx.found.devices if d.name})
+    if not names:
+        return skip(name, "npu-smi did not say")
+    if len(names) > 1:
+        return Finding(name, "warn", f"different chips in one node: {', '.join(names)}", "a job runs at the slowest one's pace",
+                       "choose cards of one kind with ASCEND_RT_VISIBLE_DEVICES")  # fmt: skip
+    if ctx.chip is not None and not ctx.chip.trainable:
+        return Finding(
+            name, "fail", f"{names[0]} is for inference", "it has no links between cards", "train on 910 or 950 cards"
+        )
+    return ok(name, names[0] if ctx.chip else f"{names[0]}, unknown to this launcher")
+
+
+def check_health(ctx: Context) -> Finding:
+    name, shown = "health", ctx.visible
+    sick = [d for d in shown if not d.is_usable]
+    if sick:
+        d = sick[0]
+        good = ",".join(str(x.index) for x in shown if x.is_usable)
+        return Finding(name, "fail", f"card {d.index} is in state {d.health}", "the job would end on that card",
+                       f"export {npu.VISIBLE}={good}; see `npu-smi info -t health -i {d.npu_id} -c {d.chip_id}`")  # fmt: skip
+    doubtful = [d for d in shown if d.health == "Warning"]
+    if doubtful:
+        d = doubtful[0]
+        return Finding(name, "warn", f"card {d.index} is in state Warning", "it may fail during a long run",
+                       f"see `npu-smi info -t health -i {d.npu_id} -c {d.chip_id}`")  # fmt: skip
+    known = [d for d in shown if d.health.upper() == "OK"]
+    return ok(name, f"{len(known)} cards OK") if known else skip(name, "unknown")
+
+
+def check_health_codes(ctx: Context) -> Finding:
+    """The error codes of cards that are not OK. Asks npu-smi once per card."""
+    name = "health codes"
+    for d in (d for d in ctx.found.devices if d.health not in ("OK", "UNKNOWN") and d.npu_id is not None):
+        argv = ["npu-smi", "info", "-t", "health", "-i", str(d.npu_id), "-c", str(d.chip_id or 0)]
+        rc, text = ctx.run(argv)
+        health = npu.parse_health(text) if rc == 0 else None
+        if health is not None and health.codes:
+            return Finding(name, "warn", f"card {d.index}: {' '.join(health.codes)}", health.information,
+                           "look the codes up in the driver's list of health codes, or send them to support")  # fmt: skip
+    return ok(name, "none")
+
+
+IDLE_BYTES = int(4.5 * GIB)
+"""An idle 64 GB card shows about 3.4 GB in use, which is the driver's own."""
+
+
+def check_busy(ctx: Context) -> Finding:
+    name = "busy cards"
+    busy = [(d, p) for d in ctx.visible for p in d.processes]
+    if busy:
+        d, p = busy[0]
+        who = f"process {p.pid}" + (f" ({p.name})" if p.name else "")
+        more = f", and {len(busy) - 1} more" if len(busy) > 1 else ""
+        return Finding(name, "fail", f"card {d.index} is used by {who} with {p.hbm_bytes / GIB:.1f} GiB{more}",
+                       "two jobs on a card run out of memory, or fail to bind port 16666",
+                       f"end it (kill {p.pid}), wait 10 s; or leave the card out with {npu.VISIBLE}")  # fmt: skip
+    full = [d for d in ctx.visible if d.hbm_used_bytes > IDLE_BYTES and d.hbm_bytes]
+    if full:
+        d = full[0]
+        return Finding(name, "warn", f"card {d.index} has {d.hbm_used_bytes / GIB:.1f} GiB in use by nobody that is listed",
+                       "a process of another container, or one that is ending",
+                       "look on the host; npu-smi in a container shows its own processes only")  # fmt: skip
+    if not ctx.found.has_process_table:
+        return skip(name, "this npu-smi lists no processes")
+    return ok(name, "no process on any card")
+
+
+def check_hbm(ctx: Context) -> Finding:
+    name = "free HBM"
+    known = [d for d in ctx.visible if d.hbm_bytes]
+    if not known:
+        return skip(name, "unknown")
+    least = min(known, key=lambda d: d.hbm_free_bytes)
+    sizes = {round(d.hbm_bytes / GIB) for d in known}
+    text = f"{least.hbm_free_bytes / GIB:.1f} GiB free on card {least.index}, the fullest of {len(known)}"
+    if len(sizes) > 1:
+        return Finding(name, "warn", f"cards of {' and '.join(map(str, sorted(sizes)))} GiB in one node",
+                       "the smallest decides what fits", "choose cards of one size")  # fmt: skip
+    if least.hbm_free_bytes < least.hbm_bytes * 0.85:
+        return Finding(name, "warn", text, "the plan counts on a free card", "end what holds it; see busy cards")
+    return ok(name, text)
+
+
+def check_visible(ctx: Context) -> Finding:
+    name, value = npu.VISIBLE, ctx.env.get(npu.VISIBLE)
+    count = len(ctx.found.devices)
+    if value is None:
+        return ok(name, f"not set: all {count} cards")
+    if not count:
+        return skip(name, f"{value!r}; the number of cards is unknown")
+    result = npu.visible(value, count)
+    if result.problems:
+        fix = f"export {npu.VISIBLE}={result.suggestion}" if result.suggestion else f"unset {npu.VISIBLE}"
+        return Finding(name, "fail", result.problems[0], f"CANN would show {len(result.indices)} of {count} cards", fix)
+    return ok(name, f"{value}: {len(result.indices)} of {count} cards")
+
+
+def check_count(ctx: Context) -> Finding:
+    name, have = "ranks and cards", len(ctx.visible)
+    if ctx.nproc is None:
+        return skip(name, f"{have} cards visible")
+    if ctx.nproc > have:
+        return Finding(name, "fail", f"{ctx.nproc} ranks are wanted, {have} cards are visible",
+                       "the ranks beyond the last card fail with 107001", f"use --nproc {have}" if have else "see driver")  # fmt: skip
+    return ok(name, f"{ctx.nproc} ranks on {have} cards")
+
+
+def check_bf16(ctx: Context) -> Finding:
+    name = "bf16"
+    if ctx.chip is None:
+        return skip(name, "the chip is unknown")
+    if ctx.chip.supports_bf16:
+        return ok(name, f"{ctx.chip.soc} computes in bf16")
+    if ctx.precision == "bf16":
+        return Finding(
+            name, "fail", f"{ctx.chip.soc} has no bf16", "the Trainer refuses to start", "parallel.precision=fp16"
+        )
+    return ok(name, f"{ctx.chip.soc} has no bf16; precision auto takes fp16")
+
+
+# --- variables -----------------------------------------------------------------------------------------------------
+
+# HCCL's documentation, one page per variable: lowest, highest.
+HCCL_RANGES: Mapping[str, tuple[int, int]] = {
+    "HCCL_CONNECT_TIMEOUT": (120, 7200),
+    "HCCL_EXEC_TIMEOUT": (0, 2_147_483_647),
+    "HCCL_IF_BASE_PORT": (1024, 65520),
+    "HCCL_BUFFSIZE": (1, 2_147_483_647),
+    "HCCL_RDMA_TC": (0, 255),
+    "HCCL_RDMA_SL": (0, 7),
+    "HCCL_RDMA_TIMEOUT": (5, 24),
+    "HCCL_RDMA_RETRY_CNT": (1, 7),
+    "HCCL_RDMA_QPS_PER_CONNECTION": (1, 32),
+    "HCCL_WHITELIST_DISABLE": (0, 1),
+    "HCCL_INTRA_PCIE_ENABLE": (0, 1),
+    "HCCL_INTRA_ROCE_ENABLE": (0, 1),
+    "TORCH_HCCL_ASYNC_ERROR_HANDLING": (0, 3),
+    "TASK_QUEUE_ENABLE": (0, 2),
+    "ASCEND_LAUNCH_BLOCKING": (0, 1),
+    "ASCEND_GLOBAL_LOG_LEVEL": (0, 4),
+}
+
+
+def check_hccl_ranges(ctx: Context) -> Finding:
+    name = "HCCL variables"
+    for variable, (low, high) in HCCL_RANGES.items():
+        value = ctx.env.get(variable)
+        if value is None:
+            continue
+        if not re.fullmatch(r"\d{1,10}", value) or not low <= int(value) <= high:
+            return Finding(name, "fail", f"{variable}={value} is not in {low} to {high}",
+                           "HCCL refuses to start (EI0001)", f"correct it, or unset {variable}")  # fmt: skip
+    connect, execute = ctx.env.get("HCCL_CONNECT_TIMEOUT", "120"), ctx.env.get("HCCL_EXEC_TIMEOUT", "1836")
+    if execute != "0" and int(connect) >= int(execute):
+        return Finding(name, "warn", f"HCCL_CONNECT_TIMEOUT={connect} is not below HCCL_EXEC_TIMEOUT={execute}",
+                       "a rank that comes late then looks like one that hangs", "raise HCCL_EXEC_TIMEOUT")  # fmt: skip
+    family = ctx.env.get("HCCL_SOCKET_FAMILY")
+    if family not in (None, "AF_INET", "AF_INET6"):
+        return Finding(
+            name, "fail", f"HCCL_SOCKET_FAMILY={family}", "only AF_INET and AF_INET6 are known", "correct or unset it"
+        )
+    return ok(name, "in range")
+
+
+def check_allocator(ctx: Context) -> Finding:
+    """torch_npu on torch 2.10 and later reads both names, and raises where both are set."""
+    name = "allocator variables"
+    ours, theirs = ctx.env.get("PYTORCH_NPU_ALLOC_CONF"), ctx.env.get("PYTORCH_ALLOC_CONF")
+    if ours is not None and theirs is not None:
+        return Finding(name, "fail", "PYTORCH_NPU_ALLOC_CONF and PYTORCH_ALLOC_CONF are both set", "torch_npu raises on import",
+                       "unset PYTORCH_ALLOC_CONF")  # fmt: skip
+    value = ours or theirs or ""
+    if "expandable_segments:True" in value and re.search("max_split_size_mb|garbage_collection_threshold", value):
+        return Finding(name, "fail", f"{value!r} mixes expandable_segments with settings it does not go with",
+                       "torch_npu raises at the first allocation", "keep expandable_segments:True alone")  # fmt: skip
+    return ok(name, value or "not set")
+
+
+NO_EFFECT = {
+    "NPU_VISIBLE_DEVICES": f"use {npu.VISIBLE}",
+    "CUDA_VISIBLE_DEVICES": f"use {npu.VISIBLE}",
+    "NCCL_SOCKET_IFNAME": "use HCCL_SOCKET_IFNAME",
+    "HCCL_ASYNC_ERROR_HANDLING": "use TORCH_HCCL_ASYNC_ERROR_HANDLING",
+}
+
+
+def check_no_effect(ctx: Context) -> Finding:
+    name = "variables without effect"
+    found = [v for v in NO_EFFECT if ctx.env.get(v)]
+    if found:
+        return Finding(name, "warn", f"{found[0]}={ctx.env[found[0]]} does nothing on NPUs", "what it was set for does not happen",
+                       f"unset {found[0]}; {NO_EFFECT[found[0]]}")  # fmt: skip
+    return ok(name, "none")
+
+
+def check_queue(ctx: Context) -> Finding:
+    name = "blocking launch"
+    if ctx.env.get("ASCEND_LAUNCH_BLOCKING") == "1":
+        return Finding(name, "warn", "ASCEND_LAUNCH_BLOCKING=1", "every operator waits: good stack traces, slow training",
+                       "unset it for real runs")  # fmt: skip
+    return ok(name, "off")
+
+
+# --- network -------------------------------------------------------------------------------------------------------
+
+
+def interfaces(ctx: Context) -> list[str]:
+    try:
+        return sorted(p.name for p in ctx.path("/sys/class/net").iterdir())
+    except OSError:
+        return []
+
+
+def ifname_matches(value: str, names: Sequence[str]) -> list[str]:
+    """What HCCL_SOCKET_IFNAME chooses: `eth` is a prefix, `=eth0` exact, `^` turns the list round."""
+    is_not, rest = value.startswith("^"), value.removeprefix("^")
+    is_exact, rest = rest.startswith("="), rest.removeprefix("=")
+    wanted = [w for w in rest.split(",") if w]
+    hit = [n for n in names if any(n == w if is_exact else n.startswith(w) for w in wanted)]
+    return [n for n in names if n not in hit] if is_not else hit
+
+
+def check_interface(ctx: Context) -> Finding:
+    name, names = "network interface", interfaces(ctx)
+    for variable in ("HCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):
+        value = ctx.env.get(variable)
+        if value and names and not ifname_matches(value, names):
+            return Finding(name, "fail", f"{variable}={value} names no interface of this host ({', '.join(names)})",
+                           "ranks cannot meet (EI0001)", f"set {variable} to one of them; where hosts differ use HCCL_IF_IP")  # fmt: skip
+    if ctx.num_nodes > 1 and not (ctx.env.get("HCCL_SOCKET_IFNAME") or ctx.env.get("HCCL_IF_IP")):
+        return Finding(name, "warn", "several nodes, and HCCL_SOCKET_IFNAME is not set",
+                       "HCCL takes the first interface by name, which may not reach the other nodes",
+                       "export HCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME with the interface the nodes share")  # fmt: skip
+    return ok(name, ctx.env.get("HCCL_SOCKET_IFNAME") or "chosen by HCCL")
+
+
+def bound_ports(ctx: Context, ports: Iterable[int]) -> list[int]:
+    """Those of `ports` on which somebody listens, from /proc/net/tcp and tcp6: nothing is opened to find out."""
+    wanted, taken = set(ports), set()
+    for file in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in ctx.text(file).splitlines()[1:]:
+            cells = line.split()
+            if len(cells) > 3 and cells[3] == "0A":  # TCP_LISTEN
+                taken.add(int(cells[1].rpartition(":")[2], 16))
+    return sorted(wanted & taken)
+
+
+def check_hccl_ports(ctx: Context) -> Finding:
+    name = "HCCL ports"
+    text = ctx.env.get("HCCL_IF_BASE_PORT", "60000")
+    base = int(text) if re.fullmatch(r"\d{1,5}", text) else 60000
+    if ctx.env.get("HCCL_HOST_SOCKET_PORT_RANGE"):
+        return ok(name, f"chosen from {ctx.env['HCCL_HOST_SOCKET_PORT_RANGE']}")
+    taken = bound_ports(ctx, range(base, base + 32))
+    if taken:
+        return Finding(name, "fail", f"port {taken[0]} is taken; HCCL wants {base} to {base + 31}",
+                       "another job runs here, or did until now (EI0019)",
+                       "end it, or export HCCL_IF_BASE_PORT=61000 on all nodes")  # fmt: skip
+    return ok(name, f"{base} to {base + 31} are free")
+
+
+def check_reserved_ports(ctx: Context) -> Finding:
+    """An outgoing connection may be given one of HCCL's ports unless they are reserved."""
+    name = "reserved ports"
+    text = ctx.text("/proc/sys/net/ipv4/ip_local_port_range").split()
+    if len(text) != 2 or not all(t.isdigit() for t in text):
+        return skip(name, "the port range cannot be read")
+    low, high = int(text[0]), int(text[1])
+    if not low <= 60000 <= high:
+        return ok(name, f"outgoing connections use {low} to {high}")
+    reserved = ctx.text("/proc/sys/net/ipv4/ip_local_reserved_ports").strip()
+    spans = [[int(n) for n in part.split("-")] for part in reserved.split(",") if re.fullmatch(r"\d+(-\d+)?", part)]
+    if any(s[0] <= 60000 and s[-1] >= 60031 for s in spans):
+        return ok(name, "60000 to 60031 are reserved")
+    return Finding(name, "warn", f"outgoing connections may take HCCL's ports ({low} to {high})", "a launch fails now and then",
+                   "sysctl -w net.ipv4.ip_local_reserved_ports=60000-60031")  # fmt: skip
+
+
+def check_rendezvous(ctx: Context) -> Finding:
+    name = "rendezvous"
+    if ctx.rdzv_endpoint is None:
+        return ok(name, "a free port is taken at launch")
+    host, _, port_text = ctx.rdzv_endpoint.rpartition(":")
+    if not re.fullmatch(r"\d{1,5}", port_text):
+        return Finding(
+            name,
+            "fail",
+            f"{ctx.rdzv_endpoint!r} is no HOST:PORT",
+            "the nodes cannot meet",
+            "--rdzv-endpoint HOST:29500",
+        )
+    if ctx.is_first_node and bound_ports(ctx, [int(port_text)]):
+        return Finding(name, "fail", f"port {port_text} is taken on this, the first node", "the nodes cannot meet",
+                       "end the other job (`ss -ltnp`), or choose another port on all nodes")  # fmt: skip
+    return ok(name, f"{host}:{port_text}")
+
+
+def check_rendezvous_name(ctx: Context) -> Finding:
+    """Asks the resolver, which may take seconds."""
+    name = "rendezvous name"
+    if ctx.rdzv_endpoint is None:
+        return skip(name, "one node")
+    host = ctx.rdzv_endpoint.rpartition(":")[0].strip("[]")
+    try:
+        address = socket.getaddrinfo(host, None)[0][4][0]
+    except OSError as error:
+        return Finding(
+            name, "fail", f"{host} cannot be resolved: {error}", "the nodes cannot meet", "use its IP address"
+        )
+    return ok(name, f"{host} is {address}")
+
+
+def check_tls(ctx: Context) -> Finding:
+    """Asks hccn_tool once per card."""
+    name, tool = "TLS switch", "/usr/local/Ascend/driver/tools/hccn_tool"
+    states: dict[int, int] = {}
+    for d in ctx.found.devices:
+        rc, text = ctx.run([tool, "-i", str(d.physical_id if d.physical_id is not None else d.index), "-tls", "-g"])
+        state = npu.parse_tls(text) if rc == 0 else None
+        if state is not None:
+            states[d.index] = state
+    if not states:
+        return skip(name, "hccn_tool does not say (it needs root)")
+    if len(set(states.values())) > 1:
+        off = [str(i) for i, s in states.items() if s == 0]
+        return Finding(name, "fail", f"off on cards {', '.join(off)}, on elsewhere", "links fail (EI0016)",
+                       "hccn_tool -i N -tls -s enable 0 on every card of every node")  # fmt: skip
+    return ok(name, f"{'on' if next(iter(states.values())) else 'off'} on all {len(states)} cards")
+
+
+def check_page_size(ctx: Context) -> Finding:
+    name = "page size"
+    if ctx.num_nodes == 1 or ctx.chip is None or ctx.chip.family != "A2":
+        return skip(name, "matters on A2 with several nodes")
+    rc, text = ctx.run(["getconf", "PAGESIZE"])
+    wanted = ctx.env.get("HCCL_RDMA_PCIE_DIRECT_POST_NOSTRICT")
+    if rc == 0 and text.strip() not in ("", "4096") and wanted != "TRUE":
+        return Finding(name, "warn", f"pages of {text.strip()} bytes", "RDMA between nodes may fail on A2",
+                       "export HCCL_RDMA_PCIE_DIRECT_POST_NOSTRICT=TRUE on all nodes")  # fmt: skip
+    return ok(name, text.strip() or "unknown")
+
+
+# --- rank table ----------------------------------------------------------------------------------------------------
+
+
+def rank_table_problems(text: str) -> list[str]:
+    """What is wrong with a version 1.0 or 1.2 rank table, by HCCL's rules. [] where nothing is."""
+    try:
+        table = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return [f"it is not JSON: {error}"]
+    if not isinstance(table, dict):
+        return ["it is not a JSON object"]
+    if str(table.get("version")) not in ("1.0", "1.2"):
+        return [] if str(table.get("version")) == "2.0" else [f"version {table.get('version')!r} is not known"]
+    problems = []
+    if table.get("status") != "completed":
+        problems.append(f"status is {table.get('status')!r}, not 'completed'")
+    servers = table.get("server_list")
+    if not isinstance(servers, list) or not servers:
+        return [*problems, "server_list is empty or missing"]
+    if str(table.get("server_count")) != str(len(servers)):
+        problems.append(f"server_count is {table.get('server_count')!r}, but server_list has {len(servers)}")
+    ids = [s.get("server_id") for s in servers if isinstance(s, dict)]
+    if len(set(map(str, ids))) != len(servers):
+        problems.append("server_id is not unique")
+    devices = [d for s in servers if isinstance(s, dict) for d in (s.get("device") or []) if isinstance(d, dict)]
+    not_text = [f"{k}={v!r}" for d in devices for k, v in d.items() if not isinstance(v, str)]
+    if not_text:
+        problems.append(f"every value must be a string: {not_text[0]}")
+    ranks = [str(d.get("rank_id")) for d in devices]
+    if sorted(ranks, key=lambda r: (len(r), r)) != [str(i) for i in range(len(devices))]:
+        problems.append(f"rank_id must be 0 to {len(devices) - 1}, each once")
+    if len(servers) > 1 and any(not d.get("device_ip") for d in devices):
+        problems.append("device_ip is missing, which several servers need")
+    return problems
+
+
+def check_rank_table(ctx: Context) -> Finding:
+    name, value = "RANK_TABLE_FILE", ctx.env.get("RANK_TABLE_FILE")
+    if not value:
+        return ok(name, "not set; torch_npu needs none")
+    path = ctx.path(value)
+    if path.is_symlink():
+        return Finding(
+            name, "fail", f"{value} is a link", "HCCL refuses links (EI0004)", "unset it, or name the file itself"
+        )
+    if not path.is_file():
+        return Finding(name, "warn", f"{value} does not exist", "torch_npu goes on without it and says nothing",
+                       "unset RANK_TABLE_FILE")  # fmt: skip
+    problems = rank_table_problems(ctx.text(value))
+    if problems:
+        return Finding(name, "fail", f"{value}: {problems[0]}", "the first collective fails (EI0004, EI0014)",
+                       "unset RANK_TABLE_FILE, or have the platform write it anew")  # fmt: skip
+    return ok(name, value)
+
+
+# --- host ----------------------------------------------------------------------------------------------------------
+
+
+def check_compiler(ctx: Context) -> Finding:
+    """DeepSpeed builds its CPU Adam when it is first used; torch 2.12 and later need C++20."""
+    name = "compiler"
+    if ctx.strategy != "zero3-offload":
+        return skip(name, "only CPU offload compiles something")
+    path = ctx.env.get("PATH")
+    absent = [t for t in ("g++", "ninja") if shutil.which(t, path=path) is None]
+    if absent:
+        return Finding(name, "fail", f"{' and '.join(absent)} not found", "DeepSpeed cannot build its CPU optimizer",
+                       f"install {' and '.join(absent)}, or choose a strategy without offload")  # fmt: skip
+    if ctx.device == "npu" and not ctx.env.get("ASCEND_HOME_PATH"):
+        return Finding(
+            name, "fail", "ASCEND_HOME_PATH is not set", "DeepSpeed's build reads it", "source CANN's set_env.sh"
+        )
+    return ok(name, "g++ and ninja are there")
+
+
+def check_disk(ctx: Context) -> Finding:
+    name = "disk"
+    if ctx.output_dir is None:
+        return skip(name, "no output folder given")
+    place = ctx.output_dir.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not os.access(place, os.W_OK):
+        return Finding(
+            name, "fail", f"{place} may not be written to", "no checkpoint can be saved", "set output_dir elsewhere"
+        )
+    free = shutil.disk_usage(place).free
+    # save_total_limit of 2: the new checkpoint is written before the oldest goes.
+    need = 3 * ctx.checkpoint_bytes if ctx.checkpoint_bytes else GIB
+    if free < need:
+        return Finding(name, "fail", f"{free / GIB:.1f} GiB free at {place}, three checkpoints take {need / GIB:.1f}",
+                       "a save in the middle of the run fails and leaves half a checkpoint",
+                       "free space, set output_dir elsewhere, or save_only_model=true")  # fmt: skip
+    return ok(name, f"{free / GIB:.1f} GiB free at {place}")
+
+
+def memory_limit_bytes(ctx: Context) -> int | None:
+    """Main memory that can be had now: MemAvailable, or what the container's limit leaves."""
+    m = re.search(r"MemAvailable:\s+(\d+) kB", ctx.text("/proc/meminfo"))
+    available = int(m.group(1)) * 1024 if m else None
+    limit, used = ctx.text("/sys/fs/cgroup/memory.max").strip(), ctx.text("/sys/fs/cgroup/memory.current").strip()
+    if limit.isdigit() and used.isdigit():
+        left = max(0, int(limit) - int(used))
+        return left if available is None else min(left, available)
+    return available
+
+
+def check_host_memory(ctx: Context) -> Finding:
+    name, have = "main memory", memory_limit_bytes(ctx)
+    if have is None:
+        return skip(name, "unknown")
+    if ctx.host_bytes and ctx.host_bytes > have:
+        return Finding(name, "fail", f"{have / GIB:.0f} GiB can be had, the ranks need {ctx.host_bytes / GIB:.0f}",
+                       "the kernel ends a rank with exit code -9", "use fewer ranks, no offload, or a larger machine")  # fmt: skip
+    return ok(name, f"{have / GIB:.0f} GiB can be had")
+
+
+def check_shm(ctx: Context) -> Finding:
+    """Docker's default of 64 MB is too little for DataLoader workers."""
+    name = "shared memory"
+    try:
+        usage = shutil.disk_usage(ctx.path("/dev/shm"))
+    except OSError:
+        return skip(name, "not there")
+    if usage.total < GIB:
+        return Finding(name, "warn", f"{usage.total / GIB:.2f} GiB", "DataLoader workers end with a bus error",
+                       "start the container with --shm-size=16g or --ipc=host")  # fmt: skip
+    return ok(name, f"{usage.total / GIB:.0f} GiB")
+
+
+def check_ulimit(ctx: Context) -> Finding:
+    name = "open files"
+    m = re.search(r"Max open files\s+(\d+|unlimited)", ctx.text("/proc/self/limits"))
+    if m is None:
+        return skip(name, "unknown")
+    if m.group(1) != "unlimited" and int(m.group(1)) < 4096:
+        return Finding(name, "warn", f"at most {m.group(1)}", "many DataLoader workers run out", "ulimit -n 65536")
+    return ok(name, m.group(1))
+
+
+# --- model ---------------------------------------------------------------------------------------------------------
+
+
+def is_hub_id(name: str) -> bool:
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not name.startswith(".")
+
+
+def hub_cache(ctx: Context) -> Path:
+    """huggingface_hub's folder of downloaded models."""
+    env = ctx.env
+    home = env.get("HF_HOME") or str(
+        Path(env.get("XDG_CACHE_HOME") or Path(env.get("HOME", "/root")) / ".cache") / "huggingface"
+    )
+    return Path(env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE") or Path(home) / "hub")
+
+
+def is_cached(ctx: Context, model: str) -> bool:
+    snapshots = hub_cache(ctx) / f"models--{model.replace('/', '--')}" / "snapshots"
+    try:
+        return any((s / "config.json").exists() for s in snapshots.iterdir())
+    except OSError:
+        return False
+
+
+def check_model(ctx: Context) -> Finding:
+    name, model = "model", ctx.model_name
+    if not model:
+        return skip(name, "no recipe given")
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return ok(name, f"folder {folder}")
+    if not is_hub_id(model):
+        return Finding(
+            name,
+            "fail",
+            f"{model}: no such folder",
+            "nothing can be loaded",
+            "check model.name; it must exist on every node",
+        )
+    if ctx.hub == "huggingface" and is_cached(ctx, model):
+        return ok(name, f"{model} is in the cache")
+    if ctx.env.get("HF_HUB_OFFLINE") == "1":
+        return Finding(name, "fail", f"{model} is not in the cache, and HF_HUB_OFFLINE=1", "it cannot be downloaded",
+                       f"hf download {model} where there is a network, then copy HF_HOME")  # fmt: skip
+    return ok(name, f"{model} will be downloaded")
+
+
+def token(ctx: Context) -> str | None:
+    """Where a hub token comes from; never the token."""
+    for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if ctx.env.get(variable):
+            return variable
+    home = ctx.env.get("HF_HOME") or str(Path(ctx.env.get("HOME", "/root")) / ".cache" / "huggingface")
+    file = Path(ctx.env.get("HF_TOKEN_PATH") or Path(home) / "token")
+    return str(file) if file.is_file() else None
+
+
+GATED = ("meta-llama/", "google/gemma", "mistralai/")
+
+
+def check_token(ctx: Context) -> Finding:
+    name, model = "hub token", ctx.model_name or ""
+    if not model.startswith(GATED) or ctx.hub != "huggingface" or is_cached(ctx, model) or Path(model).is_dir():
+        return skip(name, "not needed")
+    where = token(ctx)
+    if where is None:
+        return Finding(name, "fail", f"{model} is gated, and there is no token", "the download is refused",
+                       "accept the terms on the model's page, then `hf auth login`; or model.hub=modelscope, or a folder")  # fmt: skip
+    return ok(name, f"from {where}")
+
+
+def check_hub(ctx: Context) -> Finding:
+    """Opens a connection to the hub, which may take seconds."""
+    name, model = "hub", ctx.model_name or ""
+    if not is_hub_id(model) or Path(model).is_dir() or is_cached(ctx, model) or ctx.hub != "huggingface":
+        return skip(name, "not needed")
+    endpoint = ctx.env.get("HF_ENDPOINT", "https://huggingface.co")
+    host = re.sub(r"^https?://", "", endpoint).split("/")[0]
+    if ctx.env.get("HTTPS_PROXY") or ctx.env.get("https_proxy"):
+        return skip(name, f"{host} goes through a proxy")
+    address, _, port = host.partition(":")
+    try:
+        with socket.create_connection((address, int(port or (443 if endpoint.startswith("https") else 80))), timeout=3):
+            return ok(name, f"{host} answers")
+    except (OSError, ValueError):
+        return Finding(name, "fail", f"{host} does not answer", f"{model} cannot be downloaded",
+                       "set HF_ENDPOINT to a mirror, use model.hub=modelscope, or a local folder")  # fmt: skip
+
+
+# --- all of them ---------------------------------------------------------------------------------------------------
+
+# Only on NPUs, then on every machine. Slow ones start a command or use the network.
+NPU_CHECKS: tuple[Check, ...] = (
+    check_cann, check_set_env, check_driver, check_permission, check_npu_smi, check_chip, check_health, check_busy,
+    check_hbm, check_visible, check_count, check_bf16, check_hccl_ranges, check_allocator, check_no_effect, check_queue,
+    check_interface, check_hccl_ports, check_reserved_ports, check_rank_table,
+)  # fmt: skip
+HOST_CHECKS: tuple[Check, ...] = (
+    check_python, check_torch_pair, check_transformers, check_autoload, check_rendezvous, check_compiler, check_disk,
+    check_host_memory, check_shm, check_ulimit, check_model, check_token,
+)  # fmt: skip
+SLOW_NPU_CHECKS: tuple[Check, ...] = (check_health_codes, check_tls, check_page_size)
+SLOW_HOST_CHECKS: tuple[Check, ...] = (check_rendezvous_name, check_hub)
+
+
+def checks(device: str, *, only_cheap: bool = False) -> tuple[Check, ...]:
+    out = HOST_CHECKS + (NPU_CHECKS if device == "npu" else ())
+    if not only_cheap:
+        out += SLOW_HOST_CHECKS + (SLOW_NPU_CHECKS if device == "npu" else ())
+    return out
+
+
+def run_checks(ctx: Context, only_cheap: bool = False) -> list[Finding]:
+    """All findings, in the order of the checks. A check that breaks is a finding too, never a crash."""
+    found = []
+    for check in checks(ctx.device, only_cheap=only_cheap):
+        try:
+            found.append(check(ctx))
+        except Exception as error:  # a doctor that dies of a strange machine helps nobody
+            name = check.__name__.removeprefix("check_").replace("_", " ")
+            found.append(Finding(name, "warn", f"this check failed: {type(error).__name__}: {error}", "",
+                                 "report it with `ascend-launch doctor --json`"))  # fmt: skip
+    return found
+
+
+def worst(findings: Iterable[Finding]) -> Verdict:
+    return max((f.ok for f in findings), key=_WORST.__getitem__, default="ok")
+
+
+def exit_code(findings: Iterable[Finding]) -> int:
+    """2 where something must be changed before a launch, else 0."""
+    return EXIT_USER if worst(findings) == "fail" else EXIT_OK
+
+
+# --- several nodes -------------------------------------------------------------------------------------------------
+
+_EQUAL = re.compile(r"^(?:HCCL_|TORCH_HCCL_|PYTORCH_NPU_|TASK_QUEUE|ASCEND_LAUNCH_BLOCKING)")
+_MAY_DIFFER = {"HCCL_IF_IP", "HCCL_SOCKET_IFNAME"}
+
+
+def node_facts(ctx: Context) -> dict[str, Any]:
+    """What must be equal on all nodes; `doctor --json` writes it, `compare_nodes` reads it."""
+    return {
+        "versions": dict(ctx.versions),
+        "python": ".".join(map(str, ctx.python)),
+        "cann": cann_version(ctx),
+        "driver": ctx.found.driver_version,
+        "chips": [d.name for d in ctx.visible],
+        "env": {k: v for k, v in sorted(ctx.env.items()) if _EQUAL.match(k) and k not in _MAY_DIFFER},
+    }
+
+
+def compare_nodes(nodes: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
+    """Findings on what differs between nodes: {host: its node_facts}."""
+    if len(nodes) < 2:
+        return [skip("nodes", "one node")]
+    found = []
+    for key in ("cann", "driver", "python", "chips"):
+        values = {host: json.dumps(facts.get(key)) for host, facts in nodes.items()}
+        found += _differs(key, values, "link set-up fails or the job runs at the slowest node's pace (EI0008)")
+    for section, why in (
+        ("versions", "ranks disagree on messages"),
+        ("env", "HCCL needs equal values on every rank (EI0005)"),
+    ):
+        names = sorted({n for facts in nodes.values() for n in facts.get(section) or {}})
+        for name in names:
+            found += _differs(
+                name, {h: str((f.get(section) or {}).get(name, "not set")) for h, f in nodes.items()}, why
+            )
+    return found or [ok("nodes", f"{len(nodes)} nodes agree")]
+
+
+def _differs(name: str, values: Mapping[str, str], why: str) -> list[Finding]:
+    if len(set(values.values())) == 1:
+        return []
+    common = max(set(values.values()), key=list(values.values()).count)
+    odd = ", ".join(f"{host} {value}" for host, value in values.items() if value != common)
+    return [Finding(f"nodes: {name}", "fail", f"{name} is {common}, but {odd}", why, "make it equal on all nodes")]
