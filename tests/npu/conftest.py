@@ -21,9 +21,15 @@ PROGRAMS = Path(__file__).parent / "programs"
 MISSING = [
     what
     for what, absent in (
-        ("torch_npu is not installed (tests/npu/run makes an environment that has it)", importlib.util.find_spec("torch_npu") is None),
+        (
+            "torch_npu is not installed (tests/npu/run makes an environment that has it)",
+            importlib.util.find_spec("torch_npu") is None,
+        ),
         ("there is no g++", shutil.which("g++") is None),
-        ("the torch_npu wheel for x86_64 Linux is what the emulator was made for", sys.platform != "linux" or os.uname().machine != "x86_64"),
+        (
+            "the torch_npu wheel for x86_64 Linux is what the emulator was made for",
+            sys.platform != "linux" or os.uname().machine != "x86_64",
+        ),
     )
     if absent
 ]
@@ -56,7 +62,20 @@ class Machine:
         kept = {
             k: v
             for k, v in os.environ.items()
-            if not k.startswith(("ASCEND", "HCCL", "EMULATED", "HF_", "ACCELERATE", "TORCH_DEVICE", "MASTER_", "RANK", "LOCAL_", "WORLD_"))
+            if not k.startswith(
+                (
+                    "ASCEND",
+                    "HCCL",
+                    "EMULATED",
+                    "HF_",
+                    "ACCELERATE",
+                    "TORCH_DEVICE",
+                    "MASTER_",
+                    "RANK",
+                    "LOCAL_",
+                    "WORLD_",
+                )
+            )
         }
         if built := os.environ.get("EMULATED_BUILD"):
             kept["EMULATED_BUILD"] = built

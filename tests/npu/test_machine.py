@@ -19,11 +19,16 @@ print(json.dumps({"count": n, "name": torch.npu.get_device_name(0), "bf16": torc
 """
 
 
-@pytest.mark.parametrize(("soc", "name", "bf16", "gb"), [("910B3", "Ascend910B3", True, 61), ("910A", "Ascend910A", False, 30), ("910_9392", "Ascend910_9392", True, 61)])
+@pytest.mark.parametrize(
+    ("soc", "name", "bf16", "gb"),
+    [("910B3", "Ascend910B3", True, 61), ("910A", "Ascend910A", False, 30), ("910_9392", "Ascend910_9392", True, 61)],
+)
 def test_the_machine_is_what_its_settings_say(machine: Machine, soc: str, name: str, bf16: bool, gb: int) -> None:
     """Count, name, precision, memory and CANN version come from the environment, through torch_npu."""
     seen = last_json(machine.python(SEEN, EMULATED_SOC=soc, EMULATED_NPUS="5", EMULATED_CANN_VERSION="8.5.0").text)
-    assert {"count": 5, "name": name, "bf16": bf16, "cann": "8.5.0"} == {k: seen[k] for k in ("count", "name", "bf16", "cann")}
+    assert {"count": 5, "name": name, "bf16": bf16, "cann": "8.5.0"} == {
+        k: seen[k] for k in ("count", "name", "bf16", "cann")
+    }
     assert gb == seen["memory"][1] >> 30
 
 
@@ -42,18 +47,20 @@ for value in ("", "0", "1,3", "0,1,2,3,4,5,6,7", "1, 2,3", "1,3,8", "9", "2,1", 
 """
     text = machine.python(code).text
     found = {m[1]: (int(m[2]), int(m[3])) for m in re.finditer(r"<(.*?)> (\d+) (\d+)", text)}
-    assert {
+    assert found == {
         "": (0, 0), "0": (1, 0), "1,3": (2, 0), "0,1,2,3,4,5,6,7": (8, 0), "1, 2,3": (1, 0), "1,3,8": (2, 0), "9": (0, 0),
         "2,1": (0, 207004), "1,1": (0, 207004), "x": (0, 0),
-    } == found  # fmt: skip
-    assert "(EE1001)" in text and "ASCEND_RT_VISIBLE_DEVICES:2,1 error, it must be configured in ascending order" in text
+    }  # fmt: skip
+    assert (
+        "(EE1001)" in text and "ASCEND_RT_VISIBLE_DEVICES:2,1 error, it must be configured in ascending order" in text
+    )
 
 
 def test_a_visible_list_renumbers_cards(machine: Machine) -> None:
     """Logical card 1 of `2,5` is physical card 5, and there is no card 2."""
     code = "import torch; torch.npu.set_device(1); x = torch.ones(2**20, device='npu:1'); import subprocess; print(subprocess.run(['npu-smi', 'info'], capture_output=True, text=True).stdout); torch.npu.set_device(2)"
     ran = machine.python(code, ASCEND_RT_VISIBLE_DEVICES="2,5")
-    assert [5] == [d.index for d in npu.parse_info(ran.text).devices if d.processes]
+    assert [d.index for d in npu.parse_info(ran.text).devices if d.processes] == [5]
     assert "error code is 107001" in ran.text and "Expected value: [0, 2)." in ran.text
 
 
@@ -61,7 +68,9 @@ def test_out_of_memory_is_torch_npus_own(machine: Machine) -> None:
     """A card refuses what is over its budget; another card still has room."""
     code = "import torch; a = torch.empty(100 << 20, dtype=torch.uint8, device='npu:1'); b = torch.empty(300 << 20, dtype=torch.uint8, device='npu:0')"
     ran = machine.python(code, EMULATED_HBM_GB="0.25")
-    assert re.search(r"NPU out of memory\. Tried to allocate 30\d\.00 MiB \(NPU 0; 256\.00 MiB total capacity", ran.text), ran.text
+    assert re.search(
+        r"NPU out of memory\. Tried to allocate 30\d\.00 MiB \(NPU 0; 256\.00 MiB total capacity", ran.text
+    ), ran.text
 
 
 @pytest.mark.parametrize("allocator", ["expandable_segments:False", "expandable_segments:True"])
@@ -124,12 +133,19 @@ def test_the_first_910_refuses_bf16(machine: Machine) -> None:
 @pytest.mark.parametrize(("soc", "name"), [("910B3", "910B3"), ("910A", "910A"), ("910_9392", "Ascend910")])
 def test_npu_smi_prints_what_the_launcher_reads(machine: Machine, soc: str, name: str) -> None:
     """Version, cards, health, memory and processes, through the launcher's own parser."""
-    ran = machine("npu-smi", "info", EMULATED_SOC=soc, EMULATED_NPUS="4", EMULATED_DRIVER_VERSION="24.1.0", EMULATED_FAULTS="busy:1=8000,unhealthy:2,warning:3")
+    ran = machine(
+        "npu-smi",
+        "info",
+        EMULATED_SOC=soc,
+        EMULATED_NPUS="4",
+        EMULATED_DRIVER_VERSION="24.1.0",
+        EMULATED_FAULTS="busy:1=8000,unhealthy:2,warning:3",
+    )
     info = npu.parse_info(ran.text)
-    assert "24.1.0" == info.driver_version and info.has_process_table
+    assert info.driver_version == "24.1.0" and info.has_process_table
     assert [name] * 4 == [d.name for d in info.devices]
-    assert ["OK", "OK", "Alarm", "Warning"] == [d.health for d in info.devices]
-    assert [1] == [d.index for d in info.devices if d.processes]
+    assert [d.health for d in info.devices] == ["OK", "OK", "Alarm", "Warning"]
+    assert [d.index for d in info.devices if d.processes] == [1]
     assert info.devices[1].hbm_used_bytes - info.devices[0].hbm_used_bytes == 8000 << 20
 
 
@@ -168,13 +184,24 @@ def test_a_missing_driver(machine: Machine) -> None:
 def test_cann_missing_or_not_sourced(machine: Machine, mode: str) -> None:
     """`import torch` fails as it does on hosts without CANN, and works with the backend left alone."""
     text = machine.python("import torch", EMULATED_CANN=mode).text
-    assert "libhccl.so: cannot open shared object file" in text and "Failed to load the backend extension: torch_npu" in text
-    assert "fine" in machine.python("import torch; print('fine')", EMULATED_CANN=mode, TORCH_DEVICE_BACKEND_AUTOLOAD="0").text
+    assert (
+        "libhccl.so: cannot open shared object file" in text
+        and "Failed to load the backend extension: torch_npu" in text
+    )
+    assert (
+        "fine"
+        in machine.python("import torch; print('fine')", EMULATED_CANN=mode, TORCH_DEVICE_BACKEND_AUTOLOAD="0").text
+    )
 
 
 def test_set_env_makes_an_unsourced_machine_work(machine: Machine) -> None:
     """The toolkit's set_env.sh is there and does what it should."""
-    ran = machine("bash", "-c", 'source "$EMULATED_SET_ENV" && python -c "import torch; print(\'cards\', torch.npu.device_count())"', EMULATED_CANN="unsourced")
+    ran = machine(
+        "bash",
+        "-c",
+        'source "$EMULATED_SET_ENV" && python -c "import torch; print(\'cards\', torch.npu.device_count())"',
+        EMULATED_CANN="unsourced",
+    )
     assert "cards 8" in ran.text, ran.text
 
 
@@ -207,10 +234,34 @@ SHORT = {"EMULATED_HCCL_CONNECT_TIMEOUT_S": "2", "EMULATED_HCCL_EXEC_TIMEOUT_S":
 @pytest.mark.parametrize(
     ("faults", "said"),
     [
-        ("rank-missing:1", ("hcclCommInitRootInfoConfig", "error code is 9", "(EI0015)", "Failed to connect agent[1,]")),
-        ("rank-stuck:1", ("HcclAllreduce", "Communication_Error_Get_Socket(EI0006): Getting socket times out. Reason: Remote Rank did not send the data in time.")),
-        ("rank-stuck:1=2", ("error code is 507048", "(EI0002): The wait execution of the Notify register times out", "from remote rank: [1]")),
-        ("hccl-port-taken", ("hcclGetRootInfo", "error code is 7", "Communication_Error_Bind_IP_Port(EI0019)", "port 60000 have already been bound")),
+        (
+            "rank-missing:1",
+            ("hcclCommInitRootInfoConfig", "error code is 9", "(EI0015)", "Failed to connect agent[1,]"),
+        ),
+        (
+            "rank-stuck:1",
+            (
+                "HcclAllreduce",
+                "Communication_Error_Get_Socket(EI0006): Getting socket times out. Reason: Remote Rank did not send the data in time.",
+            ),
+        ),
+        (
+            "rank-stuck:1=2",
+            (
+                "error code is 507048",
+                "(EI0002): The wait execution of the Notify register times out",
+                "from remote rank: [1]",
+            ),
+        ),
+        (
+            "hccl-port-taken",
+            (
+                "hcclGetRootInfo",
+                "error code is 7",
+                "Communication_Error_Bind_IP_Port(EI0019)",
+                "port 60000 have already been bound",
+            ),
+        ),
     ],
 )
 def test_a_rank_that_never_comes(machine: Machine, tmp_path: Path, faults: str, said: tuple[str, ...]) -> None:
@@ -246,16 +297,29 @@ os.kill(child, 9); os.waitpid(child, 0); os._exit(0)
 def test_values_that_hccl_refuses(machine: Machine) -> None:
     """A timeout out of range is refused when the communicator is made."""
     ran = machine.program("late.py", HCCL_CONNECT_TIMEOUT="30")
-    assert "(EI0001): Value 30 for environment variable HCCL_CONNECT_TIMEOUT is invalid. Expected value : range[120, 7200]." in ran.text
+    assert (
+        "(EI0001): Value 30 for environment variable HCCL_CONNECT_TIMEOUT is invalid. Expected value : range[120, 7200]."
+        in ran.text
+    )
 
 
 @pytest.mark.parametrize("ranks", [(0, 1), (1, 0)])
 def test_rank_tables(machine: Machine, tmp_path: Path, ranks: tuple[int, int]) -> None:
     """A true table is used. One that puts ranks on other cards is refused in the plog, and torch_npu goes on without it."""
-    devices = [{"device_id": str(card), "device_ip": f"192.0.2.{10 + card}", "rank_id": str(rank)} for card, rank in enumerate(ranks)]
-    table = {"status": "completed", "version": "1.0", "server_count": "1", "server_list": [{"server_id": "node_0", "device": devices}]}
+    devices = [
+        {"device_id": str(card), "device_ip": f"192.0.2.{10 + card}", "rank_id": str(rank)}
+        for card, rank in enumerate(ranks)
+    ]
+    table = {
+        "status": "completed",
+        "version": "1.0",
+        "server_count": "1",
+        "server_list": [{"server_id": "node_0", "device": devices}],
+    }
     (tmp_path / "table.json").write_text(json.dumps(table))
-    ran = machine.program("late.py", RANK_TABLE_FILE=str(tmp_path / "table.json"), ASCEND_PROCESS_LOG_PATH=str(tmp_path))
+    ran = machine.program(
+        "late.py", RANK_TABLE_FILE=str(tmp_path / "table.json"), ASCEND_PROCESS_LOG_PATH=str(tmp_path)
+    )
     assert "rank 0 is done" in ran.text, ran.text
     logs = [p.read_text() for p in (tmp_path / "debug/plog").glob("*.log")] if ranks == (1, 0) else ["(EI0004)"]
     assert logs and all("(EI0004)" in text for text in logs)

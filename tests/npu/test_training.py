@@ -23,7 +23,9 @@ def metrics(run_dir: Path) -> dict:
 
 def assert_same(expected: dict, got: dict) -> None:
     """The same losses to the last digits that the order of a sum leaves alone, and the same decisions."""
-    assert [e["train_loss"] for e in expected["epochs"]] == pytest.approx([e["train_loss"] for e in got["epochs"]], rel=1e-5)
+    assert [e["train_loss"] for e in expected["epochs"]] == pytest.approx(
+        [e["train_loss"] for e in got["epochs"]], rel=1e-5
+    )
     assert expected["final"]["eval_loss"] == pytest.approx(got["final"]["eval_loss"], rel=1e-5)
     for name in ("accuracy", "f1", "mae", "confusion_matrix", "eval_samples"):
         assert expected["final"][name] == got["final"][name], name
@@ -36,7 +38,9 @@ def gloo(machine: Machine):
     @cache
     def run(nproc: int) -> dict:
         folder = machine.folder / f"gloo{nproc}"
-        ran = machine.launch("--device", "cpu", "--nproc", str(nproc), "--run-dir", folder, RECIPE, "parallel.strategy=ddp", *SHORT)
+        ran = machine.launch(
+            "--device", "cpu", "--nproc", str(nproc), "--run-dir", folder, RECIPE, "parallel.strategy=ddp", *SHORT
+        )
         assert ran.code == 0, ran.text[-4000:]
         return metrics(folder)
 
@@ -66,17 +70,30 @@ def test_collectives(machine: Machine, world: int) -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_hccl_gives_what_gloo_gives(machine: Machine, gloo, tmp_path: Path, strategy: str, nproc: int) -> None:
     """The launcher finds the cards by itself, and every strategy ends at gloo's metrics."""
-    ran = machine.launch("--nproc", str(nproc), "--run-dir", tmp_path / "run", RECIPE, f"parallel.strategy={strategy}", *SHORT)
+    ran = machine.launch(
+        "--nproc", str(nproc), "--run-dir", tmp_path / "run", RECIPE, f"parallel.strategy={strategy}", *SHORT
+    )
     assert ran.code == 0, ran.text[-4000:]
     assert f"{nproc} ranks on npu over hccl" in ran.text
     got = metrics(tmp_path / "run")
-    assert {"device": "npu", "world_size": nproc, "strategy": strategy} == {k: got[k] for k in ("device", "world_size", "strategy")}
+    assert {"device": "npu", "world_size": nproc, "strategy": strategy} == {
+        k: got[k] for k in ("device", "world_size", "strategy")
+    }
     assert_same(gloo(nproc), got)
 
 
 def test_ranks_take_cards_of_the_visible_list(machine: Machine, gloo, tmp_path: Path) -> None:
     """Two ranks on cards 2 and 5: each on its own (the emulated HCCL refuses a shared or a hidden one)."""
-    ran = machine.launch("--nproc", "2", "--run-dir", tmp_path / "run", RECIPE, "parallel.strategy=ddp", *SHORT, ASCEND_RT_VISIBLE_DEVICES="2,5")
+    ran = machine.launch(
+        "--nproc",
+        "2",
+        "--run-dir",
+        tmp_path / "run",
+        RECIPE,
+        "parallel.strategy=ddp",
+        *SHORT,
+        ASCEND_RT_VISIBLE_DEVICES="2,5",
+    )
     assert ran.code == 0, ran.text[-4000:]
     assert_same(gloo(2), metrics(tmp_path / "run"))
 
@@ -104,7 +121,17 @@ ranks.run(2, main)
 @pytest.mark.parametrize(("soc", "precision"), [("910B3", "bf16"), ("910A", "fp16")])
 def test_precision_follows_the_chip(machine: Machine, tmp_path: Path, soc: str, precision: str) -> None:
     """bf16 where the chip has it, else fp16 with loss scaling; the launch says so and the engine does so."""
-    ran = machine.launch("--nproc", "2", "--run-dir", tmp_path / "run", RECIPE, "parallel.strategy=zero2", "parallel.precision=auto", *SHORT, EMULATED_SOC=soc)
+    ran = machine.launch(
+        "--nproc",
+        "2",
+        "--run-dir",
+        tmp_path / "run",
+        RECIPE,
+        "parallel.strategy=zero2",
+        "parallel.precision=auto",
+        *SHORT,
+        EMULATED_SOC=soc,
+    )
     assert ran.code == 0, ran.text[-4000:]
     assert re.search(rf"precision +{precision}", ran.text), ran.text[:2000]
     assert precision == metrics(tmp_path / "run")["precision"]
@@ -120,7 +147,16 @@ def render(machine: Machine, folder: Path, strategy: str) -> None:
 def test_accelerate_launch_with_our_files(machine: Machine, gloo, tmp_path: Path, strategy: str) -> None:
     """MULTI_NPU, DeepSpeed and FSDP2 as accelerate itself starts them from the rendered YAML."""
     render(machine, tmp_path / "run", strategy)
-    ran = machine("accelerate", "launch", "--config_file", tmp_path / "run/accelerate.yaml", "-m", "launcher.worker.rank", "--run-dir", tmp_path / "run")
+    ran = machine(
+        "accelerate",
+        "launch",
+        "--config_file",
+        tmp_path / "run/accelerate.yaml",
+        "-m",
+        "launcher.worker.rank",
+        "--run-dir",
+        tmp_path / "run",
+    )
     assert ran.code == 0, ran.text[-4000:]
     assert_same(gloo(2), metrics(tmp_path / "run"))
 
@@ -128,14 +164,33 @@ def test_accelerate_launch_with_our_files(machine: Machine, gloo, tmp_path: Path
 def test_deepspeed_with_our_files(machine: Machine, gloo, tmp_path: Path) -> None:
     """DeepSpeed's own launcher counts the cards and starts ZeRO-3."""
     render(machine, tmp_path / "run", "zero3")
-    ran = machine("deepspeed", "--num_gpus", "2", "--no_local_rank", "--module", "launcher.worker.rank", "--run-dir", tmp_path / "run")
+    ran = machine(
+        "deepspeed",
+        "--num_gpus",
+        "2",
+        "--no_local_rank",
+        "--module",
+        "launcher.worker.rank",
+        "--run-dir",
+        tmp_path / "run",
+    )
     assert ran.code == 0, ran.text[-4000:]
     assert_same(gloo(2), metrics(tmp_path / "run"))
 
 
 def test_a_launch_that_runs_out_of_memory_says_so(machine: Machine, tmp_path: Path) -> None:
     """torch_npu's own message comes through the launcher, with a failing exit code."""
-    ran = machine.launch("--nproc", "2", "--run-dir", tmp_path / "run", RECIPE, "parallel.strategy=ddp", *SHORT, EMULATED_HBM_GB="0.003", HCCL_BUFFSIZE="1")
+    ran = machine.launch(
+        "--nproc",
+        "2",
+        "--run-dir",
+        tmp_path / "run",
+        RECIPE,
+        "parallel.strategy=ddp",
+        *SHORT,
+        EMULATED_HBM_GB="0.003",
+        HCCL_BUFFSIZE="1",
+    )
     assert ran.code == 1, ran.text[-3000:]
     assert "out of memory" in ran.text, ran.text[-3000:]
 

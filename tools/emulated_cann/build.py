@@ -31,7 +31,7 @@ def package(name):
 
 def key(torch, torch_npu):
     digest = hashlib.sha256()
-    for path in sorted(SOURCES.iterdir()) + [Path(__file__), torch / "version.py", torch_npu / "version.py"]:
+    for path in [*sorted(SOURCES.iterdir()), Path(__file__), torch / "version.py", torch_npu / "version.py"]:
         digest.update(path.name.encode() + path.read_bytes())
     digest.update(f"{torch}\0{torch_npu}\0{sys.version_info[:2]}".encode())
     return digest.hexdigest()[:16]
@@ -60,14 +60,42 @@ def compile_library(output, sources, *flags):
 
 def make(folder, torch, torch_npu):
     include = torch_npu / "include"
-    acl = ["-isystem", str(include / "third_party/acl/inc"), "-isystem", str(include / "third_party/hccl/inc"), "-isystem", str(include)]
-    kernels = subprocess.Popen([
-        "g++", "-std=c++20", "-O1", "-fPIC", "-shared", "-w", "-Wl,-soname,libemulated_kernels.so",
-        "-o", str(folder / "libemulated_kernels.so"), str(SOURCES / "kernels.cpp"),
-        "-isystem", str(torch / "include"), "-isystem", str(torch / "include/torch/csrc/api/include"), *acl,
-        f"-L{torch / 'lib'}", f"-L{torch_npu / 'lib'}", "-ltorch_npu", "-ltorch_cpu", "-lc10",
-        "-Wl,--allow-shlib-undefined", f"-Wl,-rpath,{torch / 'lib'}:{torch_npu / 'lib'}",
-    ], stderr=subprocess.PIPE, text=True)
+    acl = [
+        "-isystem",
+        str(include / "third_party/acl/inc"),
+        "-isystem",
+        str(include / "third_party/hccl/inc"),
+        "-isystem",
+        str(include),
+    ]
+    kernels = subprocess.Popen(
+        [
+            "g++",
+            "-std=c++20",
+            "-O1",
+            "-fPIC",
+            "-shared",
+            "-w",
+            "-Wl,-soname,libemulated_kernels.so",
+            "-o",
+            str(folder / "libemulated_kernels.so"),
+            str(SOURCES / "kernels.cpp"),
+            "-isystem",
+            str(torch / "include"),
+            "-isystem",
+            str(torch / "include/torch/csrc/api/include"),
+            *acl,
+            f"-L{torch / 'lib'}",
+            f"-L{torch_npu / 'lib'}",
+            "-ltorch_npu",
+            "-ltorch_cpu",
+            "-lc10",
+            "-Wl,--allow-shlib-undefined",
+            f"-Wl,-rpath,{torch / 'lib'}:{torch_npu / 'lib'}",
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
     common = [SOURCES / "machine.cpp", SOURCES / "ascendcl.cpp", SOURCES / "aclop.cpp"]
     with tempfile.TemporaryDirectory() as scratch:
@@ -79,12 +107,18 @@ def make(folder, torch, torch_npu):
     body = "\n".join(f'int {name}() {{ emulated::not_emulated("{name}"); }}' for name in missing)
     stubs.write_text(f'#include "{SOURCES}/machine.hpp"\nextern "C" {{\n{body}\n}}\n')
     compile_library(folder / "libascendcl.so", [*common, stubs], *acl)
-    compile_library(folder / "libhccl.so", [SOURCES / "hccl.cpp"], *acl, f"-L{folder}", "-lascendcl", "-Wl,-rpath,$ORIGIN")
+    compile_library(
+        folder / "libhccl.so", [SOURCES / "hccl.cpp"], *acl, f"-L{folder}", "-lascendcl", "-Wl,-rpath,$ORIGIN"
+    )
     nothing = folder / "nothing.cpp"
     nothing.write_text("")
     for name in EMPTY:
-        compile_library(folder / name, [nothing], "-Wl,--no-as-needed", f"-L{folder}", "-lascendcl", "-Wl,-rpath,$ORIGIN")
-    compile_library(folder / "libhcomm.so", [nothing], "-Wl,--no-as-needed", f"-L{folder}", "-lhccl", "-Wl,-rpath,$ORIGIN")
+        compile_library(
+            folder / name, [nothing], "-Wl,--no-as-needed", f"-L{folder}", "-lascendcl", "-Wl,-rpath,$ORIGIN"
+        )
+    compile_library(
+        folder / "libhcomm.so", [nothing], "-Wl,--no-as-needed", f"-L{folder}", "-lhccl", "-Wl,-rpath,$ORIGIN"
+    )
     errors = kernels.communicate()[1]
     if kernels.returncode:
         raise SystemExit(f"the kernels do not compile:\n{errors[-6000:]}")
@@ -98,7 +132,7 @@ def build():
     if (folder / "done").exists():
         return folder
     root.mkdir(parents=True, exist_ok=True)
-    with open(root / "lock", "w") as lock:
+    with (root / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "done").exists():
             print("emulated CANN: building, about a minute", file=sys.stderr)

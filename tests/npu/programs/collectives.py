@@ -8,8 +8,12 @@ import torch.distributed as dist
 
 REDUCED = [torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.int32, torch.int64]
 MOVED = [*REDUCED, torch.uint8, torch.bool, torch.float64]
-OPS = {dist.ReduceOp.SUM: lambda s: s.sum(0), dist.ReduceOp.MIN: lambda s: s.amin(0), dist.ReduceOp.MAX: lambda s: s.amax(0),
-       dist.ReduceOp.PRODUCT: lambda s: s.prod(0)}
+OPS = {
+    dist.ReduceOp.SUM: lambda s: s.sum(0),
+    dist.ReduceOp.MIN: lambda s: s.amin(0),
+    dist.ReduceOp.MAX: lambda s: s.amax(0),
+    dist.ReduceOp.PRODUCT: lambda s: s.prod(0),
+}
 SIZES = (1, 7, 1000)
 BIG = 700_001
 """More elements than one staging buffer holds, and odd."""
@@ -42,7 +46,7 @@ def reductions(rank, world):
                     same(expected, x, f"reduce {what}")
                 out = torch.empty(size, dtype=dtype, device="npu")
                 dist.reduce_scatter_tensor(out, held(rank, size * world, dtype).npu(), op)
-                same(expected[rank * size:(rank + 1) * size], out, f"reduce_scatter {what}")
+                same(expected[rank * size : (rank + 1) * size], out, f"reduce_scatter {what}")
 
 
 def movements(rank, world):
@@ -65,10 +69,10 @@ def movements(rank, world):
             full = [held(r, size * world, dtype, 7) for r in range(world)]
             out = torch.empty(size * world, dtype=dtype, device="npu")
             dist.all_to_all_single(out, full[rank].npu())
-            same(torch.cat([f[rank * size:(rank + 1) * size] for f in full]), out, f"all_to_all {what}")
+            same(torch.cat([f[rank * size : (rank + 1) * size] for f in full]), out, f"all_to_all {what}")
             out = torch.empty(size, dtype=dtype, device="npu")
             dist.scatter(out, [p.npu() for p in full[0].split(size)] if rank == 0 else None, 0)
-            same(full[0][rank * size:(rank + 1) * size], out, f"scatter {what}")
+            same(full[0][rank * size : (rank + 1) * size], out, f"scatter {what}")
             parts = [torch.empty(size, dtype=dtype, device="npu") for _ in range(world)] if rank == 0 else None
             dist.gather(mine.npu(), parts, 0)
             if rank == 0:
@@ -86,17 +90,20 @@ def uneven(rank, world):
     total = torch.stack([held(r, sum(counts), torch.float32) for r in range(world)]).sum(0)
     same(total.split(counts)[rank], out, "uneven reduce_scatter")
 
-    sent = [rank + 2 * r for r in range(world)]         # from me to r; may be nothing
+    sent = [rank + 2 * r for r in range(world)]  # from me to r; may be nothing
     got = [r + 2 * rank for r in range(world)]
     out = torch.empty(sum(got), device="npu")
     dist.all_to_all_single(out, held(rank, sum(sent), torch.float32, 3).npu(), got, sent)
-    expected = [held(r, sum(r + 2 * k for k in range(world)), torch.float32, 3).split([r + 2 * k for k in range(world)])[rank] for r in range(world)]
+    expected = [
+        held(r, sum(r + 2 * k for k in range(world)), torch.float32, 3).split([r + 2 * k for k in range(world)])[rank]
+        for r in range(world)
+    ]
     same(torch.cat(expected), out, "all_to_all_v")
 
 
 def pairs(rank, world):
     right, left = (rank + 1) % world, (rank - 1) % world
-    for size in (5, 300_000):                           # the second does not fit the ring between two ranks
+    for size in (5, 300_000):  # the second does not fit the ring between two ranks
         out = torch.empty(size, device="npu")
         send = dist.P2POp(dist.isend, held(rank, size, torch.float32).npu(), right)
         receive = dist.P2POp(dist.irecv, out, left)
@@ -131,7 +138,11 @@ def strided(rank, world):
     base[:, ::2] = held(rank, 12, torch.float32).view(4, 3).npu()
     x = base[:, ::2].contiguous()
     dist.all_reduce(x)
-    same(torch.stack([held(r, 12, torch.float32) for r in range(world)]).sum(0), x.flatten(), "a strided tensor made contiguous")
+    same(
+        torch.stack([held(r, 12, torch.float32) for r in range(world)]).sum(0),
+        x.flatten(),
+        "a strided tensor made contiguous",
+    )
 
 
 def main(rank, world):

@@ -29,7 +29,9 @@ if __name__ == "__main__":
     for rank in range(2):
         pid = os.fork()
         if not pid:
-            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+            os.environ.update(
+                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+            )
             main(rank, 2)
         children.append(pid)
     os.waitpid(children[0], 0)

@@ -11,8 +11,18 @@ STEPS = 3
 
 def make(kind, attention, dtype):
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=97, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                         max_position_embeddings=64, pad_token_id=0, num_labels=5, attn_implementation=attention)
+    config = LlamaConfig(
+        vocab_size=97,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        num_labels=5,
+        attn_implementation=attention,
+    )
     return kind(config).to(dtype)
 
 
@@ -21,7 +31,11 @@ def batch(kind):
     ids = torch.randint(1, 97, (3, 16), generator=g)
     mask = torch.ones_like(ids)
     ids[0, :5], mask[0, :5] = 0, 0
-    labels = torch.randint(0, 5, (3,), generator=g) if kind is LlamaForSequenceClassification else ids.masked_fill(mask == 0, -100)
+    labels = (
+        torch.randint(0, 5, (3,), generator=g)
+        if kind is LlamaForSequenceClassification
+        else ids.masked_fill(mask == 0, -100)
+    )
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
@@ -68,18 +82,29 @@ def worst(expected, got):
 
 def main():
     failures = 0
-    cases = [(kind, attention, dtype, optimizer, autocast)
-             for kind in (LlamaForCausalLM, LlamaForSequenceClassification)
-             for attention in ("sdpa", "eager")
-             for dtype, optimizer, autocast in ((torch.float32, "single", False), (torch.float32, "foreach", False), (torch.float32, "fused", False),
-                                                (torch.float32, "npu_fused", False), (torch.bfloat16, "foreach", False),
-                                                (torch.float32, "foreach", True))]
+    cases = [
+        (kind, attention, dtype, optimizer, autocast)
+        for kind in (LlamaForCausalLM, LlamaForSequenceClassification)
+        for attention in ("sdpa", "eager")
+        for dtype, optimizer, autocast in (
+            (torch.float32, "single", False),
+            (torch.float32, "foreach", False),
+            (torch.float32, "fused", False),
+            (torch.float32, "npu_fused", False),
+            (torch.bfloat16, "foreach", False),
+            (torch.float32, "foreach", True),
+        )
+    ]
     for kind, attention, dtype, optimizer, autocast in cases:
         model, inputs = make(kind, attention, dtype), batch(kind)
-        difference, where = worst(train(model, inputs, "cpu", optimizer, autocast), train(model, inputs, "npu", optimizer, autocast))
-        limit = 1e-6 if dtype is torch.float32 and not autocast else 2 ** -7
+        difference, where = worst(
+            train(model, inputs, "cpu", optimizer, autocast), train(model, inputs, "npu", optimizer, autocast)
+        )
+        limit = 1e-6 if dtype is torch.float32 and not autocast else 2**-7
         failures += difference > limit
-        print(f"{'ok  ' if difference <= limit else 'FAIL'} {kind.__name__} {attention} {dtype} {optimizer} autocast={autocast}: {difference:.2e} {where}")
+        print(
+            f"{'ok  ' if difference <= limit else 'FAIL'} {kind.__name__} {attention} {dtype} {optimizer} autocast={autocast}: {difference:.2e} {where}"
+        )
     return failures > 0
 
 

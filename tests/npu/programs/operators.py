@@ -1,8 +1,8 @@
 """Operators on npu:0 against the same on the CPU."""
 
 import torch
-import torch.nn.functional as F
 import torch_npu
+from torch.nn import functional
 
 
 def pair(*shape, dtype=torch.float32, seed=0):
@@ -63,16 +63,24 @@ def outputs():
     same("nonzero", (x > 0).nonzero(), (n > 0).nonzero())
     same("masked_select", x[x > 0], n[n > 0])
     same("index", x[torch.tensor([2, 0])], n[torch.tensor([2, 0])])
-    same("index_put", x.clone().index_put_((torch.tensor([1]),), torch.tensor(7.0)), n.clone().index_put_((torch.tensor([1]),), torch.tensor(7.0)))
+    same(
+        "index_put",
+        x.clone().index_put_((torch.tensor([1]),), torch.tensor(7.0)),
+        n.clone().index_put_((torch.tensor([1]),), torch.tensor(7.0)),
+    )
     same("where", torch.where(x > 0, x, 0.0), torch.where(n > 0, n, 0.0))
     same("cat", torch.cat([x, x.double()]).float(), torch.cat([n, n.float()]))
     same("wrapped number", x.half() + 1.5, n.half() + 1.5)
     same("scalar tensor", x * torch.tensor(2.0, dtype=torch.float64), n * torch.tensor(2.0, dtype=torch.float64))
-    same("one_hot", F.one_hot(torch.tensor([0, 2]), 3), F.one_hot(torch.tensor([0, 2], device="npu"), 3))
+    same(
+        "one_hot",
+        functional.one_hot(torch.tensor([0, 2]), 3),
+        functional.one_hot(torch.tensor([0, 2], device="npu"), 3),
+    )
     same("cumsum", x.cumsum(1), n.cumsum(1))
     same("matmul", x @ x.t(), n @ n.t())
-    same("linear", F.linear(x, x, torch.ones(3)), F.linear(n, n, torch.ones(3, device="npu")))
-    same("layer_norm", F.layer_norm(x, (5,)), F.layer_norm(n, (5,)))
+    same("linear", functional.linear(x, x, torch.ones(3)), functional.linear(n, n, torch.ones(3, device="npu")))
+    same("layer_norm", functional.layer_norm(x, (5,)), functional.layer_norm(n, (5,)))
     same("einsum", torch.einsum("ij,kj->ik", x, x), torch.einsum("ij,kj->ik", n, n))
     same("tril", torch.ones(4, 4).tril(), torch.ones(4, 4, device="npu").tril())
     same("arange", torch.arange(2, 9, 3), torch.arange(2, 9, 3, device="npu"))
@@ -96,7 +104,7 @@ def random():
     assert torch.equal(c, torch.rand(4, device="npu"))
     before = torch.get_rng_state()
     x = torch.ones(10000, device="npu", requires_grad=True)
-    y = F.dropout(x, 0.25)
+    y = functional.dropout(x, 0.25)
     y.sum().backward()
     assert torch.equal(before, torch.get_rng_state()), "dropout on the card moved the CPU's generator"
     assert abs((y == 0).float().mean().item() - 0.25) < 0.02 and torch.equal(x.grad, y.detach())
@@ -133,49 +141,93 @@ def with_gradients(what, expected, got, inputs, tolerance=2e-6):
         same(f"{what}, gradient {i}", c.grad, n.grad, tolerance)
 
 
+def rms(x, gamma):
+    return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * gamma
+
+
+def swiglu(x):
+    return functional.silu(x.chunk(2, -1)[0]) * x.chunk(2, -1)[1]
+
+
+def rotary(x, cos, sin):
+    return x * cos + torch.cat([-x[..., 4:], x[..., :4]], -1) * sin
+
+
+HEADS, SCALE = 4, 8**-0.5
+LAYOUTS = {
+    "BNSD": lambda t: t,
+    "BSND": lambda t: t.transpose(1, 2),
+    "BSH": lambda t: t.transpose(1, 2).flatten(2),
+    "SBH": lambda t: t.permute(2, 0, 1, 3).flatten(2),
+}
+"""From batch, heads, sequence, depth."""
+
+
+def causal(q, k, v):
+    return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+
+def attend(q, k, v, layout="BNSD", **options):
+    q, k, v = (LAYOUTS[layout](t).contiguous() for t in (q, k, v))
+    return torch_npu.npu_fusion_attention(q, k, v, HEADS, layout, scale=SCALE, **options)[0]
+
+
 def fused():
     x, _ = pair(2, 5, 8)
     gamma, _ = pair(8, seed=1)
-    rms = lambda t, g: t * (t.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * g  # noqa: E731
-    with_gradients("npu_rms_norm", rms, lambda t, g: torch_npu.npu_rms_norm(t, g, 1e-6)[0], [x, gamma])
-    with_gradients("npu_swiglu", lambda t: F.silu(t.chunk(2, -1)[0]) * t.chunk(2, -1)[1], lambda t: torch_npu.npu_swiglu(t, -1), [x])
-    with_gradients("npu_silu", F.silu, torch_npu.npu_silu, [x])
-    q, _ = pair(2, 4, 6, 8, seed=2)
+    with_gradients("npu_rms_norm", rms, lambda x, g: torch_npu.npu_rms_norm(x, g, 1e-6)[0], [x, gamma])
+    with_gradients("npu_swiglu", swiglu, torch_npu.npu_swiglu, [x])
+    with_gradients("npu_silu", functional.silu, torch_npu.npu_silu, [x])
+    q, _ = pair(2, HEADS, 6, 8, seed=2)
     cos, _ = pair(1, 1, 6, 8, seed=3)
     sin, _ = pair(1, 1, 6, 8, seed=4)
-    half = lambda t: torch.cat([-t[..., 4:], t[..., :4]], -1)  # noqa: E731
-    with_gradients("npu_rotary_mul", lambda t, c, s: t * c + half(t) * s, torch_npu.npu_rotary_mul, [q, cos, sin], 1e-5)
+    with_gradients("npu_rotary_mul", rotary, torch_npu.npu_rotary_mul, [q, cos, sin], 1e-5)
 
-    k, _ = pair(2, 2, 6, 8, seed=6)
+
+def attention():
+    q, _ = pair(2, HEADS, 6, 8, seed=2)
+    k, _ = pair(2, 2, 6, 8, seed=6)  # two heads share a key
     v, _ = pair(2, 2, 6, 8, seed=7)
     hidden = torch.ones(6, 6, dtype=torch.bool).triu(1)
-    sdpa = lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=~hidden, enable_gqa=True)  # noqa: E731
-    attend = lambda q, k, v: torch_npu.npu_fusion_attention(q, k, v, 4, "BNSD", atten_mask=hidden.npu(), scale=8**-0.5)[0]  # noqa: E731
-    with_gradients("npu_fusion_attention BNSD", sdpa, attend, [q, k, v], 1e-5)
-    layouts = {"BSND": lambda t: t.transpose(1, 2), "BSH": lambda t: t.transpose(1, 2).flatten(2), "SBH": lambda t: t.permute(2, 0, 1, 3).flatten(2)}
-    for layout, to in layouts.items():
-        one = lambda q, k, v, l=layout, to=to: torch_npu.npu_fusion_attention(*(to(t).contiguous() for t in (q, k, v)), 4, l, atten_mask=hidden.npu(), scale=8**-0.5)[0]  # noqa: E731, E741
-        with_gradients(f"npu_fusion_attention {layout}", lambda q, k, v, to=to: to(sdpa(q, k, v)), one, [q, k, v], 1e-5)
-    mask = torch.ones(2048, 2048, dtype=torch.bool).triu(1).npu()
+    for layout, to in LAYOUTS.items():
+        with_gradients(
+            f"npu_fusion_attention {layout}",
+            lambda q, k, v, to=to: to(causal(q, k, v)),
+            lambda q, k, v, layout=layout: attend(q, k, v, layout, atten_mask=hidden.npu()),
+            [q, k, v],
+            1e-5,
+        )
+    triangle = torch.ones(2048, 2048, dtype=torch.bool).triu(1).npu()
     for mode in (2, 3):
-        causal = lambda q, k, v, mode=mode: torch_npu.npu_fusion_attention(q, k, v, 4, "BNSD", atten_mask=mask, sparse_mode=mode, scale=8**-0.5)[0]  # noqa: E731
-        with_gradients(f"npu_fusion_attention sparse_mode {mode}", sdpa, causal, [q, k, v], 1e-5)
-    for causal, kwargs in ((True, {}), (False, {}), (False, {"attn_mask": ~hidden})):
-        run = lambda q, causal=causal, kwargs=kwargs: F.scaled_dot_product_attention(  # noqa: E731
-            q, q, q, is_causal=causal, **{k: v.to(q.device) for k, v in kwargs.items()})  # fmt: skip
-        with_gradients(f"sdpa causal={causal} {list(kwargs)}", run, run, [q], 1e-5)
-    dropped = torch_npu.npu_fusion_attention(q.npu(), q.npu(), torch.ones_like(q).npu(), 4, "BNSD", scale=8**-0.5, keep_prob=0.5)
-    again = torch_npu.npu_fusion_attention(q.npu(), q.npu(), torch.ones_like(q).npu(), 4, "BNSD", scale=8**-0.5, keep_prob=0.5)
-    assert not torch.equal(dropped[0], again[0])
+        with_gradients(
+            f"npu_fusion_attention sparse_mode {mode}",
+            causal,
+            lambda q, k, v, mode=mode: attend(q, k, v, atten_mask=triangle, sparse_mode=mode),
+            [q, k, v],
+            1e-5,
+        )
+    for is_causal, mask in ((True, None), (False, None), (False, ~hidden)):
+
+        def sdpa(q, is_causal=is_causal, mask=mask):
+            mask = mask if mask is None else mask.to(q.device)
+            return functional.scaled_dot_product_attention(q, q, q, attn_mask=mask, is_causal=is_causal)
+
+        with_gradients(
+            f"scaled_dot_product_attention causal={is_causal} mask={mask is not None}", sdpa, sdpa, [q], 1e-5
+        )
+
     t = q.npu().requires_grad_()
     ones = torch.ones_like(t).requires_grad_()
-    out = torch_npu.npu_fusion_attention(t, t, ones, 4, "BNSD", scale=8**-0.5, keep_prob=0.5)[0]
-    out.sum().backward()
-    same("attention dropout: the backward draws what the forward drew", out.sum().detach().cpu(), ones.grad.sum(), 1e-4)
+    first, second = (attend(t, t, ones, keep_prob=0.5) for _ in range(2))
+    assert not torch.equal(first, second)
+    first.sum().backward()
+    same(
+        "attention dropout: the backward draws what the forward drew", first.sum().detach().cpu(), ones.grad.sum(), 1e-4
+    )
 
 
 def main():
-    for part in (strides, outputs, random, lists, fused):
+    for part in (strides, outputs, random, lists, fused, attention):
         part()
     print("operators agree")
 

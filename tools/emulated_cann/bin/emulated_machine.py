@@ -67,7 +67,7 @@ def processes(index):
     path = Path(setting("EMULATED_STATE", f"/dev/shm/emulated-cann-{os.getuid()}"))
     found = []
     if path.exists():
-        data = path.read_bytes()[index * HOLDERS * HOLDER.size:(index + 1) * HOLDERS * HOLDER.size]
+        data = path.read_bytes()[index * HOLDERS * HOLDER.size : (index + 1) * HOLDERS * HOLDER.size]
         for pid, _, size in HOLDER.iter_unpack(data):
             if pid and (name := process_name(pid)):
                 found.append(Process(pid, name, size // 2**20))
