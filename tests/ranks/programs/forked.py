@@ -2,13 +2,15 @@
 
 Reads a JSON list from stdin, a job each: {"run": folder, "attempt": n, "fault": {...} or null}; writes a JSON list of
 the exit codes of each job's ranks. A fault is {"rank": r (null: all), "step": s, "at": callback's name, "do": what},
-where `do` is a signal's name (sent to itself), "nan" or "zero" (what the loss becomes from then on).
+where `do` is a signal's name (sent to itself), "nan" or "zero" (what the loss becomes from then on), or "small files"
+(no file may grow past 100 KB until the step "until": the kernel stops a write in the middle, as on a full disk).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -98,7 +100,11 @@ def inject(fault: dict[str, Any]) -> None:
 
     def strike(self: Any, args: Any, state: Any, control: Any, **options: Any) -> None:
         usual(self, args, state, control, **options)
-        if state.global_step == step:
+        if do == "small files":
+            if state.global_step in (step, fault["until"]):
+                limit = 100_000 if state.global_step == step else resource.RLIM_INFINITY
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        elif state.global_step == step:
             os.kill(os.getpid(), getattr(signal, do))
 
     setattr(heartbeat.Beats, at, strike)
