@@ -778,7 +778,7 @@ def check_shm(ctx: Context) -> Finding:
     """Docker's default of 64 MB is too little for DataLoader workers."""
     name = "shared memory"
     try:
-        usage = shutil.disk_usage(ctx.path("/dev/shm"))
+        usage = shutil.disk_usage(ctx.path("dev") / "shm")
     except OSError:
         return skip(name, "not there")
     if usage.total < GIB:

@@ -1,9 +1,10 @@
 """Predicted bytes per rank against what torch's allocator gave out, on CPU ranks. Writes the table of docs/memory.md.
 
-Each case forks its ranks from one process that imported everything, and trains a small Llama for three optimizer steps
+Each case forks its ranks from one process that imported everything, and trains a small Llama for some optimizer steps
 with transformers' Trainer: the same engine, precision, optimizer and DeepSpeed settings that a launch uses. Every
 storage that an operator returns is followed until torch releases it (the profiler's own record misses what gloo's thread
-releases). What is compared is the third step: bytes at rest before it, and the highest point during it.
+releases). What is compared: bytes at rest after two
+steps, and the highest point of the steps that follow.
 
     python tools/measure_memory.py                 # all cases, table on stdout
     python tools/measure_memory.py --write         # and into docs/memory.md
@@ -31,6 +32,7 @@ os.environ.update(
 
 from launcher import memory
 
+NUM_STEPS = 8
 DOC = Path(__file__).parents[1] / "docs" / "memory.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
@@ -174,7 +176,7 @@ def run_rank(rank: int, case: Case, port: int, out: Path, folder: Path) -> None:
                     found["rest"] = live.peak = live.now
 
             def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                if state.global_step == 3:
+                if state.global_step == NUM_STEPS:
                     found["peak"] = live.peak
 
         class Measured(Trainer):
@@ -246,7 +248,7 @@ def storage_tracker() -> Any:
 def _arguments(case: Case, folder: Path) -> tuple[dict[str, Any], int | None]:
     stage = {"zero1": 1, "zero2": 2, "zero3": 3, "zero3-offload": 3}.get(case.strategy)
     out: dict[str, Any] = {
-        "output_dir": str(folder), "per_device_train_batch_size": case.micro_batch, "max_steps": 3, "report_to": "none",
+        "output_dir": str(folder), "per_device_train_batch_size": case.micro_batch, "max_steps": NUM_STEPS, "report_to": "none",
         "gradient_accumulation_steps": case.accumulation, "bf16": case.precision == "bf16", "use_cpu": True,
         "disable_tqdm": True, "save_strategy": "no", "logging_steps": 1000, "remove_unused_columns": False,
         "gradient_checkpointing": case.checkpointing, "label_names": ["labels"], "dataloader_pin_memory": False,
@@ -387,12 +389,57 @@ HEAD = (
 )
 
 
+LLAMA3_8B = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+             "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256}  # fmt: skip
+PLAN_BEGIN, PLAN_END = "<!-- plan: begin -->", "<!-- plan: end -->"
+
+
+def plan_table() -> str:
+    """Llama-3-8B on 1 to 16 cards of 32 and 64 GB."""
+    out = [
+        "| cards | " + " | ".join(memory.PREFERENCE) + " | auto on 32 GB | auto on 64 GB |",
+        "|---:|" + "---:|" * 6 + "---|---|",
+    ]
+    for num_cards in (1, 2, 4, 8, 16):
+        job: dict[str, Any] = {"num_labels": 5, "seq_len": 512}
+        rows = {r.strategy: r for r in memory.table(LLAMA3_8B, hbm_bytes=64 << 30, world_size=num_cards, **job)}
+        cells = []
+        for strategy in memory.PREFERENCE:
+            if strategy not in rows:
+                cells.append("")
+                continue
+            size = rows[strategy].breakdown.total_bytes
+            fits = [f"{g}" for g in (32, 64) if size <= memory.usable_bytes(g << 30)]
+            cells.append(f"**{size / 2**30:.1f}** ({' and '.join(fits)})" if fits else f"{size / 2**30:.1f}")
+        for gib in (32, 64):
+            choice = memory.choose_strategy(
+                LLAMA3_8B, hbm_bytes=gib << 30, world_size=num_cards, per_rank_batch=8, **job
+            )
+            cells.append(f"{choice.strategy}, micro batch {choice.micro_batch}")
+        out.append(f"| {num_cards} | " + " | ".join(cells) + " |")
+    return "\n".join(out)
+
+
+def put(begin: str, end: str, text: str) -> None:
+    """Replace what stands between two marks of docs/memory.md."""
+    before, _, rest = DOC.read_text().partition(begin)
+    DOC.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="")
     parser.add_argument("--write", action="store_true", help="put the table into docs/memory.md")
     parser.add_argument("--parts", action="store_true", help="show each prediction's parts")
+    parser.add_argument(
+        "--plan", action="store_true", help="only the table of Llama-3-8B; with --write into docs/memory.md"
+    )
     options = parser.parse_args()
+    if options.plan:
+        print(plan_table())
+        if options.write:
+            put(PLAN_BEGIN, PLAN_END, plan_table())
+        return
     import accelerate  # noqa: F401
     import deepspeed
     import torch
@@ -417,17 +464,11 @@ def main() -> None:
     summary = f"{len(rows)} cases: model state exact in {num_exact}, peak within 5 % in {within}, worst {worst:+.1%}."
     print(summary)
     if options.write:
-        before, _, rest = DOC.read_text().partition(BEGIN)
-        after = rest.partition(END)[2]
         import deepspeed
         import torch
 
         made = f"torch {torch.__version__}, transformers {transformers.__version__}, deepspeed {deepspeed.__version__}"
-        DOC.write_text(
-            f"{before}{BEGIN}\n{summary} ({made}, CPU ranks over gloo.)\n\n{HEAD}\n"
-            + "\n".join(rows)
-            + f"\n{END}{after}"
-        )
+        put(BEGIN, END, f"{summary} ({made}, CPU ranks over gloo.)\n\n{HEAD}\n" + "\n".join(rows))
 
 
 if __name__ == "__main__":

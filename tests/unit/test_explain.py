@@ -469,3 +469,13 @@ def test_damaged_records_are_survived(tmp_path: Path):
 def test_a_report_is_json(tmp_path: Path):
     report = explain.explain_path(write_run(tmp_path, {2: TARGET}))
     assert json.loads(json.dumps(report.to_json()))["verdict"]["rank"] == 2
+
+
+def test_the_troubleshooting_page_is_the_table():
+    """docs/troubleshooting.md is made by tools/troubleshooting_docs.py, and every signature is in it once."""
+    page = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
+    assert page.read_text(encoding="utf-8") == explain.markdown()
+    for signature in explain.signatures():
+        assert (
+            explain.markdown().count(f"### {signature.id}\n") + explain.markdown().count(f"### {signature.id} (") == 1
+        )
