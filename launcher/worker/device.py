@@ -71,8 +71,8 @@ def prepare_env(plan: Plan, env: MutableMapping[str, str]) -> None:
         env.pop(name, None)
     for name in [n for n in env if n.startswith(("ACCELERATE_DEEPSPEED_", "ACCELERATE_CONFIG_DS_", "FSDP_"))]:
         env.pop(name)
-    if plan.zero_stage is not None and "WORLD_SIZE" not in env:
-        # DeepSpeed wants a process group even for one rank; else it looks for MPI.
+    if (plan.zero_stage is not None or plan.strategy == "fsdp2") and "WORLD_SIZE" not in env:
+        # These want a process group even for one rank; DeepSpeed would else look for MPI.
         env.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1")
     if env.get("WORLD_SIZE") == "1" and "MASTER_ADDR" not in env:
         env.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
@@ -128,7 +128,7 @@ def allow_fsdp_on_cpu(plan: Plan) -> None:
     CPU mesh. So the world is labelled as one of cards until AcceleratorState has read it; `check_engine` then looks
     at the parameters. Call after TrainingArguments, before Trainer.
     """
-    if plan.strategy != "fsdp2" or plan.device != "cpu" or plan.world_size == 1:
+    if plan.strategy != "fsdp2" or plan.device != "cpu":
         return
     from accelerate.state import DistributedType, PartialState
 
@@ -196,7 +196,7 @@ def check_engine(plan: Plan, trainer: Trainer) -> dict[str, Any]:
     }
     if plan.zero_stage is not None:
         found |= _check_deepspeed(plan, model)
-    elif plan.strategy == "fsdp2" and plan.world_size > 1:
+    elif plan.strategy == "fsdp2":
         found |= _check_fsdp2(plan, trainer)
     else:
         found |= _check_ddp(plan, trainer)
@@ -242,7 +242,7 @@ def _check_fsdp2(plan: Plan, trainer: Any) -> dict[str, Any]:
     total = sum(p.numel() for p in parameters.values())
     local = sum(p.to_local().numel() for p in parameters.values())
     # Rows are dealt out whole, so a rank can hold more than its share of a small parameter, or nothing of it.
-    if local >= total:
+    if local >= total and plan.world_size > 1:
         raise LaunchError(f"this rank holds all {total} parameters under FSDP2", hint="report this with the run directory",
                           exit_code=1)  # fmt: skip
     return {"parameters": total, "local_parameters": local}

@@ -77,7 +77,8 @@ def load_tokenizer(recipe: RecipeSpec, folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     path = tokenizer_folder(recipe, folder)
-    gguf = {"gguf_file": recipe.model.gguf_file} if recipe.model.gguf_file and path == folder else {}
+    file = recipe.model.gguf_file
+    gguf = {"gguf_file": file} if file and (path / file).is_file() else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, **gguf)
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -136,9 +137,12 @@ def notes(recipe: RecipeSpec, tokenizer: Any, config: Any) -> list[str]:
 def with_weights(recipe: RecipeSpec, folder: Path, *, seed: int) -> tuple[Path, bool]:
     """The folder itself, or, where it has a config but no weights, a copy with random ones; and whether they are random.
 
-    The copy is made once and cached, so that every rank, strategy and run starts from the same weights.
+    The copy is made once and cached, so that every rank, strategy and run starts from the same weights. A GGUF file
+    becomes such a copy too.
     """
-    if recipe.model.gguf_file or any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin")):
+    if recipe.model.gguf_file:
+        return _dequantised(folder, recipe.model.gguf_file), False
+    if any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin")):
         return folder, False
     config_text = (folder / "config.json").read_text(encoding="utf-8")
     key = cache.key([config_text, recipe.model.task, num_labels(recipe), seed])
@@ -150,6 +154,31 @@ def with_weights(recipe: RecipeSpec, folder: Path, *, seed: int) -> tuple[Path, 
             torch.manual_seed(seed)
             _auto_class(recipe).from_config(config, dtype=torch.float32).save_pretrained(target)
     return target, True
+
+
+def _dequantised(folder: Path, gguf_file: str) -> Path:
+    """The GGUF model as safetensors in bf16, with its tokenizer.
+
+    Read once, since it takes minutes; and a model read from GGUF counts as quantized and refuses to be saved, so its
+    weights go into a fresh one of the same config.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    facts = (folder / gguf_file).stat()
+    key = cache.key([str(folder.resolve()), gguf_file, facts.st_size, facts.st_mtime_ns])
+    target = cache.folder() / "gguf" / key
+    with cache.lock(f"gguf-{key}"):
+        if not (target / "tokenizer_config.json").exists():  # written last
+            options = {"gguf_file": gguf_file, "trust_remote_code": False}
+            weights = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **options).state_dict()
+            config = AutoConfig.from_pretrained(folder, **options)
+            if hasattr(config, "quantization_config"):
+                del config.quantization_config
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+            model.load_state_dict(weights)
+            model.save_pretrained(target)
+            AutoTokenizer.from_pretrained(folder, **options).save_pretrained(target)
+    return target
 
 
 def _check_folder(folder: Path, *, gguf_file: str | None) -> None:
@@ -266,14 +295,14 @@ def load_model(plan: Plan, prepared: Prepared, tokenizer: Any) -> torch.nn.Modul
             "id2label": dict(enumerate(prepared.label_names)),
             "label2id": {name: i for i, name in enumerate(prepared.label_names)},
         }
-    options = {"attn_implementation": recipe.model.attn_implementation, "gguf_file": recipe.model.gguf_file}
+    attention = recipe.model.attn_implementation
     try:
         model = _auto_class(recipe).from_pretrained(
             prepared.model_path,
             dtype=_load_dtype(plan),
             trust_remote_code=False,
             **labels,
-            **{k: v for k, v in options.items() if v is not None},
+            **({"attn_implementation": attention} if attention else {}),
         )
     except (OSError, ValueError, ImportError) as error:
         raise LaunchError(f"{prepared.model_path}: cannot be loaded for {recipe.model.task}: {_first_line(error)}",
@@ -313,9 +342,15 @@ def _with_adapter(plan: Plan, model: Any) -> torch.nn.Module:
         # The frozen embedding's output needs a gradient, or the recomputed blocks get none.
         model.enable_input_require_grads()
     try:
-        return peft.get_peft_model(model, peft.LoraConfig(task_type=task, **options))
+        model = peft.get_peft_model(model, peft.LoraConfig(task_type=task, **options))
     except ValueError as error:
         raise LaunchError(f"adapter: {_first_line(error)}", hint="name modules of this model, or all-linear") from error
+    if plan.zero_stage is None:
+        # The head that is trained beside the adapter came in the frozen weights' precision; see _load_dtype.
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    return model
 
 
 # -- asked for losses and predictions ------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 from transformers import TrainerControl
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from launcher.errors import LaunchError
 from launcher.plan import Plan
 from launcher.worker import device, metrics
-from launcher.worker.batches import RankBatches, eval_batches
+from launcher.worker.batches import Order, RankBatches, eval_batches
 from launcher.worker.checkpoint import ResumableTrainer
 from launcher.worker.data import lengths
 from launcher.worker.metrics import Predictions
@@ -51,6 +52,9 @@ class RecipeTrainer(ResumableTrainer):
         super().__init__(train_dataset=train_dataset, eval_dataset=eval_dataset, data_collator=task.collate, **options)
         # Counting labels over ranks is for losses that are divided by the count; ours are not.
         self.model_accepts_loss_kwargs = False
+        self._order = _order(
+            str(getattr(self.args.train_sampling_strategy, "value", self.args.train_sampling_strategy))
+        )
         self.plan = plan
         self.rank = rank
         self.task = task
@@ -87,7 +91,7 @@ class RecipeTrainer(ResumableTrainer):
                 rank=self.rank.index,
                 world_size=self.plan.world_size,
                 seed=args.seed if data_seed is None else data_seed,
-                order=str(getattr(args.train_sampling_strategy, "value", args.train_sampling_strategy)),  # type: ignore[arg-type]
+                order=self._order,
                 drop_last=args.dataloader_drop_last,
             ),
         )
@@ -191,6 +195,15 @@ class RecipeTrainer(ResumableTrainer):
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
             multiprocessing_context=self.args.dataloader_multiprocessing_context if workers else None,
         )
+
+
+def _order(strategy: str) -> Order:
+    if strategy not in get_args(Order):
+        raise LaunchError(
+            f"training.train_sampling_strategy {strategy!r} depends on the number of ranks",
+            hint=f"use one of {', '.join(get_args(Order))}; group_by_length balances ranks too",
+        )
+    return cast(Order, strategy)
 
 
 def _num_parameters(model: torch.nn.Module) -> int:
