@@ -9,21 +9,24 @@ import argparse
 import os
 import runpy
 import sys
-import time
-import traceback
 from pathlib import Path
 from typing import Any
 
 import transformers
 
 from launcher import rundir
-from launcher.errors import EXIT_JOB_FAILED, LaunchError
+from launcher.errors import EXIT_JOB_FAILED, EXIT_TERMINATED, LaunchError
 from launcher.plan import Plan
 from launcher.rundir import RunDir
-from launcher.worker import data, device
+from launcher.worker import data, device, failure, heartbeat, preempt
 from launcher.worker import model as models
 from launcher.worker.callbacks import Events, Progress
+from launcher.worker.checkpoint import Store
 from launcher.worker.device import Rank
+from launcher.worker.heartbeat import Beats, Heart
+from launcher.worker.losswatch import LossWatch
+from launcher.worker.peers import Peers
+from launcher.worker.preempt import EvaluationStopped, Preempted, Stop
 from launcher.worker.trainer import RecipeTrainer
 
 DEFAULT_TIMEOUT_S = 1800
@@ -55,7 +58,8 @@ def main(run_dir: Path, attempt: int = 0) -> None:
     """Train as this rank of the run, and leave its part of the run directory.
 
     Raises:
-        SystemExit: on failure, after writing attempt_<n>/error_<r>.json: 2 for what the user must change, else 1.
+        SystemExit: on failure, after writing attempt_<n>/error_<r>.json: 2 for what the user must change, else 1; 143
+            where all ranks were told to stop and have saved.
     """
     run = RunDir(run_dir)
     index = 0
@@ -66,13 +70,19 @@ def main(run_dir: Path, attempt: int = 0) -> None:
         if plan.recipe.script is not None:
             _run_script(Path(plan.recipe_dir) / plan.recipe.script, run)
         else:
-            _train(plan, run, rank)
+            preempt.install(run.error_path(attempt, index), index)
+            heartbeat.dump_stacks_on_signal(run.attempt(attempt) / f"stacks_{index}.txt")
+            _train(plan, run, rank, Heart(run.attempt(attempt) / f"beat_{index}"))
+    except Preempted:
+        device.leave_process_group()
+        raise SystemExit(EXIT_TERMINATED) from None
     except Exception as error:
-        raise SystemExit(_record(run, attempt, index, error)) from None
+        raise SystemExit(failure.record(run.error_path(attempt, index), error, index)) from None
     device.leave_process_group()
 
 
-def _train(plan: Plan, run: RunDir, rank: Rank) -> None:
+def _train(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
+    heart.beat("starting", 0)
     device.prepare_env(plan, os.environ)
     device.set_threads()
     events = Events(run.events_path, enabled=rank.is_first)
@@ -82,9 +92,13 @@ def _train(plan: Plan, run: RunDir, rank: Rank) -> None:
     events.emit(
         "start", world_size=plan.world_size, strategy=plan.strategy, precision=plan.precision, device=plan.device
     )
-    trainer, progress = _build(plan, run, rank, prepared, events)
-    output = trainer.train()
+    trainer, progress = _build(plan, run, rank, prepared, events, heart)
+    found = trainer.store.find()
+    heart.beat("wrapping the model")
+    output = trainer.train(resume_from_checkpoint=str(found.path) if found else None)
+    heart.beat("last evaluation")
     final = _final_evaluation(trainer)
+    heart.beat("saving the model")
     trainer.save_model(str(run.model_dir))
     if rank.is_first:
         events.emit("model", path=str(run.model_dir))
@@ -93,13 +107,17 @@ def _train(plan: Plan, run: RunDir, rank: Rank) -> None:
 
 
 def _build(
-    plan: Plan, run: RunDir, rank: Rank, prepared: data.Prepared, events: Events
+    plan: Plan, run: RunDir, rank: Rank, prepared: data.Prepared, events: Events, heart: Heart
 ) -> tuple[RecipeTrainer, Progress]:
     transformers.utils.logging.disable_progress_bar()
-    device.init_process_group(plan, timeout_s=plan.training_arguments.get("ddp_timeout", DEFAULT_TIMEOUT_S))
+    timeout_s = plan.training_arguments.get("ddp_timeout", DEFAULT_TIMEOUT_S)
+    heart.beat("joining the others")
+    device.init_process_group(plan, timeout_s=timeout_s)
     deepspeed_path = str(run.deepspeed_path) if plan.zero_stage is not None else None
     args = device.training_arguments(plan, output_dir=str(run.checkpoints), deepspeed_path=deepspeed_path)
     device.check_world(plan, rank, args)
+    peers = Peers(timeout_s=timeout_s)
+    heart.beat("loading the model")
     # The head that a pretrained model lacks is drawn from this seed, so it is the same on all ranks.
     transformers.set_seed(args.seed)
     tokenizer = models.load_tokenizer(plan.recipe, Path(prepared.tokenizer_path))
@@ -116,7 +134,11 @@ def _build(
         eval_dataset=data.open_split(prepared.eval) if prepared.eval else None,
     )
     progress = Progress(trainer, events)
-    trainer.add_callback(progress)
+    trainer.epochs = progress.epochs
+    trainer.store = Store(run.checkpoints, plan, peers, events, heart)
+    trainer.stop = Stop(trainer, peers, events)
+    for callback in (progress, Beats(heart), LossWatch(trainer, peers), trainer.stop):
+        trainer.add_callback(callback)
     return trainer, progress
 
 
@@ -125,7 +147,10 @@ def _final_evaluation(trainer: RecipeTrainer) -> dict[str, Any]:
     if trainer.eval_dataset is None:
         return {}
     if trainer.figures_step != trainer.state.global_step or trainer.args.load_best_model_at_end:
-        trainer.evaluate()
+        try:
+            trainer.evaluate()
+        except EvaluationStopped:
+            trainer.stop_after_training()
     return _plain(trainer.figures)
 
 
@@ -166,25 +191,6 @@ def _run_script(script: Path, run: RunDir) -> None:
     except SystemExit as stop:
         if stop.code not in (None, 0):
             raise LaunchError(f"{script} ended with exit code {stop.code}", exit_code=EXIT_JOB_FAILED) from stop
-
-
-def _record(run: RunDir, attempt: int, index: int, error: Exception) -> int:
-    """Write error_<r>.json and the traceback to this rank's log; returns the exit code."""
-    known = error if isinstance(error, LaunchError) else None
-    text = "".join(traceback.format_exception(error))
-    record: dict[str, Any] = {
-        "rank": index,
-        "type": type(error).__name__,
-        "message": str(error),
-        "traceback": text,
-        "time_ns": time.monotonic_ns(),
-        "what": known.what if known else f"{type(error).__name__}: {error}",
-        "hint": known.hint if known else "",
-        "exit_code": known.exit_code if known else EXIT_JOB_FAILED,
-    }
-    print(text, file=sys.stderr, flush=True)
-    rundir.write_json(run.error_path(attempt, index), record)
-    return int(record["exit_code"])
 
 
 if __name__ == "__main__":
