@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from launcher import rundir
 
 if TYPE_CHECKING:
+    from launcher.worker.heartbeat import Heart
     from launcher.worker.trainer import RecipeTrainer
 
 STEP_EVENT_INTERVAL_S = 0.2
@@ -85,6 +86,42 @@ class Progress(TrainerCallback):
         if self.epochs and self.epochs[-1]["epoch"] == _epoch(state):
             self.epochs[-1].update(figures)
             self._events.emit("epoch", **self.epochs[-1])
+
+
+class Beats(TrainerCallback):
+    """Beats of the training loop. Steps are counted as finished ones; saving and loading beat in the store."""
+
+    def __init__(self, heart: Heart) -> None:
+        self._heart = heart
+
+    # fmt: off
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._heart.beat("train", state.global_step)
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._heart.beat("step", state.global_step)
+
+    def on_substep_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._heart.beat("substep", state.global_step)
+
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._heart.beat("optimizer", state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._heart.beat("between steps", state.global_step)
+
+    def on_prediction_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._heart.beat("evaluation", state.global_step)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._heart.beat("evaluated", state.global_step)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._heart.beat("saved", state.global_step)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._heart.beat("trained", state.global_step)
+    # fmt: on
 
 
 def _epoch(state: TrainerState) -> float:

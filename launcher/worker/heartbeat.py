@@ -1,4 +1,6 @@
-"""A rank's sign of life: its last step and phase in a small file, which the agent reads to find the one that hangs."""
+"""A rank's sign of life: its last step and phase in a small file, which the agent reads to find the one that hangs. No torch
+here: the agent has none.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,7 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
-
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing import TextIO
 
 _SIZE = 64
 """Bytes of a beat; one page, one write, so a reader never sees half of one."""
@@ -59,42 +59,6 @@ class Heart:
             os.pwrite(self._file, line[: _SIZE - 1].ljust(_SIZE - 1) + b"\n", 0)
         except OSError:
             return
-
-
-class Beats(TrainerCallback):
-    """Beats of the training loop. Steps are counted as finished ones; saving and loading beat in the store."""
-
-    def __init__(self, heart: Heart) -> None:
-        self._heart = heart
-
-    # fmt: off
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._heart.beat("train", state.global_step)
-
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._heart.beat("step", state.global_step)
-
-    def on_substep_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._heart.beat("substep", state.global_step)
-
-    def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._heart.beat("optimizer", state.global_step)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._heart.beat("between steps", state.global_step)
-
-    def on_prediction_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._heart.beat("evaluation", state.global_step)
-
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._heart.beat("evaluated", state.global_step)
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._heart.beat("saved", state.global_step)
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._heart.beat("trained", state.global_step)
-    # fmt: on
 
 
 def dump_stacks_on_signal(path: Path) -> None:

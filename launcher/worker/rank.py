@@ -20,10 +20,10 @@ from launcher.plan import Plan
 from launcher.rundir import RunDir
 from launcher.worker import data, device, failure, heartbeat, preempt
 from launcher.worker import model as models
-from launcher.worker.callbacks import Events, Progress
+from launcher.worker.callbacks import Beats, Events, Progress
 from launcher.worker.checkpoint import Store
 from launcher.worker.device import Rank
-from launcher.worker.heartbeat import Beats, Heart
+from launcher.worker.heartbeat import Heart
 from launcher.worker.losswatch import LossWatch
 from launcher.worker.peers import Peers
 from launcher.worker.preempt import EvaluationStopped, Preempted, Stop

@@ -56,7 +56,7 @@ class Live:
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
-        self._engine = trainer.model_wrapped if trainer.is_deepspeed_enabled else None
+        self._engine: Any = trainer.model_wrapped if trainer.is_deepspeed_enabled else None
         self._model = self._engine.module if self._engine is not None else trainer.model
         self._names = {id(p): name for name, p in self._model.named_parameters()}
         self._is_zero3 = self._engine is not None and self._engine.zero_optimization_stage() == 3
@@ -257,8 +257,8 @@ class Live:
 
         shape, offset = compute_local_shape_and_global_offset(
             parameter.shape,
-            parameter.device_mesh,  # type: ignore[attr-defined]
-            parameter.placements,  # type: ignore[attr-defined]
+            parameter.device_mesh,
+            parameter.placements,
         )
         numel = int(np.prod(shape))
         row = parameter.numel() // max(parameter.shape[0], 1) if parameter.dim() else 1
@@ -357,7 +357,7 @@ def derive_random_state(*numbers: int) -> None:
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    local = tensor.to_local() if type(tensor).__name__ == "DTensor" else tensor  # type: ignore[operator]
+    local = tensor.to_local() if type(tensor).__name__ == "DTensor" else tensor
     return local.detach().view(-1)
 
 

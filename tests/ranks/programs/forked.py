@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from launcher.rundir import RunDir
-from launcher.worker import heartbeat, rank, trainer
+from launcher.worker import callbacks, rank, trainer
 
 DEADLINE_S = 240
 
@@ -96,7 +96,7 @@ def inject(fault: dict[str, Any]) -> None:
         trainer.RecipeTrainer.compute_loss = loss
         return
     at = fault.get("at", "on_step_end")
-    usual = getattr(heartbeat.Beats, at)
+    usual = getattr(callbacks.Beats, at)
 
     def strike(self: Any, args: Any, state: Any, control: Any, **options: Any) -> None:
         usual(self, args, state, control, **options)
@@ -107,7 +107,7 @@ def inject(fault: dict[str, Any]) -> None:
         elif state.global_step == step:
             os.kill(os.getpid(), getattr(signal, do))
 
-    setattr(heartbeat.Beats, at, strike)
+    setattr(callbacks.Beats, at, strike)
 
 
 if __name__ == "__main__":
