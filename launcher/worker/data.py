@@ -116,7 +116,7 @@ def prepare(plan: Plan, run_dir: RunDir) -> Prepared:
         key=cache.key([f.path for f in facts.values()]),
         model_path=str(model_path),
         model_is_random=is_random,
-        tokenizer_path=str(models.tokenizer_folder(recipe, model_path if recipe.model.gguf_file else folder)),
+        tokenizer_path=str(models.tokenizer_folder(recipe, folder)),
         num_labels=num_labels,
         label_names=label_names,
         train=facts["train"],

@@ -40,21 +40,21 @@ def num_labels(recipe: RecipeSpec) -> int:
 def locate(recipe: RecipeSpec) -> Path:
     """The folder that holds the model: the one named, or the hub's snapshot, downloaded now if need be.
 
+    A GGUF file is dequantised into a folder of its own, once.
+
     Raises:
         LaunchError: no such folder or id, no access, no network and not in the cache, or files that cannot be read.
     """
     name = recipe.model.name
     folder = Path(name).expanduser()
     if folder.is_dir():
-        _check_folder(folder, gguf_file=recipe.model.gguf_file)
-        return folder
+        return _checked(folder, recipe.model.gguf_file)
     if folder.is_file():
         raise LaunchError(f"model.name {name!r} is a file", hint="name its folder, and a GGUF file as model.gguf_file")
     if name.startswith(("/", ".", "~")) or len(name.split("/")) not in _HUB_ID_PARTS:
         raise LaunchError(f"model.name {name!r}: no such folder", hint="check the path, or name a hub id as org/model")
     folder = _snapshot(name, recipe.model.revision, recipe.model.hub, gguf_file=recipe.model.gguf_file)
-    _check_folder(folder, gguf_file=recipe.model.gguf_file)
-    return folder
+    return _checked(folder, recipe.model.gguf_file)
 
 
 def tokenizer_folder(recipe: RecipeSpec, folder: Path) -> Path:
@@ -77,10 +77,8 @@ def load_tokenizer(recipe: RecipeSpec, folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     path = tokenizer_folder(recipe, folder)
-    file = recipe.model.gguf_file
-    gguf = {"gguf_file": file} if file and (path / file).is_file() else {}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, **gguf)
+        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise LaunchError(f"{path}: the tokenizer cannot be read: {_first_line(error)}",
                           hint="the folder needs tokenizer.json; or name another with model.tokenizer") from error  # fmt: skip
@@ -101,9 +99,8 @@ def load_config(recipe: RecipeSpec, folder: Path) -> Any:
     """
     from transformers import AutoConfig
 
-    gguf = {"gguf_file": recipe.model.gguf_file} if recipe.model.gguf_file else {}
     try:
-        return AutoConfig.from_pretrained(str(folder), trust_remote_code=False, **gguf)
+        return AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         remote = "trust_remote_code" in str(error)
         raise LaunchError(
@@ -137,11 +134,8 @@ def notes(recipe: RecipeSpec, tokenizer: Any, config: Any) -> list[str]:
 def with_weights(recipe: RecipeSpec, folder: Path, *, seed: int) -> tuple[Path, bool]:
     """The folder itself, or, where it has a config but no weights, a copy with random ones; and whether they are random.
 
-    The copy is made once and cached, so that every rank, strategy and run starts from the same weights. A GGUF file
-    becomes such a copy too.
+    The copy is made once and cached, so that every rank, strategy and run starts from the same weights.
     """
-    if recipe.model.gguf_file:
-        return _dequantised(folder, recipe.model.gguf_file), False
     if any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin")):
         return folder, False
     config_text = (folder / "config.json").read_text(encoding="utf-8")
@@ -181,11 +175,20 @@ def _dequantised(folder: Path, gguf_file: str) -> Path:
     return target
 
 
-def _check_folder(folder: Path, *, gguf_file: str | None) -> None:
-    if gguf_file is not None:
-        if not (folder / gguf_file).is_file():
-            raise LaunchError(f"{folder / gguf_file}: no such file", hint="check model.gguf_file")
-        return
+def _checked(folder: Path, gguf_file: str | None) -> Path:
+    if gguf_file is None:
+        _check_folder(folder)
+        return folder
+    if not (folder / gguf_file).is_file():
+        raise LaunchError(f"{folder / gguf_file}: no such file", hint="check model.gguf_file")
+    try:
+        return _dequantised(folder, gguf_file)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise LaunchError(f"{folder / gguf_file}: cannot be read: {_first_line(error)}",
+                          hint="pip install 'ascend-launch[gguf]', or name a folder of safetensors") from error  # fmt: skip
+
+
+def _check_folder(folder: Path) -> None:
     try:
         names = {p.name for p in folder.iterdir()}
     except OSError as error:
