@@ -235,7 +235,18 @@ _TELLTALES = (
         "Incorrect",
     ),
     *("no file named", "Unrecognized", "did not return", "No module", "Unknown split", "blas_thread", "VERIFY_FAILED"),
-    *("RankID:", "localUserrank[", "rankId[", "], rank[", "],rank[", "local_rank: ", "  host  ", "device_id="),
+    *(
+        "has not moved",
+        "is stopped",
+        "RankID:",
+        "localUserrank[",
+        "rankId[",
+        "], rank[",
+        "],rank[",
+        "local_rank: ",
+        "  host  ",
+        "device_id=",
+    ),
 )
 
 
@@ -780,6 +791,19 @@ def _error_record(path: Path, rank: int | None) -> _Source | None:
     )
 
 
+def _failure(path: Path) -> _Source | None:
+    """failure.json: what the agent itself said, such as a rank that has not moved."""
+    try:
+        data = json.loads(read_capped(path))
+    except (ValueError, RecursionError):
+        return None
+    what, rank = _values(data, ("what",)), _values(data, ("rank",))
+    host = _values(data, ("host",))
+    if not isinstance(what, str):
+        return None
+    return _Source(path.name, what, rank if isinstance(rank, int) else None, host if isinstance(host, str) else None)
+
+
 def _with_wall_time(records: Mapping[int | None, _Source], folder: Path) -> dict[int | None, _Source]:
     """Records whose monotonic clock is set to the wall clock, by the file that was written soonest after its error."""
     offsets = [
@@ -843,6 +867,8 @@ def _folder_sources(path: Path) -> tuple[list[_Source], set[int]]:
     ranks = {r for r in (*(s.rank for s in sources), *records) if r is not None}
     pids = {int(p): s.rank for s in sources if s.rank is not None for p in _PID.findall(s.text[-200_000:])}
     sources = [_with_record(s, records, pids) for s in sources]
+    if (path / "failure.json").is_file() and (failure := _failure(path / "failure.json")):
+        sources.append(failure)
     for name in ("events.jsonl", "failure.json"):
         codes = _exit_codes(path / name) if (path / name).is_file() else {}
         sources += [_Source(name, f"rank {r} ended with exit code {c}", r) for r, c in codes.items() if c < 0]

@@ -82,10 +82,9 @@ def check_doctor(text: str) -> None:
 
 
 def check_explain(text: str) -> None:
-    for lang in ("en", "zh"):
-        for verdict in explain.explain_text(text, lang):  # type: ignore[arg-type]
-            assert verdict.cause and verdict.fix and verdict.line_number >= 1, verdict
-            assert 0 <= (verdict.rank or 0) < 10**9, verdict
+    for verdict in explain.explain_text(text, "zh" if len(text) % 2 else "en"):
+        assert verdict.cause and verdict.fix and verdict.line_number >= 1, verdict
+        assert 0 <= (verdict.rank or 0) < 10**9, verdict
 
 
 TARGETS: tuple[Callable[[str], object], ...] = (

@@ -9,6 +9,7 @@ steps, and the highest point of the steps that follow.
     python tools/measure_memory.py                 # all cases, table on stdout
     python tools/measure_memory.py --write         # and into docs/memory.md
     python tools/measure_memory.py --only zero3    # cases whose name contains the text
+    python tools/measure_memory.py --init 8        # ZeRO-3 initialisation of Llama-3-8B's geometry with 8 of its 32 blocks
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import socket
 import sys
 import tempfile
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ os.environ.update(
 
 from launcher import memory
 
-NUM_STEPS = 8
+NUM_STEPS = 4
 DOC = Path(__file__).parents[1] / "docs" / "memory.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
@@ -85,23 +87,22 @@ class Case:
 def cases() -> list[Case]:
     """Strategies by models, then one axis at a time."""
     out = [Case("small", s) for s in memory.STRATEGIES]
-    out += [Case("small", s, precision="fp32") for s in ("ddp", "zero2", "zero3", "fsdp2")]
-    out += [Case("small", s, checkpointing=True) for s in ("ddp", "zero2", "zero3", "fsdp2")]
-    out += [Case("wide", s, num_ranks=4, micro_batch=2) for s in ("ddp", "zero1", "zero2", "zero3", "fsdp2")]
-    out += [Case("small", "zero2", micro_batch=m, seq_len=n) for m, n in ((1, 64), (8, 256), (2, 512))]
-    out += [Case("small", "ddp", num_ranks=1, precision=p) for p in ("fp32", "bf16")]
-    out += [Case("small", "ddp", padded=False), Case("small", "zero3", padded=False)]
-    out += [Case("small", "ddp", accumulation=2), Case("small", "zero2", accumulation=2)]
-    out += [Case("small", s, micro_batch=1, seq_len=64) for s in ("ddp", "zero1", "zero3", "fsdp2")]
-    out += [Case("small", s, task="causal-lm") for s in ("ddp", "zero2", "zero3", "fsdp2")]
-    out += [Case("small", "zero2", attention="eager")]
-    out += [Case("small", "ddp", lora_r=8), Case("small", "ddp", lora_r=8, checkpointing=True)]
-    out += [Case("tiny", s) for s in ("ddp", "zero2", "zero3", "fsdp2")]
-    out += [Case("SmolLM2-135M", "ddp", micro_batch=2, seq_len=256)]
-    out += [Case("SmolLM2-135M", "zero2", micro_batch=2, seq_len=256)]
+    out += [Case("SmolLM2-135M", s, micro_batch=2, seq_len=256) for s in ("ddp", "zero2")]
     out += [Case("SmolLM2-135M", "zero3", micro_batch=2, seq_len=256, checkpointing=True)]
-    out += [Case("SmolLM2-135M", "fsdp2", micro_batch=2, seq_len=256)]
-    return out
+    out += [Case("wide", s, num_ranks=4, micro_batch=2) for s in ("ddp", "zero2", "zero3", "fsdp2")]
+    out += [Case("small", s, checkpointing=True) for s in ("ddp", "zero2", "zero3", "fsdp2")]
+    out += [Case("small", s, precision="fp32") for s in ("ddp", "zero3", "fsdp2")]
+    out += [Case("small", s, micro_batch=1, seq_len=64) for s in ("ddp", "zero1", "zero3", "fsdp2")]
+    out += [Case("small", "zero2", micro_batch=m, seq_len=n) for m, n in ((8, 256), (2, 512))]
+    out += [Case("small", s, task="causal-lm") for s in ("ddp", "zero2", "zero3", "fsdp2")]
+    out += [
+        Case("small", "ddp", num_ranks=1),
+        Case("small", "zero3", padded=False),
+        Case("small", "zero2", attention="eager"),
+    ]
+    out += [Case("small", "ddp", accumulation=2), Case("small", "zero2", accumulation=2)]
+    out += [Case("small", "ddp", lora_r=8), Case("small", "ddp", lora_r=8, checkpointing=True)]
+    return out + [Case("tiny", s) for s in ("ddp", "zero3")]
 
 
 def predict(case: Case) -> memory.Breakdown:
@@ -349,30 +350,34 @@ def _state_bytes(case: Case, trainer: Any) -> dict[str, int]:
 
 
 def measure(case: Case) -> dict[str, int]:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "measured.json"
+        _fork(case.num_ranks, Path(folder), lambda rank, port: run_rank(rank, case, port, out, Path(folder)))
+        return json.loads(out.read_text())
+
+
+def _fork(num_ranks: int, folder: Path, run: Callable[[int, int], None]) -> None:
+    """Run `run(rank, port)` in forked children, and end where one fails."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "measured.json"
-        pids = []
-        for rank in range(case.num_ranks):
-            pid = os.fork()
-            if pid == 0:
-                log = os.open(str(Path(folder) / f"rank_{rank}.log"), os.O_WRONLY | os.O_CREAT)
-                os.dup2(log, 1)
-                os.dup2(log, 2)
-                try:
-                    run_rank(rank, case, port, out, Path(folder))
-                finally:
-                    import traceback
+    pids = []
+    for rank in range(num_ranks):
+        pid = os.fork()
+        if pid == 0:
+            log = os.open(str(folder / f"rank_{rank}.log"), os.O_WRONLY | os.O_CREAT)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            try:
+                run(rank, port)
+            finally:
+                import traceback
 
-                    traceback.print_exc()
-                    os._exit(1)
-            pids.append(pid)
-        failed = [pid for pid in pids if os.waitpid(pid, 0)[1] != 0]
-        if failed:
-            raise SystemExit(f"{case.name}: a rank failed\n" + (Path(folder) / "rank_0.log").read_text()[-3000:])
-        return json.loads(out.read_text())
+                traceback.print_exc()
+                os._exit(1)
+        pids.append(pid)
+    if any([os.waitpid(pid, 0)[1] != 0 for pid in pids]):  # noqa: C419 (every child must be waited for)
+        raise SystemExit("a rank failed\n" + (folder / "rank_0.log").read_text()[-3000:])
 
 
 def row(case: Case, found: dict[str, int], said: memory.Breakdown) -> tuple[str, float, bool]:
@@ -426,6 +431,53 @@ def put(begin: str, end: str, text: str) -> None:
     DOC.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
 
 
+# --- ZeRO-3 initialisation of the real geometry --------------------------------------------------------------------
+
+
+def init_rank(rank: int, num_layers: int, num_ranks: int, port: int, out: Path, folder: Path) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(num_ranks), MASTER_ADDR="127.0.0.1",
+                      LOCAL_WORLD_SIZE=str(num_ranks), MASTER_PORT=str(port))  # fmt: skip
+    import resource
+
+    import torch
+    from transformers import AutoModelForSequenceClassification, LlamaConfig, TrainingArguments
+
+    torch.set_num_threads(1)
+    config = dict(LLAMA3_8B, num_hidden_layers=num_layers)
+    config.pop("model_type")
+    path = folder / f"ds-{rank}.json"
+    path.write_text(json.dumps(deepspeed_config(3, 4096, offload=False)))
+    live = storage_tracker()
+    with live:
+        args = TrainingArguments(output_dir=str(folder), bf16=True, use_cpu=True, report_to="none", deepspeed=str(path))
+        live.peak = live.now
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        model = AutoModelForSequenceClassification.from_config(
+            LlamaConfig(**config, num_labels=5, pad_token_id=0), dtype=torch.bfloat16
+        )
+    held = sum(p.ds_tensor.numel() * 2 for p in model.parameters())
+    total = sum(p.ds_numel for p in model.parameters())
+    whole_now = sum(p.data.numel() * 2 for p in model.parameters())
+    del args
+    out.with_suffix(f".{rank}").write_text(json.dumps({
+        "parameters": total, "whole_bytes": 2 * total, "shard_bytes": held, "peak_bytes": live.peak,
+        "whole_parameters_bytes": whole_now,
+        "rss_growth_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before,
+    }))  # fmt: skip
+    torch.distributed.barrier()
+    os._exit(0)
+
+
+def measure_init(num_layers: int, num_ranks: int) -> list[dict[str, int]]:
+    """What each rank held at most while the model was made."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "init.json"
+        _fork(
+            num_ranks, Path(folder), lambda rank, port: init_rank(rank, num_layers, num_ranks, port, out, Path(folder))
+        )
+        return [json.loads(out.with_suffix(f".{rank}").read_text()) for rank in range(num_ranks)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="")
@@ -434,6 +486,10 @@ def main() -> None:
     parser.add_argument(
         "--plan", action="store_true", help="only the table of Llama-3-8B; with --write into docs/memory.md"
     )
+    parser.add_argument(
+        "--init", type=int, default=0, metavar="BLOCKS", help="ZeRO-3 initialisation of Llama-3-8B's geometry"
+    )
+    parser.add_argument("--ranks", type=int, default=4, help="ranks of --init")
     options = parser.parse_args()
     if options.plan:
         print(plan_table())
@@ -446,6 +502,10 @@ def main() -> None:
     import transformers
 
     _ = transformers.Trainer, transformers.AutoModelForCausalLM, transformers.AutoModelForSequenceClassification
+    if options.init:
+        for rank, held in enumerate(measure_init(options.init, options.ranks)):
+            print(f"rank {rank}: " + ", ".join(f"{k} {v:,}" for k, v in held.items()))
+        return
     rows, errors, num_exact = [], [], 0
     print(HEAD, flush=True)
     for case in cases():
@@ -459,16 +519,15 @@ def main() -> None:
         rows.append(text)
         errors.append(error)
         num_exact += exact
-    worst = max(errors, key=abs, default=0.0)
-    within = sum(abs(e) <= 0.05 for e in errors)
-    summary = f"{len(rows)} cases: model state exact in {num_exact}, peak within 5 % in {within}, worst {worst:+.1%}."
-    print(summary)
-    if options.write:
-        import deepspeed
-        import torch
-
+        worst = max(errors, key=abs)
+        within = sum(abs(e) <= 0.05 for e in errors)
+        summary = (
+            f"{len(rows)} cases: model state exact in {num_exact}, peak within 5 % in {within}, worst {worst:+.1%}."
+        )
         made = f"torch {torch.__version__}, transformers {transformers.__version__}, deepspeed {deepspeed.__version__}"
-        put(BEGIN, END, f"{summary} ({made}, CPU ranks over gloo.)\n\n{HEAD}\n" + "\n".join(rows))
+        if options.write:
+            put(BEGIN, END, f"{summary} ({made}, CPU ranks over gloo.)\n\n{HEAD}\n" + "\n".join(rows))
+    print(summary if rows else "no such case")
 
 
 if __name__ == "__main__":
