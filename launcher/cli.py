@@ -14,8 +14,11 @@ from launcher.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USER, LaunchError
 
 if TYPE_CHECKING:
     from launcher.cluster.model import Cluster
-    from launcher.plan import Plan
+    from launcher.explain import Report
+    from launcher.plan import Options, Plan
+    from launcher.rundir import RunDir
     from launcher.spec import Loaded
+    from launcher.supervise import Outcome
 
 DEFAULT_COMMAND = "run"
 
@@ -69,8 +72,10 @@ def _machine_options(command: Any) -> Any:
         click.option("--max-restarts", type=click.IntRange(0), default=0, help="Start failed ranks again so often, from the newest whole checkpoint [0]."),
         click.option("--hang-timeout", type=click.FloatRange(0), default=1800.0, metavar="SECONDS", help="End a job that stands still for so long; 0 never [1800]."),
         click.option("--grace", type=click.FloatRange(0), default=60.0, metavar="SECONDS", help="Time to save between a stop signal and a kill [60]."),
+        click.option("--join-timeout", type=click.FloatRange(0), default=600.0, metavar="SECONDS", help="Time for all nodes to come [600]."),
         click.option("--start-method", type=click.Choice(["auto", "fork", "spawn"]), default="auto", help="How ranks start [auto: fork where a trial works]."),
-        click.option("--chip", metavar="NAME", help="With --dry-run and render: the chip to plan for [910B3]."),
+        click.option("--chip", metavar="NAME", help="With plan, render and --dry-run: the chip to plan for [910B3]."),
+        click.option("--hbm", type=click.IntRange(1), metavar="GB", help="Likewise: the memory of a card [the chip's]."),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -109,6 +114,7 @@ def run_command(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, 
         run = RunDir(run_dir / f"node_{cluster.node_rank}" if cluster.node_rank else run_dir)
         run.create()
         run.claim(plan)
+    _require_health(plan, cluster)
     user_env = dict(os.environ)
     files.write(files.texts(loaded, plan, run, user_env, cluster.node_rank), run)
     rows = env.variables(plan, run.path.resolve(), user_env)
@@ -119,8 +125,52 @@ def run_command(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, 
         sys.exit(supervise.foreground(run, child_env))
     with view:
         outcome = supervise.run(files.agent_argv(run, cluster.node_rank), run, child_env, view.event)
-    view.end(outcome, run)
+    view.end(outcome, run, _explained(outcome, run))
     sys.exit(outcome.exit_code)
+
+
+def _explained(outcome: Outcome, run: RunDir) -> Report | None:
+    """What the logs of a failed job tell beyond its traceback; kept in failure.json too."""
+    from launcher import explain, rundir
+
+    failure = outcome.failure
+    if failure is None or failure.get("exit_code") == EXIT_USER:
+        return None
+    report = explain.explain_path(run.path, explain.language())
+    if report.verdict is None or report.verdict.id == explain.PYTHON.id:
+        return None
+    if run.failure_path.exists():
+        rundir.write_json(run.failure_path, {**failure, "explanation": report.verdict.to_json()})
+    return report
+
+
+def _require_health(plan: Plan, cluster: Cluster) -> None:
+    """The doctor's cheap checks, before anything is started.
+
+    Raises:
+        LaunchError: a finding that would end the job later, with its fix.
+    """
+    from launcher import doctor
+    from launcher.cluster import npu
+
+    recipe = plan.recipe
+    context = doctor.context(
+        plan.device,
+        found=npu.Found(cluster.devices),
+        nproc=plan.nproc_per_node,
+        num_nodes=plan.num_nodes,
+        rdzv_endpoint=plan.rdzv_endpoint,
+        is_first_node=cluster.node_rank == 0,
+        precision=plan.precision,
+        strategy=plan.strategy,
+        output_dir=Path(recipe.output_dir),
+        model_name=recipe.model.name,
+        hub=recipe.model.hub,
+    )
+    failed = [f for f in doctor.run_checks(context, only_cheap=True) if f.ok == "fail"]
+    if failed:
+        what = "\n".join(f"{f.name}: {f.what}" for f in failed)
+        raise LaunchError(what, hint="\n       ".join(dict.fromkeys(f.fix for f in failed if f.fix)))
 
 
 @cli.command(name="render")
@@ -143,6 +193,90 @@ def render_command(recipe: Path, overrides: tuple[str, ...], out: Path | None, d
     texts = files.texts(loaded, plan, run, dict(os.environ), cluster.node_rank)
     files.write(texts, run)
     show.written(run, texts, files.commands(plan, run, cluster.node_rank), as_json)
+
+
+@cli.command(name="plan")
+@_machine_options
+@click.option("--json", "as_json", is_flag=True, help="The plan and every strategy's memory as one JSON object.")
+def plan_command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **machine: Any) -> None:
+    """Show what RECIPE would do on these or other cards: every strategy's memory, what fits, what is taken and why."""
+    from launcher import plan, show
+
+    device = machine["device"]
+    machine["device"] = "npu" if device == "auto" and (machine["chip"] or machine["hbm"]) else device
+    loaded, cluster, options, config = _inputs(recipe, overrides, machine, debug=False, pretend=True)
+    rows = plan.memory_rows(loaded, cluster, options, config)
+    if not as_json:
+        show.memory(rows)  # before `make` refuses what does not fit: the table shows by how much
+    show.planned(plan.make(loaded, cluster, options, config), loaded, rows, as_json)
+
+
+@cli.command(name="doctor")
+@click.argument("recipe", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--device", type=click.Choice(["auto", "npu", "cpu"]), default="auto", help="Check for cards or for CPU [auto]."
+)
+@click.option("--nproc", type=_Count(), default="auto", help="Ranks you are going to ask for on this node.")
+@click.option("--nnodes", type=click.IntRange(1), default=1, help="Nodes of the job [1].")
+@click.option("--node-rank", type=click.IntRange(0), default=0, help="Which of them this is, from 0.")
+@click.option("--rdzv-endpoint", metavar="HOST:PORT", help="Where the nodes will meet.")
+@click.option("--nodes", "node_files", multiple=True, type=click.Path(path_type=Path), help="`doctor --json` of a node; give one each to compare them.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Findings, and the facts that --nodes compares, as JSON.")
+def doctor_command(recipe: Path | None, device: str, nproc: int | None, nnodes: int, node_rank: int, rdzv_endpoint: str | None, node_files: tuple[Path, ...], as_json: bool) -> None:  # fmt: skip
+    """Check this machine: versions, CANN, cards, HCCL, network, disk, memory. Each finding with its fix."""
+    from launcher import doctor, show
+
+    if node_files:
+        findings = doctor.compare_nodes({path.stem: _node_facts(path) for path in node_files})
+        show.findings(findings, None, as_json)
+        sys.exit(doctor.exit_code(findings))
+    context = _doctor_context(device, nproc, nnodes, node_rank, rdzv_endpoint, recipe)
+    findings = doctor.run_checks(context)
+    show.findings(findings, doctor.node_facts(context), as_json)
+    sys.exit(doctor.exit_code(findings))
+
+
+def _doctor_context(device: str, nproc: int | None, nnodes: int, node_rank: int, endpoint: str | None, recipe: Path | None) -> Any:  # fmt: skip
+    from launcher import doctor, spec
+    from launcher.cluster import npu
+
+    found = npu.look(None, os.environ)
+    kind: Any = device if device != "auto" else "npu" if found.devices else "cpu"
+    values: dict[str, Any] = {
+        "nproc": nproc,
+        "num_nodes": nnodes,
+        "rdzv_endpoint": endpoint,
+        "is_first_node": not node_rank,
+    }
+    if recipe is not None:
+        loaded = spec.load(recipe).spec
+        values |= {"precision": loaded.parallel.precision, "strategy": loaded.parallel.strategy}
+        values |= {"output_dir": Path(loaded.output_dir), "model_name": loaded.model.name, "hub": loaded.model.hub}
+    return doctor.context(kind, found=found, **values)
+
+
+def _node_facts(path: Path) -> dict[str, Any]:
+    from launcher import rundir
+
+    value = rundir.read_json(path)
+    if not isinstance(value, dict) or not isinstance(value.get("node"), dict):
+        raise LaunchError(
+            f"{path}: not what `ascend-launch doctor --json` writes", hint="run it on each node, and save its output"
+        )
+    facts: dict[str, Any] = value["node"]
+    return facts
+
+
+@cli.command(name="explain")
+@click.argument("path")
+@click.option("--lang", type=click.Choice(["auto", "en", "zh"]), default="auto", envvar="ASCEND_LAUNCH_LANG", help="Language of the explanation [auto: the locale's].")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="The verdict as one JSON object.")
+def explain_command(path: str, lang: Any, as_json: bool) -> None:
+    """Say what went wrong in PATH: a run directory, a plog folder, a log file, or - for standard input."""
+    from launcher import explain, show
+
+    language = explain.language() if lang == "auto" else lang
+    show.explanation(explain.explain_path(path, language), language, as_json)
 
 
 @cli.group(name="recipes", invoke_without_command=True)
@@ -203,29 +337,39 @@ def _shipped(name: str) -> Path:
 
 def _plan(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *, debug: bool, pretend: bool) -> tuple[Loaded, Cluster, Plan]:  # fmt: skip
     """Load, detect, decide. `pretend`: plan for the cards asked for, whatever this machine has."""
+    from launcher import plan
+
+    loaded, cluster, options, config = _inputs(recipe, overrides, machine, debug=debug, pretend=pretend)
+    return loaded, cluster, plan.make(loaded, cluster, options, config)
+
+
+def _inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *, debug: bool, pretend: bool) -> tuple[Loaded, Cluster, Options, dict[str, Any] | None]:  # fmt: skip
     from launcher import assets, plan, spec
     from launcher.cluster import detect
 
     loaded = spec.load(recipe, overrides)
     nodes = detect.Nodes(machine["nnodes"], machine["node_rank"], machine["rdzv_endpoint"])
-    device, nproc, chip = machine["device"], machine["nproc"], machine["chip"]
-    if chip and not pretend:
-        raise LaunchError("--chip is for --dry-run and render", hint="a launch asks the cards themselves")
-    if pretend and (chip or device == "npu"):
-        cluster = _real_cards(detect, nodes, nproc) if not chip else None
-        cluster = cluster or detect.assumed(1 if debug else nproc or 8, nodes, chip or detect.ASSUMED_CHIP)
+    device, nproc, chip, hbm = machine["device"], machine["nproc"], machine["chip"], machine["hbm"]
+    if (chip or hbm) and not pretend:
+        raise LaunchError(
+            "--chip and --hbm are for plan, render and --dry-run", hint="a launch asks the cards themselves"
+        )
+    if pretend and (chip or hbm or device == "npu"):
+        cluster = None if chip or hbm else _real_cards(detect, nodes, nproc)
+        cluster = cluster or detect.assumed(1 if debug else nproc or 8, nodes, chip or detect.ASSUMED_CHIP, hbm)
     else:
         cluster = detect.here(device, os.environ, nodes)
     model = loaded.spec.model
-    config = assets.model_config(model.name, model.revision) if model.hub == "huggingface" else None
+    config = assets.model_config(model.name, model.revision)
     supervision = plan.Supervision(
         max_restarts=machine["max_restarts"],
         hang_timeout_s=machine["hang_timeout"],
         grace_s=machine["grace"],
+        join_timeout_s=machine["join_timeout"],
         start_method=machine["start_method"],
     )
     options = plan.Options(nproc=nproc, debug=debug, supervision=supervision)
-    return loaded, cluster, plan.make(loaded, cluster, options, config)
+    return loaded, cluster, options, config
 
 
 def _real_cards(detect: Any, nodes: Any, nproc: int | None) -> Cluster | None:
@@ -236,7 +380,7 @@ def _real_cards(detect: Any, nodes: Any, nproc: int | None) -> Cluster | None:
     return cluster if nproc is None or nproc <= len(cluster.devices) else None
 
 
-def _show_render(loaded: Loaded, plan: Plan, run: Any, node_rank: int, as_json: bool) -> None:
+def _show_render(loaded: Loaded, plan: Plan, run: RunDir, node_rank: int, as_json: bool) -> None:
     from launcher import show
     from launcher.render import env, files
 

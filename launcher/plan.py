@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from launcher import __version__
+from launcher import __version__, memory
 from launcher.cluster.model import Chip, Cluster, chip
 from launcher.errors import LaunchError
 from launcher.spec import Loaded, Precision, RecipeSpec, Section, Strategy
@@ -16,6 +16,8 @@ from launcher.spec import Loaded, Precision, RecipeSpec, Section, Strategy
 ZERO_STAGE = {"zero1": 1, "zero2": 2, "zero3": 3, "zero3-offload": 3}
 MAX_MICRO_BATCH = 8
 DEBUG_STEPS = 4
+ANSWER_POSITIONS = 32
+"""causal-lm: positions of a row whose logits are computed, the answer's. Answers are a word or two; this is ample."""
 
 
 class Batch(Section):
@@ -36,6 +38,8 @@ class Supervision(Section):
     """Seconds without a sign of life from any rank before the job is ended; 0 waits for ever."""
     grace_s: NonNegativeFloat = 60.0
     """Seconds between the launcher's being told to stop and the ranks' being killed: time to save."""
+    join_timeout_s: NonNegativeFloat = 600.0
+    """Seconds that the nodes of a job wait for each other to come."""
     start_method: Literal["auto", "fork", "spawn"] = "auto"
 
 
@@ -105,8 +109,11 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
     world_size = nproc * cluster.num_nodes
     silicon = chip(cluster.devices[0].name) if cluster.devices else None
     precision, precision_reason = _precision(recipe, cluster, silicon)
-    strategy, strategy_reason = _strategy(recipe, cluster, world_size)
     batch = _batch(recipe, world_size, loaded)
+    strategy, strategy_reason = _strategy(recipe, cluster, world_size)
+    needs = memory_job(recipe, cluster, world_size, nproc, precision, model_config)
+    if needs is not None:
+        strategy, strategy_reason, batch = _fitted(recipe, needs, batch, world_size)
     return Plan(
         name=loaded.name,
         recipe_dir=str(loaded.path.resolve().parent),
@@ -128,6 +135,28 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
         debug=options.debug,
         hidden_size=_hidden_size(model_config),
     )
+
+
+def memory_rows(
+    loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[str, Any] | None
+) -> list[memory.Row]:
+    """Every strategy's memory for this job at its smallest micro batch, fastest first; empty where it cannot be told.
+
+    Raises:
+        LaunchError: as `make`, but not because nothing fits.
+    """
+    recipe = loaded.spec
+    nproc = _nproc(cluster, options)
+    world_size = nproc * cluster.num_nodes
+    silicon = chip(cluster.devices[0].name) if cluster.devices else None
+    precision, _ = _precision(recipe, cluster, silicon)
+    needs = memory_job(recipe, cluster, world_size, nproc, precision, model_config)
+    if needs is None:
+        return []
+    micro = recipe.parallel.micro_batch_size
+    per_rank = _batch(recipe, world_size, loaded).global_size // world_size
+    least = 1 if micro == "auto" else micro
+    return memory.table(**needs, micro_batch=least, accumulation=max(1, per_rank // least))
 
 
 def _nproc(cluster: Cluster, options: Options) -> int:
@@ -174,6 +203,60 @@ def _strategy(recipe: RecipeSpec, cluster: Cluster, world_size: int) -> tuple[St
     if cluster.device == "cpu":
         return "ddp", "CPU ranks share this machine's memory, so sharding saves little"
     return "zero3", "weights, gradients and optimizer state are all sharded, so that the most fits"
+
+
+def memory_job(
+    recipe: RecipeSpec,
+    cluster: Cluster,
+    world_size: int,
+    nproc: int,
+    precision: str,
+    model_config: dict[str, Any] | None,
+) -> dict[str, Any] | None:
+    """What `memory` asks about this job, but for the strategy; None where it cannot be told: on CPU, without the
+    model's config, for a family whose shapes are not known, or where no card says how much memory it has."""
+    hbm_bytes = min((d.hbm_bytes for d in cluster.devices), default=0)
+    if cluster.device == "cpu" or model_config is None or not hbm_bytes:
+        return None
+    labels = recipe.model.num_labels or len(recipe.model.label_names or ()) or 2
+    try:
+        memory.geometry(model_config, task=recipe.model.task, num_labels=labels)
+    except LaunchError:
+        return None
+    adapter, training = recipe.adapter, recipe.training
+    checkpointing = training.get("activation_checkpointing", training.get("gradient_checkpointing", False))
+    return {
+        "config": model_config,
+        "hbm_bytes": hbm_bytes,
+        "world_size": world_size,
+        "nproc_per_node": nproc,
+        "host_memory_bytes": cluster.host_memory_bytes,
+        "task": recipe.model.task,
+        "num_labels": labels,
+        "precision": precision,
+        "seq_len": recipe.data.max_length,
+        "gradient_checkpointing": bool(checkpointing),
+        "attention": recipe.model.attn_implementation or "sdpa",
+        "lora": adapter and memory.Lora(adapter.r, adapter.target_modules),
+        "logit_positions": ANSWER_POSITIONS if recipe.model.task == "causal-lm" else None,
+    }
+
+
+def _fitted(recipe: RecipeSpec, needs: dict[str, Any], batch: Batch, world_size: int) -> tuple[Strategy, str, Batch]:
+    """The strategy and micro batch by memory: what the recipe leaves open is chosen, what it says is checked."""
+    asked, micro = recipe.parallel.strategy, recipe.parallel.micro_batch_size
+    per_rank = batch.global_size // world_size
+    strategies = memory.PREFERENCE if asked == "auto" else (asked,)
+    choice = memory.choose_strategy(
+        **needs,
+        per_rank_batch=per_rank,
+        max_micro_batch=MAX_MICRO_BATCH,
+        strategies=strategies,
+        micro_batch=None if micro == "auto" else micro,
+    )
+    taken = batch.model_copy(update={"micro_size": choice.micro_batch, "accumulation": per_rank // choice.micro_batch})
+    reason = choice.reason if asked == "auto" else "as the recipe says; " + choice.reason.split(": the fastest")[0]
+    return choice.strategy, reason, taken  # type: ignore[return-value]
 
 
 def _batch(recipe: RecipeSpec, world_size: int, loaded: Loaded) -> Batch:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher import rundir
-from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_TERMINATED
+from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED
 from launcher.rundir import RunDir
 
 POLL_S = 0.1
@@ -61,7 +61,7 @@ def run(
     elif code < 0:
         failure = failure or _agent_died(run_dir, -code)
         code = EXIT_JOB_FAILED
-    elif code and failure is None:
+    elif code not in (EXIT_OK, EXIT_TERMINATED, EXIT_INTERRUPTED) and failure is None:
         failure = _agent_died(run_dir, 0)
     return Outcome(code, failure if code else None, rundir.read_json(run_dir.metrics_path))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
-import hashlib
 import os
 import signal
 import socket
@@ -114,10 +113,16 @@ class Agent:
         self.run_dir.attempt(self.attempt).mkdir(parents=True, exist_ok=True)
         self._import()
         _, self.pipe = zygote.start(close_in_child=lambda: None)
-        self._settle_start_method()
-        found = self._prepare()
-        if found is None and self.stop_signal is None:
-            found = self._attempts()
+        link = self._link()
+        try:
+            self._settle_start_method()  # before this process has threads of its own
+            link.meet()
+            found = self._attempts(link, self._prepare(link))
+        except LaunchError as error:
+            found = {**failure.describe(error, None), "node_rank": self.node_rank, "traceback": ""}
+            link.give_up(found)
+        finally:
+            link.close()
         if self.stop_signal is not None or self._was_preempted():
             self._event("stopped", signal=self.stop_signal)
             return EXIT_INTERRUPTED if self.stop_signal == signal.SIGINT else EXIT_TERMINATED
@@ -164,46 +169,50 @@ class Agent:
             else f"a forked child {'hung' if code == -signal.SIGKILL else f'ended with code {code}'}, see {log}"
         )
 
-    def _prepare(self) -> dict[str, Any] | None:
+    def _prepare(self, link: nodes.Link) -> dict[str, Any] | None:
         log = self.run_dir.attempt(self.attempt) / "prepare.log"
         self.children = [self._start(None, {}, log)]
         told = False
         while self.children[0].exit_code is None:
             self._listen()
-            if self.stop_signal is not None and not told:
+            if (link.pulse("") or self.stop_signal is not None) and not told:
                 told = True
                 self._signal(signal.SIGKILL)  # it changes nothing that a lock and a rename do not protect
         return None if self.stop_signal is not None else self._first_failure()
 
     # -- attempts -------------------------------------------------------------------------------------------------
 
-    def _attempts(self) -> dict[str, Any] | None:
-        link = self._link()
-        last = self.attempt + self.plan.supervision.max_restarts
-        try:
-            while True:
-                found = link.settle(self._attempt(link.join(self.attempt), link))
-                if found is None or self.stop_signal is not None:
-                    return found
-                if found.get("exit_code") == EXIT_USER or self.attempt >= last or self._was_preempted():
-                    return found
-                self.attempt += 1
-                self.run_dir.attempt(self.attempt).mkdir(parents=True, exist_ok=True)
-                self._event("restart", attempt=self.attempt, of=last, rank=found.get("rank"), what=found.get("what"))
-        finally:
-            link.close()
+    def _attempts(self, link: nodes.Link, found: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Attempts until one ends well or none is left; `found` is the failure before the first, if there is one."""
+        left = self.plan.supervision.max_restarts
+        while self.stop_signal is None:
+            meeting = link.join(self.attempt, found)
+            if not isinstance(meeting, nodes.Meeting):
+                return meeting
+            self.attempt = meeting.attempt
+            self.run_dir.attempt(self.attempt).mkdir(parents=True, exist_ok=True)
+            outcome = self._attempt(meeting, link)
+            found, again = link.settle(outcome, self._may_restart if left else lambda found: False)
+            if found is None or not again or self.stop_signal is not None:
+                return found
+            left -= 1
+            self.attempt += 1
+            restarts = self.plan.supervision.max_restarts
+            self._event("restart", attempt=restarts - left, of=restarts, rank=found.get("rank"), what=found.get("what"))
+            found = None
+        return None
+
+    def _may_restart(self, found: dict[str, Any]) -> bool:
+        return found.get("exit_code") != EXIT_USER and not self._was_preempted()
 
     def _link(self) -> nodes.Link:
         if self.plan.num_nodes == 1:
             return nodes.OneNode()
-        assert self.plan.rdzv_endpoint is not None
-        digest = hashlib.sha256(self.run_dir.plan_path.read_bytes()).hexdigest()
         return nodes.ManyNodes(
-            name=self.plan.name,
-            endpoint=self.plan.rdzv_endpoint,
-            num_nodes=self.plan.num_nodes,
-            node_rank=self.node_rank,
-            digest=digest,
+            self.plan,
+            self.node_rank,
+            stop=lambda: self.stop_signal,
+            on_stop=lambda number: self.on_signal(number, None),
         )
 
     def _attempt(self, meeting: nodes.Meeting, link: nodes.Link) -> dict[str, Any] | None:
@@ -225,17 +234,20 @@ class Agent:
             self._listen()
             now = time.monotonic()
             failed = [c for c in self.children if self._has_failed(c)]
-            peers_failed = link.pulse(bool(failed) or stalled is not None)
+            trouble = link.pulse(nodes.STALLED if stalled else nodes.FAILED if failed else "")
             if self.stop_signal is not None and not is_stopping:
                 is_stopping = True
                 tell_at, kill_at = now, min(kill_at, now + self.plan.supervision.grace_s)
-            elif (failed or peers_failed) and tell_at == float("inf"):
+            elif (failed or trouble == nodes.FAILED) and tell_at == float("inf"):
                 tell_at = now + (SPEAK_S if all(self._followed(c) for c in failed) else 0.0)
                 kill_at = tell_at + FAILURE_GRACE_S
             elif stalled is None and tell_at == float("inf"):
-                stalled = watch.look({c.rank: c.pid for c in self._running() if c.rank is not None})
+                at_once = trouble == nodes.STALLED
+                stalled = watch.look({c.rank: c.pid for c in self._running() if c.rank is not None}, at_once=at_once)
                 if stalled is not None:
+                    stalled |= {"node_rank": self.node_rank}
                     self._event("hang", what=stalled["what"])
+                if stalled is not None or at_once:
                     tell_at, kill_at, told = now, now, True
             if now >= tell_at and not told:
                 told = True
@@ -358,6 +370,9 @@ class Agent:
             "TORCHELASTIC_USE_AGENT_STORE": "True",
             "TORCHELASTIC_ERROR_FILE": self.run_dir.attempt(self.attempt) / f"torchelastic_error_{rank}.json",
         }
+        if meeting.interface is not None and "GLOO_SOCKET_IFNAME" not in os.environ:
+            # Gloo otherwise asks for the host's own name, which resolves to 127.0.1.1 on many machines.
+            env["GLOO_SOCKET_IFNAME"] = meeting.interface
         return {name: str(value) for name, value in env.items()}
 
     def _event(self, kind: str, **values: Any) -> None:

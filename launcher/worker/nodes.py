@@ -1,24 +1,43 @@
-"""How the agents of a job's nodes meet and keep in touch. One node needs none of it, and gets the same interface."""
+"""How the agents of a job's nodes meet and keep in touch. One node needs none of it, and gets the same interface.
+
+The first node's agent serves one of torch's TCPStores at the endpoint. Every node writes what there is to know of it
+under a key of its own; the others read the first node's, and the first node reads all and decides. Torch elastic's
+c10d rendezvous stands in the way: it hands the second attempt the first one's store, keys and all; it numbers nodes by
+their addresses; and its calls, as all calls of a TCPStore, never return on a link that was cut. So the store is used
+alone, on a thread of its own, and what counts is how long ago a node was last heard of.
+"""
 
 from __future__ import annotations
 
 import json
-import logging
+import os
+import platform
 import socket
+import sys
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol
 
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
+from launcher.plan import Plan
 from launcher.worker import failure
 
-JOIN_TIMEOUT_S = 600
-STORE_TIMEOUT_S = 10
+TICK_S = 0.1
 BEAT_S = 1.0
-LOST_AFTER_S = 20.0
-"""A node that has not been heard of for so long is lost. Its agent beats from a thread-free loop every second."""
+LOST_AFTER_S = 15.0
+"""A node that has not been heard of for so long is lost. The thread that beats does nothing else."""
+LEAVE_S = 5.0
+"""What the last words of an agent may take to reach the first node."""
+CONNECT_S = 5.0
+FAILED, STALLED = "failed", "stalled"
+OWN = frozenset({"recipe_dir", "device_reason", "strategy_reason", "precision_reason"})
+"""Of a plan: where its values came from, and where files lie, may differ from node to node."""
+
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -27,22 +46,37 @@ class Meeting:
 
     host: str
     port: int
+    attempt: int
+    interface: str | None = None
+    """The network interface towards the first node."""
 
 
 class Link(Protocol):
-    """What the agent needs of the other nodes."""
+    """What the agent needs of the other nodes. Every wait ends early when this node or another is told to stop."""
 
-    def join(self, attempt: int) -> Meeting:
-        """Wait until every node is there for this attempt."""
+    def meet(self) -> None:
+        """Wait until every node has come, with the same plan.
 
-    def pulse(self, is_failed: bool) -> bool:
-        """Tell that this node lives and whether one of its ranks failed; whether another node's did, or is lost."""
+        Raises:
+            LaunchError: one did not come in time, runs another plan, or is lost.
+        """
 
-    def settle(self, found: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Report this node's failure, or None for success; the failure that counts on all nodes, or None."""
+    def pulse(self, trouble: str) -> str:
+        """Tell what is wrong here ('', FAILED or STALLED), and hear what is wrong anywhere."""
+
+    def join(self, attempt: int, found: Record | None) -> Meeting | Record | None:
+        """Where the next attempt's ranks meet; or the failure before it, on this node (`found`) or another; or None
+        where the job is told to stop. `attempt` is the number this node would give it."""
+
+    def settle(self, found: Record | None, again: Callable[[Record], bool]) -> tuple[Record | None, bool]:
+        """Report this node's failure, or None for success; the failure that counts on all nodes, and whether there is
+        another attempt, for which the first node asks `again`."""
+
+    def give_up(self, found: Record) -> None:
+        """Tell the others that the job ends here, outside of any attempt."""
 
     def close(self) -> None:
-        """Leave."""
+        """Leave, once the others know all they need."""
 
 
 class OneNode:
@@ -51,210 +85,545 @@ class OneNode:
     def __init__(self) -> None:
         self._store: Any = None
 
-    def join(self, attempt: int) -> Meeting:
-        from torch.distributed import TCPStore
+    def meet(self) -> None:
+        return
 
-        # Port 0: no port is chosen, tried and lost to somebody else in between. A new store for every attempt: the
-        # keys of the last one would lead ranks to peers that are gone.
-        self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        return Meeting("127.0.0.1", self._store.port)
+    def pulse(self, trouble: str) -> str:
+        return trouble
 
-    def pulse(self, is_failed: bool) -> bool:
-        return False
+    def join(self, attempt: int, found: Record | None) -> Meeting | Record | None:
+        if found is not None:
+            return found
+        self._store = _ranks_store()
+        return Meeting("127.0.0.1", self._store.port, attempt)
 
-    def settle(self, found: dict[str, Any] | None) -> dict[str, Any] | None:
-        return found
+    def settle(self, found: Record | None, again: Callable[[Record], bool]) -> tuple[Record | None, bool]:
+        return found, found is not None and again(found)
+
+    def give_up(self, found: Record) -> None:
+        return
 
     def close(self) -> None:
         self._store = None
+
+
+def _ranks_store() -> Any:
+    """The store of one attempt's ranks. A new one each time: the last one's keys would lead ranks to peers that are gone.
+
+    Port 0: no port is chosen, tried and lost to somebody else in between.
+    """
+    from torch.distributed import TCPStore
+
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
 class ManyNodes:
-    """Several nodes, by torch elastic's c10d rendezvous; what they tell each other lies in the store it returns."""
+    """Several nodes. What a node says of itself, under its key:
 
-    def __init__(self, *, name: str, endpoint: str, num_nodes: int, node_rank: int, digest: str) -> None:
-        self.num_nodes, self.node_rank, self.digest = num_nodes, node_rank, digest
-        self.endpoint = endpoint
-        self._handler = self._create(name)
-        self._store: Any = None
-        self._told = False
-        self._last_s = 0.0
-        self._heard: dict[int, tuple[bytes, float]] = {}
-        self._lost: str | None = None
+    - `ready`: the round it would take part in; a round is one attempt, numbered by the first node
+    - `trouble`: what is wrong in this round; `stop`: the signal it was told to stop by
+    - `report`: how the round ended here, or, with no round, that this node gives up
+    - and the first node: `round`, `phase`, `port`, `attempt` and `verdict`, which all follow
+    """
 
-    def _create(self, name: str) -> Any:
-        from torch.distributed.elastic.rendezvous import RendezvousConnectionError, RendezvousParameters
-        from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import create_backend
-        from torch.distributed.elastic.rendezvous.dynamic_rendezvous import create_handler
+    def __init__(
+        self, plan: Plan, node_rank: int, *, stop: Callable[[], int | None], on_stop: Callable[[int], None]
+    ) -> None:
+        assert plan.rdzv_endpoint is not None
+        self.plan, self.node_rank, self.num_nodes = plan, node_rank, plan.num_nodes
+        self.endpoint = plan.rdzv_endpoint
+        self.host, self.port = split_endpoint(self.endpoint)
+        self.timeout_s = plan.supervision.join_timeout_s
+        self._stop, self._on_stop = stop, on_stop
+        self._is_first = node_rank == 0
+        self._others = range(1, self.num_nodes) if self._is_first else range(1)
+        self._round = 0
+        self._lost: dict[int, Record] = {}
+        self._board: _Board | None = None
+        self._ranks_store: Any = None
 
-        logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
-        host, _, port = self.endpoint.rpartition(":")
-        host = host.strip("[]")
-        if self.node_rank == 0:
-            _require_free(host, int(port))
-        parameters = RendezvousParameters(
-            "c10d",
-            self.endpoint,
-            name,
-            self.num_nodes,
-            self.num_nodes,
-            local_addr=_address_towards(host),
-            is_host=str(self.node_rank == 0).lower(),
-            read_timeout=60,
-            join_timeout=JOIN_TIMEOUT_S,
+    # -- meeting ----------------------------------------------------------------------------------------------------
+
+    def meet(self) -> None:
+        deadline = time.monotonic() + self.timeout_s
+        store = self._serve() if self._is_first else self._connect(deadline)
+        if store is None:
+            return
+        self._board = _Board(store, self.node_rank, self._others, _introduction(self.plan))
+        while not self._is_stopping():
+            self._refuse_another_plan(self._board.met)
+            if len(self._board.met) == len(self._others):
+                return
+            self._raise_if_over()
+            if self._board.taken_by and self._board.taken_for_s > LOST_AFTER_S + LEAVE_S:
+                raise LaunchError(
+                    f"{self._board.taken_by} is node {self.node_rank} of the job at {self.endpoint} already",
+                    hint="give every node a --node-rank of its own",
+                )
+            if time.monotonic() > deadline:
+                raise self._absent() if self._is_first else self._unreachable()
+            time.sleep(TICK_S / 2)
+
+    def _absent(self) -> LaunchError:
+        assert self._board is not None
+        absent = [str(n) for n in self._others if n not in self._board.met]
+        return LaunchError(
+            f"node{'s' if len(absent) > 1 else ''} {', '.join(absent)} of {self.num_nodes} did not come to {self.endpoint} "
+            f"within {self.timeout_s:.0f} s",
+            hint="start the launcher there too, each with its own --node-rank; --join-timeout sets the limit",
+            exit_code=EXIT_JOB_FAILED,
         )
-        deadline = time.monotonic() + JOIN_TIMEOUT_S
-        while True:
-            try:
-                backend, store = create_backend(parameters)
-                return create_handler(store, backend, parameters)
-            except RendezvousConnectionError as error:
-                if self.node_rank == 0 or time.monotonic() > deadline:
-                    raise LaunchError(
-                        f"node {self.node_rank} cannot reach the first node at {self.endpoint}",
-                        hint="start the launcher there too, with --node-rank 0; check the address, the port and firewalls",
-                        exit_code=EXIT_JOB_FAILED,
-                    ) from error
 
-    def join(self, attempt: int) -> Meeting:
-        from torch.distributed import PrefixStore
-        from torch.distributed.elastic.rendezvous import RendezvousError
+    def _serve(self) -> Any:
+        from torch.distributed import TCPStore
 
         try:
-            info = self._handler.next_rendezvous()
-        except (RendezvousError, RuntimeError) as error:
+            # By the loopback address: this node's own words need no network.
+            return TCPStore("127.0.0.1", self.port, is_master=True, wait_for_workers=False)
+        except RuntimeError as error:
+            if "EADDRINUSE" not in str(error) and "in use" not in str(error):
+                raise
             raise LaunchError(
-                f"not all {self.num_nodes} nodes came to {self.endpoint} within {JOIN_TIMEOUT_S} s",
-                hint="look at the nodes whose agent.log ends before this one's",
-                exit_code=EXIT_JOB_FAILED,
+                f"port {self.port} of --rdzv-endpoint {self.endpoint} is taken on this node",
+                hint="name another port, the same on every node, or end the job that holds it (`ss -ltnp`)",
             ) from error
-        self._store = PrefixStore(f"launcher/attempt_{attempt}", info.store)
-        self._store.set_timeout(timedelta(seconds=STORE_TIMEOUT_S))
-        self._told, self._heard, self._lost = False, {}, None
-        self._compare_plans()
-        return Meeting(info.bootstrap_store_info.master_addr, info.bootstrap_store_info.master_port)
 
-    def _compare_plans(self) -> None:
-        self._store.set(f"plan_{self.node_rank}", self.digest)
-        for node in range(self.num_nodes):
-            other = self._store.get(f"plan_{node}").decode()
-            if other != self.digest:
+    def _connect(self, deadline: float) -> Any:
+        """The first node's store; None where this node is told to stop before it is there."""
+        from torch.distributed import TCPStore
+
+        while not self._is_stopping():
+            timeout = timedelta(seconds=max(0.1, min(CONNECT_S, deadline - time.monotonic())))
+            done, value = _bounded(
+                lambda t=timeout: TCPStore(self.host, self.port, is_master=False, wait_for_workers=False, timeout=t),
+                2 * CONNECT_S,
+            )
+            if done and not isinstance(value, Exception):
+                return value
+            if time.monotonic() > deadline:
+                raise self._unreachable() from (value if isinstance(value, Exception) else None)
+            time.sleep(TICK_S)
+        return None
+
+    def _unreachable(self) -> LaunchError:
+        return LaunchError(
+            f"node {self.node_rank} found no first node at {self.endpoint} within {self.timeout_s:.0f} s",
+            hint="start the launcher there too, with --node-rank 0; check the address, the port and firewalls; "
+            "--join-timeout sets the limit",
+            exit_code=EXIT_JOB_FAILED,
+        )
+
+    def _refuse_another_plan(self, met: Mapping[int, Record]) -> None:
+        own = _introduction(self.plan)
+        for node, other in sorted(met.items()):
+            different = _differences(own, other)
+            if different:
                 raise LaunchError(
-                    f"node {node} runs another plan than node {self.node_rank}",
-                    hint="give every node the same recipe, overrides and versions; compare plan.json on both",
+                    f"node {node} ({other['host']}) runs another plan than node {self.node_rank}: {'; '.join(different)}",
+                    hint="give every node the same recipe, overrides, options and versions",
                 )
 
-    def pulse(self, is_failed: bool) -> bool:
-        now = time.monotonic()
-        if now - self._last_s < BEAT_S and not (is_failed and not self._told):
-            return False
-        self._last_s = now
-        return self._guarded(lambda: self._exchange(is_failed)) or self._lost is not None
+    # -- what is known of the others ----------------------------------------------------------------------------------
 
-    def _exchange(self, is_failed: bool) -> bool:
-        now = time.monotonic()
-        self._store.set(f"beat_{self.node_rank}", repr(now))
-        if is_failed and not self._told:
-            self._told = True
-            self._store.add("failed", 1)
-        # The first node listens to all, the others to the first: the store is asked n times a second, not n x n.
-        watched = range(1, self.num_nodes) if self.node_rank == 0 else [0]
-        for node in watched:
-            self._listen(node, now)
-        if self._lost is not None and not self._told:
-            self._told = True
-            self._store.add("failed", 1)
-        return bool(int(self._store.add("failed", 0)) > int(self._told))
+    def _state(self, node: int) -> Record:
+        assert self._board is not None
+        return self._board.seen.get(node, _NOTHING).state
 
-    def _listen(self, node: int, now: float) -> None:
-        key = f"beat_{node}"
-        beat = self._store.get(key) if self._store.check([key]) else b""
-        previous, since = self._heard.get(node, (b"", now))
-        self._heard[node] = (beat, now if beat != previous else since)
-        if now - self._heard[node][1] > LOST_AFTER_S and not self._store.check([f"report_{node}"]):
-            self._lost = f"node {node} has not been heard of for {LOST_AFTER_S:.0f} s"
+    def _look(self) -> None:
+        """Hear who was told to stop, and see who is lost."""
+        self._is_stopping()
+        board = self._board
+        if board is None:
+            return
+        for node in self._others:
+            seen = board.seen.get(node, _NOTHING)
+            if node in self._lost or seen.state.get("left"):
+                continue
+            silent_s = time.monotonic() - seen.heard_s if seen is not _NOTHING else 0.0
+            if silent_s > LOST_AFTER_S or board.error:
+                self._lost[node] = self._lost_record(node, silent_s)
 
-    def settle(self, found: dict[str, Any] | None) -> dict[str, Any] | None:
-        report = json.dumps(found)
-        if not self._guarded(lambda: self._store.set(f"report_{self.node_rank}", report) or True):
-            return found or self._lost_record()
-        decided: dict[str, Any] | None = self._collect(found) if self.node_rank == 0 else self._await_verdict(found)
-        return decided
-
-    def _collect(self, own: dict[str, Any] | None) -> dict[str, Any] | None:
-        reports: dict[int, dict[str, Any] | None] = {0: own}
-        while len(reports) < self.num_nodes:
-            self.pulse(own is not None or any(reports.values()))
-            for node in range(1, self.num_nodes):
-                if node not in reports and self._store.check([f"report_{node}"]):
-                    reports[node] = json.loads(self._store.get(f"report_{node}"))
-            if self._lost is not None:
-                break
-            time.sleep(0.05)
-        failures = [r for r in reports.values() if r is not None]
-        if self._lost is not None:
-            failures.append(self._lost_record())
-        # Monotonic clocks of two hosts have nothing in common, so across nodes the wall clock orders.
-        decided = failure.first([{**f, "time_ns": f.get("time", 0)} for f in failures])
-        self._guarded(lambda: self._store.set("verdict", json.dumps(decided)) or True)
-        return decided
-
-    def _await_verdict(self, own: dict[str, Any] | None) -> dict[str, Any] | None:
-        while True:
-            self.pulse(own is not None)
-            if self._lost is not None:
-                return own if own and own.get("weight") == failure.CAUSE else self._lost_record()
-            if self._guarded(lambda: self._store.check(["verdict"])):
-                verdict: dict[str, Any] | None = json.loads(self._store.get("verdict"))
-                return verdict
-            time.sleep(0.05)
-
-    def _lost_record(self) -> dict[str, Any]:
-        what = self._lost or "the other nodes are out of reach"
+    def _lost_record(self, node: int, silent_s: float) -> Record:
+        assert self._board is not None
+        host = self._board.met.get(node, {}).get("host", "?")
+        gone = (
+            f"its launcher at {self.endpoint} is gone"
+            if self._board.error
+            else f"nothing heard of it for {silent_s:.0f} s"
+        )
+        what = f"node {node} ({host}) is lost: {gone}"
         return {
             "rank": None,
+            "node_rank": node,
+            "host": host,
             "type": "NodeLost",
             "message": what,
             "what": what,
-            "hint": "look at that node: power, network, and the agent.log in its run directory",
+            "hint": "look at that node: its power and network, and agent.log in its run directory",
+            "traceback": "",
             "weight": failure.CAUSE,
             "exit_code": EXIT_JOB_FAILED,
-            "time": time.time(),
-            "traceback": "",
+            "time": time.time() - silent_s,
+            "time_ns": time.monotonic_ns() - int(silent_s * 1e9),
         }
 
-    def _guarded(self, call: Callable[[], Any]) -> bool:
-        """Talk to the store; where that fails, the node that serves it is lost."""
-        try:
-            return bool(call())
-        except RuntimeError:  # torch's DistError family: network, store and backend errors are all RuntimeErrors
-            self._lost = self._lost or f"the first node, at {self.endpoint}, is out of reach"
-            return False
+    def _is_stopping(self) -> bool:
+        """Whether the job is told to stop, on whichever node: it stops on all."""
+        board = self._board
+        if self._stop() is None and board is not None:
+            for node in self._others:
+                number = self._state(node).get("stop")
+                if number is not None:
+                    self._on_stop(number)
+                    break
+        number = self._stop()
+        if number is not None and board is not None:
+            board.post(stop=number)
+        return number is not None
+
+    def _over(self) -> Record | None:
+        """The failure that ends the job outside of an attempt, where there is one."""
+        self._look()
+        if not self._is_first:
+            verdict = self._state(0).get("verdict")
+            return verdict["found"] if verdict and not verdict["again"] else self._lost.get(0)
+        gave_up = [self._report(n) for n in self._others if self._report(n) and self._report(n)["round"] is None]
+        return self._verdict([r["found"] for r in gave_up] + list(self._lost.values()))
+
+    def _raise_if_over(self) -> None:
+        found = self._over()
+        if found is not None:
+            raise LaunchError(found["what"], hint=found.get("hint", ""), exit_code=found["exit_code"])
+
+    def _report(self, node: int) -> Any:
+        return self._state(node).get("report")
+
+    # -- an attempt ---------------------------------------------------------------------------------------------------
+
+    def join(self, attempt: int, found: Record | None) -> Meeting | Record | None:
+        assert self._board is not None or self._is_stopping()
+        if self._is_stopping():
+            return None
+        if found is not None:
+            self.give_up(found)
+            return found
+        return self._call(attempt) if self._is_first else self._follow(attempt)
+
+    def _call(self, attempt: int) -> Meeting | Record | None:
+        """The first node's join."""
+        assert self._board is not None
+        self._round += 1
+        self._board.post(round=self._round, phase="joining", trouble="", verdict=None)
+        deadline = time.monotonic() + self.timeout_s
+        while not self._is_stopping():
+            over = self._over()
+            if over is not None:
+                self.give_up(over)
+                return over
+            states = [self._state(n) for n in self._others]
+            if all(s.get("ready") == self._round for s in states):
+                self._ranks_store = _ranks_store()
+                attempt = max(attempt, *(s["attempt"] for s in states))
+                self._board.post(phase="running", port=self._ranks_store.port, attempt=attempt)
+                return Meeting(self.host, self._ranks_store.port, attempt, interface_towards(self.host))
+            if len(self._board.met) < len(self._others) and time.monotonic() > deadline:
+                raise self._absent()
+            time.sleep(TICK_S / 2)
+        return None
+
+    def _follow(self, attempt: int) -> Meeting | Record | None:
+        """Another node's join."""
+        assert self._board is not None
+        while not self._is_stopping():
+            over = self._over()
+            if over is not None:
+                return over
+            first = self._state(0)
+            number = first.get("round", 0)
+            if first.get("phase") == "joining" and number > self._round:
+                self._round = number
+                self._board.post(ready=number, attempt=attempt, trouble="", report=None)
+            elif first.get("phase") == "running" and number == self._round:
+                return Meeting(self.host, first["port"], first["attempt"], interface_towards(self.host))
+            time.sleep(TICK_S / 2)
+        return None
+
+    def pulse(self, trouble: str) -> str:
+        if self._board is None:
+            return trouble
+        self._look()
+        if self._is_first:
+            states = [s for s in map(self._state, self._others) if self._round and s.get("ready") == self._round]
+            said = {trouble, *(s.get("trouble", "") for s in states)}
+            if self._lost or any(self._report(n) and self._report(n)["round"] is None for n in self._others):
+                said.add(FAILED)
+            heard = STALLED if STALLED in said else FAILED if FAILED in said else ""
+            self._board.post(trouble=heard)
+            return heard
+        self._board.post(trouble=trouble)
+        first = self._state(0)
+        if self._lost or self._over() is not None:
+            return FAILED
+        return str(first.get("trouble", "")) if first.get("round") == self._round else ""
+
+    def settle(self, found: Record | None, again: Callable[[Record], bool]) -> tuple[Record | None, bool]:
+        trouble = STALLED if found and found.get("type") == "Stalled" else FAILED if found else ""
+        return self._decide(found, trouble, again) if self._is_first else self._await_verdict(found, trouble)
+
+    def _decide(self, own: Record | None, trouble: str, again: Callable[[Record], bool]) -> tuple[Record | None, bool]:
+        assert self._board is not None
+        while True:
+            self.pulse(trouble)
+            reports = {n: self._report(n) for n in self._others if n not in self._lost}
+            if all(r and r["round"] in (self._round, None) for r in reports.values()):
+                break
+            time.sleep(TICK_S / 2)
+        decided = self._verdict([own, *(r["found"] for r in reports.values()), *self._lost.values()])
+        more = (
+            decided is not None
+            and not self._is_stopping()
+            and all(r["round"] for r in reports.values())
+            and again(decided)
+        )
+        self._board.post(verdict={"round": self._round, "found": decided, "again": more})
+        for node in list(self._lost) if more else []:
+            self._board.forget(node)  # another launcher may come in its place
+            del self._lost[node]
+        return decided, more
+
+    def _verdict(self, found: list[Record | None]) -> Record | None:
+        """The first failure, by the first node's monotonic clock."""
+        assert self._board is not None
+        offsets = {n: self._board.seen[n].offset_ns for n in self._others if n in self._board.seen}
+        # A lost node's record was written here, by this clock.
+        on_one_clock = [
+            {
+                **f,
+                "time_ns": f.get("time_ns", 0)
+                + (0 if f.get("type") == "NodeLost" else offsets.get(f.get("node_rank", 0), 0)),
+            }
+            for f in found
+            if f is not None
+        ]
+        return failure.first(on_one_clock)
+
+    def _await_verdict(self, own: Record | None, trouble: str) -> tuple[Record | None, bool]:
+        assert self._board is not None
+        self._board.post(report={"round": self._round, "found": own})
+        while True:
+            self.pulse(trouble)
+            verdict = self._state(0).get("verdict")
+            if verdict and verdict["round"] in (self._round, None):
+                return verdict["found"], bool(verdict["again"])
+            if 0 in self._lost or self._state(0).get("left"):
+                return failure.first([f for f in (own, self._lost.get(0)) if f is not None]), False
+            time.sleep(TICK_S / 2)
+
+    # -- the end --------------------------------------------------------------------------------------------------------
+
+    def give_up(self, found: Record) -> None:
+        if self._board is None:
+            return
+        if self._is_first:
+            self._board.post(trouble=FAILED, verdict={"round": None, "found": found, "again": False})
+        else:
+            self._board.post(trouble=FAILED, report={"round": None, "found": found})
 
     def close(self) -> None:
-        self._handler.shutdown()
-        self._store = None
+        board = self._board
+        if board is None:
+            return
+        self._is_stopping()
+        board.post(left=True)
+        if self._is_first:
+            # The store goes with this process. The others have to read the verdict before.
+            while not all(n in self._lost or n not in board.seen or self._state(n).get("left") for n in self._others):
+                self._look()
+                time.sleep(TICK_S / 2)
+        else:
+            board.flush(LEAVE_S)
+        board.close()
 
 
-def _require_free(host: str, port: int) -> None:
-    del host  # the store listens on every address
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+@dataclass
+class _Seen:
+    """The latest that was read of a node."""
+
+    state: Record = field(default_factory=dict)
+    heard_s: float = 0.0
+    """When it last changed, on this node's monotonic clock; every beat changes it."""
+    offset_ns: int = 0
+    """This node's monotonic clock less that node's: the least of what all its beats said, since each took a while."""
+
+
+_NOTHING = _Seen()
+
+
+class _Board:
+    """Writes this node's key and reads the others', on a thread of its own."""
+
+    def __init__(self, store: Any, own: int, others: range, introduction: Record) -> None:
+        self._store, self._own, self._others = store, own, others
+        self._introduction = json.dumps(introduction)
+        self.met: dict[int, Record] = {}
+        """Who came, by what each said of itself when it came."""
+        self.seen: dict[int, _Seen] = {}
+        self.taken_by = ""
+        """The host of another launcher that came as this node before."""
+        self.error = ""
+        """Why the store can no longer be talked to."""
+        self._state: Record = {}
+        self._written: Record | None = None
+        self._written_s = self._taken_s = 0.0
+        self._raw: dict[int, bytes] = {}
+        self._forgotten: list[int] = []
+        self._lock, self._wake, self._is_closed = threading.Lock(), threading.Event(), False
+        threading.Thread(target=self._run, name="nodes", daemon=True).start()
+
+    @property
+    def taken_for_s(self) -> float:
+        return time.monotonic() - self._taken_s
+
+    def post(self, **values: Any) -> None:
+        """Say this of this node from now on."""
+        with self._lock:
+            changed = {**self._state, **values}
+            if changed == self._state:
+                return
+            self._state = changed
+        self._wake.set()
+
+    def forget(self, node: int) -> None:
+        """A node is gone; another may take its place."""
+        self.met.pop(node, None)
+        self.seen.pop(node, None)
+        self._forgotten.append(node)
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until all that was posted is written."""
+        deadline = time.monotonic() + timeout_s
+        while self._written != self._state and not self.error and time.monotonic() < deadline:
+            time.sleep(TICK_S / 5)
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._wake.set()
+
+    def _run(self) -> None:
         try:
-            probe.bind(("", port))
-        except OSError as error:
-            raise LaunchError(
-                f"port {port} of --rdzv-endpoint is taken on this node: {error.strerror}",
-                hint="name another port, the same on every node, or end the job that holds it (`ss -ltnp`)",
-            ) from None
+            while not self._is_closed and not self._introduced():
+                time.sleep(BEAT_S)
+            while not self._is_closed:
+                self._exchange()
+                self._wake.wait(TICK_S)
+                self._wake.clear()
+        except RuntimeError as error:  # torch's DistError family: network, store and backend errors are RuntimeErrors
+            self.error = str(error) or type(error).__name__
+
+    def _introduced(self) -> bool:
+        taken = self._store.compare_set(f"came_{self._own}", "", self._introduction).decode()
+        if taken == self._introduction:
+            return True
+        if not self.taken_by:
+            self.taken_by, self._taken_s = json.loads(taken)["host"], time.monotonic()
+        return False
+
+    def _exchange(self) -> None:
+        while self._forgotten:
+            node = self._forgotten.pop()
+            self._store.delete_key(f"node_{node}")
+            self._raw.pop(node, None)
+            self._store.set(f"came_{node}", "")
+        with self._lock:
+            state = self._state
+        if state != self._written or time.monotonic() - self._written_s >= BEAT_S:
+            self._store.set(f"node_{self._own}", json.dumps({**state, "beat_ns": time.monotonic_ns()}))
+            self._written, self._written_s = state, time.monotonic()
+        for node in self._others:
+            self._read(node)
+
+    def _read(self, node: int) -> None:
+        key = f"node_{node}"
+        if node not in self._raw and not self._store.check([key]):
+            return
+        raw = self._store.get(key)
+        if raw == self._raw.get(node):
+            return
+        self._raw[node] = raw
+        state = json.loads(raw)
+        offset = time.monotonic_ns() - state["beat_ns"]
+        before = self.seen.get(node)
+        self.seen[node] = _Seen(state, time.monotonic(), min(offset, before.offset_ns) if before else offset)
+        if node not in self.met:
+            self.met[node] = json.loads(self._store.get(f"came_{node}"))
 
 
-def _address_towards(host: str) -> str | None:
-    """This node's own address on the way to `host`; None where that cannot be told."""
-    try:
+def _introduction(plan: Plan) -> Record:
+    """What a node says of itself when it comes: all that has to be the same on every node, and who it is."""
+    import torch
+    import transformers
+
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "plan": plan.model_dump(mode="json", exclude=set(OWN)),
+        "versions": {
+            "python": ".".join(map(str, sys.version_info[:2])),
+            "machine": platform.machine(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+
+
+def _differences(own: Record, other: Record, limit: int = 4) -> list[str]:
+    """What differs in two introductions, as `batch.global_size is 12 there and 24 here`."""
+    out = []
+    for part in ("plan", "versions"):
+        here, there = dict(_leaves(own[part])), dict(_leaves(other[part]))
+        for key in [k for k in {**here, **there} if here.get(k) != there.get(k)]:
+            out.append(f"{key} is {there.get(key)!r} there and {here.get(key)!r} here")
+    return out if len(out) <= limit else [*out[:limit], f"and {len(out) - limit} more"]
+
+
+def _leaves(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        return [(prefix, value)]
+    return [leaf for key, one in value.items() for leaf in _leaves(one, f"{prefix}.{key}" if prefix else key)]
+
+
+def _bounded(call: Callable[[], Any], timeout_s: float) -> tuple[bool, Any]:
+    """Whether a call came back in time, and its value or exception. One that did not is left to its thread."""
+    box: list[Any] = []
+
+    def run() -> None:
+        try:
+            box.append(call())
+        except (RuntimeError, OSError, ValueError) as error:
+            box.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    return bool(box), box[0] if box else None
+
+
+def split_endpoint(endpoint: str) -> tuple[str, int]:
+    """Host and port; an IPv6 address stands in brackets."""
+    host, _, port = endpoint.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def interface_towards(host: str) -> str | None:
+    """The network interface that this node reaches `host` by; None where that cannot be told."""
+    import psutil
+
+    with suppress(OSError):
         family, _, _, _, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect(address)  # a datagram socket: nothing is sent
-            return str(probe.getsockname()[0])
-    except OSError:
-        return None
+            own = str(probe.getsockname()[0])
+        for name, addresses in psutil.net_if_addrs().items():
+            if any(a.address.partition("%")[0] == own for a in addresses):
+                return name
+    return None

@@ -47,17 +47,18 @@ class Watch:
         self.timeout_s = timeout_s
         self._next_s = 0.0
 
-    def look(self, ranks: dict[int, int]) -> dict[str, Any] | None:
+    def look(self, ranks: dict[int, int], *, at_once: bool = False) -> dict[str, Any] | None:
         """A failure record naming the culprit where every rank given (rank → pid) stands still; else None.
 
+        `at_once`: another node's ranks do, so these do not need to have stood for as long.
         One rank that waits in a collective for a slow one stands still too, so only all of them count as a hang.
         """
         now = time.monotonic()
-        if not self.timeout_s or now < self._next_s or not ranks:
+        if not ranks or (not at_once and (not self.timeout_s or now < self._next_s)):
             return None
         self._next_s = now + LOOK_EVERY_S
         beats = {rank: self._beat(rank) for rank in ranks}
-        if any(beat is None or now - beat[0] < self.timeout_s for beat in beats.values()):
+        if any(beat is None or (now - beat[0] < self.timeout_s and not at_once) for beat in beats.values()):
             return None
         stacks = self._stacks(ranks)
         seen = [
@@ -91,10 +92,14 @@ def culprit(seen: list[Seen]) -> Seen:
     """
 
     def suspicion(rank: Seen) -> tuple[bool, int, bool, bool, float]:
-        waits = any(place in rank.stack for place in WAITING)
-        return (rank.state not in "TtZX", rank.step, waits, bool(rank.stack), -rank.age_s)
+        return (rank.state not in "TtZX", rank.step, waits(rank), bool(rank.stack), -rank.age_s)
 
     return min(seen, key=suspicion)
+
+
+def waits(rank: Seen) -> bool:
+    """Whether it stands in a collective."""
+    return any(place in rank.stack for place in WAITING)
 
 
 def _record(found: Seen, seen: list[Seen], folder: Path) -> dict[str, Any]:
@@ -114,7 +119,8 @@ def _record(found: Seen, seen: list[Seen], folder: Path) -> dict[str, Any]:
         "what": f"rank {found.rank} {how}: nothing for {found.age_s:.0f} s{waiting}",
         "hint": f"the Python stacks of all ranks are in {folder}/stacks_*.txt; --hang-timeout sets the limit",
         "traceback": found.stack,
-        "weight": failure.CAUSE,
+        # Where the likeliest of this node's ranks only waits, the culprit is on another.
+        "weight": failure.FOLLOWED if waits(found) and found.state not in "TtZX" else failure.CAUSE,
         "time_ns": time.monotonic_ns() - int(found.age_s * 1e9),
         "time": time.time() - found.age_s,
         "exit_code": EXIT_JOB_FAILED,
