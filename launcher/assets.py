@@ -37,7 +37,8 @@ def cache_dir(env: Mapping[str, str] = os.environ) -> Path:
 
 
 def model_config(name: str, revision: str | None = None, env: Mapping[str, str] = os.environ) -> dict[str, Any] | None:
-    """A model's config.json from its folder or from the hub's local cache; None where neither has it.
+    """A model's config.json from its folder, from the hub's local cache, or from the table of known shapes; None where
+    none has it.
 
     Raises:
         LaunchError: `name` is a folder on this machine that holds no readable config.json.
@@ -59,7 +60,14 @@ def model_config(name: str, revision: str | None = None, env: Mapping[str, str] 
     ref = cache / "refs" / (revision or "main")
     commit = ref.read_text().strip() if ref.is_file() else (revision or "main")
     file = cache / "snapshots" / commit / "config.json"
-    return _config(file) if file.is_file() else None
+    return _config(file) if file.is_file() else _known(name)
+
+
+def _known(name: str) -> dict[str, Any] | None:
+    import yaml
+
+    rows = yaml.safe_load((_PACKAGE / "known_models.yaml").read_text(encoding="utf-8"))
+    return next((dict(row["config"]) for row in rows if name in row["names"]), None)
 
 
 def _config(file: Path) -> dict[str, Any]:

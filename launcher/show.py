@@ -14,7 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from launcher import rundir
+from launcher.doctor import Finding
 from launcher.errors import EXIT_OK
+from launcher.explain import Lang, Report, language, render_text
+from launcher.memory import SPEED_SOURCES, Row
 from launcher.plan import Plan
 from launcher.render.env import Variable, hidden
 from launcher.rundir import RunDir
@@ -67,10 +70,12 @@ class View:
         if show is not None:
             show(event)
 
-    def end(self, outcome: Outcome, run: RunDir) -> None:
-        """The table of epochs and the figures, or the failing rank's traceback, once."""
+    def end(self, outcome: Outcome, run: RunDir, report: Report | None) -> None:
+        """The table of epochs and the figures, or the failing rank's traceback, once, and what is known about it."""
         if outcome.failure is not None:
             _failure(outcome.failure)
+            if report is not None:
+                err.print(Text(render_text(report, language())))
         elif outcome.exit_code == EXIT_OK and outcome.metrics:
             out.print(_epochs(outcome.metrics))
             matrix = outcome.metrics.get("final", {}).get("confusion_matrix")
@@ -157,9 +162,16 @@ class JsonView(View):
     def event(self, event: dict[str, Any]) -> None:
         print(json.dumps(event, ensure_ascii=False), flush=True)
 
-    def end(self, outcome: Outcome, run: RunDir) -> None:
+    def end(self, outcome: Outcome, run: RunDir, report: Report | None) -> None:
+        explanation = report.to_json() if report else None
         self.event(
-            {"event": "outcome", "exit_code": outcome.exit_code, "failure": outcome.failure, "metrics": outcome.metrics}
+            {
+                "event": "outcome",
+                "explanation": explanation,
+                "exit_code": outcome.exit_code,
+                "failure": outcome.failure,
+                "metrics": outcome.metrics,
+            }
         )
 
 
@@ -222,6 +234,86 @@ def written(run: RunDir, texts: Mapping[str, str], commands: Mapping[str, str], 
         out.print(Text(str(run.path / name)))
     for command in commands.values():
         out.print(Text(f"  {command}"))
+
+
+def planned(plan: Plan, loaded: Loaded, rows: Sequence[Row], as_json: bool) -> None:
+    """The plan that a launch would follow."""
+    if as_json:
+        value = {"plan": plan.model_dump(mode="json"), "memory": [row.to_json() for row in rows]}
+        print(json.dumps(value, indent=2, ensure_ascii=False))
+    else:
+        out.print(_plan_lines(plan, loaded))
+
+
+def memory(rows: Sequence[Row]) -> None:
+    """A line for each strategy: what one rank holds at its highest, whether that fits, and how fast the strategy is."""
+    if not rows:
+        out.print(
+            Text("memory     not told: it needs a card's size and the model's config (a folder, or the hub's cache)")
+        )
+        return
+    shape = rows[0].breakdown
+    out.print(
+        Text(f"{shape.num_parameters:,} parameters, {shape.num_trainable:,} trained; GiB of one rank at its highest")
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    heads = [
+        "strategy",
+        "weights",
+        "grads",
+        "optim",
+        "buffers",
+        "gathered",
+        "activ",
+        "logits",
+        "comm",
+        "reserve",
+        "total",
+        "of",
+    ]
+    for head in [*heads, "fits", "peak in", "host", "traffic", "speed"]:
+        table.add_column(head, justify="left" if head in ("strategy", "fits", "peak in") else "right", no_wrap=True)
+    for row in rows:
+        cells = [_gib(size) for size in row.breakdown.parts().values()]
+        verdict = f"yes, {_gib(row.margin_bytes)} left" if row.fits else f"no, {_gib(-row.margin_bytes)} short"
+        if not row.fits and row.margin_bytes >= 0:
+            verdict = "no, host memory"
+        speed = f"{row.speed.measured:.2f}" if row.speed.measured else "-"
+        table.add_row(
+            row.strategy, *cells, _gib(row.breakdown.total_bytes), _gib(row.usable_bytes), verdict, row.breakdown.phase,
+            _gib(row.host_bytes_node), f"{row.speed.traffic:g}x" if row.speed.traffic else "-", speed,
+        )  # fmt: skip
+    Console(highlight=False, width=180).print(table)
+    for source in SPEED_SOURCES:
+        out.print(Text(f"  {source}", style="dim"))
+
+
+def _gib(size: float) -> str:
+    return f"{size / (1 << 30):.1f}"
+
+
+def findings(found: Sequence[Finding], node: Mapping[str, Any] | None, as_json: bool) -> None:
+    """The doctor's findings, worst last, so that they stand above the prompt."""
+    if as_json:
+        value = {"findings": [f.to_json() for f in found], **({"node": node} if node is not None else {})}
+        print(json.dumps(value, indent=2, ensure_ascii=False))
+        return
+    order = {"skip": 0, "ok": 1, "warn": 2, "fail": 3}
+    styles = {"skip": "dim", "ok": "green", "warn": "yellow", "fail": "red"}
+    for finding in sorted(found, key=lambda f: order[f.ok]):
+        out.print(Text.assemble((f"{finding.ok:<5}", styles[finding.ok]), f"{finding.name}: {finding.what}"))
+        if finding.ok in ("warn", "fail"):
+            for word, text in (("why", finding.why), ("fix", finding.fix)):
+                if text:
+                    out.print(Text(f"     {word}: {text}"))
+
+
+def explanation(report: Report, lang: Lang, as_json: bool) -> None:
+    """What a log tells."""
+    if as_json:
+        print(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+    else:
+        out.print(Text(render_text(report, lang)))
 
 
 def recipes(paths: Sequence[Path], as_json: bool) -> None:

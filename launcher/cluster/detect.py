@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,8 +93,8 @@ def here(
     return _cluster("npu", devices, nodes, f"{len(devices)} x {', '.join(names)} by {found.source}")
 
 
-def assumed(nproc: int, nodes: Nodes, name: str = ASSUMED_CHIP) -> Cluster:
-    """Cards that need not be there, for `render` and --dry-run.
+def assumed(nproc: int, nodes: Nodes, name: str = ASSUMED_CHIP, hbm_gib: int | None = None) -> Cluster:
+    """Cards that need not be there, for `plan`, `render` and --dry-run.
 
     Raises:
         LaunchError: no such chip, or one that does not train.
@@ -102,10 +103,12 @@ def assumed(nproc: int, nodes: Nodes, name: str = ASSUMED_CHIP) -> Cluster:
     silicon = chip(name)
     if silicon is None or not silicon.trainable:
         raise LaunchError(f"{name!r} is no Ascend chip that trains", hint=f"one of {', '.join(chip_names())}")
-    hbm_bytes = (silicon.hbm_gib or 64) * GIB
+    hbm_bytes = (hbm_gib or silicon.hbm_gib or 64) * GIB
     devices = tuple(Device(index=i, name=name, hbm_bytes=hbm_bytes, health="OK", physical_id=i) for i in range(nproc))
-    return _cluster("npu", devices, nodes, f"{nproc} x {name} assumed: nothing on this machine was asked")
+    source = f"{nproc} x {name}, {hbm_bytes // GIB} GB, assumed: nothing on this machine was asked"
+    return Cluster("npu", devices, nodes.count, nodes.rank, nodes.endpoint, None, source)
 
 
 def _cluster(device: Literal["npu", "cpu"], devices: tuple[Device, ...], nodes: Nodes, source: str) -> Cluster:
-    return Cluster(device, devices, nodes.count, nodes.rank, nodes.endpoint, source)
+    host_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Cluster(device, devices, nodes.count, nodes.rank, nodes.endpoint, host_bytes, source)

@@ -142,5 +142,7 @@ class Cluster:
     node_rank: int = 0
     rdzv_endpoint: str | None = None
     """host:port of the first node; None on a single node."""
+    host_memory_bytes: int | None = None
+    """Main memory of this node; None where it is not this machine that is planned for."""
     source: str = ""
     """One sentence on how this was recognised."""

@@ -24,7 +24,7 @@ def make(path: Path, strategy: str, nodes: detect.Nodes) -> plan.Plan:
 @pytest.mark.parametrize("path", assets.recipes(), ids=lambda p: p.stem)
 def test_every_shipped_recipe_loads(path: Path):
     """And plans for eight cards."""
-    loaded = spec.load(path, ["parallel.global_batch_size=8"], {})
+    loaded = spec.load(path, ["parallel.global_batch_size=8", "parallel.micro_batch_size=auto"], {})
     made = plan.make(loaded, detect.assumed(8, detect.Nodes()), plan.Options())
 
     assert 8 == made.world_size

@@ -23,7 +23,7 @@ def commands(group: click.Group = cli, prefix: str = "") -> Iterator[tuple[str, 
             yield from commands(command, f"{prefix}{name} ")
 
 
-@pytest.mark.parametrize(("name", "command"), commands(), ids=[n for n, _ in commands()])
+@pytest.mark.parametrize(("name", "command"), list(commands()), ids=[n for n, _ in commands()])
 def test_every_command_and_option_has_help(name: str, command: click.Command):
     """One sentence for each."""
     assert command.help
@@ -59,7 +59,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "bad nproc": ({}, ["--nproc", "many"], "neither a number of ranks nor auto"),
     "bad override": ({}, ["nonsense"], "is not KEY=VALUE"),
     "node without endpoint": ({}, ["--nnodes", "2"], "needs --rdzv-endpoint"),
-    "chip without dry run": ({}, ["--chip", "910A"], "--chip is for --dry-run"),
+    "chip without dry run": ({}, ["--chip", "910A"], "--chip and --hbm are for plan"),
 }
 
 
