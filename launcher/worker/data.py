@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -310,22 +311,22 @@ def _write_tokens(
     from datasets import Features, List, Value
 
     column = recipe.data.text
-    tokens = rows.select_columns([column]).map(
-        lambda batch: {"input_ids": ids_of(batch[column])},
-        batched=True,
-        batch_size=1000,
-        num_proc=recipe.data.num_proc,
-        remove_columns=[column],
-        features=Features({"input_ids": List(Value("int32"))}),
-        keep_in_memory=len(rows) <= 100_000 and recipe.data.num_proc is None,
-        load_from_cache_file=False,
-    )
-    tokens = tokens.add_column("labels", labels)
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.{os.getpid()}")
-    tokens.save_to_disk(str(partial))
-    partial.replace(target)
+    with TemporaryDirectory(dir=target.parent) as partial:
+        tokens = rows.select_columns([column]).map(
+            lambda batch: {"input_ids": ids_of(batch[column])},
+            batched=True,
+            batch_size=1000,
+            num_proc=recipe.data.num_proc,
+            remove_columns=[column],
+            features=Features({"input_ids": List(Value("int32"))}),
+            load_from_cache_file=False,
+            # Else it would stay in the data's own cache for good, beside what is kept here.
+            cache_file_name=f"{partial}/tokens.arrow",
+        )
+        tokens.add_column("labels", labels).save_to_disk(f"{partial}/saved")
+        Path(partial, "saved").replace(target)
     count = np.asarray(lengths(open_split(SplitFacts(str(target), 0, 0, 0, 0, 0))))
     return {
         "rows": len(count),

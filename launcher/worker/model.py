@@ -497,9 +497,10 @@ class Answering:
 
     @staticmethod
     def _token_losses(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-        return functional.cross_entropy(
-            logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none", label_smoothing=smoothing
+        losses = functional.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none", label_smoothing=smoothing
         )
+        return losses.view_as(targets)
 
 
 IGNORED = -100

@@ -104,6 +104,19 @@ def test_a_second_run_reads_the_cache_and_changed_data_does_not(prepare, cache):
     assert 1 == len({path.name for path in cache.glob("random/*")})
 
 
+def test_more_processes_give_the_same_rows(prepare, cache):
+    """`data.num_proc` changes how long it takes and nothing else; what is half done leaves nothing behind."""
+    alone = prepare()
+    rows = data.open_split(alone.train)["input_ids"][:]
+    shutil.rmtree(cache / "tokens")
+
+    together = prepare("data.num_proc=2")
+
+    assert rows == data.open_split(together.train)["input_ids"][:]
+    assert alone.train == together.train
+    assert {Path(together.train.path), Path(together.eval.path)} == set((cache / "tokens").iterdir())
+
+
 def test_a_label_column_of_names_is_numbered(prepare):
     """Text labels become the numbers of model.label_names."""
     names = ["a", "b", "c", "d", "e"]
