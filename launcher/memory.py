@@ -592,8 +592,10 @@ def _reduction(job: _Job) -> tuple[dict[str, int], ...]:
     if job.stage in (1, 2):
         bucket = job.low * job.bucket * (2 if job.device == "npu" else 1)  # overlap_comm has two
         copy = job.low * min(job.bucket, job.num_trainable)  # flattened for the reduction
-        if job.stage == 2:  # the last bucket's gradients are in the copy, not yet in the partition
-            copy -= int(_full_gradients(job) * min(1.0, job.bucket / max(1, job.num_trainable)))
+        if job.stage == 2:
+            # The last bucket's gradients may still be in the copy when the partition is filled, or not: the backend's
+            # own thread lets go of it. Both were measured; this is the middle.
+            copy -= int(_full_gradients(job) * min(1.0, job.bucket / max(1, job.num_trainable)) / 2)
         return ({"buffers": bucket},) * 3 + ({"buffers": bucket + (copy if job.stage == 2 else 0)},)
     if _is_fsdp(job):
         outer, block = job.low * job.g.outer_parameters, job.low * job.g.layer_parameters

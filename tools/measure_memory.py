@@ -441,6 +441,7 @@ def init_rank(rank: int, num_layers: int, num_ranks: int, port: int, out: Path, 
 
     import torch
     from transformers import AutoModelForSequenceClassification, LlamaConfig, TrainingArguments
+    from transformers.initialization import no_init_weights
 
     torch.set_num_threads(1)
     config = dict(LLAMA3_8B, num_hidden_layers=num_layers)
@@ -452,9 +453,10 @@ def init_rank(rank: int, num_layers: int, num_ranks: int, port: int, out: Path, 
         args = TrainingArguments(output_dir=str(folder), bf16=True, use_cpu=True, report_to="none", deepspeed=str(path))
         live.peak = live.now
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        model = AutoModelForSequenceClassification.from_config(
-            LlamaConfig(**config, num_labels=5, pad_token_id=0), dtype=torch.bfloat16
-        )
+        with no_init_weights():  # the values do not matter, and a billion random numbers take minutes
+            model = AutoModelForSequenceClassification.from_config(
+                LlamaConfig(**config, num_labels=5, pad_token_id=0), dtype=torch.bfloat16
+            )
     held = sum(p.ds_tensor.numel() * 2 for p in model.parameters())
     total = sum(p.ds_numel for p in model.parameters())
     whole_now = sum(p.data.numel() * 2 for p in model.parameters())
