@@ -119,6 +119,8 @@ aclError aclInit(const char *config) {
     if (visible().cards.empty())
         return fail(ACL_ERROR_RT_INVALID_DEVICEID,
                     "ChgUserDevIdToDeviceId failed because value 0 for parameter userDevId is invalid. Expected value: [0, 0).");
+    if (const char *s = getenv("PER_STREAM_QUEUE"); s && *s && *s != '0')
+        not_emulated("PER_STREAM_QUEUE=1 (collectives of several queues at once)");
     if (initialised.exchange(true)) return ACL_ERROR_REPEAT_INITIALIZE;
     default_device = default_device_of(config);
     load_kernels();
