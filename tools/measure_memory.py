@@ -87,22 +87,21 @@ class Case:
 def cases() -> list[Case]:
     """Strategies by models, then one axis at a time."""
     out = [Case("small", s) for s in memory.STRATEGIES]
+    out += [Case("small", s, precision="fp32") for s in ("ddp", "zero2", "zero3", "fsdp2")]
+    out += [Case("small", s, checkpointing=True) for s in ("ddp", "zero2", "zero3", "fsdp2")]
+    out += [Case("wide", s, num_ranks=4, micro_batch=2) for s in ("ddp", "zero1", "zero2", "zero3", "fsdp2")]
+    out += [Case("small", "zero2", micro_batch=m, seq_len=n) for m, n in ((1, 64), (8, 256), (2, 512))]
+    out += [Case("small", "ddp", num_ranks=1, precision=p) for p in ("fp32", "bf16")]
+    out += [Case("small", s, padded=False) for s in ("ddp", "zero3")]
+    out += [Case("small", s, accumulation=2) for s in ("ddp", "zero2")]
+    out += [Case("small", s, micro_batch=1, seq_len=64) for s in ("ddp", "zero1", "zero3", "fsdp2")]
+    out += [Case("small", s, task="causal-lm") for s in ("ddp", "zero2", "zero3", "fsdp2")]
+    out += [Case("small", "zero2", attention="eager")]
+    out += [Case("small", "ddp", lora_r=8), Case("small", "ddp", lora_r=8, checkpointing=True)]
+    out += [Case("tiny", s) for s in ("ddp", "zero2", "zero3", "fsdp2")]
     out += [Case("SmolLM2-135M", s, micro_batch=2, seq_len=256) for s in ("ddp", "zero2")]
     out += [Case("SmolLM2-135M", "zero3", micro_batch=2, seq_len=256, checkpointing=True)]
-    out += [Case("wide", s, num_ranks=4, micro_batch=2) for s in ("ddp", "zero2", "zero3", "fsdp2")]
-    out += [Case("small", s, checkpointing=True) for s in ("ddp", "zero2", "zero3", "fsdp2")]
-    out += [Case("small", s, precision="fp32") for s in ("ddp", "zero3", "fsdp2")]
-    out += [Case("small", s, micro_batch=1, seq_len=64) for s in ("ddp", "zero1", "zero3", "fsdp2")]
-    out += [Case("small", "zero2", micro_batch=m, seq_len=n) for m, n in ((8, 256), (2, 512))]
-    out += [Case("small", s, task="causal-lm") for s in ("ddp", "zero2", "zero3", "fsdp2")]
-    out += [
-        Case("small", "ddp", num_ranks=1),
-        Case("small", "zero3", padded=False),
-        Case("small", "zero2", attention="eager"),
-    ]
-    out += [Case("small", "ddp", accumulation=2), Case("small", "zero2", accumulation=2)]
-    out += [Case("small", "ddp", lora_r=8), Case("small", "ddp", lora_r=8, checkpointing=True)]
-    return out + [Case("tiny", s) for s in ("ddp", "zero3")]
+    return out
 
 
 def predict(case: Case) -> memory.Breakdown:

@@ -440,11 +440,11 @@ def test_a_large_log_is_read_in_bounded_time(tmp_path: Path):
     with log.open("w") as f:
         f.write("{'loss': 0.5, 'learning_rate': 1e-05, 'epoch': 0.25}\n" * 200_000)
         f.write(TARGET)
-    started = time.monotonic()
+    started = time.process_time()
     verdict = explain.explain_path(tmp_path).verdict
     assert verdict is not None
     assert verdict.id == "label-out-of-range"
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize(
@@ -461,9 +461,9 @@ def test_a_large_log_is_read_in_bounded_time(tmp_path: Path):
     ids=["empty", "nul", "brackets", "codes", "parens", "cut", "long-line"],
 )
 def test_damaged_text_is_survived(text: str):
-    started = time.monotonic()
+    started = time.process_time()
     explain.explain_text(text)
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_damaged_records_are_survived(tmp_path: Path):
