@@ -330,7 +330,9 @@ def _try(do: Callable[[], Any]) -> Any:
     except (SafetensorError, RuntimeError) as error:
         # safetensors and torch's writers turn the system's error into text of their own.
         text = str(error)
-        if "No space left" in text or "os error" in text or "iostream" in text or "unexpected pos" in text:
+        if match := re.search(r"I/O error: (.+?)(?: \(os error \d+\))?$", text):
+            return match[1]
+        if any(words in text for words in ("No space left", "iostream error", "unexpected pos")):
             return text
         raise
 

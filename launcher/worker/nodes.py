@@ -184,8 +184,8 @@ class ManyNodes:
             if "EADDRINUSE" not in str(error) and "in use" not in str(error):
                 raise
             raise LaunchError(
-                f"port {self.port} of --rdzv-endpoint {self.endpoint} is taken on this node",
-                hint="name another port, the same on every node, or end the job that holds it (`ss -ltnp`)",
+                f"port {self.port} is taken on this, the first node",
+                hint="end the other job (`ss -ltnp`), or choose another port on all nodes",
             ) from error
 
     def _connect(self, deadline: float) -> Any:

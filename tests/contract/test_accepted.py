@@ -42,7 +42,9 @@ def test_accelerate_takes_the_shipped_configs(strategy: str):
 
 @pytest.mark.parametrize("nodes", NODES.values(), ids=NODES)
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_accelerate_takes_the_rendered_config(recipe: Callable[..., Path], tmp_path: Path, strategy: str, nodes: detect.Nodes):
+def test_accelerate_takes_the_rendered_config(
+    recipe: Callable[..., Path], tmp_path: Path, strategy: str, nodes: detect.Nodes
+):
     """By its own loader and its own launch arguments; keys it would pass over silently are absent."""
     from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser

@@ -44,7 +44,11 @@ def test_the_readmes_show_the_same_commands():
     def shell_lines(name: str) -> set[str]:
         blocks = (REPO / name).read_text(encoding="utf-8").split("```")[1::2]
         lines = [line.strip() for block in blocks for line in block.splitlines()[1:]]
-        return {line.split("  #")[0].strip() for line in lines if line.startswith(("ascend-launch", "make", "pip", "accelerate", "torchrun"))}
+        return {
+            line.split("  #")[0].strip()
+            for line in lines
+            if line.startswith(("ascend-launch", "make", "pip", "accelerate", "torchrun"))
+        }
 
     assert shell_lines("README.md") == shell_lines("README.zh-CN.md")
 
@@ -89,7 +93,12 @@ def test_a_dry_run_starts_and_writes_nothing(recipe: Callable[..., Path], ascend
 
     assert 0 == ran.code, ran.err
     assert not (tmp_path / "out").exists()
-    for said in ("8 ranks on npu over hccl", "HCCL_CONNECT_TIMEOUT=1200", "torchrun --nproc-per-node 8", "accelerate launch"):
+    for said in (
+        "8 ranks on npu over hccl",
+        "HCCL_CONNECT_TIMEOUT=1200",
+        "torchrun --nproc-per-node 8",
+        "accelerate launch",
+    ):
         assert said in ran.out
 
 
@@ -134,7 +143,12 @@ def test_a_bug_of_ours_leaves_a_log_to_paste(tmp_path: Path):
         "cli.main()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=False, env={"TMPDIR": str(tmp_path)}
+        [sys.executable, "-c", code],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"TMPDIR": str(tmp_path)},
     )
     (log,) = tmp_path.glob("ascend-launch-*.log")
 

@@ -154,7 +154,13 @@ def test_the_plan_survives_its_file(recipe: Write):
 
 @pytest.mark.parametrize(
     ("config", "size"),
-    [({"hidden_size": 64}, 64), ({"text_config": {"hidden_size": 32}}, 32), ({"n_embd": 7}, 7), ({}, None), (None, None)],
+    [
+        ({"hidden_size": 64}, 64),
+        ({"text_config": {"hidden_size": 32}}, 32),
+        ({"n_embd": 7}, 7),
+        ({}, None),
+        (None, None),
+    ],
 )
 def test_hidden_size_is_read_where_it_is(recipe: Write, config: dict[str, Any] | None, size: int | None):
     """The names that model families use; None where no config is at hand."""

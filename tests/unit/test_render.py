@@ -20,9 +20,10 @@ from launcher.rundir import RunDir
 Write = Callable[..., Path]
 ZERO = ["zero1", "zero2", "zero3", "zero3-offload"]
 ALL = ["ddp", *ZERO, "fsdp2"]
+ONE_NODE = detect.Nodes()
 
 
-def make(path: Path, *, cpu: int = 0, npu: int = 0, nodes: detect.Nodes = detect.Nodes(), **sections: Any) -> plan.Plan:
+def make(path: Path, *, cpu: int = 0, npu: int = 0, nodes: detect.Nodes = ONE_NODE, **sections: Any) -> plan.Plan:
     cluster = detect.assumed(npu, nodes) if npu else Cluster("cpu", (), nodes.count, nodes.rank, nodes.endpoint, "test")
     options = plan.Options(nproc=npu or cpu, debug=sections.pop("debug", False))
     overrides = [f"{k}={v}" for k, v in sections.items()]
@@ -38,7 +39,11 @@ def test_numbers_that_deepspeed_wants_whole_are_whole(recipe: Write, name: str):
     """Formulas give 15099494.4 for the prefetch bucket, which DeepSpeed refuses."""
     config = deepspeed.config(strategy(recipe(), name, npu=8))
     assert config is not None
-    sizes = {k: v for k, v in config["zero_optimization"].items() if k.endswith(("_size", "_threshold", "_parameters", "_distance"))}
+    sizes = {
+        k: v
+        for k, v in config["zero_optimization"].items()
+        if k.endswith(("_size", "_threshold", "_parameters", "_distance"))
+    }
 
     assert all(type(v) is int for v in sizes.values())
     assert "train_batch_size" not in config
@@ -173,7 +178,10 @@ def test_awkward_paths_survive_every_renderer(recipe: Write, awkward_dir: Path):
     run = RunDir(awkward_dir / "run")
     files.write(files.texts(loaded, made, run, {}), run)
 
-    assert str(run.deepspeed_path) == yaml.safe_load(run.accelerate_path.read_text())["deepspeed_config"]["deepspeed_config_file"]
+    assert (
+        str(run.deepspeed_path)
+        == yaml.safe_load(run.accelerate_path.read_text())["deepspeed_config"]["deepspeed_config_file"]
+    )
     assert made == run.plan()
     assert loaded.spec == spec.load(run.recipe_path, (), {}).spec
     for command in files.commands(made, run).values():

@@ -52,7 +52,9 @@ def test_events_of_many_writers_never_mix(tmp_path: Path):
     """Each event is one write to a file opened for appending."""
     path = tmp_path / "events.jsonl"
     writers = [
-        threading.Thread(target=lambda w=w: [rundir.append_event(path, {"w": w, "text": "x" * 3000}) for _ in range(50)])
+        threading.Thread(
+            target=lambda w=w: [rundir.append_event(path, {"w": w, "text": "x" * 3000}) for _ in range(50)]
+        )
         for w in range(8)
     ]
     for writer in writers:
@@ -67,7 +69,7 @@ def test_half_an_event_waits_for_its_other_half(tmp_path: Path):
     """A reader takes whole lines only and goes on where it stopped."""
     path = tmp_path / "events.jsonl"
     path.write_text('{"n": 1}\n{"n"')
-    (offset, first), = rundir.events(path)
+    ((offset, first),) = rundir.events(path)
     with path.open("a") as file:
         file.write(': 2}\nnot json\n{"n": 3}\n')
 
@@ -81,10 +83,10 @@ def test_a_plan_of_another_version_is_said(tmp_path: Path):
     with pytest.raises(LaunchError, match="no such file"):
         run.plan()
     run.plan_path.write_text('{"version": 99}')
-    with pytest.raises(LaunchError, match="plan.json"):
+    with pytest.raises(LaunchError, match=r"plan\.json"):
         run.plan()
     run.plan_path.write_text("not json")
-    with pytest.raises(LaunchError, match="plan.json"):
+    with pytest.raises(LaunchError, match=r"plan\.json"):
         run.plan()
 
 

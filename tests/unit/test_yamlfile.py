@@ -25,7 +25,15 @@ def test_every_value_knows_its_line(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e-5", 1e-5), ("5.0e-5", 5e-5), ("1E+3", 1000.0), ("-2e3", -2000.0), ("0x10", 16), ("yes", True), ("null", None)],
+    [
+        ("1e-5", 1e-5),
+        ("5.0e-5", 5e-5),
+        ("1E+3", 1000.0),
+        ("-2e3", -2000.0),
+        ("0x10", 16),
+        ("yes", True),
+        ("null", None),
+    ],
 )
 def test_scientific_notation_is_a_number(text: str, value: object):
     """`1e-5` is text in YAML 1.1 and a number in a recipe."""

@@ -25,12 +25,20 @@ class Running:
 
     def __init__(self, folder: Path, words: tuple[str, ...], env: dict[str, str], prefix: list[str]) -> None:
         self.dir = folder
-        base = {k: v for k, v in os.environ.items() if not k.startswith(("ASCEND_", "ACCELERATE_", "RANK", "WORLD_SIZE"))}
+        base = {
+            k: v for k, v in os.environ.items() if not k.startswith(("ASCEND_", "ACCELERATE_", "RANK", "WORLD_SIZE"))
+        }
         base |= {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{INJECT}:{REPO}", **env}
         argv = [*prefix, sys.executable, "-m", "launcher.cli", "--device", "cpu", "--run-dir", str(folder), *words]
         self.started_s = time.monotonic()
         self.process = subprocess.Popen(
-            argv, cwd=REPO, env=base, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
+            argv,
+            cwd=REPO,
+            env=base,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            stdin=subprocess.DEVNULL,
         )
         self.out = self.err = ""
 
@@ -70,9 +78,9 @@ class Running:
         for process in psutil.process_iter():
             try:
                 text = " ".join(process.cmdline()) + process.environ().get("TORCHELASTIC_RUN_ID", "")
-                if process.pid != os.getpid() and (str(self.dir) in text or self.dir.name in text):
-                    if process.status() != psutil.STATUS_ZOMBIE:
-                        found.append(process)
+                is_ours = process.pid != os.getpid() and (str(self.dir) in text or self.dir.name in text)
+                if is_ours and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
             except psutil.Error:
                 continue
         return found
@@ -93,7 +101,9 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., R
     cache = os.environ.get("ASCEND_LAUNCH_TEST_CACHE") or str(tmp_path_factory.getbasetemp() / "cache")
     jobs: list[Running] = []
 
-    def start(*words: str, fault: str = "", folder: Path | None = None, prefix: tuple[str, ...] = (), **env: str) -> Running:
+    def start(
+        *words: str, fault: str = "", folder: Path | None = None, prefix: tuple[str, ...] = (), **env: str
+    ) -> Running:
         folder = folder or tmp_path_factory.mktemp("fault")
         options = [w for w in words if w.startswith("--")]
         overrides = [w for w in words if not w.startswith("--")]

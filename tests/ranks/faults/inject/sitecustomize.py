@@ -37,6 +37,9 @@ def _patch(progress):
         wanted = attempt[0] if attempt else "0"
         in_time = wanted in ("*", os.environ["TORCHELASTIC_RESTART_COUNT"])
         if in_time and (os.environ["RANK"], str(state.global_step)) == (rank, step):
+            if "FAULT_STAMP" in os.environ:
+                with open(os.environ["FAULT_STAMP"], "w") as stamp:
+                    stamp.write(repr(time.time()))
             globals()[f"_{kind}"](kwargs["model"])
         if original is not None:
             return original(self, args, state, control, **kwargs)
@@ -104,7 +107,9 @@ def _orphan(model):
     """Children that ignore SIGTERM, and then the rank itself is killed."""
     import subprocess
 
-    subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, 1); time.sleep(600)", "orphan-of-ours"])
+    subprocess.Popen(
+        [sys.executable, "-c", "import signal, time; signal.signal(15, 1); time.sleep(600)", "orphan-of-ours"]
+    )
     time.sleep(0.3)
     os.kill(os.getpid(), signal.SIGKILL)
 
