@@ -116,6 +116,25 @@ ranks.run(2, main)
     assert ("GetDeviceIndexByPhyId" if broken == "masked" else "(EI00") in ran.text, ran.text
 
 
+def test_two_machines_are_two_nodes(machine: Machine) -> None:
+    """Ranks on card 0 of two virtual machines reduce together."""
+    code = f"""
+import os, sys; sys.path.insert(0, {str(Path(__file__).parent / "programs")!r})
+import ranks, torch, torch.distributed as dist
+def main(rank, world):
+    os.environ["EMULATED_STATE"] += f".node{{rank}}"
+    torch.npu.set_device(0)
+    dist.init_process_group("hccl")
+    x = torch.ones(1, device="npu") + rank
+    dist.all_reduce(x)
+    assert x.item() == 3, x
+ranks.run(2, main)
+print("together")
+"""
+    ran = machine.python(code)
+    assert "together" in ran.text, ran.text
+
+
 @pytest.mark.parametrize(("soc", "precision"), [("910B3", "bf16"), ("910A", "fp16")])
 def test_precision_follows_the_chip(machine: Machine, tmp_path: Path, soc: str, precision: str) -> None:
     """bf16 where the chip has it, else fp16 with loss scaling; the launch says so and the engine does so."""

@@ -45,6 +45,7 @@ double now() {
 struct alignas(64) Slot {
     std::atomic<int32_t> pid;
     int32_t card;
+    uint64_t host;                      // virtual machines with states of their own are different hosts
     std::atomic<uint32_t> arrived;      // meetings this rank has come to
     std::atomic<uint64_t> started;      // collectives this rank has begun
     uint32_t kind, type, op, root;      // of the collective it has begun
@@ -130,6 +131,12 @@ std::string listed(const std::vector<uint32_t> &ranks) {
     return text;
 }
 
+uint64_t hash(const std::string &text) {
+    uint64_t h = 1469598103934665603u;
+    for (char c : text) h = (h ^ uint8_t(c)) * 1099511628211u;
+    return h;
+}
+
 // ---- the segment ----
 HcclResult open_segment(Comm &c) {
     c.length = length_for(c.ranks);
@@ -173,10 +180,11 @@ HcclResult join(std::unique_ptr<Comm> c, HcclComm *out) {
     };
     if (HcclResult bad = open_segment(*c)) return give_up(bad);
     Slot &slot = c->mine();
+    slot.card = c->card;
+    slot.host = hash(getenv("EMULATED_STATE") ? getenv("EMULATED_STATE") : "");
     int32_t nobody = 0;
     if (!slot.pid.compare_exchange_strong(nobody, getpid()))
         return give_up(fail(HCCL_E_PARA, "rank %u is there twice (processes %d and %d)", c->rank, nobody, getpid()));
-    slot.card = c->card;
     wake(c->segment);
     std::vector<uint32_t> missing;
     bool all = await(c->segment, now() + connect_timeout(), [&] {
@@ -190,13 +198,13 @@ HcclResult join(std::unique_ptr<Comm> c, HcclComm *out) {
                             "need connect rankNum is [%u], total connected num is [%u]. fault_info[\"Failed to connect agent[%s]\"]",
                             connect_timeout(), c->ranks, c->ranks - uint32_t(missing.size()), listed(missing).c_str()));
     for (uint32_t r = 0; r < c->ranks; ++r)
-        if (r != c->rank && c->segment->slots[r].card == c->card)
+        if (r != c->rank && c->segment->slots[r].card == c->card && c->segment->slots[r].host == slot.host)
             return give_up(fail(HCCL_E_PARA, "Ranktable_Check_Failed(EI0014): ranks %u and %u have the same device id %d", std::min(r, c->rank),
                                 std::max(r, c->rank), c->card));
     // Links are made by physical id, which a process can only resolve for the cards it is allowed to see.
     auto seen = visible().cards;
     for (uint32_t r = 0; r < c->ranks; ++r)
-        if (std::find(seen.begin(), seen.end(), c->segment->slots[r].card) == seen.end())
+        if (c->segment->slots[r].host == slot.host && std::find(seen.begin(), seen.end(), c->segment->slots[r].card) == seen.end())
             return give_up(fail(HCCL_E_RUNTIME, "Inner_Error(EE9999): get error: phyid:%d is err, rank %u is on a card that ASCEND_RT_VISIBLE_DEVICES hides. "
                                 "GetDeviceIndexByPhyId [device id error]", c->segment->slots[r].card, r));
     shm_unlink(c->segment_name.c_str());     // everybody has it; nothing is left behind
@@ -497,11 +505,6 @@ std::string unique() {
     char text[100];
     snprintf(text, sizeof text, "%d_%llu_%llu", getpid(), (unsigned long long)t.tv_sec * 1000000ull + t.tv_nsec / 1000, (unsigned long long)serial++);
     return text;
-}
-uint64_t hash(const std::string &text) {
-    uint64_t h = 1469598103934665603u;
-    for (char c : text) h = (h ^ uint8_t(c)) * 1099511628211u;
-    return h;
 }
 
 uint64_t buffer_bytes(const HcclCommConfig *config) {
