@@ -63,8 +63,8 @@ class LossWatch(TrainerCallback):
         self._sums.clear()
         # The sum of an epoch's losses stays NaN or infinite once a step's loss was.
         bad = next((step for step, value in zip(steps, values, strict=True) if not math.isfinite(value)), None)
-        found = [(step, rank) for rank, step in enumerate(self._peers.gather(bad)) if step is not None]
-        if found:
+        if any(self._peers.start_sum(int(bad is not None)).result()):
+            found = [(step, rank) for rank, step in enumerate(self._peers.gather(bad)) if step is not None]
             step, rank = min(found)
             raise LaunchError(
                 f"the loss is not a number (NaN or infinite) at step {step}, first on rank {rank}",

@@ -35,22 +35,22 @@ class Peers:
         dist.broadcast_object_list(box, src=0, group=self._group)
         return box[0]
 
-    def start_sum(self, number: int) -> Sum:
-        """Begin to add a number of each rank; its result can be asked for later."""
-        total = torch.tensor([number], dtype=torch.int64)
+    def start_sum(self, *numbers: int) -> Sum:
+        """Begin to add numbers of each rank; the results can be asked for later."""
+        total = torch.tensor(numbers, dtype=torch.int64)
         work = dist.all_reduce(total, group=self._group, async_op=True) if self._group is not None else None
         return Sum(total, work)
 
 
 class Sum:
-    """A sum over ranks that is under way."""
+    """Sums over ranks that are under way."""
 
     def __init__(self, total: torch.Tensor, work: Any) -> None:
         self._total, self._work = total, work
 
-    def result(self) -> int:
-        """Wait for it."""
+    def result(self) -> list[int]:
+        """Wait for them."""
         if self._work is not None:
             self._work.wait()
             self._work = None
-        return int(self._total.item())
+        return self._total.tolist()

@@ -1,14 +1,15 @@
 """Being told to stop: a signal to any rank makes all of them save at one step and end with 143.
 
-The handler only notes the signal. Between steps, and between batches of an evaluation, ranks add up their notes; the
-sum is started at one such point and read at the next, so nobody waits for it, and all read the same sum at the same
-point. Slurm's `--signal`, which reaches every process of a step, takes the same path.
+The handler only notes the signal. Between steps, and between batches of an evaluation, ranks add up their notes, about
+four times a second; the sum is started at one such point and read at the next, so nobody waits for it, and all read the
+same sum at the same point. Slurm's `--signal`, which reaches every process of a step, takes the same path.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from launcher.worker.peers import Peers, Sum
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+ASK_EVERY_S = 0.25
+MAX_CALLS = 64
+"""Steps or batches that may pass between two questions, however short they are."""
 
 _received: int | None = None
 
@@ -78,7 +83,7 @@ class Stop(TrainerCallback):
         self._trainer = trainer
         self._peers = peers
         self._events = events
-        self._sum: Sum | None = None
+        self._question = Question(peers)
         self._is_stopping = False
         self._evaluation_is_due = False
 
@@ -89,7 +94,7 @@ class Stop(TrainerCallback):
         self._trainer.begin()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._is_stopping |= self._told()
+        self._is_stopping |= self._question.answer("step")
         if self._trainer.epoch_is_over():
             self._evaluation_is_due |= control.should_evaluate
             self._trainer.save_is_due |= control.should_save
@@ -107,19 +112,15 @@ class Stop(TrainerCallback):
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        if self._told():
+        if self._question.answer("batch"):
             raise EvaluationStopped
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self._is_stopping and not self._trainer.save_is_due:
             self.leave()
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._finish()
-
     def leave(self) -> None:
         """Say what was kept, and raise."""
-        self._finish()
         step = self._trainer.state.global_step
         self._say(step, saved=self._trainer.store.saved_step == step)
         raise Preempted
@@ -129,20 +130,46 @@ class Stop(TrainerCallback):
         control.should_evaluate = False
         control.should_save = True
 
-    def _told(self) -> bool:
-        """Whether some rank had its signal at the call before; the same answer on every rank."""
-        told = self._sum is not None and self._sum.result() > 0
-        if self._peers.size == 1:
-            return received() is not None
-        self._sum = self._peers.start_sum(int(received() is not None))
-        return told
-
-    def _finish(self) -> None:
-        if self._sum is not None:
-            self._sum.result()
-            self._sum = None
-
     def _say(self, step: int, *, saved: bool) -> None:
         numbers = {n for n in self._peers.gather(received()) if n is not None}
         names = ", ".join(sorted(signal.Signals(n).name for n in numbers))
         self._events.emit("preempted", step=step, saved=saved, signal=names)
+
+
+class Question:
+    """ "Was any of us told to stop?" """
+
+    def __init__(self, peers: Peers) -> None:
+        self._peers = peers
+        self._sum: Sum | None = None
+        self._kind = self._asked_kind = ""
+        self._calls = 0
+        self._every = 1
+        self._asked_s = time.monotonic()
+
+    def answer(self, kind: str) -> bool:
+        """Whether some rank had its signal when this was last asked; for all ranks at the same points.
+
+        Args:
+            kind: of the points; those of one kind take about the same time, so that they can be counted instead of
+                timed: clocks of ranks would not agree on when to ask.
+        """
+        if self._peers.size == 1:
+            return received() is not None
+        if kind != self._kind:
+            self._kind, self._every, self._calls = kind, 1, 0
+        if self._sum is not None:
+            num_told, total_us = self._sum.result()
+            self._sum = None
+            if num_told:
+                return True
+            mean_us = max(total_us / self._peers.size, 1.0)
+            if self._asked_kind == kind:
+                self._every = min(max(int(ASK_EVERY_S * 1e6 / mean_us), 1), MAX_CALLS)
+        self._calls += 1
+        if self._calls >= self._every:
+            now = time.monotonic()
+            call_us = int((now - self._asked_s) * 1e6 / self._calls)
+            self._sum = self._peers.start_sum(int(received() is not None), call_us)
+            self._calls, self._asked_s, self._asked_kind = 0, now, kind
+        return False

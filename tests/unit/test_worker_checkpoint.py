@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from launcher.errors import LaunchError
 from launcher.worker import checkpoint, heartbeat, state
@@ -229,6 +230,7 @@ def test_derived_generators_differ_by_rank_and_are_repeatable():
     [
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
         (OSError(errno.EROFS, "Read-only file system", "/x"), "Read-only file system: /x"),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "No space left"),
         (RuntimeError("[enforce fail at inline_container.cc:672] unexpected pos 64 vs 0"), "unexpected pos"),
     ],
 )
