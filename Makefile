@@ -2,7 +2,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test test-npu check bench clean
 
 setup:
 	@tools/setup $(VENV)
@@ -16,6 +16,10 @@ check: setup
 
 test: check
 	$(BIN)/python -m pytest
+
+# On virtual Ascend cards: an environment of its own, with torch_npu.
+test-npu:
+	tests/npu/run
 
 bench: setup
 	$(BIN)/python tools/bench_startup.py
