@@ -119,6 +119,7 @@ def make(folder, torch, torch_npu):
     compile_library(
         folder / "libhcomm.so", [nothing], "-Wl,--no-as-needed", f"-L{folder}", "-lhccl", "-Wl,-rpath,$ORIGIN"
     )
+    compile_library(folder / "libemulated_devices.so", [SOURCES / "devices.cpp"])
     errors = kernels.communicate()[1]
     if kernels.returncode:
         raise SystemExit(f"the kernels do not compile:\n{errors[-6000:]}")
