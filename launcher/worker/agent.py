@@ -246,7 +246,8 @@ class Agent:
                 stalled = watch.look({c.rank: c.pid for c in self._running() if c.rank is not None}, at_once=at_once)
                 if stalled is not None:
                     stalled |= {"node_rank": self.node_rank}
-                    self._event("hang", what=stalled["what"])
+                    if stalled["weight"] == failure.CAUSE:
+                        self._event("hang", what=stalled["what"])
                 if stalled is not None or at_once:
                     tell_at, kill_at, told = now, now, True
             if now >= tell_at and not told:

@@ -313,7 +313,8 @@ class ManyNodes:
         """The first node's join."""
         assert self._board is not None
         self._round += 1
-        self._board.post(round=self._round, phase="joining", trouble="", verdict=None)
+        # The last verdict stays: the others may not have read it yet, and it says which round it is of.
+        self._board.post(round=self._round, phase="joining", trouble="")
         deadline = time.monotonic() + self.timeout_s
         while not self._is_stopping():
             over = self._over()

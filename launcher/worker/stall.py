@@ -17,6 +17,7 @@ STACKS_S = 2.0
 """What ranks get to write their Python stacks."""
 WAITING = (
     "torch/distributed",
+    "nn/parallel/distributed.py",
     "deepspeed/comm",
     "autograd/graph.py",
     "autograd/__init__.py",
@@ -79,7 +80,12 @@ class Watch:
         for pid in ranks.values():
             os.kill(pid, signal.SIGUSR2)
         deadline = time.monotonic() + STACKS_S
-        while time.monotonic() < deadline and not all(f.exists() and f.stat().st_size for f in files.values()):
+        before: list[int] = []
+        while time.monotonic() < deadline:
+            sizes = [f.stat().st_size if f.exists() else 0 for f in files.values()]
+            if all(sizes) and sizes == before:  # a stack is written line by line
+                break
+            before = sizes
             time.sleep(0.05)
         return {rank: file.read_text(errors="replace") if file.exists() else "" for rank, file in files.items()}
 
