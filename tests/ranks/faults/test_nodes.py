@@ -1,0 +1,287 @@
+"""Two nodes: they train as one, and whatever befalls one of them ends or restarts both, soon and by its name.
+
+Where nothing depends on the network, both run on this one; else each has a network namespace of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.ranks.faults import netns
+from tests.ranks.faults.conftest import Running
+
+pytestmark = pytest.mark.ranks
+SAVES = ("training.save_strategy=steps", "training.save_steps=5")
+LONG = "training.num_train_epochs=300"
+SOON_S = 15.0
+"""For an end that both nodes hear of: its ranks get 5 seconds to unwind, and the machine may be busy."""
+LOST_S = 30.0
+"""For an end that nobody tells: a node is lost after 15 seconds of silence."""
+
+
+class Nodes:
+    """One job on two nodes."""
+
+    def __init__(self, folder: Path, words: tuple[str, ...], env: dict[str, str], *, cable: netns.Pair | None, port: int, only: int | None, own: dict[int, tuple[str, ...]]) -> None:  # fmt: skip
+        self.dir = folder
+        host = cable.addresses[0] if cable else "127.0.0.1"
+        options = [w for w in words if w.startswith("--")]
+        overrides = [w for w in words if not w.startswith("--")]
+        self.nodes: dict[int, Running] = {}
+        for node in (0, 1) if only is None else (only,):
+            argv = ("--nproc=1", "--nnodes=2", f"--node-rank={node}", f"--rdzv-endpoint={host}:{port}", *options, "recipes/tiny-cpu.yaml", *overrides)  # fmt: skip
+            self.nodes[node] = Running(folder, (*argv, *own.get(node, ())), env, cable.prefix(node) if cable else [])
+            self.nodes[node].dir = folder / "node_1" if node else folder
+
+    def __getitem__(self, node: int) -> Running:
+        return self.nodes[node]
+
+    def wait(self) -> tuple[int, ...]:
+        """Both exit codes."""
+        return tuple(node.wait() for node in self.nodes.values())
+
+    def until_step(self, step: int) -> None:
+        self[0].until("step", lambda event: event["step"] >= step)
+
+    def processes(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if str(self.dir) in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def of_node(self, node: int) -> list[psutil.Process]:
+        """A launcher, its agent, and what that started."""
+        one = psutil.Process(self[node].process.pid)
+        return [one, *one.children(recursive=True)]
+
+    def are_gone(self, within_s: float) -> bool:
+        deadline = time.monotonic() + within_s
+        while self.processes():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        return True
+
+
+@pytest.fixture
+def cable() -> Iterator[netns.Pair]:
+    why = netns.missing()
+    if why:
+        pytest.skip(why)
+    with netns.Pair() as pair:
+        yield pair
+
+
+@pytest.fixture
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Nodes]]:
+    """Start tiny-cpu on two nodes; whatever is left is killed at the end of the test."""
+    cache = os.environ.get("ASCEND_LAUNCH_TEST_CACHE") or str(tmp_path_factory.getbasetemp() / "cache")
+    jobs: list[Nodes] = []
+
+    def start(*words: str, fault: str = "", cable: netns.Pair | None = None, port: int | None = None, only: int | None = None, own: dict[int, tuple[str, ...]] | None = None) -> Nodes:  # fmt: skip
+        # One thread a rank: the nodes share this machine's cores.
+        env = {"ASCEND_LAUNCH_CACHE": cache, "OMP_NUM_THREADS": "1", **({"FAULT": fault} if fault else {})}
+        folder = tmp_path_factory.mktemp("nodes")
+        jobs.append(Nodes(folder, words, env, cable=cable, port=port or _free_port(), only=only, own=own or {}))
+        return jobs[-1]
+
+    yield start
+    for job in jobs:
+        for process in job.processes():
+            process.kill()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def _without_clock(epochs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if "runtime" not in k and "per_second" not in k} for row in epochs]
+
+
+def _account(job: Nodes, node: int) -> dict[str, Any]:
+    """failure.json, less what the launcher found in that node's own logs."""
+    return {k: v for k, v in job[node].failure.items() if k != "explanation"}
+
+
+# -- meeting ---------------------------------------------------------------------------------------------------------
+
+
+def test_two_nodes_train_as_one_node_with_two_ranks(
+    nodes: Callable[..., Nodes], launch: Callable[..., Running], cable: netns.Pair
+):
+    """The same figures, predictions and weights, over a network that only the two share."""
+    one = launch("--nproc=2", OMP_NUM_THREADS="1")
+    assert 0 == one.wait(), one.err
+    two = nodes(cable=cable)
+
+    assert (0, 0) == two.wait(), two[0].err + two[1].err
+    assert _without_clock(one.metrics["epochs"]) == _without_clock(two[0].metrics["epochs"])
+    for name in ("predictions.jsonl", "model/model.safetensors"):
+        assert (one.dir / name).read_bytes() == (two.dir / name).read_bytes()
+    assert not (two[1].dir / "metrics.json").exists()
+
+
+def test_another_plan_is_refused_by_both_with_what_differs(nodes: Callable[..., Nodes]):
+    """Each names the other node, the key and both values."""
+    job = nodes(own={1: ("training.learning_rate=1e-3",)})
+
+    assert (2, 2) == job.wait()
+    for node, other in ((0, 1), (1, 0)):
+        what = job[node].failure["what"]
+        assert f"node {other} (" in what, what
+        assert "learning_rate is " in what
+        assert what in job[node].err
+
+
+def test_a_taken_port_is_a_mistake_with_a_remedy(nodes: Callable[..., Nodes]):
+    """Nobody else could find the job at another one."""
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        job = nodes(port=port, only=0)
+
+        assert (2,) == job.wait()
+    assert f"port {port} is taken on this" in job[0].err
+    assert "another port on all nodes" in job[0].err
+
+
+@pytest.mark.parametrize(("node", "what"), [(0, "node 1 of 2 did not come to"), (1, "node 1 found no first node at")])
+def test_a_node_that_never_comes_is_named(nodes: Callable[..., Nodes], node: int, what: str):
+    """Waiting has an end, on either side."""
+    job = nodes("--join-timeout=3", only=node)
+
+    assert (1,) == job.wait()
+    assert what in job[node].failure["what"]
+    assert "within 3 s" in job[node].err
+
+
+# -- a rank fails ------------------------------------------------------------------------------------------------------
+
+
+def test_a_rank_that_raises_ends_all_nodes_with_one_account_of_it(nodes: Callable[..., Nodes]):
+    """Its own traceback, rank and node, on the node where nothing is wrong too."""
+    job = nodes(LONG, fault="raise 1 7")
+
+    assert (1, 1) == job.wait()
+    assert _account(job, 0) == _account(job, 1)
+    found = job[0].failure
+    assert (1, 1, socket.gethostname(), "ValueError") == (
+        found["rank"],
+        found["node_rank"],
+        found["host"],
+        found["type"],
+    )
+    assert "ate the homework" in job[0].err
+    assert "in on_step_begin" in found["traceback"]
+    assert job.are_gone(2)
+
+
+def test_a_killed_rank_restarts_all_nodes_and_nothing_is_lost(
+    nodes: Callable[..., Nodes], launch: Callable[..., Running]
+):
+    """Both go on from the newest checkpoint, to the figures of a run that nothing befell."""
+    whole = launch("--nproc=2", OMP_NUM_THREADS="1")
+    assert 0 == whole.wait(), whole.err
+    job = nodes("--max-restarts=1", *SAVES, fault="kill 1 33")
+
+    assert (0, 0) == job.wait(), job[0].err + job[1].err
+    (restart,) = job[0].events("restart")
+    assert 1 == restart["rank"]
+    assert "SIGKILL" in restart["what"]
+    assert _without_clock(whole.metrics["epochs"]) == _without_clock(job[0].metrics["epochs"])
+    assert (job[1].dir / "attempt_1" / "done_1").exists()
+
+
+def test_a_mistake_of_the_user_is_one_on_all_nodes_and_not_tried_again(nodes: Callable[..., Nodes]):
+    """Exit code 2 everywhere."""
+    job = nodes("--max-restarts=3", fault="mistake 1 7")
+
+    assert (2, 2) == job.wait()
+    assert "asks for the moon" in job[0].err
+    assert "asks for the moon" in job[1].err
+    assert [] == job[0].events("restart")
+
+
+def test_a_rank_that_stands_still_is_named_on_the_other_node_too(nodes: Callable[..., Nodes]):
+    """The first node's rank waits for it, and is not blamed for that."""
+    job = nodes("--hang-timeout=4", fault="stop 1 7")
+
+    assert (1, 1) == job.wait()
+    assert _account(job, 0) == _account(job, 1)
+    assert (1, "Stalled") == (job[0].failure["rank"], job[0].failure["type"])
+    assert "is stopped" in job[0].err
+    assert job.are_gone(2)
+
+
+# -- a node fails --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_node_that_is_killed_whole_is_named_by_the_other(nodes: Callable[..., Nodes], victim: int):
+    """Launcher, agent and ranks at once, as by a power cut."""
+    job = nodes(LONG)
+    job.until_step(5)
+    for process in job.of_node(victim):
+        process.kill()
+    killed_s = time.monotonic()
+    other = job[1 - victim]
+
+    assert 1 == other.wait()
+    assert time.monotonic() - killed_s < LOST_S
+    assert ("NodeLost", victim) == (other.failure["type"], other.failure["node_rank"])
+    assert f"node {victim} ({socket.gethostname()}) is lost" in other.err
+    assert job.are_gone(2)
+
+
+def test_a_cut_link_ends_both_sides(nodes: Callable[..., Nodes], cable: netns.Pair):
+    """Neither is told anything; each says that the other is lost, and leaves nothing running."""
+    job = nodes(LONG, cable=cable)
+    job.until_step(5)
+    cable.cut()
+    cut_s = time.monotonic()
+
+    assert (1, 1) == job.wait()
+    assert time.monotonic() - cut_s < LOST_S
+    for node in (0, 1):
+        assert ("NodeLost", 1 - node) == (job[node].failure["type"], job[node].failure["node_rank"]), json.dumps(
+            job[node].failure
+        )
+    assert job.are_gone(2)
+
+
+# -- told to stop ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("told", [0, 1])
+def test_one_node_that_is_told_to_stop_stops_all_at_one_step(nodes: Callable[..., Nodes], told: int):
+    """All ranks save, and every launcher ends with 143."""
+    job = nodes(LONG)
+    job.until_step(5)
+    job[told].process.send_signal(signal.SIGTERM)
+    started_s = time.monotonic()
+
+    assert (143, 143) == job.wait()
+    assert time.monotonic() - started_s < SOON_S
+    (preempted,) = job[0].events("preempted")
+    assert preempted["saved"]
+    assert (job.dir / "checkpoints" / f"checkpoint-{preempted['step']}").is_dir()
+    assert not any((job[n].dir / "failure.json").exists() for n in (0, 1))
+    assert job.are_gone(2)
