@@ -62,6 +62,8 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Job]:
 def _run(nproc: int, words: tuple[str, ...], recipe: str | Path, folder: Path, env: dict[str, str]) -> Job:
     argv = [sys.executable, "-m", "launcher.cli", "--nproc", str(nproc), "--device", "cpu", "--run-dir", str(folder)]
     base = {k: v for k, v in os.environ.items() if not k.startswith(("ASCEND_", "ACCELERATE_", "RANK", "WORLD_SIZE"))}
+    # The toy model gains nothing from threads, and on a busy machine threads that wait for each other take minutes.
+    base["OMP_NUM_THREADS"] = "1"
     done = subprocess.run(
         [*argv, str(recipe), *words], cwd=REPO, env={**base, **env, "PYTHONPATH": str(REPO)},
         capture_output=True, text=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL,

@@ -23,32 +23,19 @@ WORDS = ("training.num_train_epochs=1", "training.logging_steps=1", "data.train.
 def test_another_launcher_trains_the_same_job(job, tmp_path, launcher, strategy):
     """Same losses and the same planned engine as `ascend-launch` gives, checked by every rank."""
     words = (*WORDS, f"parallel.strategy={strategy}")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(REPO),
-        "HF_HUB_OFFLINE": "1",
-        "ASCEND_LAUNCH_CACHE": str(tmp_path / "cache"),
-    }
-    render = [
-        sys.executable,
-        "-m",
-        "launcher.cli",
-        "render",
-        "--nproc",
-        "2",
-        "--device",
-        "cpu",
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    _run([*render, "recipes/tiny-cpu.yaml", *words], environment)
+    run = tmp_path / "run"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ASCEND_", "ACCELERATE_"))}
+    environment |= {"PYTHONPATH": str(REPO), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment["ASCEND_LAUNCH_CACHE"] = str(tmp_path / "cache")
+    render = ["render", "--nproc", "2", "--device", "cpu", "--out", str(run), "recipes/tiny-cpu.yaml"]
+    _run([sys.executable, "-m", "launcher.cli", *render, *words], environment)
     command = {
-        "accelerate": [_script("accelerate"), "launch", "--config_file", str(tmp_path / "run" / "accelerate.yaml")],
+        "accelerate": [_script("accelerate"), "launch", "--config_file", str(run / "accelerate.yaml")],
         "torchrun": [_script("torchrun"), "--nproc-per-node", "2", "--standalone"],
     }[launcher]
-    _run([*command, "-m", "launcher.worker.rank", "--run-dir", str(tmp_path / "run")], environment)
+    _run([*command, "-m", "launcher.worker.rank", "--run-dir", str(run)], environment)
 
-    ran, reference = Job(0, "", "", tmp_path / "run"), job(2, *words)
+    ran, reference = Job(0, "", "", run), job(2, *words)
     assert pytest.approx(reference.losses, rel=1e-4) == ran.losses
     assert (2, strategy) == (ran.metrics["world_size"], ran.metrics["strategy"])
     assert 101 == len(ran.predictions)
