@@ -205,7 +205,7 @@ def test_a_launch_that_runs_out_of_memory_says_so(machine: Machine, tmp_path: Pa
         RECIPE,
         "parallel.strategy=ddp",
         *SHORT,
-        EMULATED_HBM_GB="0.003",
+        EMULATED_FAULTS="short:1=3",
         HCCL_BUFFSIZE="1",
     )
     assert ran.code == 1, ran.text[-3000:]

@@ -174,7 +174,9 @@ void enter(int physical) {
 bool charge(int physical, uint64_t bytes) {
     Locked lock;
     Card &card = lock.state.cards[physical];
-    if (used_locked(physical, card) + bytes > hbm_bytes()) return false;
+    double short_mb = 0;                // a card that has less than it says
+    uint64_t budget = fault("short", physical, &short_mb) ? uint64_t(short_mb * 1048576) : hbm_bytes();
+    if (used_locked(physical, card) + bytes > budget) return false;
     holder(card, getpid())->bytes += bytes;
     return true;
 }
