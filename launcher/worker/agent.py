@@ -408,4 +408,6 @@ if __name__ == "__main__":
     except LaunchError as error:
         print(f"error: {error}", file=sys.stderr)
         status = error.exit_code
-    sys.exit(status)
+    zygote.flush()
+    # Not sys.exit: taking torch down costs seconds on a busy host, and a thread may still wait on a link that was cut.
+    os._exit(status)

@@ -199,6 +199,7 @@ class ManyNodes:
                 2 * CONNECT_S,
             )
             if done and not isinstance(value, Exception):
+                value.set_timeout(timedelta(seconds=2 * LOST_AFTER_S))  # silence is judged by the beats alone
                 return value
             if time.monotonic() > deadline:
                 raise self._unreachable() from (value if isinstance(value, Exception) else None)
@@ -441,7 +442,7 @@ class ManyNodes:
             while not all(n in self._lost or n not in board.seen or self._state(n).get("left") for n in self._others):
                 self._look()
                 time.sleep(TICK_S / 2)
-        else:
+        elif 0 not in self._lost:
             board.flush(LEAVE_S)
         board.close()
 

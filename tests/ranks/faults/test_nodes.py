@@ -245,7 +245,7 @@ def test_a_node_that_is_killed_whole_is_named_by_the_other(nodes: Callable[..., 
     other = job[1 - victim]
 
     assert 1 == other.wait()
-    assert time.monotonic() - killed_s < LOST_S
+    assert LOST_S > time.monotonic() - killed_s
     assert ("NodeLost", victim) == (other.failure["type"], other.failure["node_rank"])
     assert f"node {victim} ({socket.gethostname()}) is lost" in other.err
     assert job.are_gone(2)
@@ -259,7 +259,7 @@ def test_a_cut_link_ends_both_sides(nodes: Callable[..., Nodes], cable: netns.Pa
     cut_s = time.monotonic()
 
     assert (1, 1) == job.wait()
-    assert time.monotonic() - cut_s < LOST_S
+    assert LOST_S > time.monotonic() - cut_s
     for node in (0, 1):
         assert ("NodeLost", 1 - node) == (job[node].failure["type"], job[node].failure["node_rank"]), json.dumps(
             job[node].failure
@@ -279,7 +279,7 @@ def test_one_node_that_is_told_to_stop_stops_all_at_one_step(nodes: Callable[...
     started_s = time.monotonic()
 
     assert (143, 143) == job.wait()
-    assert time.monotonic() - started_s < SOON_S
+    assert SOON_S > time.monotonic() - started_s
     (preempted,) = job[0].events("preempted")
     assert preempted["saved"]
     assert (job.dir / "checkpoints" / f"checkpoint-{preempted['step']}").is_dir()
