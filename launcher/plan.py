@@ -296,6 +296,9 @@ def _training_arguments(
         "train_sampling_strategy": "group_by_length",
         "report_to": "none",
     }
+    if precision == "fp16" and cluster.device == "npu" and strategy not in ZERO_STAGE:
+        # torch_npu's gradient scaler hands itself to fused optimizers, and torch's own does not take it.
+        arguments["optim"] = "adamw_torch"
     arguments |= recipe.training
     arguments |= {
         "per_device_train_batch_size": batch.micro_size,

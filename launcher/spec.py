@@ -454,6 +454,7 @@ def _check_training(layers: _Layers, good: dict[str, Any]) -> None:
     training = good.get("training")
     if not isinstance(training, dict):
         return
+    good["training"] = training = {name: training_fields.as_meant(name, value) for name, value in training.items()}
     for name, value in training.items():
         text = training_fields.problem(name, value)
         floor = _AT_LEAST.get(name)

@@ -68,7 +68,7 @@ def run(
 
 def foreground(run_dir: RunDir, env: Mapping[str, str]) -> int:
     """Run one rank in this terminal, so that breakpoints work; its exit code."""
-    argv = [sys.executable, "-m", "launcher.worker.rank", "--run-dir", str(run_dir.path.resolve())]
+    argv = [sys.executable, "-m", "launcher.worker", "--run-dir", str(run_dir.path.resolve())]
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C is the debugger's
     try:
         return subprocess.run(argv, env=dict(env), check=False).returncode

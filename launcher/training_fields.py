@@ -149,6 +149,12 @@ def _field(node: ast.AnnAssign, enums: dict[str, tuple[str, ...]]) -> Field:
     return Field(frozenset(n if n in plain else "str" for n in names), tuple(choices))
 
 
+def as_meant(name: str, value: Any) -> Any:
+    """`no` is false in YAML; where a field has the choice `no`, that is what was written."""
+    field = fields().get(name)
+    return "no" if value is False and field is not None and "no" in field.choices else value
+
+
 def problem(name: str, value: Any) -> str | None:
     """What is wrong with `training.<name>: value` in a recipe, or None."""
     known = fields()

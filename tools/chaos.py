@@ -103,7 +103,7 @@ def torchrun(folder: Path, fault: str, restarts: bool) -> Result:
     ]
     subprocess.run([*render, "recipes/tiny-cpu.yaml", *words(fault)], cwd=REPO, check=True, capture_output=True)
     argv = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2"]
-    argv += [f"--max-restarts={int(restarts)}", "-m", "launcher.worker.rank", "--run-dir", str(folder / "run")]
+    argv += [f"--max-restarts={int(restarts)}", "-m", "launcher.worker", "--run-dir", str(folder / "run")]
     code, text, ended = run(argv, folder, fault)
     root = re.search(r"Root Cause.*?rank\s*:\s*(\d+)", text, re.DOTALL)
     return outcome(folder, code, int(root[1]) if root else None, ended, restarts)

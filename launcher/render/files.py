@@ -44,7 +44,7 @@ def agent_argv(run: RunDir, node_rank: int = 0) -> list[str]:
 
 def commands(plan: Plan, run: RunDir, node_rank: int = 0) -> dict[str, str]:
     """The agent's command, and the same job under other launchers, ready to paste."""
-    rank = ["-m", "launcher.worker.rank", "--run-dir", str(run.path.resolve())]
+    rank = ["-m", "launcher.worker", "--run-dir", str(run.path.resolve())]
     out = {"ascend-launch": agent_argv(run, node_rank)}
     out["accelerate"] = ["accelerate", "launch", "--config_file", str(run.accelerate_path.resolve()), *rank]
     torchrun = ["torchrun", "--nproc-per-node", str(plan.nproc_per_node)]

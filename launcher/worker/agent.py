@@ -25,7 +25,7 @@ from launcher import rundir
 from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, EXIT_USER, LaunchError
 from launcher.plan import Plan
 from launcher.rundir import RunDir
-from launcher.worker import failure, nodes, stall, zygote
+from launcher.worker import failure, nodes, stall, start, zygote
 
 POLL_S = 0.02
 SPEAK_S = 1.0
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     with _only_one(run):
         zygote.die_with_parent(signal.SIGTERM)
         plan = run.plan()
-        apply_env(run)
+        start.settle(run)
         agent = Agent(run, plan, args.node_rank, attempt=_next_attempt(run))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, agent.on_signal)
@@ -379,12 +379,6 @@ class Agent:
     def _event(self, kind: str, **values: Any) -> None:
         if self.node_rank == 0:
             rundir.append_event(self.run_dir.events_path, {"event": kind, **values})
-
-
-def apply_env(run: RunDir) -> None:
-    """Set what env.json says, never over a value that is already there."""
-    for row in (rundir.read_json(run.env_path) or {}).get("set", []):
-        os.environ.setdefault(row["name"], row["value"])
 
 
 def _thread_names() -> list[str]:

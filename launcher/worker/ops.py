@@ -39,7 +39,7 @@ def load(plan: Plan, say: Callable[[str], None]) -> None:
         return
     from deepspeed.accelerator import get_accelerator
 
-    folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache" / "torch_extensions"))
+    folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions")
     for name in names:
         builder = get_accelerator().create_op_builder(name)
         is_built = any(folder.glob(f"**/{builder.name}/*.so"))

@@ -5,7 +5,6 @@ Nothing here, or in what it imports, may start a thread or touch a device at imp
 
 from __future__ import annotations
 
-import argparse
 import os
 import runpy
 import sys
@@ -191,11 +190,3 @@ def _run_script(script: Path, run: RunDir) -> None:
     except SystemExit as stop:
         if stop.code not in (None, 0):
             raise LaunchError(f"{script} ended with exit code {stop.code}", exit_code=EXIT_JOB_FAILED) from stop
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="One rank of a planned run, under torchrun's environment variables.")
-    parser.add_argument("--run-dir", type=Path, required=True)
-    parser.add_argument("--attempt", type=int, default=0)
-    options = parser.parse_args()
-    main(options.run_dir, options.attempt)

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 from launcher.errors import EXIT_JOB_FAILED, EXIT_OK
 from launcher.rundir import RunDir
 from launcher.worker import failure
+from launcher.worker import start as start_module
 
 POLL_S = 0.02
 _PR_SET_PDEATHSIG = 1
@@ -171,6 +172,7 @@ def _child(job: Job, pipe: Connection) -> NoReturn:
 def spawned(run_path: str, attempt: str, rank: str) -> NoReturn:
     """Entry of a child in a fresh interpreter."""
     die_with_parent(signal.SIGKILL)
+    start_module.settle(RunDir(Path(run_path)))
     code = _work(Path(run_path), int(attempt), int(rank) if rank else None)
     flush()
     os._exit(code)

@@ -170,7 +170,7 @@ def test_accelerate_launch_with_our_files(machine: Machine, gloo, tmp_path: Path
         "--config_file",
         tmp_path / "run/accelerate.yaml",
         "-m",
-        "launcher.worker.rank",
+        "launcher.worker",
         "--run-dir",
         tmp_path / "run",
     )
@@ -187,7 +187,7 @@ def test_deepspeed_with_our_files(machine: Machine, gloo, tmp_path: Path) -> Non
         "2",
         "--no_local_rank",
         "--module",
-        "launcher.worker.rank",
+        "launcher.worker",
         "--run-dir",
         tmp_path / "run",
     )

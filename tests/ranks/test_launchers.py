@@ -33,7 +33,7 @@ def test_another_launcher_trains_the_same_job(job, tmp_path, launcher, strategy)
         "accelerate": [_script("accelerate"), "launch", "--config_file", str(run / "accelerate.yaml")],
         "torchrun": [_script("torchrun"), "--nproc-per-node", "2", "--standalone"],
     }[launcher]
-    _run([*command, "-m", "launcher.worker.rank", "--run-dir", str(run)], environment)
+    _run([*command, "-m", "launcher.worker", "--run-dir", str(run)], environment)
 
     ran, reference = Job(0, "", "", run), job(2, *words)
     assert pytest.approx(reference.losses, rel=1e-4) == ran.losses

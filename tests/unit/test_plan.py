@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from launcher import plan, spec
+from launcher import assets, plan, spec
 from launcher.cluster import detect
 from launcher.cluster.model import Cluster
 from launcher.errors import LaunchError
@@ -165,3 +165,42 @@ def test_the_plan_survives_its_file(recipe: Write):
 def test_hidden_size_is_read_where_it_is(recipe: Write, config: dict[str, Any] | None, size: int | None):
     """The names that model families use; None where no config is at hand."""
     assert size == make(recipe(), model_config=config).hidden_size
+
+
+def test_fp16_on_cards_takes_an_optimizer_that_its_scaler_works_with(recipe: Write):
+    """torch_npu's scaler passes itself to fused optimizers; the user's own choice stands, and DeepSpeed scales itself."""
+    ddp = {"strategy": "ddp"}
+
+    assert "adamw_torch" == make(recipe(parallel=ddp), cards(8, "910A")).training_arguments["optim"]
+    assert "sgd" == make(recipe(parallel=ddp, training={"optim": "sgd"}), cards(8, "910A")).training_arguments["optim"]
+    assert "optim" not in make(recipe(), cards(8, "910A")).training_arguments
+    assert "optim" not in make(recipe(parallel=ddp), cards(8, "910B3")).training_arguments
+
+
+LLAMA_3_8B = "meta-llama/Meta-Llama-3-8B-Instruct"
+
+
+@pytest.mark.parametrize(
+    ("num_cards", "hbm_gib", "strategy"),
+    [(1, 64, "zero3-offload"), (4, 64, "zero2"), (8, 64, "zero1"), (8, 32, "zero3"), (16, 32, "zero2")],
+)
+def test_auto_takes_the_fastest_strategy_that_fits(recipe: Write, num_cards: int, hbm_gib: int, strategy: str):
+    """Llama-3-8B by its real shape, without a network; the reason names what did not fit."""
+    cluster = detect.assumed(num_cards, detect.Nodes(), "910B3", hbm_gib)
+    path = recipe(
+        model={"name": LLAMA_3_8B}, parallel={"global_batch_size": 16}, training={"gradient_checkpointing": True}
+    )
+    made = make(path, cluster, model_config=assets.model_config(LLAMA_3_8B, env={}))
+
+    assert strategy == made.strategy
+    assert "faster ones do not fit: ddp" in made.strategy_reason
+
+
+def test_what_cannot_fit_is_refused_with_the_nearest_change(recipe: Write):
+    """Full AdamW on one card, as in the user's guide, is said before anything is loaded."""
+    path = recipe(model={"name": LLAMA_3_8B}, parallel={"strategy": "ddp"})
+    with pytest.raises(LaunchError) as caught:
+        make(path, cards(1), model_config=assets.model_config(LLAMA_3_8B, env={}))
+
+    assert "the job does not fit: ddp needs" in caught.value.what
+    assert "parallel.strategy=zero3-offload" in caught.value.hint

@@ -239,3 +239,11 @@ def test_gguf_with_zero3_is_refused(recipe: Write):
     path = recipe(model={"gguf_file": "m.gguf"}, parallel={"strategy": "zero3"})
 
     assert "dequantised whole on every rank" in mistakes(path)[0]
+
+
+def test_no_is_the_word_no_where_that_is_a_choice(recipe: Write):
+    """YAML reads `no` as false, in files and on the command line; a strategy of `no` needs no quotes."""
+    loaded = load(recipe(training={"eval_strategy": False}), "training.save_strategy=no")
+
+    assert {"eval_strategy": "no", "save_strategy": "no"} == loaded.training
+    assert "expected text" in mistakes(recipe(training={"optim": False}))[0]
