@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any, Protocol
 
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
@@ -195,7 +196,7 @@ class ManyNodes:
         while not self._is_stopping():
             timeout = timedelta(seconds=max(0.1, min(CONNECT_S, deadline - time.monotonic())))
             done, value = _bounded(
-                lambda t=timeout: TCPStore(self.host, self.port, is_master=False, wait_for_workers=False, timeout=t),
+                partial(TCPStore, self.host, self.port, is_master=False, wait_for_workers=False, timeout=timeout),
                 2 * CONNECT_S,
             )
             if done and not isinstance(value, Exception):
