@@ -215,11 +215,13 @@ def test_two_launches_on_one_run_directory(launch: Launch):
     assert "this run is finished" in third.err
 
 
-def test_a_second_interrupt_ends_it_now(launch: Launch):
+def test_a_second_interrupt_ends_it_now(launch: Launch, tmp_path: Path):
     """^C twice does not wait for the grace."""
-    job = launch("--nproc=2", "--grace=100", fault="sleep 1 7")
-    job.until("step", lambda e: e["step"] >= 6)
-    time.sleep(0.5)
+    stamp = tmp_path / "stamp"
+    job = launch("--nproc=2", "--grace=100", fault="sleep 1 7", FAULT_STAMP=str(stamp))
+    while not stamp.exists():
+        assert job.process.poll() is None
+        time.sleep(0.1)
     for _ in range(2):
         job.process.send_signal(signal.SIGINT)
         time.sleep(0.5)
