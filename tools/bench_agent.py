@@ -28,6 +28,8 @@ parallel: {{precision: fp32, global_batch_size: 8}}
 """
 TARGETS = {"start": 0.25, "memory": 0.1, "restart": 0.25, "step": 1.01}
 KILL_AT = 5
+TIMEOUT_S = 120
+"""A restart that takes longer counts as a hang."""
 RESTARTS = 3
 """torchrun often needs two: its second attempt finds the first one's addresses in the store, and fails."""
 
@@ -64,16 +66,12 @@ def run(launcher: str, num_ranks: int, num_steps: int, *, kill: bool = False) ->
             **({"BENCH_KILL_AT": str(KILL_AT)} if kill else {}),
         }
         started = time.time()
-        done = subprocess.run(
-            argv(launcher, num_ranks, RESTARTS if kill else 0, folder),
-            env=env,
-            cwd=REPO,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            sys.exit(f"{launcher} with {num_ranks} ranks ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        command = argv(launcher, num_ranks, RESTARTS if kill else 0, folder)
+        code = _run(command, env, folder.parent / "out.log")
+        if kill and code is None:
+            return {"hung": 1}
+        if code != 0:
+            sys.exit(f"{launcher} with {num_ranks} ranks ended with {code}:\n{(folder.parent / 'out.log').read_text()}")
         last = max(int(p.stem.rpartition("_")[2]) for p in folder.glob("rank_*.json"))
         noted = [json.loads((folder / f"rank_{r}_{last}.json").read_text()) for r in range(num_ranks)]
         if kill:
@@ -84,6 +82,21 @@ def run(launcher: str, num_ranks: int, num_steps: int, *, kill: bool = False) ->
             "memory": statistics.median(n["unique_bytes"] for n in noted),
             "step": statistics.median(n["step"] for n in noted),
         }
+
+
+def _run(command: list[str], env: dict[str, str], log: Path) -> int | None:
+    """The exit code; None where the job was ended for taking too long."""
+    with log.open("w") as out:
+        job = subprocess.Popen(command, env=env, cwd=REPO, stdout=out, stderr=out, start_new_session=True)
+        try:
+            return job.wait(TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            import psutil
+
+            for process in [*psutil.Process(job.pid).children(recursive=True), job]:
+                process.kill()
+            job.wait()
+            return None
 
 
 def main() -> None:
@@ -125,7 +138,10 @@ def main() -> None:
                 f"| {title} | {num_ranks} | {ours * by:.2f} | {theirs * by:.2f} | {ours / theirs:.3f} | {TARGETS[what]} |"
             )
     for launcher in ("ascend-launch", "torchrun"):
-        print(f"\nrestarts that {launcher} took: {[int(n) for n in found['restarts', few, launcher]]}")
+        took, hung = found["restarts", few, launcher], len(found["hung", few, launcher])
+        print(
+            f"\nrestarts that {launcher} took: {[int(n) for n in took]}, hung for {TIMEOUT_S} s: {hung} of {args.repeats}"
+        )
 
 
 if __name__ == "__main__":
