@@ -134,7 +134,8 @@ def _explained(outcome: Outcome, run: RunDir) -> Report | None:
     from launcher import explain, rundir
 
     failure = outcome.failure
-    if failure is None or failure.get("exit_code") == EXIT_USER:
+    # A stall and a lost node are explained already; the logs would only tell of those who waited.
+    if failure is None or failure.get("exit_code") == EXIT_USER or failure.get("type") in ("Stalled", "NodeLost"):
         return None
     report = explain.explain_path(run.path, explain.language())
     if report.verdict is None or report.verdict.id == explain.PYTHON.id:

@@ -35,11 +35,12 @@ DEFAULT_TIMEOUT_S = 1800
 def preload(plan: Plan) -> None:
     """Import what ranks of this plan will need, so that forked ones find it loaded. Touches no device."""
     os.environ["DS_ACCELERATOR"] = plan.device  # read when deepspeed is imported
-    import datasets
-    import evaluate
-    import sklearn.metrics
+    if plan.recipe.script is None:
+        import datasets
+        import evaluate
+        import sklearn.metrics
 
-    del datasets, evaluate, sklearn
+        del datasets, evaluate, sklearn
     if plan.zero_stage is not None:
         import deepspeed
 

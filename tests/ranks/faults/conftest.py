@@ -73,13 +73,11 @@ class Running:
         return json.loads((self.dir / "metrics.json").read_text())
 
     def leftovers(self) -> list[psutil.Process]:
-        """Processes of this job that are alive: they carry the run directory in their arguments or environment."""
+        """Processes of this job that are alive: what an agent forks has the agent's arguments, the run directory too."""
         found = []
         for process in psutil.process_iter():
             try:
-                text = " ".join(process.cmdline()) + process.environ().get("TORCHELASTIC_RUN_ID", "")
-                is_ours = process.pid != os.getpid() and (str(self.dir) in text or self.dir.name in text)
-                if is_ours and process.status() != psutil.STATUS_ZOMBIE:
+                if str(self.dir) in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
             except psutil.Error:
                 continue
