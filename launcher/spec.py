@@ -198,7 +198,7 @@ class _Layers:
 
     def raise_if_any(self) -> None:
         if self.mistakes:
-            mistakes = list(dict.fromkeys(self.mistakes))
+            mistakes = sorted(dict.fromkeys(self.mistakes), key=_position)
             raise LaunchError(
                 "\n".join(mistakes), hint="" if len(mistakes) == 1 else f"mend these {len(mistakes)} mistakes"
             )
