@@ -204,6 +204,12 @@ class _Layers:
             )
 
 
+def _position(mistake: str) -> tuple[bool, str, int]:
+    """In the order of a file's lines; what comes from the environment or the command line after them."""
+    found = re.match(r"(.*?):(\d+): ", mistake)
+    return (found is None, found[1] if found else "", int(found[2]) if found else 0)
+
+
 def _merge(into: dict[str, Any], values: Mapping[str, Any], at: tuple[str | int, ...], origin: dict[Any, str]) -> None:
     for key, value in values.items():
         here = (*at, key)
