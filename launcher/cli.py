@@ -157,7 +157,7 @@ def _require_health(plan: Plan, cluster: Cluster) -> None:
     recipe = plan.recipe
     context = doctor.context(
         plan.device,
-        found=npu.Found(cluster.devices),
+        found=npu.Found(cluster.node_devices),
         nproc=plan.nproc_per_node,
         num_nodes=plan.num_nodes,
         rdzv_endpoint=plan.rdzv_endpoint,
@@ -191,6 +191,7 @@ def render_command(recipe: Path, overrides: tuple[str, ...], out: Path | None, d
         _show_render(loaded, plan, run, cluster.node_rank, as_json)
         return
     run.create()
+    run.claim(plan)  # what a finished or another run's directory says must stay true
     texts = files.texts(loaded, plan, run, dict(os.environ), cluster.node_rank)
     files.write(texts, run)
     show.written(run, texts, files.commands(plan, run, cluster.node_rank), as_json)

@@ -83,7 +83,11 @@ class View:
                 out.print(_confusion(matrix))
             out.print(Text(_train_output(outcome.metrics)))
             out.print(Text(f"metrics: {run.metrics_path}"))
-        elif outcome.exit_code != EXIT_OK:
+        elif outcome.exit_code == EXIT_OK:  # a script of the user's, which leaves no metrics of ours
+            log = run.rank_log(max((int(p.name[8:]) for p in run.path.glob("attempt_*")), default=0), 0)
+            out.print(Text(f"done; rank 0 printed this, every rank's words are in {log.parent}"))
+            out.print(Text(rundir.tail(log)))
+        else:
             out.print(Text(f"stopped; what there is lies in {run.path}"))
 
     # -- events ---------------------------------------------------------------------------------------------------
@@ -322,10 +326,7 @@ def recipes(paths: Sequence[Path], as_json: bool) -> None:
     if as_json:
         print(json.dumps([{"name": p.stem, "path": str(p), "about": about} for p, about in first.items()], indent=2))
         return
-    table = _table()
-    for path, about in first.items():
-        table.add_row(Text(path.stem, style="bold"), Text(about), Text(str(path)))
-    out.print(table)
+    out.print(_joined((f"{path.stem:<14} ", "bold", f"{about}  ({path})", "") for path, about in first.items()))
 
 
 def _plan_lines(plan: Plan, loaded: Loaded) -> Text:
@@ -398,7 +399,7 @@ def _failure(failure: Mapping[str, Any]) -> None:
         trace = (failure.get("traceback") or "").rstrip()
         if trace:
             err.print(Text(trace))
-        if rank is not None:
+        if rank is not None and failure.get("type") != "Stalled":
             what = f"rank {rank} on {failure.get('host')} failed first: {what}"
     err.print(Text(f"error: {what}"))
     if hint:
@@ -409,7 +410,3 @@ def _failure(failure: Mapping[str, Any]) -> None:
 
 def _number(value: Any, form: str) -> str:
     return format(value, form) if isinstance(value, int | float) else "-"
-
-
-def _table() -> Table:
-    return Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))

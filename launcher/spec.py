@@ -187,6 +187,10 @@ class _Layers:
 
     def where(self, path: tuple[str | int, ...]) -> str:
         """The origin of `path`, or of the nearest enclosing value that has one."""
+        if path and path not in self.origin:  # `foo.bar=1` has an origin, and `foo` is what is wrong with it
+            below = [origin for given, origin in self.origin.items() if given[: len(path)] == path]
+            if below:
+                return below[0]
         for end in range(len(path), -1, -1):
             if path[:end] in self.origin:
                 return self.origin[path[:end]]

@@ -112,6 +112,8 @@ def _walk(node: yaml.Node | None, lines: dict[KeyPath, int], path: KeyPath, coun
     line = _line(node)
     lines.setdefault(path, line)
     count[0] += 1
+    if len(path) > MAX_DEPTH:
+        raise _RefusedError("an alias contains itself", line, "write the values out")
     if count[0] > MAX_VALUES:
         raise _RefusedError(
             f"more than {MAX_VALUES} values once aliases are followed", line, "remove the nested aliases"

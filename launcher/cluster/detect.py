@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -90,7 +90,8 @@ def here(
             hint=f"leave it out with export {npu.VISIBLE}={keep}, or have it reset" if keep else "have it reset",
         )
     names = sorted({d.name or "NPU" for d in devices})
-    return _cluster("npu", devices, nodes, f"{len(devices)} x {', '.join(names)} by {found.source}")
+    cluster = _cluster("npu", devices, nodes, f"{len(devices)} x {', '.join(names)} by {found.source}")
+    return replace(cluster, node_devices=found.devices)
 
 
 def assumed(nproc: int, nodes: Nodes, name: str = ASSUMED_CHIP, hbm_gib: int | None = None) -> Cluster:

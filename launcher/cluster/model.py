@@ -146,3 +146,5 @@ class Cluster:
     """Main memory of this node; None where it is not this machine that is planned for."""
     source: str = ""
     """One sentence on how this was recognised."""
+    node_devices: tuple[Device, ...] = ()
+    """Every device of this node, visible or not, which ASCEND_RT_VISIBLE_DEVICES counts."""

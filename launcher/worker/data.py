@@ -101,7 +101,8 @@ def prepare(plan: Plan, run_dir: RunDir) -> Prepared:
         raw["eval"] = _rows(recipe, recipe.data.eval)
     num_labels = models.num_labels(recipe)
     label_names = _label_names(recipe, raw["train"], num_labels)
-    labels = {name: _labels(recipe, rows, name, label_names) for name, rows in raw.items()}
+    splits = {"train": recipe.data.train, "eval": recipe.data.eval or recipe.data.train}
+    labels = {name: _labels(recipe, rows, splits[name], label_names) for name, rows in raw.items()}
     notes = list(models.notes(recipe, tokenizer, config))
     notes += _selection_notes(recipe, raw)
     encode = prompts.encoder(recipe, tokenizer, label_names)
@@ -162,11 +163,13 @@ def lengths(rows: Dataset) -> list[int]:
 def _rows(recipe: RecipeSpec, split: Split) -> Dataset:
     rows = _load(recipe, split)
     if len(rows) == 0:
-        raise LaunchError(f"{_where(recipe)}: split {split.split!r} has no rows", hint="name another split or file")
+        raise LaunchError(
+            f"{_where(recipe, split)}: split {split.split!r} has no rows", hint="name another split or file"
+        )
     for key, column in (("data.text", recipe.data.text), ("data.label", recipe.data.label)):
         if column not in rows.column_names:
             raise LaunchError(
-                f"{_where(recipe)}: no column {column!r} in split {split.split!r}",
+                f"{_where(recipe, split)}: no column {column!r} in split {split.split!r}",
                 hint=f"set {key} to one of {', '.join(rows.column_names)}",
             )
     _check_text(recipe, rows, split)
@@ -183,8 +186,12 @@ def _load(recipe: RecipeSpec, split: Split) -> Dataset:
         # The builder would take every file below the current folder.
         raise LaunchError(f"data.path {data.path!r} says how files are read, but not which",
                           hint="add data.data_files.train=FILE and data.data_files.test=FILE")  # fmt: skip
-    files = data.data_files
-    arguments = {"name": data.name, "data_files": files, "data_dir": data.data_dir, "revision": data.revision}
+    arguments = {
+        "name": data.name,
+        "data_files": _files(recipe, split),
+        "data_dir": data.data_dir,
+        "revision": data.revision,
+    }
     arguments = {k: v for k, v in arguments.items() if v is not None}
     try:
         if recipe.model.hub == "modelscope" and data.path not in _BUILDERS and not Path(data.path).exists():
@@ -201,10 +208,12 @@ def _load(recipe: RecipeSpec, split: Split) -> Dataset:
         ) from error
     except exceptions.DatasetGenerationError as error:
         cause = error.__cause__ or error
-        raise LaunchError(f"{_where(recipe)}: cannot be read: {_first_line(cause)}", hint="mend that file") from error
+        raise LaunchError(
+            f"{_where(recipe, split)}: cannot be read: {_first_line(cause)}", hint="mend that file"
+        ) from error
     except FileNotFoundError as error:
         raise LaunchError(
-            f"{_where(recipe)}: {_first_line(error)}", hint="check data.path and data.data_files"
+            f"{_where(recipe, split)}: {_first_line(error)}", hint="check data.path and data.data_files"
         ) from error
     except ConnectionError as error:
         raise LaunchError(
@@ -215,24 +224,28 @@ def _load(recipe: RecipeSpec, split: Split) -> Dataset:
     except ValueError as error:
         if "corresponds to no data" in str(error):
             raise LaunchError(
-                f"{_where(recipe)}: split {split.split!r} has no rows", hint="name another file"
+                f"{_where(recipe, split)}: split {split.split!r} has no rows", hint="name another file"
             ) from error
-        raise LaunchError(f"{_where(recipe)}: {_first_line(error)}", hint="check data.path, name and split") from error
+        raise LaunchError(
+            f"{_where(recipe, split)}: {_first_line(error)}", hint="check data.path, name and split"
+        ) from error
     except StopIteration as error:
-        raise LaunchError(f"{_where(recipe)}: split {split.split!r} has no rows", hint="name another file") from error
+        raise LaunchError(
+            f"{_where(recipe, split)}: split {split.split!r} has no rows", hint="name another file"
+        ) from error
 
 
 def _check_text(recipe: RecipeSpec, rows: Dataset, split: Split) -> None:
     column = rows.data.column(recipe.data.text)
     if "string" not in str(column.type):
         raise LaunchError(
-            f"{_where(recipe)}: column {recipe.data.text!r} is {column.type}, not text",
+            f"{_where(recipe, split)}: column {recipe.data.text!r} is {column.type}, not text",
             hint=f"set data.text to a text column; columns are {', '.join(rows.column_names)}",
         )
     if column.null_count:
         index = next(i for i, value in enumerate(rows[recipe.data.text]) if value is None)
         raise LaunchError(
-            f"{_where(recipe)}: row {index} of split {split.split!r} has no {recipe.data.text!r}"
+            f"{_where(recipe, split)}: row {index} of split {split.split!r} has no {recipe.data.text!r}"
             f" ({column.null_count} such rows)",
             hint="remove these rows from the data",
         )
@@ -249,14 +262,14 @@ def _label_names(recipe: RecipeSpec, rows: Dataset, num_labels: int) -> tuple[st
     return tuple(str(i) for i in range(num_labels))
 
 
-def _labels(recipe: RecipeSpec, rows: Dataset, name: str, label_names: Sequence[str]) -> np.ndarray:
+def _labels(recipe: RecipeSpec, rows: Dataset, split: Split, label_names: Sequence[str]) -> np.ndarray:
     """The label column as numbers.
 
     Text labels are numbered by `model.label_names`; anything but whole numbers 0..num_labels-1 is refused.
     """
     # A selection keeps its rows in an index beside the table; reading the column goes through it.
     values = np.asarray(rows.with_format("numpy")[recipe.data.label])
-    where = f"{_where(recipe)}: {name} rows: column {recipe.data.label!r}"
+    where = f"{_where(recipe, split)}: split {split.split!r}: column {recipe.data.label!r}"
     if values.dtype.kind in "UO" and all(isinstance(v, str) for v in values.tolist()):
         number = {label: i for i, label in enumerate(label_names)}
         unknown = next((v for v in values.tolist() if v not in number), None)
@@ -266,6 +279,9 @@ def _labels(recipe: RecipeSpec, rows: Dataset, name: str, label_names: Sequence[
                 hint=f"number the labels from 0, or list them as model.label_names (now {', '.join(label_names)})",
             )
         return np.asarray([number[v] for v in values.tolist()], dtype=np.int64)
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        row = int(np.flatnonzero(np.isnan(values))[0])
+        raise LaunchError(f"{where} is empty in row {row} of those selected", hint="remove the rows without a label")
     if values.dtype.kind not in "iub":
         raise LaunchError(f"{where} is {values.dtype}, not whole numbers", hint="labels are whole numbers from 0")
     wrong = np.flatnonzero((values < 0) | (values >= len(label_names)))
@@ -382,13 +398,22 @@ def _quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def _where(recipe: RecipeSpec) -> str:
-    files = recipe.data.data_files
-    return (
-        recipe.data.path
-        if files is None
-        else f"{recipe.data.path} {files if isinstance(files, str) else json.dumps(files)}"
-    )
+def _files(recipe: RecipeSpec, split: Split) -> Any:
+    """The files of one split alone, where the recipe names them: read together, a builder wants equal columns in all,
+    and cannot say which file it stumbled over."""
+    files, base = recipe.data.data_files, split.split.partition("[")[0]
+    if recipe.data.path in _BUILDERS and isinstance(files, dict) and base in files:
+        return {base: files[base]}
+    return files
+
+
+def _where(recipe: RecipeSpec, split: Split) -> str:
+    files = _files(recipe, split)
+    if isinstance(files, dict) and len(files) == 1:
+        (files,) = files.values()
+    if files is None:
+        return recipe.data.path
+    return files if isinstance(files, str) else f"{recipe.data.path} {json.dumps(files)}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -71,8 +71,8 @@ def prepare_env(plan: Plan, env: MutableMapping[str, str]) -> None:
         env.pop(name, None)
     for name in [n for n in env if n.startswith(("ACCELERATE_DEEPSPEED_", "ACCELERATE_CONFIG_DS_", "FSDP_"))]:
         env.pop(name)
-    if (plan.zero_stage is not None or plan.strategy == "fsdp2") and "WORLD_SIZE" not in env:
-        # These want a process group even for one rank; DeepSpeed would else look for MPI.
+    if "WORLD_SIZE" not in env:
+        # A backend named in TrainingArguments wants a group even for one rank; DeepSpeed would else look for MPI.
         env.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1")
     if env.get("WORLD_SIZE") == "1" and "MASTER_ADDR" not in env:
         env.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))

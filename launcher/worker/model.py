@@ -242,7 +242,8 @@ def _snapshot(name: str, revision: str | None, hub: str, *, gguf_file: str | Non
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
         raise LaunchError(
             f"{name} is not in this machine's cache, and the hub cannot be reached: {_first_line(error)}",
-            hint="set HF_ENDPOINT to a mirror, use model.hub=modelscope, or a local folder: model.name=DIR",
+            hint=f"if {name} is a folder: there is none in {Path.cwd()}; if it is a hub id: set HF_ENDPOINT to a mirror, "
+            "use model.hub=modelscope, or a local folder: model.name=DIR",
         ) from error
 
 

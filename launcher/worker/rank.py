@@ -96,6 +96,8 @@ def _train(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
     found = trainer.store.find()
     heart.beat("wrapping the model")
     output = trainer.train(resume_from_checkpoint=str(found.path) if found else None)
+    if plan.debug:
+        return  # a few steps were asked for; nothing of them is worth keeping
     heart.beat("last evaluation")
     final = _final_evaluation(trainer)
     heart.beat("saving the model")

@@ -91,7 +91,7 @@ class Watch:
 
 
 def culprit(seen: list[Seen]) -> Seen:
-    """The rank that did not arrive, not those that wait for it.
+    """The rank that did not arrive, not those that wait{'' if len(others) > 1 else 's'} for it.
 
     In this order: a process that is stopped or dead; one that is behind in steps; one whose stack is outside of any
     collective; one that cannot answer.
@@ -117,7 +117,11 @@ def _record(found: Seen, seen: list[Seen], folder: Path) -> dict[str, Any]:
     }
     how = states.get(found.state, f"has not moved since {found.phase} of step {found.step}")
     others = [str(s.rank) for s in seen if s.rank != found.rank]
-    waiting = f"; rank{'s' if len(others) > 1 else ''} {', '.join(others)} wait for it" if others else ""
+    waiting = (
+        f"; rank{'s' if len(others) > 1 else ''} {', '.join(others)} wait{'' if len(others) > 1 else 's'} for it"
+        if others
+        else ""
+    )
     return {
         "rank": found.rank,
         "type": "Stalled",
