@@ -100,6 +100,28 @@ class RunDir:
                 hint="name a writable folder with output_dir=DIR or --run-dir DIR",
             ) from None
 
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Have the folder to oneself. The kernel lets go of it when the holding processes end, however they end.
+
+        Raises:
+            LaunchError: another launch holds it.
+        """
+        with (self.path / ".lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise LaunchError(
+                    f"{self.path}: another launch is at work here", hint="wait for it, or use another --run-dir"
+                ) from None
+            yield
+
+    @property
+    def last_attempt(self) -> int:
+        """The number of the newest attempt; -1 before the first."""
+        numbers = [p.name.removeprefix("attempt_") for p in self.path.glob("attempt_*")]
+        return max((int(number) for number in numbers if number.isdigit()), default=-1)
+
     def claim(self, plan: Plan) -> None:
         """Check that `plan` may run here: the folder is fresh, or holds the same recipe's unfinished run, which then
         goes on from its newest checkpoint.
@@ -109,13 +131,8 @@ class RunDir:
         """
         if not self.plan_path.exists():
             return
-        with (self.path / ".lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise LaunchError(
-                    f"{self.path}: another launch is at work here", hint="wait, or use another --run-dir"
-                ) from None
+        with self.hold():
+            pass
         if self.metrics_path.exists():
             raise LaunchError(f"{self.path}: this run is finished", hint="name a new --run-dir, or leave it out")
         before = self.plan()

@@ -84,7 +84,7 @@ class View:
             out.print(Text(_train_output(outcome.metrics)))
             out.print(Text(f"metrics: {run.metrics_path}"))
         elif outcome.exit_code == EXIT_OK:  # a script of the user's, which leaves no metrics of ours
-            log = run.rank_log(max((int(p.name[8:]) for p in run.path.glob("attempt_*")), default=0), 0)
+            log = run.rank_log(max(run.last_attempt, 0), 0)
             out.print(Text(f"done; rank 0 printed this, every rank's words are in {log.parent}"))
             out.print(Text(rundir.tail(log)))
         else:

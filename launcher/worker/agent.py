@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -46,34 +44,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--node-rank", type=int, default=0)
     args = parser.parse_args(argv)
     run = RunDir(args.run_dir)
-    with _only_one(run):
+    with run.hold():
         zygote.die_with_parent(signal.SIGTERM)
         plan = run.plan()
         start.settle(run)
-        agent = Agent(run, plan, args.node_rank, attempt=_next_attempt(run))
+        agent = Agent(run, plan, args.node_rank, attempt=run.last_attempt + 1)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, agent.on_signal)
         return agent.run()
-
-
-@contextlib.contextmanager
-def _only_one(run: RunDir) -> Iterator[None]:
-    """Hold the run directory. The kernel lets go of it when this process ends, however it ends."""
-    with (run.path / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise LaunchError(
-                f"{run.path}: another launch is at work here", hint="wait for it, or use another --run-dir"
-            ) from None
-        # Ranks must not keep the lock alive after us.
-        os.set_inheritable(lock.fileno(), False)
-        yield
-
-
-def _next_attempt(run: RunDir) -> int:
-    numbers = [int(p.name.removeprefix("attempt_")) for p in run.path.glob("attempt_*") if p.name[8:].isdigit()]
-    return max(numbers, default=-1) + 1
 
 
 @dataclass
