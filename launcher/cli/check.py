@@ -1,0 +1,81 @@
+"""doctor and explain: this machine before a launch, and the logs after one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from launcher.cli.options import Count
+from launcher.errors import LaunchError
+
+
+@click.command(name="doctor")
+@click.argument("recipe", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--device", type=click.Choice(["auto", "npu", "cpu"]), default="auto", help="Check for cards or for CPU [auto]."
+)
+@click.option("--nproc", type=Count(), default="auto", help="Ranks you are going to ask for on this node.")
+@click.option("--nnodes", type=click.IntRange(1), default=1, help="Nodes of the job [1].")
+@click.option("--node-rank", type=click.IntRange(0), default=0, help="Which of them this is, from 0.")
+@click.option("--rdzv-endpoint", metavar="HOST:PORT", help="Where the nodes will meet.")
+@click.option("--nodes", "node_files", multiple=True, type=click.Path(path_type=Path), help="`doctor --json` of a node; give one each to compare them.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Findings, and the facts that --nodes compares, as JSON.")
+def doctor_command(recipe: Path | None, device: str, nproc: int | None, nnodes: int, node_rank: int, rdzv_endpoint: str | None, node_files: tuple[Path, ...], as_json: bool) -> None:  # fmt: skip
+    """Check this machine: versions, CANN, cards, HCCL, network, disk, memory. Each finding with its fix."""
+    from launcher import doctor, show
+
+    if node_files:
+        findings = doctor.compare_nodes({path.stem: _node_facts(path) for path in node_files})
+        show.findings(findings, None, as_json)
+        sys.exit(doctor.exit_code(findings))
+    context = _doctor_context(device, nproc, nnodes, node_rank, rdzv_endpoint, recipe)
+    findings = doctor.run_checks(context)
+    show.findings(findings, doctor.node_facts(context), as_json)
+    sys.exit(doctor.exit_code(findings))
+
+
+def _doctor_context(device: str, nproc: int | None, nnodes: int, node_rank: int, endpoint: str | None, recipe: Path | None) -> Any:  # fmt: skip
+    from launcher import doctor, spec
+    from launcher.cluster import npu
+
+    found = npu.look(None, os.environ)
+    kind: Any = device if device != "auto" else "npu" if found.devices else "cpu"
+    values: dict[str, Any] = {
+        "nproc": nproc,
+        "num_nodes": nnodes,
+        "rdzv_endpoint": endpoint,
+        "is_first_node": not node_rank,
+    }
+    if recipe is not None:
+        loaded = spec.load(recipe).spec
+        values |= {"precision": loaded.parallel.precision, "strategy": loaded.parallel.strategy}
+        values |= {"output_dir": Path(loaded.output_dir), "model_name": loaded.model.name, "hub": loaded.model.hub}
+    return doctor.context(kind, found=found, **values)
+
+
+def _node_facts(path: Path) -> dict[str, Any]:
+    from launcher import rundir
+
+    value = rundir.read_json(path)
+    if not isinstance(value, dict) or not isinstance(value.get("node"), dict):
+        raise LaunchError(
+            f"{path}: not what `ascend-launch doctor --json` writes", hint="run it on each node, and save its output"
+        )
+    facts: dict[str, Any] = value["node"]
+    return facts
+
+
+@click.command(name="explain")
+@click.argument("path")
+@click.option("--lang", type=click.Choice(["auto", "en", "zh"]), default="auto", envvar="ASCEND_LAUNCH_LANG", help="Language of the explanation [auto: the locale's].")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="The verdict as one JSON object.")
+def explain_command(path: str, lang: Any, as_json: bool) -> None:
+    """Say what went wrong in PATH: a run directory, a plog folder, a log file, or - for standard input."""
+    from launcher import explain, show
+
+    language = explain.language() if lang == "auto" else lang
+    show.explanation(explain.explain_path(path, language), language, as_json)

@@ -1,0 +1,162 @@
+"""run, render and plan: from a recipe to a running job, or to what one would do."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from launcher.cli.options import decide, inputs, machine_options
+from launcher.errors import EXIT_USER, LaunchError
+
+if TYPE_CHECKING:
+    from launcher.cluster.model import Cluster
+    from launcher.explain import Report
+    from launcher.plan import Plan
+    from launcher.rundir import RunDir
+    from launcher.spec import Loaded
+    from launcher.supervise import Outcome
+
+
+@click.command(name="run")
+@machine_options
+@click.option("--run-dir", type=click.Path(path_type=Path), help="Directory of this run [a new one below output_dir].")
+@click.option(
+    "--dry-run", is_flag=True, help="Show the plan, the files and the commands; start nothing, write nothing."
+)
+@click.option(
+    "--debug", is_flag=True, help="One rank in this terminal, a few steps, synchronous NPU; breakpoints work."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object a line.")
+def run_command(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, dry_run: bool, debug: bool, as_json: bool, **machine: Any) -> None:  # fmt: skip
+    """Train RECIPE on every rank and leave rank 0's metrics. This is the default command."""
+    from launcher import rundir, show, supervise
+    from launcher.render import env, files
+    from launcher.rundir import RunDir
+
+    loaded, cluster, plan = decide(recipe, overrides, machine, debug=debug, pretend=dry_run)
+    if dry_run:
+        placeholder = run_dir or Path(loaded.spec.output_dir) / plan.name / "RUN"
+        _show_render(loaded, plan, RunDir(placeholder), cluster.node_rank, as_json)
+        return
+    if cluster.num_nodes > 1 and run_dir is None:
+        raise LaunchError(
+            f"--nnodes {cluster.num_nodes} needs --run-dir",
+            hint="give every node the same --run-dir DIR; each node but the first keeps its files in a folder of its own there",
+        )
+    if run_dir is None:
+        run = rundir.new(Path(loaded.spec.output_dir), plan.name)
+    else:
+        run = RunDir(run_dir / f"node_{cluster.node_rank}" if cluster.node_rank else run_dir)
+        run.create()
+        run.claim(plan)
+    _require_health(plan, cluster)
+    user_env = dict(os.environ)
+    files.write(files.texts(loaded, plan, run, user_env, cluster.node_rank), run)
+    rows = env.variables(plan, run.path.resolve(), user_env)
+    child_env = user_env | {row.name: row.value for row in rows}
+    view = show.view(as_json)
+    view.plan(plan, run, loaded)
+    if debug:
+        sys.exit(supervise.foreground(run, child_env))
+    with view:
+        outcome = supervise.run(files.agent_argv(run, cluster.node_rank), run, child_env, view.event)
+    view.end(outcome, run, _explained(outcome, run))
+    sys.exit(outcome.exit_code)
+
+
+def _explained(outcome: Outcome, run: RunDir) -> Report | None:
+    """What the logs of a failed job tell beyond its traceback; kept in failure.json too."""
+    from launcher import explain, rundir
+
+    failure = outcome.failure
+    # A stall and a lost node are explained already; the logs would only tell of those who waited.
+    if failure is None or failure.get("exit_code") == EXIT_USER or failure.get("type") in ("Stalled", "NodeLost"):
+        return None
+    report = explain.explain_path(run.path, explain.language())
+    if report.verdict is None or report.verdict.id == explain.PYTHON.id:
+        return None
+    if run.failure_path.exists():
+        rundir.write_json(run.failure_path, {**failure, "explanation": report.verdict.to_json()})
+    return report
+
+
+def _require_health(plan: Plan, cluster: Cluster) -> None:
+    """The doctor's cheap checks, before anything is started.
+
+    Raises:
+        LaunchError: a finding that would end the job later, with its fix.
+    """
+    from launcher import doctor
+    from launcher.cluster import npu
+
+    recipe = plan.recipe
+    context = doctor.context(
+        plan.device,
+        found=npu.Found(cluster.node_devices),
+        nproc=plan.nproc_per_node,
+        num_nodes=plan.num_nodes,
+        rdzv_endpoint=plan.rdzv_endpoint,
+        is_first_node=cluster.node_rank == 0,
+        precision=plan.precision,
+        strategy=plan.strategy,
+        output_dir=Path(recipe.output_dir),
+        model_name=recipe.model.name,
+        hub=recipe.model.hub,
+    )
+    failed = [f for f in doctor.run_checks(context, only_cheap=True) if f.ok == "fail"]
+    if failed:
+        what = "\n".join(f"{f.name}: {f.what}" for f in failed)
+        raise LaunchError(what, hint="\n       ".join(dict.fromkeys(f.fix for f in failed if f.fix)))
+
+
+@click.command(name="render")
+@machine_options
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Write the files here; else show them.")
+@click.option("--debug", is_flag=True, help="As a --debug launch would be.")
+@click.option("--json", "as_json", is_flag=True, help="The plan and every file as one JSON object.")
+def render_command(recipe: Path, overrides: tuple[str, ...], out: Path | None, debug: bool, as_json: bool, **machine: Any) -> None:  # fmt: skip
+    """Write the files a launch of RECIPE uses: plan, accelerate YAML, DeepSpeed JSON, environment."""
+    from launcher import show
+    from launcher.render import files
+    from launcher.rundir import RunDir
+
+    loaded, cluster, plan = decide(recipe, overrides, machine, debug=debug, pretend=True)
+    run = RunDir(out or Path(loaded.spec.output_dir) / plan.name / "RUN")
+    if out is None:
+        _show_render(loaded, plan, run, cluster.node_rank, as_json)
+        return
+    run.create()
+    run.claim(plan)  # what a finished or another run's directory says must stay true
+    texts = files.texts(loaded, plan, run, dict(os.environ), cluster.node_rank)
+    files.write(texts, run)
+    show.written(run, texts, files.commands(plan, run, cluster.node_rank), as_json)
+
+
+@click.command(name="plan")
+@machine_options
+@click.option("--json", "as_json", is_flag=True, help="The plan and every strategy's memory as one JSON object.")
+def plan_command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **machine: Any) -> None:
+    """Show what RECIPE would do on these or other cards: every strategy's memory, what fits, what is taken and why."""
+    from launcher import plan, show
+
+    device = machine["device"]
+    machine["device"] = "npu" if device == "auto" and (machine["chip"] or machine["hbm"]) else device
+    loaded, cluster, options, config = inputs(recipe, overrides, machine, debug=False, pretend=True)
+    rows = plan.memory_rows(loaded, cluster, options, config)
+    if not as_json:
+        show.memory(rows)  # before `make` refuses what does not fit: the table shows by how much
+    show.planned(plan.make(loaded, cluster, options, config), loaded, rows, as_json)
+
+
+def _show_render(loaded: Loaded, plan: Plan, run: RunDir, node_rank: int, as_json: bool) -> None:
+    from launcher import show
+    from launcher.render import env, files
+
+    user_env = dict(os.environ)
+    texts = files.texts(loaded, plan, run, user_env, node_rank)
+    rows = env.variables(plan, run.path.resolve(), user_env)
+    show.dry_run(plan, loaded, run, texts, rows, files.commands(plan, run, node_rank), as_json)

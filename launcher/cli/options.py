@@ -1,0 +1,94 @@
+"""What the commands share: the options that describe the machine, and the way from them to a plan."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from launcher.errors import LaunchError
+
+if TYPE_CHECKING:
+    from launcher.cluster.model import Cluster
+    from launcher.plan import Options, Plan
+    from launcher.spec import Loaded
+
+
+class Count(click.ParamType):
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value in (None, "auto"):
+            return None
+        if isinstance(value, int) or (str(value).isdigit() and int(value) > 0):
+            return int(value)
+        raise click.BadParameter(f"{value!r} is neither a number of ranks nor auto", ctx, param)
+
+
+def machine_options(command: Any) -> Any:
+    options = [
+        click.argument("recipe", type=click.Path(path_type=Path)),
+        click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
+        click.option("--nproc", type=Count(), default="auto", envvar="ASCEND_LAUNCH_NPROC", help="Ranks on this node [auto: one a card]."),
+        click.option("--device", type=click.Choice(["auto", "npu", "cpu"]), default="auto", envvar="ASCEND_LAUNCH_DEVICE", help="Where ranks compute [auto: npu where there is one]."),
+        click.option("--nnodes", type=click.IntRange(1), default=1, help="Nodes of the job [1]."),
+        click.option("--node-rank", type=click.IntRange(0), default=0, help="Which of them this is, from 0."),
+        click.option("--rdzv-endpoint", metavar="HOST:PORT", help="Node 0, the same words on every node."),
+        click.option("--max-restarts", type=click.IntRange(0), default=0, help="Start failed ranks again so often, from the newest whole checkpoint [0]."),
+        click.option("--hang-timeout", type=click.FloatRange(0), default=1800.0, metavar="SECONDS", help="End a job that stands still for so long; 0 never [1800]."),
+        click.option("--grace", type=click.FloatRange(0), default=60.0, metavar="SECONDS", help="Time to save between a stop signal and a kill [60]."),
+        click.option("--join-timeout", type=click.FloatRange(0), default=600.0, metavar="SECONDS", help="Time for all nodes to come [600]."),
+        click.option("--start-method", type=click.Choice(["auto", "fork", "spawn"]), default="auto", help="How ranks start [auto: fork where a trial works]."),
+        click.option("--chip", metavar="NAME", help="With plan, render and --dry-run: the chip to plan for [910B3]."),
+        click.option("--hbm", type=click.IntRange(1), metavar="GB", help="Likewise: the memory of a card [the chip's]."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def decide(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *, debug: bool, pretend: bool) -> tuple[Loaded, Cluster, Plan]:  # fmt: skip
+    """Load, detect, decide. `pretend`: plan for the cards asked for, whatever this machine has."""
+    from launcher import plan
+
+    loaded, cluster, options, config = inputs(recipe, overrides, machine, debug=debug, pretend=pretend)
+    return loaded, cluster, plan.make(loaded, cluster, options, config)
+
+
+def inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *, debug: bool, pretend: bool) -> tuple[Loaded, Cluster, Options, dict[str, Any] | None]:  # fmt: skip
+    from launcher import assets, plan, spec
+    from launcher.cluster import detect
+
+    loaded = spec.load(recipe, overrides)
+    nodes = detect.Nodes(machine["nnodes"], machine["node_rank"], machine["rdzv_endpoint"])
+    device, nproc, chip, hbm = machine["device"], machine["nproc"], machine["chip"], machine["hbm"]
+    if (chip or hbm) and not pretend:
+        raise LaunchError(
+            "--chip and --hbm are for plan, render and --dry-run", hint="a launch asks the cards themselves"
+        )
+    if pretend and (chip or hbm or device == "npu"):
+        cluster = None if chip or hbm else _real_cards(detect, nodes, nproc)
+        cluster = cluster or detect.assumed(1 if debug else nproc or 8, nodes, chip or detect.ASSUMED_CHIP, hbm)
+    else:
+        cluster = detect.here(device, os.environ, nodes)
+    model = loaded.spec.model
+    config = assets.model_config(model.name, model.revision)
+    supervision = plan.Supervision(
+        max_restarts=machine["max_restarts"],
+        hang_timeout_s=machine["hang_timeout"],
+        grace_s=machine["grace"],
+        join_timeout_s=machine["join_timeout"],
+        start_method=machine["start_method"],
+    )
+    options = plan.Options(nproc=nproc, debug=debug, supervision=supervision)
+    return loaded, cluster, options, config
+
+
+def _real_cards(detect: Any, nodes: Any, nproc: int | None) -> Cluster | None:
+    try:
+        cluster: Cluster = detect.here("npu", os.environ, nodes)
+    except LaunchError:
+        return None
+    return cluster if nproc is None or nproc <= len(cluster.devices) else None
