@@ -949,6 +949,20 @@ def node_facts(ctx: Context) -> dict[str, Any]:
     }
 
 
+def machine_facts(ctx: Context) -> dict[str, Any]:
+    """What a run's report says of the machine: hard and software, nothing of the environment."""
+    import psutil
+
+    facts = {k: v for k, v in node_facts(ctx).items() if k != "env"}
+    return {
+        "host": platform.node(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        **facts,
+    }
+
+
 def compare_nodes(nodes: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
     """Findings on what differs between nodes: {host: its node_facts}."""
     if len(nodes) < 2:

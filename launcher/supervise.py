@@ -45,8 +45,13 @@ def run(
         )
     stop = _Stop(agent, run_dir.plan().supervision.grace_s + KILL_MARGIN_S)
     with stop:
+        told = False
         while True:
             ended = agent.poll() is not None
+            if stop.signal is not None and not told:
+                told = True
+                name = signal.Signals(stop.signal).name
+                rundir.append_event(run_dir.events_path, {"event": "stopping", "signal": name})
             for end, event in rundir.events(run_dir.events_path, offset):
                 offset = end
                 on_event(event)

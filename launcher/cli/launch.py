@@ -53,11 +53,12 @@ def run_command(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, 
         run = RunDir(run_dir / f"node_{cluster.node_rank}" if cluster.node_rank else run_dir)
         run.create()
         run.claim(plan)
-    _require_health(plan, cluster)
+    machine_facts = _require_health(plan, cluster)
     user_env = dict(os.environ)
     files.write(files.texts(loaded, plan, run, user_env, cluster.node_rank), run)
     rows = env.variables(plan, run.path.resolve(), user_env)
     child_env = user_env | {row.name: row.value for row in rows}
+    rundir.append_event(run.events_path, {"event": "machine", **machine_facts})
     view = show.view(as_json)
     view.plan(plan, run, loaded)
     if debug:
@@ -84,8 +85,8 @@ def _explained(outcome: Outcome, run: RunDir) -> Report | None:
     return report
 
 
-def _require_health(plan: Plan, cluster: Cluster) -> None:
-    """The doctor's cheap checks, before anything is started.
+def _require_health(plan: Plan, cluster: Cluster) -> dict[str, Any]:
+    """The doctor's cheap checks, before anything is started; what the machine is, for the run's report.
 
     Raises:
         LaunchError: a finding that would end the job later, with its fix.
@@ -111,6 +112,7 @@ def _require_health(plan: Plan, cluster: Cluster) -> None:
     if failed:
         what = "\n".join(f"{f.name}: {f.what}" for f in failed)
         raise LaunchError(what, hint="\n       ".join(dict.fromkeys(f.fix for f in failed if f.fix)))
+    return doctor.machine_facts(context)
 
 
 @click.command(name="render")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -26,6 +27,15 @@ class Peers:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, group=self._group)
         return values
+
+    def gather_numbers(self, numbers: Sequence[float]) -> list[list[float]]:
+        """Every rank's numbers, in rank order, on every rank; each gives as many."""
+        mine = torch.tensor(numbers, dtype=torch.float64)
+        if self._group is None:
+            return [mine.tolist()]
+        found = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(found, mine, group=self._group)
+        return [row.tolist() for row in found]
 
     def from_first(self, value: Any) -> Any:
         """The first rank's value, on every rank."""

@@ -26,6 +26,7 @@ from launcher.worker.heartbeat import Heart
 from launcher.worker.losswatch import LossWatch
 from launcher.worker.peers import Peers
 from launcher.worker.preempt import EvaluationStopped, Preempted, Stop
+from launcher.worker.rates import Rates
 from launcher.worker.trainer import RecipeTrainer
 
 DEFAULT_TIMEOUT_S = 1800
@@ -139,7 +140,8 @@ def _build(
     trainer.epochs = progress.epochs
     trainer.store = Store(run.checkpoints, plan, peers, events, heart)
     trainer.stop = Stop(trainer, peers, events)
-    for callback in (progress, Beats(heart), LossWatch(trainer, peers), trainer.stop):
+    rates = Rates(trainer.meter, peers, events)
+    for callback in (progress, Beats(heart), LossWatch(trainer, peers), rates, trainer.stop):
         trainer.add_callback(callback)
     return trainer, progress
 

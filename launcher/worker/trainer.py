@@ -19,6 +19,7 @@ from launcher.worker.batches import Order, RankBatches, eval_batches
 from launcher.worker.checkpoint import ResumableTrainer
 from launcher.worker.data import lengths
 from launcher.worker.metrics import Predictions
+from launcher.worker.rates import Meter
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -66,6 +67,7 @@ class RecipeTrainer(ResumableTrainer):
         """Of the latest evaluation, with their eval_ prefix."""
         self.figures_step = -1
         self.eval_progress = (0, 0)
+        self.meter = Meter(self.args.device)
         self._num_parameters = _num_parameters(self.model)
         self._loss_sum = torch.zeros((), device=self.args.device)
         self._loss_steps = 0
@@ -99,11 +101,13 @@ class RecipeTrainer(ResumableTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        losses = self.task.losses(model, inputs)
+        with self.meter.forward():
+            losses = self.task.losses(model, inputs)
         loss = losses.sum() / (self.plan.batch.micro_size * self.plan.batch.accumulation)
         return (loss, {"losses": losses}) if return_outputs else loss
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        self.meter.count(inputs)
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._loss_sum += loss.float()
         if self.accelerator.sync_gradients:

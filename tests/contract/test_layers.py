@@ -15,7 +15,7 @@ LAYERS = [
     {"cli"},
     {"show"},
     {"doctor", "report", "supervise", "explain"},
-    {"render", "rundir"},
+    {"render", "rundir", "history"},
     {"plan"},
     {"memory"},
     {"cluster"},

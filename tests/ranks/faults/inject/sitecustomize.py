@@ -85,6 +85,11 @@ def _sleep(model):
     time.sleep(3600)
 
 
+def _drag(model):
+    """From here on this rank is slow in every forward pass, as one on a hot card is."""
+    model.register_forward_pre_hook(lambda *_: time.sleep(0.05))
+
+
 def _nan(model):
     """A weight that is no number makes the next loss one."""
     next(model.parameters()).data.fill_(float("nan"))

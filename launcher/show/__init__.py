@@ -1,15 +1,16 @@
-"""What a person sees: the plan, one live view of a run, tables, --json. The only importer of rich."""
+"""What a person sees: the plan, a run as it goes, tables, --json. The only importer of rich."""
 
 from __future__ import annotations
 
 import json
 import textwrap
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -17,10 +18,12 @@ from launcher import rundir
 from launcher.doctor import Finding
 from launcher.errors import EXIT_OK
 from launcher.explain import Lang, Report, language, render_text
+from launcher.history import History, stragglers
 from launcher.memory import SPEED_SOURCES, Row
 from launcher.plan import Plan
 from launcher.render.env import Variable, hidden
 from launcher.rundir import RunDir
+from launcher.show import live
 from launcher.spec import Loaded
 from launcher.supervise import Outcome
 
@@ -29,34 +32,22 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def view(as_json: bool) -> View:
-    """The view of one run: for a person, or as JSON lines."""
-    return JsonView() if as_json else View()
+    """The view of one run: for a person at a terminal or reading a log, or as JSON lines."""
+    return JsonView() if as_json else LiveView() if out.is_terminal and not out.is_dumb_terminal else View()
 
 
 class View:
-    """Follows one run on a terminal, or in plain lines where there is none."""
+    """Follows one run in plain lines."""
 
     def __init__(self) -> None:
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=out,
-            disable=not out.is_terminal,
-            transient=True,
-        )
-        self.task: Any = None
-        self.total = 0
+        self.history = History()
         self.run: RunDir | None = None
 
     def __enter__(self) -> View:
-        self.progress.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.progress.stop()
+        return None
 
     def plan(self, plan: Plan, run: RunDir, loaded: Loaded) -> None:
         """What is about to happen, in a few lines."""
@@ -66,16 +57,17 @@ class View:
 
     def event(self, event: dict[str, Any]) -> None:
         """Show one event of events.jsonl; kinds that are not for a person are passed over."""
+        self.history.add(event)
         show = getattr(self, f"_on_{event.get('event')}", None)
         if show is not None:
             show(event)
 
-    def end(self, outcome: Outcome, run: RunDir, report: Report | None) -> None:
+    def end(self, outcome: Outcome, run: RunDir, explained: Report | None, report_path: Path | None = None) -> None:
         """The table of epochs and the figures, or the failing rank's traceback, once, and what is known about it."""
         if outcome.failure is not None:
             _failure(outcome.failure)
-            if report is not None:
-                err.print(Text(render_text(report, language())))
+            if explained is not None:
+                err.print(Text(render_text(explained, language())))
         elif outcome.exit_code == EXIT_OK and outcome.metrics:
             out.print(_epochs(outcome.metrics))
             matrix = outcome.metrics.get("final", {}).get("confusion_matrix")
@@ -89,6 +81,8 @@ class View:
             out.print(Text(rundir.tail(log)))
         else:
             out.print(Text(f"stopped; what there is lies in {run.path}"))
+        if report_path is not None:
+            (err if outcome.failure is not None else out).print(Text(f"report: {report_path}"))
 
     # -- events ---------------------------------------------------------------------------------------------------
 
@@ -102,6 +96,10 @@ class View:
 
     def _on_hang(self, event: dict[str, Any]) -> None:
         self._line(f"hang       {event['what']}")
+
+    def _on_stopping(self, event: dict[str, Any]) -> None:
+        again = "; ^C again ends them at once" if event["signal"] == "SIGINT" else ""
+        self._line(f"stopping   {event['signal']}: the ranks save and leave{again}")
 
     def _on_note(self, event: dict[str, Any]) -> None:
         self._line(event["text"])
@@ -118,26 +116,15 @@ class View:
             f"engine     {event['engine']}{stage}, {event['precision']}, {event['world_size']} x {event['device']}: {held}"
         )
 
-    def _on_train(self, event: dict[str, Any]) -> None:
-        self.total = event["max_steps"]
-        self.task = self.progress.add_task("training", total=self.total, note="")
-
-    def _on_step(self, event: dict[str, Any]) -> None:
-        if self.task is not None:
-            self.progress.update(self.task, completed=event["step"], description="training")
-
-    def _on_eval_step(self, event: dict[str, Any]) -> None:
-        if self.task is not None:
-            self.progress.update(self.task, description=f"evaluating {event['step']}/{event['max_steps']}")
-
     def _on_log(self, event: dict[str, Any]) -> None:
         named = {"loss": ".4f", "grad_norm": ".3g", "learning_rate": ".3g"}
         shown = [f"{k.replace('_', ' ')} {_number(event.get(k), form)}" for k, form in named.items() if k in event]
-        self._line(
-            f"step {event['step']}/{self.total}  epoch {_number(event.get('epoch'), '.2f')}  " + "  ".join(shown)
-        )
-        if self.task is not None:
-            self.progress.update(self.task, note=f"loss {_number(event.get('loss'), '.4f')}")
+        total = self.history.max_steps
+        self._line(f"step {event['step']}/{total}  epoch {_number(event.get('epoch'), '.2f')}  " + "  ".join(shown))
+
+    def _on_rates(self, event: dict[str, Any]) -> None:
+        for rank, times in stragglers(event).items():
+            self._line(f"slow       rank {rank} takes {times:.1f} times as long as the others for its own work")
 
     def _on_epoch(self, event: dict[str, Any]) -> None:
         shown = {k: v for k, v in event.items() if k not in ("epoch", "event", "time") and isinstance(v, float)}
@@ -148,17 +135,45 @@ class View:
         self._line(f"checkpoint {event['path']}")
 
     def _line(self, text: str) -> None:
-        self.progress.console.print(Text(text))
+        out.print(Text(text))
+
+
+class LiveView(View):
+    """Follows one run on a terminal: a panel that stays below what is worth keeping."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Of its own: the panel's width is the terminal's, while lines above it wrap softly, so that paths can be copied.
+        self.console = Console(highlight=False)
+        self.live = Live(console=self.console, get_renderable=self._panel, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> View:
+        self.live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.live.stop()
+
+    def _panel(self) -> RenderableType:
+        size = self.console.size
+        return live.panel(self.history, time.time(), width=size.width, height=size.height)
+
+    def _on_log(self, event: dict[str, Any]) -> None:
+        """The panel shows it."""
+
+    _on_rates = _on_log
+
+    def _on_epoch(self, event: dict[str, Any]) -> None:
+        super()._on_epoch(
+            {"train" if k == "train_loss" else "eval" if k == "eval_loss" else k: event[k] for k in event}
+        )
+
+    def _line(self, text: str) -> None:
+        self.console.print(Text(text), soft_wrap=True)
 
 
 class JsonView(View):
     """Prints every event as it is, then the outcome."""
-
-    def __enter__(self) -> View:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        return None
 
     def plan(self, plan: Plan, run: RunDir, loaded: Loaded) -> None:
         self.event({"event": "plan", "run_dir": str(run.path), "plan": plan.model_dump(mode="json")})
@@ -166,8 +181,8 @@ class JsonView(View):
     def event(self, event: dict[str, Any]) -> None:
         print(json.dumps(event, ensure_ascii=False), flush=True)
 
-    def end(self, outcome: Outcome, run: RunDir, report: Report | None) -> None:
-        explanation = report.to_json() if report else None
+    def end(self, outcome: Outcome, run: RunDir, explained: Report | None, report_path: Path | None = None) -> None:
+        explanation = explained.to_json() if explained else None
         self.event(
             {
                 "event": "outcome",
@@ -175,6 +190,7 @@ class JsonView(View):
                 "exit_code": outcome.exit_code,
                 "failure": outcome.failure,
                 "metrics": outcome.metrics,
+                "report": str(report_path) if report_path else None,
             }
         )
 

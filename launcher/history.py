@@ -1,0 +1,229 @@
+"""events.jsonl, folded: the curves, the figures of each rank, and what befell a run. The live view and the report read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+FIGURES = ("accuracy", "precision", "recall", "f1", "mae")
+"""Scores of an evaluation that are one number."""
+
+
+@dataclass
+class History:
+    """A run as far as its events tell; add them one by one, in order."""
+
+    started: float | None = None
+    """Wall clock of the first and the latest event."""
+    latest: float | None = None
+    phase: str = "importing torch and transformers"
+    """What is going on, in words."""
+    phase_since: float | None = None
+    step: int = 0
+    max_steps: int = 0
+    epoch: float = 0.0
+    num_epochs: float = 0.0
+    evaluation: tuple[int, int] | None = None
+    """Batches done and in all, while an evaluation is under way."""
+    logs: list[dict[str, Any]] = field(default_factory=list)
+    """step, epoch, loss, grad_norm, learning_rate: one a step, as the last attempt at that step had it."""
+    evals: list[dict[str, Any]] = field(default_factory=list)
+    """step, epoch, eval_loss and scores."""
+    rates: list[dict[str, Any]] = field(default_factory=list)
+    """See `launcher/worker/rates.py`."""
+    undone: list[list[dict[str, Any]]] = field(default_factory=list)
+    """Logs of steps that were lost at a restart and done again."""
+    incidents: list[dict[str, Any]] = field(default_factory=list)
+    """Restarts, hangs, stops and resumptions: event, time, step, text."""
+    saves: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    machine: dict[str, Any] = field(default_factory=dict)
+    engine: dict[str, Any] = field(default_factory=dict)
+    num_restarts: int = 0
+    eval_seconds: float = 0.0
+    """How long the latest evaluation took, as far as events tell."""
+    _step_times: list[tuple[float, int]] = field(default_factory=list)
+    _eval_since: float | None = None
+
+    @classmethod
+    def of(cls, events: Iterable[Mapping[str, Any]]) -> History:
+        """All of a run's events."""
+        history = cls()
+        for event in events:
+            history.add(event)
+        return history
+
+    def add(self, event: Mapping[str, Any]) -> None:
+        """Take in one event. Kinds and fields that are not known are passed over: any version may have written it."""
+        time = event.get("time")
+        if isinstance(time, int | float):
+            self.started = time if self.started is None else self.started
+            self.latest = time
+        take = getattr(self, f"_on_{event.get('event')}", None)
+        if take is not None:
+            take(event)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the last step, evaluations on the way included; None before there is anything to judge by."""
+        pace = self.seconds_per_step
+        if pace is None or not self.max_steps:
+            return None
+        left = max(self.max_steps - self.step, 0)
+        seconds = left * pace
+        if self.evals and self.eval_seconds:
+            every = max(self.evals[-1]["step"] / len(self.evals), 1)
+            seconds += int(left / every) * self.eval_seconds
+        return seconds
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Of late: by the ranks' own clocks, else by the times of events."""
+        if self.rates and self.rates[-1].get("steps"):
+            return float(self.rates[-1]["seconds"] / self.rates[-1]["steps"])
+        if len(self._step_times) > 1:
+            (t0, s0), (t1, s1) = self._step_times[0], self._step_times[-1]
+            return (t1 - t0) / (s1 - s0) if s1 > s0 else None
+        return None
+
+    # -- events ---------------------------------------------------------------------------------------------------
+
+    def _enter(self, phase: str, event: Mapping[str, Any]) -> None:
+        if phase != self.phase:
+            self.phase, self.phase_since = phase, event.get("time")
+
+    def _on_machine(self, event: Mapping[str, Any]) -> None:
+        if self.machine:  # a run that goes on: the agent of the next launch
+            self._incident("resumed", event, "launched again")
+        self.machine = {k: v for k, v in event.items() if k not in ("event", "time")}
+
+    def _on_imported(self, event: Mapping[str, Any]) -> None:
+        self._enter("preparing the data", event)
+
+    def _on_ranks(self, event: Mapping[str, Any]) -> None:
+        self._enter("starting ranks", event)
+
+    def _on_start(self, event: Mapping[str, Any]) -> None:
+        self._enter("loading the model", event)
+
+    def _on_note(self, event: Mapping[str, Any]) -> None:
+        if event.get("text") not in self.notes:
+            self.notes.append(str(event.get("text")))
+
+    def _on_engine(self, event: Mapping[str, Any]) -> None:
+        self.engine = {k: v for k, v in event.items() if k not in ("event", "time")}
+
+    def _on_train(self, event: Mapping[str, Any]) -> None:
+        self.max_steps, self.num_epochs = event.get("max_steps", 0), event.get("num_train_epochs", 0)
+        self._step_times.clear()
+        self._enter("training", event)
+
+    def _on_step(self, event: Mapping[str, Any]) -> None:
+        self._leave_evaluation()
+        self.step, self.epoch = event["step"], event.get("epoch", self.epoch)
+        self._step_times = [*self._step_times[-20:], (event["time"], event["step"])]
+        self._enter("training", event)
+
+    def _on_log(self, event: Mapping[str, Any]) -> None:
+        self._leave_evaluation()
+        step = event["step"]
+        lost = [row for row in self.logs if row["step"] >= step]
+        if lost:
+            self.undone.append(lost)
+            for rows in (self.logs, self.evals, self.rates):
+                rows[:] = [row for row in rows if row["step"] < step]
+        self.logs.append(dict(event))
+        self.step, self.epoch = step, event.get("epoch", self.epoch)
+
+    def _on_rates(self, event: Mapping[str, Any]) -> None:
+        self.rates = [row for row in self.rates if row["step"] < event["step"]]
+        self.rates.append(dict(event))
+
+    def _on_eval_step(self, event: Mapping[str, Any]) -> None:
+        if self._eval_since is None:
+            self._eval_since = event["time"]
+        self.evaluation = (event["step"], event["max_steps"])
+        self._enter("evaluating", event)
+
+    def _on_eval(self, event: Mapping[str, Any]) -> None:
+        if self._eval_since is not None:
+            self.eval_seconds = event["time"] - self._eval_since
+        self._leave_evaluation()
+        self.evals = [row for row in self.evals if row["step"] < event["step"]]
+        self.evals.append(dict(event))
+        self._enter("saving the model" if self.step >= self.max_steps > 0 else "training", event)
+
+    def _leave_evaluation(self) -> None:
+        if self.evaluation is not None or self._eval_since is not None:
+            self.evaluation = self._eval_since = None
+            self._step_times.clear()
+
+    def _on_save(self, event: Mapping[str, Any]) -> None:
+        self.saves.append({"step": self.step, **event})
+        self._step_times.clear()
+
+    def _on_restart(self, event: Mapping[str, Any]) -> None:
+        self.num_restarts += 1
+        who = "" if event.get("rank") is None else f"rank {event['rank']}: "
+        self._incident("restart", event, f"attempt {event.get('attempt')} of {event.get('of')}, after {who}{event.get('what')}")  # fmt: skip
+        self._leave_evaluation()
+        self._step_times.clear()
+        self._enter("starting ranks again", event)
+
+    def _on_hang(self, event: Mapping[str, Any]) -> None:
+        self._incident("hang", event, str(event.get("what")))
+
+    def _on_resume(self, event: Mapping[str, Any]) -> None:
+        self.step = event.get("step", 0)
+        ranks, before = event.get("world_size"), event.get("saved_world_size")
+        change = f", saved by {before} ranks and read by {ranks}" if ranks != before else ""
+        self._incident("resume", event, f"resumed from {str(event.get('path')).rpartition('/')[2]}{change}")
+
+    def _on_stopping(self, event: Mapping[str, Any]) -> None:
+        self._incident("stopping", event, f"told to stop by {event.get('signal')}")
+        self._enter("stopping: the ranks save and leave", event)
+
+    def _on_preempted(self, event: Mapping[str, Any]) -> None:
+        if self.incidents and self.incidents[-1]["event"] == "preempted":
+            self.incidents.pop()  # said once before saving and once after
+        self.step = event.get("step", self.step)
+        kept = "a checkpoint was saved" if event.get("saved") else "nothing was saved"
+        self._incident("preempted", event, f"all ranks stopped at step {self.step}: {kept}")
+
+    def _on_stopped(self, event: Mapping[str, Any]) -> None:
+        self._enter("stopped", event)
+
+    def _on_model(self, event: Mapping[str, Any]) -> None:
+        self._enter("writing the results", event)
+
+    def _on_end(self, event: Mapping[str, Any]) -> None:
+        self._enter("done", event)
+
+    def _incident(self, kind: str, event: Mapping[str, Any], text: str) -> None:
+        self.incidents.append({"event": kind, "time": event.get("time"), "step": self.step, "text": text})
+
+
+def own_seconds(rates: Mapping[str, Any]) -> list[float]:
+    """Seconds a step that each rank spent on work of its own (loading rows, forward pass), not waiting for others."""
+    steps = rates.get("steps") or 1
+    pairs = zip(rates.get("data_s", ()), rates.get("forward_s", ()), strict=False)
+    return [(data + forward) / steps for data, forward in pairs]
+
+
+def stragglers(rates: Mapping[str, Any], *, factor: float = 1.5, share: float = 0.1) -> dict[int, float]:
+    """Rank → how many times the median its own work takes, for ranks that hold the others up.
+
+    A rank counts from `factor` times the median, where the difference is at least `share` of a whole step: twice of
+    next to nothing holds nobody up.
+    """
+    own = own_seconds(rates)
+    if len(own) < 2:
+        return {}
+    median = sorted(own)[(len(own) - 1) // 2]
+    step_s = rates["seconds"] / (rates.get("steps") or 1)
+    return {
+        rank: own_s / median
+        for rank, own_s in enumerate(own)
+        if median > 0 and own_s >= factor * median and own_s - median >= share * step_s
+    }

@@ -1,0 +1,185 @@
+"""The panel below a running job: where it is, how fast, and which rank holds the others up. History in, lines out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from launcher.history import History, own_seconds, stragglers
+
+MAX_RANKS = 8
+"""Ranks that get a line of their own; of more, those that stand out do."""
+_BARS = "▁▂▃▄▅▆▇█"
+_GIB = 1 << 30
+
+
+def panel(history: History, now: float, *, width: int, height: int) -> RenderableType:
+    """Lines no wider than `width`, and fewer than `height`.
+
+    Args:
+        history: the run so far.
+        now: the wall clock, in seconds.
+        width: columns of the terminal.
+        height: its rows; the ranks' lines go first where there are too few.
+    """
+    lines: list[RenderableType] = [_progress(history, now, width)]
+    if history.logs:
+        lines.append(_figures(history, width))
+    lines += _ranks(history, width)[: max(height - len(lines) - 2, 0)]
+    return Group(*lines)
+
+
+def _progress(history: History, now: float, width: int) -> RenderableType:
+    if history.phase not in ("training", "evaluating") or not history.max_steps:
+        since = history.phase_since or history.started
+        elapsed = f"  {clock(now - since)}" if since else ""
+        restarts = f"  ({_restarts(history)})" if history.num_restarts else ""
+        return Text(f"{history.phase}{restarts} ...{elapsed}", style="bold", no_wrap=True, overflow="ellipsis")
+    left = Text(f"step {history.step}/{history.max_steps}", style="bold")
+    left.append(f"  epoch {history.epoch:.2f}/{history.num_epochs:g} ", style="")
+    right = Text()
+    if history.evaluation is not None:
+        right.append(" evaluating {}/{}".format(*history.evaluation), style="cyan")
+    seconds = history.seconds_left
+    if seconds is not None:
+        # What has passed since the latest event is no longer left.
+        passed = now - history.latest if history.latest else 0.0
+        right.append(f" {clock(max(seconds - max(passed, 0.0), 0.0))} left")
+    if history.num_restarts:
+        right.append(f"  {_restarts(history)}", style="yellow")
+    room = width - left.cell_len - right.cell_len
+    if room < 6:
+        return Text.assemble(left, right, no_wrap=True, overflow="ellipsis")
+    bar = ProgressBar(total=history.max_steps, completed=history.step, width=room)
+    grid = Table.grid(padding=0)
+    for _ in range(3):
+        grid.add_column(no_wrap=True)
+    grid.add_row(left, bar, right)
+    return grid
+
+
+def _restarts(history: History) -> str:
+    return f"{history.num_restarts} restart{'s' if history.num_restarts > 1 else ''}"
+
+
+def _figures(history: History, width: int) -> Text:
+    last = history.logs[-1]
+    parts = [f"loss {_number(last.get('loss'), '.4f')}", f"lr {_number(last.get('learning_rate'), '.3g')}"]
+    if history.rates:
+        rates = history.rates[-1]
+        seconds = rates["seconds"] or 1e-9
+        parts.insert(1, f"{_short(rates['tokens'] / seconds)} tokens/s")
+        parts.insert(2, f"{_short(rates['rows'] / seconds)} rows/s")
+        parts.append(f"{_duration(rates['seconds'] / (rates['steps'] or 1))}/step")
+    parts.append(f"grad {_number(last.get('grad_norm'), '.3g')}")
+    if history.evals:
+        scores = {k: v for k, v in history.evals[-1].items() if k in ("eval_loss", "accuracy")}
+        parts += [f"{k.replace('_', ' ')} {_number(v, '.4f')}" for k, v in scores.items()]
+    text = Text()
+    for i, part in enumerate(parts):  # whole figures only: one that is cut reads as another number
+        piece = ("  " if i else "") + part
+        if text.cell_len + len(piece) > width:
+            break
+        text.append(piece)
+    curve = sparkline([row["loss"] for row in history.logs if isinstance(row.get("loss"), int | float)], 24)
+    if len(curve) > 2 and text.cell_len + len(curve) + 2 <= width:
+        text.append(f"  {curve}", style="cyan")
+    return text
+
+
+def _ranks(history: History, width: int) -> list[RenderableType]:
+    """A line for each rank: memory, its own work a step as a bar, and whether it holds the others up."""
+    if not history.rates:
+        return []
+    rates = history.rates[-1]
+    own, slow = own_seconds(rates), stragglers(rates)
+    sizes, kind = memory(rates)
+    if len(own) != len(sizes) or len(own) < 2:
+        return [Text(f"{kind} {sizes[0] / _GIB:.2f} GiB", style="dim")] if sizes else []
+    shown = standing_out(own, sizes, slow)
+    head = f"rank  {kind:>11}  own work a step"
+    lines: list[RenderableType] = [Text(_fit(head, width), style="dim")]
+    longest, room = max(own) or 1e-9, max(min(width - 52, 40), 0)
+    for rank in shown:
+        bar = "━" * max(round(own[rank] / longest * room), 1) if room else ""
+        word = f"{slow[rank]:.1f} times the others' " if rank in slow else ""
+        line = Text(
+            f"{rank:>4}  {sizes[rank] / _GIB:>7.2f} GiB  {_duration(own[rank]):>8} ", no_wrap=True, overflow="crop"
+        )
+        line.append(bar, style="red" if rank in slow else "green")
+        line.append(f" {word}" if word else "", style="bold red")
+        line.truncate(width)
+        lines.append(line)
+    if len(shown) < len(own):
+        middle = sorted(own)[len(own) // 2]
+        rest = f"{len(own) - len(shown)} more ranks; of all: median {_duration(middle)}, "
+        rest += f"memory {min(sizes) / _GIB:.2f} to {max(sizes) / _GIB:.2f} GiB"
+        lines.append(Text(_fit(rest, width), style="dim"))
+    return lines
+
+
+def memory(rates: Mapping[str, Any]) -> tuple[list[int], str]:
+    """What each rank holds now: of the card where there is one, else of the host; and the word for it."""
+    if rates.get("device_bytes"):
+        return list(rates["device_bytes"]), "card memory"
+    return list(rates.get("host_bytes", [])), "memory"
+
+
+def standing_out(own: Sequence[float], sizes: Sequence[int], slow: Mapping[int, float]) -> list[int]:
+    """Ranks to show: all of a few; of many the slow ones, then the slowest, the fastest and the fullest."""
+    everyone = range(len(own))
+    if len(own) <= MAX_RANKS:
+        return list(everyone)
+    wanted = [
+        *sorted(slow, key=lambda r: -slow[r]),
+        max(everyone, key=lambda r: sizes[r]),
+        min(everyone, key=lambda r: own[r]),
+        *sorted(everyone, key=lambda r: -own[r]),
+    ]
+    return sorted(list(dict.fromkeys(wanted))[:MAX_RANKS])
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """Values as bars of one line, the latest at the right; of many, the mean of each stretch."""
+    finite = [v for v in values if v == v and abs(v) != float("inf")]
+    if not finite:
+        return ""
+    count = min(width, len(finite))
+    edges = [len(finite) * i // count for i in range(count + 1)]
+    means = [sum(finite[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    low, high = min(means), max(means)
+    span = high - low or 1.0
+    return "".join(_BARS[round((v - low) / span * (len(_BARS) - 1))] for v in means)
+
+
+def clock(seconds: float) -> str:
+    """1:02:03, 2:03 or 0:03; days in front where there are some."""
+    whole = max(int(seconds), 0)
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    text = f"{hours}:{minutes:02}:{whole % 60:02}" if hours or days else f"{minutes}:{whole % 60:02}"
+    return f"{days} d {text}" if days else text
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.2f} s" if seconds < 60 else clock(seconds)
+
+
+def _short(number: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if number >= size:
+            return f"{number / (1e3 if unit == 'k' else size):.1f}{unit}"
+    return f"{number:,.0f}" if number >= 100 else f"{number:.1f}"
+
+
+def _number(value: Any, form: str) -> str:
+    return format(value, form) if isinstance(value, int | float) else "-"
+
+
+def _fit(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: max(width - 1, 0)] + "…"

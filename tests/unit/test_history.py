@@ -1,0 +1,69 @@
+"""Events become curves; what a restart threw away is kept apart."""
+
+from __future__ import annotations
+
+import pytest
+
+from launcher.history import History, stragglers
+
+
+def log(step, loss, time=0.0):
+    return {"event": "log", "time": time, "step": step, "epoch": step / 10, "loss": loss, "learning_rate": 1e-4}
+
+
+def rates(*forward_s, steps=10, seconds=2.0, data_s=0.0):
+    return {"event": "rates", "step": steps, "steps": steps, "seconds": seconds, "rows": 80, "tokens": 4000,
+            "data_s": [data_s] * len(forward_s), "forward_s": list(forward_s), "host_bytes": [1 << 30] * len(forward_s)}  # fmt: skip
+
+
+TRAIN = {"event": "train", "time": 10.0, "max_steps": 30, "num_train_epochs": 3}
+
+
+def test_steps_done_again_replace_the_lost_ones():
+    """After a restart from step 10 the curve has one point a step, and the lost stretch is not forgotten."""
+    restart = {"event": "restart", "time": 3.0, "attempt": 1, "of": 2, "rank": 1, "what": "was killed"}
+    resume = {"event": "resume", "time": 4.0, "path": "/r/checkpoints/checkpoint-10", "step": 10}
+    history = History.of([TRAIN, log(10, 2.0), log(20, 1.0), restart, TRAIN, resume, log(20, 1.5), log(30, 0.5)])
+
+    assert [(10, 2.0), (20, 1.5), (30, 0.5)] == [(row["step"], row["loss"]) for row in history.logs]
+    assert [[1.0]] == [[row["loss"] for row in rows] for rows in history.undone]
+    assert ["attempt 1 of 2, after rank 1: was killed", "resumed from checkpoint-10"] == [
+        i["text"] for i in history.incidents
+    ]
+
+
+def test_events_of_any_version_are_taken():
+    """Unknown kinds, and known ones without the fields of today, neither fail nor count."""
+    history = History.of([{"event": "tomorrow's"}, {}, {"event": "imported"}, {"event": "train"}, {"event": "note"}])
+
+    assert (0, []) == (history.max_steps, history.logs)
+
+
+def test_time_left_counts_steps_and_evaluations():
+    """20 of 30 steps at 0.2 s, and an evaluation of 7 s every 10 steps: two are to come."""
+    history = History.of(
+        [TRAIN, log(10, 1.0, 20.0), rates(0.1, 0.1), {"event": "eval_step", "time": 21.0, "step": 1, "max_steps": 9},
+         {"event": "eval", "time": 28.0, "step": 10, "epoch": 1, "eval_loss": 1.0}]
+    )  # fmt: skip
+
+    assert pytest.approx(20 * 0.2 + 2 * 7.0) == history.seconds_left
+
+
+def test_nothing_is_known_before_the_first_step():
+    """No time left is better than a wrong one."""
+    assert History.of([TRAIN]).seconds_left is None
+
+
+@pytest.mark.parametrize(
+    ("forward_s", "expected"),
+    [
+        ((0.5, 0.5, 1.5, 0.5), {2: 3.0}),  # a step takes 0.2 s, 0.15 s of which rank 2 needs alone
+        ((0.5, 0.6, 0.5, 0.5), {}),
+        ((0.01, 0.01, 0.05, 0.01), {}),  # five times as slow, and yet nobody waits
+        ((0.5,), {}),
+        ((0.2, 1.0), {1: 5.0}),
+    ],
+)
+def test_a_straggler_is_a_rank_that_the_others_wait_for(forward_s, expected):
+    """Slow beside the median, and by a share of the step that counts."""
+    assert pytest.approx(expected) == stragglers(rates(*forward_s))
