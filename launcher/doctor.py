@@ -22,7 +22,8 @@ from typing import Any, Literal
 
 from launcher.cluster import npu
 from launcher.cluster.model import GIB, Chip, Device
-from launcher.errors import EXIT_OK, EXIT_USER
+from launcher.cluster.nodes import split_endpoint
+from launcher.errors import EXIT_OK, EXIT_USER, LaunchError
 
 Verdict = Literal["ok", "warn", "fail", "skip"]
 _WORST = {"skip": 0, "ok": 1, "warn": 2, "fail": 3}
@@ -597,19 +598,14 @@ def check_rendezvous(ctx: Context) -> Finding:
     name = "rendezvous"
     if ctx.rdzv_endpoint is None:
         return ok(name, "a free port is taken at launch")
-    host, _, port_text = ctx.rdzv_endpoint.rpartition(":")
-    if not re.fullmatch(r"\d{1,5}", port_text):
-        return Finding(
-            name,
-            "fail",
-            f"{ctx.rdzv_endpoint!r} is no HOST:PORT",
-            "the nodes cannot meet",
-            "--rdzv-endpoint HOST:29500",
-        )
-    if ctx.is_first_node and bound_ports(ctx, [int(port_text)]):
-        return Finding(name, "fail", f"port {port_text} is taken on this, the first node", "the nodes cannot meet",
+    try:
+        host, port = split_endpoint(ctx.rdzv_endpoint)
+    except LaunchError as error:
+        return Finding(name, "fail", error.what, "the nodes cannot meet", error.hint)
+    if ctx.is_first_node and bound_ports(ctx, [port]):
+        return Finding(name, "fail", f"port {port} is taken on this, the first node", "the nodes cannot meet",
                        "end the other job (`ss -ltnp`), or choose another port on all nodes")  # fmt: skip
-    return ok(name, f"{host}:{port_text}")
+    return ok(name, f"{host}:{port}")
 
 
 def check_rendezvous_name(ctx: Context) -> Finding:
@@ -617,7 +613,10 @@ def check_rendezvous_name(ctx: Context) -> Finding:
     name = "rendezvous name"
     if ctx.rdzv_endpoint is None:
         return skip(name, "one node")
-    host = ctx.rdzv_endpoint.rpartition(":")[0].strip("[]")
+    try:
+        host, _ = split_endpoint(ctx.rdzv_endpoint)
+    except LaunchError:
+        return skip(name, "not HOST:PORT")
     try:
         address = socket.getaddrinfo(host, None)[0][4][0]
     except OSError as error:

@@ -61,6 +61,8 @@ class Plan(Section):
     nproc_per_node: PositiveInt
     rdzv_endpoint: str | None = None
     """host:port of node 0; None on a single node, where the agent takes a free port."""
+    nodes_reason: str = ""
+    """Which environment told the nodes, by which variables; '' for a single node that nobody numbered."""
     strategy: Strategy
     strategy_reason: str
     precision: Precision
@@ -88,6 +90,8 @@ class Options:
 
     nproc: int | None = None
     """Ranks on this node; None for one a card (one in all on CPU)."""
+    nproc_source: str = "--nproc"
+    """The option or variable that says so."""
     debug: bool = False
     supervision: Supervision = field(default_factory=Supervision)
 
@@ -125,6 +129,7 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
         num_nodes=cluster.num_nodes,
         nproc_per_node=nproc,
         rdzv_endpoint=cluster.rdzv_endpoint,
+        nodes_reason=cluster.nodes_source,
         strategy=strategy,
         strategy_reason=strategy_reason,
         precision=precision,
@@ -169,7 +174,7 @@ def _nproc(cluster: Cluster, options: Options) -> int:
         )
     if options.nproc and options.nproc > cards:
         raise LaunchError(
-            f"--nproc {options.nproc} is more than the {cards} visible card{'s' if cards > 1 else ''}",
+            f"{options.nproc_source} {options.nproc} is more than the {cards} visible card{'s' if cards > 1 else ''}",
             hint=f"use --nproc {cards} or less, or widen ASCEND_RT_VISIBLE_DEVICES",
         )
     return options.nproc or cards

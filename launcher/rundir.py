@@ -134,14 +134,30 @@ class RunDir:
         with self.hold():
             pass
         if self.metrics_path.exists():
-            raise LaunchError(f"{self.path}: this run is finished", hint="name a new --run-dir, or leave it out")
+            raise _finished(self.path)
         before = self.plan()
-        changed = [k for k in type(plan.recipe).model_fields if getattr(plan.recipe, k) != getattr(before.recipe, k)]
-        if changed or plan.name != before.name:
+        changed = _changed(plan, before)
+        if changed:
             raise LaunchError(
-                f"{self.path}: holds an unfinished run of another recipe ({', '.join(changed) or before.name} differ)",
+                f"{self.path}: holds an unfinished run of another recipe ({', '.join(changed)} differ)",
                 hint=f"name a new --run-dir, or launch {self.recipe_path} to finish that run",
             )
+
+    def is_open_to(self, plan: Plan) -> bool:
+        """Whether `plan` would start or go on here: nothing is here, or an unfinished run of the same recipe."""
+        if not self.plan_path.exists():
+            return True
+        return not self.metrics_path.exists() and not _changed(plan, self.plan())
+
+
+def _finished(path: Path) -> LaunchError:
+    return LaunchError(f"{path}: this run is finished", hint="name a new --run-dir, or leave it out")
+
+
+def _changed(plan: Plan, before: Plan) -> list[str]:
+    """In which sections of the recipe two plans differ."""
+    changed = [k for k in type(plan.recipe).model_fields if getattr(plan.recipe, k) != getattr(before.recipe, k)]
+    return changed or ([before.name] if plan.name != before.name else [])
 
 
 def new(output_dir: Path, name: str) -> RunDir:
@@ -153,11 +169,51 @@ def new(output_dir: Path, name: str) -> RunDir:
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     run = RunDir(output_dir / name / f"{stamp}-{secrets.token_hex(2)}")
     run.create()
-    link = run.path.parent / f".latest-{secrets.token_hex(4)}"
-    with contextlib.suppress(OSError):  # a file system without links still trains
-        link.symlink_to(run.path.name)
-        link.replace(run.path.parent / "latest")
+    _point_latest(run.path)
     return run
+
+
+def of_job(output_dir: Path, plan: Plan, job: str, node_rank: int) -> RunDir:
+    """The directory of a job that its cluster named: `<output_dir>/<recipe>/<job>/`, the same on every node and after a
+    requeue, so that the run goes on from its checkpoint. A second run within one job of one node gets the next free
+    `<job>-2`; nodes cannot agree on that, so theirs is refused by `claim`.
+
+    Raises:
+        LaunchError: as `create` and `claim`.
+    """
+    base, tried = output_dir / plan.name / job, 1
+    while plan.num_nodes == 1 and not RunDir(base).is_open_to(plan):
+        tried += 1
+        base = base.with_name(f"{job}-{tried}")
+    run = take(base, plan, node_rank)
+    _point_latest(base)
+    return run
+
+
+def take(path: Path, plan: Plan, node_rank: int) -> RunDir:
+    """This node's part of the run directory `path`, made and checked.
+
+    Raises:
+        LaunchError: as `create` and `claim`.
+    """
+    run = for_node(path, node_rank)
+    run.create()
+    if node_rank and RunDir(path).metrics_path.exists():  # else this node would wait for a first one that was refused
+        raise _finished(path)
+    run.claim(plan)
+    return run
+
+
+def for_node(path: Path, node_rank: int) -> RunDir:
+    """A node's own files: the first node's lie in the run directory itself, the others' in folders of theirs there."""
+    return RunDir(path / f"node_{node_rank}" if node_rank else path)
+
+
+def _point_latest(path: Path) -> None:
+    link = path.parent / f".latest-{secrets.token_hex(4)}"
+    with contextlib.suppress(OSError):  # a file system without links still trains
+        link.symlink_to(path.name)
+        link.replace(path.parent / "latest")
 
 
 def write_text(path: Path, text: str) -> None:

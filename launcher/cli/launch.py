@@ -35,24 +35,15 @@ def run_command(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, 
     """Train RECIPE on every rank and leave rank 0's metrics. This is the default command."""
     from launcher import rundir, show, supervise
     from launcher.render import env, files
-    from launcher.rundir import RunDir
 
     loaded, cluster, plan = decide(recipe, overrides, machine, debug=debug, pretend=dry_run)
     if dry_run:
-        placeholder = run_dir or Path(loaded.spec.output_dir) / plan.name / "RUN"
-        _show_render(loaded, plan, RunDir(placeholder), cluster.node_rank, as_json)
+        named = Path(loaded.spec.output_dir) / plan.name / (cluster.job or "RUN")
+        _show_render(loaded, plan, rundir.for_node(run_dir or named, cluster.node_rank), cluster.node_rank, as_json)
         return
-    if cluster.num_nodes > 1 and run_dir is None:
-        raise LaunchError(
-            f"--nnodes {cluster.num_nodes} needs --run-dir",
-            hint="give every node the same --run-dir DIR; each node but the first keeps its files in a folder of its own there",
-        )
-    if run_dir is None:
-        run = rundir.new(Path(loaded.spec.output_dir), plan.name)
-    else:
-        run = RunDir(run_dir / f"node_{cluster.node_rank}" if cluster.node_rank else run_dir)
-        run.create()
-        run.claim(plan)
+    if debug and cluster.num_nodes > 1:
+        raise LaunchError(f"--debug is one rank in this terminal, and there are {cluster.num_nodes} nodes ({plan.nodes_reason})", hint="add --nnodes 1")  # fmt: skip
+    run = _run_dir(run_dir, loaded, plan, None if debug else cluster.job, cluster.node_rank)
     machine_facts = _require_health(plan, cluster)
     user_env = dict(os.environ)
     files.write(files.texts(loaded, plan, run, user_env, cluster.node_rank), run)
@@ -67,6 +58,23 @@ def run_command(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, 
         outcome = supervise.run(files.agent_argv(run, cluster.node_rank), run, child_env, view.event)
     view.end(outcome, run, _explained(outcome, run))
     sys.exit(outcome.exit_code)
+
+
+def _run_dir(given: Path | None, loaded: Loaded, plan: Plan, job: str | None, node_rank: int) -> RunDir:
+    """Where this node keeps its part of the run: as told, by the job's name, or a new folder for a single node."""
+    from launcher import rundir
+
+    output_dir = Path(loaded.spec.output_dir)
+    if given is not None:
+        return rundir.take(given, plan, node_rank)
+    if job is not None:
+        return rundir.of_job(output_dir, plan, job, node_rank)
+    if plan.num_nodes > 1:
+        raise LaunchError(
+            f"{plan.num_nodes} nodes need --run-dir: nothing here names the job for all of them",
+            hint="give every node the same --run-dir DIR; each node but the first keeps its files in a folder of its own there",
+        )
+    return rundir.new(output_dir, plan.name)
 
 
 def _explained(outcome: Outcome, run: RunDir) -> Report | None:

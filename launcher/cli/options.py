@@ -33,9 +33,9 @@ def machine_options(command: Any) -> Any:
         click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
         click.option("--nproc", type=Count(), default="auto", envvar="ASCEND_LAUNCH_NPROC", help="Ranks on this node [auto: one a card]."),
         click.option("--device", type=click.Choice(["auto", "npu", "cpu"]), default="auto", envvar="ASCEND_LAUNCH_DEVICE", help="Where ranks compute [auto: npu where there is one]."),
-        click.option("--nnodes", type=click.IntRange(1), default=1, help="Nodes of the job [1]."),
-        click.option("--node-rank", type=click.IntRange(0), default=0, help="Which of them this is, from 0."),
-        click.option("--rdzv-endpoint", metavar="HOST:PORT", help="Node 0, the same words on every node."),
+        click.option("--nnodes", type=click.IntRange(1), envvar="ASCEND_LAUNCH_NNODES", help="Nodes of the job [what the cluster's environment says, else 1]."),
+        click.option("--node-rank", type=click.IntRange(0), envvar="ASCEND_LAUNCH_NODE_RANK", help="Which of them this is, from 0 [likewise]."),
+        click.option("--rdzv-endpoint", metavar="HOST:PORT", envvar="ASCEND_LAUNCH_RDZV_ENDPOINT", help="Node 0, the same words on every node [likewise]."),
         click.option("--max-restarts", type=click.IntRange(0), default=0, help="Start failed ranks again so often, from the newest whole checkpoint [0]."),
         click.option("--hang-timeout", type=click.FloatRange(0), default=1800.0, metavar="SECONDS", help="End a job that stands still for so long; 0 never [1800]."),
         click.option("--grace", type=click.FloatRange(0), default=60.0, metavar="SECONDS", help="Time to save between a stop signal and a kill [60]."),
@@ -59,11 +59,15 @@ def decide(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *,
 
 def inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *, debug: bool, pretend: bool) -> tuple[Loaded, Cluster, Options, dict[str, Any] | None]:  # fmt: skip
     from launcher import assets, plan, spec
-    from launcher.cluster import detect
+    from launcher.cluster import detect, environment
 
     loaded = spec.load(recipe, overrides)
-    nodes = detect.Nodes(machine["nnodes"], machine["node_rank"], machine["rdzv_endpoint"])
-    device, nproc, chip, hbm = machine["device"], machine["nproc"], machine["chip"], machine["hbm"]
+    told = (machine["nnodes"], machine["node_rank"], machine["rdzv_endpoint"])
+    nodes = environment.find(os.environ, *told, pretend=pretend)
+    device, chip, hbm = machine["device"], machine["chip"], machine["hbm"]
+    nproc, source = machine["nproc"], "--nproc"
+    if nproc is None and nodes.nproc is not None:
+        nproc, source = nodes.nproc, f"{nodes.nproc_variable} of"
     if (chip or hbm) and not pretend:
         raise LaunchError(
             "--chip and --hbm are for plan, render and --dry-run", hint="a launch asks the cards themselves"
@@ -82,7 +86,7 @@ def inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *,
         join_timeout_s=machine["join_timeout"],
         start_method=machine["start_method"],
     )
-    options = plan.Options(nproc=nproc, debug=debug, supervision=supervision)
+    options = plan.Options(nproc=nproc, nproc_source=source, debug=debug, supervision=supervision)
     return loaded, cluster, options, config
 
 

@@ -1,52 +1,26 @@
-"""Which machine is this launch for: the cards of this node, or its CPU; and which node of how many it is."""
+"""Which machine is this launch for: the cards of this node, or its CPU."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from launcher.cluster import npu
 from launcher.cluster.model import GIB, Cluster, Device, chip, chip_names
+from launcher.cluster.nodes import ONE_NODE, Nodes
 from launcher.errors import LaunchError
 
 ASSUMED_CHIP = "910B3"
 
 
-@dataclass(frozen=True)
-class Nodes:
-    """The job's nodes, as `--nnodes --node-rank --rdzv-endpoint` say."""
-
-    count: int = 1
-    rank: int = 0
-    endpoint: str | None = None
-
-    def check(self) -> None:
-        """Raises LaunchError where the three do not fit together."""
-        if self.count == 1 and self.rank == 0 and self.endpoint is None:
-            return
-        if not 0 <= self.rank < self.count:
-            raise LaunchError(
-                f"--node-rank {self.rank} is not one of {self.count} node{'s' if self.count > 1 else ''}",
-                hint=f"use 0 to {self.count - 1}, a different one on each node",
-            )
-        if self.endpoint is None:
-            raise LaunchError(
-                f"--nnodes {self.count} needs --rdzv-endpoint",
-                hint="give every node the same --rdzv-endpoint HOST:PORT, where HOST is node 0",
-            )
-        host, colon, port = self.endpoint.rpartition(":")
-        if not host or not colon or not port.isdigit() or not 0 < int(port) < 65536:
-            raise LaunchError(f"--rdzv-endpoint {self.endpoint!r} is not HOST:PORT", hint="as in node0:29400")
-
-
 def here(
     asked: Literal["auto", "npu", "cpu"],
     env: Mapping[str, str],
-    nodes: Nodes = Nodes(),
+    nodes: Nodes = ONE_NODE,
     run: npu.Runner | None = None,
     dev_dir: Path = Path("/dev"),
 ) -> Cluster:
@@ -107,9 +81,11 @@ def assumed(nproc: int, nodes: Nodes, name: str = ASSUMED_CHIP, hbm_gib: int | N
     hbm_bytes = (hbm_gib or silicon.hbm_gib or 64) * GIB
     devices = tuple(Device(index=i, name=name, hbm_bytes=hbm_bytes, health="OK", physical_id=i) for i in range(nproc))
     source = f"{nproc} x {name}, {hbm_bytes // GIB} GB, assumed: nothing on this machine was asked"
-    return Cluster("npu", devices, nodes.count, nodes.rank, nodes.endpoint, None, source)
+    return Cluster("npu", devices, nodes.count, nodes.rank, nodes.endpoint, None, source, (), nodes.source, nodes.job)
 
 
 def _cluster(device: Literal["npu", "cpu"], devices: tuple[Device, ...], nodes: Nodes, source: str) -> Cluster:
     host_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Cluster(device, devices, nodes.count, nodes.rank, nodes.endpoint, host_bytes, source)
+    return Cluster(
+        device, devices, nodes.count, nodes.rank, nodes.endpoint, host_bytes, source, (), nodes.source, nodes.job
+    )

@@ -148,3 +148,7 @@ class Cluster:
     """One sentence on how this was recognised."""
     node_devices: tuple[Device, ...] = ()
     """Every device of this node, visible or not, which ASCEND_RT_VISIBLE_DEVICES counts."""
+    nodes_source: str = ""
+    """By what the number of nodes and this one's were told; '' for one node that nobody numbered."""
+    job: str | None = None
+    """The job's name where the environment says one: equal on all nodes and after a requeue."""

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from launcher import assets
+from launcher.cluster.nodes import split_endpoint
 from launcher.plan import Plan
 
 DEFAULT_PORT = 29500
@@ -48,8 +49,7 @@ def config(plan: Plan, deepspeed_path: Path, node_rank: int = 0) -> dict[str, An
         checkpointing = plan.training_arguments.get("gradient_checkpointing")
         out["fsdp_config"]["fsdp_activation_checkpointing"] = bool(checkpointing)
     if plan.num_nodes > 1 and plan.rdzv_endpoint:
-        host, _, port = plan.rdzv_endpoint.rpartition(":")
-        out["main_process_ip"], out["main_process_port"] = host.strip("[]"), int(port)
+        out["main_process_ip"], out["main_process_port"] = split_endpoint(plan.rdzv_endpoint)
     elif plan.world_size > 1:
         out["main_process_port"] = 0  # a free one: 29500 may belong to another job
     return out

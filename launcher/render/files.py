@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import yaml
 
+from launcher.cluster.nodes import split_endpoint
 from launcher.plan import Plan
 from launcher.render import accelerate, deepspeed, env
 from launcher.rundir import RunDir, write_text
@@ -49,9 +50,9 @@ def commands(plan: Plan, run: RunDir, node_rank: int = 0) -> dict[str, str]:
     out["accelerate"] = ["accelerate", "launch", "--config_file", str(run.accelerate_path.resolve()), *rank]
     torchrun = ["torchrun", "--nproc-per-node", str(plan.nproc_per_node)]
     if plan.num_nodes > 1:
-        host, _, port = (plan.rdzv_endpoint or "").rpartition(":")
+        host, port = split_endpoint(plan.rdzv_endpoint or "")
         torchrun += ["--nnodes", str(plan.num_nodes), "--node-rank", str(node_rank)]
-        torchrun += ["--master-addr", host, "--master-port", port]
+        torchrun += ["--master-addr", host, "--master-port", str(port)]
     else:
         torchrun.append("--standalone")
     out["torchrun"] = [*torchrun, *rank]

@@ -353,10 +353,13 @@ def _plan_lines(plan: Plan, loaded: Loaded) -> Text:
         "recipe": str(loaded.path),
         "model": f"{recipe.model.name}, {recipe.model.task}" + (f", LoRA r={recipe.adapter.r}" if recipe.adapter else ""),
         "ranks": f"{where} on {plan.device} over {plan.backend}  ({plan.device_reason})",
+        "nodes": f"{plan.num_nodes}{f', meeting at {plan.rdzv_endpoint}' if plan.rdzv_endpoint else ''}  ({plan.nodes_reason})",
         "strategy": f"{plan.strategy}  ({plan.strategy_reason})",
         "precision": f"{plan.precision}  ({plan.precision_reason})",
         "batch": f"{batch.global_size} rows a step = {where.split(' (')[0]} x micro batch {batch.micro_size} x accumulation {batch.accumulation}",
     }  # fmt: skip
+    if not plan.nodes_reason:
+        del rows["nodes"]
     if plan.debug:
         rows["debug"] = f"{plan.training_arguments['max_steps']} steps in this terminal, no checkpoints, no evaluation"
     return _joined((f"{name:<10} ", "bold", text, "") for name, text in rows.items())

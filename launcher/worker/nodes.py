@@ -23,6 +23,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Protocol
 
+from launcher.cluster.nodes import split_endpoint
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.plan import Plan
 from launcher.worker import failure
@@ -35,7 +36,7 @@ LEAVE_S = 5.0
 """What the last words of an agent may take to reach the first node."""
 CONNECT_S = 5.0
 FAILED, STALLED = "failed", "stalled"
-OWN = frozenset({"recipe_dir", "device_reason", "strategy_reason", "precision_reason"})
+OWN = frozenset({"recipe_dir", "device_reason", "nodes_reason", "strategy_reason", "precision_reason"})
 """Of a plan: where its values came from, and where files lie, may differ from node to node."""
 
 Record = dict[str, Any]
@@ -609,12 +610,6 @@ def _bounded(call: Callable[[], Any], timeout_s: float) -> tuple[bool, Any]:
     thread.start()
     thread.join(timeout_s)
     return bool(box), box[0] if box else None
-
-
-def split_endpoint(endpoint: str) -> tuple[str, int]:
-    """Host and port; an IPv6 address stands in brackets."""
-    host, _, port = endpoint.rpartition(":")
-    return host.strip("[]"), int(port)
 
 
 def interface_towards(host: str) -> str | None:

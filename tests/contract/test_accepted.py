@@ -10,13 +10,14 @@ import pytest
 
 from launcher import assets, plan, spec
 from launcher.cluster import detect
+from launcher.cluster.nodes import Nodes
 from launcher.render import accelerate, deepspeed
 
 STRATEGIES = ["ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2"]
-NODES = {"one node": detect.Nodes(), "two nodes": detect.Nodes(2, 1, "node0:29400")}
+NODES = {"one node": Nodes(), "two nodes": Nodes(2, 1, "node0:29400")}
 
 
-def make(path: Path, strategy: str, nodes: detect.Nodes) -> plan.Plan:
+def make(path: Path, strategy: str, nodes: Nodes) -> plan.Plan:
     overrides = [f"parallel.strategy={strategy}", "parallel.global_batch_size=16"]
     return plan.make(spec.load(path, overrides, {}), detect.assumed(8, nodes), plan.Options())
 
@@ -25,7 +26,7 @@ def make(path: Path, strategy: str, nodes: detect.Nodes) -> plan.Plan:
 def test_every_shipped_recipe_loads(path: Path):
     """And plans for eight cards."""
     loaded = spec.load(path, ["parallel.global_batch_size=8", "parallel.micro_batch_size=auto"], {})
-    made = plan.make(loaded, detect.assumed(8, detect.Nodes()), plan.Options())
+    made = plan.make(loaded, detect.assumed(8, Nodes()), plan.Options())
 
     assert 8 == made.world_size
 
@@ -42,9 +43,7 @@ def test_accelerate_takes_the_shipped_configs(strategy: str):
 
 @pytest.mark.parametrize("nodes", NODES.values(), ids=NODES)
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_accelerate_takes_the_rendered_config(
-    recipe: Callable[..., Path], tmp_path: Path, strategy: str, nodes: detect.Nodes
-):
+def test_accelerate_takes_the_rendered_config(recipe: Callable[..., Path], tmp_path: Path, strategy: str, nodes: Nodes):
     """By its own loader and its own launch arguments; keys it would pass over silently are absent."""
     from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
@@ -73,7 +72,7 @@ def test_deepspeed_takes_the_rendered_config(recipe: Callable[..., Path], tmp_pa
     from transformers import TrainingArguments
     from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
-    made = make(recipe(), strategy, detect.Nodes())
+    made = make(recipe(), strategy, Nodes())
     filled = HfTrainerDeepSpeedConfig(deepspeed.config(made))
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, bf16=True, per_device_train_batch_size=2)
     filled.trainer_config_process(arguments)

@@ -102,6 +102,28 @@ def test_a_dry_run_starts_and_writes_nothing(recipe: Callable[..., Path], ascend
         assert said in ran.out
 
 
+def test_the_plan_says_which_cluster_was_recognised(recipe: Callable[..., Path], ascend_launch: Any):
+    """And by which variables; the run's directory is named by the job, so that all nodes agree on it."""
+    path = recipe(parallel={"global_batch_size": 16})
+    env = {"PET_NNODES": "2", "PET_NODE_RANK": "1", "PET_NPROC_PER_NODE": "2", "PET_MASTER_ADDR": "bert-node-0-0.bert"}
+    ran = ascend_launch("--dry-run", "--device", "cpu", path, **env)
+
+    assert 0 == ran.code, ran.err
+    assert "4 ranks (2 nodes x 2) on cpu" in ran.out
+    assert (
+        "(Kubeflow: PET_NNODES=2, PET_NPROC_PER_NODE=2, PET_NODE_RANK=1, PET_MASTER_ADDR=bert-node-0-0.bert)" in ran.out
+    )
+    assert "/mine/bert/node_1" in ran.out
+
+
+def test_a_rank_of_torchrun_is_told_to_start_us_otherwise(recipe: Callable[..., Path], ascend_launch: Any):
+    """Eight launchers of eight ranks each would be sixty-four."""
+    env = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1"}
+    ran = ascend_launch("--device", "cpu", recipe(), **env)
+
+    assert (2, True) == (ran.code, "started this as one of 8 processes" in ran.err)
+
+
 def test_render_writes_what_a_dry_run_shows(recipe: Callable[..., Path], ascend_launch: Any, tmp_path: Path):
     """The same plan and the same bytes."""
     path, out = recipe(), tmp_path / "rendered"

@@ -11,6 +11,7 @@ import pytest
 
 from launcher import assets, plan, spec
 from launcher.cluster import detect
+from launcher.cluster.nodes import Nodes
 from launcher.errors import LaunchError
 
 pytestmark = pytest.mark.ranks
@@ -56,7 +57,7 @@ def test_full_adamw_of_8b_on_one_card_is_refused_before_loading():
     words = [f"model.name={name}", "parallel.strategy=ddp", "parallel.precision=bf16"]
     loaded = spec.load(TINY, words, {})
     with pytest.raises(LaunchError) as caught:
-        plan.make(loaded, detect.assumed(1, detect.Nodes()), plan.Options(), assets.model_config(name, env={}))
+        plan.make(loaded, detect.assumed(1, Nodes()), plan.Options(), assets.model_config(name, env={}))
 
     assert "the job does not fit" in caught.value.what
     assert "zero3-offload" in caught.value.hint

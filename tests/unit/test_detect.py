@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from launcher.cluster import detect
+from launcher.cluster.nodes import Nodes
 from launcher.cluster.npu import RC_MISSING
 from launcher.errors import LaunchError
 
@@ -61,7 +62,7 @@ def test_hidden_cards_mean_cpu(tmp_path: Path):
 
 def test_only_chips_that_train_are_assumed():
     """--chip 310P3 is no place to fine-tune."""
-    assert 4 == len(detect.assumed(4, detect.Nodes(), "910A").devices)
+    assert 4 == len(detect.assumed(4, Nodes(), "910A").devices)
     for name in ("310P3", "H100"):
         with pytest.raises(LaunchError, match="no Ascend chip that trains"):
-            detect.assumed(4, detect.Nodes(), name)
+            detect.assumed(4, Nodes(), name)

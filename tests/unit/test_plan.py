@@ -11,6 +11,7 @@ import pytest
 from launcher import assets, plan, spec
 from launcher.cluster import detect
 from launcher.cluster.model import Cluster
+from launcher.cluster.nodes import Nodes
 from launcher.errors import LaunchError
 
 Write = Callable[..., Path]
@@ -23,7 +24,7 @@ def make(path: Path, cluster: Cluster = CPU, nproc: int | None = None, *override
 
 
 def cards(count: int, chip: str = "910B3") -> Cluster:
-    return detect.assumed(count, detect.Nodes(), chip)
+    return detect.assumed(count, Nodes(), chip)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 12])
@@ -99,7 +100,7 @@ def test_every_card_gets_one_rank_and_no_card_two(recipe: Write):
 
 def test_nodes_multiply_ranks(recipe: Write):
     """Two nodes of eight are sixteen ranks that meet at the endpoint."""
-    cluster = detect.assumed(8, detect.Nodes(2, 1, "node0:29400"))
+    cluster = detect.assumed(8, Nodes(2, 1, "node0:29400"))
     made = make(recipe(parallel={"global_batch_size": 16}), cluster)
 
     assert (16, 2, "node0:29400") == (made.world_size, made.num_nodes, made.rdzv_endpoint)
@@ -118,7 +119,7 @@ def test_nodes_multiply_ranks(recipe: Write):
 def test_nodes_that_do_not_fit_together(count: int, rank: int, endpoint: str | None, said: str):
     """Each combination that would hang at rendezvous is refused before."""
     with pytest.raises(LaunchError, match=said):
-        detect.Nodes(count, rank, endpoint).check()
+        Nodes(count, rank, endpoint).check()
 
 
 def test_debug_is_one_rank_and_a_few_steps(recipe: Write):
@@ -186,7 +187,7 @@ LLAMA_3_8B = "meta-llama/Meta-Llama-3-8B-Instruct"
 )
 def test_auto_takes_the_fastest_strategy_that_fits(recipe: Write, num_cards: int, hbm_gib: int, strategy: str):
     """Llama-3-8B by its real shape, without a network; the reason names what did not fit."""
-    cluster = detect.assumed(num_cards, detect.Nodes(), "910B3", hbm_gib)
+    cluster = detect.assumed(num_cards, Nodes(), "910B3", hbm_gib)
     path = recipe(
         model={"name": LLAMA_3_8B}, parallel={"global_batch_size": 16}, training={"gradient_checkpointing": True}
     )

@@ -14,16 +14,17 @@ import yaml
 from launcher import plan, spec
 from launcher.cluster import detect
 from launcher.cluster.model import Cluster
+from launcher.cluster.nodes import Nodes
 from launcher.render import accelerate, deepspeed, env, files
 from launcher.rundir import RunDir
 
 Write = Callable[..., Path]
 ZERO = ["zero1", "zero2", "zero3", "zero3-offload"]
 ALL = ["ddp", *ZERO, "fsdp2"]
-ONE_NODE = detect.Nodes()
+ONE_NODE = Nodes()
 
 
-def make(path: Path, *, cpu: int = 0, npu: int = 0, nodes: detect.Nodes = ONE_NODE, **sections: Any) -> plan.Plan:
+def make(path: Path, *, cpu: int = 0, npu: int = 0, nodes: Nodes = ONE_NODE, **sections: Any) -> plan.Plan:
     cluster = detect.assumed(npu, nodes) if npu else Cluster("cpu", (), nodes.count, nodes.rank, nodes.endpoint, "test")
     options = plan.Options(nproc=npu or cpu, debug=sections.pop("debug", False))
     overrides = [f"{k}={v}" for k, v in sections.items()]
@@ -81,7 +82,7 @@ def test_distributed_type_is_the_one_that_works(recipe: Write, name: str, npu: i
 
 def test_several_nodes_name_the_first(recipe: Write):
     """num_processes is the total; the endpoint is split; machine_rank is this node's."""
-    nodes = detect.Nodes(2, 1, "node0:29400")
+    nodes = Nodes(2, 1, "node0:29400")
     made = make(recipe(parallel={"global_batch_size": 16, "strategy": "zero3"}), npu=8, nodes=nodes)
     config = accelerate.config(made, Path("d.json"), node_rank=1)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from launcher import rundir
+from launcher import plan, rundir, spec
+from launcher.cluster.model import Cluster
 from launcher.errors import LaunchError
 
 
@@ -97,3 +99,45 @@ def test_the_end_of_a_log_is_its_last_lines(tmp_path: Path):
 
     assert "line 99998\nline 99999" == rundir.tail(log, 2)
     assert "" == rundir.tail(tmp_path / "no.log")
+
+
+def test_a_jobs_directory_is_the_same_after_a_requeue(recipe: Callable[..., Path], tmp_path: Path):
+    """And on every node; `latest` points at it."""
+    made = plan.make(
+        spec.load(recipe(), (), {}), Cluster("cpu", num_nodes=2, rdzv_endpoint="a:1"), plan.Options(nproc=1)
+    )
+    first, second = (rundir.of_job(tmp_path, made, "slurm-7", node) for node in (0, 1))
+    rundir.write_text(first.plan_path, made.model_dump_json())
+    rundir.write_text(second.plan_path, made.model_dump_json())
+    again = rundir.of_job(tmp_path, made, "slurm-7", 1)
+
+    assert tmp_path / "mine" / "slurm-7" == first.path
+    assert second.path == again.path == first.path / "node_1"
+    assert first.path == (tmp_path / "mine" / "latest").resolve()
+
+
+def test_every_node_hears_that_a_run_is_finished(recipe: Callable[..., Path], tmp_path: Path):
+    """Only the first writes metrics; the others would wait for it until they give up."""
+    made = plan.make(
+        spec.load(recipe(), (), {}), Cluster("cpu", num_nodes=2, rdzv_endpoint="a:1"), plan.Options(nproc=1)
+    )
+    first = rundir.of_job(tmp_path, made, "slurm-7", 0)
+    rundir.write_text(first.plan_path, made.model_dump_json())
+    rundir.write_text(first.metrics_path, "{}")
+
+    for node in (0, 1):
+        with pytest.raises(LaunchError, match="this run is finished"):
+            rundir.of_job(tmp_path, made, "slurm-7", node)
+
+
+def test_a_second_run_within_a_job_of_one_node_has_a_folder_of_its_own(recipe: Callable[..., Path], tmp_path: Path):
+    """A batch script may launch a sweep. What is unfinished of the same recipe is gone on with."""
+    path = recipe()
+    plans = [plan.make(spec.load(path, (f"training.seed={n}",), {}), Cluster("cpu"), plan.Options()) for n in (1, 2)]
+    runs = []
+    for made in plans:
+        runs.append(rundir.of_job(tmp_path, made, "slurm-7", 0))
+        rundir.write_text(runs[-1].plan_path, made.model_dump_json())
+
+    assert ["slurm-7", "slurm-7-2"] == [run.path.name for run in runs]
+    assert runs[1].path == rundir.of_job(tmp_path, plans[1], "slurm-7", 0).path

@@ -1,0 +1,182 @@
+"""A job's nodes: how many there are, which of them this is, where they meet. Values, and how they are read."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from launcher.errors import LaunchError
+
+OPTIONS = "give --nnodes, --node-rank and --rdzv-endpoint yourself, which count before any variable"
+SHOWN_LETTERS = 60
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The same on every node but for `rank`."""
+
+    count: int = 1
+    rank: int = 0
+    endpoint: str | None = None
+    """HOST:PORT of the first node; None for a single node. An IPv6 address stands in brackets."""
+    nproc: int | None = None
+    """Ranks a node, where the environment says so."""
+    nproc_variable: str = ""
+    """Which variable that was."""
+    job: str | None = None
+    """A name for the run's directory, where the environment names the job: equal on all nodes and after a requeue."""
+    source: str = ""
+    """Which environment was recognised, and by which variables; '' for one node that nobody numbered."""
+
+    def check(self) -> None:
+        """Raises LaunchError where the values do not fit together."""
+        if self.count == 1 and self.rank == 0 and self.endpoint is None:
+            return
+        if not 0 <= self.rank < self.count:
+            raise LaunchError(
+                f"--node-rank {self.rank} is not one of {self.count} node{'s' if self.count > 1 else ''}",
+                hint=f"use 0 to {self.count - 1}, a different one on each node",
+            )
+        if self.endpoint is None:
+            raise LaunchError(
+                f"--nnodes {self.count} needs --rdzv-endpoint",
+                hint="give every node the same --rdzv-endpoint HOST:PORT, where HOST is node 0",
+            )
+        split_endpoint(self.endpoint)
+
+
+ONE_NODE = Nodes()
+
+
+def split_endpoint(endpoint: str) -> tuple[str, int]:
+    """Host, without brackets, and port.
+
+    Raises:
+        LaunchError: it is not HOST:PORT, or an IPv6 address without brackets, which could end anywhere.
+    """
+    host, _, port = endpoint.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if ":" in bare and bare == host:
+        raise LaunchError(
+            f"--rdzv-endpoint {endpoint!r} is an IPv6 address without brackets", hint="as in [fd00::1]:29400"
+        )
+    if not bare or re.search(r"[\s\[\]/]", bare) or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise LaunchError(f"--rdzv-endpoint {endpoint!r} is not HOST:PORT", hint="as in node0:29400")
+    return bare, int(port)
+
+
+def join_endpoint(host: str, port: int) -> str:
+    """HOST:PORT, with the brackets that an IPv6 address needs."""
+    bare = host.strip("[]")
+    return f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"
+
+
+def port_of(job: str) -> int:
+    """A port for a job's first node where nothing else names one: the same on every node, and two jobs that share a
+    host differ. Below the kernel's own range (32768 up) and HCCL's (60000 up)."""
+    return 20000 + zlib.crc32(job.encode()) % 10000
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the host is called by an address that means "this machine" on every machine."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]").partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def job_of_host(host: str) -> str | None:
+    """The job's name in the host name of its first pod: `bert-master-0.ns.svc` → `bert`; None for an address."""
+    label = host.partition(".")[0]
+    if not label or ":" in host or label.isdecimal() or is_loopback(host):
+        return None
+    return re.sub(r"(-(master|worker|chief|launcher|node|server|task))?(-\d+)+$", "", label) or None
+
+
+def folder_name(job: str) -> str:
+    """A job's name as one plain word of a path."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", job).strip(".-")[:100] or "job"
+
+
+class Read:
+    """Reads an environment's variables, and remembers which of them it was told by."""
+
+    def __init__(self, env: Mapping[str, str], name: str) -> None:
+        self.env, self.name = env, name
+        self.used: dict[str, str] = {}
+
+    def text(self, *names: str) -> str | None:
+        """The first of the variables that is set and not empty."""
+        for name in names:
+            value = self.env.get(name, "").strip()
+            if value:
+                self.used[name] = value
+                return value
+        return None
+
+    def number(self, *names: str, least: int = 0) -> int | None:
+        """Likewise, as a whole number.
+
+        Raises:
+            LaunchError: it is none, or less than `least`.
+        """
+        value = self.text(*names)
+        if value is None:
+            return None
+        if not value.isdecimal() or int(value) < least:
+            name = next(n for n in names if self.used.get(n) == value)
+            raise LaunchError(
+                f"{name}={value} of {self.name} is not a whole number from {least}", hint=f"mend it, or {OPTIONS}"
+            )
+        return int(value)
+
+    def needed(self, what: str, *names: str, least: int = 0) -> int:
+        """Likewise, where nothing can be done without it."""
+        value = self.number(*names, least=least)
+        if value is None:
+            raise LaunchError(
+                f"{self.name} was recognised ({self.said}), but no variable tells {what}: {' or '.join(names)} is not set",
+                hint=f"set it, or {OPTIONS}",
+            )
+        return value
+
+    @property
+    def said(self) -> str:
+        """The variables and values that counted."""
+        return ", ".join(
+            f"{n}={v if len(v) <= SHOWN_LETTERS else v[: SHOWN_LETTERS - 3] + '...'}" for n, v in self.used.items()
+        )
+
+    def nodes(
+        self, *, count: int, rank: int, host: str | None, port: int | None, job: str | None, nproc: int | None = None
+    ) -> Nodes:
+        """What was read, checked.
+
+        Raises:
+            LaunchError: the rank is not one of the nodes, or nobody said where the first node is.
+        """
+        if rank >= count:
+            raise LaunchError(
+                f"{self.name} says node {rank} of {count} ({self.said})", hint=f"nodes count from 0; {OPTIONS}"
+            )
+        name = folder_name(job) if job else None
+        source = f"{self.name}: {self.said}"
+        if count == 1:
+            return Nodes(1, 0, None, nproc, job=name, source=source)
+        if host is None:
+            raise LaunchError(
+                f"{self.name} says {count} nodes ({self.said}), but not where the first one is",
+                hint="give every node the same --rdzv-endpoint HOST:PORT, where HOST is node 0",
+            )
+        if is_loopback(host):
+            raise LaunchError(
+                f"{self.name} says {count} nodes that meet at {host}, which is another machine on each ({self.said})",
+                hint="unset these variables for a job of one node, or name node 0 with --rdzv-endpoint",
+            )
+        endpoint = join_endpoint(host, port or port_of(job or host))
+        return Nodes(count, rank, endpoint, nproc, job=name, source=source)

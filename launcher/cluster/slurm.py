@@ -1,0 +1,171 @@
+"""Slurm: which node of a step this is, from the variables that srun sets; and Slurm's own way to write lists of hosts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from launcher.cluster.nodes import OPTIONS, Nodes, Read
+from launcher.errors import LaunchError
+
+VARIABLES = {
+    "job": ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_STEP_ID"),
+    "count": ("SLURM_STEP_NUM_NODES", "SLURM_NNODES", "SLURM_JOB_NUM_NODES"),
+    "rank": ("SLURM_NODEID",),
+    "hosts": ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"),
+    "tasks": ("SLURM_STEP_TASKS_PER_NODE", "SLURM_NTASKS_PER_NODE", "SLURM_LOCALID"),
+}
+"""What each says, in order of preference: of a step's and a job's variable, the step's counts."""
+SHELL_STEPS = 0xFFFFFFF0
+"""Step ids from here up are no srun: batch script, salloc's own shell, extern (slurm.h: SLURM_BATCH_SCRIPT, …)."""
+FIRST_PORT, NUM_PORTS = 20000, 10000
+STEP_STRIDE = 1009
+"""Steps of one job lie far from the ports of the jobs that were submitted after it."""
+MOST_HOSTS = 100_000
+SRUN = "srun --ntasks-per-node=1 ascend-launch ..."
+
+
+def is_here(env: Mapping[str, str]) -> bool:
+    return bool(env.get("SLURM_JOB_ID"))
+
+
+def nodes(read: Read, *, pretend: bool = False) -> Nodes:
+    """This node's place in the step, or in a job of one node outside of any.
+
+    Args:
+        pretend: nothing is going to be started, so outside of a step say what srun would start.
+
+    Raises:
+        LaunchError: several tasks share a node, or the job has nodes that nobody would start a launcher on.
+    """
+    job = read.needed("the job", "SLURM_JOB_ID")
+    if (read.number("SLURM_HET_SIZE") or 1) > 1:
+        raise LaunchError("a heterogeneous Slurm job has no one numbering of its nodes", hint=OPTIONS)
+    if not in_step(read.env):
+        return _outside(read, job, pretend)
+    step = read.needed("the step", "SLURM_STEP_ID")
+    count = read.needed("the number of nodes", *VARIABLES["count"], least=1)
+    rank = read.needed("this node's number", *VARIABLES["rank"])
+    _one_task_a_node(read)
+    hosts = read.text(*VARIABLES["hosts"])
+    first = next(each_host(hosts)) if hosts else None
+    return read.nodes(count=count, rank=rank, host=first, port=port(job, step), job=job_name(read, job, step))
+
+
+def in_step(env: Mapping[str, str]) -> bool:
+    """Whether srun started this. A batch script has SLURM_PROCID and SLURM_NODEID too, as one task on the first node."""
+    step = env.get("SLURM_STEP_ID", "")
+    return step.isdecimal() and int(step) < SHELL_STEPS and "SLURM_PROCID" in env
+
+
+def _outside(read: Read, job: int, pretend: bool) -> Nodes:
+    count = read.number("SLURM_JOB_NUM_NODES", "SLURM_NNODES", least=1) or 1
+    hosts = read.text("SLURM_JOB_NODELIST", "SLURM_NODELIST")
+    first = next(each_host(hosts)) if hosts else None
+    if not pretend and count > 1:
+        raise LaunchError(
+            f"this shell of Slurm job {job} is one process, and the job has {count} nodes",
+            hint=f"start one launcher a node: {SRUN}; or --nnodes 1 for this node alone",
+        )
+    if not pretend and not read.text("SLURMD_NODENAME"):
+        raise LaunchError(
+            f"this shell of Slurm job {job} is not on the job's node, {first}",
+            hint=f"start the launcher there: {SRUN}; or --nnodes 1 for this machine",
+        )
+    return read.nodes(count=count, rank=0, host=first, port=port(job, 0), job=job_name(read, job, 0))
+
+
+def _one_task_a_node(read: Read) -> None:
+    tasks = read.text("SLURM_STEP_TASKS_PER_NODE", "SLURM_NTASKS_PER_NODE")
+    most = most_tasks(tasks) if tasks else 1
+    local = read.number("SLURM_LOCALID") or 0
+    if most > 1 or local > 0:
+        raise LaunchError(
+            f"Slurm started {max(most, local + 1)} tasks on this node ({read.said}), and each would start every rank of it",
+            hint=f"one launcher a node: {SRUN}; --nproc says how many ranks that one starts",
+        )
+
+
+def most_tasks(text: str) -> int:
+    """The largest of Slurm's counts: `2(x3),1` → 2."""
+    counts = [int(n) for n in re.findall(r"(\d+)(?:\(x\d+\))?", text)]
+    return max(counts, default=1)
+
+
+def job_name(read: Read, job: int, step: int) -> str:
+    """`slurm-7`, of an array `slurm-7_3`, of a later step `slurm-7.1`. A requeued job keeps its id."""
+    array, task = read.text("SLURM_ARRAY_JOB_ID"), read.text("SLURM_ARRAY_TASK_ID")
+    name = f"slurm-{array}_{task}" if array and task else f"slurm-{job}"
+    return f"{name}.{step}" if step else name
+
+
+def port(job: int, step: int) -> int:
+    """A port that jobs submitted one after another do not share, and steps of one job do not either."""
+    return FIRST_PORT + (job + step * STEP_STRIDE) % NUM_PORTS
+
+
+def hosts(text: str) -> list[str]:
+    """Every host of a list: `n[001-003,7],gpu3` → n001, n002, n003, n7, gpu3.
+
+    Raises:
+        LaunchError: a bracket or a range is malformed, or there are more than 100,000 hosts.
+    """
+    out: list[str] = []
+    for host in each_host(text):
+        out.append(host)
+        if len(out) > MOST_HOSTS:
+            raise LaunchError(f"Slurm's host list {_short(text)} has more than {MOST_HOSTS:,} hosts", hint=OPTIONS)
+    return out
+
+
+def each_host(text: str) -> Iterator[str]:
+    """As `hosts`, one by one."""
+    depth, start, is_empty = 0, 0, True
+    for at, letter in enumerate(text + ","):
+        if letter == "[":
+            depth += 1
+        elif letter == "]":
+            depth -= 1
+        elif letter == "," and depth == 0:
+            item = text[start:at].strip()
+            start = at + 1
+            if not item:
+                raise _malformed(text)
+            is_empty = False
+            yield from _expanded(item, text)
+        if depth not in (0, 1):
+            raise _malformed(text)
+    if depth or is_empty:
+        raise _malformed(text)
+
+
+def _expanded(item: str, text: str) -> Iterator[str]:
+    """One entry with any number of brackets; the last bracket counts fastest, as in Slurm."""
+    head, bracket, rest = item.partition("[")
+    if not bracket:
+        yield item
+        return
+    inside, _, tail = rest.partition("]")
+    for number in _numbers(inside, text):
+        for end in _expanded(tail, text) if tail else ("",):
+            yield f"{head}{number}{end}"
+
+
+def _numbers(inside: str, text: str) -> Iterator[str]:
+    for part in inside.split(","):
+        low, dash, high = part.strip().partition("-")
+        high = high if dash else low
+        if not (low.isdecimal() and high.isdecimal()) or int(high) < int(low):
+            raise _malformed(text)
+        for number in range(int(low), int(high) + 1):
+            yield str(number).zfill(len(low))
+
+
+def _malformed(text: str) -> LaunchError:
+    return LaunchError(
+        f"not a list of hosts as Slurm writes them: {_short(text)}", hint=f"as in n[001-004,7],gpu3; or {OPTIONS}"
+    )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")
