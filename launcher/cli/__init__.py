@@ -8,7 +8,7 @@ import sys
 import click
 
 from launcher import __version__
-from launcher.cli import check, launch, recipes
+from launcher.cli import check, launch, recipes, submit
 from launcher.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USER, LaunchError
 
 DEFAULT_COMMAND = "run"
@@ -47,6 +47,7 @@ for command in (
     check.doctor_command,
     check.explain_command,
     recipes.recipes_group,
+    submit.submit_command,
 ):
     cli.add_command(command)
 

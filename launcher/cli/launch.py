@@ -50,13 +50,13 @@ def run_command(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, 
     rows = env.variables(plan, run.path.resolve(), user_env)
     child_env = user_env | {row.name: row.value for row in rows}
     rundir.append_event(run.events_path, {"event": "machine", **machine_facts})
-    view = show.view(as_json)
+    view = show.view(as_json, cluster.node_rank)
     view.plan(plan, run, loaded)
     if debug:
         sys.exit(supervise.foreground(run, child_env))
     with view:
         outcome = supervise.run(files.agent_argv(run, cluster.node_rank), run, child_env, view.event)
-    view.end(outcome, run, _explained(outcome, run))
+    view.end(outcome, run, explained(outcome, run))
     sys.exit(outcome.exit_code)
 
 
@@ -77,7 +77,7 @@ def _run_dir(given: Path | None, loaded: Loaded, plan: Plan, job: str | None, no
     return rundir.new(output_dir, plan.name)
 
 
-def _explained(outcome: Outcome, run: RunDir) -> Report | None:
+def explained(outcome: Outcome, run: RunDir) -> Report | None:
     """What the logs of a failed job tell beyond its traceback; kept in failure.json too."""
     from launcher import explain, rundir
 

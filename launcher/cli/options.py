@@ -29,21 +29,37 @@ class Count(click.ParamType):
 
 def machine_options(command: Any) -> Any:
     options = [
-        click.argument("recipe", type=click.Path(path_type=Path)),
-        click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
         click.option("--nproc", type=Count(), default="auto", envvar="ASCEND_LAUNCH_NPROC", help="Ranks on this node [auto: one a card]."),
         click.option("--device", type=click.Choice(["auto", "npu", "cpu"]), default="auto", envvar="ASCEND_LAUNCH_DEVICE", help="Where ranks compute [auto: npu where there is one]."),
         click.option("--nnodes", type=click.IntRange(1), envvar="ASCEND_LAUNCH_NNODES", help="Nodes of the job [what the cluster's environment says, else 1]."),
         click.option("--node-rank", type=click.IntRange(0), envvar="ASCEND_LAUNCH_NODE_RANK", help="Which of them this is, from 0 [likewise]."),
         click.option("--rdzv-endpoint", metavar="HOST:PORT", envvar="ASCEND_LAUNCH_RDZV_ENDPOINT", help="Node 0, the same words on every node [likewise]."),
+        click.option("--chip", metavar="NAME", help="With plan, render and --dry-run: the chip to plan for [910B3]."),
+        click.option("--hbm", type=click.IntRange(1), metavar="GB", help="Likewise: the memory of a card [the chip's]."),
+    ]  # fmt: skip
+    return recipe_arguments(_add(options[:-2], supervision_options(_add(options[-2:], command))))
+
+
+def recipe_arguments(command: Any) -> Any:
+    options = [
+        click.argument("recipe", type=click.Path(path_type=Path)),
+        click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
+    ]
+    return _add(options, command)
+
+
+def supervision_options(command: Any) -> Any:
+    options = [
         click.option("--max-restarts", type=click.IntRange(0), default=0, help="Start failed ranks again so often, from the newest whole checkpoint [0]."),
         click.option("--hang-timeout", type=click.FloatRange(0), default=1800.0, metavar="SECONDS", help="End a job that stands still for so long; 0 never [1800]."),
         click.option("--grace", type=click.FloatRange(0), default=60.0, metavar="SECONDS", help="Time to save between a stop signal and a kill [60]."),
         click.option("--join-timeout", type=click.FloatRange(0), default=600.0, metavar="SECONDS", help="Time for all nodes to come [600]."),
         click.option("--start-method", type=click.Choice(["auto", "fork", "spawn"]), default="auto", help="How ranks start [auto: fork where a trial works]."),
-        click.option("--chip", metavar="NAME", help="With plan, render and --dry-run: the chip to plan for [910B3]."),
-        click.option("--hbm", type=click.IntRange(1), metavar="GB", help="Likewise: the memory of a card [the chip's]."),
     ]  # fmt: skip
+    return _add(options, command)
+
+
+def _add(options: list[Any], command: Any) -> Any:
     for option in reversed(options):
         command = option(command)
     return command

@@ -19,7 +19,7 @@ from launcher.spec import Loaded
 def texts(loaded: Loaded, plan: Plan, run: RunDir, user_env: Mapping[str, str], node_rank: int = 0) -> dict[str, str]:
     """File name in the run directory → its text, exactly as a launch writes it."""
     out = {
-        run.recipe_path.name: _recipe(loaded),
+        run.recipe_path.name: recipe(loaded),
         run.plan_path.name: plan.model_dump_json(indent=2) + "\n",
         run.accelerate_path.name: accelerate.text(plan, run.deepspeed_path.resolve(), node_rank),
     }
@@ -59,7 +59,8 @@ def commands(plan: Plan, run: RunDir, node_rank: int = 0) -> dict[str, str]:
     return {name: shlex.join(argv) for name, argv in out.items()}
 
 
-def _recipe(loaded: Loaded) -> str:
+def recipe(loaded: Loaded) -> str:
+    """recipe.yaml: every value as resolved, with where it came from; a recipe itself."""
     # Origins stand in the head: a comment behind a value would become part of a block of text.
     given = {key: origin for key, origin in loaded.origins.items() if origin != "default"}
     head = [f"{loaded.path} as resolved. Where values came from (all others are defaults):"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +27,18 @@ from launcher.render.env import Variable, hidden
 from launcher.rundir import RunDir
 from launcher.show import live
 from launcher.spec import Loaded
+from launcher.submit import Job
 from launcher.supervise import Outcome
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def view(as_json: bool) -> View:
-    """The view of one run: for a person at a terminal or reading a log, or as JSON lines."""
+def view(as_json: bool, node_rank: int = 0) -> View:
+    """The view of one run: for a person at a terminal or reading a log, or as JSON lines; the first node tells of the
+    run, and the others of themselves."""
+    if node_rank and not as_json:
+        return OtherNodeView(node_rank)
     return JsonView() if as_json else LiveView() if out.is_terminal and not out.is_dumb_terminal else View()
 
 
@@ -54,6 +60,23 @@ class View:
         self.run = run
         out.print(_plan_lines(plan, loaded))
         out.print(Text(f"run directory: {run.path}"))
+
+    def submitted(self, job: str, output: str, script: str) -> None:
+        """Where a submitted job can be watched, and how it is ended."""
+        out.print(Text(f"output:        {output}"))
+        out.print(
+            Text(f"submitted job {job}; scancel {job} ends it, scancel --signal=USR1 {job} has it save and queue again")
+        )
+
+    def job(self, job: Job) -> None:
+        """A change of a job in the queue."""
+        parts = [job.state.lower(), f"({job.reason})" if job.reason else "", f"on {job.nodes}" if job.nodes else ""]
+        times = f", requeued {job.restarts} time{'s' if job.restarts > 1 else ''}" if job.restarts else ""
+        self._line(f"job {job.id}  {' '.join(filter(None, parts))}{times}")
+
+    def detached(self, job: str) -> None:
+        """Told to stop following."""
+        err.print(Text(f"no longer following; job {job} goes on, and scancel {job} ends it"))
 
     def event(self, event: dict[str, Any]) -> None:
         """Show one event of events.jsonl; kinds that are not for a person are passed over."""
@@ -172,11 +195,35 @@ class LiveView(View):
         self.console.print(Text(text), soft_wrap=True)
 
 
+class OtherNodeView(View):
+    """A node but the first, whose words often come out beside the first one's: where its files are, and its failure."""
+
+    def __init__(self, node_rank: int) -> None:
+        super().__init__()
+        self.node_rank = node_rank
+
+    def plan(self, plan: Plan, run: RunDir, loaded: Loaded) -> None:
+        out.print(Text(f"node {self.node_rank} of {plan.num_nodes}: {run.path}"))
+
+    def event(self, event: dict[str, Any]) -> None:
+        return None
+
+    def end(self, outcome: Outcome, run: RunDir, explained: Report | None, report_path: Path | None = None) -> None:
+        if outcome.failure is not None:
+            super().end(outcome, run, explained, report_path)
+
+
 class JsonView(View):
     """Prints every event as it is, then the outcome."""
 
     def plan(self, plan: Plan, run: RunDir, loaded: Loaded) -> None:
         self.event({"event": "plan", "run_dir": str(run.path), "plan": plan.model_dump(mode="json")})
+
+    def submitted(self, job: str, output: str, script: str) -> None:
+        self.event({"event": "submitted", "job": job, "output": output, "script": script})
+
+    def job(self, job: Job) -> None:
+        self.event({"event": "job", **asdict(job)})
 
     def event(self, event: dict[str, Any]) -> None:
         print(json.dumps(event, ensure_ascii=False), flush=True)
@@ -243,6 +290,27 @@ def dry_run(
     for name, command in commands.items():
         out.print(Text(f"  # {name}\n  {command}"))
     out.print(Text("\nnothing was started or written"))
+
+
+def would_submit(text: str, plan: Plan, as_json: bool) -> None:
+    """What would be submitted: alone on standard output, so that it can be kept and submitted by hand."""
+    if as_json:
+        print(json.dumps({"plan": plan.model_dump(mode="json"), "text": text}, indent=2, ensure_ascii=False))
+        return
+    sys.stdout.buffer.write(text.encode(errors="surrogateescape"))
+    sys.stdout.flush()
+    err.print(Text("nothing was submitted or written"))
+
+
+def created(made: str, job: str, run_dir: str, text: str, as_json: bool) -> None:
+    """What kubectl made."""
+    if as_json:
+        print(
+            json.dumps({"event": "submitted", "job": job, "run_dir": run_dir, "made": made.splitlines(), "text": text})
+        )
+        return
+    out.print(Text(made))
+    out.print(Text(f"run directory: {run_dir}, in the pods\nlogs: kubectl logs -f -l ascend-launch/job={job} --prefix"))
 
 
 def written(run: RunDir, texts: Mapping[str, str], commands: Mapping[str, str], as_json: bool) -> None:

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent.parent / "launcher"
 LAYERS = [
     {"cli"},
     {"show"},
+    {"submit"},
     {"doctor", "report", "supervise", "explain"},
     {"render", "rundir", "history"},
     {"plan"},

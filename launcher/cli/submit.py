@@ -1,0 +1,286 @@
+"""submit: from a recipe to a job in a cluster's queue."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from launcher.cli.options import Count, inputs, recipe_arguments, supervision_options
+from launcher.errors import EXIT_INTERRUPTED, LaunchError
+
+if TYPE_CHECKING:
+    from launcher.plan import Plan
+    from launcher.rundir import RunDir
+    from launcher.spec import Loaded
+
+ANY_ENDPOINT = "first-node:29400"
+"""Stands for the first node while the job is only planned: its nodes are not known before it starts."""
+SUPERVISION = ("max_restarts", "hang_timeout", "grace", "join_timeout", "start_method")
+COMMANDLINE = click.core.ParameterSource.COMMANDLINE
+
+
+SLURM_OPTIONS = [
+    click.option("--time", metavar="LIMIT", help="Time limit, as 90, 1:30:00 or 1-12:00:00 [the partition's]."),
+    click.option("--partition", metavar="NAME", help="The partition [the site's default]."),
+    click.option("--account", metavar="NAME", help="The account."),
+    click.option("--qos", metavar="NAME", help="The quality of service."),
+    click.option("--constraint", metavar="FEATURES", help="Features that nodes must have."),
+    click.option("--npus", type=click.IntRange(1), help="Cards of each node, as --gres=npu:N."),
+    click.option("--gres", metavar="LIST", help="Generic resources of each node, in the site's words."),
+    click.option("--cpus-per-task", type=click.IntRange(1), metavar="N", help="Cores of each node."),
+    click.option("--mem", metavar="SIZE", help="Memory of each node, as 200G."),
+    click.option("--exclusive/--shared", default=None, help="Whole nodes [unless cards are asked for by number]."),
+    click.option("--output", metavar="FILE", help="What the job prints [slurm-%j.out beside the run directory]."),
+    click.option("--requeue/--no-requeue", default=True, help="Back to the queue after being preempted [yes]."),
+    click.option("--follow", is_flag=True, help="Show the job until it ends, and exit as it does."),
+]
+KUBERNETES_OPTIONS = [
+    click.option("--image", metavar="IMAGE", help="The pods' image, with ascend-launch in it. Needed."),
+    click.option("--mount", "mounts", multiple=True, metavar="CLAIM:/path[:ro]", help="A claim's folder, or /host/path:/path."),
+    click.option("--namespace", metavar="NAME", help="The namespace [kubectl's own]."),
+    click.option("--resource", metavar="NAME", help="The cards' name in the cluster [huawei.com/Ascend910]."),
+    click.option("--shm", type=click.IntRange(1), metavar="GIB", help="Size of /dev/shm [4 a rank, at least 16]."),
+    click.option("--cpu", metavar="N", help="Cores of each pod."),
+    click.option("--memory", metavar="SIZE", help="Memory of each pod, as 200Gi."),
+    click.option("--env", "env", multiple=True, metavar="NAME=VALUE", help="A variable of the pods."),
+    click.option("--secret", "secrets", multiple=True, metavar="NAME=SECRET:KEY", help="A variable whose value is in a Secret."),
+    click.option("--node-selector", "node_selector", multiple=True, metavar="KEY=VALUE", help="A label that nodes must have."),
+    click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of the job and its pods."),
+    click.option("--workdir", metavar="DIR", help="Where the recipe's relative paths start [the image's own]."),
+    click.option("--driver/--no-driver", default=True, help="Mount the host's driver files [yes]; the Ascend Docker Runtime does it itself."),
+    click.option("--host-network", is_flag=True, help="The host's network for the pods."),
+    click.option("--queue", metavar="NAME", help="The queue of the batch scheduler."),
+]  # fmt: skip
+
+
+def _grouped(command: Any) -> Any:
+    for option in reversed([*SLURM_OPTIONS, *KUBERNETES_OPTIONS]):
+        command = option(command)
+    return command
+
+
+def _names(options: list[Any]) -> set[str]:
+    probe = click.Command("probe")
+    for option in options:
+        option(probe)
+    return {param.name or "" for param in probe.params}
+
+
+class _Submit(click.Command):
+    """Lists the options by the cluster that they are for."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups = {"Slurm": _names(SLURM_OPTIONS), "Kubernetes": _names(KUBERNETES_OPTIONS)}
+        rows: dict[str, list[tuple[str, str]]] = {"Options": [], **{name: [] for name in groups}}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None and isinstance(param, click.Option):
+                rows[next((g for g, names in groups.items() if param.name in names), "Options")].append(record)
+        for title, records in rows.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+@click.command(name="submit", cls=_Submit)
+@recipe_arguments
+@click.option("--slurm", "target", flag_value="slurm", help="As a Slurm batch job, by sbatch.")
+@click.option(
+    "--kubernetes",
+    "target",
+    flag_value="pytorchjob",
+    help="As a PyTorchJob of Kubeflow's training-operator, by kubectl.",
+)
+@click.option("--volcano", "target", flag_value="volcano", help="As a Volcano job, by kubectl.")
+@click.option("--nodes", type=click.IntRange(1), default=1, help="Nodes of the job [1].")
+@click.option("--nproc", type=Count(), default="auto", help="Ranks on each node [auto: 8 on npu, 1 on cpu].")
+@click.option("--device", type=click.Choice(["npu", "cpu"]), default="npu", help="Where ranks compute [npu].")
+@click.option("--chip", metavar="NAME", help="The chip to plan for [910B3].")
+@click.option("--hbm", type=click.IntRange(1), metavar="GB", help="Likewise: the memory of a card [the chip's].")
+@supervision_options
+@click.option("--job-name", metavar="NAME", help="The job's name [the recipe's].")
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path),
+    help="Where the run is kept, as the nodes see it [by the job's number or name].",
+)
+@click.option(
+    "--cann",
+    metavar="FILE",
+    help="CANN's set_env.sh, to be sourced on the nodes; none for none [Slurm: the usual places; Kubernetes: none].",
+)
+@click.option("--dry-run", is_flag=True, help="Print what would be submitted; submit nothing, write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="What was submitted, and events, as JSON lines.")
+@_grouped
+@click.pass_context
+def submit_command(ctx: click.Context, recipe: Path, overrides: tuple[str, ...], **options: Any) -> None:
+    """Check RECIPE, render it as a job of Slurm or Kubernetes, and submit it."""
+    target = options["target"]
+    if target is None:
+        raise LaunchError("submit needs to know where to", hint="say --slurm, --kubernetes or --volcano")
+    _refuse_others(ctx, KUBERNETES_OPTIONS if target == "slurm" else SLURM_OPTIONS, target)
+    machine = {k: options[k] for k in ("device", "nproc", "chip", "hbm", *SUPERVISION)}
+    machine |= {"nnodes": options["nodes"], "node_rank": 0}
+    machine |= {"rdzv_endpoint": ANY_ENDPOINT if options["nodes"] > 1 else None}
+    loaded, cluster, plan_options, config = inputs(recipe, overrides, machine, debug=False, pretend=True)
+    from launcher import plan
+
+    made = plan.make(loaded, cluster, plan_options, config)
+    if target == "slurm":
+        _slurm(ctx, loaded, made, recipe, overrides, options)
+    else:
+        _kubernetes(ctx, loaded, made, options)
+
+
+def _refuse_others(ctx: click.Context, group: list[Any], target: str) -> None:
+    """An option for another cluster would change nothing, and so is a mistake."""
+    others = _names(group)
+    given = [p for p in ctx.command.params if p.name in others and ctx.get_parameter_source(p.name) is COMMANDLINE]
+    if given:
+        where = "--slurm" if target != "slurm" else "--kubernetes and --volcano"
+        raise LaunchError(f"{', '.join(p.opts[0] for p in given)}: only for {where}", hint="leave it out")
+
+
+def _run_argv(
+    ctx: click.Context, plan: Plan, recipe: str, overrides: tuple[str, ...], run_dir: Path | None
+) -> list[str]:
+    """`run` with its options and words, as every node gets it."""
+    argv = ["run", "--nproc", str(plan.nproc_per_node), "--device", plan.device]
+    if run_dir is not None:
+        argv += ["--run-dir", str(run_dir)]
+    for param in ctx.command.params:
+        if param.name in SUPERVISION and ctx.params[param.name] != param.default:
+            argv += [param.opts[0], str(ctx.params[param.name])]
+    return [*argv, "--", recipe, *overrides]  # a recipe or an override may begin with a dash
+
+
+def _slurm(ctx: click.Context, loaded: Loaded, plan: Plan, recipe: Path, overrides: tuple[str, ...], options: dict[str, Any]) -> None:  # fmt: skip
+    from launcher import show, submit
+    from launcher.render import sbatch
+    from launcher.rundir import RunDir
+
+    run_dir = options["run_dir"].absolute() if options["run_dir"] else None
+    python = Path(sys.executable)
+    argv = [str(python), "-m", "launcher.cli", *_run_argv(ctx, plan, str(recipe.absolute()), overrides, run_dir)]
+    home = run_dir or Path(loaded.spec.output_dir).absolute() / plan.name
+    gres = ",".join(filter(None, [options["gres"], f"npu:{options['npus']}" if options["npus"] else None])) or None
+    whole = options["exclusive"]
+    allocation = sbatch.Allocation(
+        job_name=options["job_name"] or sbatch.plain(plan.name),
+        output=str(Path(options["output"]).absolute()) if options["output"] else sbatch.literal(home) + "/slurm-%j.out",
+        gres=gres,
+        exclusive=whole if whole is not None else plan.device == "npu" and gres is None,
+        **{
+            k: options[k]
+            for k in ("time", "partition", "account", "qos", "constraint", "cpus_per_task", "mem", "requeue")
+        },
+    )
+    cann = "" if options["cann"] == "none" else options["cann"]
+    text = sbatch.script(plan, allocation, sbatch.Command(argv, python, Path.cwd(), cann))
+    if options["dry_run"]:
+        show.would_submit(text, plan, options["as_json"])
+        return
+    if run_dir is not None:
+        RunDir(run_dir).claim(plan)
+    RunDir(home).create()
+    env = dict(os.environ)
+    job = submit.sbatch(text, env)
+    run = RunDir(run_dir or home / f"slurm-{job}")
+    view = show.view(options["as_json"])
+    where = "Slurm chooses them when the job starts" if plan.num_nodes > 1 else ""
+    view.plan(plan.model_copy(update={"rdzv_endpoint": None, "nodes_reason": where}), run, loaded)
+    output = Path(sbatch.filled(allocation.output, job))
+    view.submitted(job, str(output), text)
+    if options["follow"]:
+        _follow(view, job, run, output, env)
+
+
+def _follow(view: Any, job: str, run: RunDir, output: Path, env: dict[str, str]) -> None:
+    from launcher import submit
+    from launcher.cli.launch import explained
+
+    try:
+        with view:
+            outcome = submit.follow(job, run, output, env, view.event, view.job)
+    except KeyboardInterrupt:
+        view.detached(job)
+        sys.exit(EXIT_INTERRUPTED)
+    view.end(outcome, run, explained(outcome, run) if run.path.exists() else None)
+    sys.exit(outcome.exit_code)
+
+
+def _kubernetes(ctx: click.Context, loaded: Loaded, plan: Plan, options: dict[str, Any]) -> None:
+    from launcher import show, submit
+    from launcher.render import files, kubernetes
+
+    if not options["image"]:
+        raise LaunchError("--kubernetes and --volcano need --image", hint="name an image that has ascend-launch in it")
+    name = kubernetes.job_name(options["job_name"] or plan.name)
+    mounts = tuple(kubernetes.Mount.parse(text) for text in options["mounts"])
+    run_dir = _kept(options["run_dir"], mounts, name)
+    script = loaded.spec.script
+    resolved = loaded if script is None else _with_script(loaded, Path(script).name)
+    contents = kubernetes.recipe_files(
+        files.recipe(resolved), name, None if script is None else Path(plan.recipe_dir) / script
+    )
+    pod = kubernetes.Pod(
+        mounts=mounts,
+        shm_gib=options["shm"],
+        env=_pairs("--env", options["env"]),
+        secrets={k: _secret(k, v) for k, v in _pairs("--secret", options["secrets"]).items()},
+        node_selector=_pairs("--node-selector", options["node_selector"]),
+        labels=_pairs("--label", options["labels"]),
+        cann=None if options["cann"] == "none" else options["cann"],
+        **{k: options[k] for k in ("image", "namespace", "resource", "cpu", "memory", "workdir", "driver", "host_network", "queue")},
+    )  # fmt: skip
+    # The overrides are in the resolved recipe already.
+    argv = ["ascend-launch", *_run_argv(ctx, plan, f"{kubernetes.RECIPE_DIR}/{name}.yaml", (), run_dir)]
+    text = kubernetes.text(kubernetes.manifest(options["target"], plan, pod, name, contents, argv))
+    if options["dry_run"]:
+        show.would_submit(text, plan, options["as_json"])
+        return
+    made = submit.kubectl(text, options["namespace"], dict(os.environ))
+    show.created(made, name, str(run_dir), text, options["as_json"])
+
+
+def _kept(run_dir: Path | None, mounts: tuple[Any, ...], name: str) -> Path:
+    """The run directory in the pods: on something that outlives them, and that all of them see."""
+    writable = [m for m in mounts if not m.read_only]
+    if run_dir is None:
+        if not writable:
+            raise LaunchError(
+                "there is no place for the run that outlives its pods", hint="give one: --mount CLAIM:/results"
+            )
+        return Path(writable[-1].path) / name
+    if not any(m.holds(str(run_dir)) for m in writable):
+        raise LaunchError(
+            f"--run-dir {run_dir}: on no writable mount, so it would be lost with the pods",
+            hint="name a folder below the path of a --mount",
+        )
+    return run_dir
+
+
+def _with_script(loaded: Loaded, name: str) -> Loaded:
+    from dataclasses import replace
+
+    return replace(loaded, spec=loaded.spec.model_copy(update={"script": name}))
+
+
+def _pairs(option: str, words: tuple[str, ...]) -> dict[str, str]:
+    out = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not key or not equals:
+            raise LaunchError(f"{option} {word!r} is not NAME=VALUE", hint=f"as in {option} NAME=VALUE")
+        out[key] = value
+    return out
+
+
+def _secret(variable: str, word: str) -> tuple[str, str]:
+    secret, colon, key = word.partition(":")
+    if not secret or not colon or not key:
+        raise LaunchError(f"--secret {variable}={word}: not SECRET:KEY", hint="as in --secret HF_TOKEN=hub:token")
+    return secret, key

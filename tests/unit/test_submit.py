@@ -1,0 +1,193 @@
+"""submit: what is refused before anything is sent, and what kubectl is given. Slurm's side is tests/cluster/test_slurm.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from launcher import submit
+from launcher.rundir import RunDir
+from launcher.submit import Job, outcome
+
+TINY = "recipes/tiny-cpu.yaml"
+CPU = ["--device=cpu", "--nproc=2"]
+PODS = ["--image=registry/train:1", "--mount=results:/results"]
+
+KUBECTL = """#!/bin/bash
+# Keeps what it is given; refuses what the test wants refused.
+echo "$*" >> "$0.calls"
+cat > "$0.stdin"
+if [ -f "$0.refuse" ]; then cat "$0.refuse" >&2; exit 1; fi
+echo "configmap/tiny-cpu created"
+echo "pytorchjob.kubeflow.org/tiny-cpu created"
+"""
+
+
+@pytest.fixture
+def kubectl(tmp_path: Path) -> Path:
+    tool = tmp_path / "tools" / "kubectl"
+    tool.parent.mkdir()
+    tool.write_text(KUBECTL)
+    tool.chmod(0o755)
+    return tool
+
+
+def sidecar(tool: Path, what: str) -> Path:
+    return tool.with_name(f"kubectl.{what}")
+
+
+def test_a_job_is_tried_on_the_server_and_then_created(ascend_launch: Callable[..., Any], kubectl: Path):
+    """What is created is what --dry-run shows, byte for byte; and it is tried first, so that nothing is left by half."""
+    words = ["submit", "--kubernetes", "--nodes=2", *CPU, *PODS, "--namespace=team", TINY]
+    shown = ascend_launch(*words, "--dry-run")
+    done = ascend_launch(*words, PATH=f"{kubectl.parent}:/usr/bin:/bin")
+
+    assert (0, 0) == (shown.code, done.code), done.err
+    create = "create --namespace team -f -"
+    assert [f"{create} --dry-run=server", create] == sidecar(kubectl, "calls").read_text().splitlines()
+    assert shown.out == sidecar(kubectl, "stdin").read_text()
+    assert "pytorchjob.kubeflow.org/tiny-cpu created" in done.out and "/results/tiny-cpu" in done.out
+
+
+def test_the_recipe_travels_resolved_and_with_its_script(ascend_launch: Callable[..., Any], recipe: Callable[..., Path], tmp_path: Path):  # fmt: skip
+    """Overrides are in it; the pods' launcher reads it as the recipe it is."""
+    (tmp_path / "mine's.py").write_text("print('hello')\n")
+    path = recipe(script="mine's.py")
+    shown = ascend_launch("submit", "--volcano", *CPU, *PODS, "--dry-run", path, "training.learning_rate=0.5")
+    config, job = yaml.safe_load_all(shown.out)
+    pod = job["spec"]["tasks"][0]["template"]["spec"]
+    (volume,) = (v["configMap"] for v in pod["volumes"] if "configMap" in v)
+    unpacked = tmp_path / "pod"
+    unpacked.mkdir()
+    for item in volume["items"]:
+        (unpacked / item["path"]).write_text(config["data"][item["key"]])
+    words = pod["containers"][0]["args"]
+    again = ascend_launch("render", "--json", "--device=cpu", unpacked / Path(words[-1]).name)
+
+    assert 0 == again.code, again.err
+    resolved = json.loads(again.out)["plan"]["recipe"]
+    assert (0.5, "mine's.py") == (resolved["training"]["learning_rate"], resolved["script"])
+    assert "print('hello')\n" == (unpacked / "mine's.py").read_text()
+    assert ["run", "--nproc", "2", "--device", "cpu", "--run-dir", "/results/mine"] == words[:7]
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ('error: no matches for kind "PyTorchJob" in version "kubeflow.org/v1"', "lacks that operator"),
+        ("The connection to the server localhost:8080 was refused - did you specify the right host or port?", "does not reach the cluster"),
+        ('Error from server (AlreadyExists): pytorchjobs.kubeflow.org "tiny-cpu" already exists', "another --job-name"),
+        ('Error from server (Forbidden): pods is forbidden: User "x" cannot create', "your account may not do that"),
+        ('Error from server (NotFound): namespaces "team" not found', "--namespace"),
+    ],
+)  # fmt: skip
+def test_what_kubectl_refuses_is_one_sentence_and_a_hint(
+    ascend_launch: Callable[..., Any], kubectl: Path, said: str, hint: str
+):
+    sidecar(kubectl, "refuse").write_text(said + "\n")
+    done = ascend_launch("submit", "--kubernetes", *CPU, *PODS, TINY, PATH=f"{kubectl.parent}:/usr/bin:/bin")
+
+    assert 2 == done.code
+    assert said.split(": ")[-1] in done.err and hint in done.err
+    assert 1 == len(sidecar(kubectl, "calls").read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([TINY], "say --slurm, --kubernetes or --volcano"),
+        (["--kubernetes", "--mount=c:/r", TINY], "need --image"),
+        (["--kubernetes", "--image=x", TINY], "no place for the run that outlives its pods"),
+        (["--kubernetes", *PODS, "--run-dir=/tmp/x", TINY], "on no writable mount"),
+        (["--kubernetes", *PODS, "--run-dir=/results/../tmp/x", TINY], "on no writable mount"),
+        (["--kubernetes", *PODS, "--time=60", "--follow", TINY], "--time, --follow: only for --slurm"),
+        (["--slurm", *PODS, TINY], "--image, --mount: only for --kubernetes and --volcano"),
+        (["--volcano", *PODS, "--env=X", TINY], "not NAME=VALUE"),
+        (["--volcano", *PODS, "--env=HF_TOKEN=hf_x", TINY], "must not stand in a manifest"),
+        (["--volcano", *PODS, "--secret=HF_TOKEN=hub", TINY], "not SECRET:KEY"),
+        (["--volcano", *PODS, TINY, "training.lerning_rate=1"], "no such TrainingArguments field"),
+        (["--slurm", TINY, "parallel.strategy=zero9"], "zero9"),
+        (["--slurm", TINY], "sbatch is not on PATH"),
+        (["--volcano", *PODS, TINY], "kubectl is not on PATH"),
+    ],
+)
+def test_mistakes_are_said_before_anything_is_sent(
+    ascend_launch: Callable[..., Any], tmp_path: Path, words: list[str], said: str
+):
+    done = ascend_launch("submit", *CPU, *words, f"output_dir={tmp_path / 'out'}", PATH=str(tmp_path))
+
+    assert (2, True) == (done.code, said in done.err), done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "left", "expected"),
+    [
+        ("COMPLETED", 0, {"metrics.json": "{}"}, 0),
+        ("FAILED", 1, {"failure.json": '{"what": "rank 2"}'}, 1),
+        ("FAILED", 2, {}, 2),
+        ("FAILED", 127, {}, 1),
+        ("FAILED", 143, {}, 143),
+        ("CANCELLED", 0, {"failure.json": '{"what": "of an earlier attempt"}'}, 143),
+        ("TIMEOUT", 0, {}, 1),
+        ("NODE_FAIL", 1, {"metrics.json": "{}"}, 1),
+        ("OUT_OF_MEMORY", 137, {}, 1),
+        ("", 0, {"metrics.json": '{"final": {}}'}, 0),
+        ("", 0, {}, 1),
+    ],
+)
+def test_a_followed_job_ends_as_slurm_says(tmp_path: Path, state: str, code: int, left: dict[str, str], expected: int):
+    """And where Slurm has forgotten it, as its run directory says."""
+    for name, text in left.items():
+        (tmp_path / name).write_text(text)
+    found = outcome(Job("7", state, exit_code=code), RunDir(tmp_path), tmp_path / "slurm-7.out")
+
+    assert expected == found.exit_code
+    assert (found.failure is not None) == (expected in (1, 2))
+
+
+SQUEUE = """#!/bin/bash
+# The next line of what Slurm says; the last again and again.
+line=$(head -n 1 "$0.says")
+[ "$(wc -l < "$0.says")" -gt 1 ] && sed -i 1d "$0.says"
+case $line in
+    *\\|*) echo "$line" ;;
+    *) echo "slurm_load_jobs error: $line" >&2; exit 1 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("says", "states", "expected"),
+    [
+        (["Unable to contact slurm controller (connect failure)", "RUNNING|None|0|0|n1|", "COMPLETED|None|0|0|n1|"],
+         ["RUNNING", "COMPLETED"], 0),
+        (["RUNNING|None|0|0|n1|", "NODE_FAIL|None|0|0|n1|", "PENDING|BeginTime|0|1||", "RUNNING|None|0|1|n2|", "COMPLETED|None|0|1|n2|"],
+         ["RUNNING", "NODE_FAIL", "PENDING", "RUNNING", "COMPLETED"], 0),
+        (["RUNNING|None|0|0|n1|", "NODE_FAIL|None|256|0|n1|"], ["RUNNING", "NODE_FAIL"], 1),
+        (["RUNNING|None|0|0|n1|", "Invalid job id specified"], ["RUNNING"], 1),
+        (["RUNNING|None|0|0|n1|", "FAILED|NonZeroExitCode|512|0|n1|"], ["RUNNING", "FAILED"], 2),
+        (["CANCELLED|None|15|0|n1|"], ["CANCELLED"], 143),
+    ],
+    ids=["unreachable at first", "requeued after a node failed", "a node failed", "forgotten", "exit code", "cancelled"],
+)  # fmt: skip
+def test_a_job_is_followed_to_its_last_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: list[str], states: list[str], expected: int):  # fmt: skip
+    """Through what looks like an end and is none, and through a controller that does not answer."""
+    for name, value in (("ASK_EVERY_S", 0.05), ("POLL_S", 0.01), ("UNKNOWN_S", 0.3), ("LAG_S", 0.0)):
+        monkeypatch.setattr(submit, name, value)
+    tool = tmp_path / "squeue"
+    tool.write_text(SQUEUE)
+    tool.chmod(0o755)
+    (tmp_path / "squeue.says").write_text("\n".join(says) + "\n")
+    seen: list[str] = []
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    found = submit.follow(
+        "7", RunDir(tmp_path / "run"), tmp_path / "out", env, lambda e: None, lambda j: seen.append(j.state)
+    )
+
+    assert (states, expected) == (seen, found.exit_code)
