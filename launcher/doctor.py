@@ -546,9 +546,7 @@ def check_interface(ctx: Context) -> Finding:
             return Finding(name, "fail", f"{variable}={value} names no interface of this host ({', '.join(names)})",
                            "ranks cannot meet (EI0001)", f"set {variable} to one of them; where hosts differ use HCCL_IF_IP")  # fmt: skip
     if ctx.num_nodes > 1 and not (ctx.env.get("HCCL_SOCKET_IFNAME") or ctx.env.get("HCCL_IF_IP")):
-        return Finding(name, "warn", "several nodes, and HCCL_SOCKET_IFNAME is not set",
-                       "HCCL takes the first interface by name, which may not reach the other nodes",
-                       "export HCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME with the interface the nodes share")  # fmt: skip
+        return ok(name, "chosen when the nodes meet: the one towards the first node")
     return ok(name, ctx.env.get("HCCL_SOCKET_IFNAME") or "chosen by HCCL")
 
 
@@ -570,10 +568,12 @@ def check_hccl_ports(ctx: Context) -> Finding:
     if ctx.env.get("HCCL_HOST_SOCKET_PORT_RANGE"):
         return ok(name, f"chosen from {ctx.env['HCCL_HOST_SOCKET_PORT_RANGE']}")
     taken = bound_ports(ctx, range(base, base + 32))
+    if taken and "HCCL_IF_BASE_PORT" not in ctx.env:
+        return ok(name, f"port {taken[0]} is taken; a launch takes the next 32 that are free on all nodes")
     if taken:
         return Finding(name, "fail", f"port {taken[0]} is taken; HCCL wants {base} to {base + 31}",
                        "another job runs here, or did until now (EI0019)",
-                       "end it, or export HCCL_IF_BASE_PORT=61000 on all nodes")  # fmt: skip
+                       "end it, or unset HCCL_IF_BASE_PORT: a launch finds free ones")  # fmt: skip
     return ok(name, f"{base} to {base + 31} are free")
 
 

@@ -95,7 +95,9 @@ class Agent:
         try:
             self._settle_start_method()  # before this process has threads of its own
             link.meet()
-            found = self._attempts(link, self._prepare(link))
+            found = self._prepare(link)
+            link.declare((rundir.read_json(self.run_dir.data_path) or {}).get("digests", {}))
+            found = self._attempts(link, found)
         except LaunchError as error:
             found = {**failure.describe(error, None), "node_rank": self.node_rank, "traceback": ""}
             link.give_up(found)
@@ -185,7 +187,7 @@ class Agent:
 
     def _link(self) -> nodes.Link:
         if self.plan.num_nodes == 1:
-            return nodes.OneNode()
+            return nodes.OneNode(self.plan, str(self.run_dir.path.resolve()))
         return nodes.ManyNodes(
             self.plan,
             self.node_rank,
@@ -349,10 +351,22 @@ class Agent:
             "TORCHELASTIC_USE_AGENT_STORE": "True",
             "TORCHELASTIC_ERROR_FILE": self.run_dir.attempt(self.attempt) / f"torchelastic_error_{rank}.json",
         }
+        return {name: str(value) for name, value in (env | self._network_env(meeting)).items()}
+
+    def _network_env(self, meeting: nodes.Meeting) -> dict[str, str]:
+        """What only the meeting tells: the interface towards the other nodes, and ports that are free on all of them.
+        What the user has set stays."""
+        env = {}
         if meeting.interface is not None and "GLOO_SOCKET_IFNAME" not in os.environ:
             # Gloo otherwise asks for the host's own name, which resolves to 127.0.1.1 on many machines.
             env["GLOO_SOCKET_IFNAME"] = meeting.interface
-        return {name: str(value) for name, value in env.items()}
+        if self.plan.backend == "hccl":
+            if meeting.interface is not None and not {"HCCL_SOCKET_IFNAME", "HCCL_IF_IP"} & os.environ.keys():
+                # HCCL otherwise takes the first by name; `=` asks for this one, and not for all that begin so.
+                env["HCCL_SOCKET_IFNAME"] = f"={meeting.interface}"
+            if meeting.hccl_base is not None:
+                env["HCCL_IF_BASE_PORT"] = str(meeting.hccl_base)
+        return env
 
     def _event(self, kind: str, **values: Any) -> None:
         if self.node_rank == 0:

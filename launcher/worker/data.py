@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from launcher import __version__, rundir
 from launcher.errors import LaunchError
 from launcher.rundir import RunDir
 from launcher.spec import RecipeSpec, Split
-from launcher.worker import cache, prompts
+from launcher.worker import cache, prompts, sameness
 from launcher.worker import model as models
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ class Prepared:
     sample: dict[str, Any]
     """One training row as the model sees it: text, label, input_ids, and the ids as text again."""
     notes: tuple[str, ...]
+    digests: dict[str, str] = field(default_factory=dict)
+    """Of what must be the same on every node of a job: rows, tokenizer, model."""
 
     @classmethod
     def load(cls, path: Path) -> Prepared | None:
@@ -107,8 +109,10 @@ def prepare(plan: Plan, run_dir: RunDir) -> Prepared:
     notes += _selection_notes(recipe, raw)
     encode = prompts.encoder(recipe, tokenizer, label_names)
     settings = {"max_length": recipe.data.max_length, **encode.settings}
+    contents = {name: _content_key(rows, recipe.data.text, labels[name]) for name, rows in raw.items()}
+    tokenizer_key = _tokenizer_key(tokenizer)
     facts = {
-        name: _tokenise(rows, labels[name], encode.ids, [_tokenizer_key(tokenizer), settings], recipe)
+        name: _tokenise(rows, labels[name], contents[name], encode.ids, [tokenizer_key, settings], recipe)
         for name, rows in raw.items()
     }  # fmt: skip
     model_path, is_random = models.with_weights(recipe, folder, seed=plan.training_arguments.get("seed", 42))
@@ -126,6 +130,13 @@ def prepare(plan: Plan, run_dir: RunDir) -> Prepared:
         answer_ids=encode.answer_ids,
         sample=_sample(facts["train"], raw["train"], recipe, tokenizer),
         notes=tuple(notes),
+        digests={
+            **{f"{name} data": content[: sameness.DIGEST_LETTERS] for name, content in contents.items()},
+            "tokenizer": tokenizer_key[: sameness.DIGEST_LETTERS],
+            "model config": sameness.of_file(folder / "config.json"),
+            # Random ones are made from the config and the seed, here as everywhere.
+            "model weights": "random" if is_random else sameness.of_weights(model_path),
+        },
     )
     rundir.write_json(run_dir.data_path, asdict(prepared))
     return prepared
@@ -308,9 +319,14 @@ def _selection_notes(recipe: RecipeSpec, raw: Mapping[str, Dataset]) -> list[str
 
 
 def _tokenise(
-    rows: Dataset, labels: np.ndarray, ids_of: Callable[[list[str]], list[list[int]]], settings: Any, recipe: RecipeSpec
+    rows: Dataset,
+    labels: np.ndarray,
+    content: str,
+    ids_of: Callable[[list[str]], list[list[int]]],
+    settings: Any,
+    recipe: RecipeSpec,
 ) -> SplitFacts:
-    key = cache.key([FORMAT, __version__, _content_key(rows, recipe.data.text, labels), settings])
+    key = cache.key([FORMAT, __version__, content, settings])
     target = cache.folder() / "tokens" / key
     facts_path = target / "facts.json"
     with cache.lock(f"tokens-{key}"), _all_cores():

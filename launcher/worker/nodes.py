@@ -11,13 +11,10 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -26,7 +23,7 @@ from typing import Any, Protocol
 from launcher.cluster.nodes import split_endpoint
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.plan import Plan
-from launcher.worker import failure
+from launcher.worker import failure, network, sameness
 
 TICK_S = 0.1
 BEAT_S = 1.0
@@ -35,10 +32,11 @@ LOST_AFTER_S = 15.0
 LEAVE_S = 5.0
 """What the last words of an agent may take to reach the first node."""
 CONNECT_S = 5.0
+REACH_S = 20.0
+"""How long a node tries to reach the store of the first node's ranks, at any of its addresses."""
+CHOSEN_PORTS = ("HCCL_IF_BASE_PORT", "HCCL_HOST_SOCKET_PORT_RANGE")
+"""Where the user has set one of these, no block of ports is agreed on."""
 FAILED, STALLED = "failed", "stalled"
-OWN = frozenset({"recipe_dir", "device_reason", "nodes_reason", "strategy_reason", "precision_reason"})
-"""Of a plan: where its values came from, and where files lie, may differ from node to node."""
-
 Record = dict[str, Any]
 
 
@@ -50,7 +48,9 @@ class Meeting:
     port: int
     attempt: int
     interface: str | None = None
-    """The network interface towards the first node."""
+    """The network interface towards the other nodes."""
+    hccl_base: int | None = None
+    """The first of HCCL's ports, free on every node; None where there is none to choose."""
 
 
 class Link(Protocol):
@@ -62,6 +62,9 @@ class Link(Protocol):
         Raises:
             LaunchError: one did not come in time, runs another plan, or is lost.
         """
+
+    def declare(self, prepared: Record) -> None:
+        """Say what was prepared here, which has to be the same on every node."""
 
     def pulse(self, trouble: str) -> str:
         """Tell what is wrong here ('', FAILED or STALLED), and hear what is wrong anywhere."""
@@ -84,10 +87,14 @@ class Link(Protocol):
 class OneNode:
     """A single node: the agent serves the ranks' store itself, on a port that the kernel chose."""
 
-    def __init__(self) -> None:
+    def __init__(self, plan: Plan, job: str) -> None:
         self._store: Any = None
+        self._blocks = _blocks(plan, job)
 
     def meet(self) -> None:
+        return
+
+    def declare(self, prepared: Record) -> None:
         return
 
     def pulse(self, trouble: str) -> str:
@@ -97,7 +104,10 @@ class OneNode:
         if found is not None:
             return found
         self._store = _ranks_store()
-        return Meeting("127.0.0.1", self._store.port, attempt)
+        base = None
+        if self._blocks is not None:
+            base = next(iter(self._blocks.offer(1)), None)
+        return Meeting("127.0.0.1", self._store.port, attempt, None, base)
 
     def settle(self, found: Record | None, again: Callable[[Record], bool]) -> tuple[Record | None, bool]:
         return found, found is not None and again(found)
@@ -107,6 +117,13 @@ class OneNode:
 
     def close(self) -> None:
         self._store = None
+
+
+def _blocks(plan: Plan, job: str) -> network.Blocks | None:
+    """Where HCCL's ports are chosen from; None without HCCL, and where the user has chosen."""
+    if plan.backend != "hccl" or any(os.environ.get(name) for name in CHOSEN_PORTS):
+        return None
+    return network.Blocks(job)
 
 
 def _ranks_store() -> Any:
@@ -143,6 +160,17 @@ class ManyNodes:
         self._lost: dict[int, Record] = {}
         self._board: _Board | None = None
         self._ranks_store: Any = None
+        self._blocks = _blocks(plan, self.endpoint)
+        self._route = network.route_to(self.host)
+        self._prepared: Record = {}
+        self._same: set[int] = set()
+        self._introduction = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "address": self._route and self._route.own,
+            "first": self._route and self._route.peer,
+            **sameness.introduction(plan),
+        }
 
     # -- meeting ----------------------------------------------------------------------------------------------------
 
@@ -151,9 +179,9 @@ class ManyNodes:
         store = self._serve() if self._is_first else self._connect(deadline)
         if store is None:
             return
-        self._board = _Board(store, self.node_rank, self._others, _introduction(self.plan))
+        self._board = _Board(store, self.node_rank, self._others, self._introduction)
         while not self._is_stopping():
-            self._refuse_another_plan(self._board.met)
+            self._refuse_others(self._board.met)
             if len(self._board.met) == len(self._others):
                 return
             self._raise_if_over()
@@ -216,15 +244,22 @@ class ManyNodes:
             exit_code=EXIT_JOB_FAILED,
         )
 
-    def _refuse_another_plan(self, met: Mapping[int, Record]) -> None:
-        own = _introduction(self.plan)
-        for node, other in sorted(met.items()):
-            different = _differences(own, other)
-            if different:
-                raise LaunchError(
-                    f"node {node} ({other['host']}) runs another plan than node {self.node_rank}: {'; '.join(different)}",
-                    hint="give every node the same recipe, overrides, options and versions",
-                )
+    def _refuse_others(self, met: Mapping[int, Record]) -> None:
+        """Raise LaunchError for a node that is not what this one is; each is looked at once."""
+        for node in sorted(met.keys() - self._same):
+            self._refuse_different(node, self._introduction, met[node])
+            self._same.add(node)
+
+    def _refuse_different(self, node: int, own: Record, other: Record) -> None:
+        found = sameness.difference(own, other)
+        if found is not None:
+            assert self._board is not None
+            verb, values, hint = found
+            host = self._board.met[node]["host"]
+            raise LaunchError(f"node {node} ({host}) {verb} than node {self.node_rank}: {values}", hint=hint)
+
+    def declare(self, prepared: Record) -> None:
+        self._prepared = prepared
 
     # -- what is known of the others ----------------------------------------------------------------------------------
 
@@ -326,14 +361,72 @@ class ManyNodes:
                 return over
             states = [self._state(n) for n in self._others]
             if all(s.get("ready") == self._round for s in states):
-                self._ranks_store = _ranks_store()
-                attempt = max(attempt, *(s["attempt"] for s in states))
-                self._board.post(phase="running", port=self._ranks_store.port, attempt=attempt)
-                return Meeting(self.host, self._ranks_store.port, attempt, interface_towards(self.host))
+                self._refuse_others(self._board.met)  # one that came in a lost one's place
+                for node in self._others:
+                    self._refuse_different(node, {"prepared": self._prepared}, self._state(node))
+                return self._meeting(max(attempt, *(s["attempt"] for s in states)))
             if len(self._board.met) < len(self._others) and time.monotonic() > deadline:
                 raise self._absent()
             time.sleep(TICK_S / 2)
         return None
+
+    def _meeting(self, attempt: int) -> Meeting:
+        """Open the ranks' store, and tell the others where it is."""
+        assert self._board is not None
+        self._ranks_store = _ranks_store()
+        port, base = self._ranks_store.port, self._agreed_block()
+        met = self._board.met[self._others[0]]
+        # By the address that the others know this node by, where it is this node's own: a name may stand for a service
+        # that forwards to it (MindCluster's MASTER_ADDR), and this node's own name for 127.0.1.1.
+        interface = network.interface_of(met["first"]) if met["first"] else None
+        way = network.route_to(met["address"]) if met["address"] else None
+        interface = interface or (way.interface if way else None)
+        addresses = [way.own] if way else []
+        self._board.post(phase="running", port=port, attempt=attempt, addresses=addresses, hccl_base=base)
+        return Meeting(self._reachable(addresses, port), port, attempt, interface, base)
+
+    def _agreed_block(self) -> int | None:
+        """The lowest block of HCCL's ports that is free on every node; None where there is nothing to choose.
+
+        Raises:
+            LaunchError: no block is.
+        """
+        if self._blocks is None:
+            return None
+        offers = {n: set(self._state(n)["blocks"]) for n in self._others} | {0: set(self._blocks.offer())}
+        common = set.intersection(*offers.values())
+        if not common:
+            assert self._board is not None
+            few = min(offers, key=lambda n: len(offers[n]))
+            where = f"node {few} ({self._board.met[few]['host'] if few else self._introduction['host']})"
+            raise LaunchError(
+                f"no {network.PORTS_OF_A_BLOCK} ports for HCCL are free on all nodes; {where} offers {sorted(offers[few]) or 'none'}",
+                hint="end other jobs on these hosts, or export HCCL_IF_BASE_PORT with one value on every node",
+            )
+        self._blocks.keep(min(common))
+        return min(common)
+
+    def _reachable(self, addresses: list[str], port: int) -> str:
+        """Which of the first node's addresses leads to its ranks' store.
+
+        Raises:
+            LaunchError: none does.
+        """
+        deadline = time.monotonic() + REACH_S
+        hosts = list(dict.fromkeys([self.host, *addresses]))
+        while not self._is_stopping():
+            for host in hosts:
+                if network.can_connect(host, port):
+                    return host
+            if time.monotonic() > deadline:
+                raise LaunchError(
+                    f"node {self.node_rank} reaches {self.endpoint}, but not port {port} of the first node "
+                    f"({' or '.join(hosts)})",
+                    hint="let the nodes connect to each other at any port: firewall, security group or network policy",
+                    exit_code=EXIT_JOB_FAILED,
+                )
+            time.sleep(TICK_S)
+        return self.host
 
     def _follow(self, attempt: int) -> Meeting | Record | None:
         """Another node's join."""
@@ -346,9 +439,17 @@ class ManyNodes:
             number = first.get("round", 0)
             if first.get("phase") == "joining" and number > self._round:
                 self._round = number
-                self._board.post(ready=number, attempt=attempt, trouble="", report=None)
+                blocks = self._blocks.offer() if self._blocks is not None else []
+                self._board.post(
+                    ready=number, attempt=attempt, trouble="", report=None, blocks=blocks, prepared=self._prepared
+                )
             elif first.get("phase") == "running" and number == self._round:
-                return Meeting(self.host, first["port"], first["attempt"], interface_towards(self.host))
+                base, port = first["hccl_base"], first["port"]
+                if self._blocks is not None and base is not None:
+                    self._blocks.keep(base)
+                host = self._reachable(first["addresses"], port)
+                way = self._route if host == self.host else network.route_to(host)
+                return Meeting(host, port, first["attempt"], way.interface if way else None, base)
             time.sleep(TICK_S / 2)
         return None
 
@@ -392,6 +493,7 @@ class ManyNodes:
         self._board.post(verdict={"round": self._round, "found": decided, "again": more})
         for node in list(self._lost) if more else []:
             self._board.forget(node)  # another launcher may come in its place
+            self._same.discard(node)
             del self._lost[node]
         return decided, more
 
@@ -562,40 +664,6 @@ class _Board:
             self.met[node] = json.loads(self._store.get(f"came_{node}"))
 
 
-def _introduction(plan: Plan) -> Record:
-    """What a node says of itself when it comes: all that has to be the same on every node, and who it is."""
-    import torch
-    import transformers
-
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "plan": plan.model_dump(mode="json", exclude=set(OWN)),
-        "versions": {
-            "python": ".".join(map(str, sys.version_info[:2])),
-            "machine": platform.machine(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-    }
-
-
-def _differences(own: Record, other: Record, limit: int = 4) -> list[str]:
-    """What differs in two introductions, as `batch.global_size is 12 there and 24 here`."""
-    out = []
-    for part in ("plan", "versions"):
-        here, there = dict(_leaves(own[part])), dict(_leaves(other[part]))
-        for key in [k for k in {**here, **there} if here.get(k) != there.get(k)]:
-            out.append(f"{key} is {there.get(key)!r} there and {here.get(key)!r} here")
-    return out if len(out) <= limit else [*out[:limit], f"and {len(out) - limit} more"]
-
-
-def _leaves(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    if not isinstance(value, dict):
-        return [(prefix, value)]
-    return [leaf for key, one in value.items() for leaf in _leaves(one, f"{prefix}.{key}" if prefix else key)]
-
-
 def _bounded(call: Callable[[], Any], timeout_s: float) -> tuple[bool, Any]:
     """Whether a call came back in time, and its value or exception. One that did not is left to its thread."""
     box: list[Any] = []
@@ -610,18 +678,3 @@ def _bounded(call: Callable[[], Any], timeout_s: float) -> tuple[bool, Any]:
     thread.start()
     thread.join(timeout_s)
     return bool(box), box[0] if box else None
-
-
-def interface_towards(host: str) -> str | None:
-    """The network interface that this node reaches `host` by; None where that cannot be told."""
-    import psutil
-
-    with suppress(OSError):
-        family, _, _, _, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect(address)  # a datagram socket: nothing is sent
-            own = str(probe.getsockname()[0])
-        for name, addresses in psutil.net_if_addrs().items():
-            if any(a.address.partition("%")[0] == own for a in addresses):
-                return name
-    return None

@@ -23,17 +23,22 @@ TIMEOUT_S = 180
 class Running:
     """A launched job: its process, its run directory, and what it printed once it has ended."""
 
-    def __init__(self, folder: Path, words: tuple[str, ...], env: dict[str, str], prefix: list[str]) -> None:
+    def __init__(
+        self, folder: Path, words: tuple[str, ...], env: dict[str, str], prefix: list[str], cwd: Path = REPO
+    ) -> None:
         self.dir = folder
         base = {
-            k: v for k, v in os.environ.items() if not k.startswith(("ASCEND_", "ACCELERATE_", "RANK", "WORLD_SIZE"))
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith(("ASCEND_", "ACCELERATE_", "RANK", "WORLD_SIZE", "GLOO_"))
         }
+        # -m puts the working directory first, so that a copy of the launcher there is the one that runs.
         base |= {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{INJECT}:{REPO}", **env}
         argv = [*prefix, sys.executable, "-m", "launcher.cli", "--device", "cpu", "--run-dir", str(folder), *words]
         self.started_s = time.monotonic()
         self.process = subprocess.Popen(
             argv,
-            cwd=REPO,
+            cwd=cwd,
             env=base,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

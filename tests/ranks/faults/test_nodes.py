@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +21,7 @@ import psutil
 import pytest
 
 from tests.ranks.faults import netns
-from tests.ranks.faults.conftest import Running
+from tests.ranks.faults.conftest import REPO, Running
 
 pytestmark = pytest.mark.ranks
 SAVES = ("training.save_strategy=steps", "training.save_steps=5")
@@ -32,15 +35,17 @@ LOST_S = 30.0
 class Nodes:
     """One job on two nodes."""
 
-    def __init__(self, folder: Path, words: tuple[str, ...], env: dict[str, str], *, cable: netns.Pair | None, port: int, only: int | None, own: dict[int, tuple[str, ...]]) -> None:  # fmt: skip
+    def __init__(self, folder: Path, words: tuple[str, ...], env: dict[str, str], *, cable: netns.Pair | None, port: int, only: int | None, own: dict[int, tuple[str, ...]], cwd: dict[int, Path], endpoint: str = "") -> None:  # fmt: skip
         self.dir = folder
         host = cable.addresses[0] if cable else "127.0.0.1"
         options = [w for w in words if w.startswith("--")]
         overrides = [w for w in words if not w.startswith("--")]
         self.nodes: dict[int, Running] = {}
         for node in (0, 1) if only is None else (only,):
-            argv = ("--nproc=1", "--nnodes=2", f"--node-rank={node}", f"--rdzv-endpoint={host}:{port}", *options, "recipes/tiny-cpu.yaml", *overrides)  # fmt: skip
-            self.nodes[node] = Running(folder, (*argv, *own.get(node, ())), env, cable.prefix(node) if cable else [])
+            argv = ("--nproc=1", "--nnodes=2", f"--node-rank={node}", f"--rdzv-endpoint={endpoint or f'{host}:{port}'}", *options, "recipes/tiny-cpu.yaml", *overrides)  # fmt: skip
+            self.nodes[node] = Running(
+                folder, (*argv, *own.get(node, ())), env, cable.prefix(node) if cable else [], cwd.get(node, REPO)
+            )
             self.nodes[node].dir = folder / "node_1" if node else folder
 
     def __getitem__(self, node: int) -> Running:
@@ -92,11 +97,23 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., No
     cache = os.environ.get("ASCEND_LAUNCH_TEST_CACHE") or str(tmp_path_factory.getbasetemp() / "cache")
     jobs: list[Nodes] = []
 
-    def start(*words: str, fault: str = "", cable: netns.Pair | None = None, port: int | None = None, only: int | None = None, own: dict[int, tuple[str, ...]] | None = None) -> Nodes:  # fmt: skip
+    def start(*words: str, fault: str = "", cable: netns.Pair | None = None, port: int | None = None, only: int | None = None, own: dict[int, tuple[str, ...]] | None = None, cwd: dict[int, Path] | None = None, endpoint: str = "") -> Nodes:  # fmt: skip
         # One thread a rank: the nodes share this machine's cores.
         env = {"ASCEND_LAUNCH_CACHE": cache, "OMP_NUM_THREADS": "1", **({"FAULT": fault} if fault else {})}
         folder = tmp_path_factory.mktemp("nodes")
-        jobs.append(Nodes(folder, words, env, cable=cable, port=port or _free_port(), only=only, own=own or {}))
+        jobs.append(
+            Nodes(
+                folder,
+                words,
+                env,
+                cable=cable,
+                port=port or _free_port(),
+                only=only,
+                own=own or {},
+                cwd=cwd or {},
+                endpoint=endpoint,
+            )
+        )
         return jobs[-1]
 
     yield start
@@ -148,6 +165,94 @@ def test_another_plan_is_refused_by_both_with_what_differs(nodes: Callable[..., 
         assert f"node {other} (" in what, what
         assert "learning_rate is " in what
         assert what in job[node].err
+
+
+def copied(folder: Path, change: str) -> Path:
+    """A working directory with a copy of the launcher and of the toy, in which one file is changed."""
+    shutil.copytree(REPO / "launcher", folder / "launcher", ignore=shutil.ignore_patterns("__pycache__"))
+    for data in ("recipes", "accelerate_configs"):
+        shutil.copytree(REPO / data, folder / data)
+    path = folder / change
+    text = path.read_text()
+    if path.suffix == ".jsonl":
+        path.write_text(text.replace(" the ", " teh ", 1))
+    elif path.name == "tokenizer.json":
+        tokenizer = json.loads(text)
+        tokenizer["normalizer"] = {"type": "Lowercase"}
+        path.write_text(json.dumps(tokenizer))
+    else:
+        path.write_text(text + "\n# changed on one node\n")
+    assert text != path.read_text()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ("launcher/plan.py", "runs other code than node 0: ascend-launch is '"),
+        ("recipes/tiny/train.jsonl", "prepared something else than node 0: train data is '"),
+        ("recipes/tiny/tokenizer.json", "prepared something else than node 0: tokenizer is '"),
+    ],
+)
+def test_what_differs_on_a_node_is_named(nodes: Callable[..., Nodes], tmp_path: Path, change: str, what: str):
+    """Paths and plans are equal here, and the files behind them are not."""
+    job = nodes(cwd={1: copied(tmp_path, change)})
+
+    assert (2, 2) == job.wait()
+    found = job[0].failure["what"]
+    assert f"node 1 ({socket.gethostname()}) {what}" in found
+    assert 1 == found.count(" there and ")
+    assert "same" in job[1].err
+    assert not list(job.dir.rglob("rank_*.log"))
+
+
+FORWARD = """
+import socket, sys, threading
+listener = socket.create_server((sys.argv[1], int(sys.argv[2])))
+print("ready", flush=True)
+def pump(a, b):
+    try:
+        while data := a.recv(65536):
+            b.sendall(data)
+    except OSError:
+        pass
+    b.close()
+while True:
+    one, _ = listener.accept()
+    other = socket.create_connection((sys.argv[3], int(sys.argv[2])))
+    for pair in ((one, other), (other, one)):
+        threading.Thread(target=pump, args=pair, daemon=True).start()
+"""
+
+
+def test_an_endpoint_may_be_a_service_that_forwards_one_port(nodes: Callable[..., Nodes], cable: netns.Pair):
+    """As MindCluster's MASTER_ADDR: the first node does not own the address, and no other port of it leads anywhere."""
+    port = _free_port()
+    forward = subprocess.Popen(
+        [*cable.prefix(1), sys.executable, "-c", FORWARD, cable.addresses[1], str(port), cable.addresses[0]],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert forward.stdout is not None
+        assert "ready" == forward.stdout.readline().strip()
+        job = nodes(cable=cable, endpoint=f"{cable.addresses[1]}:{port}")
+
+        assert (0, 0) == job.wait(), job[0].err + job[1].err
+    finally:
+        forward.kill()
+        forward.wait()
+
+
+def test_nodes_meet_over_ipv6(nodes: Callable[..., Nodes]):
+    """An address in brackets, all the way to the ranks."""
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("no IPv6 here")
+    job = nodes(endpoint=f"[::1]:{_free_port()}")
+
+    assert (0, 0) == job.wait(), job[0].err + job[1].err
 
 
 def test_a_taken_port_is_a_mistake_with_a_remedy(nodes: Callable[..., Nodes]):

@@ -1,0 +1,130 @@
+"""What has to be the same on every node of a job, as short as it can be told: code, versions, settings, and what was
+prepared from the recipe. And in words, what differs."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import launcher
+from launcher.plan import Plan
+
+OWN = frozenset({"recipe_dir", "device_reason", "nodes_reason", "strategy_reason", "precision_reason"})
+"""Of a plan: where its values came from, and where files lie, may differ from node to node."""
+SETTINGS = re.compile(r"^(HCCL_|TORCH_HCCL_|PYTORCH_(NPU_)?ALLOC_CONF$|TASK_QUEUE_ENABLE$|ASCEND_LAUNCH_BLOCKING$)")
+MAY_DIFFER = frozenset({"HCCL_IF_IP", "HCCL_SOCKET_IFNAME", "HCCL_LOGIC_SUPERPOD_ID", "HCCL_WHITELIST_FILE"})
+"""HCCL wants its variables equal on all ranks (EI0005), but for those that say where a node is."""
+HEAD_BYTES = 1 << 20
+DIGEST_LETTERS = 12
+
+Record = dict[str, Any]
+WORDS = {
+    "plan": "runs another plan",
+    "code": "runs other code",
+    "versions": "has other versions",
+    "settings": "has other settings",
+    "prepared": "prepared something else",
+}
+HINTS = {
+    "plan": "give every node the same recipe, overrides, options and versions",
+    "code": "install the same ascend-launch on every node, and give it the same script",
+    "versions": "install the same packages on every node",
+    "settings": "export the same values on every node, or none",
+    "prepared": "give every node the same files: a shared file system, a copy, or the same revision from the hub",
+}
+
+
+def introduction(plan: Plan, env: Mapping[str, str] = os.environ) -> Record:
+    """What a node says of itself when it comes, before anything is prepared."""
+    return {
+        "plan": plan.model_dump(mode="json", exclude=set(OWN)),
+        "code": code(plan),
+        "versions": versions(plan),
+        "settings": settings(plan, env),
+    }
+
+
+def code(plan: Plan) -> dict[str, str]:
+    """Digests of the launcher's own source, and of the recipe's script."""
+    folder = Path(launcher.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
+    out = {"ascend-launch": digest.hexdigest()[:DIGEST_LETTERS]}
+    if plan.recipe.script is not None:
+        out[plan.recipe.script] = of_file(Path(plan.recipe_dir) / plan.recipe.script)
+    return out
+
+
+def versions(plan: Plan) -> dict[str, str]:
+    """Python, machine, and the packages that ranks of this plan use."""
+    names = ["torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors"]
+    names += ["deepspeed"] if plan.zero_stage is not None else []
+    names += ["peft"] if plan.recipe.adapter is not None else []
+    names += ["torch-npu"] if plan.device == "npu" else []
+    out = {"python": ".".join(map(str, sys.version_info[:2])), "machine": platform.machine()}
+    for name in names:
+        try:
+            out[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            out[name] = "not installed"
+    return out
+
+
+def settings(plan: Plan, env: Mapping[str, str]) -> dict[str, str]:
+    """The variables that HCCL and torch_npu want equal everywhere; none for CPU ranks."""
+    if plan.device != "npu":
+        return {}
+    return {n: v for n, v in sorted(env.items()) if SETTINGS.match(n) and n not in MAY_DIFFER}
+
+
+def of_file(path: Path) -> str:
+    """A digest of a file's size, first and last mebibyte: the whole of a script, enough of weights."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            digest = hashlib.sha256(str(size).encode() + file.read(HEAD_BYTES))
+            file.seek(max(HEAD_BYTES, size - HEAD_BYTES))
+            digest.update(file.read())
+        return digest.hexdigest()[:DIGEST_LETTERS]
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
+
+
+def of_weights(folder: Path) -> str:
+    """A digest of a model folder's weights, by their files' names, sizes and ends."""
+    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin"))
+    return hashlib.sha256("\n".join(f"{p.name} {of_file(p)}" for p in files).encode()).hexdigest()[:DIGEST_LETTERS]
+
+
+def difference(own: Record, other: Record, limit: int = 4) -> tuple[str, str, str] | None:
+    """How another node's record differs from this one's: a verb, the values, and what to do; None where it does not."""
+    found, first = [], ""
+    for part in WORDS:
+        if own.get(part) == other.get(part):
+            continue
+        here, there = dict(_leaves(own.get(part) or {})), dict(_leaves(other.get(part) or {}))
+        changed = [k for k in {**here, **there} if here.get(k) != there.get(k)]
+        found += [f"{key} is {_said(there.get(key))} there and {_said(here.get(key))} here" for key in changed]
+        first = first or (part if changed else "")
+    if not found:
+        return None
+    shown = found if len(found) <= limit else [*found[:limit], f"and {len(found) - limit} more"]
+    return WORDS[first], "; ".join(shown), HINTS[first]
+
+
+def _said(value: Any) -> str:
+    return "not set" if value is None else repr(value)
+
+
+def _leaves(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        return [(prefix, value)]
+    return [leaf for key, one in value.items() for leaf in _leaves(one, f"{prefix}.{key}" if prefix else key)]
