@@ -43,6 +43,16 @@ class Supervision(Section):
     start_method: Literal["auto", "fork", "spawn"] = "auto"
 
 
+class Use(Section):
+    """What is done with trained weights, in a run that does not train."""
+
+    mode: Literal["eval", "predict"]
+    weights: str
+    """A folder by its absolute path (a model, an adapter, a checkpoint of ours or a run directory), or a hub id."""
+    trained_by: Strategy | None = None
+    """The strategy that they were trained by, whose arithmetic is kept; None where nobody knows."""
+
+
 class Plan(Section):
     """Everything a rank needs to know, and plan.json's content."""
 
@@ -72,6 +82,8 @@ class Plan(Section):
     """Keyword arguments of TrainingArguments, but for output_dir and the path of deepspeed.json."""
     supervision: Supervision = Supervision()
     debug: bool = False
+    use: Use | None = None
+    """None for a training."""
     hidden_size: PositiveInt | None = None
     """The model's hidden size where its config could be read; ZeRO-3's buffer sizes follow from it."""
 
@@ -82,6 +94,14 @@ class Plan(Section):
     @property
     def zero_stage(self) -> int | None:
         return ZERO_STAGE.get(self.strategy)
+
+    @property
+    def computes_in_weights(self) -> bool:
+        """Whether the weights themselves have the precision that is computed in. DeepSpeed keeps fp32 ones beside them;
+        DDP and FSDP2 train fp32 weights under autocast. An evaluation rounds as its training did."""
+        if self.use is None:
+            return self.zero_stage is not None
+        return self.use.trained_by is None or self.use.trained_by in ZERO_STAGE
 
 
 @dataclass(frozen=True)
@@ -94,6 +114,7 @@ class Options:
     """The option or variable that says so."""
     debug: bool = False
     supervision: Supervision = field(default_factory=Supervision)
+    use: Use | None = None
 
 
 def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[str, Any] | None = None) -> Plan:
@@ -113,11 +134,18 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
     world_size = nproc * cluster.num_nodes
     silicon = chip(cluster.devices[0].name) if cluster.devices else None
     precision, precision_reason = _precision(recipe, cluster, silicon)
-    batch = _batch(recipe, world_size, loaded)
     strategy, strategy_reason = _strategy(recipe, cluster, world_size)
-    needs = memory_job(recipe, cluster, world_size, nproc, precision, model_config)
-    if needs is not None:
-        strategy, strategy_reason, batch = _fitted(recipe, needs, batch, world_size)
+    use = options.use
+    if use is not None:
+        if use.mode == "eval":
+            use = use.model_copy(update={"trained_by": use.trained_by or strategy})
+        batch = Batch(global_size=world_size, micro_size=1, accumulation=1, eval_size=_eval_size(recipe, 1))
+        strategy, strategy_reason = _use_strategy(recipe, use)
+    else:
+        batch = _batch(recipe, world_size, loaded)
+        needs = memory_job(recipe, cluster, world_size, nproc, precision, model_config)
+        if needs is not None:
+            strategy, strategy_reason, batch = _fitted(recipe, needs, batch, world_size)
     return Plan(
         name=loaded.name,
         recipe_dir=str(loaded.path.resolve().parent),
@@ -135,9 +163,11 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
         precision=precision,
         precision_reason=precision_reason,
         batch=batch,
-        training_arguments=_training_arguments(recipe, cluster, strategy, precision, batch, options.debug),
+        training_arguments=_training_arguments(recipe, cluster, strategy, precision, batch, options.debug)
+        | (_use_arguments(use, strategy) if use else {}),
         supervision=options.supervision,
         debug=options.debug,
+        use=use,
         hidden_size=_hidden_size(model_config),
     )
 
@@ -284,9 +314,32 @@ def _batch(recipe: RecipeSpec, world_size: int, loaded: Loaded) -> Batch:
     per_rank = total // world_size
     largest = max(d for d in range(1, min(per_rank, MAX_MICRO_BATCH) + 1) if per_rank % d == 0)
     micro_size = largest if micro == "auto" else micro
-    asked = recipe.parallel.eval_batch_size
-    eval_size = max(micro_size, MAX_MICRO_BATCH) if asked == "auto" else asked
-    return Batch(global_size=total, micro_size=micro_size, accumulation=per_rank // micro_size, eval_size=eval_size)
+    accumulation, eval_size = per_rank // micro_size, _eval_size(recipe, micro_size)
+    return Batch(global_size=total, micro_size=micro_size, accumulation=accumulation, eval_size=eval_size)
+
+
+def _eval_size(recipe: RecipeSpec, micro_size: int) -> int:
+    asked, micro = recipe.parallel.eval_batch_size, recipe.parallel.micro_batch_size
+    least = micro_size if micro == "auto" else micro
+    return max(least, MAX_MICRO_BATCH) if asked == "auto" else asked
+
+
+def _use_strategy(recipe: RecipeSpec, use: Use) -> tuple[Strategy, str]:
+    """Without gradients and optimizer only ZeRO-3 has something to shard: the weights."""
+    asked = recipe.parallel.strategy
+    if use.mode == "eval" and asked in ("zero3", "zero3-offload") and recipe.adapter is None:
+        return "zero3", "as the recipe says: every rank holds a share of the weights"
+    return "ddp", "every rank holds the model whole; nothing is trained, so there is no other state to shard"
+
+
+def _use_arguments(use: Use, strategy: Strategy) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "do_train": False, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False,
+        "report_to": "none", "gradient_checkpointing": False,
+    }  # fmt: skip
+    if strategy == "ddp" and use.trained_by in ZERO_STAGE:
+        arguments |= {"bf16": False, "fp16": False}  # no autocast over weights that are in that precision themselves
+    return arguments
 
 
 def _training_arguments(

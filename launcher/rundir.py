@@ -19,6 +19,10 @@ from pydantic import ValidationError
 from launcher.errors import LaunchError
 from launcher.plan import Plan
 
+MODEL_NOTE = "ascend_launch.json"
+"""Beside the weights in a model folder: the recipe that a text must go through before them, so that the folder alone is
+enough to predict with."""
+
 
 class RunDir:
     """One run's directory. Creating the object touches nothing; `create` makes the folder."""
@@ -55,6 +59,8 @@ class RunDir:
     def plog_dir(self) -> Path: return self.path / "plog"
     @property
     def agent_log(self) -> Path: return self.path / "agent.log"
+    @property
+    def chunks_path(self) -> Path: return self.path / "chunks"
     # fmt: on
 
     def attempt(self, number: int) -> Path:
@@ -148,6 +154,31 @@ class RunDir:
         if not self.plan_path.exists():
             return True
         return not self.metrics_path.exists() and not _changed(plan, self.plan())
+
+
+class Chunks:
+    """Rows on their way to the ranks of a prediction, and answers on their way back; see worker/predict.py."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._end = folder / "end"
+
+    def rows(self, number: int) -> Path:
+        return self.folder / f"in_{number}.json"
+
+    def answers(self, number: int) -> Path:
+        return self.folder / f"out_{number}.json"
+
+    def end(self) -> None:
+        """Say that no more rows come."""
+        self._end.touch()
+
+    def waiting(self) -> tuple[list[int], bool]:
+        """The chunks without answers, in order, and whether no more come."""
+        is_end = self._end.exists()  # asked first: all rows were there before it was
+        names = {entry.name for entry in os.scandir(self.folder)}
+        numbers = (n.removeprefix("in_").removesuffix(".json") for n in names if n.startswith("in_"))
+        return sorted(int(k) for k in numbers if f"out_{k}.json" not in names), is_end
 
 
 def _finished(path: Path) -> LaunchError:

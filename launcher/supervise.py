@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from launcher import rundir
-from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED
+from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, EXIT_USER, LaunchError
 from launcher.rundir import RunDir
 
 POLL_S = 0.1
+BUSY_POLL_S = 0.01
 KILL_MARGIN_S = 15.0
 """How long an agent that was told to stop may take beyond its ranks' grace before it is killed."""
 
@@ -29,9 +33,17 @@ class Outcome:
 
 
 def run(
-    argv: list[str], run_dir: RunDir, env: Mapping[str, str], on_event: Callable[[dict[str, Any]], None]
+    argv: list[str],
+    run_dir: RunDir,
+    env: Mapping[str, str],
+    on_event: Callable[[dict[str, Any]], None],
+    *,
+    on_poll: Callable[[], bool] | None = None,
 ) -> Outcome:
     """Run the agent to its end, handing every event on as it is written.
+
+    `on_poll` is called all the while and must not block; it returns whether it had something to do, and is then called
+    again at once. What it raises ends the agent.
 
     SIGINT and SIGTERM are passed to the agent once; its ranks then stop in their own time. A second SIGINT kills it.
     """
@@ -58,7 +70,10 @@ def run(
             if ended:
                 break
             stop.enforce()
-            time.sleep(POLL_S)
+            if on_poll is None:
+                time.sleep(POLL_S)
+            elif not on_poll():
+                time.sleep(BUSY_POLL_S)
     code = agent.returncode
     failure = rundir.read_json(run_dir.failure_path)
     if stop.signal is not None:
@@ -69,6 +84,29 @@ def run(
     elif code not in (EXIT_OK, EXIT_TERMINATED, EXIT_INTERRUPTED) and failure is None:
         failure = _agent_died(run_dir, 0)
     return Outcome(code, failure if code else None, rundir.read_json(run_dir.metrics_path))
+
+
+def tool(module: str, request: dict[str, Any]) -> dict[str, Any]:
+    """Have one process of the rank side carry out a request, and return its result. ^C ends it.
+
+    Raises:
+        LaunchError: what it said went wrong, or that it was killed.
+    """
+    with tempfile.TemporaryDirectory(prefix="ascend-launch-") as name:
+        folder = Path(name)
+        rundir.write_json(folder / "request.json", request)
+        # Where torch_npu is installed without CANN, `import torch` itself would fail.
+        env = os.environ | {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+        argv = [sys.executable, "-m", module, str(folder / "request.json")]
+        done = subprocess.run(argv, env=env, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        result, error = rundir.read_json(folder / "result.json"), rundir.read_json(folder / "error.json")
+    if result is not None and done.returncode == EXIT_OK:
+        return dict(result)
+    if error is not None and (error["hint"] or error["exit_code"] == EXIT_USER):
+        raise LaunchError(error["what"], hint=error["hint"], exit_code=error["exit_code"])
+    words = error["traceback"] if error else done.stderr.decode(errors="replace")[-4000:]
+    killed = f"was killed by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else "failed"
+    raise LaunchError(f"{words.rstrip()}\n{module} {killed}", exit_code=EXIT_JOB_FAILED)
 
 
 def foreground(run_dir: RunDir, env: Mapping[str, str]) -> int:

@@ -8,7 +8,7 @@ import sys
 import click
 
 from launcher import __version__
-from launcher.cli import check, launch, recipes, submit
+from launcher.cli import check, launch, recipes, results, submit
 from launcher.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USER, LaunchError
 
 DEFAULT_COMMAND = "run"
@@ -44,6 +44,9 @@ for command in (
     launch.run_command,
     launch.render_command,
     launch.plan_command,
+    results.eval_command,
+    results.predict_command,
+    results.export_command,
     check.doctor_command,
     check.explain_command,
     recipes.recipes_group,

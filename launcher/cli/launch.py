@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object a line.")
 def run_command(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, dry_run: bool, debug: bool, as_json: bool, **machine: Any) -> None:  # fmt: skip
     """Train RECIPE on every rank and leave rank 0's metrics. This is the default command."""
-    from launcher import rundir, show, supervise
-    from launcher.render import env, files
+    from launcher import rundir
 
     loaded, cluster, plan = decide(recipe, overrides, machine, debug=debug, pretend=dry_run)
     if dry_run:
@@ -43,8 +42,16 @@ def run_command(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, 
         return
     if debug and cluster.num_nodes > 1:
         raise LaunchError(f"--debug is one rank in this terminal, and there are {cluster.num_nodes} nodes ({plan.nodes_reason})", hint="add --nnodes 1")  # fmt: skip
-    run = _run_dir(run_dir, loaded, plan, None if debug else cluster.job, cluster.node_rank)
-    machine_facts = _require_health(plan, cluster)
+    run = run_directory(run_dir, loaded, plan, None if debug else cluster.job, cluster.node_rank)
+    launch(loaded, cluster, plan, run, as_json)
+
+
+def launch(loaded: Loaded, cluster: Cluster, plan: Plan, run: RunDir, as_json: bool) -> NoReturn:
+    """Carry a plan out in its run directory, show it, and end with its exit code."""
+    from launcher import rundir, show, supervise
+    from launcher.render import env, files
+
+    machine_facts = require_health(plan, cluster)
     user_env = dict(os.environ)
     files.write(files.texts(loaded, plan, run, user_env, cluster.node_rank), run)
     rows = env.variables(plan, run.path.resolve(), user_env)
@@ -52,7 +59,7 @@ def run_command(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, 
     rundir.append_event(run.events_path, {"event": "machine", **machine_facts})
     view = show.view(as_json, cluster.node_rank)
     view.plan(plan, run, loaded)
-    if debug:
+    if plan.debug:
         sys.exit(supervise.foreground(run, child_env))
     with view:
         outcome = supervise.run(files.agent_argv(run, cluster.node_rank), run, child_env, view.event)
@@ -60,7 +67,7 @@ def run_command(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, 
     sys.exit(outcome.exit_code)
 
 
-def _run_dir(given: Path | None, loaded: Loaded, plan: Plan, job: str | None, node_rank: int) -> RunDir:
+def run_directory(given: Path | None, loaded: Loaded, plan: Plan, job: str | None, node_rank: int) -> RunDir:
     """Where this node keeps its part of the run: as told, by the job's name, or a new folder for a single node."""
     from launcher import rundir
 
@@ -93,7 +100,7 @@ def explained(outcome: Outcome, run: RunDir) -> Report | None:
     return report
 
 
-def _require_health(plan: Plan, cluster: Cluster) -> dict[str, Any]:
+def require_health(plan: Plan, cluster: Cluster) -> dict[str, Any]:
     """The doctor's cheap checks, before anything is started; what the machine is, for the run's report.
 
     Raises:

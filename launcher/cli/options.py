@@ -12,7 +12,7 @@ from launcher.errors import LaunchError
 
 if TYPE_CHECKING:
     from launcher.cluster.model import Cluster
-    from launcher.plan import Options, Plan
+    from launcher.plan import Options, Plan, Supervision
     from launcher.spec import Loaded
 
 
@@ -73,6 +73,19 @@ def decide(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *,
     return loaded, cluster, plan.make(loaded, cluster, options, config)
 
 
+def supervision(machine: dict[str, Any]) -> Supervision:
+    """What the command line says of how ranks are watched."""
+    from launcher.plan import Supervision
+
+    return Supervision(
+        max_restarts=machine["max_restarts"],
+        hang_timeout_s=machine["hang_timeout"],
+        grace_s=machine["grace"],
+        join_timeout_s=machine["join_timeout"],
+        start_method=machine["start_method"],
+    )
+
+
 def inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *, debug: bool, pretend: bool) -> tuple[Loaded, Cluster, Options, dict[str, Any] | None]:  # fmt: skip
     from launcher import assets, plan, spec
     from launcher.cluster import detect, environment
@@ -95,14 +108,7 @@ def inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *,
         cluster = detect.here(device, os.environ, nodes)
     model = loaded.spec.model
     config = assets.model_config(model.name, model.revision)
-    supervision = plan.Supervision(
-        max_restarts=machine["max_restarts"],
-        hang_timeout_s=machine["hang_timeout"],
-        grace_s=machine["grace"],
-        join_timeout_s=machine["join_timeout"],
-        start_method=machine["start_method"],
-    )
-    options = plan.Options(nproc=nproc, nproc_source=source, debug=debug, supervision=supervision)
+    options = plan.Options(nproc=nproc, nproc_source=source, debug=debug, supervision=supervision(machine))
     return loaded, cluster, options, config
 
 

@@ -23,6 +23,7 @@ from launcher.explain import Lang, Report, language, render_text
 from launcher.history import History, stragglers
 from launcher.memory import SPEED_SOURCES, Row
 from launcher.plan import Plan
+from launcher.predict import Bad, Feed
 from launcher.render.env import Variable, hidden
 from launcher.rundir import RunDir
 from launcher.show import live
@@ -88,15 +89,14 @@ class View:
     def end(self, outcome: Outcome, run: RunDir, explained: Report | None, report_path: Path | None = None) -> None:
         """The table of epochs and the figures, or the failing rank's traceback, once, and what is known about it."""
         if outcome.failure is not None:
-            _failure(outcome.failure)
-            if explained is not None:
-                err.print(Text(render_text(explained, language())))
+            failure(outcome.failure, explained)
         elif outcome.exit_code == EXIT_OK and outcome.metrics:
-            out.print(_epochs(outcome.metrics))
+            out.print(_epochs(outcome.metrics) if "epochs" in outcome.metrics else Text(_figures(outcome.metrics)))
             matrix = outcome.metrics.get("final", {}).get("confusion_matrix")
             if matrix:
                 out.print(_confusion(matrix))
-            out.print(Text(_train_output(outcome.metrics)))
+            if "train" in outcome.metrics:
+                out.print(Text(_train_output(outcome.metrics)))
             out.print(Text(f"metrics: {run.metrics_path}"))
         elif outcome.exit_code == EXIT_OK:  # a script of the user's, which leaves no metrics of ours
             log = run.rank_log(max(run.last_attempt, 0), 0)
@@ -242,6 +242,50 @@ class JsonView(View):
         )
 
 
+def event_beside_data(event: dict[str, Any]) -> None:
+    """What a person should know while stdout carries data."""
+    if event.get("event") == "note":
+        err.print(Text(event["text"]))
+    elif event.get("event") == "restart":
+        err.print(Text(f"restart {event['attempt']} of {event['of']}: {event['what']}"))
+
+
+def bad_line(name: str, bad: Bad) -> None:
+    """One line of input that is passed over."""
+    err.print(Text(f"{name}:{bad.line}: {bad.reason}"))
+
+
+def predicted(feed: Feed) -> None:
+    """How many texts were labelled."""
+    bad = f"; {feed.num_bad} line{'s' if feed.num_bad > 1 else ''} passed over" if feed.num_bad else ""
+    err.print(Text(f"{feed.num_rows:,} text{'' if feed.num_rows == 1 else 's'} labelled{bad}"))
+
+
+def exported(result: Mapping[str, Any], as_json: bool) -> None:
+    """What `export` wrote."""
+    if as_json:
+        print(json.dumps(dict(result), indent=2, ensure_ascii=False))
+        return
+    for note in result["notes"]:
+        out.print(Text(note))
+    files = result["files"]
+    where = files[0] if len(files) == 1 else f"{len(files)} files"
+    out.print(Text(f"from       {result['source']}"))
+    out.print(
+        Text(
+            f"weights    {result['parameters']:,} numbers in {result['dtype']}, {result['bytes'] / 1e6:,.1f} MB in {where}"
+        )
+    )
+    out.print(Text(f"exported   {result['out']}"))
+
+
+def failure(failure: Mapping[str, Any], explained: Report | None) -> None:
+    """The failing rank's traceback or the user's mistake, and what is known about it."""
+    _failure(failure)
+    if explained is not None:
+        err.print(Text(render_text(explained, language())))
+
+
 def _data_lines(data: Mapping[str, Any]) -> list[str]:
     lines = []
     for name in ("train", "eval"):
@@ -258,7 +302,7 @@ def _data_lines(data: Mapping[str, Any]) -> list[str]:
         named = f" ({names[label]})" if isinstance(label, int) and label < len(names) else ""
         ids = ", ".join(map(str, sample["input_ids"][:12])) + (", ..." if len(sample["input_ids"]) > 12 else "")
         lines += [
-            f"sample     train row {sample['index']}, label {label}{named}",
+            f"sample     {'train' if data.get('train') else 'eval'} row {sample['index']}, label {label}{named}",
             f"           {textwrap.shorten(sample['text'], 100, placeholder=' ...')}",
             f"           {len(sample['input_ids'])} ids: {ids}",
         ]
@@ -426,6 +470,8 @@ def _plan_lines(plan: Plan, loaded: Loaded) -> Text:
         "precision": f"{plan.precision}  ({plan.precision_reason})",
         "batch": f"{batch.global_size} rows a step = {where.split(' (')[0]} x micro batch {batch.micro_size} x accumulation {batch.accumulation}",
     }  # fmt: skip
+    if plan.use is not None:
+        rows |= {"weights": plan.use.weights, "batch": f"{batch.eval_size} rows a rank"}
     if not plan.nodes_reason:
         del rows["nodes"]
     if plan.debug:
@@ -470,6 +516,13 @@ def _confusion(matrix: Sequence[Sequence[int]]) -> Table:
     for label, counts in enumerate(matrix):
         table.add_row(str(label), *map(str, counts))
     return table
+
+
+def _figures(metrics: Mapping[str, Any]) -> str:
+    """Of an evaluation without a training: every figure that is one number, as precise as it is."""
+    final = {name: value for name, value in metrics.get("final", {}).items() if isinstance(value, int | float)}
+    width = max(map(len, final), default=0)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in final.items())
 
 
 def _train_output(metrics: Mapping[str, Any]) -> str:

@@ -73,25 +73,26 @@ class PassedOver:
     reason: str
 
 
-def newest_whole(folder: Path) -> tuple[Checkpoint | None, list[PassedOver]]:
+def newest_whole(folder: Path, *, for_resuming: bool = True) -> tuple[Checkpoint | None, list[PassedOver]]:
     """The newest checkpoint whose every byte is what was written, and the newer ones that are not, with the reasons.
 
     Reads every file of each checkpoint that it looks at, in threads.
     """
     passed: list[PassedOver] = []
-    for step, path in reversed(_listed(folder)):
-        found = check(path, step)
+    for step, path in reversed(listed(folder)):
+        found = check(path, step, for_resuming=for_resuming)
         if isinstance(found, Checkpoint):
             return found, passed
         passed.append(found)
     return None, passed
 
 
-def check(path: Path, step: int) -> Checkpoint | PassedOver:
-    """Whether one folder is whole, with the first reason why not."""
+def check(path: Path, step: int, *, for_resuming: bool = True) -> Checkpoint | PassedOver:
+    """Whether one folder is whole, with the first reason why not. One of weights alone is whole too, unless a training
+    is to go on from it."""
     try:
         manifest = rundir.read_json(path / MANIFEST)
-        reason = _wrong_manifest(path, step, manifest) or _wrong_files(path, manifest)
+        reason = _wrong_manifest(path, step, manifest, for_resuming) or _wrong_files(path, manifest)
     except OSError as error:
         return PassedOver(path, f"cannot be read: {error.strerror}")
     except (KeyError, TypeError, AttributeError):
@@ -99,7 +100,13 @@ def check(path: Path, step: int) -> Checkpoint | PassedOver:
     return PassedOver(path, reason) if reason else Checkpoint(path, step, manifest)
 
 
-def _wrong_manifest(path: Path, step: int, manifest: Any) -> str | None:
+def step_of(path: Path) -> int:
+    """The step that a checkpoint's name tells; -1 for another name, which no manifest agrees with."""
+    match = _NAME.fullmatch(path.name)
+    return int(match[1]) if match else -1
+
+
+def _wrong_manifest(path: Path, step: int, manifest: Any, for_resuming: bool) -> str | None:
     if (path / UNFINISHED).exists():
         return f"is marked as incomplete by {UNFINISHED}"
     if manifest is None:
@@ -111,10 +118,10 @@ def _wrong_manifest(path: Path, step: int, manifest: Any) -> str | None:
         return f"was written by ascend-launch {manifest['launcher']} in format {manifest['format']}, not {FORMAT}"
     if manifest["step"] != step:
         return f"its manifest is of step {manifest['step']}"
-    if not manifest["resumable"]:
+    if not manifest["resumable"] and for_resuming:
         return "holds weights only, since save_only_model is set"
     names = {row["name"] for row in manifest["files"]}
-    needed = {TRAINER_STATE, *(state_file(rank) for rank in range(manifest["world_size"]))}
+    needed = {TRAINER_STATE, *(state_files(manifest))}
     missing = sorted(needed - names)
     return f"its manifest has no {missing[0]}" if missing else None
 
@@ -137,7 +144,7 @@ def _wrong_files(path: Path, manifest: dict[str, Any]) -> str | None:
         if digest != row["sha256"]:
             return f"{row['name']} {digest}" if " " in digest else f"{row['name']} is damaged: its SHA-256 differs"
     # Whoever can change a file can change the manifest; what is not a safetensors file is not opened any further.
-    return next(filter(None, (_unreadable(path / state_file(r)) for r in range(manifest["world_size"]))), None)
+    return next(filter(None, (_unreadable(path / name) for name in state_files(manifest))), None)
 
 
 def _unreadable(path: Path) -> str | None:
@@ -165,7 +172,12 @@ def state_file(rank: int) -> str:
     return f"state_{rank}.safetensors"
 
 
-def _listed(folder: Path) -> list[tuple[int, Path]]:
+def state_files(manifest: dict[str, Any]) -> list[str]:
+    """The names of the ranks' files; none where weights alone were saved."""
+    return [state_file(rank) for rank in range(manifest["world_size"])] if manifest["resumable"] else []
+
+
+def listed(folder: Path) -> list[tuple[int, Path]]:
     """Folders named checkpoint-<step>, by step."""
     if not folder.is_dir():
         return []
@@ -284,12 +296,12 @@ class Store:
             "resumable": not trainer.args.save_only_model,
         }
         seal(aside, facts, files)
-        _sync_folder(aside)
+        sync_folder(aside)
         target = self.folder / f"checkpoint-{step}"
         if target.exists():  # one that was passed over, or of the same step before an interruption
             _remove(target)
         aside.replace(target)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
 
     def _abandon(self, step: int, aside: Path, failure: str) -> None:
         self.failures_in_a_row += 1
@@ -307,7 +319,7 @@ class Store:
         limit = trainer.args.save_total_limit
         if limit is None or limit <= 0:
             return
-        mine = [(step, path) for step, path in _listed(self.folder) if (path / MANIFEST).exists()]
+        mine = [(step, path) for step, path in listed(self.folder) if (path / MANIFEST).exists()]
         keep = {step for step, _ in mine[-limit:]} | {self.saved_step, trainer.state.best_global_step}
         for step, path in mine:
             if step not in keep:
@@ -346,7 +358,8 @@ def _synced(path: Path, root: Path) -> Written:
     return Written(str(path.relative_to(root)), path.stat().st_size, _sha256(path))
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Wait until the folder's own entries are on the disk."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -384,6 +397,8 @@ class ResumableTrainer(Trainer):
     stop: Stop
     plan: Plan
 
+    note: dict[str, Any]
+    """rundir.MODEL_NOTE's content."""
     epochs: list[dict[str, Any]]
     """metrics.json's `epochs`; the table of `callbacks.Progress`."""
     evaluation_is_due = False
@@ -425,6 +440,7 @@ class ResumableTrainer(Trainer):
     def write_model(self, folder: Path, weights: Any) -> None:
         """Model and tokenizer in Hugging Face format; without training_args.bin, a pickle that nothing of ours reads."""
         self.model.save_pretrained(str(folder), state_dict=weights)
+        rundir.write_json(folder / rundir.MODEL_NOTE, self.note)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(str(folder))
 

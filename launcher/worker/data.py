@@ -23,7 +23,7 @@ from launcher import __version__, rundir
 from launcher.errors import LaunchError
 from launcher.rundir import RunDir
 from launcher.spec import RecipeSpec, Split
-from launcher.worker import cache, prompts, sameness
+from launcher.worker import cache, prompts, sameness, weights
 from launcher.worker import model as models
 
 if TYPE_CHECKING:
@@ -61,15 +61,21 @@ class Prepared:
     tokenizer_path: str
     num_labels: int
     label_names: tuple[str, ...]
-    train: SplitFacts
+    train: SplitFacts | None
+    """None where nothing is trained."""
     eval: SplitFacts | None
     answer_ids: tuple[tuple[int, ...], ...] | None
     """causal-lm: the tokens of each label's answer, its end-of-turn token last."""
     sample: dict[str, Any]
-    """One training row as the model sees it: text, label, input_ids, and the ids as text again."""
+    """One row as the model sees it, of the training split where there is one: text, label, input_ids, and the ids as
+    text again."""
     notes: tuple[str, ...]
     digests: dict[str, str] = field(default_factory=dict)
     """Of what must be the same on every node of a job: rows, tokenizer, model."""
+    adapter_path: str | None = None
+    """Where trained weights are used that are an adapter's: its folder; `model_path` is then the model below it."""
+    weights: dict[str, Any] | None = None
+    """Where trained weights are used: which, for metrics.json."""
 
     @classmethod
     def load(cls, path: Path) -> Prepared | None:
@@ -80,7 +86,7 @@ class Prepared:
         facts = {k: SplitFacts(**value[k]) for k in ("train", "eval") if value[k] is not None}
         answers = value["answer_ids"] and tuple(map(tuple, value["answer_ids"]))
         names, notes = tuple(value["label_names"]), tuple(value["notes"])
-        prepared = cls(**{**value, "eval": None, **facts, "answer_ids": answers, "label_names": names, "notes": notes})
+        prepared = cls(**{**value, **facts, "answer_ids": answers, "label_names": names, "notes": notes})
         here = [facts[k].path for k in facts] + [prepared.model_path, prepared.tokenizer_path]
         return prepared if all(Path(p).exists() for p in here) else None
 
@@ -94,16 +100,21 @@ def prepare(plan: Plan, run_dir: RunDir) -> Prepared:
         LaunchError: anything about data, tokenizer or model folder that the user can mend.
     """
     _quiet()
-    recipe = plan.recipe
-    folder = models.locate(recipe)
-    tokenizer = models.load_tokenizer(recipe, folder)
+    recipe, seed = plan.recipe, plan.training_arguments.get("seed", 42)
+    trained = weights.trained(recipe, plan.use.weights, seed=seed) if plan.use is not None else None
+    folder = trained.model if trained else models.locate(recipe)
+    tokenizer_folder = models.tokenizer_folder(recipe, trained.tokenizer if trained else folder)
+    tokenizer = models.load_tokenizer(recipe, tokenizer_folder)
     config = models.load_config(recipe, folder)
-    raw = {"train": _rows(recipe, recipe.data.train)}
-    if recipe.data.eval is not None:
-        raw["eval"] = _rows(recipe, recipe.data.eval)
     num_labels = models.num_labels(recipe)
-    label_names = _label_names(recipe, raw["train"], num_labels)
-    splits = {"train": recipe.data.train, "eval": recipe.data.eval or recipe.data.train}
+    if trained is not None:
+        models.check_labels(recipe, config, trained.folder, has_head=trained.base is None)
+    splits: dict[str, Split] = {} if trained else {"train": recipe.data.train}
+    if recipe.data.eval is not None:
+        splits["eval"] = recipe.data.eval
+    raw = {name: _rows(recipe, split) for name, split in splits.items()}
+    first = next(iter(raw))
+    label_names = _label_names(recipe, raw[first], num_labels)
     labels = {name: _labels(recipe, rows, splits[name], label_names) for name, rows in raw.items()}
     notes = list(models.notes(recipe, tokenizer, config))
     notes += _selection_notes(recipe, raw)
@@ -115,20 +126,20 @@ def prepare(plan: Plan, run_dir: RunDir) -> Prepared:
         name: _tokenise(rows, labels[name], contents[name], encode.ids, [tokenizer_key, settings], recipe)
         for name, rows in raw.items()
     }  # fmt: skip
-    model_path, is_random = models.with_weights(recipe, folder, seed=plan.training_arguments.get("seed", 42))
+    model_path, is_random = (folder, False) if trained else models.with_weights(recipe, folder, seed=seed)
     if is_random:
         notes.append(f"{folder} has no weights: training starts from random ones, made from its config")
     prepared = Prepared(
         key=cache.key([f.path for f in facts.values()]),
         model_path=str(model_path),
         model_is_random=is_random,
-        tokenizer_path=str(models.tokenizer_folder(recipe, folder)),
+        tokenizer_path=str(tokenizer_folder),
         num_labels=num_labels,
         label_names=label_names,
-        train=facts["train"],
+        train=facts.get("train"),
         eval=facts.get("eval"),
         answer_ids=encode.answer_ids,
-        sample=_sample(facts["train"], raw["train"], recipe, tokenizer),
+        sample=_sample(facts[first], raw[first], recipe, tokenizer),
         notes=tuple(notes),
         digests={
             **{f"{name} data": content[: sameness.DIGEST_LETTERS] for name, content in contents.items()},
@@ -137,6 +148,8 @@ def prepare(plan: Plan, run_dir: RunDir) -> Prepared:
             # Random ones are made from the config and the seed, here as everywhere.
             "model weights": "random" if is_random else sameness.of_weights(model_path),
         },
+        adapter_path=str(trained.folder) if trained and trained.base else None,
+        weights=trained.facts() if trained else None,
     )
     rundir.write_json(run_dir.data_path, asdict(prepared))
     return prepared

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from launcher.errors import LaunchError
 
 if TYPE_CHECKING:
+    import torch
     from transformers import Trainer, TrainingArguments
 
     from launcher.plan import Plan
@@ -76,6 +77,18 @@ def prepare_env(plan: Plan, env: MutableMapping[str, str]) -> None:
         env.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1")
     if env.get("WORLD_SIZE") == "1" and "MASTER_ADDR" not in env:
         env.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+
+
+def place(plan: Plan, rank: Rank) -> torch.device:
+    """The device of a rank that needs no process group: its card, or the CPU."""
+    import torch
+
+    if plan.device == "cpu":
+        return torch.device("cpu")
+    import torch_npu  # noqa: F401  # adds the device
+
+    torch.npu.set_device(rank.local_index)
+    return torch.device("npu", rank.local_index)
 
 
 def init_process_group(plan: Plan, *, timeout_s: float) -> None:
@@ -201,6 +214,23 @@ def check_engine(plan: Plan, trainer: Trainer) -> dict[str, Any]:
     else:
         found |= _check_ddp(plan, trainer)
     return found
+
+
+def check_evaluation_engine(plan: Plan, trainer: Trainer) -> dict[str, Any]:
+    """As `check_engine`, for a model that only evaluates: whole on every rank, or in ZeRO-3's shards."""
+    model = trainer.model_wrapped
+    found: dict[str, Any] = {
+        "engine": type(model).__name__,
+        "world_size": trainer.accelerator.num_processes,
+        "backend": plan.backend,
+        "device": str(trainer.args.device),
+        "precision": plan.precision,
+    }
+    _same("accelerate's num_processes", found["world_size"], "the plan's number of ranks", plan.world_size)
+    if plan.zero_stage is not None:
+        return found | _check_deepspeed(plan, model)
+    total = sum(p.numel() for p in model.parameters())
+    return found | {"parameters": total, "local_parameters": total}
 
 
 def _check_deepspeed(plan: Plan, model: Any) -> dict[str, Any]:

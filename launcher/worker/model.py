@@ -53,7 +53,7 @@ def locate(recipe: RecipeSpec) -> Path:
         raise LaunchError(f"model.name {name!r} is a file", hint="name its folder, and a GGUF file as model.gguf_file")
     if name.startswith(("/", ".", "~")) or len(name.split("/")) not in _HUB_ID_PARTS:
         raise LaunchError(f"model.name {name!r}: no such folder", hint="check the path, or name a hub id as org/model")
-    folder = _snapshot(name, recipe.model.revision, recipe.model.hub, gguf_file=recipe.model.gguf_file)
+    folder = snapshot(name, recipe.model.revision, recipe.model.hub, gguf_file=recipe.model.gguf_file)
     return _checked(folder, recipe.model.gguf_file)
 
 
@@ -63,7 +63,7 @@ def tokenizer_folder(recipe: RecipeSpec, folder: Path) -> Path:
     if other is None:
         return folder
     path = Path(other).expanduser()
-    return path if path.is_dir() else _snapshot(other, None, recipe.model.hub, weights=False)
+    return path if path.is_dir() else snapshot(other, None, recipe.model.hub, weights=False)
 
 
 def load_tokenizer(recipe: RecipeSpec, folder: Path) -> Any:
@@ -111,6 +111,19 @@ def load_config(recipe: RecipeSpec, folder: Path) -> Any:
         ) from error
 
 
+def check_labels(recipe: RecipeSpec, config: Any, folder: Path, *, has_head: bool) -> None:
+    """Refuse trained weights whose head has another number of labels than the recipe.
+
+    Raises:
+        LaunchError: names both numbers.
+    """
+    if recipe.model.task == "sequence-classification" and has_head and config.num_labels != num_labels(recipe):
+        raise LaunchError(
+            f"{folder}: was trained for {config.num_labels} labels, the recipe has {num_labels(recipe)}",
+            hint="use the recipe that it was trained with; data.eval may be another",
+        )
+
+
 def notes(recipe: RecipeSpec, tokenizer: Any, config: Any) -> list[str]:
     """What the user should know about this tokenizer with this model.
 
@@ -146,7 +159,7 @@ def with_weights(recipe: RecipeSpec, folder: Path, *, seed: int) -> tuple[Path, 
             config = load_config(recipe, folder)
             config.num_labels = num_labels(recipe)
             torch.manual_seed(seed)
-            _auto_class(recipe).from_config(config, dtype=torch.float32).save_pretrained(target)
+            auto_class(recipe).from_config(config, dtype=torch.float32).save_pretrained(target)
     return target, True
 
 
@@ -177,7 +190,7 @@ def _dequantised(folder: Path, gguf_file: str) -> Path:
 
 def _checked(folder: Path, gguf_file: str | None) -> Path:
     if gguf_file is None:
-        _check_folder(folder)
+        check_folder(folder)
         return folder
     if not (folder / gguf_file).is_file():
         raise LaunchError(f"{folder / gguf_file}: no such file", hint="check model.gguf_file")
@@ -188,7 +201,12 @@ def _checked(folder: Path, gguf_file: str | None) -> Path:
                           hint="pip install 'ascend-launch[gguf]', or name a folder of safetensors") from error  # fmt: skip
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Look at the files of a model folder without reading weights.
+
+    Raises:
+        LaunchError: no config, or weight files missing or cut short.
+    """
     try:
         names = {p.name for p in folder.iterdir()}
     except OSError as error:
@@ -222,7 +240,12 @@ def _check_safetensors(path: Path) -> None:
         raise LaunchError(f"{path}: cannot be read: {_first_line(error)}", hint="download the model again") from error
 
 
-def _snapshot(name: str, revision: str | None, hub: str, *, gguf_file: str | None = None, weights: bool = True) -> Path:
+def snapshot(name: str, revision: str | None, hub: str, *, gguf_file: str | None = None, weights: bool = True) -> Path:
+    """A hub's model as a folder of this machine, downloaded now if need be.
+
+    Raises:
+        LaunchError: no such id, no access, or no network and not in the cache.
+    """
     if hub == "modelscope":
         return _modelscope_snapshot(name, revision)
     from huggingface_hub import errors, snapshot_download
@@ -301,10 +324,11 @@ def load_model(plan: Plan, prepared: Prepared, tokenizer: Any) -> torch.nn.Modul
         }
     attention = recipe.model.attn_implementation
     try:
-        model = _auto_class(recipe).from_pretrained(
+        model, loading = auto_class(recipe).from_pretrained(
             prepared.model_path,
-            dtype=_load_dtype(plan),
+            dtype=_load_dtype(plan, has_adapter=bool(recipe.adapter or prepared.adapter_path)),
             trust_remote_code=False,
+            output_loading_info=True,
             **labels,
             **({"attn_implementation": attention} if attention else {}),
         )
@@ -313,18 +337,21 @@ def load_model(plan: Plan, prepared: Prepared, tokenizer: Any) -> torch.nn.Modul
                           hint="use a model whose architecture transformers has with that head") from error  # fmt: skip
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     model.config.pad_token_id = tokenizer.pad_token_id
+    if plan.use is not None:
+        return _with_trained_adapter(plan, prepared, model, sorted(loading["missing_keys"]))
     return model if recipe.adapter is None else _with_adapter(plan, model)
 
 
-def _load_dtype(plan: Plan) -> torch.dtype:
+def _load_dtype(plan: Plan, *, has_adapter: bool) -> torch.dtype:
     # DeepSpeed keeps fp32 master weights itself, and frozen weights under LoRA need none. DDP and FSDP2 train the very
     # weights that are loaded, and a bf16 weight would lose updates smaller than 1/256 of it.
-    if plan.zero_stage is not None or plan.recipe.adapter is not None:
+    if plan.computes_in_weights or has_adapter:
         return _DTYPE[plan.precision]
     return torch.float32
 
 
-def _auto_class(recipe: RecipeSpec) -> Any:
+def auto_class(recipe: RecipeSpec) -> Any:
+    """transformers' class for the recipe's task."""
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     return AutoModelForCausalLM if recipe.model.task == "causal-lm" else AutoModelForSequenceClassification
@@ -350,10 +377,45 @@ def _with_adapter(plan: Plan, model: Any) -> torch.nn.Module:
     except ValueError as error:
         raise LaunchError(f"adapter: {_first_line(error)}", hint="name modules of this model, or all-linear") from error
     if plan.zero_stage is None:
-        # The head that is trained beside the adapter came in the frozen weights' precision; see _load_dtype.
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+        _widen_trained(model)
+    return model
+
+
+def _widen_trained(model: torch.nn.Module) -> None:
+    # The head that is trained beside the adapter came in the frozen weights' precision; see _load_dtype.
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def _with_trained_adapter(plan: Plan, prepared: Prepared, model: Any, missing: list[str]) -> torch.nn.Module:
+    """A model that is not trained any more: with its adapter, if it has one, and with no weight left to chance."""
+    path = prepared.adapter_path
+    if path is None:
+        if missing:
+            raise LaunchError(f"{prepared.model_path}: has no {missing[0]} for {plan.recipe.model.task}",
+                              hint="name a model that was trained for this task")  # fmt: skip
+        return model
+    try:
+        import peft
+    except ImportError as error:
+        raise LaunchError(f"{path} is an adapter, but peft is not installed",
+                          hint="pip install 'ascend-launch[lora]'") from error  # fmt: skip
+    try:
+        if plan.zero_stage == 3:
+            raise ValueError("an adapter's model cannot be sharded here")
+        # As if to be trained, so that the weights have the precision that they had in training.
+        model = peft.PeftModel.from_pretrained(model, path, is_trainable=True)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise LaunchError(f"{path}: does not fit {prepared.model_path}: {_first_line(error)}",
+                          hint="name the model that it was trained on, as model.name of the recipe") from error  # fmt: skip
+    renewed = {name.removeprefix("base_model.model.").replace(".modules_to_save.default", "")
+               for name, _ in model.named_parameters() if ".modules_to_save." in name}  # fmt: skip
+    if left := [name for name in missing if name not in renewed]:
+        raise LaunchError(f"neither {path} nor its model has {left[0]}",
+                          hint=f"name an adapter that was trained for {plan.recipe.model.task}")  # fmt: skip
+    if not plan.computes_in_weights:
+        _widen_trained(model)
     return model
 
 
@@ -371,6 +433,10 @@ class Task(Protocol):
 
     def evaluate(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Predicted label (int64) and loss (fp32) of each row, both of shape (rows,), on the batch's device."""
+
+    def scores(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """Score of each label for each row, fp32, shape (rows, labels); their softmax is the labels' probability. The
+        labels of the batch are not looked at."""
 
 
 def task(plan: Plan, prepared: Prepared, tokenizer: Any, model: torch.nn.Module) -> Task:
@@ -402,14 +468,14 @@ class Classification:
 
     def losses(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
         return functional.cross_entropy(
-            self._logits(model, batch), batch["labels"], reduction="none", label_smoothing=self._smoothing
+            self.scores(model, batch), batch["labels"], reduction="none", label_smoothing=self._smoothing
         )
 
     def evaluate(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        logits = self._logits(model, batch)
+        logits = self.scores(model, batch)
         return logits.argmax(-1), functional.cross_entropy(logits, batch["labels"], reduction="none")
 
-    def _logits(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    def scores(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
         logits: Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         return logits.float()
 
@@ -448,13 +514,19 @@ class Answering:
     def evaluate(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         logits = self._answer_logits(model, batch)
         losses = self._mean_loss(logits, batch["targets"], 0.0)
+        return self._scores(model, batch, logits).argmax(-1), losses
+
+    def scores(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return self._scores(model, batch, self._answer_logits(model, batch) if self._one_token else None)
+
+    def _scores(self, model: torch.nn.Module, batch: dict[str, Tensor], logits: Tensor | None) -> Tensor:
         if self._one_token:
+            assert logits is not None
             # All answers share the prompt, so one forward scores them all at the position of their first token.
             first = (batch["targets"] != IGNORED).int().argmax(-1)
             here = logits[torch.arange(len(first), device=first.device), first]
-            return here[:, [a[0] for a in self._answers]].argmax(-1), losses
-        scores = [self._score(model, batch, answer) for answer in self._answers]
-        return torch.stack(scores, dim=-1).argmax(-1), losses
+            return here[:, [a[0] for a in self._answers]]
+        return torch.stack([self._score(model, batch, answer) for answer in self._answers], dim=-1)
 
     def _score(self, model: torch.nn.Module, batch: dict[str, Tensor], answer: list[int]) -> Tensor:
         prompts = [

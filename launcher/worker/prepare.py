@@ -6,7 +6,7 @@ from launcher import rundir
 from launcher.errors import LaunchError
 from launcher.plan import Plan
 from launcher.rundir import RunDir
-from launcher.worker import data, ops
+from launcher.worker import data, ops, predict
 
 
 def main(run: RunDir) -> None:
@@ -17,7 +17,9 @@ def main(run: RunDir) -> None:
     """
     plan = run.plan()
     ops.load(plan, lambda text: rundir.append_event(run.events_path, {"event": "note", "text": text}))
-    if plan.recipe.script is None:
+    if plan.use is not None and plan.use.mode == "predict":
+        predict.prepare(plan, run)
+    elif plan.recipe.script is None:
         data.prepare(plan, run)
 
 

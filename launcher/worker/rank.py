@@ -17,7 +17,7 @@ from launcher import rundir
 from launcher.errors import EXIT_JOB_FAILED, EXIT_TERMINATED, LaunchError
 from launcher.plan import Plan
 from launcher.rundir import RunDir
-from launcher.worker import data, device, failure, heartbeat, preempt
+from launcher.worker import data, device, failure, heartbeat, predict, preempt, weights
 from launcher.worker import model as models
 from launcher.worker.callbacks import Beats, Events, Progress
 from launcher.worker.checkpoint import Store
@@ -36,7 +36,7 @@ DEFAULT_TIMEOUT_S = 1800
 def preload(plan: Plan) -> None:
     """Import what ranks of this plan will need, so that forked ones find it loaded. Touches no device."""
     os.environ["DS_ACCELERATOR"] = plan.device  # read when deepspeed is imported
-    if plan.recipe.script is None:
+    if plan.recipe.script is None and (plan.use is None or plan.use.mode == "eval"):
         import datasets
         import evaluate
         import sklearn.metrics
@@ -46,13 +46,17 @@ def preload(plan: Plan) -> None:
         import deepspeed
 
         del deepspeed
-    if plan.recipe.adapter is not None:
+    if plan.recipe.adapter is not None or _has_adapter(plan):
         import importlib.util
 
         if importlib.util.find_spec("peft") is not None:
             import peft
 
             del peft
+
+
+def _has_adapter(plan: Plan) -> bool:
+    return plan.use is not None and (Path(plan.use.weights) / weights.ADAPTER).is_file()
 
 
 def main(run_dir: Path, attempt: int = 0) -> None:
@@ -73,7 +77,9 @@ def main(run_dir: Path, attempt: int = 0) -> None:
         else:
             preempt.install(run.error_path(attempt, index), index)
             heartbeat.dump_stacks_on_signal(run.attempt(attempt) / f"stacks_{index}.txt")
-            _train(plan, run, rank, Heart(run.attempt(attempt) / f"beat_{index}"))
+            heart = Heart(run.attempt(attempt) / f"beat_{index}")
+            work = _train if plan.use is None else _evaluate if plan.use.mode == "eval" else predict.main
+            work(plan, run, rank, heart)
     except Preempted:
         device.leave_process_group()
         raise SystemExit(EXIT_TERMINATED) from None
@@ -83,16 +89,7 @@ def main(run_dir: Path, attempt: int = 0) -> None:
 
 
 def _train(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
-    heart.beat("starting", 0)
-    device.prepare_env(plan, os.environ)
-    device.set_threads()
-    events = Events(run.events_path, enabled=rank.is_first)
-    prepared = data.prepared_for(plan, run)
-    for text in prepared.notes:
-        events.emit("note", text=text)
-    events.emit(
-        "start", world_size=plan.world_size, strategy=plan.strategy, precision=plan.precision, device=plan.device
-    )
+    prepared, events = _begin(plan, run, rank, heart)
     trainer, progress = _build(plan, run, rank, prepared, events, heart)
     found = trainer.store.find()
     heart.beat("wrapping the model")
@@ -107,6 +104,45 @@ def _train(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
         events.emit("model", path=str(run.model_dir))
         _write_results(plan, run, trainer, progress, final, output.metrics)
         events.emit("end", **{k: v for k, v in final.items() if isinstance(v, int | float)})
+
+
+def _evaluate(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
+    """Evaluate trained weights once, as the training did after an epoch."""
+    prepared, events = _begin(plan, run, rank, heart)
+    trainer, _ = _build(plan, run, rank, prepared, events, heart)
+    heart.beat("wrapping the model")
+    events.emit("engine", **trainer.wrap_for_evaluation())
+    try:
+        trainer.evaluate()
+    except EvaluationStopped:
+        raise Preempted from None
+    if rank.is_first:
+        assert trainer.predictions is not None and plan.use is not None
+        final = _plain(trainer.figures)
+        rundir.write_text(run.predictions_path, "".join(trainer.predictions.lines()))
+        rundir.write_json(run.metrics_path, {**_facts(plan), "checkpoint": prepared.weights, "final": final})
+        events.emit("end", **{k: v for k, v in final.items() if isinstance(v, int | float)})
+
+
+def _begin(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> tuple[data.Prepared, Events]:
+    heart.beat("starting", 0)
+    device.prepare_env(plan, os.environ)
+    device.set_threads()
+    events = Events(run.events_path, enabled=rank.is_first)
+    prepared = data.prepared_for(plan, run)
+    for text in prepared.notes:
+        events.emit("note", text=text)
+    events.emit("start", **_facts(plan))
+    return prepared, events
+
+
+def _facts(plan: Plan) -> dict[str, Any]:
+    return {
+        "world_size": plan.world_size,
+        "strategy": plan.strategy,
+        "precision": plan.precision,
+        "device": plan.device,
+    }
 
 
 def _build(
@@ -133,11 +169,12 @@ def _build(
         model=model,
         args=args,
         processing_class=tokenizer,
-        train_dataset=data.open_split(prepared.train),
+        train_dataset=data.open_split(prepared.train) if prepared.train else None,
         eval_dataset=data.open_split(prepared.eval) if prepared.eval else None,
     )
     progress = Progress(trainer, events)
     trainer.epochs = progress.epochs
+    trainer.note = weights.note(plan, prepared.label_names)
     trainer.store = Store(run.checkpoints, plan, peers, events, heart)
     trainer.stop = Stop(trainer, peers, events)
     rates = Rates(trainer.meter, peers, events)
@@ -176,13 +213,7 @@ def _write_results(
         "total_flos": state.total_flos,
         "epoch": state.epoch,
     }
-    facts = {
-        "world_size": plan.world_size,
-        "strategy": plan.strategy,
-        "precision": plan.precision,
-        "device": plan.device,
-    }
-    rundir.write_json(run.metrics_path, {**facts, "epochs": progress.epochs, "final": final, "train": figures})
+    rundir.write_json(run.metrics_path, {**_facts(plan), "epochs": progress.epochs, "final": final, "train": figures})
 
 
 def _run_script(script: Path, run: RunDir) -> None:

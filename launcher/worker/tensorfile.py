@@ -21,7 +21,7 @@ from torch import Tensor
 
 from launcher.errors import LaunchError
 
-_DTYPES = {
+DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
@@ -89,7 +89,7 @@ class TensorFile:
 
     def dtype(self, name: str) -> torch.dtype:
         code = self._file.get_slice(name).get_dtype()
-        return next(dtype for dtype, known in _DTYPES.items() if known == code)
+        return next(dtype for dtype, known in DTYPES.items() if known == code)
 
     def whole(self, name: str) -> Tensor:
         return self._file.get_tensor(name)
@@ -108,7 +108,7 @@ def _header(entries: list[tuple[str, Tensor]], text: str) -> bytes:
     offset = 0
     for name, tensor in entries:
         end = offset + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
         offset = end
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)

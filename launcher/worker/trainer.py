@@ -10,8 +10,10 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
 from transformers import TrainerControl
+from transformers.integrations.deepspeed import deepspeed_init
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from launcher import rundir
 from launcher.errors import LaunchError
 from launcher.plan import Plan
 from launcher.worker import device, metrics
@@ -46,7 +48,7 @@ class RecipeTrainer(ResumableTrainer):
     control: TrainerControl
 
     def __init__(
-        self, *, plan: Plan, rank: Rank, task: Task, num_labels: int, train_dataset: Dataset,
+        self, *, plan: Plan, rank: Rank, task: Task, num_labels: int, train_dataset: Dataset | None,
         eval_dataset: Dataset | None, **options: Any,
     ) -> None:  # fmt: skip
         device.allow_fsdp_on_cpu(plan)
@@ -131,9 +133,25 @@ class RecipeTrainer(ResumableTrainer):
         super().save_model(output_dir, _internal_call)
         # Trainer leaves a pickle of its arguments there; plan.json says the same, and a model folder should run no code.
         if self.args.should_save:
-            Path(output_dir or str(self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            folder = Path(output_dir or str(self.args.output_dir))
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            rundir.write_json(folder / rundir.MODEL_NOTE, self.note)
 
     # -- evaluation ------------------------------------------------------------------------------------------------
+
+    def wrap_for_evaluation(self) -> dict[str, Any]:
+        """Place the model where evaluation runs without a training before it: whole, or in ZeRO-3's shards.
+
+        Returns:
+            What was found, as `check_engine`.
+        """
+        if self.plan.zero_stage == 3:
+            deepspeed_init(self, num_training_steps=0, inference=True)
+            self.model_wrapped = self.deepspeed = self.accelerator.prepare(self.model)
+        else:
+            # In place: on the device, and under autocast where the training was.
+            self.accelerator.prepare_model(self.model, evaluation_mode=True)
+        return device.check_evaluation_engine(self.plan, self)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"

@@ -15,7 +15,7 @@ LAYERS = [
     {"cli"},
     {"show"},
     {"submit"},
-    {"doctor", "report", "supervise", "explain"},
+    {"doctor", "report", "supervise", "explain", "trained", "predict"},
     {"render", "rundir", "history"},
     {"plan"},
     {"memory"},

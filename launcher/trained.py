@@ -1,0 +1,93 @@
+"""Trained weights that are named on the command line: where they are, and with which recipe they were trained."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from launcher import rundir
+from launcher.errors import LaunchError
+from launcher.rundir import RunDir
+from launcher.spec import Data, Model, RecipeSpec, Strategy
+
+HEADS = {"ForSequenceClassification": "sequence-classification", "ForCausalLM": "causal-lm"}
+"""How an architecture's name in config.json ends, and the task it is for."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What `--checkpoint` and `--model` name. Nothing has been read but small JSON files."""
+
+    name: str
+    """A folder by its absolute path, or a hub id."""
+    run: RunDir | None
+    """The run directory that it is or lies in."""
+
+    def trained_by(self) -> Strategy | None:
+        """The strategy that made them, where they tell."""
+        if self.run is not None:
+            return self.run.plan().strategy
+        strategy = (rundir.read_json(Path(self.name) / rundir.MODEL_NOTE) or {}).get("strategy")
+        return strategy if strategy in get_args(Strategy) else None
+
+
+def find(text: str, option: str) -> Weights:
+    """A folder (a model, an adapter, a checkpoint, a run directory), or a hub id.
+
+    Raises:
+        LaunchError: neither; the words name `option`.
+    """
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return Weights(str(path.resolve()), _run_of(path.resolve()))
+    if path.exists():
+        raise LaunchError(f"{option} {text}: is a file", hint="name its folder")
+    if text.startswith(("/", ".", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text):
+        raise LaunchError(f"{option} {text}: no such folder", hint="name a run directory, a checkpoint, a model folder or a hub id")  # fmt: skip
+    return Weights(text, None)
+
+
+def _run_of(path: Path) -> RunDir | None:
+    # runs/R, runs/R/model or runs/R/checkpoints/checkpoint-N
+    return next((run for run in map(RunDir, (path, *path.parents[:2])) if run.plan_path.is_file()), None)
+
+
+def recipe_of(weights: Weights) -> RecipeSpec:
+    """How texts become rows for these weights: the recipe they were trained with, as far as it is known.
+
+    From the run directory, from the note that a training leaves beside its model, or from config.json, which says
+    enough for a classification head.
+
+    Raises:
+        LaunchError: a causal LM of which nobody knows the prompt and the answers.
+    """
+    if weights.run is not None:
+        recipe = weights.run.plan().recipe
+        data = rundir.read_json(weights.run.data_path) or {}
+        names = tuple(data.get("label_names") or ()) or recipe.model.label_names
+        return recipe.model_copy(update={"model": recipe.model.model_copy(update={"label_names": names})})
+    folder = Path(weights.name)
+    note = rundir.read_json(folder / rundir.MODEL_NOTE)
+    if isinstance(note, dict) and "recipe" in note:
+        return _noted(weights, note["recipe"])
+    config = rundir.read_json(folder / "config.json") or {}
+    task = next((t for a in config.get("architectures") or [] for end, t in HEADS.items() if a.endswith(end)), None)
+    if task == "causal-lm":
+        raise LaunchError(f"--model {weights.name}: a causal LM, and nothing beside it says which prompt and answers it knows",
+                          hint="give the recipe it was trained with: --recipe FILE")  # fmt: skip
+    # A hub id's config is read on the rank side, once it is here.
+    return RecipeSpec(model=Model(name=weights.name), data=Data(path="-"))
+
+
+def _noted(weights: Weights, recipe: dict[str, Any]) -> RecipeSpec:
+    try:
+        return RecipeSpec.model_validate_json(json.dumps(recipe))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise LaunchError(f"{weights.name}/{rundir.MODEL_NOTE}: {'.'.join(map(str, first['loc']))}: {first['msg']}",
+                          hint="it was written by another version; give the recipe with --recipe FILE") from None  # fmt: skip

@@ -1,0 +1,144 @@
+"""Labels for texts: a rank takes chunks of rows out of a folder, and puts chunks of answers beside them.
+
+The launcher writes `in_<k>.json` (a list of texts) and reads `out_<k>.json`; rank r answers every k with k % ranks == r.
+A chunk lies there until its answers were read, so a rank that is started again finds what the one before it owed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+
+from launcher import rundir
+from launcher.errors import LaunchError
+from launcher.rundir import Chunks, RunDir
+from launcher.worker import cache, data, device, preempt, prompts, weights
+from launcher.worker import model as models
+from launcher.worker.preempt import Preempted
+
+if TYPE_CHECKING:
+    from launcher.plan import Plan
+    from launcher.spec import RecipeSpec
+    from launcher.worker.device import Rank
+    from launcher.worker.heartbeat import Heart
+
+IDLE_S = 0.005
+
+
+def prepare(plan: Plan, run: RunDir) -> None:
+    """Once a node, before its ranks: find the weights, and check that texts can become rows for them.
+
+    Raises:
+        LaunchError: what the user must change.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    assert plan.use is not None
+    trained = weights.trained(plan.recipe, plan.use.weights, seed=plan.training_arguments.get("seed", 42))
+    config = models.load_config(plan.recipe, trained.model)
+    recipe = _with_labels(plan.recipe, config, trained)
+    folder = models.tokenizer_folder(recipe, trained.tokenizer)
+    tokenizer = models.load_tokenizer(recipe, folder)
+    models.notes(recipe, tokenizer, config)
+    names = recipe.model.label_names or tuple(map(str, range(models.num_labels(recipe))))
+    encode = prompts.encoder(recipe, tokenizer, names)
+    prepared = data.Prepared(
+        key=cache.key([str(trained.folder)]),
+        model_path=str(trained.model),
+        model_is_random=False,
+        tokenizer_path=str(folder),
+        num_labels=len(names),
+        label_names=names,
+        train=None,
+        eval=None,
+        answer_ids=encode.answer_ids,
+        sample={},
+        notes=(),
+        adapter_path=str(trained.folder) if trained.base else None,
+        weights=trained.facts(),
+    )
+    rundir.write_json(run.data_path, asdict(prepared))
+
+
+def _with_labels(recipe: RecipeSpec, config: Any, trained: weights.Trained) -> RecipeSpec:
+    """The recipe with the label names that the weights' own config tells, where it has none."""
+    if recipe.model.task == "causal-lm" or recipe.model.num_labels or recipe.model.label_names:
+        if trained.base is None:
+            models.check_labels(recipe, config, trained.folder, has_head=True)
+        return recipe
+    if trained.base is not None:
+        raise LaunchError(f"{trained.folder}: an adapter, and nothing beside it says how many labels it has",
+                          hint="give the recipe it was trained with: --recipe FILE")  # fmt: skip
+    heads = [name for name in config.architectures or [] if name.endswith("ForSequenceClassification")]
+    if not heads or config.num_labels < 2:
+        raise LaunchError(f"{trained.folder}: is a {' '.join(config.architectures or ['model'])}, which gives no labels",
+                          hint="name a model for sequence classification, or give the recipe with --recipe FILE")  # fmt: skip
+    names = tuple(str(config.id2label[i]) for i in range(config.num_labels))
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"label_names": names})})
+
+
+def main(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
+    """Answer this rank's chunks until there are no more."""
+    heart.beat("starting", 0)
+    device.set_threads()
+    prepared = data.Prepared.load(run.data_path)
+    assert prepared is not None
+    heart.beat("loading the model")
+    where = device.place(plan, rank)
+    predictor = Predictor(plan, prepared, where)
+    chunks = Chunks(run.chunks_path)
+    rundir.append_event(run.events_path, {"event": "ready", "rank": rank.index, "device": str(where)})
+    done = 0
+    while True:
+        if preempt.received() is not None:
+            raise Preempted
+        waiting, is_end = chunks.waiting()
+        mine = [k for k in waiting if k % plan.world_size == rank.index]
+        if mine:
+            heart.beat("predicting", done)
+            rows = json.loads(chunks.rows(mine[0]).read_text(encoding="utf-8"))
+            rundir.write_text(chunks.answers(mine[0]), json.dumps(predictor(rows)))
+            done += 1
+        elif is_end:
+            return
+        else:
+            if not waiting:  # a rank that waits for input lives; one that waits for others leaves the beating to them
+                heart.beat("waiting for rows", done)
+            time.sleep(IDLE_S)
+
+
+class Predictor:
+    """Texts in, (label, probabilities) out, in the same order."""
+
+    def __init__(self, plan: Plan, prepared: data.Prepared, where: torch.device) -> None:
+        recipe, names = plan.recipe, prepared.label_names
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"label_names": names})})
+        self._tokenizer = models.load_tokenizer(recipe, Path(prepared.tokenizer_path))
+        self._encode = prompts.encoder(recipe, self._tokenizer, names)
+        self._model = models.load_model(plan, prepared, self._tokenizer).to(where).eval()
+        self._task = models.task(plan, prepared, self._tokenizer, self._model)
+        self._where = where
+        self._size = plan.batch.eval_size
+        is_mixed = not plan.computes_in_weights and plan.precision != "fp32"
+        dtype = torch.bfloat16 if plan.precision == "bf16" else torch.float16
+        self._precision = torch.autocast(where.type, dtype) if is_mixed else contextlib.nullcontext()
+
+    def __call__(self, texts: list[str]) -> list[tuple[int, list[float]]]:
+        ids = self._encode.ids(texts)
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        found: list[Any] = [None] * len(ids)
+        for start in range(0, len(order), self._size):
+            rows = order[start : start + self._size]
+            batch = self._task.collate([{"input_ids": ids[i], "labels": 0} for i in rows])
+            with torch.no_grad(), self._precision:
+                scores = self._task.scores(self._model, {k: v.to(self._where) for k, v in batch.items()})
+            shares = torch.softmax(scores.float(), -1).tolist()
+            for i, label, share in zip(rows, scores.argmax(-1).tolist(), shares, strict=True):
+                found[i] = (label, share)
+        return found

@@ -1,0 +1,135 @@
+"""Trained weights that are named on the command line, as folders on this node: found and checked before any rank starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launcher import __version__
+from launcher.errors import LaunchError
+from launcher.rundir import RunDir
+from launcher.spec import Data, Parallel, RecipeSpec
+from launcher.worker import checkpoint
+from launcher.worker import model as models
+
+if TYPE_CHECKING:
+    from launcher.plan import Plan
+
+ADAPTER = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Weights on this node."""
+
+    folder: Path
+    """Of a whole model in Hugging Face format, or of an adapter."""
+    base: Path | None
+    """An adapter's model; None where `folder` is whole."""
+    step: int | None = None
+    """Of a checkpoint of ours."""
+
+    @property
+    def model(self) -> Path:
+        return self.base or self.folder
+
+    def facts(self) -> dict[str, Any]:
+        """For metrics.json."""
+        return {"path": str(self.folder), **({} if self.step is None else {"step": self.step})}
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder whose tokenizer they were trained with."""
+        return self.folder if (self.folder / "tokenizer_config.json").is_file() else self.model
+
+
+def trained(recipe: RecipeSpec, name: str, *, seed: int) -> Trained:
+    """What `name` stands for: a folder of weights, one of our checkpoints, a run directory, or a hub id.
+
+    Of a run directory the final model is taken where the run is finished, else its newest whole checkpoint.
+
+    Raises:
+        LaunchError: nothing of the kind, damaged, or without weights.
+    """
+    folder, step = _folder(recipe, name)
+    if (folder / ADAPTER).is_file():
+        return Trained(folder, _base(recipe, folder, seed=seed), step)
+    models.check_folder(folder)
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
+        raise LaunchError(f"{folder}: holds no weights", hint="name a folder with *.safetensors")
+    return Trained(folder, None, step)
+
+
+def _folder(recipe: RecipeSpec, name: str) -> tuple[Path, int | None]:
+    path = Path(name)
+    if not path.is_absolute():
+        return models.snapshot(name, None, recipe.model.hub), None
+    run = RunDir(path)
+    if run.plan_path.is_file():
+        if run.metrics_path.is_file() and run.model_dir.is_dir():
+            return run.model_dir, None
+        return _newest(run)
+    if (path / checkpoint.MANIFEST).is_file():
+        return whole(path)
+    return path, None
+
+
+def _newest(run: RunDir) -> tuple[Path, int]:
+    found, passed = checkpoint.newest_whole(run.checkpoints, for_resuming=False)
+    if found is None:
+        because = "".join(f"; {one.path.name} {one.reason}" for one in passed)
+        raise LaunchError(f"{run.path}: the run is not finished and has no whole checkpoint{because}",
+                          hint="finish it: launch its recipe.yaml with --run-dir", exit_code=2)  # fmt: skip
+    return found.path, found.step
+
+
+def whole(path: Path) -> tuple[Path, int]:
+    """A checkpoint of ours and its step.
+
+    Raises:
+        LaunchError: it is damaged.
+    """
+    step = checkpoint.step_of(path)
+    found = checkpoint.check(path, step, for_resuming=False)
+    if isinstance(found, checkpoint.PassedOver):
+        raise LaunchError(f"{path}: {found.reason}", hint="name another checkpoint of that run")
+    return found.path, found.step
+
+
+def _base(recipe: RecipeSpec, adapter: Path, *, seed: int) -> Path:
+    """The model that an adapter was trained on: the one it names if that is here, else the recipe's."""
+    named = json.loads((adapter / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path") or ""
+    if named and Path(named).is_dir():
+        return Path(named)
+    if named and not named.startswith(("/", ".", "~")) and recipe.model.name == str(adapter):
+        return models.snapshot(named, None, recipe.model.hub)
+    if recipe.model.name == str(adapter):
+        raise LaunchError(f"{adapter}: its model {named!r} is not on this machine",
+                          hint="put its path into adapter_config.json as base_model_name_or_path, or give --recipe")  # fmt: skip
+    folder, _ = models.with_weights(recipe, models.locate(recipe), seed=seed)
+    return folder
+
+
+def note(plan: Plan, label_names: Sequence[str]) -> dict[str, Any]:
+    """What is left beside weights (rundir.MODEL_NOTE), so that the folder alone tells how texts become its input."""
+    return note_of(plan.recipe, label_names, plan.strategy, plan.precision)
+
+
+def note_of(
+    recipe: RecipeSpec, label_names: Sequence[str], strategy: str | None, precision: str | None
+) -> dict[str, Any]:
+    """Likewise, for weights whose plan is not at hand."""
+    model, data = recipe.model, recipe.data
+    kept = RecipeSpec(
+        model=model.model_copy(update={"label_names": tuple(label_names), "gguf_file": None, "tokenizer": None}),
+        data=Data(
+            path=data.path, text=data.text, max_length=data.max_length, prompt=data.prompt, system=data.system,
+            answers=data.answers,
+        ),
+        parallel=Parallel(precision=recipe.parallel.precision),
+    )  # fmt: skip
+    shown = kept.model_dump(mode="json", exclude_defaults=True)
+    return {"launcher": __version__, "strategy": strategy, "precision": precision, "recipe": shown}

@@ -1,0 +1,211 @@
+"""What is done with a trained model: evaluated again, asked for labels, exported; on real ranks, from real checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
+
+from .conftest import REPO
+
+pytestmark = pytest.mark.ranks
+
+SAVING = ("training.num_train_epochs=2", "training.save_strategy=epoch", "data.train.limit=200")
+TINY = "recipes/tiny-cpu.yaml"
+TEST = REPO / "recipes/tiny/test.jsonl"
+FIGURES = ("eval_loss", "accuracy", "f1", "mae")
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def evaluated(ascend_launch, tmp_path):
+    """Evaluate weights on the tiny recipe; the metrics and predictions."""
+
+    def run(weights, nproc=1, *words, recipe=TINY):
+        folder = tmp_path / f"eval-{len(list(tmp_path.iterdir()))}"
+        done = ascend_launch("eval", "--device", "cpu", "--nproc", str(nproc), "--run-dir", folder, recipe,
+                             "--checkpoint", weights, *words, **ONE_THREAD)  # fmt: skip
+        assert 0 == done.code, done.out + done.err
+        return json.loads((folder / "metrics.json").read_text()), (folder / "predictions.jsonl").read_text()
+
+    return run
+
+
+@pytest.fixture
+def exported(ascend_launch, tmp_path):
+    def run(weights, *words):
+        folder = tmp_path / f"export-{len(list(tmp_path.iterdir()))}"
+        done = ascend_launch("export", weights, "--out", folder, *words)
+        assert 0 == done.code, done.out + done.err
+        return folder
+
+    return run
+
+
+def figures(metrics):
+    return {name: metrics[name] for name in FIGURES}
+
+
+@pytest.mark.parametrize("nproc", [1, 2, 3])
+def test_eval_repeats_the_training_to_the_last_digit(job, evaluated, nproc):
+    """A checkpoint of two ZeRO-2 ranks gives on any number of ranks the very figures that the training had there."""
+    trained = job(2, *SAVING, "parallel.strategy=zero2")
+
+    metrics, _ = evaluated(trained.dir / "checkpoints" / "checkpoint-17", nproc)
+
+    assert figures(trained.metrics["epochs"][0]) == figures(metrics["final"])
+    assert (101, nproc) == (metrics["final"]["eval_samples"], metrics["world_size"])
+    assert 17 == metrics["checkpoint"]["step"]
+
+
+def test_eval_of_a_run_directory_is_of_its_final_model(job, evaluated):
+    """Under ZeRO-3 the weights stay in shards; another eval split comes from the command line."""
+    trained = job(2, *SAVING, "parallel.strategy=zero2")
+    metrics, predictions = evaluated(trained.dir, 2, "parallel.strategy=zero3")
+    fewer, _ = evaluated(trained.dir, 2, "data.eval.limit=10")
+
+    assert figures(trained.metrics["final"]) == figures(metrics["final"])
+    assert (trained.dir / "predictions.jsonl").read_text() == predictions
+    assert "zero3" == metrics["strategy"]
+    assert 10 == fewer["final"]["eval_samples"]
+
+
+def test_an_unfinished_run_stands_for_its_newest_whole_checkpoint(job, evaluated, tmp_path):
+    """A damaged newest checkpoint is passed over, as in resuming."""
+    import shutil
+
+    trained = job(2, *SAVING, "parallel.strategy=zero2")
+    copy = tmp_path / "copy"
+    shutil.copytree(trained.dir, copy)
+    (copy / "metrics.json").unlink()
+    (copy / "checkpoints" / "checkpoint-34" / "config.json").write_text("{}")
+
+    metrics, _ = evaluated(copy)
+
+    assert figures(trained.metrics["epochs"][0]) == figures(metrics["final"])
+
+
+@pytest.mark.parametrize("strategy", ["zero3", "fsdp2"])
+def test_an_export_gives_the_metrics_of_the_run(job, evaluated, exported, strategy):
+    """Sharded training → one folder → the same figures; transformers finds every key; labels have their names."""
+    trained = job(2, *SAVING, f"parallel.strategy={strategy}")
+    folder = exported(trained.dir, "--max-shard-size", "200KB")
+
+    metrics, predictions = evaluated(folder)
+    model, found = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+
+    assert figures(trained.metrics["final"]) == figures(metrics["final"])
+    assert (trained.dir / "predictions.jsonl").read_text() == predictions
+    assert not any(found.values())
+    assert "excellent" == model.config.id2label[4]
+    assert 3 == len(list(folder.glob("model-*.safetensors")))
+    assert str(trained.metrics["final"]["accuracy"]) in (folder / "README.md").read_text()
+
+
+def test_a_bf16_training_exports_its_fp32_weights(job, exported):
+    """ZeRO computes in bf16 and keeps fp32 weights in pieces: joined, they are the saved ones, before rounding."""
+    trained = job(2, *SAVING, "parallel.strategy=zero2", "parallel.precision=bf16")
+
+    plain = load_file(exported(trained.dir, "--checkpoint", "17") / "model.safetensors")
+    wide = load_file(exported(trained.dir, "--checkpoint", "17", "--dtype", "fp32") / "model.safetensors")
+
+    assert {torch.bfloat16} == {t.dtype for t in plain.values()}
+    assert {torch.float32} == {t.dtype for t in wide.values()}
+    assert plain.keys() == wide.keys()
+    assert all(torch.equal(wide[name].bfloat16(), plain[name]) for name in plain)
+    assert any(not torch.equal(wide[name], plain[name].float()) for name in plain)
+
+
+def test_lora_is_evaluated_as_it_is_and_exported_merged(job, evaluated, exported):
+    """The adapter's figures are the training's; merged into its model only the loss's last digits differ."""
+    pytest.importorskip("peft", reason="the lora extra is not installed")
+    trained = job(2, *SAVING, "adapter.r=4", "training.learning_rate=0.01")
+    merged, adapter = exported(trained.dir), exported(trained.dir, "--adapter-only")
+
+    (metrics, _), (whole, predictions), (apart, _) = evaluated(trained.dir, 2), evaluated(merged), evaluated(adapter)
+
+    assert figures(trained.metrics["final"]) == figures(metrics["final"]) == figures(apart["final"])
+    assert (trained.dir / "predictions.jsonl").read_text() == predictions
+    assert pytest.approx(metrics["final"]["eval_loss"], rel=1e-5) == whole["final"]["eval_loss"]
+    assert not (merged / "adapter_config.json").exists()
+
+
+def test_predict_answers_in_order_at_any_number_of_ranks(job, ascend_launch, tmp_path):
+    """The labels of predictions.jsonl, with probabilities that add up to 1 and the input beside them."""
+    trained = job(2, *SAVING, "parallel.strategy=zero2")
+    outs = [tmp_path / f"{n}.jsonl" for n in (1, 3)]
+    for nproc, out in zip((1, 3), outs, strict=True):
+        done = ascend_launch("predict", "--device", "cpu", "--nproc", str(nproc), "--model", trained.dir, "--input",
+                             TEST, "--output", out, "--keep", "--batch-size", "2", **ONE_THREAD)  # fmt: skip
+        assert 0 == done.code, done.err
+
+    answers = [json.loads(line) for line in outs[0].read_text().splitlines()]
+
+    assert outs[0].read_text() == outs[1].read_text()
+    assert [json.loads(line) for line in TEST.read_text().splitlines()] == [a["input"] for a in answers]
+    assert [row["prediction"] for row in trained.predictions] == [a["label"] for a in answers]
+    assert all(abs(sum(a["probabilities"]) - 1) < 1e-5 for a in answers)
+    assert all(max(a["probabilities"]) == a["probabilities"][a["label"]] for a in answers)
+
+
+def test_a_causal_lm_gives_its_answers_probabilities_through_a_pipe(job):
+    """An answer comes while the input is still open; the exported folder alone knows prompt and answers."""
+    chat = ("model.task=causal-lm", 'data.prompt="Review: {text} How good was it?"')
+    trained = job(2, *SAVING, *chat)
+    env = {k: v for k, v in os.environ.items() if not k.startswith("ASCEND_")} | ONE_THREAD | {"PYTHONPATH": str(REPO)}
+    argv = [sys.executable, "-m", "launcher.cli", "predict", "--device", "cpu", "--model", str(trained.dir / "model")]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as ran:
+        ran.stdin.write(b"The soup was cold and the waiter rude.\n")
+        ran.stdin.flush()
+        first = json.loads(ran.stdout.readline())
+        ran.stdin.write("Lovely 面 and great staff!".encode())
+        rest, err = ran.communicate()
+
+    assert 0 == ran.returncode, err
+    assert ["terrible", "poor", "average", "good", "excellent"][first["label"]] == first["label_name"]
+    assert 1 == len(rest.splitlines())
+    assert 1 == pytest.approx(sum(json.loads(rest)["probabilities"]), abs=1e-5)
+
+
+def test_bad_lines_end_a_prediction_or_are_passed_over(job, ascend_launch, tmp_path):
+    """By file and line; what stands before the first is answered, and stays in FILE.partial."""
+    trained = job(2, *SAVING, "parallel.strategy=zero2")
+    texts, out = tmp_path / "texts.jsonl", tmp_path / "out.jsonl"
+    texts.write_text('{"text": "Good."}\n\n{"txt": "Bad."}\n{"text": 3}\nnonsense\n{"text": "Fine."}\n')
+    words = ("predict", "--device", "cpu", "--model", trained.dir, "--input", texts, "--output", out)
+
+    failed = ascend_launch(*words, **ONE_THREAD)
+    assert (2, False) == (failed.code, out.exists())
+    assert f"{texts}:3: no field 'text'; there is 'txt'" in failed.err
+    assert 1 == len((tmp_path / "out.jsonl.partial").read_text().splitlines())
+
+    passed = ascend_launch(*words, "--skip-bad", **ONE_THREAD)
+    assert 0 == passed.code, passed.err
+    assert 2 == len(out.read_text().splitlines())
+    assert [3, 4, 5] == [n for n in range(1, 7) if f"{texts}:{n}: " in passed.err]
+    assert "2 texts labelled; 3 lines passed over" in passed.err
+
+
+def test_weights_of_another_kind_are_refused_with_what_to_do(job, ascend_launch, tmp_path):
+    """Another number of labels, no head, DeepSpeed's pickles, a folder that is there already."""
+    trained = job(2, *SAVING, "parallel.strategy=zero2")
+    (tmp_path / "ds" / "global_step17").mkdir(parents=True)
+    (tmp_path / "ds" / "global_step17" / "zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"\x80\x02.")
+
+    few = ascend_launch("eval", "--device", "cpu", TINY, "--checkpoint", trained.dir, "model.label_names=[bad, good]")
+    pickles = ascend_launch("export", tmp_path / "ds", "--out", tmp_path / "out", "--recipe", TINY)
+    there = ascend_launch("export", trained.dir, "--out", tmp_path)
+    nothing = ascend_launch("predict", "--model", tmp_path / "nothing")
+
+    assert [2, 2, 2, 2] == [few.code, pickles.code, there.code, nothing.code]
+    assert "was trained for 5 labels, the recipe has 2" in few.err
+    assert "made of pickles" in pickles.err
+    assert "zero_to_fp32.py" in pickles.err
+    assert f"{tmp_path}: exists already" in there.err
+    assert "no such folder" in nothing.err

@@ -1,0 +1,181 @@
+"""The stream between the two ends of a prediction, with the ranks played by the test."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from launcher import predict
+from launcher.predict import Bad, Feed, Lines, Row, guess, parse
+from launcher.rundir import Chunks
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b"\xff", "not UTF-8 at byte 0"),
+        (b"{", "not JSON: "),
+        (b"[" * 100_000, "not JSON: nested too deeply"),
+        (b"3", "not a JSON object"),
+        (b'{"a": "x"}', "no field 'text'; there is 'a'"),
+        (b'{"text": null}', "the field 'text' is not text: null"),
+        (b'{"text": "\\ud800"}', "the field 'text' holds half of a surrogate pair"),
+        (b"x" * (predict.MAX_LINE_BYTES + 1), "longer than 16 MiB"),
+    ],
+    ids=lambda value: value[:20] if isinstance(value, str) else None,
+)
+def test_a_line_that_is_no_text_says_why(raw: bytes, reason: str):
+    found = parse(raw, 7, "jsonl", "text")
+
+    assert isinstance(found, Bad)
+    assert 7 == found.line
+    assert found.reason.startswith(reason)
+
+
+def test_an_empty_line_is_a_text_in_plain_text_and_nothing_in_json_lines():
+    assert Row(1, "", "") == parse(b"", 1, "text", "text")
+    assert parse(b"  ", 1, "jsonl", "text") is None
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text():
+    assert Row(1, "x", "x") == parse(b"\xef\xbb\xbfx", 1, "text", "text")
+    assert "jsonl" == guess(b'\xef\xbb\xbf{"text": "x"}')
+    assert "text" == guess(b"plain")
+    assert "text" == guess(b"42")
+
+
+def test_lines_of_any_size_and_ending_come_whole(tmp_path: Path):
+    """Longer than what is read at a time, with CRLF, and the last one without an end."""
+    long = b"a" * (3 * predict.READ_BYTES)
+    (tmp_path / "in").write_bytes(b"one\r\n\n" + long + b"\nlast")
+    with (tmp_path / "in").open("rb", buffering=0) as file:
+        lines, found = Lines(file.fileno()), []
+        while not lines.is_over:
+            found += lines.read()
+
+    assert [(1, b"one"), (2, b""), (3, long), (4, b"last")] == found
+
+
+def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path):
+    """What is kept of it is enough to see that it is too long."""
+    (tmp_path / "in").write_bytes(b"a" * (2 * predict.MAX_LINE_BYTES) + b"\nnext\n")
+    with (tmp_path / "in").open("rb", buffering=0) as file:
+        lines, found = Lines(file.fileno()), []
+        while not lines.is_over:
+            found += lines.read()
+
+    assert predict.MAX_LINE_BYTES < len(found[0][1]) <= predict.MAX_LINE_BYTES + 2 * predict.READ_BYTES
+    assert (2, b"next") == found[1]
+
+
+class Ranks:
+    """Answers the chunks of a feed: label 1 for a text that holds `good`, else 0."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.chunks = Chunks(folder)
+        self.most = 0
+
+    def answer(self, *, last_first: bool = False) -> bool:
+        waiting, is_end = self.chunks.waiting()
+        self.most = max(self.most, len(waiting))
+        for number in [waiting[-1 if last_first else 0]] if waiting else []:
+            texts = json.loads(self.chunks.rows(number).read_text())
+            found = [[int("good" in t), [0.5, 0.5]] for t in texts]
+            self.chunks.answers(number).write_text(json.dumps(found))
+        return bool(waiting) or not is_end
+
+
+def played(feed: Feed, ranks: Ranks, **how: bool) -> None:
+    feed.label_names = ("bad", "good")
+    while ranks.answer(**how):
+        feed.step()
+    feed.finish()
+
+
+def feed_of(text: str, tmp_path: Path, ranks: Ranks, **options: object) -> tuple[Feed, Path]:
+    (tmp_path / "in.txt").write_text(text)
+    out = tmp_path / "out.jsonl"
+    source = os.open(tmp_path / "in.txt", os.O_RDONLY)
+    target = os.open(out, os.O_WRONLY | os.O_CREAT)
+    return Feed(
+        lines=Lines(source), out=target, chunks=ranks.chunks, name="in", chunk_rows=10, max_chunks=3, **options
+    ), out  # type: ignore[arg-type]
+
+
+def test_answers_keep_the_order_of_the_texts_whoever_is_first(tmp_path: Path):
+    """With never more than the allowed chunks under way, and nothing left in the folder."""
+    ranks = Ranks(tmp_path / "chunks")
+    texts = [f"{'good' if i % 3 else 'bad'} {i}" for i in range(1234)]
+    feed, out = feed_of("\n".join(texts), tmp_path, ranks, keep=True)
+
+    played(feed, ranks, last_first=True)
+
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert texts == [row["input"] for row in rows]
+    assert ["good" if i % 3 else "bad" for i in range(1234)] == [row["label_name"] for row in rows]
+    assert 3 == ranks.most
+    assert ["end"] == [p.name for p in ranks.chunks.folder.iterdir()]
+
+
+def test_the_first_bad_line_ends_the_reading_after_what_stands_before_it(tmp_path: Path):
+    ranks = Ranks(tmp_path / "chunks")
+    feed, out = feed_of('{"text": "a"}\n' * 25 + "oops\n" + '{"text": "b"}\n', tmp_path, ranks)
+
+    played(feed, ranks)
+
+    assert 25 == len(out.read_text().splitlines()) == feed.num_rows
+    assert feed.error is not None
+    assert 26 == feed.error.line
+
+
+def test_bad_lines_are_passed_over_where_that_is_asked_for(tmp_path: Path):
+    ranks = Ranks(tmp_path / "chunks")
+    feed, out = feed_of('{"text": "a"}\noops\n' * 25, tmp_path, ranks, skip_bad=True)
+
+    played(feed, ranks)
+
+    assert (25, 25) == (len(out.read_text().splitlines()), feed.num_bad)
+    assert feed.error is None
+    assert list(range(2, 51, 2)) == [bad.line for bad in feed.bad]
+
+
+def test_an_empty_input_is_no_error(tmp_path: Path):
+    ranks = Ranks(tmp_path / "chunks")
+    feed, out = feed_of("", tmp_path, ranks)
+
+    played(feed, ranks)
+
+    assert ("", 0) == (out.read_text(), feed.num_rows)
+
+
+def test_rows_do_not_wait_for_a_full_chunk_when_the_input_pauses(tmp_path: Path):
+    """Of a pipe that stays open."""
+    ranks = Ranks(tmp_path / "chunks")
+    theirs, ours = os.pipe()
+    target = os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT)
+    feed = Feed(
+        lines=Lines(theirs), out=target, chunks=ranks.chunks, name="pipe", chunk_rows=10, label_names=("a", "b")
+    )
+    os.write(ours, b"one\ntwo\nthr")
+    while not ranks.chunks.waiting()[0]:
+        feed.step()
+
+    assert ["one", "two"] == json.loads(ranks.chunks.rows(0).read_text())
+    os.close(ours)
+    played(feed, ranks)
+    assert 3 == feed.num_rows
+
+
+def test_a_reader_that_went_away_is_told_of(tmp_path: Path):
+    """As BrokenPipeError, which ends the ranks."""
+    ranks = Ranks(tmp_path / "chunks")
+    feed, _ = feed_of("a\n" * 100, tmp_path, ranks)
+    reader, feed.out = os.pipe()
+    os.close(reader)
+
+    with pytest.raises(BrokenPipeError):
+        played(feed, ranks)
