@@ -19,7 +19,7 @@ LAYERS = [
     {"render", "rundir", "history"},
     {"plan"},
     {"memory"},
-    {"cluster"},
+    {"cluster", "llamafactory"},
     {"spec"},
     {"training_fields", "yamlfile"},
     {"assets"},

@@ -1,0 +1,485 @@
+"""A LLaMA-Factory YAML as one of our recipes: what maps, with where it came from, and what does not, with the reason.
+
+LLaMA-Factory trains a model to write; ours learns which of a few labels a text has. So its responses must be a few texts, which
+become the label answers of a causal LM (or the classes of a head).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from launcher import spec, training_fields, yamlfile
+from launcher.errors import LaunchError
+
+MAX_LABELS = 64
+"""More different responses than this are text to be written, not labels."""
+
+_LEFT_OUT = {
+    "template": "the tokenizer's own chat template is used",
+    "overwrite_cache": "tokenised rows are kept by their content, so there is nothing stale to overwrite",
+    "overwrite_output_dir": "every run has a directory of its own",
+    "plot_loss": "every run keeps its events; nothing has to be asked for",
+    "resume_from_checkpoint": "a run goes on when it is launched again with its --run-dir",
+    "trust_remote_code": "code out of a model's folder is never run",
+    "quantization_bit": "training of quantized weights is not there; LoRA over bf16 weights is",
+    "quantization_method": "training of quantized weights is not there; LoRA over bf16 weights is",
+    "adapter_name_or_path": "training on from an adapter is not there; merge it with `export` and name the result",
+    "predict_with_generate": "labels are scored, not generated",
+    "do_predict": "use `ascend-launch predict`",
+    "do_eval": "a run trains and evaluates; `ascend-launch eval` evaluates alone",
+    "compute_accuracy": "accuracy is always computed, over labels and not over tokens",
+    "packing": "rows are not packed: each has one label",
+    "neat_packing": "rows are not packed: each has one label",
+    "train_on_prompt": "the answer alone is trained on",
+    "mask_history": "a row is one question and one answer",
+    "streaming": "rows are tokenised once and read from disk",
+    "include_num_input_tokens_seen": "tokens/s is always shown",
+    "ddp_find_unused_parameters": "no model here has unused parameters",
+    "use_unsloth": "it runs on GPUs only",
+    "enable_liger_kernel": "it runs on GPUs only",
+    "fsdp_config": "the launcher renders it; the strategy is kept",
+}
+_TAKEN = frozenset({"stage", "do_train", "finetuning_type"})
+"""Read, and said by the recipe as a whole."""
+_LORA = {"lora_dropout": "lora_dropout", "use_rslora": "use_rslora", "use_dora": "use_dora"}
+_ATTENTION = {"fa2": "flash_attention_2", "sdpa": "sdpa", "disabled": "eager"}
+_STRATEGY = {0: "ddp", 1: "zero1", 2: "zero2", 3: "zero3"}
+
+
+@dataclass(frozen=True)
+class Left:
+    """A key that the recipe does not keep."""
+
+    where: str
+    key: str
+    reason: str
+
+
+@dataclass
+class Imported:
+    """The recipe's text, and what is not in it."""
+
+    text: str
+    left: list[Left]
+
+
+@dataclass
+class _Writer:
+    """Values of the recipe in the order of its sections, each with the comment that says where it came from."""
+
+    values: dict[str, dict[str, tuple[Any, str]]] = field(default_factory=dict)
+
+    def put(self, path: str, value: Any, origin: str) -> None:
+        section, _, key = path.partition(".")
+        self.values.setdefault(section, {})[key] = (value, origin)
+
+    def text(self, head: Iterable[str]) -> str:
+        lines = [f"# {_one_line(line)}".rstrip() for line in head]
+        for section in ("model", "data", "training", "parallel", "adapter", "metrics", "output_dir"):
+            rows = self.values.get(section)
+            if rows is None:
+                continue
+            if "" in rows:
+                value, origin = rows[""]
+                lines.append(f"{section}: {_yaml(value)}{f'  # {_one_line(origin)}' if origin else ''}")
+                continue
+            lines.append(f"{section}:")
+            lines += [
+                f"  {key}: {_yaml(value)}{f'  # {_one_line(origin)}' if origin else ''}"
+                for key, (value, origin) in rows.items()
+            ]
+        return "\n".join(lines) + "\n"
+
+
+def _yaml(value: Any) -> str:
+    # JSON is YAML: no text can end a line or start a comment.
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.splitlines())
+
+
+def convert(path: Path, *, nproc: int, task: str, labels: tuple[str, ...] = ()) -> Imported:
+    """Read a training file of LLaMA-Factory.
+
+    Args:
+        path: its YAML.
+        nproc: ranks that it ran on; its global batch follows.
+        task: causal-lm, or sequence-classification.
+        labels: the responses in the order of their numbers; () to read them from the data.
+
+    Raises:
+        LaunchError: it is no such file, trains something else, or its data are not labels.
+    """
+    document = yamlfile.load(path)
+    if not isinstance(document.value, dict) or "model_name_or_path" not in document.value:
+        raise LaunchError(f"{path}: is no training file of LLaMA-Factory: it names no model_name_or_path", hint="name one of its YAML files")  # fmt: skip
+    job = _Import(path, document.value, {k[0]: n for k, n in document.lines.items() if len(k) == 1}, nproc, task)
+    text = job.run(labels)
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "imported.yaml"
+        made.write_text(text, encoding="utf-8")
+        try:
+            spec.load(made, env={})
+        except LaunchError as error:
+            raise LaunchError(f"{path}: its values make no recipe:\n{error.what.replace(str(made), 'imported')}", hint="mend them there") from None  # fmt: skip
+    return Imported(text, job.left)
+
+
+@dataclass
+class _Import:
+    path: Path
+    given: dict[str, Any]
+    lines: dict[Any, int]
+    nproc: int
+    task: str
+    out: _Writer = field(default_factory=_Writer)
+    left: list[Left] = field(default_factory=list)
+    done: set[str] = field(default_factory=set)
+
+    def run(self, labels: tuple[str, ...]) -> str:
+        self._refuse()
+        self._model()
+        self._data(labels)
+        self._batch()
+        self._strategy()
+        self._adapter()
+        self.out.put("metrics.", ["accuracy", "f1"], "")
+        self._move("output_dir", "output_dir.")
+        self._rest()
+        head = [
+            f"From {self.path} of LLaMA-Factory, whose task is to write; here the model learns which label a text has."
+        ]
+        head += ["Not kept:", *(f"  {x.key} (line {x.where}): {x.reason}" for x in self.left)] if self.left else []
+        return self.out.text(head)
+
+    # -- small things ----------------------------------------------------------------------------------------------
+
+    def _origin(self, *keys: str) -> str:
+        found = [f"{k} (line {self.lines[k]})" for k in keys if k in self.given]
+        return ", ".join(found)
+
+    def _take(self, key: str, default: Any = None) -> Any:
+        self.done.add(key)
+        value = self.given.get(key)
+        return default if value is None else value
+
+    def _leave(self, key: str, reason: str) -> None:
+        self.done.add(key)
+        if key in self.given:
+            self.left.append(Left(str(self.lines[key]), key, reason))
+
+    def _move(self, key: str, to: str, change: Callable[[Any], Any] = lambda value: value) -> None:
+        value = self._take(key)
+        if value is not None:
+            self.out.put(to, change(value), self._origin(key))
+
+    def _fail(self, key: str, what: str, hint: str) -> LaunchError:
+        return LaunchError(f"{self.path}:{self.lines.get(key, 1)}: {what}", hint=hint)
+
+    # -- sections --------------------------------------------------------------------------------------------------
+
+    def _refuse(self) -> None:
+        stage, kind = self.given.get("stage", "sft"), self.given.get("finetuning_type", "lora")
+        if stage != "sft":
+            raise self._fail("stage", f"stage {stage} trains no labels; only sft can", "use LLaMA-Factory for it")
+        if kind not in ("full", "lora"):
+            raise self._fail("finetuning_type", f"finetuning_type {kind} has no counterpart", "full and lora have one")
+        if not self.given.get("do_train", True):
+            raise self._fail(
+                "do_train", "trains nothing", "`ascend-launch eval` and `predict` need no recipe of their own"
+            )
+        self.done |= _TAKEN
+
+    def _model(self) -> None:
+        self._move("model_name_or_path", "model.name")
+        self.out.put("model.task", self.task, "")
+        self._move("model_revision", "model.revision")
+        attention = self._take("flash_attn", "auto")
+        if attention in _ATTENTION:
+            self.out.put("model.attn_implementation", _ATTENTION[attention], self._origin("flash_attn"))
+
+    def _batch(self) -> None:
+        micro = self._take("per_device_train_batch_size", 8)
+        steps = self._take("gradient_accumulation_steps", 1)
+        origin = self._origin("per_device_train_batch_size", "gradient_accumulation_steps")
+        self.out.put(
+            "parallel.global_batch_size",
+            micro * steps * self.nproc,
+            f"{micro} x {steps} x {self.nproc} ranks: {origin or 'its defaults'}",
+        )
+        self.out.put("parallel.micro_batch_size", micro, self._origin("per_device_train_batch_size"))
+        self._move("per_device_eval_batch_size", "parallel.eval_batch_size")
+
+    def _strategy(self) -> None:
+        bf16, fp16 = self._take("bf16", False) or self._take("pure_bf16", False), self._take("fp16", False)
+        self.done.add("pure_bf16")
+        precision = "bf16" if bf16 else "fp16" if fp16 else "fp32"
+        self.out.put("parallel.precision", precision, self._origin("bf16", "pure_bf16", "fp16") or "its default")
+        config, fsdp = self._take("deepspeed"), self._take("fsdp")
+        if config is not None:
+            self.out.put("parallel.strategy", self._zero(config), self._origin("deepspeed"))
+        elif fsdp:
+            self.out.put("parallel.strategy", "fsdp2", self._origin("fsdp"))
+        else:
+            self.out.put("parallel.strategy", "ddp", "its default")
+
+    def _zero(self, config: Any) -> str:
+        """The ZeRO stage of a config, read from the file where it is, else from its name (ds_z3_offload_config.json)."""
+        value = config if isinstance(config, dict) else self._json(str(config))
+        if value is None:
+            named = re.search(r"z(?:ero)?_?([0-3])", Path(str(config)).name)
+            if named is None:
+                raise self._fail(
+                    "deepspeed", f"{config}: no such file, and its name tells no ZeRO stage", "put the file there"
+                )
+            stage, offloads = int(named[1]), "offload" in str(config)
+        else:
+            zero = value.get("zero_optimization", {})
+            stage = zero.get("stage", 0)
+            offloads = any(zero.get(k, {}).get("device") == "cpu" for k in ("offload_param", "offload_optimizer"))
+        if offloads and stage != 3:
+            self.left.append(
+                Left(
+                    str(self.lines["deepspeed"]),
+                    "deepspeed",
+                    f"offload of ZeRO-{stage}: only ZeRO-3 offloads here (zero3-offload)",
+                )
+            )
+        self.left.append(
+            Left(
+                str(self.lines["deepspeed"]),
+                "deepspeed",
+                "everything in that file but the ZeRO stage: the launcher renders its own",
+            )
+        )
+        return "zero3-offload" if offloads and stage == 3 else _STRATEGY.get(stage, "zero3")
+
+    def _adapter(self) -> None:
+        keys = ("lora_rank", "lora_alpha", "lora_target", "additional_target", *_LORA)
+        if self.given.get("finetuning_type", "lora") == "full":
+            for key in keys:
+                self._leave(key, "finetuning_type is full")
+            return
+        rank = self._take("lora_rank", 8)
+        self.out.put("adapter.r", rank, self._origin("lora_rank") or "its default")
+        self.out.put(
+            "adapter.lora_alpha",
+            self._take("lora_alpha", 2 * rank),
+            self._origin("lora_alpha") or "its default, twice the rank",
+        )
+        target = self._take("lora_target", "all")
+        names = target if isinstance(target, list) else [name.strip() for name in str(target).split(",")]
+        self.out.put(
+            "adapter.target_modules",
+            "all-linear" if names == ["all"] else names,
+            self._origin("lora_target") or "its default",
+        )
+        self._move(
+            "additional_target",
+            "adapter.modules_to_save",
+            lambda v: v if isinstance(v, list) else [n.strip() for n in v.split(",")],
+        )
+        for theirs, ours in _LORA.items():
+            self._move(theirs, f"adapter.{ours}")
+
+    # -- data ------------------------------------------------------------------------------------------------------
+
+    def _data(self, labels: tuple[str, ...]) -> None:
+        train = self._datasets("dataset")
+        if not train:
+            raise self._fail("dataset", "names no dataset", "a training file has `dataset:`")
+        other = self._datasets("eval_dataset")
+        first, origin = train[0], self._origin("dataset")
+        for key in ("path", "name", "revision"):
+            if first.get(key):
+                self.out.put(f"data.{key}", first[key], origin)
+        files = [row["file"] for row in train if "file" in row]
+        if files:
+            both = {"train": files[0] if len(files) == 1 else files}
+            if other:
+                held = [row["file"] for row in other if "file" in row]
+                both["test"] = held[0] if len(held) == 1 else held
+            self.out.put("data.data_files", both, self._origin("dataset", "eval_dataset"))
+        self._splits(first, other)
+        self._columns(first, files, labels)
+        self.out.put("data.max_length", self._take("cutoff_len", 2048), self._origin("cutoff_len") or "its default")
+        self._move("preprocessing_num_workers", "data.num_proc")
+
+    def _splits(self, first: dict[str, Any], other: list[dict[str, Any]]) -> None:
+        limit, share, split = self._take("max_samples"), self._take("val_size", 0), first["split"]
+        origin = self._origin("max_samples", "val_size", "eval_dataset")
+        train: dict[str, Any] = {"split": split}
+        held: dict[str, Any] | None = None
+        if other:
+            held = {"split": "test" if "file" in other[0] else other[0]["split"]}
+        elif share:
+            cut = f"{100 - round(100 * share)}%" if share < 1 else f"-{int(share)}"
+            train["split"], held = f"{split}[:{cut}]", {"split": f"{split}[{cut}:]"}
+            self.left.append(
+                Left(
+                    str(self.lines["val_size"]),
+                    "val_size",
+                    "which rows: the last ones of the split here, drawn at random there",
+                )
+            )
+        if limit:
+            train["limit"] = limit
+            if held is not None and other:
+                held["limit"] = limit
+        self.out.put("data.train", train, origin)
+        self.out.put("data.eval", held, origin or "it names none")
+
+    def _columns(self, first: dict[str, Any], files: list[str], labels: tuple[str, ...]) -> None:
+        """Which column is the text and which the label; a constant instruction becomes the prompt."""
+        columns, rows = first["columns"], [row for name in files for row in _rows(Path(name))]
+        prompt, query, response = columns["prompt"], columns.get("query"), columns["response"]
+        instructions = {row.get(prompt) for row in rows}
+        has_query = query is not None and any(row.get(query) for row in rows)
+        system = {row.get(columns["system"]) for row in rows} if "system" in columns else set()
+        origin = f"columns of {first['title']} in {first['info']}"
+        if has_query and len(instructions) > 1:
+            raise self._fail("dataset", f"{first['title']}: rows differ both in {prompt!r} and in {query!r}, and a recipe has one text column",
+                             "join the two columns in the data")  # fmt: skip
+        text = query if has_query else prompt
+        self.out.put("data.text", text, origin)
+        self.out.put("data.label", response, origin)
+        if has_query and self.task == "causal-lm":
+            self.out.put("data.prompt", f"{next(iter(instructions))}\n{{text}}", f"the {prompt!r} of all rows")
+        elif has_query:
+            self.left.append(
+                Left(
+                    str(self.lines["dataset"]),
+                    "dataset",
+                    f"the {prompt!r} that all rows share: a classification head reads the text alone",
+                )
+            )
+        if len(system) == 1 and None not in system and self.task == "causal-lm":
+            self.out.put("data.system", next(iter(system)), f"the {columns['system']!r} of all rows")
+        found = list(dict.fromkeys(str(row.get(response)) for row in rows))
+        names = labels or tuple(sorted(found))
+        if not names:
+            raise self._fail(
+                "dataset",
+                f"{first['title']}: is not on this machine, so nobody knows its labels",
+                "name them: --labels bad,good",
+            )
+        if len(names) > MAX_LABELS:
+            raise self._fail("dataset", f"{first['title']}: {len(names)} different responses: this model is to write, not to label",
+                             "LLaMA-Factory trains that; ascend-launch trains labels")  # fmt: skip
+        self.out.put(
+            "model.label_names", list(names), "--labels" if labels else f"the different {response!r} of the data"
+        )
+
+    def _datasets(self, key: str) -> list[dict[str, Any]]:
+        given = self._take(key)
+        names = given if isinstance(given, list) else [n.strip() for n in given.split(",")] if given else []
+        self.done.add("dataset_dir")
+        if not names:
+            return []
+        folder = Path(str(self.given.get("dataset_dir", "data")))
+        info_path = next((p for p in (folder / "dataset_info.json", self.path.parent / folder / "dataset_info.json", self.path.parent / "dataset_info.json") if p.is_file()), None)  # fmt: skip
+        info = _read_json(info_path) if info_path else None
+        if info_path is None or info is None:
+            raise self._fail(key, f"no dataset_info.json in {folder}", "put it there, or set dataset_dir in that file")
+        found = [self._dataset(key, name, info, info_path) for name in names]
+        for row in found[1:]:
+            if row["columns"] != found[0]["columns"] or "file" not in row or "file" not in found[0]:
+                raise self._fail(
+                    key,
+                    f"{row['title']} and {found[0]['title']} are of different make",
+                    "a recipe has one kind of data: name one of them",
+                )
+        return found
+
+    def _dataset(self, key: str, name: str, info: dict[str, Any], info_path: Path) -> dict[str, Any]:
+        entry = info.get(name)
+        if entry is None:
+            raise self._fail(key, f"{info_path} has no {name!r}", f"it has {', '.join(list(info)[:8])}")
+        if entry.get("formatting", "alpaca") != "alpaca" or entry.get("ranking"):
+            raise self._fail(key, f"{name}: {entry.get('formatting', 'ranking')} data are conversations or rankings",
+                             "a recipe needs a text and a label a row: export them as JSON lines")  # fmt: skip
+        columns = {"prompt": "instruction", "query": "input", "response": "output", **entry.get("columns", {})}
+        if "columns" in entry and "query" not in entry["columns"]:
+            columns.pop("query")
+        if "history" in columns:
+            self.left.append(
+                Left(
+                    str(self.lines[key]),
+                    key,
+                    f"the column {columns['history']!r}: a row is one question and one answer",
+                )
+            )
+        row = {"title": name, "info": info_path.name, "columns": columns, "split": entry.get("split", "train")}
+        if "hf_hub_url" in entry:
+            return {**row, "path": entry["hf_hub_url"], "name": entry.get("subset")}
+        file = info_path.parent / str(entry.get("file_name", ""))
+        if not file.is_file():
+            raise self._fail(key, f"{name}: {file}: no such file", "check dataset_info.json")
+        kind = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}.get(file.suffix, "json")
+        return {**row, "path": kind, "file": str(file), "split": "train"}
+
+    def _json(self, name: str) -> Any:
+        return next((_read_json(p) for p in (Path(name), self.path.parent / name) if p.is_file()), None)
+
+    # -- the rest --------------------------------------------------------------------------------------------------
+
+    def _rest(self) -> None:
+        """TrainingArguments go under their own names; all others are listed."""
+        checkpointing = not self._take("disable_gradient_checkpointing", False)
+        if checkpointing and "gradient_checkpointing" not in self.given:
+            self.out.put("training.gradient_checkpointing", True, "its default")
+        self._move("warmup_ratio", "training.warmup_steps", float)
+        self._move("evaluation_strategy", "training.eval_strategy")
+        for key, value in self.given.items():
+            if key in self.done:
+                continue
+            if key in _LEFT_OUT:
+                self._leave(key, _LEFT_OUT[key])
+            elif value is not None and key in training_fields.fields():
+                meant = training_fields.as_meant(key, _number(value))
+                problem = training_fields.problem(key, meant)
+                if problem is None:
+                    self.out.put(f"training.{key}", meant, self._origin(key))
+                else:
+                    self._leave(key, problem)
+            else:
+                self._leave(key, "has no counterpart here")
+
+
+def _number(value: Any) -> Any:
+    """1.0e-4 without a dot is text to some YAML writers."""
+    try:
+        return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+[eE][-+]?\d+", value) else value
+    except ValueError:
+        return value
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a local JSON or JSON lines file; none of another kind, whose labels must be named."""
+    if path.suffix not in (".json", ".jsonl"):
+        return []
+    try:
+        text = path.read_text(encoding="utf-8")
+        value = (
+            json.loads(text)
+            if text.lstrip().startswith("[")
+            else [json.loads(line) for line in text.splitlines() if line.strip()]
+        )
+    except (OSError, ValueError) as error:
+        raise LaunchError(f"{path}: cannot be read: {error}", hint="mend that file") from None
+    return [row for row in value if isinstance(row, dict)]
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LaunchError(f"{path}: cannot be read: {error}", hint="mend that file") from None

@@ -1,0 +1,227 @@
+"""A LLaMA-Factory training file becomes a recipe that loads, and what it loses is listed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from launcher import llamafactory, spec
+from launcher.errors import LaunchError
+
+ROWS = [
+    {"instruction": "Is this review good or bad?", "input": text, "output": label}
+    for text, label in [("Cold soup.", "bad"), ("Warm welcome.", "good"), ("Never again.", "bad")]
+]
+
+FULL: dict[str, Any] = {
+    "model_name_or_path": "org/chat-8b",
+    "trust_remote_code": True,
+    "stage": "sft",
+    "do_train": True,
+    "finetuning_type": "full",
+    "deepspeed": "configs/ds_z3_offload_config.json",
+    "dataset": "reviews",
+    "template": "llama3",
+    "cutoff_len": 1024,
+    "max_samples": 100,
+    "preprocessing_num_workers": 4,
+    "output_dir": "out/reviews",
+    "logging_steps": 5,
+    "save_steps": 200,
+    "plot_loss": True,
+    "overwrite_output_dir": True,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 4,
+    "learning_rate": 2.0e-5,
+    "num_train_epochs": 2.0,
+    "lr_scheduler_type": "cosine",
+    "warmup_ratio": 0.1,
+    "bf16": True,
+    "ddp_timeout": 180000000,
+    "resume_from_checkpoint": None,
+    "val_size": 0.1,
+    "per_device_eval_batch_size": 1,
+    "eval_strategy": "steps",
+    "eval_steps": 200,
+    "flash_attn": "fa2",
+    "report_to": "none",
+    "neat_unknown": 3,
+}
+
+
+@pytest.fixture
+def job(tmp_path: Path):
+    """Write a training file with a dataset beside it."""
+
+    def write(changes: dict[str, Any] | None = None, rows: list[dict[str, Any]] = ROWS, **entry: Any) -> Path:
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / "reviews.json").write_text(json.dumps(rows))
+        info = {"reviews": entry or {"file_name": "reviews.json"}}
+        (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(info))
+        values = {"dataset_dir": str(tmp_path / "data"), **FULL, **(changes or {})}
+        path = tmp_path / "sft.yaml"
+        path.write_text(yaml.safe_dump({k: v for k, v in values.items() if v != "drop"}, sort_keys=False))
+        return path
+
+    return write
+
+
+def loaded(path: Path, tmp_path: Path, **options: Any) -> tuple[spec.RecipeSpec, llamafactory.Imported]:
+    made = llamafactory.convert(path, **{"nproc": 8, "task": "causal-lm", **options})
+    (tmp_path / "made.yaml").write_text(made.text)
+    return spec.load(tmp_path / "made.yaml", env={}).spec, made
+
+
+def test_a_full_fine_tuning_keeps_what_maps(job, tmp_path: Path):
+    """Names, numbers, strategy, batch at the ranks that are given, and the instruction as a prompt."""
+    recipe, _ = loaded(job(), tmp_path)
+
+    assert ("org/chat-8b", "causal-lm", ("bad", "good")) == (
+        recipe.model.name,
+        recipe.model.task,
+        recipe.model.label_names,
+    )
+    assert "flash_attention_2" == recipe.model.attn_implementation
+    assert ("input", "output") == (recipe.data.text, recipe.data.label)
+    assert "Is this review good or bad?\n{text}" == recipe.data.prompt
+    assert ("train[:90%]", 100) == (recipe.data.train.split, recipe.data.train.limit)
+    assert "train[90%:]" == recipe.data.eval.split
+    assert (1024, 4) == (recipe.data.max_length, recipe.data.num_proc)
+    assert ("zero3-offload", "bf16", 64, 2) == (
+        recipe.parallel.strategy, recipe.parallel.precision, recipe.parallel.global_batch_size, recipe.parallel.micro_batch_size,
+    )  # fmt: skip
+    assert {
+        "logging_steps": 5, "save_steps": 200, "learning_rate": 2e-5, "num_train_epochs": 2.0, "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.1, "ddp_timeout": 180000000, "eval_strategy": "steps", "eval_steps": 200,
+        "gradient_checkpointing": True, "report_to": "none",
+    } == recipe.training  # fmt: skip
+    assert "out/reviews" == recipe.output_dir
+    assert recipe.adapter is None
+
+
+def test_every_key_is_kept_or_listed_with_its_line(job, tmp_path: Path):
+    """No key vanishes; each value says which line it came from."""
+    path = job()
+    _, made = loaded(path, tmp_path)
+    lines = path.read_text().splitlines()
+
+    left = {x.key: x for x in made.left}
+    silent = {"stage", "do_train", "finetuning_type", "dataset_dir", "resume_from_checkpoint"}
+    for key in FULL:
+        assert key in left or f"{key} (line " in made.text or key in silent, key
+    for x in made.left:
+        assert lines[int(x.where) - 1].startswith(f"{x.key}:")
+    assert "has no counterpart here" == left["neat_unknown"].reason
+    assert "code out of a model's folder is never run" == left["trust_remote_code"].reason
+    assert "chat template" in left["template"].reason
+
+
+def test_lora_becomes_an_adapter(job, tmp_path: Path):
+    """With LLaMA-Factory's own defaults where it says nothing."""
+    lora = {
+        "finetuning_type": "lora",
+        "lora_rank": 16,
+        "lora_target": "q_proj, v_proj",
+        "lora_dropout": 0.05,
+        "deepspeed": "drop",
+    }
+    recipe, _ = loaded(job(lora), tmp_path, nproc=1)
+    plain, _ = loaded(job({"finetuning_type": "drop", "deepspeed": "drop"}), tmp_path, nproc=1)
+
+    assert recipe.adapter is not None
+    assert (16, 32, ("q_proj", "v_proj"), 0.05) == (
+        recipe.adapter.r, recipe.adapter.lora_alpha, recipe.adapter.target_modules, recipe.adapter.lora_dropout,
+    )  # fmt: skip
+    assert ("ddp", 8) == (recipe.parallel.strategy, recipe.parallel.global_batch_size)
+    assert plain.adapter is not None
+    assert (8, 16, "all-linear") == (plain.adapter.r, plain.adapter.lora_alpha, plain.adapter.target_modules)
+
+
+@pytest.mark.parametrize(
+    ("zero", "strategy"),
+    [
+        ({"stage": 2}, "zero2"),
+        ({"stage": 3}, "zero3"),
+        ({"stage": 3, "offload_param": {"device": "cpu"}}, "zero3-offload"),
+        ({"stage": 2, "offload_optimizer": {"device": "cpu"}}, "zero2"),
+        ({"stage": 0}, "ddp"),
+    ],
+)
+def test_the_stage_is_read_from_deepspeeds_file_where_it_is(job, tmp_path: Path, zero: dict[str, Any], strategy: str):
+    (tmp_path / "own.json").write_text(json.dumps({"zero_optimization": zero}))
+    recipe, made = loaded(job({"deepspeed": "own.json"}), tmp_path)
+
+    assert strategy == recipe.parallel.strategy
+    assert any("offload" in x.reason for x in made.left) == (zero["stage"] == 2 and len(zero) == 2)
+
+
+def test_a_classification_head_reads_the_text_alone(job, tmp_path: Path):
+    """The instruction that all rows share is listed as lost."""
+    recipe, made = loaded(job(), tmp_path, task="sequence-classification")
+
+    assert (None, "input") == (recipe.data.prompt, recipe.data.text)
+    assert any("a classification head reads the text alone" in x.reason for x in made.left)
+
+
+def test_a_hubs_dataset_needs_its_labels_named(job, tmp_path: Path):
+    path = job({}, hf_hub_url="org/reviews", subset="en", split="all", columns={"prompt": "text", "response": "stars"})
+    with pytest.raises(LaunchError, match="nobody knows its labels"):
+        llamafactory.convert(path, nproc=1, task="causal-lm")
+    recipe, _ = loaded(path, tmp_path, labels=("bad", "good"))
+
+    assert ("org/reviews", "en", "all[:90%]", "text", "stars") == (
+        recipe.data.path, recipe.data.name, recipe.data.train.split, recipe.data.text, recipe.data.label,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"stage": "dpo"}, "stage dpo trains no labels"),
+        ({"finetuning_type": "freeze"}, "finetuning_type freeze has no counterpart"),
+        ({"dataset": "other"}, "has no 'other'"),
+        ({"model_name_or_path": "drop"}, "names no model_name_or_path"),
+        ({"deepspeed": "mine.json"}, "tells no ZeRO stage"),
+        ({"learning_rate": -1}, "its values make no recipe"),
+        ({"dataset_dir": "/nowhere", "dataset": "drop"}, "names no dataset"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_what_cannot_become_a_recipe_is_refused_with_its_line(job, changes: dict[str, Any], said: str):
+    with pytest.raises(LaunchError, match=said):
+        llamafactory.convert(job(changes), nproc=1, task="causal-lm")
+
+
+@pytest.mark.parametrize(
+    ("rows", "entry", "said"),
+    [
+        (
+            [{"instruction": "Write.", "input": "", "output": f"text {i}"} for i in range(100)],
+            {},
+            "100 different responses",
+        ),
+        ([{**row, "instruction": f"Question {i}"} for i, row in enumerate(ROWS)], {}, "differ both in"),
+        (ROWS, {"file_name": "reviews.json", "formatting": "sharegpt"}, "are conversations"),
+        (ROWS, {"file_name": "gone.json"}, "no such file"),
+    ],
+    ids=["generation", "two columns", "sharegpt", "missing file"],
+)
+def test_data_that_are_no_labels_are_refused(job, rows, entry, said: str):
+    with pytest.raises(LaunchError, match=said):
+        llamafactory.convert(job({}, rows, **entry), nproc=1, task="causal-lm")
+
+
+def test_no_value_can_break_out_of_its_line(job, tmp_path: Path):
+    """Names with quotes, comments and newlines come back as they were."""
+    nasty = 'x: {} # "\n- 中文'
+    rows = [{**row, "instruction": nasty} for row in ROWS]
+    named = tmp_path / "a\nmodel: {}.yaml"
+    job({"output_dir": nasty}, rows).rename(named)
+    recipe, _ = loaded(named, tmp_path)
+
+    assert nasty == recipe.output_dir
+    assert f"{nasty}\n{{text}}" == recipe.data.prompt
