@@ -6,9 +6,11 @@ import os
 import sys
 
 import click
+from click.shell_completion import CompletionItem
 
 from launcher import __version__
-from launcher.cli import check, launch, recipes, results, submit
+from launcher.cli import check, completion, launch, recipes, results, submit
+from launcher.cli.options import COMPLETE_VAR
 from launcher.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USER, LaunchError
 
 DEFAULT_COMMAND = "run"
@@ -22,6 +24,10 @@ class _Group(click.Group):
         if args and args[0] not in own and args[0] not in self.commands:
             args = [DEFAULT_COMMAND, *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """Commands; where none begins so, what the default command takes first: a recipe."""
+        return super().shell_complete(ctx, incomplete) or completion.recipe_paths(incomplete)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write_usage(ctx.command_path, "[OPTIONS] RECIPE [KEY=VALUE]...")
@@ -51,14 +57,18 @@ for command in (
     check.explain_command,
     recipes.recipes_group,
     submit.submit_command,
+    completion.completion_command,
 ):
     cli.add_command(command)
 
 
 def main() -> None:
     """The console script: every ending has its exit code, and only a bug of ours shows a traceback (in a file)."""
+    if COMPLETE_VAR in os.environ:
+        completion.register()
     try:
-        cli.main(standalone_mode=False)
+        # click would name itself after the file that was started, and its variable with it.
+        cli.main(prog_name="ascend-launch", standalone_mode=False)
     except LaunchError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)

@@ -16,6 +16,28 @@ if TYPE_CHECKING:
     from launcher.spec import Loaded
 
 
+COMPLETE_VAR = "_ASCEND_LAUNCH_COMPLETE"
+"""Set by a shell that asks how to complete a word; click derives this name from the program's."""
+
+
+def complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str) -> Any:
+    from launcher.cli import completion
+
+    return completion.recipe_paths(incomplete)
+
+
+def complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> Any:
+    from launcher.cli import completion
+
+    return completion.recipe_names(incomplete)
+
+
+def _complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -> Any:
+    from launcher.cli import completion
+
+    return completion.keys(incomplete)
+
+
 class Count(click.ParamType):
     name = "N|auto"
 
@@ -42,8 +64,8 @@ def machine_options(command: Any) -> Any:
 
 def recipe_arguments(command: Any) -> Any:
     options = [
-        click.argument("recipe", type=click.Path(path_type=Path)),
-        click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
+        click.argument("recipe", type=click.Path(path_type=Path), shell_complete=complete_recipe),
+        click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=_complete_key),
     ]
     return _add(options, command)
 

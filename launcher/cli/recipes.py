@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from launcher.cli.options import complete_name
 from launcher.errors import LaunchError
 
 
@@ -27,14 +28,14 @@ def recipes_list(as_json: bool) -> None:
 
 
 @recipes_group.command(name="show")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_name)
 def recipes_show(name: str) -> None:
     """Print the shipped recipe NAME."""
     click.echo(_shipped(name).read_text(encoding="utf-8"), nl=False)
 
 
 @recipes_group.command(name="copy")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_name)
 @click.argument("target", type=click.Path(path_type=Path), default=Path())
 def recipes_copy(name: str, target: Path) -> None:
     """Copy the shipped recipe NAME to TARGET, a file or a folder [.]; nothing is overwritten."""
