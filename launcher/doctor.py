@@ -72,6 +72,8 @@ class Context:
     """Space that one checkpoint takes."""
     host_bytes: int | None = None
     """Main memory that this node's ranks need together."""
+    report_to: tuple[str, ...] = ()
+    """Trackers that the recipe names."""
     model_name: str | None = None
     hub: str = "huggingface"
 
@@ -98,7 +100,17 @@ class Context:
 
 
 Check = Callable[[Context], Finding]
-PACKAGES = ("torch", "torch-npu", "transformers", "accelerate", "deepspeed", "datasets", "peft", "triton-ascend")
+TRACKERS: Mapping[str, tuple[str, ...]] = {
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "wandb": ("wandb",),
+    "swanlab": ("swanlab",),
+    "mlflow": ("mlflow", "mlflow-skinny"),
+}
+"""training.report_to → the packages of which one is needed, on every node."""
+PACKAGES = (
+    "torch", "torch-npu", "transformers", "accelerate", "deepspeed", "datasets", "peft", "triton-ascend",
+    *(package for packages in TRACKERS.values() for package in packages),
+)  # fmt: skip
 
 
 def installed(names: Iterable[str] = PACKAGES) -> dict[str, str]:
@@ -237,6 +249,18 @@ def check_transformers(ctx: Context) -> Finding:
         return Finding(name, "fail", f"transformers {have} with torch_npu {torch_npu}",
                        "tensors are sent to CUDA: 'Torch not compiled with CUDA enabled'", "use torch_npu 2.5.1 or later")  # fmt: skip
     return ok(name, f"transformers {have}")
+
+
+def check_trackers(ctx: Context) -> Finding:
+    """Every rank makes the tracker's callback, so its package is needed on every node."""
+    name = "trackers"
+    asked = [t for t in ctx.report_to if t != "none"]
+    missing = [t for t in asked if t in TRACKERS and not any(p in ctx.versions for p in TRACKERS[t])]
+    if missing:
+        return Finding(name, "fail", f"training.report_to names {', '.join(missing)}, not installed here",
+                       "every rank would end before the first step",
+                       f"pip install {' '.join(missing)}, or set training.report_to=none")  # fmt: skip
+    return ok(name, ", ".join(asked)) if asked else skip(name, "none asked for")
 
 
 def check_autoload(ctx: Context) -> Finding:
@@ -894,7 +918,7 @@ NPU_CHECKS: tuple[Check, ...] = (
     check_interface, check_hccl_ports, check_reserved_ports, check_rank_table,
 )  # fmt: skip
 HOST_CHECKS: tuple[Check, ...] = (
-    check_python, check_torch_pair, check_transformers, check_autoload, check_rendezvous, check_compiler, check_disk,
+    check_python, check_torch_pair, check_transformers, check_trackers, check_autoload, check_rendezvous, check_compiler, check_disk,
     check_host_memory, check_shm, check_ulimit, check_model, check_token,
 )  # fmt: skip
 SLOW_NPU_CHECKS: tuple[Check, ...] = (check_health_codes, check_tls, check_page_size)

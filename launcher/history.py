@@ -9,6 +9,16 @@ from typing import Any
 FIGURES = ("accuracy", "precision", "recall", "f1", "mae")
 """Scores of an evaluation that are one number."""
 
+_NUMBERS = {
+    "train": ("max_steps", "num_train_epochs"),
+    "step": ("time", "step"),
+    "log": ("step",),
+    "eval_step": ("time", "step", "max_steps"),
+    "eval": ("time", "step"),
+    "rates": ("step", "steps", "seconds", "rows", "tokens"),
+}
+"""Kind of an event → its fields that must be numbers."""
+
 
 @dataclass
 class History:
@@ -55,13 +65,14 @@ class History:
         return history
 
     def add(self, event: Mapping[str, Any]) -> None:
-        """Take in one event. Kinds and fields that are not known are passed over: any version may have written it."""
+        """Take in one event. One that is not known, or lacks what its kind has, is passed over: any version may have
+        written it."""
         time = event.get("time")
         if isinstance(time, int | float):
             self.started = time if self.started is None else self.started
             self.latest = time
         take = getattr(self, f"_on_{event.get('event')}", None)
-        if take is not None:
+        if take is not None and all(_is_number(event.get(key)) for key in _NUMBERS.get(event["event"], ())):
             take(event)
 
     @property
@@ -115,7 +126,7 @@ class History:
         self.engine = {k: v for k, v in event.items() if k not in ("event", "time")}
 
     def _on_train(self, event: Mapping[str, Any]) -> None:
-        self.max_steps, self.num_epochs = event.get("max_steps", 0), event.get("num_train_epochs", 0)
+        self.max_steps, self.num_epochs = event["max_steps"], event["num_train_epochs"]
         self._step_times.clear()
         self._enter("training", event)
 
@@ -202,6 +213,10 @@ class History:
 
     def _incident(self, kind: str, event: Mapping[str, Any], text: str) -> None:
         self.incidents.append({"event": kind, "time": event.get("time"), "step": self.step, "text": text})
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def own_seconds(rates: Mapping[str, Any]) -> list[float]:

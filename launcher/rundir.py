@@ -52,6 +52,8 @@ class RunDir:
     @property
     def failure_path(self) -> Path: return self.path / "failure.json"
     @property
+    def report_path(self) -> Path: return self.path / "report.html"
+    @property
     def checkpoints(self) -> Path: return self.path / "checkpoints"
     @property
     def model_dir(self) -> Path: return self.path / "model"
@@ -121,6 +123,17 @@ class RunDir:
                     f"{self.path}: another launch is at work here", hint="wait for it, or use another --run-dir"
                 ) from None
             yield
+
+    def is_held(self) -> bool:
+        """Whether a launch is at work here; nothing is made or changed to find out."""
+        try:
+            with (self.path / ".lock").open("r") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # no such file, or not ours to read
+            return False
+        return False
 
     @property
     def last_attempt(self) -> int:

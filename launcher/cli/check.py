@@ -53,6 +53,8 @@ def _doctor_context(device: str, nproc: int | None, nnodes: int, node_rank: int,
     if recipe is not None:
         loaded = spec.load(recipe).spec
         values |= {"precision": loaded.parallel.precision, "strategy": loaded.parallel.strategy}
+        asked = loaded.training.get("report_to") or ()
+        values["report_to"] = (asked,) if isinstance(asked, str) else tuple(asked)
         values |= {"output_dir": Path(loaded.output_dir), "model_name": loaded.model.name, "hub": loaded.model.hub}
     return doctor.context(kind, found=found, **values)
 

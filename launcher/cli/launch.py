@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -63,7 +64,7 @@ def launch(loaded: Loaded, cluster: Cluster, plan: Plan, run: RunDir, as_json: b
         sys.exit(supervise.foreground(run, child_env))
     with view:
         outcome = supervise.run(files.agent_argv(run, cluster.node_rank), run, child_env, view.event)
-    view.end(outcome, run, explained(outcome, run))
+    view.end(outcome, run, explained(outcome, run), _report(run) if cluster.node_rank == 0 else None)
     sys.exit(outcome.exit_code)
 
 
@@ -100,6 +101,21 @@ def explained(outcome: Outcome, run: RunDir) -> Report | None:
     return report
 
 
+def _report(run: RunDir) -> Path | None:
+    """Write the run's page. Whatever goes wrong with it, the job's outcome stands."""
+    import traceback
+
+    try:
+        from launcher import report
+
+        report.write([report.load(run.path)], run.report_path)
+    except (Exception, KeyboardInterrupt):
+        with contextlib.suppress(OSError), run.agent_log.open("a", encoding="utf-8") as log:
+            log.write(f"report.html was not written:\n{traceback.format_exc()}")
+        return None
+    return run.report_path
+
+
 def require_health(plan: Plan, cluster: Cluster) -> dict[str, Any]:
     """The doctor's cheap checks, before anything is started; what the machine is, for the run's report.
 
@@ -108,6 +124,7 @@ def require_health(plan: Plan, cluster: Cluster) -> dict[str, Any]:
     """
     from launcher import doctor
     from launcher.cluster import npu
+    from launcher.render import env
 
     recipe = plan.recipe
     context = doctor.context(
@@ -120,6 +137,7 @@ def require_health(plan: Plan, cluster: Cluster) -> dict[str, Any]:
         precision=plan.precision,
         strategy=plan.strategy,
         output_dir=Path(recipe.output_dir),
+        report_to=env.report_to(plan),
         model_name=recipe.model.name,
         hub=recipe.model.hub,
     )

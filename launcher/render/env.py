@@ -39,6 +39,7 @@ def variables(plan: Plan, run_path: Path, user: Mapping[str, str], num_cpus: int
     rows = list(_both(plan, num_cpus or os.cpu_count() or 1))
     rows += _npu(plan, run_path, user) if plan.device == "npu" else _cpu()
     rows += _debug(plan) if plan.debug and plan.device == "npu" else []
+    rows += _trackers(plan, run_path)
     return tuple(
         Variable(n, user[n], "your own value", kept=True) if n in user else Variable(n, v, r) for n, v, r in rows
     )
@@ -89,6 +90,24 @@ def _npu(plan: Plan, run_path: Path, user: Mapping[str, str]) -> list[Row]:
             ("PYTORCH_NPU_ALLOC_CONF", "expandable_segments:True", "less fragmentation: batches differ in length")
         )
     return rows
+
+
+def _trackers(plan: Plan, run_path: Path) -> list[Row]:
+    places = {
+        "tensorboard": ("TENSORBOARD_LOGGING_DIR", str(run_path / "tensorboard")),
+        "wandb": ("WANDB_DIR", str(run_path)),
+        "swanlab": ("SWANLAB_LOG_DIR", str(run_path / "swanlab")),
+    }
+    asked = report_to(plan)
+    reason = "what it writes on this machine lies in the run directory"
+    return [(*place, reason) for name, place in places.items() if name in asked or "all" in asked]
+
+
+def report_to(plan: Plan) -> tuple[str, ...]:
+    """The trackers that a recipe names under training.report_to."""
+    asked = plan.training_arguments.get("report_to") or ()
+    names = [asked] if isinstance(asked, str) else asked
+    return tuple(name for name in names if name != "none")
 
 
 def _debug(plan: Plan) -> list[Row]:

@@ -448,6 +448,17 @@ def explanation(report: Report, lang: Lang, as_json: bool) -> None:
         out.print(Text(render_text(report, lang)))
 
 
+def reported(facts: Mapping[str, Any], path: Path, as_json: bool) -> None:
+    """Where the page is, and each run in a line."""
+    if as_json:
+        print(json.dumps(facts, indent=2, ensure_ascii=False))
+        return
+    for run in facts["runs"]:
+        scores = "  ".join(f"{k.replace('_', ' ')} {_number(v, '.4f')}" for k, v in run["figures"].items() if v < 1000)
+        out.print(Text(f"{run['label']}  {run['status']}  {run['steps']} steps  {scores}".rstrip()))
+    out.print(Text(f"report: {path}"))
+
+
 def recipes(paths: Sequence[Path], as_json: bool) -> None:
     """Name and first comment line of each shipped recipe."""
     first = {p: p.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for p in paths}

@@ -78,6 +78,10 @@ def events(folder: Path, kind: str) -> list[dict]:
     return [event for event in map(json.loads, lines) if event["event"] == kind]
 
 
+def report(folder: Path) -> str:
+    return (folder / "run" / "report.html").read_text(encoding="utf-8")
+
+
 def plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
@@ -95,6 +99,7 @@ def test_a_straggler_shows_while_the_job_runs(launch, tmp_path):
     assert "times the others'" in plain(said)
     assert "left" in plain(said)
     assert said.rindex(HIDE) < said.rindex(SHOW)
+    assert "Own work by rank" in report(tmp_path)
     assert [] == [word for word in ("Warning", "warnings.warn", "[INFO]", "[WARNING]", "W1124") if word in said]
 
 
@@ -110,21 +115,23 @@ def test_rows_and_tokens_are_those_that_were_trained_on(launch, tmp_path):
     assert all(size > 50 << 20 for r in rates for size in r["host_bytes"])
 
 
-def test_interrupted_the_terminal_is_given_back(launch):
-    """^C on the keyboard: the ranks save and leave, exit code 130, cursor shown, nothing left on the panel's lines."""
-    code, said = launch("training.num_train_epochs=200", type_at="step 40/", keys=b"\x03")
+def test_interrupted_the_terminal_is_given_back(launch, tmp_path):
+    """^C on the keyboard: the ranks save and leave, exit code 130, cursor shown; the report says so."""
+    code, said = launch("training.num_train_epochs=200", type_at="epoch 2  train", keys=b"\x03")
 
     assert 130 == code
     assert said.rindex(HIDE) < said.rindex(SHOW)
     assert "stopping   SIGINT" in plain(said)
     assert "stopped; what there is lies in" in plain(said)
+    assert "Stopped before its end" in report(tmp_path)
 
 
-def test_failed_the_terminal_is_given_back(launch):
-    """The traceback stands below the lines, once."""
+def test_failed_the_terminal_is_given_back(launch, tmp_path):
+    """The traceback stands below the lines, once, and in the report."""
     code, said = launch("training.num_train_epochs=2", fault="raise 1 10")
 
     assert 1 == code
     assert said.rindex(HIDE) < said.rindex(SHOW)
     assert 1 == plain(said).count("Traceback")
     assert "rank 1 on" in plain(said)
+    assert "ValueError: injected: the model ate the homework" in report(tmp_path)

@@ -454,3 +454,16 @@ def test_findings_are_json(machine: Context):
     started = time.process_time()
     assert json.dumps([f.to_json() for f in doctor.run_checks(machine, only_cheap=True)])
     assert time.process_time() - started < 0.3
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_the_launch():
+    """Each rank would end on it; names that are not known here are passed through."""
+    context = doctor.context("cpu", env={}, report_to=("tensorboard", "mlflow", "somebody_elses"))
+    there = replace(context, versions={"tensorboardX": "2", "mlflow-skinny": "3"})
+    missing = replace(context, versions={"tensorboard": "2"})
+
+    assert "ok" == doctor.check_trackers(there).ok
+    assert ("fail", True) == (
+        doctor.check_trackers(missing).ok,
+        "pip install mlflow" in doctor.check_trackers(missing).fix,
+    )

@@ -198,3 +198,22 @@ def test_the_recorded_recipe_says_where_values_came_from(recipe: Write, tmp_path
 
     assert "#   training.seed: command line training.seed\n" in text
     assert f"#   model.name: {path}:" in text
+
+
+@pytest.mark.parametrize(
+    ("report_to", "names"),
+    [("none", set()), ("tensorboard", {"TENSORBOARD_LOGGING_DIR"}), (["wandb", "swanlab"], {"WANDB_DIR", "SWANLAB_LOG_DIR"}),
+     ("mlflow", set())],
+)  # fmt: skip
+def test_trackers_write_into_the_run_directory(recipe, report_to, names):
+    """Wherever they would by default; what the user has set stands. mlflow keeps its own default: it takes a database's or
+    a server's address, and no longer a folder's."""
+    loaded = spec.load(recipe(training={"report_to": report_to}), [], {})
+    made = plan.make(loaded, detect.assumed(8, detect.Nodes()), plan.Options())
+    trackers = ("TENSORBOARD", "WANDB", "SWANLAB", "MLFLOW")
+    rows = [
+        row for row in env.variables(made, Path("/runs/a b"), {"WANDB_DIR": "/mine"}) if row.name.startswith(trackers)
+    ]
+
+    assert names == {row.name for row in rows}
+    assert all(row.value == "/mine" or row.value.startswith("/runs/a b/") for row in rows)

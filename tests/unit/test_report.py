@@ -1,0 +1,298 @@
+"""Reports of run directories made here, file by file: whole, broken, old and hostile ones."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from launcher import report
+from launcher.errors import LaunchError
+from launcher.report import charts
+
+HOSTILE = """</script></style><script>alert(1)</script><img src=x onerror=alert(2)>"'&$\\frac{1"""
+GIB = 1 << 30
+
+
+def write_run(folder: Path, *, name="mine", steps=30, failed=False, label_names=("bad", "good"), loss=2.0, strategy="ddp",
+              learning_rate=1e-4, text="") -> Path:  # fmt: skip
+    """A run of two ranks as the launcher leaves it, with one restart at step 20."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rates = {"steps": 10, "seconds": 2.0, "rows": 80, "tokens": 4000, "data_s": [0.1, 0.1], "forward_s": [0.5, 0.9],
+             "host_bytes": [GIB, 2 * GIB], "host_peak_bytes": [2 * GIB, 3 * GIB]}  # fmt: skip
+    events = [{"event": "machine", "host": "node0", "versions": {"torch": "2.13.0"}, "chips": [], "memory_bytes": 8 * GIB},
+              {"event": "note", "text": text or "a note"}, {"event": "train", "max_steps": steps, "num_train_epochs": 3}]  # fmt: skip
+    for step in range(10, steps + 1, 10):
+        epoch = 3 * step / steps
+        events.append({"event": "log", "step": step, "epoch": epoch, "loss": loss / step, "learning_rate": learning_rate, "grad_norm": 1.0})  # fmt: skip
+        events.append({"event": "rates", "step": step, **rates})
+        events.append({"event": "eval", "step": step, "epoch": epoch, "eval_loss": 3.0 / step, "accuracy": 0.5 + step / 100, "mae": 0.5})  # fmt: skip
+        if step == 20:
+            events.append({"event": "restart", "attempt": 1, "of": 1, "rank": 1, "what": f"was killed {text}"})
+    lines = [json.dumps({"time": 1700000000.0 + i, **event}) for i, event in enumerate(events)]
+    (folder / "events.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    plan = {"name": name, "strategy": strategy, "strategy_reason": text, "precision": "fp32", "device": "cpu", "backend": "gloo",
+            "nproc_per_node": 2, "num_nodes": 1, "batch": {"global_size": 8, "micro_size": 4, "accumulation": 1}}  # fmt: skip
+    (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    values = {"model": {"name": f"org/{name}", "task": "sequence-classification"}, "data": {"prompt": text or None},
+              "training": {"learning_rate": learning_rate}}  # fmt: skip
+    head = f"# {name} as resolved.\n#   training.learning_rate: mine.yaml:7\n"
+    (folder / "recipe.yaml").write_text(head + json.dumps(values, ensure_ascii=False), encoding="utf-8")
+    (folder / "data.json").write_text(json.dumps({"label_names": list(label_names), "train": {"rows": 80, "mean_tokens": 12.5, "max_tokens": 30}}), encoding="utf-8")  # fmt: skip
+    if failed:
+        log = folder / "attempt_1" / "rank_1.log"
+        log.parent.mkdir(exist_ok=True)
+        log.write_text(f"step 29\nhf_{'A1b2C3d4' * 4} {text}\n", encoding="utf-8")
+        failure = {"rank": 1, "host": "node0", "attempt": 1, "what": f"ValueError: {text}", "traceback": f"Traceback\n{text}",
+                   "explanation": {"cause": "the cause", "fix": "the fix", "line": text, "source": "somewhere"}}  # fmt: skip
+        (folder / "failure.json").write_text(json.dumps(failure), encoding="utf-8")
+    else:
+        final = {"accuracy": 0.8, "eval_loss": 0.1, "eval_samples": 10, "confusion_matrix": [[4, 1], [1, 4]]}
+        metrics = {"world_size": 2, "final": final, "train": {"train_loss": 0.2}}
+        (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    return folder
+
+
+class Page(HTMLParser):
+    """What a browser would act on: elements, and attributes that fetch or run something."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.handlers: list[str] = []
+        self.ids: list[str] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for key, value in attrs:
+            if key in ("src", "href", "xlink:href", "action", "data", "poster"):
+                self.links.append(value)
+            if key.startswith("on"):
+                self.handlers.append(key)
+            if key == "id":
+                self.ids.append(value)
+
+    def handle_data(self, data):
+        self.text += f" {data}"
+
+
+def page(*folders: Path) -> Page:
+    return Page(report.html(report.load_all(folders)))
+
+
+def test_a_page_tells_everything_of_a_run(tmp_path: Path):
+    """Figures, curves with their units, the matrix, ranks, where values came from, the machine, what befell the run."""
+    text = re.sub(r"\s+", " ", page(write_run(tmp_path / "run")).text)
+
+    for said in ("0.8000 accuracy", "cross-entropy (nats)", "tokens per second", "GiB of host memory", "optimizer step",
+                 "bad 5 5 0.8000 0.8000", "3.00 GiB", "training.learning_rate 0.0001 mine.yaml:7", "torch 2.13.0", "8.00 GiB",
+                 "attempt 1 of 1, after rank 1: was killed", "80 12.5 tokens on average, longest 30"):  # fmt: skip
+        assert said in text
+
+
+def test_nothing_is_fetched_and_nothing_runs(tmp_path: Path):
+    """No script, no link but inside the page, no id twice."""
+    for found in (page(write_run(tmp_path / "a", text=HOSTILE)), page(tmp_path / "a", write_run(tmp_path / "b"))):
+        assert not {"script", "img", "iframe", "object", "embed", "video"} & set(found.tags)
+        assert [] == [link for link in found.links if not link.startswith(("#", "data:,"))]
+        assert [] == found.handlers
+        assert len(found.ids) == len(set(found.ids))
+        assert {link[1:] for link in found.links if link.startswith("#")} <= set(found.ids)
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_hostile_words_are_text(tmp_path: Path, failed: bool):
+    """Names, labels, log lines and notes from anywhere end up as they are, as text."""
+    folder = write_run(tmp_path / "run", name=HOSTILE, label_names=(HOSTILE, "差评"), text=HOSTILE, failed=failed)
+    found = page(folder)
+
+    assert "script" not in found.tags
+    assert found.text.count(HOSTILE) > 5
+    assert ("差评" in found.text) or failed
+
+
+def test_chinese_survives(tmp_path: Path):
+    """In names, labels and messages."""
+    folder = write_run(tmp_path / "评论", name="评论分类", label_names=("差评", "好评"), text="显存不足")
+    found = page(folder)
+
+    assert [] == [word for word in ("评论分类", "差评", "好评", "显存不足") if word not in found.text]
+
+
+def test_a_failure_is_explained(tmp_path: Path):
+    """Who failed first, why, what to do, and the log's end; a token that the log holds is not carried along."""
+    folder = write_run(tmp_path / "run", failed=True, text="it broke")
+    found = page(folder)
+
+    for said in ("failed", "Rank 1 on node0 failed first", "ValueError: it broke", "the cause", "the fix", "step 29"):
+        assert said in found.text
+    assert "hf_A1b2" not in found.text
+
+
+def test_several_runs_are_compared(tmp_path: Path):
+    """Only what differs stands in the table; the better figure is marked; each run has a colour and a stroke."""
+    a = write_run(tmp_path / "first", loss=2.0, learning_rate=1e-4)
+    b = write_run(tmp_path / "second", loss=1.0, learning_rate=2e-4, strategy="zero2")
+    runs = report.load_all([a, b])
+
+    assert {"training.learning_rate": [1e-4, 2e-4], "plan: strategy": ["ddp", "zero2"]} == report.differing(runs)
+    loss = next(chart for chart in charts.compared(runs) if chart.title == "Training loss")
+    assert [("first", 0, "solid"), ("second", 1, "dashed")] == [(x.label, x.colour, x.style) for x in loss.lines]
+    assert [(1.0, 0.1), (2.0, 0.05), (3.0, pytest.approx(1 / 30))] == list(loss.lines[1].points)
+
+
+def test_runs_of_one_name_keep_apart(tmp_path: Path):
+    """Even the same run twice."""
+    a = write_run(tmp_path / "x" / "run")
+    b = write_run(tmp_path / "y" / "run")
+    labels = [run.label for run in report.load_all([a, b, a])]
+
+    assert 3 == len(set(labels))
+
+
+def test_the_better_value_is_the_lower_loss_and_the_higher_score(tmp_path: Path):
+    """Figures that look the same are both without a mark."""
+    a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b")
+    other = {"final": {"accuracy": 0.9, "eval_loss": 0.05}, "train": {"train_loss": 0.2000000001}}
+    (b / "metrics.json").write_text(json.dumps(other))
+    best = {name: value for name, _, value in report.figure_table(report.load_all([a, b]))}
+
+    assert (0.9, 0.05, None) == (best["accuracy"], best["eval_loss"], best["train_loss"])
+
+
+STATUS = {
+    "done": lambda run: None,
+    "unfinished": lambda run: (run / "metrics.json").unlink(),
+    "interrupted": lambda run: _append(run, {"event": "preempted", "step": 20, "saved": True}),
+}
+
+
+def _append(run: Path, event: dict) -> None:
+    (run / "metrics.json").unlink()
+    with (run / "events.jsonl").open("a") as file:
+        file.write(json.dumps({"time": 1.0, **event}) + "\n")
+
+
+@pytest.mark.parametrize("status", STATUS)
+def test_how_a_run_ended_is_told(tmp_path: Path, status: str):
+    """By what it left behind."""
+    folder = write_run(tmp_path / "run")
+    STATUS[status](folder)
+
+    assert status == report.load(folder).status
+    assert status in page(folder).text
+
+
+def test_a_run_under_way_is_told_by_its_lock(tmp_path: Path):
+    """Asking takes nothing away from the launch that holds it."""
+    from launcher.rundir import RunDir
+
+    folder = write_run(tmp_path / "run")
+    (folder / "metrics.json").unlink()
+    with RunDir(folder).hold():
+        assert "running" == report.load(folder).status
+    assert "unfinished" == report.load(folder).status
+
+
+FILES = ["plan.json", "events.jsonl", "metrics.json", "recipe.yaml", "data.json", "failure.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"null", b'"text"', b"\xff\xfe", b'{"final": 3, "batch": [], "train": "x"}'])  # fmt: skip
+def test_broken_and_missing_files_cost_their_part_only(tmp_path: Path, name: str, content: bytes | None):
+    """The page is made all the same."""
+    folder = write_run(tmp_path / "run", failed=name == "failure.json")
+    (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+
+    assert "mine" in page(folder).text or name == "plan.json"
+
+
+def test_events_of_odd_types_cost_their_point_only(tmp_path: Path):
+    """Lists for numbers, no step, a number too large."""
+    folder = write_run(tmp_path / "run")
+    odd = [{"event": "log", "step": 40, "loss": "NaN"}, {"event": "log", "step": 50, "loss": float("nan")}, 7,
+           {"event": "eval", "step": 50, "eval_loss": [1]}, {"event": "log"}, {"event": "rates", "step": 60}]  # fmt: skip
+    with (folder / "events.jsonl").open("a") as file:
+        file.write("".join(json.dumps(event) + "\n" for event in odd))
+
+    assert "accuracy" in page(folder).text
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path):
+    """With a hint where `latest` is beside."""
+    write_run(tmp_path / "20260101")
+    (tmp_path / "latest").symlink_to("20260101")
+
+    with pytest.raises(LaunchError, match="not a run directory") as caught:
+        report.load(tmp_path)
+    assert "did you mean" in caught.value.hint
+    assert "20260101" == report.load(tmp_path / "latest").path.name
+
+
+def test_predictions_give_the_matrix_that_metrics_lack(tmp_path: Path):
+    """Counted from predictions.jsonl; a class without rows has its place."""
+    folder = write_run(tmp_path / "run", label_names=("a", "b", "c"))
+    (folder / "metrics.json").write_text(json.dumps({"final": {"accuracy": 0.5}}))
+    rows = [{"index": 0, "label": 0, "prediction": 1}, {"index": 1, "label": 1, "prediction": 1}]
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    assert [[0, 1, 0], [0, 1, 0], [0, 0, 0]] == report.load(folder).confusion
+
+
+def test_the_json_says_what_the_page_says(tmp_path: Path):
+    """Figures, and each recipe value with its origin."""
+    (run,) = report.summary([report.load(write_run(tmp_path / "run"))])["runs"]
+
+    assert {"value": 1e-4, "from": "mine.yaml:7"} == run["recipe"]["training.learning_rate"]
+    assert {"value": "sequence-classification", "from": "default"} == run["recipe"]["model.task"]
+    assert (0.8, 40.0, 2000.0) == tuple(run["figures"][k] for k in ("accuracy", "samples_per_second", "tokens_per_second"))  # fmt: skip
+    assert [{"rank": 0, "own_s": 0.06, "host_peak_bytes": 2 * GIB}, {"rank": 1, "own_s": 0.1, "host_peak_bytes": 3 * GIB}] == run["ranks"]  # fmt: skip
+    json.dumps(run)
+
+
+def test_long_curves_keep_their_spikes():
+    """Of 100,000 points a few hundred are drawn, the one that matters among them."""
+    points = [(float(i), 1.0) for i in range(100_000)]
+    points[54_321] = (54_321.0, 99.0)
+    thin = charts.thinned(points)
+
+    assert len(thin) <= charts.MAX_POINTS + 2
+    assert (points[0], points[-1], True) == (thin[0], thin[-1], (54_321.0, 99.0) in thin)
+    assert sorted(thin) == list(thin)
+
+
+@pytest.mark.parametrize(("num_ranks", "num_lines"), [(2, 2), (8, 8), (64, 3)])
+def test_many_ranks_are_summed_up(tmp_path: Path, num_ranks: int, num_lines: int):
+    """Up to eight have a line each; of more, the least, the median and the most."""
+    folder = write_run(tmp_path / "run")
+    wide = {"event": "rates", "step": 30, "steps": 10, "seconds": 2.0, "rows": 80, "tokens": 4000, "data_s": [0.1] * num_ranks,
+            "forward_s": [0.5] * num_ranks, "host_bytes": [GIB] * num_ranks, "host_peak_bytes": [GIB] * num_ranks}  # fmt: skip
+    (folder / "events.jsonl").write_text(json.dumps({"time": 1.0, **wide}) + "\n")
+    memory = next(c for c in charts.of_run(report.load(folder)) if c.title == "Memory by rank")
+
+    assert num_lines == len(memory.lines)
+
+
+def test_colours_follow_the_page(tmp_path: Path):
+    """Every colour of a chart is one of the page's variables, so that light and dark both work."""
+    drawing = charts.svg(charts.of_run(report.load(write_run(tmp_path / "run")))[0], "p0")
+
+    assert {"none"} >= set(re.findall(r"(?:fill|stroke): ([^v;\"][^;\"]*)", drawing))
+    assert "var(--c0)" in drawing
+
+
+def test_recipe_keys_with_colons_find_their_origin(tmp_path: Path):
+    """`data.data_files.a: b` is a key too."""
+    folder = write_run(tmp_path / "run")
+    (folder / "recipe.yaml").write_text(
+        '# x\n#   data_files.a: b: mine.yaml:3\ndata_files: {"a: b": f.json, a: g.json}\n'
+    )
+
+    assert {"data_files.a: b": "mine.yaml:3"} == report.load(folder).origins
