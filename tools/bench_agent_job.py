@@ -6,7 +6,6 @@ It notes when it was where, in one JSON file a rank and attempt; BENCH_OUT names
 import json
 import os
 import signal
-import statistics
 import time
 from pathlib import Path
 
@@ -43,18 +42,18 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters())
     rows = torch.randint(512, (4, 32))
     noted["loop"] = time.time()
-    times = []
+    (OUT / f"loop_{RANK}").touch()
+    ends = []
     for step in range(NUM_STEPS):
         if step == KILL_AT and RANK == 1 and ATTEMPT == 0:
             (OUT / "killed").write_text(repr(time.time()))
             os.kill(os.getpid(), signal.SIGKILL)
-        began = time.perf_counter()
         model(input_ids=rows, labels=rows).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        times.append(time.perf_counter() - began)
+        ends.append(time.monotonic())
         noted.setdefault("first_step", time.time())
-    noted["step"] = statistics.median(times)
+    noted["ends"] = ends
     (OUT / f"rank_{RANK}_{ATTEMPT}.json").write_text(json.dumps(noted))
     dist.barrier()
     dist.destroy_process_group()

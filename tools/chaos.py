@@ -1,148 +1,289 @@
-"""Injects faults into real ranks again and again, under ascend-launch and under torchrun, and prints what came of it.
+"""Injects faults into real ranks again and again, and prints what came of it: ascend-launch beside torchrun.
 
-    python tools/chaos.py [--repeats 20] [--only slow_teardown] [--no-torchrun] [--restarts]
+    python tools/chaos.py [--repeats 1] [--only slow_teardown] [--no-torchrun] [--restarts]
 
-The job is recipes/tiny-cpu.yaml on two CPU ranks with a checkpoint every five steps; the fault strikes rank 1 at the
-beginning of step 33. Without --restarts: who is blamed, and how long until the launcher has ended. With it: whether the
-job finished, the steps done twice, and the seconds from the fault to the next training step. Both launchers run the same
-rank program with the same fault, one after the other, in each round.
+ascend-launch trains recipes/tiny-cpu.yaml; torchrun trains tools/chaos_stock.py, the Trainer with its own checkpoints
+and resume. Both have two CPU ranks, a toy Llama and a checkpoint every five steps; the fault strikes rank 1 at the
+beginning of step 33, or the launcher or the disk at that moment. Printed are the rank that is blamed, the seconds until
+the launcher has ended, what is left alive, and what the same command does when it is given once more: whether it
+finishes, and how many steps are done twice. With --restarts the launcher itself starts the ranks again, and the seconds
+are those from the fault to the next step. The two run one after the other in each round.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 REPO = Path(__file__).resolve().parent.parent
 INJECT = REPO / "tests/ranks/faults/inject"
 STEP, RANK = 33, 1
-FAULTS = ("raise", "slow_teardown", "kill", "exit", "stop", "kill_loader")
-WORDS = ("training.save_strategy=steps", "training.save_steps=5")
-TIMEOUT_S = 240
+IN_RANK = ("raise", "slow_teardown", "kill", "exit", "memory", "orphan", "kill_loader", "stop", "sleep")
+SIGNALS = {"term": signal.SIGTERM, "int": signal.SIGINT, "kill_launcher": signal.SIGKILL}
+DISK = ("disk_full", "read_only")
+DAMAGE = ("truncated", "bit_flipped", "incomplete")
+"""Of the newest checkpoint, after a kill and before the second command."""
+FAULTS = (*IN_RANK, *SIGNALS, *DISK, *DAMAGE)
+RESTARTED = ("raise", "kill", "exit", "kill_loader", "stop", "sleep")
+HANG_S = 8
+PATIENCE_S = 90
+"""A launcher that has not ended by then is said to hang, and is ended."""
+MEMORY_BYTES = 6 << 30
 
 
 @dataclass
 class Result:
-    code: int | None
-    """The launcher's exit code; None where it had to be killed."""
-    blamed: int | None
-    seconds: float | None
-    """From the fault to the launcher's end, or with restarts to the next step."""
-    lost_steps: int | None = None
+    blamed: int | None = None
+    seconds: float | None = None
+    """From the fault to the launcher's end, or with restarts to the next step. None: it hung, or never went on."""
+    left: int = 0
+    """Processes alive five seconds after the launcher's end."""
+    code: int | None = None
+    """Of the launcher; None where it had to be killed."""
+    again: int | None = None
+    """Exit code of the same command, given once more."""
+    lost: int | None = None
+    """Steps that were done before the fault and had to be done again."""
 
 
-def environment(folder: Path, fault: str) -> dict[str, str]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("RANK", "WORLD_SIZE", "TORCHELASTIC"))}
-    env |= {"PYTHONPATH": f"{INJECT}:{REPO}", "FAULT": f"{fault} {RANK} {STEP}", "FAULT_STAMP": str(folder / "stamp")}
-    return env | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+class Job:
+    """One launcher in one folder."""
+
+    def __init__(self, launcher: str, folder: Path, fault: str, restarts: int) -> None:
+        self.out, self.stamp = folder / "run", folder / "stamp"
+        self.launcher, self.fault, self.restarts = launcher, fault, restarts
+        self.tag = folder.name
+
+    def argv(self) -> list[str]:
+        if self.launcher == "torchrun":
+            program = str(Path(sys.executable).parent / "torchrun")
+            options = ["--standalone", "--nproc-per-node", "2", f"--max-restarts={self.restarts}"]
+            return [program, *options, str(REPO / "tools/chaos_stock.py"), str(self.out)]
+        options = ["--device", "cpu", "--nproc", "2", "--hang-timeout", str(HANG_S), "--run-dir", str(self.out)]
+        words = ["training.save_strategy=steps", "training.save_steps=5"]
+        words += ["training.dataloader_num_workers=1"] if self.fault == "kill_loader" else []
+        restarts = ["--max-restarts", str(self.restarts)] if self.restarts else []
+        return [sys.executable, "-m", "launcher.cli", *options, *restarts, "recipes/tiny-cpu.yaml", *words]
+
+    def env(self, fault: str) -> dict[str, str]:
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("RANK", "WORLD_SIZE", "TORCHELASTIC"))}
+        env |= {"PYTHONPATH": f"{INJECT}:{REPO}", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        env |= {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0", "GLOO_SOCKET_IFNAME": "lo", "CHAOS": self.tag}
+        if self.fault == "kill_loader":
+            env["LOADER_WORKERS"] = "1"
+        in_rank = fault if fault in IN_RANK else "kill" if fault in DAMAGE else "none"
+        return env | {"FAULT": f"{in_rank} {RANK} {STEP if fault else -1}", "FAULT_STAMP": str(self.stamp)}
+
+    def start(self, fault: str, log: Path) -> psutil.Popen:
+        limit = ["prlimit", f"--as={MEMORY_BYTES}"] if fault == "memory" else []
+        with log.open("w") as out:
+            return psutil.Popen(
+                [*limit, *self.argv()],
+                cwd=REPO,
+                env=self.env(fault),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+
+    def steps(self) -> list[tuple[float, int]]:
+        """Time and number of each step that was done, as far as they were written."""
+        try:
+            lines = (self.out / "events.jsonl").read_text().splitlines()
+        except OSError:
+            return []
+        events = [json.loads(line) for line in lines if line.endswith("}")]
+        return [(e["time"], e["step"]) for e in events if e["event"] in ("step", "log")]
+
+    def processes(self) -> list[psutil.Process]:
+        """What carries this job's mark in its environment, wherever it went."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("CHAOS") == self.tag and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def blamed(self, log: Path) -> int | None:
+        if self.launcher == "torchrun":
+            root = re.search(r"Root Cause.*?rank\s*:\s*(\d+)", log.read_text(errors="replace"), re.DOTALL)
+            return int(root[1]) if root else None
+        with contextlib.suppress(OSError, ValueError):
+            rank: int | None = json.loads((self.out / "failure.json").read_text())["rank"]
+            return rank
+        return None
+
+    def newest(self) -> Path | None:
+        found = list((self.out / "checkpoints").glob("checkpoint-*"))
+        return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
 
 
-def words(fault: str) -> list[str]:
-    return [*WORDS, *(["training.dataloader_num_workers=1"] if fault == "kill_loader" else [])]
+def one(launcher: str, fault: str, restarts: int) -> Result:
+    with tempfile.TemporaryDirectory(prefix="chaos-") as parent, _disk(Path(parent) / "run", fault in DISK) as disk:
+        job = Job(launcher, Path(parent), fault, restarts)
+        log = Path(parent) / "log"
+        process = job.start(fault, log)
+        try:
+            return _observed(job, process, log, disk)
+        finally:
+            for left in job.processes():
+                with contextlib.suppress(psutil.Error):
+                    left.kill()
+            process.wait()
 
 
-def run(argv: list[str], folder: Path, fault: str) -> tuple[int | None, str, float]:
-    try:
-        done = subprocess.run(
-            argv, cwd=REPO, env=environment(folder, fault), capture_output=True, text=True, timeout=TIMEOUT_S,
-            stdin=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        return done.returncode, done.stdout + done.stderr, time.time()
-    except subprocess.TimeoutExpired:
-        subprocess.run(["pkill", "-9", "-f", str(folder)], check=False)
-        return None, "", time.time()
+def _observed(job: Job, process: psutil.Popen, log: Path, disk: Callable[[str], None]) -> Result:
+    result = Result()
+    _wait(lambda: job.stamp.exists() or process.poll() is not None, 4 * PATIENCE_S)
+    if not job.stamp.exists():
+        sys.exit(f"{job.launcher}: no fault happened:\n{log.read_text()}")
+    struck = float(job.stamp.read_text())
+    if job.fault in SIGNALS:
+        process.send_signal(SIGNALS[job.fault])
+    disk(job.fault)
+    if job.restarts:
+        after: list[tuple[float, int]] = []
+        _wait(lambda: after.extend(_next(job, struck)) or bool(after) or process.poll() is not None, PATIENCE_S)
+        result.seconds, result.lost = (after[0][0] - struck, STEP - after[0][1] + 1) if after else (None, None)
+        _wait(lambda: process.poll() is not None, PATIENCE_S)
+        result.code = process.poll()
+        return result
+    if _wait(lambda: process.poll() is not None, PATIENCE_S):
+        result.code, result.seconds = process.returncode, time.time() - struck
+        _wait(lambda: not job.processes(), 5)
+    result.left, result.blamed = len(job.processes()), job.blamed(log)
+    for left in job.processes():
+        with contextlib.suppress(psutil.Error):
+            left.kill()
+    if result.code == 0:
+        return result  # it trained on to the end
+    disk("mend")
+    if job.fault in DAMAGE:
+        damage(job, job.fault)
+    began = time.time()
+    again = job.start("", log.with_name("again"))
+    _wait(lambda: again.poll() is not None, PATIENCE_S)
+    result.again = again.poll()
+    after = [step for step in job.steps() if step[0] > began]
+    result.lost = max(0, STEP - after[0][1] + 1) if after else None
+    return result
 
 
-def outcome(folder: Path, code: int | None, blamed: int | None, ended: float, restarts: bool) -> Result:
-    stamp = folder / "stamp"
-    struck = float(stamp.read_text()) if stamp.exists() else None
-    if struck is None:
-        return Result(code, blamed, None)
-    if not restarts:
-        return Result(code, blamed, ended - struck)
-    steps = [json.loads(line) for line in (folder / "run/events.jsonl").read_text().splitlines()]
-    steps = [e for e in steps if e["event"] in ("step", "log")]
-    after = [e for e in steps if e["time"] > struck and e["step"] <= STEP]
-    first = after[0] if after else None
-    return Result(code, blamed, first and first["time"] - struck, first and STEP - first["step"] + 1)
+def _next(job: Job, struck: float) -> list[tuple[float, int]]:
+    """The first step after the fault that had been done before: ranks that the fault spares may still finish one."""
+    return [(at, step) for at, step in job.steps() if at > struck and step <= STEP][:1]
 
 
-def ours(folder: Path, fault: str, restarts: bool) -> Result:
-    argv = [sys.executable, "-m", "launcher.cli", "--device", "cpu", "--nproc", "2", "--hang-timeout", "8"]
-    argv += ["--run-dir", str(folder / "run"), *(["--max-restarts", "1"] if restarts else [])]
-    code, _, ended = run([*argv, "recipes/tiny-cpu.yaml", *words(fault)], folder, fault)
-    failure = folder / "run/failure.json"
-    blamed = json.loads(failure.read_text())["rank"] if failure.exists() else None
-    for line in (folder / "run/events.jsonl").read_text().splitlines():
-        event = json.loads(line)
-        blamed = event["rank"] if event["event"] == "restart" else blamed
-    return outcome(folder, code, blamed, ended, restarts)
+def damage(job: Job, how: str) -> None:
+    """Damage the weights of the newest checkpoint."""
+    newest = job.newest()
+    if newest is None:
+        sys.exit("there is no checkpoint to damage")
+    weights = max((p for p in newest.rglob("*.safetensors")), key=lambda p: p.stat().st_size)
+    if how == "incomplete":
+        (newest / "trainer_state.json").unlink()
+    elif how == "truncated":
+        os.truncate(weights, weights.stat().st_size // 2)
+    else:
+        with weights.open("r+b") as file:
+            for offset in (weights.stat().st_size // 2, weights.stat().st_size * 3 // 4):
+                file.seek(offset + 3 - offset % 4)  # the exponent of a float32
+                value = file.read(1)[0]
+                file.seek(-1, os.SEEK_CUR)
+                file.write(bytes([value ^ 0x40]))
 
 
-def torchrun(folder: Path, fault: str, restarts: bool) -> Result:
-    render = [
-        sys.executable,
-        "-m",
-        "launcher.cli",
-        "render",
-        "--device",
-        "cpu",
-        "--nproc",
-        "2",
-        "--out",
-        str(folder / "run"),
-    ]
-    subprocess.run([*render, "recipes/tiny-cpu.yaml", *words(fault)], cwd=REPO, check=True, capture_output=True)
-    argv = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2"]
-    argv += [f"--max-restarts={int(restarts)}", "-m", "launcher.worker", "--run-dir", str(folder / "run")]
-    code, text, ended = run(argv, folder, fault)
-    root = re.search(r"Root Cause.*?rank\s*:\s*(\d+)", text, re.DOTALL)
-    return outcome(folder, code, int(root[1]) if root else None, ended, restarts)
-
-
-def show(fault: str, name: str, results: list[Result], restarts: bool) -> None:
-    seconds = [r.seconds for r in results if r.seconds is not None]
-    median = f"{statistics.median(seconds):.1f}" if seconds else "-"
-    if restarts:
-        finished = sum(r.code == 0 for r in results)
-        lost = sorted({r.lost_steps for r in results if r.lost_steps is not None})
-        print(
-            f"{fault:<14} {name:<14} finished {finished}/{len(results)}  steps done twice {lost}  {median} s to the next step"
-        )
+@contextlib.contextmanager
+def _disk(folder: Path, is_own: bool) -> Iterator[Callable[[str], None]]:
+    """A small file system at `folder` that can be filled, made read-only and mended."""
+    folder.mkdir()
+    if not is_own:
+        yield lambda fault: None
         return
-    right = sum(r.blamed == RANK for r in results)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "chaos", str(folder)], check=True)
+
+    def change(fault: str) -> None:
+        if fault == "disk_full":
+            with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(1 << 16))
+        elif fault == "read_only":
+            subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+        elif fault == "mend":
+            subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
+            (folder / "filler").unlink(missing_ok=True)
+
+    try:
+        yield change
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def _wait(done: Callable[[], bool], limit_s: float) -> bool:
+    deadline = time.monotonic() + limit_s
+    while not done():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def show(fault: str, name: str, results: list[Result], restarts: int) -> None:
+    """One line: medians, and counts of runs."""
+    count = len(results)
+    seconds = [r.seconds for r in results if r.seconds is not None]
+    median = f"{statistics.median(seconds):.1f} s" if seconds else "-"
+    lost = ", ".join(map(str, sorted({r.lost for r in results if r.lost is not None}))) or "-"
+    if restarts:
+        done = sum(r.code == 0 for r in results)
+        print(f"| {fault} | {name} | {median} to the next step | finished {done}/{count} | {lost} steps again |")
+        return
+    blamed = f"right rank {sum(r.blamed == RANK for r in results)}/{count}" if fault in IN_RANK else "-"
     hung = sum(r.code is None for r in results)
-    print(
-        f"{fault:<14} {name:<14} right rank {right}/{len(results)}  {median} s to the end"
-        + (f"  hung {hung}" if hung else "")
+    end = (
+        f"hangs after {PATIENCE_S} s"
+        if hung == count
+        else f"{median}, exit {sorted({r.code for r in results}, key=str)}"
     )
+    left = max(r.left for r in results)
+    again = (
+        "trained on" if all(r.code == 0 for r in results) else f"{sum(r.again == 0 for r in results)}/{count} finish"
+    )
+    print(f"| {fault} | {name} | {blamed} | {end} | {left} left | {again} | {lost} steps again |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--only", choices=FAULTS, action="append")
     parser.add_argument("--no-torchrun", action="store_true")
     parser.add_argument("--restarts", action="store_true")
     args = parser.parse_args()
-    launchers = {"ascend-launch": ours, **({} if args.no_torchrun else {"torchrun": torchrun})}
-    for fault in args.only or FAULTS:
+    launchers = ("ascend-launch",) if args.no_torchrun else ("ascend-launch", "torchrun")
+    # torchrun often needs two: its second attempt finds the first one's addresses in the store, and fails.
+    restarts = {"ascend-launch": 1, "torchrun": 3} if args.restarts else dict.fromkeys(launchers, 0)
+    for fault in args.only or (RESTARTED if args.restarts else FAULTS):
         results: dict[str, list[Result]] = {name: [] for name in launchers}
         for _ in range(args.repeats):
-            for name, launch in launchers.items():
-                with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-                    results[name].append(launch(Path(folder), fault, args.restarts))
+            for name in launchers:
+                results[name].append(one(name, fault, restarts[name]))
         for name, found in results.items():
-            show(fault, name, found, args.restarts)
+            show(fault, name, found, restarts[name])
 
 
 if __name__ == "__main__":

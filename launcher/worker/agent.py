@@ -25,7 +25,8 @@ from launcher.plan import Plan
 from launcher.rundir import RunDir
 from launcher.worker import failure, nodes, stall, start, zygote
 
-POLL_S = 0.02
+POLL_S = 0.1
+"""How soon a signal or another node's word is acted on; a rank's end is heard at once."""
 SPEAK_S = 1.0
 """How long the others may go on after a rank said that a peer is gone: the peer itself may be about to say why."""
 FAILURE_GRACE_S = 5.0

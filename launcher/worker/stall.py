@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -61,9 +62,10 @@ class Watch:
         beats = {rank: self._beat(rank) for rank in ranks}
         if any(beat is None or (now - beat[0] < self.timeout_s and not at_once) for beat in beats.values()):
             return None
+        states = {rank: _state(pid) for rank, pid in ranks.items()}  # before the stopped ones are woken to answer
         stacks = self._stacks(ranks)
         seen = [
-            Seen(rank, beat[1], beat[2], now - beat[0], _state(ranks[rank]), stacks[rank])
+            Seen(rank, beat[1], beat[2], now - beat[0], states[rank], stacks[rank])
             for rank, beat in beats.items()
             if beat is not None
         ]
@@ -78,7 +80,9 @@ class Watch:
     def _stacks(self, ranks: dict[int, int]) -> dict[int, str]:
         files = {rank: self.folder / f"stacks_{rank}.txt" for rank in ranks}
         for pid in ranks.values():
-            os.kill(pid, signal.SIGUSR2)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR2)
+                os.kill(pid, signal.SIGCONT)  # a stopped one answers first of all, and is killed right after
         deadline = time.monotonic() + STACKS_S
         before: list[int] = []
         while time.monotonic() < deadline:
@@ -91,7 +95,7 @@ class Watch:
 
 
 def culprit(seen: list[Seen]) -> Seen:
-    """The rank that did not arrive, not those that wait{'' if len(others) > 1 else 's'} for it.
+    """The rank that did not arrive, not those that wait for it.
 
     In this order: a process that is stopped or dead; one that is behind in steps; one whose stack is outside of any
     collective; one that cannot answer.

@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,7 +25,8 @@ from launcher.rundir import RunDir
 from launcher.worker import failure
 from launcher.worker import start as start_module
 
-POLL_S = 0.02
+LOOK_S = 1.0
+"""A child's end wakes the zygote at once; this is for the one that ends between two waits."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -85,9 +87,16 @@ def _serve(pipe: Connection) -> None:
         signal.signal(number, signal.SIG_IGN)
     # DataLoader workers of a rank that was killed come to us, and are ended here.
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    # Asleep until a word comes or a child ends: on a node whose cores are all taken, each look costs a rank its turn.
+    woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
     ours: set[int] = set()
     while True:
-        if pipe.poll(POLL_S):
+        ready = connection.wait([pipe, woken], LOOK_S)
+        if woken in ready:
+            os.read(woken, 4096)
+        if pipe in ready:
             try:
                 kind, value = pipe.recv()
             except EOFError:
@@ -116,7 +125,9 @@ def _launch(job: Job, pipe: Connection) -> int:
         ]
         with job.log.open("ab") as out:
             env = {**os.environ, **job.env}
-            return subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out).pid
+            return subprocess.Popen(
+                argv, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            ).pid
     flush()
     pid = os.fork()
     if pid == 0:
@@ -150,9 +161,12 @@ def _child(job: Job, pipe: Connection) -> NoReturn:
     """The life of a forked child. It never returns into the zygote's code."""
     code = EXIT_JOB_FAILED
     try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         die_with_parent(signal.SIGKILL)
+        # Linux shares the cores out by session (sched_autogroup): ranks of one session would get one process' share.
+        os.setsid()
         # Whatever this rank forks (DataLoader workers) dies with it too.
         os.register_at_fork(after_in_child=lambda: _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
         pipe.close()

@@ -33,18 +33,27 @@ def _patch(progress):
     original = getattr(progress, "on_step_begin", None)
 
     def on_step_begin(self, args, state, control, **kwargs):
-        kind, rank, step, *attempt = os.environ["FAULT"].split()
-        wanted = attempt[0] if attempt else "0"
-        in_time = wanted in ("*", os.environ["TORCHELASTIC_RESTART_COUNT"])
-        if in_time and (os.environ["RANK"], str(state.global_step)) == (rank, step):
-            if "FAULT_STAMP" in os.environ:
-                with open(os.environ["FAULT_STAMP"], "w") as stamp:
-                    stamp.write(repr(time.time()))
-            globals()[f"_{kind}"](kwargs["model"])
+        strike(kwargs["model"], state.global_step)
         if original is not None:
             return original(self, args, state, control, **kwargs)
 
     progress.on_step_begin = on_step_begin
+
+
+def strike(model, step):
+    """Have the fault, where this is its rank, step and attempt."""
+    kind, rank, at, *attempt = os.environ.get("FAULT", "none -1 -1").split()
+    wanted = attempt[0] if attempt else "0"
+    in_time = wanted in ("*", os.environ["TORCHELASTIC_RESTART_COUNT"])
+    if in_time and (os.environ["RANK"], str(step)) == (rank, at):
+        if "FAULT_STAMP" in os.environ:
+            with open(os.environ["FAULT_STAMP"], "w") as stamp:
+                stamp.write(repr(time.time()))
+        globals()[f"_{kind}"](model)
+
+
+def _none(model):
+    """The fault comes from outside; the stamp says when it may."""
 
 
 def _kill(model):
