@@ -24,6 +24,7 @@ from launcher.cluster import npu
 from launcher.cluster.model import GIB, Chip, Device
 from launcher.cluster.nodes import split_endpoint
 from launcher.errors import EXIT_OK, EXIT_USER, LaunchError
+from launcher.render import ranktable
 
 Verdict = Literal["ok", "warn", "fail", "skip"]
 _WORST = {"skip": 0, "ok": 1, "warn": 2, "fail": 3}
@@ -683,56 +684,23 @@ def check_page_size(ctx: Context) -> Finding:
 # --- rank table ----------------------------------------------------------------------------------------------------
 
 
-def rank_table_problems(text: str) -> list[str]:
-    """What is wrong with a version 1.0 or 1.2 rank table, by HCCL's rules. [] where nothing is."""
-    try:
-        table = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return [f"it is not JSON: {error}"]
-    if not isinstance(table, dict):
-        return ["it is not a JSON object"]
-    if str(table.get("version")) not in ("1.0", "1.2"):
-        return [] if str(table.get("version")) == "2.0" else [f"version {table.get('version')!r} is not known"]
-    problems = []
-    if table.get("status") != "completed":
-        problems.append(f"status is {table.get('status')!r}, not 'completed'")
-    servers = table.get("server_list")
-    if not isinstance(servers, list) or not servers:
-        return [*problems, "server_list is empty or missing"]
-    if str(table.get("server_count")) != str(len(servers)):
-        problems.append(f"server_count is {table.get('server_count')!r}, but server_list has {len(servers)}")
-    ids = [s.get("server_id") for s in servers if isinstance(s, dict)]
-    if len(set(map(str, ids))) != len(servers):
-        problems.append("server_id is not unique")
-    devices = [d for s in servers if isinstance(s, dict) for d in (s.get("device") or []) if isinstance(d, dict)]
-    not_text = [f"{k}={v!r}" for d in devices for k, v in d.items() if not isinstance(v, str)]
-    if not_text:
-        problems.append(f"every value must be a string: {not_text[0]}")
-    ranks = [str(d.get("rank_id")) for d in devices]
-    if sorted(ranks, key=lambda r: (len(r), r)) != [str(i) for i in range(len(devices))]:
-        problems.append(f"rank_id must be 0 to {len(devices) - 1}, each once")
-    if len(servers) > 1 and any(not d.get("device_ip") for d in devices):
-        problems.append("device_ip is missing, which several servers need")
-    return problems
-
-
 def check_rank_table(ctx: Context) -> Finding:
+    """An inherited one. A launch of ours unsets it; other launchers hand it on."""
     name, value = "RANK_TABLE_FILE", ctx.env.get("RANK_TABLE_FILE")
     if not value:
         return ok(name, "not set; torch_npu needs none")
     path = ctx.path(value)
     if path.is_symlink():
-        return Finding(
-            name, "fail", f"{value} is a link", "HCCL refuses links (EI0004)", "unset it, or name the file itself"
-        )
-    if not path.is_file():
-        return Finding(name, "warn", f"{value} does not exist", "torch_npu goes on without it and says nothing",
-                       "unset RANK_TABLE_FILE")  # fmt: skip
-    problems = rank_table_problems(ctx.text(value))
-    if problems:
-        return Finding(name, "fail", f"{value}: {problems[0]}", "the first collective fails (EI0004, EI0014)",
-                       "unset RANK_TABLE_FILE, or have the platform write it anew")  # fmt: skip
-    return ok(name, value)
+        what, why = f"{value} is a link", "HCCL refuses links (EI0004)"
+    elif not path.is_file():
+        what, why = f"{value} does not exist", "torch_npu goes on without it and says nothing"
+    else:
+        problems = ranktable.check(ctx.text(value))
+        what = f"{value}: {problems[0]}" if problems else f"{value} is inherited"
+        why = "the first collective fails (EI0004, EI0014)" if problems else "it may be of another job"
+    return Finding(
+        name, "warn", f"{what}; a launch unsets it", why, "unset RANK_TABLE_FILE, or ask for one with --rank-table FILE"
+    )
 
 
 # --- host ----------------------------------------------------------------------------------------------------------

@@ -84,6 +84,8 @@ class Plan(Section):
     debug: bool = False
     use: Use | None = None
     """None for a training."""
+    rank_table: str | None = None
+    """This node's file for RANK_TABLE_FILE, where --rank-table asked for one."""
     hidden_size: PositiveInt | None = None
     """The model's hidden size where its config could be read; ZeRO-3's buffer sizes follow from it."""
 
@@ -115,6 +117,7 @@ class Options:
     debug: bool = False
     supervision: Supervision = field(default_factory=Supervision)
     use: Use | None = None
+    rank_table: str | None = None
 
 
 def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[str, Any] | None = None) -> Plan:
@@ -168,6 +171,7 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
         supervision=options.supervision,
         debug=options.debug,
         use=use,
+        rank_table=options.rank_table if cluster.device == "npu" else None,
         hidden_size=_hidden_size(model_config),
     )
 

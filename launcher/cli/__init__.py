@@ -9,7 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from launcher import __version__
-from launcher.cli import check, completion, launch, recipes, report, results, submit
+from launcher.cli import check, completion, launch, ranktable, recipes, report, results, submit
 from launcher.cli.options import COMPLETE_VAR
 from launcher.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USER, LaunchError
 
@@ -59,6 +59,7 @@ for command in (
     submit.submit_command,
     completion.completion_command,
     report.report_command,
+    ranktable.ranktable_command,
 ):
     cli.add_command(command)
 

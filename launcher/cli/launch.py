@@ -53,13 +53,18 @@ def launch(loaded: Loaded, cluster: Cluster, plan: Plan, run: RunDir, as_json: b
     from launcher.render import env, files
 
     machine_facts = require_health(plan, cluster)
+    _require_rank_table(plan)
     user_env = dict(os.environ)
     files.write(files.texts(loaded, plan, run, user_env, cluster.node_rank), run)
     rows = env.variables(plan, run.path.resolve(), user_env)
-    child_env = user_env | {row.name: row.value for row in rows}
+    unset = env.removed(plan, user_env)
+    child_env = {n: v for n, v in user_env.items() if n not in {row.name for row in unset}}
+    child_env |= {row.name: row.value for row in rows}
     rundir.append_event(run.events_path, {"event": "machine", **machine_facts})
     view = show.view(as_json, cluster.node_rank)
     view.plan(plan, run, loaded)
+    for row in unset:
+        view.event({"event": "note", "text": f"{row.name}={row.value} is unset for the ranks: {row.reason}"})
     if plan.debug:
         sys.exit(supervise.foreground(run, child_env))
     with view:
@@ -114,6 +119,20 @@ def _report(run: RunDir) -> Path | None:
             log.write(f"report.html was not written:\n{traceback.format_exc()}")
         return None
     return run.report_path
+
+
+def _require_rank_table(plan: Plan) -> None:
+    """Raises LaunchError where --rank-table names a file that HCCL would refuse, or that is for another job."""
+    from launcher.render import ranktable
+
+    if plan.rank_table is None:
+        return
+    found = ranktable.check(Path(plan.rank_table).read_text(encoding="utf-8", errors="replace"), plan.world_size)
+    if found:
+        raise LaunchError(
+            f"--rank-table {plan.rank_table}: {'; '.join(found[:4])}",
+            hint="make it anew with `ascend-launch ranktable`, or leave it out",
+        )
 
 
 def require_health(plan: Plan, cluster: Cluster) -> dict[str, Any]:
@@ -194,4 +213,5 @@ def _show_render(loaded: Loaded, plan: Plan, run: RunDir, node_rank: int, as_jso
     user_env = dict(os.environ)
     texts = files.texts(loaded, plan, run, user_env, node_rank)
     rows = env.variables(plan, run.path.resolve(), user_env)
-    show.dry_run(plan, loaded, run, texts, rows, files.commands(plan, run, node_rank), as_json)
+    unset = env.removed(plan, user_env)
+    show.dry_run(plan, loaded, run, texts, rows, unset, files.commands(plan, run, node_rank), as_json)

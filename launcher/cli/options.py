@@ -56,6 +56,7 @@ def machine_options(command: Any) -> Any:
         click.option("--nnodes", type=click.IntRange(1), envvar="ASCEND_LAUNCH_NNODES", help="Nodes of the job [what the cluster's environment says, else 1]."),
         click.option("--node-rank", type=click.IntRange(0), envvar="ASCEND_LAUNCH_NODE_RANK", help="Which of them this is, from 0 [likewise]."),
         click.option("--rdzv-endpoint", metavar="HOST:PORT", envvar="ASCEND_LAUNCH_RDZV_ENDPOINT", help="Node 0, the same words on every node [likewise]."),
+        click.option("--rank-table", type=click.Path(path_type=Path), metavar="FILE", help="Have HCCL read this rank table [none: ranks find each other]."),
         click.option("--chip", metavar="NAME", help="With plan, render and --dry-run: the chip to plan for [910B3]."),
         click.option("--hbm", type=click.IntRange(1), metavar="GB", help="Likewise: the memory of a card [the chip's]."),
     ]  # fmt: skip
@@ -130,8 +131,23 @@ def inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *,
         cluster = detect.here(device, os.environ, nodes)
     model = loaded.spec.model
     config = assets.model_config(model.name, model.revision)
-    options = plan.Options(nproc=nproc, nproc_source=source, debug=debug, supervision=supervision(machine))
+    options = plan.Options(
+        nproc=nproc,
+        nproc_source=source,
+        debug=debug,
+        supervision=supervision(machine),
+        rank_table=_rank_table(machine.get("rank_table")),
+    )
     return loaded, cluster, options, config
+
+
+def _rank_table(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    if path.is_symlink() or not path.is_file():
+        kind = "a link, which HCCL refuses" if path.is_symlink() else "no such file"
+        raise LaunchError(f"--rank-table {path}: {kind}", hint="`ascend-launch ranktable --out FILE` makes one")
+    return str(path.resolve())
 
 
 def _real_cards(detect: Any, nodes: Any, nproc: int | None) -> Cluster | None:

@@ -40,11 +40,22 @@ def variables(plan: Plan, run_path: Path, user: Mapping[str, str], num_cpus: int
     rows += _npu(plan, run_path, user) if plan.device == "npu" else _cpu()
     rows += _debug(plan) if plan.debug and plan.device == "npu" else []
     rows += _trackers(plan, run_path)
-    return tuple(
-        Variable(n, user[n], "your own value", kept=True) if n in user else Variable(n, v, r) for n, v, r in rows
-    )
+    out = [Variable(n, user[n], "your own value", kept=True) if n in user else Variable(n, v, r) for n, v, r in rows]
+    if plan.rank_table is not None:
+        out.append(Variable(RANK_TABLE, plan.rank_table, "--rank-table: HCCL reads it instead of asking rank 0"))
+    return tuple(out)
 
 
+def removed(plan: Plan, user: Mapping[str, str]) -> tuple[Variable, ...]:
+    """What the user's environment has and ranks must not see. The one exception to "your own value stays": HCCL takes a
+    rank table of another job, or of this one before a card was exchanged, without a question until ranks hang."""
+    inherited = user.get(RANK_TABLE)
+    if plan.device != "npu" or not inherited or inherited == plan.rank_table:
+        return ()
+    return (Variable(RANK_TABLE, inherited, "inherited, and ranks need none; --rank-table FILE asks for one"),)
+
+
+RANK_TABLE = "RANK_TABLE_FILE"
 Row = tuple[str, str, str]
 
 
@@ -119,11 +130,12 @@ def _debug(plan: Plan) -> list[Row]:
     ]  # fmt: skip
 
 
-def record(rows: tuple[Variable, ...], user: Mapping[str, str]) -> dict[str, object]:
+def record(rows: tuple[Variable, ...], user: Mapping[str, str], unset: tuple[Variable, ...] = ()) -> dict[str, object]:
     """env.json: what the launch sets, and which of the user's variables it inherits, secrets removed."""
     inherited = {n: v for n, v in sorted(user.items()) if n.startswith(RECORDED)}
     return {
         "set": [{"name": r.name, "value": hidden(r.name, r.value), "reason": r.reason} for r in rows if not r.kept],
+        "unset": [{"name": r.name, "reason": r.reason} for r in unset],
         "inherited": {n: hidden(n, v) for n, v in inherited.items()},
     }
 

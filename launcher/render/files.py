@@ -27,7 +27,9 @@ def texts(loaded: Loaded, plan: Plan, run: RunDir, user_env: Mapping[str, str], 
     if zero is not None:
         out[run.deepspeed_path.name] = json.dumps(zero, indent=2) + "\n"
     rows = env.variables(plan, run.path.resolve(), user_env)
-    out[run.env_path.name] = json.dumps(env.record(rows, user_env), indent=2, ensure_ascii=False) + "\n"
+    out[run.env_path.name] = (
+        json.dumps(env.record(rows, user_env, env.removed(plan, user_env)), indent=2, ensure_ascii=False) + "\n"
+    )
     return out
 
 

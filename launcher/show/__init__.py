@@ -311,7 +311,7 @@ def _data_lines(data: Mapping[str, Any]) -> list[str]:
 
 def dry_run(
     plan: Plan, loaded: Loaded, run: RunDir, texts: Mapping[str, str], rows: Sequence[Variable],
-    commands: Mapping[str, str], as_json: bool,
+    unset: Sequence[Variable], commands: Mapping[str, str], as_json: bool,
 ) -> None:  # fmt: skip
     """Everything a launch would use, byte for byte."""
     if as_json:
@@ -319,6 +319,7 @@ def dry_run(
             "plan": plan.model_dump(mode="json"),
             "files": dict(texts),
             "commands": dict(commands),
+            "unset": [{"name": r.name, "reason": r.reason} for r in unset],
             "environment": [{"name": r.name, "value": hidden(r.name, r.value), "reason": r.reason} for r in rows],
         }
         print(json.dumps(value, indent=2, ensure_ascii=False))
@@ -330,6 +331,11 @@ def dry_run(
             out.print(Text(textwrap.indent(texts[name].rstrip(), "  ")))
     out.print(Text("\nenvironment of every rank", style="bold"))
     out.print(_environment(rows))
+    for row in unset:
+        out.print(Text(f"  unset {row.name}  # {row.reason}"))
+    if plan.num_nodes > 1:
+        names = "GLOO_SOCKET_IFNAME" + (", HCCL_SOCKET_IFNAME and HCCL_IF_BASE_PORT" if plan.backend == "hccl" else "")
+        out.print(Text(f"  # and, where you have not set them, {names}: settled when the nodes meet"))
     out.print(Text("\ncommands", style="bold"))
     for name, command in commands.items():
         out.print(Text(f"  # {name}\n  {command}"))

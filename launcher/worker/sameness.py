@@ -16,7 +16,7 @@ from typing import Any
 import launcher
 from launcher.plan import Plan
 
-OWN = frozenset({"recipe_dir", "device_reason", "nodes_reason", "strategy_reason", "precision_reason"})
+OWN = frozenset({"recipe_dir", "device_reason", "nodes_reason", "strategy_reason", "precision_reason", "rank_table"})
 """Of a plan: where its values came from, and where files lie, may differ from node to node."""
 SETTINGS = re.compile(r"^(HCCL_|TORCH_HCCL_|PYTORCH_(NPU_)?ALLOC_CONF$|TASK_QUEUE_ENABLE$|ASCEND_LAUNCH_BLOCKING$)")
 MAY_DIFFER = frozenset({"HCCL_IF_IP", "HCCL_SOCKET_IFNAME", "HCCL_LOGIC_SUPERPOD_ID", "HCCL_WHITELIST_FILE"})
@@ -82,7 +82,8 @@ def settings(plan: Plan, env: Mapping[str, str]) -> dict[str, str]:
     """The variables that HCCL and torch_npu want equal everywhere; none for CPU ranks."""
     if plan.device != "npu":
         return {}
-    return {n: v for n, v in sorted(env.items()) if SETTINGS.match(n) and n not in MAY_DIFFER}
+    out = {n: v for n, v in sorted(env.items()) if SETTINGS.match(n) and n not in MAY_DIFFER}
+    return out | ({"rank table": of_file(Path(plan.rank_table))} if plan.rank_table else {})
 
 
 def of_file(path: Path) -> str:

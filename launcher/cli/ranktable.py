@@ -1,0 +1,106 @@
+"""ranktable: the file that HCCL can read instead of asking rank 0, made or checked."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import click
+
+from launcher.errors import EXIT_USER, LaunchError
+
+HCCN_CONF = Path("/etc/hccn.conf")
+HCCN_TOOL = "/usr/local/Ascend/driver/tools/hccn_tool"
+
+
+@click.command(name="ranktable")
+@click.argument("sources", nargs=-1, metavar="[[SERVER=]FILE]...")
+@click.option("--check", "is_check", is_flag=True, help="Say what is wrong with FILE, a rank table; write nothing.")
+@click.option("--ranks", type=click.IntRange(1), help="With --check: the ranks of the job that it is for.")
+@click.option(
+    "--super-pod",
+    metavar="ID",
+    help="Without FILE: the super pod that this node is in; asks npu-smi for the ids there.",
+)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the table here; else show it.")
+def ranktable_command(sources: tuple[str, ...], is_check: bool, ranks: int | None, super_pod: str | None, out: Path | None) -> None:  # fmt: skip
+    """Make HCCL's rank table of this node, or of FILEs in the order of their ranks: hccn.conf, hosts file, rank table.
+
+    A launch needs none and uses none, unless you give it with --rank-table.
+    """
+    from launcher import rundir
+    from launcher.render import ranktable
+
+    if is_check:
+        if len(sources) != 1:
+            raise LaunchError("--check takes one FILE", hint="ascend-launch ranktable --check FILE")
+        found = ranktable.check(_read(Path(sources[0])), ranks)
+        for problem in found:
+            click.echo(f"fail  {sources[0]}: {problem}")
+        if not found:
+            click.echo(f"ok    {sources[0]}")
+        raise SystemExit(EXIT_USER if found else 0)
+    servers = [server for word in sources for server in _servers(word)] or [_here(super_pod)]
+    text = ranktable.text(servers)
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    rundir.write_text(out, text)
+    click.echo(str(out))
+
+
+def _servers(word: str) -> Any:
+    from launcher.render import ranktable
+
+    name, equals, path = word.partition("=")
+    if not equals or Path(word).exists():
+        name, path = Path(word).name, word
+    return ranktable.servers_of(name, _read(Path(path)))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise LaunchError(f"{path}: {reason}", hint="name a file that can be read") from None
+
+
+def _here(super_pod: str | None) -> Any:
+    """This node: its visible cards by physical id, their addresses from hccn.conf or hccn_tool."""
+    from launcher.cluster import npu
+    from launcher.render.ranktable import Server, TableDevice, addresses
+
+    run = npu.runner(os.environ)
+    found = npu.look(run, os.environ)
+    if not found.devices:
+        raise found.problem or LaunchError(
+            "no NPU found on this node", hint="name files: ascend-launch ranktable node0=hccn.conf ..."
+        )
+    visible = npu.visible(os.environ.get(npu.VISIBLE), len(found.devices))
+    known = addresses(HCCN_CONF.read_text(encoding="utf-8")) if os.access(HCCN_CONF, os.R_OK) else {}
+    devices = []
+    for card in (found.devices[i] for i in visible.indices):
+        number = card.physical_id if card.physical_id is not None else card.index
+        ip = known.get(number) or _asked(run, number)
+        sdid = npu.parse_fields(_spod(run, card)).get("SDID", "") if super_pod is not None else ""
+        devices.append(TableDevice(number, ip, sdid))
+    return Server(socket.gethostname(), tuple(devices), super_pod=super_pod or "")
+
+
+def _asked(run: Any, number: int) -> str:
+    from launcher.cluster import npu
+
+    for tool in ("hccn_tool", HCCN_TOOL):
+        rc, text = run([tool, "-i", str(number), "-ip", "-g"])
+        if rc == 0:
+            return npu.parse_device_ip(text) or ""
+    return ""
+
+
+def _spod(run: Any, card: Any) -> str:
+    npu_id = card.npu_id if card.npu_id is not None else card.index
+    rc, text = run(["npu-smi", "info", "-t", "spod-info", "-i", str(npu_id), "-c", str(card.chip_id or 0)])
+    return text if rc == 0 else ""
