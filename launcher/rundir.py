@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -205,7 +206,7 @@ def _changed(plan: Plan, before: Plan) -> list[str]:
 
 
 def new(output_dir: Path, name: str) -> RunDir:
-    """A fresh `<output_dir>/<recipe>/<UTC time>-<id>/`, with the link `latest` beside it moved to it.
+    """A fresh `<output_dir>/<recipe>/<UTC time>-<id>/`. `point_latest` makes it the latest once its ranks start.
 
     Raises:
         LaunchError: output_dir cannot be written to.
@@ -213,8 +214,14 @@ def new(output_dir: Path, name: str) -> RunDir:
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     run = RunDir(output_dir / name / f"{stamp}-{secrets.token_hex(2)}")
     run.create()
-    _point_latest(run.path)
     return run
+
+
+def discard(run: RunDir) -> None:
+    """Remove the directory of a run that came to nothing, and its recipe's where that holds no other."""
+    shutil.rmtree(run.path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        run.path.parent.rmdir()
 
 
 def of_job(output_dir: Path, plan: Plan, job: str, node_rank: int) -> RunDir:
@@ -230,7 +237,7 @@ def of_job(output_dir: Path, plan: Plan, job: str, node_rank: int) -> RunDir:
         tried += 1
         base = base.with_name(f"{job}-{tried}")
     run = take(base, plan, node_rank)
-    _point_latest(base)
+    point_latest(base)
     return run
 
 
@@ -253,7 +260,8 @@ def for_node(path: Path, node_rank: int) -> RunDir:
     return RunDir(path / f"node_{node_rank}" if node_rank else path)
 
 
-def _point_latest(path: Path) -> None:
+def point_latest(path: Path) -> None:
+    """Move the link `latest` beside a run's directory to it."""
     link = path.parent / f".latest-{secrets.token_hex(4)}"
     with contextlib.suppress(OSError):  # a file system without links still trains
         link.symlink_to(path.name)

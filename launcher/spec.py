@@ -488,12 +488,6 @@ def _check_combinations(layers: _Layers, good: dict[str, Any]) -> None:
             layers.mistake(("model", "label_names"), f"{len(names)} names for num_labels {model.num_labels}")
         if names is not None and len(set(names)) < len(names):
             layers.mistake(("model", "label_names"), "the same name stands for two labels")
-        if model.gguf_file and parallel.strategy == "zero3":
-            layers.mistake(
-                ("model", "gguf_file"),
-                "GGUF weights are dequantised whole on every rank, which ZeRO-3 is there to avoid; "
-                "use zero2, or save the model once as safetensors",
-            )
     if model is not None and data is not None:
         _check_task(layers, model, data)
     if training.get("load_best_model_at_end") and training.get("save_strategy", "no") == "no":

@@ -43,17 +43,22 @@ def run_command(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, 
         return
     if debug and cluster.num_nodes > 1:
         raise LaunchError(f"--debug is one rank in this terminal, and there are {cluster.num_nodes} nodes ({plan.nodes_reason})", hint="add --nnodes 1")  # fmt: skip
-    run = run_directory(run_dir, loaded, plan, None if debug else cluster.job, cluster.node_rank)
-    launch(loaded, cluster, plan, run, as_json)
+    launch(loaded, cluster, plan, run_dir, as_json)
 
 
-def launch(loaded: Loaded, cluster: Cluster, plan: Plan, run: RunDir, as_json: bool) -> NoReturn:
-    """Carry a plan out in its run directory, show it, and end with its exit code."""
+def launch(loaded: Loaded, cluster: Cluster, plan: Plan, run_dir: Path | None, as_json: bool) -> NoReturn:
+    """Carry a plan out in its run directory, show it, and end with its exit code.
+
+    A new directory becomes `latest` when its ranks start. One that a user's mistake ended before is removed: what was wrong
+    has been said, and there is nothing else in it.
+    """
     from launcher import rundir, show, supervise
     from launcher.render import env, files
 
     machine_facts = require_health(plan, cluster)
     _require_rank_table(plan)
+    job = None if plan.debug else cluster.job
+    run, is_new = run_directory(run_dir, loaded, plan, job, cluster.node_rank), run_dir is None and job is None
     user_env = dict(os.environ)
     files.write(files.texts(loaded, plan, run, user_env, cluster.node_rank), run)
     rows = env.variables(plan, run.path.resolve(), user_env)
@@ -67,9 +72,23 @@ def launch(loaded: Loaded, cluster: Cluster, plan: Plan, run: RunDir, as_json: b
         view.event({"event": "note", "text": f"{row.name}={row.value} is unset for the ranks: {row.reason}"})
     if plan.debug:
         sys.exit(supervise.foreground(run, child_env))
+    has_ranks = False
+
+    def on_event(event: dict[str, Any]) -> None:
+        nonlocal has_ranks
+        if event.get("event") == "ranks" and not has_ranks:
+            has_ranks = True
+            if is_new:
+                rundir.point_latest(run.path)
+        view.event(event)
+
     with view:
-        outcome = supervise.run(files.agent_argv(run, cluster.node_rank), run, child_env, view.event)
-    view.end(outcome, run, explained(outcome, run), _report(run) if cluster.node_rank == 0 else None)
+        outcome = supervise.run(files.agent_argv(run, cluster.node_rank), run, child_env, on_event)
+    is_nothing = is_new and not has_ranks and outcome.exit_code == EXIT_USER
+    has_report = cluster.node_rank == 0 and not is_nothing
+    view.end(outcome, run, explained(outcome, run), _report(run) if has_report else None)
+    if is_nothing:
+        rundir.discard(run)
     sys.exit(outcome.exit_code)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from launcher.cli.launch import explained, launch, require_health, run_directory
+from launcher.cli.launch import explained, launch, require_health
 from launcher.cli.options import Count, complete_recipe, inputs, machine_options
 from launcher.errors import EXIT_OK, LaunchError
 
@@ -44,8 +44,7 @@ def eval_command(recipe: Path, overrides: tuple[str, ...], checkpoint: str, run_
     loaded = replace(loaded, name=f"{loaded.name}-eval")
     use = plan.Use(mode="eval", weights=weights.name, trained_by=weights.trained_by())
     made = plan.make(loaded, cluster, replace(options, use=use), config)
-    run = run_directory(run_dir, loaded, made, cluster.job, cluster.node_rank)
-    launch(loaded, cluster, made, run, as_json)
+    launch(loaded, cluster, made, run_dir, as_json)
 
 
 @click.command(name="predict")

@@ -40,3 +40,15 @@ def test_ratings_from_1_to_5_with_5_labels_are_refused(job, tmp_path):
     assert 2 == ran.code
     assert "has label 5" in ran.err
     assert "labels run from 0 to 4" in ran.err
+
+
+def test_a_run_that_never_had_ranks_leaves_no_directory_and_latest_where_it_was(ascend_launch, tmp_path):
+    """`latest` is the newest run that is worth looking at."""
+    (tmp_path / "tiny-cpu" / "old").mkdir(parents=True)
+    (tmp_path / "tiny-cpu" / "latest").symlink_to("old")
+
+    ran = ascend_launch("--device", "cpu", "recipes/tiny-cpu.yaml", "data.text=review", f"output_dir={tmp_path}")
+
+    assert 2 == ran.code, ran.out + ran.err
+    assert {"old", "latest"} == {path.name for path in (tmp_path / "tiny-cpu").iterdir()}
+    assert "old" == str((tmp_path / "tiny-cpu" / "latest").readlink())

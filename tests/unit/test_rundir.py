@@ -15,9 +15,12 @@ from launcher.errors import LaunchError
 
 
 def test_latest_points_to_the_newest_run(tmp_path: Path):
-    """`latest` is a relative link that moves to each new run."""
+    """`latest` is a relative link that moves to each run whose ranks start."""
     first, second = rundir.new(tmp_path, "yelp"), rundir.new(tmp_path, "yelp")
     link = tmp_path / "yelp" / "latest"
+    assert not link.exists()
+    rundir.point_latest(first.path)
+    rundir.point_latest(second.path)
 
     assert first.path != second.path
     assert second.path.name == str(link.readlink())
