@@ -55,10 +55,15 @@ def launch(loaded: Loaded, cluster: Cluster, plan: Plan, run_dir: Path | None, a
     from launcher import rundir, show, supervise
     from launcher.render import env, files
 
-    machine_facts = require_health(plan, cluster)
-    _require_rank_table(plan)
     job = None if plan.debug else cluster.job
     run, is_new = run_directory(run_dir, loaded, plan, job, cluster.node_rank), run_dir is None and job is None
+    try:
+        machine_facts = require_health(plan, cluster)
+        _require_rank_table(plan)
+    except LaunchError:
+        if is_new:
+            rundir.discard(run)
+        raise
     user_env = dict(os.environ)
     files.write(files.texts(loaded, plan, run, user_env, cluster.node_rank), run)
     rows = env.variables(plan, run.path.resolve(), user_env)

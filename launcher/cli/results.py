@@ -115,8 +115,9 @@ def _prepare_ranks(loaded: Loaded, weights: Weights, run: RunDir, batch_size: in
     user_env = dict(os.environ)
     files.write(files.texts(loaded, made, run, user_env), run)
     run.chunks_path.mkdir()
-    rows = env.variables(made, run.path.resolve(), user_env)
-    return made, user_env | {row.name: row.value for row in rows}
+    gone = {row.name for row in env.removed(made, user_env)}
+    kept = {name: value for name, value in user_env.items() if name not in gone}
+    return made, kept | {row.name: row.value for row in env.variables(made, run.path.resolve(), user_env)}
 
 
 def _run_ranks(feed: Feed, run: RunDir, child_env: dict[str, str]) -> Outcome:
