@@ -45,31 +45,39 @@ class Model(Section):
     name: Text
     """Hub id, or a folder (absolute, or relative to where the command runs)."""
     task: Literal["sequence-classification", "causal-lm"] = "sequence-classification"
+    """A classification head on the model, or a chat whose answer is the label."""
     num_labels: Annotated[int, Field(ge=2)] | None = None
     """Number of classes. Labels in the data run from 0 to num_labels - 1."""
     label_names: tuple[Text, ...] | None = None
     """One name a label, written into the model's config and into reports."""
     revision: Text | None = None
+    """Branch, tag or commit on the hub."""
     tokenizer: Text | None = None
     """Hub id or folder of the tokenizer, when it is not the model's own."""
     gguf_file: Text | None = None
     """A GGUF file inside `name`, dequantised on load (an extra: `pip install ascend-launch[gguf]`)."""
     hub: Literal["huggingface", "modelscope"] = "huggingface"
+    """Where `name` is fetched from when it is no folder."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = None
+    """As in from_pretrained; transformers chooses where it is left out."""
 
 
 class Split(Section):
     """Rows of one split: `shuffle(seed)`, then the first `limit`, both before tokenising."""
 
     split: Text = "train"
+    """A split of the dataset."""
     limit: PositiveInt | None = None
+    """Rows that are kept; all where it is left out."""
     seed: NonNegativeInt = 42
+    """Of the shuffle before the limit."""
 
 
 class EvalSplit(Split):
     """The rows that are evaluated."""
 
     split: Text = "test"
+    """A split of the dataset."""
 
 
 class Data(Section):
@@ -78,13 +86,21 @@ class Data(Section):
     path: Text
     """A dataset id, a folder, or a builder name such as `json` or `csv` together with `data_files`."""
     name: Text | None = None
+    """Configuration of the dataset."""
     data_files: str | list[str] | dict[str, str | list[str]] | None = None
+    """A file, several, or a mapping from split to files."""
     data_dir: Text | None = None
+    """Folder inside the dataset."""
     revision: Text | None = None
+    """Branch, tag or commit of the dataset."""
     train: Split = Split()
+    """The rows that are trained on."""
     eval: EvalSplit | None = EvalSplit()
+    """The rows that are evaluated; null for none."""
     text: Text = "text"
+    """Column with the text."""
     label: Text = "label"
+    """Column with the label: a number from 0, or a name of model.label_names."""
     max_length: Annotated[int, Field(ge=8)] = 512
     """Tokens kept of a row. Rows are padded to the longest of their batch, never to this."""
     prompt: str | None = None
@@ -101,26 +117,38 @@ class Parallel(Section):
     """How the job is spread over ranks. Recipes carry no hosts, ports or card numbers."""
 
     strategy: StrategyOrAuto = "auto"
+    """What ranks share: see strategies.md. auto takes the fastest that fits."""
     precision: PrecisionOrAuto = "auto"
+    """auto is bf16 where the chip has it, else fp16 with loss scaling, and fp32 on CPU."""
     global_batch_size: PositiveInt = 8
     """Rows in one optimizer step, kept at any number of ranks."""
     micro_batch_size: SizeOrAuto = "auto"
     """Rows one rank holds at a time. Accumulation follows: global / (ranks x micro)."""
     eval_batch_size: SizeOrAuto = "auto"
+    """Rows one rank evaluates at a time."""
 
 
 class Adapter(Section):
     """LoRA, by peft.LoraConfig's own names (an extra: `pip install ascend-launch[lora]`)."""
 
     type: Literal["lora"] = "lora"
+    """The only kind there is."""
     r: PositiveInt = 8
+    """Rank of the two factors."""
     lora_alpha: PositiveInt = 16
+    """Scale: alpha / r, or alpha / sqrt(r) with use_rslora."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout before the first factor."""
     target_modules: Text | tuple[Text, ...] = "all-linear"
+    """Names of the layers that are adapted, or all-linear for every linear layer but the head."""
     modules_to_save: tuple[Text, ...] | None = None
+    """Layers trained whole beside the factors; the head of a classifier is among them by itself."""
     bias: Literal["none", "all", "lora_only"] = "none"
+    """Which biases are trained."""
     use_rslora: bool = False
+    """Rank-stabilised scale."""
     use_dora: bool = False
+    """Weight-decomposed LoRA; not with ZeRO-3."""
 
 
 class RecipeSpec(Section):
@@ -132,8 +160,10 @@ class RecipeSpec(Section):
     """TrainingArguments by their own names."""
     parallel: Parallel = Parallel()
     metrics: tuple[Metric, ...] = ("accuracy", "f1")
+    """Scores of an evaluation: accuracy, precision, recall, f1 (the last three averaged over labels), mae (labels in an order) and confusion_matrix."""
     adapter: Adapter | None = None
     output_dir: Text = "runs"
+    """Folder that runs are kept below."""
     script: Text | None = None
     """A Python file beside the recipe that replaces the built-in Trainer recipe on every rank."""
 

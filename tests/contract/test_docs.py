@@ -1,0 +1,119 @@
+"""The documentation: what is generated is current, links lead somewhere, and its commands are the command line's."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from launcher.cli import DEFAULT_COMMAND, cli
+
+REPO = Path(__file__).resolve().parents[2]
+PAGES = sorted([*REPO.glob("*.md"), *(REPO / "docs").glob("*.md"), REPO / "recipes" / "README.md"])
+CHEAP = ("--dry-run", "plan", "recipes list", "recipes show")
+"""What really runs here: a second each, and nothing is started."""
+
+
+def test_generated_pages_are_current():
+    """docs/recipes.md is the schema, docs/cli.md is --help."""
+    done = subprocess.run(
+        [sys.executable, REPO / "tools" / "reference_docs.py", "--check"], capture_output=True, text=True
+    )
+
+    assert 0 == done.returncode, done.stderr
+
+
+def test_every_recipe_key_has_a_meaning():
+    """A row without one helps nobody."""
+    text = (REPO / "docs" / "recipes.md").read_text(encoding="utf-8")
+
+    assert [] == re.findall(r"^\| `\w+` \|.*\|\s*\|$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(REPO)))
+def test_links_lead_somewhere(page: Path):
+    """Files that are there, and headings that the file has."""
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    broken = [link for link in links if not re.match(r"[a-z]+:", link) and not _leads(page, link)]
+
+    assert [] == broken
+
+
+def _leads(page: Path, link: str) -> bool:
+    name, _, anchor = link.partition("#")
+    target = (page.parent / name).resolve() if name else page
+    if not target.exists() or not target.is_relative_to(REPO):
+        return False
+    return not anchor or anchor in {_slug(h) for h in re.findall(r"^#+ (.+)$", target.read_text("utf-8"), re.MULTILINE)}
+
+
+def _slug(heading: str) -> str:
+    """As GitHub makes them."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def test_every_page_is_in_the_index():
+    """docs/README.md leads to all of docs/."""
+    text = (REPO / "docs" / "README.md").read_text(encoding="utf-8")
+
+    assert [] == [p.name for p in (REPO / "docs").glob("*.md") if p.name != "README.md" and f"({p.name})" not in text]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The arguments of each `ascend-launch …` line in a page's console blocks."""
+    found = []
+    for block in re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            text = line.removeprefix("$ ").strip()
+            if not text.startswith("ascend-launch "):
+                continue
+            words = shlex.split(text, comments=True)
+            ends = [
+                i
+                for i, word in enumerate(words)
+                if word in ("|", ">", ">>", "<", "&&", ";", "&") or word.startswith("2>")
+            ]
+            found.append(words[1 : min(ends, default=len(words))])
+    return found
+
+
+ALL = [(page, words) for page in PAGES for words in commands(page)]
+IDS = [f"{page.relative_to(REPO)}: {' '.join(words)[:60]}" for page, words in ALL]
+
+
+@pytest.mark.parametrize(("page", "words"), ALL, ids=IDS)
+def test_commands_are_parsed_by_the_real_command_line(page: Path, words: list[str]):
+    """No option or command that does not exist, no value that is refused."""
+    command: click.Command = cli
+    words = words if words[0] in cli.commands or words[0].startswith("--help") else [DEFAULT_COMMAND, *words]
+    while isinstance(command, click.Group) and words:
+        command, words = command.commands[words[0]], words[1:]
+
+    command.make_context("ascend-launch", list(words)).close()
+
+
+READMES = [(page, words) for page, words in ALL if page.name.startswith("README") and page.parent == REPO]
+RUN = {
+    " ".join(words): words
+    for _, words in READMES
+    if any(c in " ".join(words) for c in CHEAP) and "mine.yaml" not in words
+}
+
+
+@pytest.mark.parametrize("words", RUN.values(), ids=RUN)
+def test_cheap_commands_of_the_readmes_run(ascend_launch: Any, words: list[str]):
+    """As they stand there, on a machine without a card."""
+    ran = ascend_launch(*words)
+
+    assert 0 == ran.code, ran.err
+    assert ran.out
+    if "--json" in words:
+        json.loads(ran.out)
