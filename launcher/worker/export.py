@@ -271,7 +271,7 @@ class _Job:
         wrong = {kind: sorted(map(str, keys)) for kind, keys in found.items() if keys}
         if wrong:
             kind, keys = next(iter(wrong.items()))
-            raise LaunchError(f"the merged weights do not fit {type(self).__name__}'s config: {kind.replace('_', ' ')}: {', '.join(keys[:3])}",
+            raise LaunchError(f"the exported weights do not fit the model's config: {kind.replace('_', ' ')}: {', '.join(keys[:3])}",
                               hint="report this with the run directory", exit_code=1)  # fmt: skip
 
     # -- the card --------------------------------------------------------------------------------------------------

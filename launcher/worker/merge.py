@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,15 +106,23 @@ class SafetensorsFile:
 
 
 def folder_sources(folder: Path) -> dict[str, Source]:
-    """Every tensor of a model folder: model*.safetensors, adapter_model.safetensors, or older pytorch_model*.bin."""
+    """Every tensor of a model folder: model*.safetensors, adapter_model.safetensors, or older pytorch_model*.bin.
+
+    Raises:
+        LaunchError: a file is damaged, or holds more than tensors.
+    """
     files = sorted(p for p in folder.glob("*.safetensors") if not p.name.startswith("state_"))
     found: dict[str, Source] = {}
     for path in files:
         found.update(SafetensorsFile(path).sources())
     if not files:
         for path in sorted(folder.glob("pytorch_model*.bin")):
-            # Nothing but tensors is unpickled; mmap reads a tensor when it is asked for.
-            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            try:
+                # Nothing but tensors is unpickled; mmap reads a tensor when it is asked for.
+                tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+                what = str(error).strip().splitlines()[0]
+                raise LaunchError(f"{path}: cannot be read as tensors alone: {what}", hint="name a folder of safetensors") from None  # fmt: skip
             found.update({name: of_tensor(tensor) for name, tensor in tensors.items()})
     return found
 

@@ -80,6 +80,23 @@ def test_a_damaged_file_is_refused(tmp_path: Path, damage):
         SafetensorsFile(path)
 
 
+def test_older_bin_files_are_read_as_tensors_and_run_no_code(tmp_path: Path):
+    """A pickle that would write a file is refused, and writes none."""
+
+    class Attack:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "pwned",))
+
+    weight = torch.randn(7, 9)
+    torch.save({"w": weight}, tmp_path / "pytorch_model.bin")
+    assert torch.equal(weight, whole(merge.folder_sources(tmp_path)["w"]))
+
+    torch.save({"w": Attack()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(LaunchError, match="cannot be read as tensors alone"):
+        merge.folder_sources(tmp_path)
+    assert not (tmp_path / "pwned").exists()
+
+
 @pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"use_dora": True}], ids=["lora", "rslora", "dora"])
 def test_lora_is_merged_as_peft_merges_it(options: dict[str, bool]):
     """On a model of two layers, with a head that is trained whole."""
