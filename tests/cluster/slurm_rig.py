@@ -63,7 +63,10 @@ def config(folder: Path, nodes: Sequence[str], cpus: int, npus: int, host: str, 
     ]
     for name, port in zip(nodes, ports[1:], strict=True):
         lines.append(f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} Gres=npu:{npus}")
-    lines.append(f"PartitionName=main Nodes={','.join(nodes)} Default=YES State=UP MaxTime=INFINITE")
+    everyone = f"Nodes={','.join(nodes)} State=UP MaxTime=INFINITE"
+    lines += ["PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE"]
+    lines.append(f"PartitionName=main {everyone} Default=YES PriorityTier=1 GraceTime=60")
+    lines.append(f"PartitionName=urgent {everyone} PriorityTier=2")
     return "\n".join(lines) + "\n"
 
 
@@ -106,7 +109,10 @@ class Rig:
         for node in self.nodes:
             self._daemon("unshare", "--mount", "sh", "-c", own_hosts, f"{folder}/hosts", "slurmd", "-D", "-N", node)
         self._until(
-            lambda: self.run("sinfo", "-h", "-N", "-o", "%t").stdout.split() == ["idle"] * len(self.nodes), "nodes"
+            lambda: (
+                self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%t").stdout.split() == ["idle"] * len(self.nodes)
+            ),
+            "nodes",
         )
 
     def _daemon(self, *argv: str) -> None:

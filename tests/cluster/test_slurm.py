@@ -160,6 +160,27 @@ def test_a_preempted_job_goes_on_to_the_same_weights(rig: slurm_rig.Rig, by_srun
     assert {"attempt_0", "attempt_1"} <= {p.name for p in where.iterdir()}
 
 
+def test_a_job_that_makes_room_goes_on_afterwards(rig: slurm_rig.Rig, by_srun: Run, tmp_path: Path, env: dict[str, str]):  # fmt: skip
+    """Preempted by Slurm itself for a partition that goes before its own: it saves in the grace time, waits, and ends as
+    one that was left alone. It was submitted from inside another allocation, whose variables are not its own."""
+    words = ["--json", "--nodes=2", "--nproc=2", "--cpus-per-task=8", str(TINY), EXACT, f"output_dir={tmp_path}"]
+    inside = run(["srun", "--nodes=1", "--cpus-per-task=3", *SUBMIT, *words], env | {"FAULT": "drag 1 10"})
+    job = json.loads(inside.stdout.splitlines()[-1])["job"]
+    preempted = Run(tmp_path / "tiny-cpu" / f"slurm-{job}")
+    deadline = time.monotonic() + TIMEOUT_S
+    while not any(e["step"] > 15 for e in preempted.events("log")):
+        assert time.monotonic() < deadline, rig.field(job, "State")
+        time.sleep(0.1)
+    urgent = rig.run("srun", "--partition=urgent", "--nodes=2", "--exclusive", "echo", "room", timeout_s=TIMEOUT_S)
+
+    assert ["room", "room"] == urgent.stdout.split(), urgent.stderr
+    assert "COMPLETED" == rig.wait(job, *ENDED)
+    (stop,) = preempted.events("preempted")
+    assert ("SIGTERM", True) == (stop["signal"], stop["saved"])
+    assert "1" == rig.field(job, "RestartCnt")
+    assert by_srun.weights == preempted.weights
+
+
 def test_a_killed_rank_ends_the_job_on_all_nodes(rig: slurm_rig.Rig, tmp_path: Path, env: dict[str, str]):
     """With the rank's name, in the job's output and to who follows it; and it is not queued again."""
     words = ["--nodes=2", "--nproc=2", "--follow", str(TINY), f"output_dir={tmp_path}"]
