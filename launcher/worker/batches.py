@@ -20,7 +20,13 @@ GROUP_BATCHES = 50
 
 
 def global_batches(
-    lengths: Sequence[int], *, global_size: int, seed: int, epoch: int, order: Order, drop_last: bool = False
+    lengths: Sequence[int] | np.ndarray,
+    *,
+    global_size: int,
+    seed: int,
+    epoch: int,
+    order: Order,
+    drop_last: bool = False,
 ) -> list[list[int]]:
     """Row numbers of one epoch, a list for each optimizer step, each of exactly `global_size` rows.
 
@@ -65,7 +71,7 @@ class RankBatches:
     """
 
     def __init__(
-        self, lengths: Sequence[int], batch: Batch, *, rank: int, world_size: int, seed: int, order: Order,
+        self, lengths: Sequence[int] | np.ndarray, batch: Batch, *, rank: int, world_size: int, seed: int, order: Order,
         drop_last: bool = False,
     ) -> None:  # fmt: skip
         assert batch.global_size == batch.micro_size * batch.accumulation * world_size
@@ -103,7 +109,9 @@ class RankBatches:
                 yield rows[start : start + micro]
 
 
-def eval_batches(lengths: Sequence[int], *, size: int, rank: int, world_size: int) -> list[tuple[list[int], bool]]:
+def eval_batches(
+    lengths: Sequence[int] | np.ndarray, *, size: int, rank: int, world_size: int
+) -> list[tuple[list[int], bool]]:
     """One rank's evaluation batches, and whether each one counts.
 
     Every rank gets the same number, since the collectives inside a sharded forward wait for all. A rank that has no

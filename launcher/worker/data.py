@@ -174,11 +174,11 @@ def open_split(facts: SplitFacts) -> Dataset:
     return load_from_disk(facts.path)
 
 
-def lengths(rows: Dataset) -> list[int]:
+def lengths(rows: Dataset) -> np.ndarray:
     """Tokens of each row, from the offsets of the arrow column: no row is read."""
     column = rows.data.column("input_ids")
     counts = [np.diff(chunk.offsets.to_numpy()) for chunk in column.chunks]
-    return np.concatenate(counts).tolist() if counts else []
+    return np.concatenate(counts) if counts else np.zeros(0, np.int32)
 
 
 # -- raw rows ------------------------------------------------------------------------------------------------------
@@ -335,7 +335,7 @@ def _tokenise(
     rows: Dataset,
     labels: np.ndarray,
     content: str,
-    ids_of: Callable[[list[str]], list[list[int]]],
+    ids_of: Callable[[list[str]], list[Sequence[int]]],
     settings: Any,
     recipe: RecipeSpec,
 ) -> SplitFacts:
@@ -351,28 +351,39 @@ def _tokenise(
 
 
 def _write_tokens(
-    rows: Dataset, labels: np.ndarray, ids_of: Callable[[list[str]], list[list[int]]], target: Path, recipe: RecipeSpec
+    rows: Dataset,
+    labels: np.ndarray,
+    ids_of: Callable[[list[str]], list[Sequence[int]]],
+    target: Path,
+    recipe: RecipeSpec,
 ) -> dict[str, Any]:
+    import pyarrow as pa
     from datasets import Features, List, Value
 
     column = recipe.data.text
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent) as partial:
-        tokens = rows.select_columns([column]).map(
-            lambda batch: {"input_ids": ids_of(batch[column])},
-            batched=True,
-            batch_size=1000,
-            num_proc=recipe.data.num_proc,
-            remove_columns=[column],
-            features=Features({"input_ids": List(Value("int32"))}),
-            load_from_cache_file=False,
-            # Else it would stay in the data's own cache for good, beside what is kept here.
-            cache_file_name=f"{partial}/tokens.arrow",
+        tokens = (
+            rows.select_columns([column])
+            .with_format("arrow")
+            .map(
+                lambda batch: pa.table({"input_ids": _as_column(ids_of(batch[column].to_pylist()))}),
+                batched=True,
+                batch_size=1000,
+                num_proc=recipe.data.num_proc,
+                remove_columns=[column],
+                features=Features({"input_ids": List(Value("int32"))}),
+                load_from_cache_file=False,
+                # Else it would stay in the data's own cache for good, beside what is kept here.
+                cache_file_name=f"{partial}/tokens.arrow",
+                # Else `map` pickles the tokenizer to make one up.
+                new_fingerprint=target.name,
+            )
         )
-        tokens.add_column("labels", labels).save_to_disk(f"{partial}/saved")
+        tokens.with_format(None).add_column("labels", labels).save_to_disk(f"{partial}/saved")
         Path(partial, "saved").replace(target)
-    count = np.asarray(lengths(open_split(SplitFacts(str(target), 0, 0, 0, 0, 0))))
+    count = lengths(open_split(SplitFacts(str(target), 0, 0, 0, 0, 0)))
     return {
         "rows": len(count),
         "tokens": int(count.sum()),
@@ -380,6 +391,14 @@ def _write_tokens(
         "max_tokens": int(count.max()),
         "rows_at_max_length": int((count >= recipe.data.max_length).sum()),
     }
+
+
+def _as_column(rows: Sequence[Sequence[int]]) -> Any:
+    """Rows of ids as an arrow column of lists, without a Python number for each."""
+    import pyarrow as pa
+
+    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, np.concatenate(rows, dtype=np.int32, casting="same_kind"))
 
 
 def _sample(facts: SplitFacts, raw: Dataset, recipe: RecipeSpec, tokenizer: Any) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 MODULE = Path(__file__).parent / "evaluate_modules" / "labels.py"
 """An `evaluate` module over scikit-learn; its configurations are our metric names."""
 
@@ -16,34 +18,39 @@ MODULE = Path(__file__).parent / "evaluate_modules" / "labels.py"
 class Predictions:
     """Every row of an evaluation once, in dataset order."""
 
-    labels: tuple[int, ...]
-    predicted: tuple[int, ...]
-    losses: tuple[float, ...]
+    labels: np.ndarray
+    """int64"""
+    predicted: np.ndarray
+    """int64"""
+    losses: np.ndarray
 
     @classmethod
-    def from_rows(cls, rows: Iterable[tuple[int, int, int, float]], *, num_rows: int) -> Predictions:
-        """Put (index, label, prediction, loss) rows from all ranks into dataset order.
+    def from_rows(cls, rows: np.ndarray, losses: np.ndarray, *, num_rows: int) -> Predictions:
+        """Put rows from all ranks into dataset order.
+
+        Args:
+            rows: (index, label, prediction) of each, int64, (num_rows, 3), in any order.
+            losses: of the same rows, (num_rows,).
 
         Raises:
             ValueError: an index is missing, outside 0..num_rows-1, or there twice: a bug of ours, never the user's.
         """
-        ordered = sorted(rows)
-        if [row[0] for row in ordered] != list(range(num_rows)):
+        order = np.argsort(rows[:, 0], kind="stable")
+        if not np.array_equal(rows[order, 0], np.arange(num_rows)):
             raise ValueError(
-                f"{len(ordered)} rows were evaluated, with indices that are not 0 to {num_rows - 1} once each"
+                f"{len(rows)} rows were evaluated, with indices that are not 0 to {num_rows - 1} once each"
             )
-        _, labels, predicted, losses = zip(*ordered, strict=True)
-        return cls(labels, predicted, losses)
+        return cls(rows[order, 1], rows[order, 2], losses[order])
 
     @property
     def loss(self) -> float:
         """The mean over rows, each counted once, whatever batches they came in."""
-        return sum(self.losses) / len(self.losses)
+        return float(self.losses.mean(dtype=np.float64))
 
     def lines(self) -> Iterable[str]:
         """predictions.jsonl: a line a row, in dataset order."""
         for index, (label, prediction) in enumerate(zip(self.labels, self.predicted, strict=True)):
-            yield json.dumps({"index": index, "label": label, "prediction": prediction}) + "\n"
+            yield json.dumps({"index": index, "label": int(label), "prediction": int(prediction)}) + "\n"
 
 
 def compute(names: Sequence[str], predictions: Predictions, *, num_labels: int) -> dict[str, Any]:

@@ -445,7 +445,7 @@ def task(plan: Plan, prepared: Prepared, tokenizer: Any, model: torch.nn.Module)
     multiple = 16 if plan.device == "npu" else 1
     smoothing = float(plan.training_arguments.get("label_smoothing_factor", 0.0))
     if plan.recipe.model.task == "sequence-classification":
-        return Classification(tokenizer.pad_token_id, multiple, smoothing)
+        return Classification(tokenizer.pad_token_id, multiple, smoothing, needs_mask=not _hides_padding(model))
     assert prepared.answer_ids is not None
     accepted = set(inspect.signature(_base(model).forward).parameters)
     return Answering(tokenizer.pad_token_id, multiple, smoothing, prepared.answer_ids, accepted)
@@ -455,11 +455,30 @@ def _base(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def _hides_padding(model: Any) -> bool:
+    """Whether padding on the right changes nothing without a mask.
+
+    In a decoder no token sees a later one, and transformers' head for decoders finds the last token by the pad id. The
+    fused attention is then told to be causal, instead of reading a mask of (rows, 1, length, length).
+    """
+    from transformers.modeling_layers import GenericForSequenceClassification
+
+    base = _base(model)
+    attentions = [m.is_causal for m in base.modules() if hasattr(m, "is_causal")]
+    return (
+        isinstance(base, GenericForSequenceClassification)
+        and base.config._attn_implementation == "sdpa"
+        and bool(attentions)
+        and all(attentions)
+    )
+
+
 class Classification:
     """A classification head over the last token (decoders) or the pooled text (encoders)."""
 
-    def __init__(self, pad_id: int, multiple: int, smoothing: float) -> None:
+    def __init__(self, pad_id: int, multiple: int, smoothing: float, *, needs_mask: bool = True) -> None:
         self._pad_id, self._multiple, self._smoothing = pad_id, multiple, smoothing
+        self._needs_mask = needs_mask
 
     def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         ids = [row["input_ids"] for row in rows]
@@ -476,7 +495,8 @@ class Classification:
         return logits.argmax(-1), functional.cross_entropy(logits, batch["labels"], reduction="none")
 
     def scores(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        logits: Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        mask = {"attention_mask": batch["attention_mask"]} if self._needs_mask else {}
+        logits: Tensor = model(input_ids=batch["input_ids"], **mask).logits
         return logits.float()
 
 

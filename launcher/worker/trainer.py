@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
+import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
@@ -55,6 +56,8 @@ class RecipeTrainer(ResumableTrainer):
         super().__init__(train_dataset=train_dataset, eval_dataset=eval_dataset, data_collator=task.collate, **options)
         # Counting labels over ranks is for losses that are divided by the count; ours are not.
         self.model_accepts_loss_kwargs = False
+        # Gradients live in DDP's buckets, instead of being copied there and back: a fourth less memory for a model's state.
+        self.accelerator.ddp_handler.gradient_as_bucket_view = True
         self._order = _order(
             str(getattr(self.args.train_sampling_strategy, "value", self.args.train_sampling_strategy))
         )
@@ -162,10 +165,10 @@ class RecipeTrainer(ResumableTrainer):
         """
         assert eval_dataset is None, "a recipe has one evaluation split"
         start_s = time.monotonic()
-        rows = self._evaluate_rows()
+        rows, losses = self._evaluate_rows()
         found = [None]
         if self.rank.is_first:
-            self.predictions = Predictions.from_rows(rows, num_rows=len(self.eval_dataset))
+            self.predictions = Predictions.from_rows(rows, losses, num_rows=len(self.eval_dataset))
             figures = metrics.compute(self.metric_names, self.predictions, num_labels=self.num_labels)
             found = [{"loss": self.predictions.loss, **figures}]  # type: ignore[list-item]
         broadcast_object_list(found)
@@ -179,8 +182,8 @@ class RecipeTrainer(ResumableTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
         return result
 
-    def _evaluate_rows(self) -> list[tuple[int, int, int, float]]:
-        """(index, label, prediction, loss) of every row, on every rank, in no order."""
+    def _evaluate_rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """(index, label, prediction) of every row, and its loss, on every rank, in no order."""
         size, world_size = self.args.per_device_eval_batch_size, self.plan.world_size
         batches = eval_batches(lengths(self.eval_dataset), size=size, rank=self.rank.index, world_size=world_size)
         # Sharded weights are only gathered inside the wrapper's forward; DDP's would broadcast buffers every batch.
@@ -201,9 +204,9 @@ class RecipeTrainer(ResumableTrainer):
                 self.eval_progress = (i + 1, len(batches))
                 self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         model.train(was_training)
-        numbers = self.accelerator.gather(numbers).reshape(-1, 3).tolist()
-        losses = self.accelerator.gather(losses).reshape(-1).tolist()
-        return [(*n, loss) for n, loss in zip(numbers, losses, strict=True) if n[0] != _NO_ROW]
+        found = self.accelerator.gather(numbers).reshape(-1, 3).cpu().numpy()
+        counted = found[:, 0] != _NO_ROW
+        return found[counted], self.accelerator.gather(losses).reshape(-1).cpu().numpy()[counted]
 
     def _loader(self, rows: Dataset, batches: Any) -> DataLoader:
         # Not `accelerator.prepare`d: the batches are this rank's own already, and Trainer moves them to the device.

@@ -68,7 +68,7 @@ def test_rows_are_tokenised_without_padding_and_opened_from_disk(prepare, tmp_pa
     expected = [tokenizer(r["text"], truncation=True, max_length=32)["input_ids"] for r in ROWS]
     assert expected == rows["input_ids"][:]
     assert [r["label"] for r in ROWS] == rows["labels"][:]
-    assert list(map(len, expected)) == data.lengths(rows)
+    assert list(map(len, expected)) == data.lengths(rows).tolist()
     assert (40, sum(map(len, expected)), 32) == (prepared.train.rows, prepared.train.tokens, prepared.train.max_tokens)
     assert {
         "index": 39,

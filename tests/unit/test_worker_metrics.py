@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 
+import numpy as np
 import pytest
 import sklearn.metrics
 
@@ -15,13 +16,17 @@ ROWS = [(i, RANDOM.randrange(4), RANDOM.randrange(5), RANDOM.random()) for i in 
 """(index, label, prediction, loss); no row has label 4, which num_labels 5 allows."""
 
 
+def of(rows):
+    return Predictions.from_rows(np.array([r[:3] for r in rows]), np.array([r[3] for r in rows]), num_rows=101)
+
+
 def test_figures_are_scikit_learns_to_the_last_digit():
     """Accuracy, macro precision, recall and F1, mean absolute error and confusion matrix over 5 labels."""
     names = ("accuracy", "precision", "recall", "f1", "mae", "confusion_matrix")
     true, found = [r[1] for r in ROWS], [r[2] for r in ROWS]
     macro = {"labels": range(5), "average": "macro", "zero_division": 0}
 
-    figures = compute(names, Predictions.from_rows(ROWS, num_rows=101), num_labels=5)
+    figures = compute(names, of(ROWS), num_labels=5)
 
     assert {
         "accuracy": sklearn.metrics.accuracy_score(true, found),
@@ -38,7 +43,7 @@ def test_rows_from_ranks_come_into_dataset_order():
     """However rows arrive, predictions.jsonl has a line a row in dataset order, and the loss is their mean."""
     shuffled = random.Random(1).sample(ROWS, len(ROWS))
 
-    predictions = Predictions.from_rows(shuffled, num_rows=101)
+    predictions = of(shuffled)
     lines = [json.loads(line) for line in predictions.lines()]
 
     assert [{"index": i, "label": label, "prediction": found} for i, label, found, _ in ROWS] == lines
@@ -49,4 +54,4 @@ def test_rows_from_ranks_come_into_dataset_order():
 def test_a_row_missing_or_counted_twice_is_an_error(rows):
     """A gather that loses or repeats a row cannot become a figure."""
     with pytest.raises(ValueError, match="not 0 to 100 once each"):
-        Predictions.from_rows(rows, num_rows=101)
+        of(rows)

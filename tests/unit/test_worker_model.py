@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BertConfig, LlamaConfig
 
-from launcher.worker.model import Answering, Classification, pad
+from launcher.worker.model import Answering, Classification, _hides_padding, pad
 
 PAD = 1
 CONFIG = LlamaConfig(
@@ -63,6 +65,33 @@ def test_classification_is_the_same_alone_and_in_a_batch():
     torch.testing.assert_close(losses, torch.cat([loss for _, loss in alone]), rtol=1e-5, atol=1e-6)
     assert torch.cat([label for label, _ in alone]).tolist() == labels.tolist()
     torch.testing.assert_close(losses, task.losses(model, task.collate(ROWS)))
+
+
+def test_a_decoders_padding_is_hidden_without_a_mask():
+    """Tokens on the right are seen by none before them: without the mask, losses and labels are the same."""
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(CONFIG, dtype=torch.float32).eval()
+    batch = Classification(PAD, 1, 0.0).collate(ROWS)
+
+    assert _hides_padding(model)
+    expected, found = (Classification(PAD, 1, 0.0, needs_mask=m).evaluate(model, batch) for m in (True, False))
+
+    assert expected[0].tolist() == found[0].tolist()
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["encoder", "eager"])
+def test_models_that_look_ahead_keep_the_mask(kind):
+    """An encoder sees padding after a token, and eager attention has no flag that says causal."""
+    if kind == "encoder":
+        config = BertConfig(
+            vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+        )
+    else:
+        config = copy.deepcopy(CONFIG)
+        config._attn_implementation = "eager"
+
+    assert not _hides_padding(AutoModelForSequenceClassification.from_config(config))
 
 
 @pytest.mark.parametrize("answers", [ONE_TOKEN, MANY_TOKENS])

@@ -1,0 +1,297 @@
+"""The job itself beside stock code: the guide's script under python, torchrun and accelerate, LLaMA-Factory, and ours.
+
+    python tools/bench_job.py train --model cut4 --train-rows 256 --eval-rows 256 --rounds 3
+    python tools/bench_job.py prepare
+
+Sides are run in turn in every round, so that a busy machine slows all alike; figures are medians over rounds. Every run
+has caches of its own. Rounds are kept in --keep FILE and added to by the next call, for machines that lend minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import bench_texts
+import psutil
+
+REPO = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+GUIDE = Path(__file__).with_name("bench_job_guide.py")
+ACCELERATE = """\
+compute_environment: LOCAL_MACHINE
+distributed_type: MULTI_GPU   # accelerate's word for several processes on this machine, CPU ones too
+num_machines: 1
+num_processes: {ranks}
+use_cpu: true
+"""
+SAMPLE_S = 0.3
+SEED, SELECT_SEED = 42, 42
+TIMEOUT_S = 1500
+
+
+class Memory(threading.Thread):
+    """The highest sum of memory over a process and all below it; shared pages count in parts (PSS)."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.pid, self.peak_bytes, self.done = pid, 0, threading.Event()
+
+    def run(self) -> None:
+        while not self.done.wait(SAMPLE_S):
+            with contextlib.suppress(psutil.Error):
+                root = psutil.Process(self.pid)
+                total = 0
+                for process in [root, *root.children(recursive=True)]:
+                    with contextlib.suppress(psutil.Error):
+                        total += process.memory_full_info().pss
+                self.peak_bytes = max(self.peak_bytes, total)
+
+
+def execute(argv: list[str], folder: Path, env: dict[str, str]) -> dict[str, float]:
+    """Run one command to its end; when it began, its seconds and its peak memory."""
+    own = {
+        "HF_DATASETS_CACHE": str(folder / "datasets"),
+        "ASCEND_LAUNCH_CACHE": str(folder / "cache"),
+        "HF_HUB_OFFLINE": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "PYTHONPATH": str(REPO),
+    }
+    log, began = folder / "out.log", time.time()
+    with log.open("w") as out:
+        job = subprocess.Popen(argv, env={**os.environ, **own, **env}, cwd=REPO, stdout=out, stderr=out)
+        memory = Memory(job.pid)
+        memory.start()
+        code = job.wait(TIMEOUT_S)
+        memory.done.set()
+        memory.join()
+    if code:
+        sys.exit(f"{' '.join(argv)} ended with {code}:\n{log.read_text()[-4000:]}")
+    return {"began": began, "whole_seconds": time.time() - began, "peak_bytes": memory.peak_bytes}
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    bench_texts.FOLDER.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=bench_texts.FOLDER) as folder:
+        yield Path(folder)
+
+
+# -- training ------------------------------------------------------------------------------------------------------
+
+
+def guide(launcher: str, ranks: int, job: dict[str, Any]) -> dict[str, float]:
+    """The guide's script under one launcher."""
+    with scratch() as folder:
+        config = folder / "accelerate.yaml"
+        config.write_text(ACCELERATE.format(ranks=ranks))
+        argv = {
+            "python": [sys.executable],
+            "torchrun": [str(BIN / "torchrun"), "--standalone", "--nproc-per-node", str(ranks)],
+            "accelerate": [str(BIN / "accelerate"), "launch", "--config_file", str(config)],
+        }[launcher]
+        env = {"BENCH_JOB": json.dumps({**job, "output_dir": str(folder)})}
+        if ranks > 1:
+            env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // ranks))
+        found = execute([*argv, str(GUIDE)], folder, env)
+        noted = json.loads((folder / "noted.json").read_text())
+        noted["startup"] = noted.pop("training") - found.pop("began") - noted["preprocessing"]
+        return {**found, **noted}
+
+
+def recipe(job: dict[str, Any]) -> dict[str, Any]:
+    """The guide's job as a recipe of ours."""
+    return {
+        "model": {"name": job["model"], "task": "sequence-classification", "num_labels": bench_texts.NUM_LABELS},
+        "data": {
+            "path": "parquet",
+            "data_files": job["data_files"],
+            "train": {"split": "train", "limit": job["train_rows"], "seed": SELECT_SEED},
+            "eval": {"split": "test", "limit": job["eval_rows"], "seed": SELECT_SEED},
+            "max_length": 512,
+        },
+        "training": {
+            "num_train_epochs": job["epochs"], "learning_rate": job["learning_rate"], "save_strategy": "no",
+            "logging_steps": 500, "seed": job["seed"],
+        },
+        "parallel": {"strategy": "ddp", "precision": "fp32", "global_batch_size": job["global_batch_size"]},
+        "metrics": ["accuracy"],
+    }  # fmt: skip
+
+
+def ours(ranks: int, job: dict[str, Any]) -> dict[str, float]:
+    """The same job under ascend-launch."""
+    with scratch() as folder:
+        path, run = folder / "job.yaml", folder / "run"
+        path.write_text(json.dumps(recipe(job)))  # JSON is YAML
+        argv = [sys.executable, "-m", "launcher.cli", "--device", "cpu", "--nproc", str(ranks), "--run-dir", str(run)]
+        found = execute([*argv, str(path)], folder, {})
+        at = {}
+        for line in (run / "events.jsonl").read_text().splitlines():
+            event = json.loads(line)
+            at.setdefault(event["event"], event["time"])
+        metrics = json.loads((run / "metrics.json").read_text())
+        data = json.loads((run / "data.json").read_text())
+        final, epochs = metrics["final"], job["epochs"]
+        preprocessing = at["ranks"] - at["start_method"]
+        return {
+            **found,
+            "preprocessing": preprocessing,
+            "startup": at["train"] - found["began"] - preprocessing,
+            "train_seconds": metrics["train"]["train_runtime"] - epochs * final["eval_runtime"],
+            "train_loss": metrics["train"]["train_loss"],
+            "eval_seconds": final["eval_runtime"],
+            "eval_loss": final["eval_loss"],
+            "accuracy": final["accuracy"],
+            "tokens": data["train"]["tokens"],
+        }
+
+
+def lengths(args: argparse.Namespace) -> str:
+    return "equal" if args.equal else "natural"
+
+
+def job(args: argparse.Namespace) -> dict[str, Any]:
+    """What to train, from the command line."""
+    return {
+        "model": str(bench_texts.model(args.model)),
+        "data_files": bench_texts.data(lengths(args), args.train_rows, args.eval_rows),
+        "train_rows": args.train_rows, "eval_rows": args.eval_rows, "epochs": args.epochs,
+        "learning_rate": args.learning_rate, "global_batch_size": args.batch, "seed": SEED,
+    }  # fmt: skip
+
+
+def add_job_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="cut4", help="full, cutN (its first N layers) or toy")
+    parser.add_argument("--train-rows", type=int, default=256)
+    parser.add_argument("--eval-rows", type=int, default=256)
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, default=5e-5)
+    parser.add_argument("--equal", action="store_true", help="every row as long as max_length: nothing to save")
+
+
+def train(args: argparse.Namespace) -> None:
+    """Sides in turn, and a table of them."""
+    asked = job(args)
+    records = Records(args.keep)
+    for turn in range(args.rounds):
+        for side in args.sides:
+            name, _, ranks = side.partition("x")
+            seeded = {**asked, "seed": SEED + records.count(side)}
+            found = ours(int(ranks), seeded) if name == "ours" else guide(name, int(ranks), seeded)
+            records.add(side, found)
+            print(f"round {turn}, {side}: {found}", file=sys.stderr, flush=True)
+    print(
+        f"{args.model}, {args.train_rows} rows x {args.epochs} epochs, batch {args.batch}, {lengths(args)} lengths; {machine()}\n"
+    )
+    tokens = max(records.median(s, "tokens") or 0 for s in args.sides) * args.epochs
+    rows = args.train_rows * args.epochs
+    columns = ["samples/s", "of the texts' tokens, /s", "x the guide", "train loss", "eval loss", "accuracy",
+               "evaluation s", "preprocessing s", "start-up s", "whole command s", "peak memory GB"]  # fmt: skip
+    print(f"| side | ranks | rounds | {' | '.join(columns)} |")
+    print("|---" * (len(columns) + 3) + "|")
+    base = records.median(args.sides[0], "train_seconds")
+    for side in args.sides:
+        name, _, ranks = side.partition("x")
+        m = {k: records.median(side, k) for k in records.keys(side)}
+        cells = [
+            f"{rows / m['train_seconds']:.2f}", f"{tokens / m['train_seconds']:.0f}" if tokens else "-",
+            f"{base / m['train_seconds']:.2f}", f"{m['train_loss']:.3f}", f"{m['eval_loss']:.3f}",
+            f"{m['accuracy']:.3f}", f"{m['eval_seconds']:.1f}", f"{m['preprocessing']:.1f}", f"{m['startup']:.1f}",
+            f"{m['whole_seconds']:.0f}", f"{m['peak_bytes'] / 1e9:.2f}",
+        ]  # fmt: skip
+        print(f"| {name} | {ranks} | {records.count(side)} | {' | '.join(cells)} |")
+
+
+def trainer_of(asked: dict[str, Any], folder: Path) -> Any:
+    """Our trainer of a recipe, in this process, as rank 0 of 1."""
+    path, run_path = folder / "job.yaml", folder / "run"
+    path.write_text(json.dumps(asked))
+    argv = [sys.executable, "-m", "launcher.cli", "render", "--nproc", "1", "--device", "cpu", "--out", str(run_path)]
+    env = {**os.environ, "PYTHONPATH": str(REPO)}
+    subprocess.run([*argv, str(path)], check=True, stdout=subprocess.DEVNULL, cwd=REPO, env=env)
+    os.environ |= {"ASCEND_LAUNCH_CACHE": str(folder / "cache"), "HF_DATASETS_CACHE": str(folder / "datasets")}
+    sys.path.insert(0, str(REPO))
+    from launcher.rundir import RunDir
+    from launcher.worker import data, device, rank, start
+    from launcher.worker.callbacks import Events
+    from launcher.worker.heartbeat import Heart
+
+    run = RunDir(run_path)
+    start.settle(run)
+    plan = run.plan()
+    rank.preload(plan)
+    device.prepare_env(plan, os.environ)
+    device.set_threads()
+    parts = (data.prepare(plan, run), Events(run.events_path, enabled=True), Heart(folder / "beat"))
+    trainer, _ = rank._build(plan, run, device.Rank.from_env(os.environ), *parts)
+    return trainer
+
+
+# -- shared --------------------------------------------------------------------------------------------------------
+
+
+class Records:
+    """Figures of every round by side, kept in a file of JSON lines where one is named."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._found: dict[str, list[dict[str, float]]] = defaultdict(list)
+        if path is not None and path.exists():
+            for line in path.read_text().splitlines():
+                side, figures = json.loads(line)
+                self._found[side].append(figures)
+
+    def add(self, side: str, figures: dict[str, float]) -> None:
+        self._found[side].append(figures)
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a") as out:
+                out.write(json.dumps([side, figures]) + "\n")
+
+    def count(self, side: str) -> int:
+        return len(self._found[side])
+
+    def keys(self, side: str) -> set[str]:
+        return {k for figures in self._found[side] for k in figures}
+
+    def median(self, side: str, key: str) -> float:
+        values = [figures[key] for figures in self._found[side] if key in figures]
+        return statistics.median(values) if values else 0.0
+
+
+def machine() -> str:
+    import torch
+
+    return f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    one = commands.add_parser("train", help="training beside stock code")
+    one.set_defaults(run=train)
+    one.add_argument("--sides", nargs="+", default=["pythonx1", "oursx1", "torchrunx2", "acceleratex2", "oursx2"])
+    add_job_options(one)
+    for command in (one,):
+        command.add_argument("--rounds", type=int, default=1)
+        command.add_argument("--keep", type=Path, help="file of finished rounds, added to")
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()
