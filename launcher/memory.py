@@ -491,7 +491,9 @@ def _resident(job: _Job) -> dict[str, int]:
     """What is there all through a step, beside weights and optimizer."""
     trainable = job.num_trainable
     if job.strategy == "ddp" and job.ranks > 1:
-        return {"buffers": 4 * trainable}  # gradient_as_bucket_view is off: buckets beside the gradients
+        return {
+            "gradients": 4 * trainable
+        }  # gradient_as_bucket_view is on: they live in the buckets, all through a step
     if job.stage == 3:
         hidden = job.g.hidden
         persistent = sum(
@@ -527,12 +529,14 @@ def _carried_gradients(job: _Job) -> int:
     """Gradients of earlier micro batches that wait while the next one runs."""
     if not job.accumulates:
         return 0
+    if job.strategy == "ddp":  # in no bucket until ranks reduce
+        return 4 * job.num_trainable
     return _full_gradients(job)
 
 
 def _full_gradients(job: _Job) -> int:
-    if job.stage == 3:
-        return 0  # in the resident flat buffer
+    if job.stage == 3 or (job.strategy == "ddp" and job.ranks > 1):
+        return 0  # in the resident flat buffer, or DDP's buckets
     if job.stage == 2:
         return job.low * _padded_flat(job) // job.ranks
     if job.stage == 1:

@@ -193,6 +193,7 @@ def run_rank(rank: int, case: Case, port: int, out: Path, folder: Path) -> None:
             # accelerate takes its FSDP path only in a world of cards; see worker/device.py.
             PartialState._shared_state["distributed_type"] = DistributedType.MULTI_NPU
         trainer = Measured(model=model, args=args, train_dataset=_rows(case), callbacks=[Marks()])
+        trainer.accelerator.ddp_handler.gradient_as_bucket_view = True  # as worker/trainer.py has it
         trainer.train()
     if rank == 0:
         out.write_text(json.dumps(found | _state_bytes(case, trainer)))
