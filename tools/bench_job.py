@@ -132,10 +132,15 @@ def recipe(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def ours(ranks: int, job: dict[str, Any]) -> dict[str, float]:
-    """The same job under ascend-launch."""
+    """The guide's job under ascend-launch."""
+    return run_recipe(ranks, recipe(job), epochs=job["epochs"])
+
+
+def run_recipe(ranks: int, asked: dict[str, Any], *, epochs: int) -> dict[str, float]:
+    """One launch, and what its run directory says of it."""
     with scratch() as folder:
         path, run = folder / "job.yaml", folder / "run"
-        path.write_text(json.dumps(recipe(job)))  # JSON is YAML
+        path.write_text(json.dumps(asked))  # JSON is YAML
         argv = [sys.executable, "-m", "launcher.cli", "--device", "cpu", "--nproc", str(ranks), "--run-dir", str(run)]
         found = execute([*argv, str(path)], folder, {})
         at = {}
@@ -144,7 +149,7 @@ def ours(ranks: int, job: dict[str, Any]) -> dict[str, float]:
             at.setdefault(event["event"], event["time"])
         metrics = json.loads((run / "metrics.json").read_text())
         data = json.loads((run / "data.json").read_text())
-        final, epochs = metrics["final"], job["epochs"]
+        final = metrics["final"]
         preprocessing = at["ranks"] - at["start_method"]
         return {
             **found,
@@ -241,6 +246,150 @@ def trainer_of(asked: dict[str, Any], folder: Path) -> Any:
     return trainer
 
 
+# -- preprocessing -------------------------------------------------------------------------------------------------
+
+PREPARE = """
+import json, os, sys, time
+from pathlib import Path
+from datasets import disable_progress_bars, load_dataset
+from transformers import AutoTokenizer
+job, side = json.loads(os.environ["BENCH_JOB"]), sys.argv[1]
+disable_progress_bars()
+began = time.perf_counter()
+dataset = load_dataset("parquet", data_files=job["data_files"])  # into the library's cache, once for both sides
+read = time.perf_counter() - began
+if side == "guide":
+    tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    began = time.perf_counter()
+    dataset.map(lambda rows: tokenizer(rows["text"], padding="max_length", truncation=True, max_length=512), batched=True)
+    rows = len(dataset["train"]) + len(dataset["test"])
+elif side == "tokenizer":
+    tokenizer = AutoTokenizer.from_pretrained(job["model"]).backend_tokenizer
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(512)
+    texts = [t for name in ("train", "test") for t in dataset[name]["text"][:]]
+    began = time.perf_counter()
+    for i in range(0, len(texts), 1000):
+        tokenizer.encode_batch_fast(texts[i : i + 1000])
+    rows = len(texts)
+else:
+    from launcher.rundir import RunDir
+    from launcher.worker import data, rank
+    run = RunDir(Path(job["run"]))
+    plan = run.plan()
+    rank.preload(plan)
+    began = time.perf_counter()
+    prepared = data.prepare(plan, run)
+    rows = prepared.train.rows + prepared.eval.rows
+print(json.dumps({"read": read, "seconds": time.perf_counter() - began, "rows": rows}))
+"""
+"""Three ways from rows on disk to ids: the guide's, ours (data.prepare, as the agent calls it) and the tokenizer alone."""
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """The guide's preprocessing beside ours, in processes of their own, on the first `--cores` cores each."""
+    num_test = args.rows // 14  # as in Yelp Review Full
+    files = bench_texts.data("natural", args.rows - num_test, num_test)
+    asked = {
+        "model": str(bench_texts.model(args.model)), "data_files": files, "train_rows": args.use, "eval_rows": args.use,
+        "epochs": 1, "learning_rate": 5e-5, "global_batch_size": 8, "seed": SEED,
+    }  # fmt: skip
+    print(f"{args.rows} rows, {args.use or 'all'} + {args.use or 'all'} used; {machine()}\n")
+    print("| side | cores | rows tokenised | seconds | rows/s | files into the cache, s |\n|---|---|---|---|---|---|")
+    for cores in args.cores:
+        for side in args.sides:
+            with scratch() as folder:
+                mine = recipe(asked)
+                if not args.use:
+                    del mine["data"]["train"]["limit"], mine["data"]["eval"]["limit"]
+                path = folder / "job.yaml"
+                path.write_text(json.dumps(mine))
+                render = ["render", "--nproc", "1", "--device", "cpu", "--out", str(folder / "run"), str(path)]
+                execute([sys.executable, "-m", "launcher.cli", *render], folder, {})
+                env = {"BENCH_JOB": json.dumps({**asked, "run": str(folder / "run")}), "RAYON_NUM_THREADS": str(cores)}
+                argv = ["taskset", "-c", f"0-{cores - 1}", sys.executable, "-c", PREPARE, side]
+                execute(argv, folder, env)
+                f = json.loads((folder / "out.log").read_text().splitlines()[-1])
+            print(
+                f"| {side} | {cores} | {f['rows']} | {f['seconds']:.2f} | {f['rows'] / f['seconds']:.0f} | {f['read']:.1f} |",
+                flush=True,
+            )
+
+
+# -- LLaMA-Factory -------------------------------------------------------------------------------------------------
+
+
+def factory(args: argparse.Namespace) -> None:
+    """The nearest job that LLaMA-Factory has, supervised fine-tuning on the answer, beside ours of the same rows."""
+    files = bench_texts.data("natural", args.train_rows, args.eval_rows)
+    prompt = "{text}\nHow many stars?"
+    asked = recipe({
+        "model": str(bench_texts.model(args.model)), "data_files": files, "train_rows": args.train_rows,
+        "eval_rows": args.eval_rows, "epochs": 1, "learning_rate": args.learning_rate, "global_batch_size": args.batch,
+        "seed": SEED,
+    })  # fmt: skip
+    asked["model"]["task"] = "causal-lm"
+    asked["data"] |= {"prompt": prompt, "answers": [str(i + 1) for i in range(bench_texts.NUM_LABELS)]}
+    asked["parallel"]["eval_batch_size"] = args.batch
+    theirs = {
+        "model_name_or_path": asked["model"]["name"], "stage": "sft", "do_train": True, "finetuning_type": "full",
+        "dataset": "train", "eval_dataset": "test", "template": "chatml", "cutoff_len": 512, "overwrite_output_dir": True,
+        "per_device_train_batch_size": args.batch, "per_device_eval_batch_size": args.batch, "num_train_epochs": 1,
+        "learning_rate": args.learning_rate, "lr_scheduler_type": "linear", "eval_strategy": "epoch",
+        "save_strategy": "no", "report_to": "none", "use_cpu": True, "compute_accuracy": True, "seed": SEED,
+        "disable_gradient_checkpointing": not args.checkpointing, "disable_tqdm": True, "logging_steps": 500,
+    }  # fmt: skip
+    asked["training"]["gradient_checkpointing"] = args.checkpointing
+    records = Records(args.keep)
+    for _ in range(args.rounds):
+        records.add("LLaMA-Factory", _factory_run(args.python, theirs, files, prompt))
+        records.add("ascend-launch", run_recipe(1, asked, epochs=1))
+    print(
+        f"{args.model}, {args.train_rows} rows, batch {args.batch}, fp32, checkpointing {args.checkpointing}; {machine()}\n"
+    )
+    print(
+        "| side | rounds | samples/s | x | train loss | eval loss | evaluation s | whole command s | peak memory GB |"
+    )
+    print("|---" * 9 + "|")
+    base = records.median("LLaMA-Factory", "train_seconds")
+    for side in ("LLaMA-Factory", "ascend-launch"):
+        m = {k: records.median(side, k) for k in records.keys(side)}
+        print(
+            f"| {side} | {records.count(side)} | {args.train_rows / m['train_seconds']:.2f} | {base / m['train_seconds']:.2f} |"
+            f" {m['train_loss']:.3f} | {m['eval_loss']:.3f} | {m['eval_seconds']:.1f} | {m['whole_seconds']:.0f} |"
+            f" {m['peak_bytes'] / 1e9:.2f} |"
+        )
+
+
+def _factory_run(python: str, theirs: dict[str, Any], files: dict[str, str], prompt: str) -> dict[str, float]:
+    from pyarrow import parquet
+
+    with scratch() as folder:
+        for split, file in files.items():
+            rows = parquet.read_table(file).to_pylist()
+            said = [{"instruction": prompt.replace("{text}", r["text"]), "output": str(r["label"] + 1)} for r in rows]
+            (folder / f"{split}.json").write_text(json.dumps(said))
+        (folder / "dataset_info.json").write_text(json.dumps({s: {"file_name": f"{s}.json"} for s in files}))
+        path = folder / "job.yaml"
+        path.write_text(json.dumps({**theirs, "dataset_dir": str(folder), "output_dir": str(folder / "out")}))
+        found = execute([str(Path(python).parent / "llamafactory-cli"), "train", str(path)], folder, {"PYTHONPATH": ""})
+        done = json.loads((folder / "out" / "all_results.json").read_text())
+        return {
+            **found,
+            "train_seconds": done["train_runtime"] - _epoch_evaluation(folder / "out"),
+            "train_loss": done["train_loss"],
+            "eval_loss": done["eval_loss"],
+            "eval_seconds": done["eval_runtime"],
+        }
+
+
+def _epoch_evaluation(out: Path) -> float:
+    """Seconds of the evaluations inside the training's time."""
+    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    return sum(entry.get("eval_runtime", 0.0) for entry in history if entry.get("step", 0) and "eval_runtime" in entry)
+
+
 # -- shared --------------------------------------------------------------------------------------------------------
 
 
@@ -286,7 +435,19 @@ def main() -> None:
     one.set_defaults(run=train)
     one.add_argument("--sides", nargs="+", default=["pythonx1", "oursx1", "torchrunx2", "acceleratex2", "oursx2"])
     add_job_options(one)
-    for command in (one,):
+    two = commands.add_parser("prepare", help="preprocessing beside the guide's")
+    two.set_defaults(run=prepare)
+    two.add_argument("--model", default="cut4")
+    two.add_argument("--rows", type=int, default=700_000)
+    two.add_argument("--use", type=int, default=1000, help="rows of each split that the recipe asks for; 0 for all")
+    two.add_argument("--cores", type=int, nargs="+", default=[os.cpu_count() or 1])
+    two.add_argument("--sides", nargs="+", default=["guide", "ours"], choices=["guide", "ours", "tokenizer"])
+    three = commands.add_parser("llamafactory", help="LLaMA-Factory beside ours")
+    three.set_defaults(run=factory)
+    add_job_options(three)
+    three.add_argument("--python", required=True, help="the interpreter of LLaMA-Factory's own environment")
+    three.add_argument("--checkpointing", action="store_true", help="recompute activations on both sides")
+    for command in (one, three):
         command.add_argument("--rounds", type=int, default=1)
         command.add_argument("--keep", type=Path, help="file of finished rounds, added to")
     args = parser.parse_args()
