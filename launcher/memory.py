@@ -614,13 +614,16 @@ def _reduction(job: _Job) -> tuple[dict[str, int], ...]:
             gathered | {"buffers": reducing},
             gathered | {"buffers": copies},
         )
+    largest = {
+        k: max((p.numel for p in job.trainable if p.kind == k), default=0) for k in ("head", "linear", "embedding")
+    }
+    along = [largest[k] for k in ("head", "linear", "linear", "embedding")]
     if (
         job.stage == 3
-    ):  # a gradient too large for the bucket exists whole, and once more flattened for the reduce-scatter
-        largest = {
-            k: max((p.numel for p in job.trainable if p.kind == k), default=0) for k in ("head", "linear", "embedding")
-        }
-        return tuple({"buffers": 2 * job.low * largest[k]} for k in ("head", "linear", "linear", "embedding"))
+    ):  # a gradient too large for the bucket is there whole, and once more flattened for the reduce-scatter
+        return tuple({"buffers": 2 * job.low * numel} for numel in along)
+    if job.strategy == "ddp" and job.ranks > 1 and not job.accumulates:  # the newest, on its way into its bucket
+        return tuple({"buffers": 4 * numel} for numel in along)
     return ({},) * 4
 
 
