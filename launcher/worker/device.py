@@ -148,6 +148,18 @@ def allow_fsdp_on_cpu(plan: Plan) -> None:
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_NPU
 
 
+def drop_needless_ddp(plan: Plan) -> None:
+    """Keep accelerate from wrapping the model of a single rank in DDP, which would copy every gradient for nobody.
+
+    A process group of one exists all the same (a backend in TrainingArguments wants it), and that is what it looks at.
+    Call after TrainingArguments, before Trainer.
+    """
+    if plan.strategy == "ddp" and plan.world_size == 1:
+        from accelerate.state import DistributedType, PartialState
+
+        PartialState._shared_state["distributed_type"] = DistributedType.NO
+
+
 def check_world(plan: Plan, rank: Rank, args: TrainingArguments) -> None:
     """Refuse a world that is not the planned one.
 
@@ -282,7 +294,6 @@ def _check_ddp(plan: Plan, trainer: Any) -> dict[str, Any]:
     from torch.nn.parallel import DistributedDataParallel
 
     model = trainer.model_wrapped
-    # One rank that was started with torchrun's variables is wrapped too, which changes nothing.
     if plan.world_size > 1 and not isinstance(model, DistributedDataParallel):
         raise _wrong_engine(plan, model)
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:

@@ -53,6 +53,7 @@ class RecipeTrainer(ResumableTrainer):
         eval_dataset: Dataset | None, **options: Any,
     ) -> None:  # fmt: skip
         device.allow_fsdp_on_cpu(plan)
+        device.drop_needless_ddp(plan)
         super().__init__(train_dataset=train_dataset, eval_dataset=eval_dataset, data_collator=task.collate, **options)
         # Counting labels over ranks is for losses that are divided by the count; ours are not.
         self.model_accepts_loss_kwargs = False
