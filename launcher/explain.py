@@ -843,7 +843,8 @@ def _latest_attempt(path: Path) -> Path:
 def _folder_sources(path: Path) -> tuple[list[_Source], set[int]]:
     """Logs of a folder, each with its rank where name or content gives it, and all ranks that have a log."""
     attempt = _latest_attempt(path)
-    files = sorted(p for p in attempt.rglob("*") if p.is_file())[:_MAX_FILES]
+    attempts = [attempt, *(_latest_attempt(node) for node in sorted(path.glob("node_*")))]
+    files = [f for one in attempts for f in sorted(p for p in one.rglob("*") if p.is_file())[:_MAX_FILES]]
     if attempt != path:
         files += sorted(p for p in path.rglob("plog-*.log") if p.is_file())[:_MAX_FILES]
         files += [p for p in path.iterdir() if p.is_file() and p.suffix in _LOG_SUFFIXES]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from launcher.cli import hostfile
 from launcher.cli.options import decide, inputs, machine_options
 from launcher.errors import EXIT_USER, LaunchError
 
@@ -32,10 +33,15 @@ if TYPE_CHECKING:
     "--debug", is_flag=True, help="One rank in this terminal, a few steps, synchronous NPU; breakpoints work."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object a line.")
+@hostfile.options
 def run_command(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, dry_run: bool, debug: bool, as_json: bool, **machine: Any) -> None:  # fmt: skip
     """Train RECIPE on every rank and leave rank 0's metrics. This is the default command."""
     from launcher import rundir
 
+    far = {name: machine.pop(name) for name in hostfile.OWN}
+    if far["hostfile"] is not None:
+        sys.exit(hostfile.launch(recipe, overrides, run_dir, dry_run, debug, as_json, machine, far))
+    hostfile.refuse_alone(far)
     loaded, cluster, plan = decide(recipe, overrides, machine, debug=debug, pretend=dry_run)
     if dry_run:
         named = Path(loaded.spec.output_dir) / plan.name / (cluster.job or "RUN")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,22 @@ RECORDED = (
     "TOKENIZERS_", "TORCH", "TRANSFORMERS_",
 )  # fmt: skip
 """Prefixes of the user's variables that env.json keeps. An allow-list: what is not named is not written."""
+
+PASSED = (
+    "ACL_", "ASCEND_", "COMBINED_ENABLE", "CPU_AFFINITY_CONF", "DS_", "GLOO_", "HCCL_", "HF_", "HUGGING_FACE_HUB_TOKEN",
+    "INF_NAN_MODE_", "MKL_", "MODELSCOPE_", "MULTI_STREAM_", "NPU_", "OMP_", "OOM_SNAPSHOT", "P2P_HCCL", "PYTORCH_",
+    "STREAMS_PER_DEVICE", "TASK_QUEUE_ENABLE", "TOKENIZERS_", "TORCH", "TRANSFORMERS_",
+    "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+)  # fmt: skip
+"""Prefixes of the user's variables that every host of a hostfile gets. The hub's token is among them: all ranks load
+the model."""
+FIRST_ONLY = ("WANDB_", "SWANLAB_", "CLEARML_", "COMET_", "MLFLOW_")
+"""Trackers and their keys: rank 0 alone reports."""
+PER_HOST = frozenset({
+    "ASCEND_AICPU_PATH", "ASCEND_DRIVER_PATH", "ASCEND_HOME_PATH", "ASCEND_LAUNCH_NNODES", "ASCEND_LAUNCH_NODE_RANK",
+    "ASCEND_LAUNCH_NPROC", "ASCEND_LAUNCH_RDZV_ENDPOINT", "ASCEND_OPP_PATH", "ASCEND_TOOLKIT_HOME", "HCCL_IF_IP",
+})  # fmt: skip
+"""What is true of one host alone: its address, where its CANN is (its own set_env.sh says), which node it is."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,14 @@ def removed(plan: Plan, user: Mapping[str, str]) -> tuple[Variable, ...]:
 
 
 RANK_TABLE = "RANK_TABLE_FILE"
+
+
+def passed(user: Mapping[str, str], named: Sequence[str] = ()) -> tuple[dict[str, str], dict[str, str]]:
+    """What a launch by ssh takes along from the user's environment: to every host, and to the first one beyond that."""
+    every = {n: v for n, v in user.items() if n in named or (n.startswith(PASSED) and n not in PER_HOST)}
+    return every, {n: v for n, v in user.items() if n.startswith(FIRST_ONLY) and n not in every}
+
+
 Row = tuple[str, str, str]
 
 

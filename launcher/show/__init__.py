@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import textwrap
 import time
@@ -361,6 +362,25 @@ def created(made: str, job: str, run_dir: str, text: str, as_json: bool) -> None
         return
     out.print(Text(made))
     out.print(Text(f"run directory: {run_dir}, in the pods\nlogs: kubectl logs -f -l ascend-launch/job={job} --prefix"))
+
+
+def words(host: str, line: str) -> None:
+    """What a host's launcher said besides events."""
+    err.print(Text(f"[{host}] {line}"))
+
+
+def hosts(rows: Sequence[tuple[str, Sequence[str], Sequence[str], Sequence[str]]], cwd: str, as_json: bool) -> None:
+    """What a launch by ssh would run on each host: name, command here, words there, variables sent over."""
+    if as_json:
+        keys = ("host", "command", "words", "variables")
+        print(json.dumps({"folder": cwd, "hosts": [dict(zip(keys, row, strict=True)) for row in rows]}, indent=2))
+        return
+    for name, command, words, variables in rows:
+        out.print(Text(name, style="bold"))
+        out.print(Text(f"  here       {shlex.join(command)}"))
+        out.print(Text(f"  there      cd {shlex.quote(cwd)} && {shlex.join(['ascend-launch', *words])}"))
+        out.print(Text(f"  variables  {', '.join(variables) or 'none'}"))
+    out.print(Text("\nnothing was started or written"))
 
 
 def written(run: RunDir, texts: Mapping[str, str], commands: Mapping[str, str], as_json: bool) -> None:

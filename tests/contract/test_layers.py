@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent.parent / "launcher"
 LAYERS = [
     {"cli"},
     {"show"},
-    {"submit"},
+    {"submit", "ssh"},
     {"doctor", "report", "supervise", "explain", "trained", "predict"},
     {"render", "rundir", "history"},
     {"plan"},

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.ranks.faults import netns
+from tests import netns
 from tests.ranks.faults.conftest import REPO, Running
 
 pytestmark = pytest.mark.ranks
@@ -35,18 +35,23 @@ LOST_S = 30.0
 class Nodes:
     """One job on two nodes."""
 
-    def __init__(self, folder: Path, words: tuple[str, ...], env: dict[str, str], *, cable: netns.Pair | None, port: int, only: int | None, own: dict[int, tuple[str, ...]], cwd: dict[int, Path], endpoint: str = "") -> None:  # fmt: skip
+    def __init__(self, folder: Path, words: tuple[str, ...], env: dict[str, str], *, cable: netns.Lan | None, port: int, only: int | None, own: dict[int, tuple[str, ...]], cwd: dict[int, Path], endpoint: str = "") -> None:  # fmt: skip
         self.dir = folder
         host = cable.addresses[0] if cable else "127.0.0.1"
         options = [w for w in words if w.startswith("--")]
         overrides = [w for w in words if not w.startswith("--")]
         self.nodes: dict[int, Running] = {}
+        argv = ("--nproc=1", "--nnodes=2", f"--rdzv-endpoint={endpoint or f'{host}:{port}'}", *options, "recipes/tiny-cpu.yaml", *overrides)  # fmt: skip
+        self._make = lambda node: Running(
+            folder, (f"--node-rank={node}", *argv, *own.get(node, ())), env, cable.prefix(node) if cable else [], cwd.get(node, REPO),
+        )  # fmt: skip
         for node in (0, 1) if only is None else (only,):
-            argv = ("--nproc=1", "--nnodes=2", f"--node-rank={node}", f"--rdzv-endpoint={endpoint or f'{host}:{port}'}", *options, "recipes/tiny-cpu.yaml", *overrides)  # fmt: skip
-            self.nodes[node] = Running(
-                folder, (*argv, *own.get(node, ())), env, cable.prefix(node) if cable else [], cwd.get(node, REPO)
-            )
-            self.nodes[node].dir = folder / "node_1" if node else folder
+            self.start(node)
+
+    def start(self, node: int) -> None:
+        """Start a node's launcher; again, where it was killed."""
+        self.nodes[node] = self._make(node)
+        self.nodes[node].dir = self.dir / "node_1" if node else self.dir
 
     def __getitem__(self, node: int) -> Running:
         return self.nodes[node]
@@ -83,11 +88,11 @@ class Nodes:
 
 
 @pytest.fixture
-def cable() -> Iterator[netns.Pair]:
+def cable() -> Iterator[netns.Lan]:
     why = netns.missing()
     if why:
         pytest.skip(why)
-    with netns.Pair() as pair:
+    with netns.Lan(2) as pair:
         yield pair
 
 
@@ -97,7 +102,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., No
     cache = os.environ.get("ASCEND_LAUNCH_TEST_CACHE") or str(tmp_path_factory.getbasetemp() / "cache")
     jobs: list[Nodes] = []
 
-    def start(*words: str, fault: str = "", cable: netns.Pair | None = None, port: int | None = None, only: int | None = None, own: dict[int, tuple[str, ...]] | None = None, cwd: dict[int, Path] | None = None, endpoint: str = "") -> Nodes:  # fmt: skip
+    def start(*words: str, fault: str = "", cable: netns.Lan | None = None, port: int | None = None, only: int | None = None, own: dict[int, tuple[str, ...]] | None = None, cwd: dict[int, Path] | None = None, endpoint: str = "") -> Nodes:  # fmt: skip
         # One thread a rank: the nodes share this machine's cores.
         env = {"ASCEND_LAUNCH_CACHE": cache, "OMP_NUM_THREADS": "1", **({"FAULT": fault} if fault else {})}
         folder = tmp_path_factory.mktemp("nodes")
@@ -141,7 +146,7 @@ def _account(job: Nodes, node: int) -> dict[str, Any]:
 
 
 def test_two_nodes_train_as_one_node_with_two_ranks(
-    nodes: Callable[..., Nodes], launch: Callable[..., Running], cable: netns.Pair
+    nodes: Callable[..., Nodes], launch: Callable[..., Running], cable: netns.Lan
 ):
     """The same figures, predictions and weights, over a network that only the two share."""
     one = launch("--nproc=2", OMP_NUM_THREADS="1")
@@ -225,7 +230,7 @@ while True:
 """
 
 
-def test_an_endpoint_may_be_a_service_that_forwards_one_port(nodes: Callable[..., Nodes], cable: netns.Pair):
+def test_an_endpoint_may_be_a_service_that_forwards_one_port(nodes: Callable[..., Nodes], cable: netns.Lan):
     """As MindCluster's MASTER_ADDR: the first node does not own the address, and no other port of it leads anywhere."""
     port = _free_port()
     forward = subprocess.Popen(
@@ -356,11 +361,11 @@ def test_a_node_that_is_killed_whole_is_named_by_the_other(nodes: Callable[..., 
     assert job.are_gone(2)
 
 
-def test_a_cut_link_ends_both_sides(nodes: Callable[..., Nodes], cable: netns.Pair):
+def test_a_cut_link_ends_both_sides(nodes: Callable[..., Nodes], cable: netns.Lan):
     """Neither is told anything; each says that the other is lost, and leaves nothing running."""
     job = nodes(LONG, cable=cable)
     job.until_step(5)
-    cable.cut()
+    cable.cut(1)
     cut_s = time.monotonic()
 
     assert (1, 1) == job.wait()

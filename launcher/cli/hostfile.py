@@ -1,0 +1,149 @@
+"""`run --hostfile`: the options of a job that is started on other machines, and the way from them to its end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from launcher.errors import LaunchError
+
+if TYPE_CHECKING:
+    from launcher.ssh.job import Job
+
+OPTIONS = [
+    click.option("--hostfile", type=click.Path(path_type=Path), help="Start the job by ssh on these hosts: a line `host slots=N` for each."),
+    click.option("--include", metavar="HOSTS", help="With --hostfile: only these, as in node0@node1:0,1."),
+    click.option("--exclude", metavar="HOSTS", help="With --hostfile: all but these."),
+    click.option("--ssh-config", type=click.Path(path_type=Path), help="ssh's configuration file [ssh's own]."),
+    click.option("--remote-python", metavar="PATH", help="Python on the hosts [the path of this one]."),
+    click.option("--remote-dir", metavar="DIR", help="Working directory on the hosts [the path of this one]."),
+    click.option("--remote-setup", metavar="FILE", help="A shell file on the hosts, sourced first [CANN's set_env.sh alone]."),
+    click.option("--pass-env", metavar="NAME", multiple=True, help="A variable that every host gets besides HCCL_*, ASCEND_*, HF_* and the like."),
+]  # fmt: skip
+OWN = {"hostfile", "include", "exclude", "ssh_config", "remote_python", "remote_dir", "remote_setup", "pass_env"}
+NOT_PASSED = OWN | {"nproc", "nnodes", "node_rank", "rdzv_endpoint", "run_dir", "dry_run", "debug", "as_json"}
+"""Of `run`: what is meant for this machine, or is said anew for every host."""
+
+
+def options(command: Any) -> Any:
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+def refuse_alone(far: dict[str, Any]) -> None:
+    """Raises LaunchError for an option that means nothing without a hostfile."""
+    given = sorted(name for name, value in far.items() if value)
+    if given:
+        raise LaunchError(f"--{given[0].replace('_', '-')} needs --hostfile", hint="name the file with the hosts")
+
+
+def launch(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, dry_run: bool, debug: bool, as_json: bool, machine: dict[str, Any], far: dict[str, Any]) -> int:  # fmt: skip
+    """Train RECIPE on the hosts of a hostfile; the exit code."""
+    from launcher import rundir, show, spec
+    from launcher.cli.launch import explained
+    from launcher.plan import Plan
+    from launcher.rundir import RunDir
+    from launcher.ssh import connection, job
+
+    if debug:
+        raise LaunchError("--debug and --hostfile cannot go together", hint="debug on one machine, without --hostfile")
+    if machine["nnodes"] not in (None, 1) or machine["node_rank"]:
+        raise LaunchError(
+            "--hostfile says itself how many nodes there are, and which is which",
+            hint="leave --nnodes and --node-rank out; --include and --exclude choose among the hosts",
+        )
+    loaded = spec.load(recipe, overrides)
+    planned = _job(recipe, overrides, run_dir or Path(loaded.spec.output_dir) / loaded.name / "RUN", machine, far)
+    if dry_run:
+        rows = [
+            (host.name, connection.argv(host, planned.python, planned.ssh_config), planned.argv(i, planned.endpoint or "CHOSEN:LATER"), sorted(planned.host_env(i)))
+            for i, host in enumerate(planned.hosts)
+        ]  # fmt: skip
+        show.hosts(rows, planned.cwd, as_json)
+        return 0
+    if run_dir is None:
+        run = rundir.new(Path(loaded.spec.output_dir), loaded.name)
+    else:
+        run = RunDir(run_dir)
+        run.create()
+    planned = _job(recipe, overrides, run.path, machine, far)
+    view = show.view(as_json)
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event["event"] == "plan":
+            view.plan(Plan.model_validate_json(json.dumps(event["plan"])), run, loaded)
+        else:
+            view.event(event)
+
+    with view:
+        outcome = job.run(planned, run, on_event, show.words)
+    view.end(outcome, run, explained(outcome, run))
+    return outcome.exit_code
+
+
+def _job(recipe: Path, overrides: tuple[str, ...], run_dir: Path, machine: dict[str, Any], far: dict[str, Any]) -> Job:
+    from launcher.cluster import hosts
+    from launcher.render import env
+    from launcher.ssh import job
+
+    chosen = hosts.select(hosts.load(far["hostfile"]), far["include"], far["exclude"])
+    missing = [name for name in far["pass_env"] if name not in os.environ]
+    if missing:
+        raise LaunchError(
+            f"--pass-env {missing[0]}: no such variable here",
+            hint="name a variable of this environment; its value then needs no command line",
+        )
+    every, first = env.passed(os.environ, far["pass_env"])
+    return job.Job(
+        hosts=chosen,
+        words=_words(),
+        recipe=recipe,
+        overrides=overrides,
+        digest=hashlib.sha256(recipe.read_bytes()).hexdigest(),
+        nproc=hosts.ranks_per_host(chosen, machine["nproc"]),
+        endpoint=machine["rdzv_endpoint"],
+        run_dir=run_dir,
+        cwd=far["remote_dir"] or _here(),
+        python=far["remote_python"] or sys.executable,
+        setup=far["remote_setup"],
+        env=every,
+        first_env=first,
+        cann=os.environ.get("ASCEND_HOME_PATH"),
+        grace_s=machine["grace"],
+        ssh_config=far["ssh_config"],
+    )
+
+
+def _here() -> str:
+    """This folder by the name that the user knows it by, which is the one that other hosts share behind an automounter."""
+    logical = os.environ.get("PWD", "")
+    try:
+        return logical if Path(logical).samefile(".") else str(Path.cwd())
+    except OSError:
+        return str(Path.cwd())
+
+
+def _words() -> tuple[str, ...]:
+    """The options that the user gave on the command line, and that every node is to have. Those from the environment
+    are passed with it."""
+    context = click.get_current_context()
+    words: list[str] = []
+    for param in context.command.params:
+        source = context.get_parameter_source(param.name or "")
+        if (
+            not isinstance(param, click.Option)
+            or param.name in NOT_PASSED
+            or source is None
+            or source.name != "COMMANDLINE"
+        ):
+            continue
+        value = context.params[param.name or ""]
+        words += [param.opts[-1]] if param.is_flag else [param.opts[-1], str(value)]
+    return tuple(words)

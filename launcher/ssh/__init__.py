@@ -1,0 +1,1 @@
+"""One job on the hosts of a hostfile, started and watched over OpenSSH."""

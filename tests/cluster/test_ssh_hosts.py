@@ -1,0 +1,274 @@
+"""A hostfile and real sshd: hosts that are network namespaces, with host names, networks and run folders of their own.
+
+The user sits at one more machine, which is none of the hosts and shares no run folder with them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster import sshd
+
+pytestmark = pytest.mark.ranks
+REPO = Path(__file__).resolve().parent.parent.parent
+INJECT = REPO / "tests" / "ranks" / "faults" / "inject"
+TIMEOUT_S = 240
+LONG = "training.num_train_epochs=300"
+SAVES = ("training.save_strategy=steps", "training.save_steps=5")
+TOKEN = "hf_thisIsTheSecretOfTheTest"
+GONE_S = 60.0
+"""For an end that a host has to find out by itself: silence of the near side, and of the other node."""
+
+
+class Launch:
+    """`ascend-launch --hostfile …`, typed at the user's machine."""
+
+    def __init__(
+        self, machines: sshd.Machines, folder: Path, words: tuple[str, ...], env: dict[str, str], hosts: str | None
+    ) -> None:
+        self.dir = folder
+        base = {k: v for k, v in os.environ.items() if not k.startswith(("ASCEND_", "HF_", "RANK", "WORLD_", "SLURM"))}
+        base |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{INJECT}:{REPO}", **env}
+        passed = [f"--pass-env={name}" for name in ("PYTHONPATH", "FAULT") if name in base]
+        hostfile = machines.folder / f"{folder.parent.name}.txt"
+        hostfile.write_text(hosts or "node0 slots=2\nnode1 slots=2\n")
+        options = [w for w in words if w.startswith("--")]
+        overrides = [w for w in words if not w.startswith("--")]
+        self.process = subprocess.Popen(
+            [
+                *machines.here, sys.executable, "-m", "launcher.cli", f"--hostfile={hostfile}",
+                f"--ssh-config={machines.ssh_config}", f"--run-dir={folder}", "--device=cpu", *passed, *options,
+                "recipes/tiny-cpu.yaml", *overrides,
+            ],
+            cwd=REPO, env=base, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.out = self.err = ""
+
+    def wait(self) -> int:
+        self.out, self.err = self.process.communicate(timeout=TIMEOUT_S)
+        return self.process.returncode
+
+    def until_step(self, step: int) -> None:
+        """By what came here of the first node's events."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < deadline:
+            for log in self.dir.glob("nodes/node0.log"):
+                lines = [line for line in log.read_text().splitlines() if '"step"' in line and line.endswith("}")]
+                if any(e["event"] == "step" and e["step"] >= step for e in map(json.loads, lines)):
+                    return
+            assert self.process.poll() is None, self.process.communicate()
+            time.sleep(0.05)
+        raise AssertionError(f"no step {step} in {TIMEOUT_S} s")
+
+    def read(self, name: str) -> Any:
+        return json.loads((self.dir / name).read_text())
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sshd.Machines]:
+    why = sshd.missing()
+    if why:
+        pytest.skip(why)
+    with sshd.Machines(tmp_path_factory.mktemp("machines"), 3) as three:
+        yield three
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The one that the tests of faults use: DeepSpeed's operators are built once."""
+    return os.environ.get("ASCEND_LAUNCH_TEST_CACHE") or str(tmp_path_factory.getbasetemp() / "cache")
+
+
+@pytest.fixture
+def launch(machines: sshd.Machines, cache: str, tmp_path: Path) -> Iterator[Callable[..., Launch]]:
+    """Start tiny-cpu on two hosts with two ranks each, or on those of `hosts`; nothing may be left on any."""
+    started: list[Launch] = []
+
+    def start(*words: str, hosts: str | None = None, where: str = "shared", **env: str) -> Launch:
+        # A name that breaks what is put together by hand, on this side and on that.
+        folder = machines.folder / where / f"{tmp_path.name}{len(started)}" / 'it\'s $(touch /tmp/pwned)\n"run"'
+        started.append(Launch(machines, folder, words, {"ASCEND_LAUNCH_CACHE": cache, **env}, hosts))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            one.process.kill()
+            one.process.wait()
+    assert machines.are_clean(range(3), GONE_S)
+
+
+def _alone(tmp_path: Path, cache: str, *words: str) -> Path:
+    """The run directory of the same recipe on one node."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("ASCEND_", "HF_", "RANK", "WORLD_"))}
+    env |= {"ASCEND_LAUNCH_CACHE": cache, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPO)}
+    argv = [
+        sys.executable,
+        "-m",
+        "launcher.cli",
+        "--device=cpu",
+        f"--run-dir={tmp_path / 'alone'}",
+        "recipes/tiny-cpu.yaml",
+        *words,
+    ]
+    done = subprocess.run(argv, cwd=REPO, env=env, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert 0 == done.returncode, done.stderr
+    return tmp_path / "alone"
+
+
+def _epochs(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if "runtime" not in k and "per_second" not in k} for row in metrics["epochs"]]
+
+
+# -- all is well -----------------------------------------------------------------------------------------------------
+
+
+def test_two_hosts_train_as_one_machine_and_their_results_come_here(
+    launch: Callable[..., Launch], machines: sshd.Machines, cache: str, tmp_path: Path
+):
+    """Figures and predictions equal those of four ranks on one node. The token reaches every agent's environment, and
+    is on no command line, and in no file here or there."""
+    alone = _alone(tmp_path, cache, "--nproc=4")
+    two = launch(where="apart", HF_TOKEN=TOKEN)
+    two.until_step(5)
+    holders = set()
+    for node in (0, 1):
+        for pid in machines.running(node):
+            process = Path(f"/proc/{pid}")
+            try:
+                assert TOKEN.encode() not in (process / "cmdline").read_bytes()
+                if b"launcher.worker.agent" in (process / "cmdline").read_bytes():
+                    assert f"HF_TOKEN={TOKEN}".encode() in (process / "environ").read_bytes()
+                    holders.add(node)
+            except FileNotFoundError:
+                continue
+
+    assert 0 == two.wait(), two.err
+    assert {0, 1} == holders
+    assert _epochs(json.loads((alone / "metrics.json").read_text())) == _epochs(two.read("metrics.json"))
+    assert (alone / "predictions.jsonl").read_bytes() == (two.dir / "predictions.jsonl").read_bytes()
+    assert (two.dir / "node_1" / "attempt_0" / "rank_3.log").exists()
+    assert not (two.dir / "model").exists()
+    assert "[node0] weights and checkpoints stay there" in two.err
+    assert "[node1] does not share" in two.err
+    assert (machines.files(0) / two.dir.relative_to("/") / "model" / "model.safetensors").exists()
+    assert "train      240 rows" in two.out  # a file of the first node's, fetched while the job runs
+    assert 1 == two.out.count("epoch 3  train loss")
+    for root in (two.dir, *(machines.files(n) / two.dir.relative_to("/") for n in (0, 1))):
+        for path in (p for p in root.rglob("*") if p.is_file()):
+            assert TOKEN.encode() not in path.read_bytes(), path
+    assert not Path("/tmp/pwned").exists()
+
+
+def test_three_hosts_share_one_optimizer(launch: Callable[..., Launch], cache: str, tmp_path: Path):
+    """ZeRO-2, a rank each: the figures of three ranks on one node."""
+    alone = _alone(tmp_path, cache, "--nproc=3", "parallel.strategy=zero2")
+    three = launch("--nproc=1", "parallel.strategy=zero2", hosts="node0 slots=1\nnode1 slots=1\nnode2 slots=1\n")
+
+    assert 0 == three.wait(), three.err
+    assert _epochs(json.loads((alone / "metrics.json").read_text())) == _epochs(three.read("metrics.json"))
+    assert 3 == three.read("metrics.json")["world_size"]
+
+
+# -- something fails -------------------------------------------------------------------------------------------------
+
+
+def test_a_rank_that_raises_is_shown_once_with_its_traceback_and_host(launch: Callable[..., Launch]):
+    """Both hosts end; failure.json and the rank's log come here."""
+    job = launch(LONG, FAULT="raise 3 7")
+
+    assert 1 == job.wait()
+    assert 1 == job.err.count("Traceback (most recent call last)"), job.err
+    found = job.read("failure.json")
+    assert (3, 1, "node1", "ValueError") == (found["rank"], found["node_rank"], found["host"], found["type"])
+    assert "in on_step_begin" in found["traceback"]
+    assert "ate the homework" in (job.dir / "node_1" / "attempt_0" / "error_3.json").read_text()
+
+
+def test_a_killed_rank_restarts_the_job_on_all_hosts(launch: Callable[..., Launch]):
+    """As on plain nodes."""
+    job = launch("--max-restarts=1", *SAVES, FAULT="kill 1 33")
+
+    assert 0 == job.wait(), job.err
+    assert "restart    attempt 1 of 1, after rank 1" in job.out
+    assert 3 == len(job.read("metrics.json")["epochs"])
+    assert (job.dir / "node_1" / "attempt_1" / "rank_2.log").exists()
+
+
+def test_a_cut_link_ends_the_job_everywhere(launch: Callable[..., Launch], machines: sshd.Machines):
+    """The lost host is named, and its own ranks end too, though nobody can tell them."""
+    job = launch(LONG)
+    job.until_step(5)
+    machines.lan.cut(1)
+    try:
+        assert 1 == job.wait()
+        assert "node 1 (node1) is lost" in job.err
+        assert ("NodeLost", 1) == (job.read("failure.json")["type"], job.read("failure.json")["node_rank"])
+        assert machines.are_clean((0, 1), GONE_S)
+    finally:
+        machines.lan.mend(1)
+
+
+def test_a_killed_launcher_leaves_nothing_on_any_host(launch: Callable[..., Launch], machines: sshd.Machines):
+    """The life line ends; the hosts save and stop."""
+    job = launch(LONG)
+    job.until_step(5)
+    job.process.kill()
+
+    assert machines.are_clean((0, 1), GONE_S)
+    checkpoints = machines.files(0) / job.dir.relative_to("/") / "checkpoints"
+    assert 1 == len(list(checkpoints.glob("checkpoint-*")))
+
+
+# -- told to stop ----------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupt_saves_on_all_hosts(launch: Callable[..., Launch], machines: sshd.Machines):
+    """^C gives 130, and the step is kept."""
+    job = launch(LONG)
+    job.until_step(5)
+    job.process.send_signal(signal.SIGINT)
+
+    assert 130 == job.wait()
+    assert not (job.dir / "failure.json").exists()
+    checkpoints = machines.files(0) / job.dir.relative_to("/") / "checkpoints"
+    assert 1 == len(list(checkpoints.glob("checkpoint-*")))
+
+
+# -- a host cannot take part -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("hosts", "options", "said"),
+    [
+        ("stranger slots=1", (), "stranger: its host key is not known here"),
+        ("locked slots=1", (), "locked: ssh logs in with no key there"),
+        ("closed slots=1", (), "closed: no ssh server listens there"),
+        ("node1 slots=1", ("--remote-python=/no/python3",), "node1: has no such Python"),
+        ("node1 slots=1", ("--remote-dir=/no/such/dir",), "node1: cannot enter /no/such/dir"),
+        ("node1 slots=1", ("--remote-setup=/no/setup.sh",), "node1: has no /no/setup.sh"),
+        ("node1 slots=1", ("--rdzv-endpoint=10.231.7.1:22",), "port 22 is taken there"),
+        ("node1 slots=1", ("--rdzv-endpoint=10.231.7.9:29400",), "cannot reach node0 at 10.231.7.9:29400"),
+    ],
+)
+def test_a_host_that_cannot_take_part_is_named_before_anything_starts(
+    launch: Callable[..., Launch], machines: sshd.Machines, hosts: str, options: tuple[str, ...], said: str
+):
+    """With its line of the hostfile; the host that could has started nothing."""
+    job = launch(*options, hosts=f"node0 slots=1\n{hosts}\n")
+
+    assert 2 == job.wait()
+    assert said in job.err, job.err
+    assert ".txt:" in job.err
+    assert "fix: " in job.err
+    assert not (machines.files(0) / job.dir.relative_to("/") / "plan.json").exists()

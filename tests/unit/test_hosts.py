@@ -1,0 +1,122 @@
+"""A hostfile is read as deepspeed reads it, and what is wrong with it is said with its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from launcher.cluster import hosts
+from launcher.errors import LaunchError
+
+TWO = "# the big ones\n\nnode0 slots=8\nme@node1 slots=8  # second rack\n"
+
+
+def named(text: str, include: str | None = None, exclude: str | None = None) -> list[tuple[str, int | None]]:
+    return [(h.name, h.slots) for h in hosts.select(hosts.parse(text, "hosts.txt"), include, exclude)]
+
+
+def test_hosts_keep_their_order_and_their_line():
+    """Comments and empty lines are passed over; the user's name goes to ssh."""
+    first, second = hosts.parse(TWO, "hosts.txt")
+
+    assert ("node0", 8, "hosts.txt:3") == (first.destination, first.slots, first.where)
+    assert ("me@node1", "node1", "hosts.txt:4") == (second.destination, second.name, second.where)
+
+
+def test_deepspeed_reads_the_same_hosts():
+    """Its own parser, on the same text."""
+    runner = pytest.importorskip("deepspeed.launcher.runner")
+    theirs = runner._parse_hostfile(TWO.splitlines())
+
+    assert list(theirs.items()) == [(h.destination, h.slots) for h in hosts.parse(TWO, "hosts.txt")]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["ssh://me@node0:2222 slots=2", "ssh://node0:2222", "10.0.0.1", "[fd00::1] slots=1", "n slots=2 max_slots=4"],
+)
+def test_other_spellings_that_ssh_takes(line: str):
+    """Ports are written as ssh writes them; without slots there is a rank a card."""
+    (host,) = hosts.parse(line, "f")
+
+    assert line.split()[0] == host.destination
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("-oProxyCommand=rm slots=2", "is no host name"),
+        ("a;reboot slots=2", "is no host name"),
+        ("$(reboot)", "is no host name"),
+        ("me@-x slots=2", "is no host name"),
+        ("node0:22 slots=2", "a port is written ssh://node0:22"),
+        ("node0 slots=0", "slots=0 is no number of ranks"),
+        ("node0 slots=two", "slots=two is no number of ranks"),
+        ("node0 slot=2", "'slot=2' is not `slots=N`"),
+        ("node0 8", "'8' is not `slots=N`"),
+    ],
+)
+def test_a_wrong_line_is_named(line: str, said: str):
+    """Nothing that ssh or a shell could take for something else gets past."""
+    with pytest.raises(LaunchError) as caught:
+        hosts.parse(f"good slots=2\n{line}\n", "hosts.txt")
+
+    assert caught.value.what.startswith("hosts.txt:2: ")
+    assert said in caught.value.what
+
+
+def test_a_host_that_stands_twice_is_refused():
+    """Two agents would share its cards."""
+    with pytest.raises(LaunchError, match=r"hosts.txt:3: node0 stands in line 1 already"):
+        hosts.parse("node0 slots=2\nnode1 slots=2\nme@node0 slots=2\n", "hosts.txt")
+
+
+def test_all_wrong_lines_come_at_once():
+    with pytest.raises(LaunchError) as caught:
+        hosts.parse("a slots=x\nb slots=2\nb slots=2\n", "f")
+
+    assert 2 == len(caught.value.what.splitlines())
+
+
+def test_an_empty_or_absent_file_names_no_host(tmp_path: Path):
+    with pytest.raises(LaunchError, match="names no host"):
+        hosts.parse("# nobody\n", "f")
+    with pytest.raises(LaunchError, match="No such file"):
+        hosts.load(tmp_path / "none.txt")
+
+
+def test_include_and_exclude_choose_hosts_and_cards():
+    """In deepspeed's words, and in the file's order."""
+    assert [("node1", 8)] == named(TWO, include="node1")
+    assert [("node0", 2), ("node1", 2)] == named(TWO, include="node1:0,1@node0:6,7")
+    assert [("node0", 8)] == named(TWO, exclude="node1")
+    assert [("node0", 6), ("node1", 8)] == named(TWO, exclude="node0:0,1")
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "said"),
+    [
+        ("node9", None, "'node9' is not in the hostfile"),
+        ("node0:8", None, "hosts.txt:3 has slots=8"),
+        ("node0:x", None, "is no list of cards"),
+        (None, "node0@node1", "leaves no host"),
+        ("node0", "node1", "cannot go together"),
+    ],
+)
+def test_a_wrong_choice_is_named(include: str | None, exclude: str | None, said: str):
+    with pytest.raises(LaunchError, match=said.replace("[", r"\[")):
+        named(TWO, include, exclude)
+
+
+def test_every_host_runs_equally_many_ranks():
+    """Unequal slots are refused with the line; --nproc takes fewer."""
+    unequal = hosts.parse("a slots=8\nb slots=4\n", "hosts.txt")
+
+    with pytest.raises(LaunchError, match=r"hosts.txt:2: b has slots=4, a has slots=8"):
+        hosts.ranks_per_host(unequal, None)
+    with pytest.raises(LaunchError, match=r"less than --nproc 6"):
+        hosts.ranks_per_host(unequal, 6)
+    assert 4 == hosts.ranks_per_host(unequal, 4)
+    assert 8 == hosts.ranks_per_host(hosts.parse(TWO, "f"), None)
+    assert hosts.ranks_per_host(hosts.parse("a\nb\n", "f"), None) is None
