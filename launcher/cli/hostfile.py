@@ -68,6 +68,7 @@ def launch(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, dry_r
         ]  # fmt: skip
         show.hosts(rows, planned.cwd, as_json)
         return 0
+    is_new = run_dir is None
     if run_dir is None:
         run = rundir.new(Path(loaded.spec.output_dir), loaded.name)
     else:
@@ -79,12 +80,19 @@ def launch(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, dry_r
     def on_event(event: dict[str, Any]) -> None:
         if event["event"] == "plan":
             view.plan(Plan.model_validate_json(json.dumps(event["plan"])), run, loaded)
-        else:
-            view.event(event)
+            return
+        if event["event"] == "ranks" and is_new:
+            rundir.point_latest(run.path)
+        view.event(event)
 
-    with view:
-        outcome = job.run(planned, run, on_event, show.words)
-    view.end(outcome, run, explained(outcome, run))
+    try:
+        with view:
+            outcome = job.run(planned, run, on_event, show.words)
+    except LaunchError:
+        if is_new:  # nothing was started
+            rundir.discard(run)
+        raise
+    view.end(outcome, run, explained(outcome, run), run.report_path if run.report_path.exists() else None)
     return outcome.exit_code
 
 
