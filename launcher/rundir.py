@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ from launcher.plan import Plan
 MODEL_NOTE = "ascend_launch.json"
 """Beside the weights in a model folder: the recipe that a text must go through before them, so that the folder alone is
 enough to predict with."""
+
+LAST_WORDS = "ASCEND_LAUNCH_LAST_WORDS_FD"
+"""A file in memory by which an agent says why the job failed where the run directory takes no file any more."""
 
 
 class RunDir:
@@ -298,11 +302,17 @@ def read_json(path: Path) -> Any:
 
 
 def append_event(path: Path, event: dict[str, Any]) -> None:
-    """Add one line to events.jsonl, stamped with the wall clock in seconds. One write, so lines never mix."""
+    """Add one line to events.jsonl, stamped with the wall clock in seconds. One write, so lines never mix.
+
+    A disk that is full ends no job for want of a line: that goes to stderr.
+    """
     line = json.dumps({"time": round(time.time(), 3), **event}, ensure_ascii=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab", buffering=0) as file:
-        file.write(line.encode())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            file.write(line.encode())
+    except OSError as error:
+        print(f"not written to {path}: {error.strerror}: {line}", end="", file=sys.stderr, flush=True)
 
 
 def events(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:

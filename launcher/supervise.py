@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from launcher import rundir
 from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, EXIT_USER, LaunchError
@@ -51,9 +52,16 @@ def run(
     offset = run_dir.events_path.stat().st_size if run_dir.events_path.exists() else 0
     run_dir.failure_path.unlink(missing_ok=True)
     with run_dir.agent_log.open("ab") as log:
-        # A session of its own: ^C at the terminal must reach the ranks through the agent, not past it.
+        words = os.fdopen(os.memfd_create("last-words"), "rb")
         agent = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(env), start_new_session=True
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**env, rundir.LAST_WORDS: str(words.fileno())},
+            pass_fds=[words.fileno()],
+            # A session of its own: ^C at the terminal must reach the ranks through the agent, not past it.
+            start_new_session=True,
         )
     stop = _Stop(agent, run_dir.plan().supervision.grace_s + KILL_MARGIN_S)
     with stop:
@@ -75,7 +83,7 @@ def run(
             elif not on_poll():
                 time.sleep(BUSY_POLL_S)
     code = agent.returncode
-    failure = rundir.read_json(run_dir.failure_path)
+    failure = rundir.read_json(run_dir.failure_path) or _last_words(words)
     if stop.signal is not None:
         code = EXIT_INTERRUPTED if stop.signal == signal.SIGINT else EXIT_TERMINATED
     elif code < 0:
@@ -154,6 +162,14 @@ class _Stop:
     def enforce(self) -> None:
         if time.monotonic() > self.deadline:
             self.agent.kill()  # its ranks die with it: each asked the kernel for that
+
+
+def _last_words(file: BinaryIO) -> dict[str, Any] | None:
+    """What the agent could not write to its run directory."""
+    with file:
+        file.seek(0)
+        said = file.read()
+    return dict(json.loads(said)) if said else None
 
 
 def _agent_died(run_dir: RunDir, number: int) -> dict[str, Any]:

@@ -90,6 +90,8 @@ class Job:
 
     def start(self, fault: str, log: Path) -> psutil.Popen:
         limit = ["prlimit", f"--as={MEMORY_BYTES}"] if fault == "memory" else []
+        if self.fault == "read_only":  # for root too
+            limit = ["setpriv", "--bounding-set=-dac_override"]
         with log.open("w") as out:
             return psutil.Popen(
                 [*limit, *self.argv()],
@@ -103,11 +105,11 @@ class Job:
 
     def steps(self) -> list[tuple[float, int]]:
         """Time and number of each step that was done, as far as they were written."""
-        try:
-            lines = (self.out / "events.jsonl").read_text().splitlines()
-        except OSError:
-            return []
-        events = [json.loads(line) for line in lines if line.endswith("}")]
+        events = []
+        with contextlib.suppress(OSError):
+            for line in (self.out / "events.jsonl").read_text().splitlines():
+                with contextlib.suppress(ValueError):  # a full disk takes half a line
+                    events.append(json.loads(line))
         return [(e["time"], e["step"]) for e in events if e["event"] in ("step", "log")]
 
     def processes(self) -> list[psutil.Process]:
@@ -210,7 +212,7 @@ def damage(job: Job, how: str) -> None:
 
 @contextlib.contextmanager
 def _disk(folder: Path, is_own: bool) -> Iterator[Callable[[str], None]]:
-    """A small file system at `folder` that can be filled, made read-only and mended."""
+    """A small file system at `folder` that can be filled, and whose folders can be made read-only; and mended."""
     folder.mkdir()
     if not is_own:
         yield lambda fault: None
@@ -222,11 +224,10 @@ def _disk(folder: Path, is_own: bool) -> Iterator[Callable[[str], None]]:
             with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as file:
                 while True:
                     file.write(bytes(1 << 16))
-        elif fault == "read_only":
-            subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
-        elif fault == "mend":
-            subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
+        elif fault in ("read_only", "mend"):
             (folder / "filler").unlink(missing_ok=True)
+            for path in [folder, *(p for p in folder.rglob("*") if p.is_dir())]:
+                path.chmod(0o555 if fault == "read_only" else 0o755)
 
     try:
         yield change

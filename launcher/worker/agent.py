@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -109,8 +110,19 @@ class Agent:
             return EXIT_INTERRUPTED if self.stop_signal == signal.SIGINT else EXIT_TERMINATED
         if found is None:
             return EXIT_OK
-        rundir.write_json(self.run_dir.failure_path, found)
+        self._leave_failure(found)
         return EXIT_USER if found.get("exit_code") == EXIT_USER else EXIT_JOB_FAILED
+
+    def _leave_failure(self, found: dict[str, Any]) -> None:
+        """failure.json; where the disk takes nothing any more, the launcher still hears of it."""
+        try:
+            rundir.write_json(self.run_dir.failure_path, found)
+        except OSError as error:
+            unwritten = f"{self.run_dir.failure_path} could not be written either: {error.strerror}"
+            found = {**found, "hint": f"{found.get('hint', '')}; {unwritten}"}
+            if rundir.LAST_WORDS not in os.environ:  # started by hand
+                raise
+            os.write(int(os.environ[rundir.LAST_WORDS]), json.dumps(found).encode())
 
     # -- before the ranks -----------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,12 +26,9 @@ class Events:
         self._enabled = enabled
 
     def emit(self, event: str, **fields: Any) -> None:
-        """Append one event. A disk that is full ends no training for want of a progress line."""
+        """Append one event."""
         if self._enabled:
-            try:
-                rundir.append_event(self._path, {"event": event, **fields})
-            except OSError as error:
-                print(f"event {event} not written: {error}", file=sys.stderr, flush=True)
+            rundir.append_event(self._path, {"event": event, **fields})
 
 
 class Progress(TrainerCallback):

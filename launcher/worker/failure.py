@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import sys
@@ -22,6 +23,8 @@ CONSEQUENCE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 """What a rank says when another one is gone: gloo's, the store's and HCCL's words."""
+
+PYTHON_ERROR = re.compile(r"[\w.]+(?:Error|Exception): ")
 
 CAUSE, IN_FLIGHT, FOLLOWED = 0, 1, 2
 """How a record is ranked before its time counts: an error of its own, one still unwinding when the rank was told to
@@ -63,7 +66,8 @@ def record(path: Path, error: BaseException, rank: int | None) -> int:
     found = rundir.read_json(path)
     if found is None or found.get("weight") == IN_FLIGHT:
         found = describe(error, rank)
-        rundir.write_json(path, found)
+        with contextlib.suppress(OSError):  # the agent then finds the traceback in the log
+            rundir.write_json(path, found)
     traceback.print_exception(error)
     return int(found["exit_code"])
 
@@ -89,7 +93,8 @@ def of_exit(code: int, log: Path, oom_kills: int = 0) -> dict[str, Any]:
     if code == 0:
         what = "ended early with exit code 0, before its work was done (os._exit or a stopped interpreter)"
     elif code > 0:
-        what = f"ended with exit code {code} and no exception"
+        last = rundir.tail(log, 1)
+        what = f"ended with exit code {code}" + (f": {last}" if PYTHON_ERROR.match(last) else " and no exception")
     else:
         what = f"was killed by {signal.Signals(-code).name}"
     hint = f"its last words are in {log}"

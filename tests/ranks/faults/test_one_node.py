@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -200,6 +202,29 @@ def test_running_out_of_memory_is_said(launch: Launch):
     assert 1 == job.wait()
     assert 1 == job.failure["rank"]
     assert "MemoryError" in job.failure["what"] or "memory" in job.failure["what"]
+
+
+@pytest.mark.skipif(
+    os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root writes anywhere without setpriv"
+)
+def test_a_run_directory_that_turns_read_only_ends_with_the_reason(launch: Launch):
+    """Older checkpoints stay, the checkpoint that could not be written is said, and the job ends with the path."""
+    as_anybody = ("setpriv", "--bounding-set=-dac_override") if os.geteuid() == 0 else ()
+    job = launch("--nproc=2", *SAVES, prefix=as_anybody)
+    job.until("step", lambda e: e["step"] >= 12)
+    folders = [job.dir, *(p for p in job.dir.rglob("*") if p.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+
+    try:
+        assert 1 == job.wait()
+    finally:
+        for folder in folders:
+            if folder.exists():
+                folder.chmod(0o755)
+    assert "Permission denied" in job.err
+    assert "failure.json could not be written either" in job.err
+    assert list((job.dir / "checkpoints").glob("checkpoint-*"))
 
 
 def test_two_launches_on_one_run_directory(launch: Launch):
