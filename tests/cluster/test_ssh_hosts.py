@@ -230,6 +230,31 @@ def test_a_killed_launcher_leaves_nothing_on_any_host(launch: Callable[..., Laun
     assert 1 == len(list(checkpoints.glob("checkpoint-*")))
 
 
+def test_a_broken_connection_stops_all_hosts_after_saving(launch: Callable[..., Launch], machines: sshd.Machines):
+    """The host without a near side stops, and the job with it."""
+    job = launch(LONG)
+    job.until_step(5)
+    for pid in machines.sessions(1):
+        os.kill(pid, signal.SIGKILL)
+
+    assert 1 == job.wait()
+    assert "node 1 (node1) is lost: " in job.err
+    checkpoints = machines.files(0) / job.dir.relative_to("/") / "checkpoints"
+    assert 1 == len(list(checkpoints.glob("checkpoint-*")))
+
+
+def test_a_launcher_that_refuses_to_start_ends_the_others(launch: Callable[..., Launch], machines: sshd.Machines):
+    """What --remote-setup exports on one host alone is that host's mistake; the other does not wait for it."""
+    setup = machines.folder / "set up.sh"
+    setup.write_text('[ "$HOSTNAME" != node1 ] || export ASCEND_LAUNCH_TRAINING__LERNING_RATE=1\n')
+    job = launch(f"--remote-setup={setup}")
+
+    assert 2 == job.wait()
+    assert "node1: environment ASCEND_LAUNCH_TRAINING__LERNING_RATE" in job.err
+    assert "did you mean" in job.err
+    assert 2 == job.read("failure.json")["exit_code"]
+
+
 # -- told to stop ----------------------------------------------------------------------------------------------------
 
 

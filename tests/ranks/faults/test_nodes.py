@@ -377,6 +377,36 @@ def test_a_cut_link_ends_both_sides(nodes: Callable[..., Nodes], cable: netns.La
     assert job.are_gone(2)
 
 
+def test_a_node_that_is_there_already_is_not_taken_twice(nodes: Callable[..., Nodes]):
+    """A second launcher with its number is told by whom it is taken; the job does not notice."""
+    port = _free_port()
+    job = nodes(LONG, port=port)
+    job.until_step(1)
+    second = nodes(LONG, port=port, only=1)
+
+    assert (2,) == second.wait()
+    assert f"{socket.gethostname()} is node 1 of the job at 127.0.0.1:{port} already" in second[1].err
+    assert "a --node-rank of its own" in second[1].err
+    job[0].process.send_signal(signal.SIGTERM)
+    assert (143, 143) == job.wait()
+
+
+def test_a_lost_node_may_come_back(nodes: Callable[..., Nodes]):
+    """With restarts left, the first node waits for another launcher in its place, and all go on from a checkpoint."""
+    job = nodes("--max-restarts=1", *SAVES, "training.num_train_epochs=12")
+    job.until_step(6)
+    for process in job.of_node(1):
+        process.kill()
+    job[1].wait()
+    job.start(1)
+
+    assert (0, 0) == job.wait(), job[0].err + job[1].err
+    (restart,) = job[0].events("restart")
+    assert "node 1" in restart["what"]
+    assert "is lost" in restart["what"]
+    assert [i + 1 for i in range(12)] == [row["epoch"] for row in job[0].metrics["epochs"]]
+
+
 # -- told to stop ----------------------------------------------------------------------------------------------------------
 
 
