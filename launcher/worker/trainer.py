@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import TrainerControl
 from transformers.integrations.deepspeed import deepspeed_init
@@ -23,6 +24,7 @@ from launcher.worker.checkpoint import ResumableTrainer
 from launcher.worker.data import lengths
 from launcher.worker.metrics import Predictions
 from launcher.worker.rates import Meter
+from launcher.worker.state import random_state, set_random_state
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -78,6 +80,7 @@ class RecipeTrainer(ResumableTrainer):
         self._loss_sum = torch.zeros((), device=self.args.device)
         self._loss_steps = 0
         self._loss_total = 0.0
+        self._has_stepped = False
 
     def check_engine(self) -> dict[str, Any]:
         """See `device.check_engine`; called on every rank before the first step."""
@@ -113,12 +116,31 @@ class RecipeTrainer(ResumableTrainer):
         return (loss, {"losses": losses}) if return_outputs else loss
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        if not self._has_stepped and self.state.global_step and isinstance(model, DistributedDataParallel):
+            self._settle_buckets(model, inputs)
+        self._has_stepped = True
         self.meter.count(inputs)
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._loss_sum += loss.float()
         if self.accelerator.sync_gradients:
             self._loss_steps += 1
         return loss
+
+    def _settle_buckets(self, model: DistributedDataParallel, inputs: dict[str, Any]) -> None:
+        """Bring DDP's buckets into the order they had before the interruption, by a backward pass that changes nothing.
+
+        DDP orders them anew after its first backward, by when gradients came. A sum over more than two ranks is taken
+        in another order at another place of a bucket, so without this the first step after a resume differs in its
+        last bits from that of a run that was never interrupted.
+        """
+        syncs, model.require_backward_grad_sync = model.require_backward_grad_sync, True
+        before = random_state(self.args.device)
+        with self.compute_loss_context_manager():
+            loss = self.task.losses(model, self._prepare_inputs(inputs)).sum()
+        loss.backward()
+        set_random_state(before, self.args.device)
+        model.require_backward_grad_sync = syncs
+        model.zero_grad()
 
     def take_epoch_loss(self) -> float | None:
         """Mean over the steps since the last call, of all ranks; every rank must call it."""
