@@ -645,14 +645,16 @@ class _Board:
         if state != self._written or time.monotonic() - self._written_s >= BEAT_S:
             self._store.set(f"node_{self._own}", json.dumps({**state, "beat_ns": time.monotonic_ns()}))
             self._written, self._written_s = state, time.monotonic()
+        # A key that was there stays until it is forgotten here, so that reading all of them at once never waits.
+        known = [n for n in self._others if n in self._raw]
+        raws = self._store.multi_get([f"node_{n}" for n in known]) if known else []
+        for node, raw in zip(known, raws, strict=True):
+            self._took(node, raw)
         for node in self._others:
-            self._read(node)
+            if node not in self._raw and self._store.check([f"node_{node}"]):
+                self._took(node, self._store.get(f"node_{node}"))
 
-    def _read(self, node: int) -> None:
-        key = f"node_{node}"
-        if node not in self._raw and not self._store.check([key]):
-            return
-        raw = self._store.get(key)
+    def _took(self, node: int, raw: bytes) -> None:
         if raw == self._raw.get(node):
             return
         self._raw[node] = raw
