@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -103,14 +104,18 @@ class Job:
                 start_new_session=True,
             )
 
-    def steps(self) -> list[tuple[float, int]]:
-        """Time and number of each step that was done, as far as they were written."""
+    def events(self) -> list[dict[str, Any]]:
+        """As far as they were written."""
         events = []
         with contextlib.suppress(OSError):
             for line in (self.out / "events.jsonl").read_text().splitlines():
                 with contextlib.suppress(ValueError):  # a full disk takes half a line
                     events.append(json.loads(line))
-        return [(e["time"], e["step"]) for e in events if e["event"] in ("step", "log")]
+        return events
+
+    def steps(self) -> list[tuple[float, int]]:
+        """Time and number of each step that was done."""
+        return [(e["time"], e["step"]) for e in self.events() if e["event"] in ("step", "log")]
 
     def processes(self) -> list[psutil.Process]:
         """What carries this job's mark in its environment, wherever it went."""
@@ -161,7 +166,7 @@ def _observed(job: Job, process: psutil.Popen, log: Path, disk: Callable[[str], 
     if job.restarts:
         after: list[tuple[float, int]] = []
         _wait(lambda: after.extend(_next(job, struck)) or bool(after) or process.poll() is not None, PATIENCE_S)
-        result.seconds, result.lost = (after[0][0] - struck, STEP - after[0][1] + 1) if after else (None, None)
+        result.seconds, result.lost = (after[0][0] - struck, max(0, STEP - after[0][1] + 1)) if after else (None, None)
         _wait(lambda: process.poll() is not None, PATIENCE_S)
         result.code = process.poll()
         return result
@@ -187,8 +192,11 @@ def _observed(job: Job, process: psutil.Popen, log: Path, disk: Callable[[str], 
 
 
 def _next(job: Job, struck: float) -> list[tuple[float, int]]:
-    """The first step after the fault that had been done before: ranks that the fault spares may still finish one."""
-    return [(at, step) for at, step in job.steps() if at > struck and step <= STEP][:1]
+    """The next attempt's first step. torchrun tells no attempts: there it is one that had been done before."""
+    restarts = [e["time"] for e in job.events() if e["event"] == "restart"]
+    if job.launcher == "torchrun":
+        return [(at, step) for at, step in job.steps() if at > struck and step <= STEP][:1]
+    return [(at, step) for at, step in job.steps() if restarts and at > restarts[0]][:1]
 
 
 def damage(job: Job, how: str) -> None:
