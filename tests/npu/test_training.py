@@ -78,6 +78,11 @@ def test_hccl_gives_what_gloo_gives(machine: Machine, gloo, tmp_path: Path, stra
         k: got[k] for k in ("device", "world_size", "strategy")
     }
     assert_same(gloo(nproc), got)
+    lines = (tmp_path / "run" / "events.jsonl").read_text().splitlines()
+    rates = [event for event in map(json.loads, lines) if event["event"] == "rates"]
+    # Passes are timed by events on the card's stream, memory is what its allocator holds.
+    assert rates and all(nproc == len(r["device_bytes"]) == len(r["forward_s"]) for r in rates)
+    assert all(min(r["device_bytes"]) > 0 and min(r["forward_s"]) > 0 for r in rates)
 
 
 def test_ranks_take_cards_of_the_visible_list(machine: Machine, gloo, tmp_path: Path) -> None:
