@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -105,10 +106,12 @@ def others(nodes: range, port: int, introduction: dict[str, Any], pipe: Any) -> 
     boards = []
     pipe.send("imported")
     assert pipe.recv() == "go"
-    for node in nodes:
-        store = TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False)
-        boards.append(Board(store, node, range(1), {**introduction, "pid": node}))
-        assert boards[-1]._introduced()
+    # At once, as nodes do: now and then a store's client takes 5 s to connect (torch 2.13), whoever makes it.
+    with ThreadPoolExecutor(64) as pool:
+        stores = pool.map(lambda _: TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False), nodes)
+        for node, store in zip(nodes, stores, strict=True):
+            boards.append(Board(store, node, range(1), {**introduction, "pid": node}))
+            assert boards[-1]._introduced()
     waits: list[float] = []
     heard: dict[int, float] = {}
     fails_at, due = None, dict.fromkeys(nodes, 0.0)
