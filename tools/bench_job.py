@@ -42,12 +42,20 @@ SEED, SELECT_SEED = 42, 42
 TIMEOUT_S = 1500
 
 
-class Memory(threading.Thread):
-    """The highest sum of memory over a process and all below it; shared pages count in parts (PSS)."""
+class Watch(threading.Thread):
+    """A process and all below it: the highest sum of memory, shared pages in parts (PSS), and the seconds of CPU.
+
+    On a busy machine the latter say more than the clock. They are summed here, since not every process is waited for.
+    """
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
         self.pid, self.peak_bytes, self.done = pid, 0, threading.Event()
+        self._cpu: dict[int, float] = {}
+
+    @property
+    def cpu_seconds(self) -> float:
+        return sum(self._cpu.values())
 
     def run(self) -> None:
         while not self.done.wait(SAMPLE_S):
@@ -57,6 +65,8 @@ class Memory(threading.Thread):
                 for process in [root, *root.children(recursive=True)]:
                     with contextlib.suppress(psutil.Error):
                         total += process.memory_full_info().pss
+                        times = process.cpu_times()
+                        self._cpu[process.pid] = times.user + times.system
                 self.peak_bytes = max(self.peak_bytes, total)
 
 
@@ -72,14 +82,19 @@ def execute(argv: list[str], folder: Path, env: dict[str, str]) -> dict[str, flo
     log, began = folder / "out.log", time.time()
     with log.open("w") as out:
         job = subprocess.Popen(argv, env={**os.environ, **own, **env}, cwd=REPO, stdout=out, stderr=out)
-        memory = Memory(job.pid)
-        memory.start()
+        watch = Watch(job.pid)
+        watch.start()
         code = job.wait(TIMEOUT_S)
-        memory.done.set()
-        memory.join()
+        watch.done.set()
+        watch.join()
     if code:
         sys.exit(f"{' '.join(argv)} ended with {code}:\n{log.read_text()[-4000:]}")
-    return {"began": began, "whole_seconds": time.time() - began, "peak_bytes": memory.peak_bytes}
+    return {
+        "began": began,
+        "whole_seconds": time.time() - began,
+        "cpu_seconds": watch.cpu_seconds,
+        "peak_bytes": watch.peak_bytes,
+    }
 
 
 @contextlib.contextmanager
@@ -205,7 +220,7 @@ def train(args: argparse.Namespace) -> None:
     tokens = max(records.median(s, "tokens") or 0 for s in args.sides) * args.epochs
     rows = args.train_rows * args.epochs
     columns = ["samples/s", "of the texts' tokens, /s", "x the guide", "train loss", "eval loss", "accuracy",
-               "evaluation s", "preprocessing s", "start-up s", "whole command s", "peak memory GB"]  # fmt: skip
+               "evaluation s", "preprocessing s", "start-up s", "whole command s", "CPU s", "peak memory GB"]  # fmt: skip
     print(f"| side | ranks | rounds | {' | '.join(columns)} |")
     print("|---" * (len(columns) + 3) + "|")
     base = records.median(args.sides[0], "train_seconds")
@@ -216,7 +231,7 @@ def train(args: argparse.Namespace) -> None:
             f"{rows / m['train_seconds']:.2f}", f"{tokens / m['train_seconds']:.0f}" if tokens else "-",
             f"{base / m['train_seconds']:.2f}", f"{m['train_loss']:.3f}", f"{m['eval_loss']:.3f}",
             f"{m['accuracy']:.3f}", f"{m['eval_seconds']:.1f}", f"{m['preprocessing']:.1f}", f"{m['startup']:.1f}",
-            f"{m['whole_seconds']:.0f}", f"{m['peak_bytes'] / 1e9:.2f}",
+            f"{m['whole_seconds']:.0f}", f"{m['cpu_seconds']:.0f}", f"{m['peak_bytes'] / 1e9:.2f}",
         ]  # fmt: skip
         print(f"| {name} | {ranks} | {records.count(side)} | {' | '.join(cells)} |")
 
@@ -246,6 +261,58 @@ def trainer_of(asked: dict[str, Any], folder: Path) -> Any:
     return trainer
 
 
+def cpu(args: argparse.Namespace) -> None:
+    """The guide's training loop and ours on one thread each, in seconds of CPU: for a machine that is shared."""
+    asked = job(args)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    records = Records(args.keep)
+    for _ in range(args.rounds):
+        for side in ("guide", "ours"):
+            seeded = {**asked, "seed": SEED + records.count(side)}
+            if side == "guide":
+                records.add(side, guide("python", 1, seeded))
+                continue
+            with scratch() as folder:
+                env = {"BENCH_JOB": json.dumps(seeded)}
+                execute(
+                    [sys.executable, "-c", LOOP, str(folder)], folder, {**env, "PYTHONPATH": f"{REPO}:{REPO / 'tools'}"}
+                )
+                records.add(side, json.loads((folder / "noted.json").read_text()))
+            print(records.last(), file=sys.stderr, flush=True)
+    rows = args.train_rows * args.epochs
+    print(f"{args.model}, {rows} rows, batch {args.batch}, {lengths(args)} lengths, one thread; {machine()}\n")
+    print(
+        "| side | rounds | samples a CPU second | x | train loss | eval loss | accuracy |\n|---|---|---|---|---|---|---|"
+    )
+    base = records.median("guide", "train_cpu")
+    for side in ("guide", "ours"):
+        m = {k: records.median(side, k) for k in records.keys(side)}
+        print(
+            f"| {side} | {records.count(side)} | {rows / m['train_cpu']:.2f} | {base / m['train_cpu']:.2f} | {m['train_loss']:.3f} |"
+            f" {m['eval_loss']:.3f} | {m['accuracy']:.3f} |"
+        )
+
+
+LOOP = """
+import json, os, sys, time
+from pathlib import Path
+import bench_job
+from transformers import TrainerCallback
+noted, folder = {"train_cpu": 0.0}, Path(sys.argv[1])
+trainer = bench_job.trainer_of(bench_job.recipe(json.loads(os.environ["BENCH_JOB"])), folder)
+class Watch(TrainerCallback):
+    def on_epoch_begin(self, *_, **__):
+        noted["train_cpu"] -= time.process_time()
+    def on_epoch_end(self, *_, **__):
+        noted["train_cpu"] += time.process_time()
+trainer.add_callback(Watch())
+trainer.train()
+noted |= {k: trainer.figures["eval_" + k] for k in ("accuracy",)} | {"eval_loss": trainer.figures["eval_loss"]}
+noted["train_loss"] = trainer.mean_train_loss
+(folder / "noted.json").write_text(json.dumps(noted))
+"""
+
+
 # -- preprocessing -------------------------------------------------------------------------------------------------
 
 PREPARE = """
@@ -256,12 +323,15 @@ from transformers import AutoTokenizer
 job, side = json.loads(os.environ["BENCH_JOB"]), sys.argv[1]
 disable_progress_bars()
 began = time.perf_counter()
-dataset = load_dataset("parquet", data_files=job["data_files"])  # into the library's cache, once for both sides
+if side == "ours":  # which reads the files of a split alone
+    dataset = {s: load_dataset("parquet", data_files={s: f}, split=s) for s, f in job["data_files"].items()}
+else:
+    dataset = load_dataset("parquet", data_files=job["data_files"])
 read = time.perf_counter() - began
 if side == "guide":
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     dataset.map(lambda rows: tokenizer(rows["text"], padding="max_length", truncation=True, max_length=512), batched=True)
     rows = len(dataset["train"]) + len(dataset["test"])
 elif side == "tokenizer":
@@ -269,7 +339,7 @@ elif side == "tokenizer":
     tokenizer.no_padding()
     tokenizer.enable_truncation(512)
     texts = [t for name in ("train", "test") for t in dataset[name]["text"][:]]
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     for i in range(0, len(texts), 1000):
         tokenizer.encode_batch_fast(texts[i : i + 1000])
     rows = len(texts)
@@ -279,10 +349,10 @@ else:
     run = RunDir(Path(job["run"]))
     plan = run.plan()
     rank.preload(plan)
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     prepared = data.prepare(plan, run)
     rows = prepared.train.rows + prepared.eval.rows
-print(json.dumps({"read": read, "seconds": time.perf_counter() - began, "rows": rows}))
+print(json.dumps({"read": read, "seconds": time.perf_counter() - began, "cpu": time.process_time() - used, "rows": rows}))
 """
 """Three ways from rows on disk to ids: the guide's, ours (data.prepare, as the agent calls it) and the tokenizer alone."""
 
@@ -296,7 +366,9 @@ def prepare(args: argparse.Namespace) -> None:
         "epochs": 1, "learning_rate": 5e-5, "global_batch_size": 8, "seed": SEED,
     }  # fmt: skip
     print(f"{args.rows} rows, {args.use or 'all'} + {args.use or 'all'} used; {machine()}\n")
-    print("| side | cores | rows tokenised | seconds | rows/s | files into the cache, s |\n|---|---|---|---|---|---|")
+    print(
+        "| side | cores | rows tokenised | seconds | CPU s | rows/s | rows/CPU s | files into the cache, s |\n|---|---|---|---|---|---|---|---|"
+    )
     for cores in args.cores:
         for side in args.sides:
             with scratch() as folder:
@@ -312,7 +384,8 @@ def prepare(args: argparse.Namespace) -> None:
                 execute(argv, folder, env)
                 f = json.loads((folder / "out.log").read_text().splitlines()[-1])
             print(
-                f"| {side} | {cores} | {f['rows']} | {f['seconds']:.2f} | {f['rows'] / f['seconds']:.0f} | {f['read']:.1f} |",
+                f"| {side} | {cores} | {f['rows']} | {f['seconds']:.2f} | {f['cpu']:.2f} | {f['rows'] / f['seconds']:.0f} |"
+                f" {f['rows'] / f['cpu']:.0f} | {f['read']:.1f} |",
                 flush=True,
             )
 
@@ -411,6 +484,9 @@ class Records:
             with self._path.open("a") as out:
                 out.write(json.dumps([side, figures]) + "\n")
 
+    def last(self) -> dict[str, Any]:
+        return {side: figures[-1] for side, figures in self._found.items()}
+
     def count(self, side: str) -> int:
         return len(self._found[side])
 
@@ -447,7 +523,10 @@ def main() -> None:
     add_job_options(three)
     three.add_argument("--python", required=True, help="the interpreter of LLaMA-Factory's own environment")
     three.add_argument("--checkpointing", action="store_true", help="recompute activations on both sides")
-    for command in (one, three):
+    four = commands.add_parser("cpu", help="training loops by their CPU time, for a shared machine")
+    four.set_defaults(run=cpu)
+    add_job_options(four)
+    for command in (one, three, four):
         command.add_argument("--rounds", type=int, default=1)
         command.add_argument("--keep", type=Path, help="file of finished rounds, added to")
     args = parser.parse_args()

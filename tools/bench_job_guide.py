@@ -59,9 +59,15 @@ def main() -> None:
         seed=JOB["seed"],
     )
 
-    class Begin(TrainerCallback):
+    class Watch(TrainerCallback):
         def on_train_begin(self, args, state, control, **_):
             noted["training"] = time.time()
+
+        def on_epoch_begin(self, args, state, control, **_):
+            noted["train_cpu"] = noted.get("train_cpu", 0.0) - time.process_time()
+
+        def on_epoch_end(self, args, state, control, **_):  # the epoch's evaluation comes after it
+            noted["train_cpu"] += time.process_time()
 
     trainer = Trainer(
         model=model,
@@ -69,7 +75,7 @@ def main() -> None:
         train_dataset=small_train_dataset,
         eval_dataset=small_eval_dataset,
         compute_metrics=compute_metrics,
-        callbacks=[Begin()],
+        callbacks=[Watch()],
     )
     train = trainer.train().metrics
     evaluations = [entry for entry in trainer.state.log_history if "eval_accuracy" in entry]
