@@ -50,12 +50,12 @@ def test_doctor_sees_the_cann_version(machine: Machine) -> None:
 
 
 def test_doctor_sees_a_taken_hccl_port(machine: Machine, healthy: dict[str, str]) -> None:
-    """Somebody listens on the first of HCCL's host ports."""
+    """Somebody listens on the first of HCCL's host ports: no fault, since a launch then takes others."""
     with closing(socket.socket()) as taken:
         try:
             taken.bind(("0.0.0.0", 60000))
         except OSError:
             pytest.skip("port 60000 is already taken on this host")
         taken.listen()
-        assert findings(machine)["HCCL ports"] in ("warn", "fail")
+        assert findings(machine)["HCCL ports"] == "ok"
     assert healthy["HCCL ports"] == "ok"
