@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -328,6 +328,14 @@ def events(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
                     yield offset, json.loads(line)
     except FileNotFoundError:
         return
+
+
+def hand_on(path: Path, offset: int, on_event: Callable[[dict[str, Any]], None]) -> int:
+    """Call `on_event` with each event of events.jsonl since byte `offset`; the offset to go on from."""
+    for end, event in events(path, offset):
+        offset = end
+        on_event(event)
+    return offset
 
 
 def tail(path: Path, num_lines: int = 30) -> str:

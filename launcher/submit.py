@@ -75,11 +75,10 @@ def sbatch(script: str, env: Mapping[str, str]) -> str:
         words = _words("sbatch", done.stderr)
         hint = next((hint for pattern, hint in SBATCH_HINTS if re.search(pattern, words, re.IGNORECASE)), "")
         raise LaunchError(f"sbatch refuses the job: {words}", hint=hint or "`--dry-run` shows the script")
-    job, _, cluster = done.stdout.decode().strip().partition(";")
+    job = done.stdout.decode().strip().partition(";")[0]  # the rest is the cluster's name
     if not job.isdigit():
         raise LaunchError(f"sbatch answered {done.stdout.decode(errors='replace')!r}, which is no job's number",
                           hint="a site's wrapper may have changed it; `squeue --me` lists your jobs")  # fmt: skip
-    del cluster
     return job
 
 
@@ -127,12 +126,12 @@ def follow(
                     break
             elif found is not None and now - known_s > UNKNOWN_S:
                 break
-        offset = _hand_on(run, offset, on_event)
+        offset = rundir.hand_on(run.events_path, offset, on_event)
         time.sleep(POLL_S)
     deadline = time.monotonic() + (LAG_S if run.path.exists() and shown.state != "CANCELLED" else 0)
     while not (run.metrics_path.exists() or run.failure_path.exists() or time.monotonic() > deadline):
         time.sleep(POLL_S)
-    _hand_on(run, offset, on_event)
+    rundir.hand_on(run.events_path, offset, on_event)
     return outcome(shown, run, output)
 
 
@@ -210,10 +209,3 @@ def _words(program: str, stderr: bytes) -> str:
     lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
     bare = [re.sub(rf"^{program}: (error|fatal): |^(error|Error from server[^:]*): ", "", line) for line in lines]
     return "; ".join(dict.fromkeys(bare)) or "it gives no reason"
-
-
-def _hand_on(run: RunDir, offset: int, on_event: Callable[[dict[str, Any]], None]) -> int:
-    for end, event in rundir.events(run.events_path, offset):
-        offset = end
-        on_event(event)
-    return offset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -64,7 +65,7 @@ def run(
             start_new_session=True,
         )
     stop = _Stop(agent, run_dir.plan().supervision.grace_s + KILL_MARGIN_S)
-    with stop:
+    with stop.watching():
         told = False
         while True:
             ended = agent.poll() is not None
@@ -72,9 +73,7 @@ def run(
                 told = True
                 name = signal.Signals(stop.signal).name
                 rundir.append_event(run_dir.events_path, {"event": "stopping", "signal": name})
-            for end, event in rundir.events(run_dir.events_path, offset):
-                offset = end
-                on_event(event)
+            offset = rundir.hand_on(run_dir.events_path, offset, on_event)
             if ended:
                 break
             stop.enforce()
@@ -127,6 +126,21 @@ def foreground(run_dir: RunDir, env: Mapping[str, str]) -> int:
         signal.signal(signal.SIGINT, previous)
 
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""What ends a job after saving. Slurm sends SIGUSR1 ahead of its time limit, where a job asks for that."""
+
+
+@contextlib.contextmanager
+def stop_signals_to(handler: Callable[[int, object], None]) -> Iterator[None]:
+    """Have `handler` called for the signals that end a job; then whoever had them before."""
+    previous = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
 class _Stop:
     """Passes the first signal on, and ends an agent that does not stop."""
 
@@ -135,19 +149,16 @@ class _Stop:
         self.kill_after_s = kill_after_s
         self.signal: int | None = None
         self.deadline = float("inf")
-        self.previous: dict[int, Any] = {}
 
-    def __enter__(self) -> None:
-        # Slurm sends SIGUSR1 ahead of its time limit, where a job asks for that.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            self.previous[number] = signal.signal(number, self._on_signal)
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-        if self.agent.poll() is None:  # the show failed, not the job: leave nothing behind
-            self.agent.kill()
-            self.agent.wait()
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        try:
+            with stop_signals_to(self._on_signal):
+                yield
+        finally:
+            if self.agent.poll() is None:  # the show failed, not the job: leave nothing behind
+                self.agent.kill()
+                self.agent.wait()
 
     def _on_signal(self, number: int, frame: object) -> None:
         if self.signal is not None and number == signal.SIGINT:

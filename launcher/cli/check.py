@@ -41,6 +41,7 @@ def doctor_command(recipe: Path | None, device: str, nproc: int | None, nnodes: 
 def _doctor_context(device: str, nproc: int | None, nnodes: int, node_rank: int, endpoint: str | None, recipe: Path | None) -> Any:  # fmt: skip
     from launcher import doctor, spec
     from launcher.cluster import npu
+    from launcher.render import env
 
     found = npu.look(None, os.environ)
     kind: Any = device if device != "auto" else "npu" if found.devices else "cpu"
@@ -53,8 +54,7 @@ def _doctor_context(device: str, nproc: int | None, nnodes: int, node_rank: int,
     if recipe is not None:
         loaded = spec.load(recipe).spec
         values |= {"precision": loaded.parallel.precision, "strategy": loaded.parallel.strategy}
-        asked = loaded.training.get("report_to") or ()
-        values["report_to"] = (asked,) if isinstance(asked, str) else tuple(asked)
+        values["report_to"] = env.report_to(loaded.training)
         values |= {"output_dir": Path(loaded.output_dir), "model_name": loaded.model.name, "hub": loaded.model.hub}
     return doctor.context(kind, found=found, **values)
 

@@ -1,6 +1,6 @@
 """completion: the script that lets a shell complete commands, options, recipes and KEY= words. click's own machinery.
 
-Imported by the command, and by the shell's question alone (COMPLETE_VAR in the environment): --help pays nothing for it.
+What a completion has to look up is imported when a shell asks (COMPLETE_VAR in the environment).
 """
 
 from __future__ import annotations

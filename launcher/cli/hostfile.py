@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -97,6 +96,8 @@ def launch(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, dry_r
 
 
 def _job(recipe: Path, overrides: tuple[str, ...], run_dir: Path, machine: dict[str, Any], far: dict[str, Any]) -> Job:
+    import hashlib
+
     from launcher.cluster import hosts
     from launcher.render import env
     from launcher.ssh import job

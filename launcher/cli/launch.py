@@ -72,14 +72,11 @@ def launch(loaded: Loaded, cluster: Cluster, plan: Plan, run_dir: Path | None, a
         raise
     user_env = dict(os.environ)
     files.write(files.texts(loaded, plan, run, user_env, cluster.node_rank), run)
-    rows = env.variables(plan, run.path.resolve(), user_env)
-    unset = env.removed(plan, user_env)
-    child_env = {n: v for n, v in user_env.items() if n not in {row.name for row in unset}}
-    child_env |= {row.name: row.value for row in rows}
+    child_env = env.of_agent(plan, run.path.resolve(), user_env)
     rundir.append_event(run.events_path, {"event": "machine", **machine_facts})
     view = show.view(as_json, cluster.node_rank)
     view.plan(plan, run, loaded)
-    for row in unset:
+    for row in env.removed(plan, user_env):
         view.event({"event": "note", "text": f"{row.name}={row.value} is unset for the ranks: {row.reason}"})
     if plan.debug:
         sys.exit(supervise.foreground(run, child_env))
@@ -186,7 +183,7 @@ def require_health(plan: Plan, cluster: Cluster) -> dict[str, Any]:
         precision=plan.precision,
         strategy=plan.strategy,
         output_dir=Path(recipe.output_dir),
-        report_to=env.report_to(plan),
+        report_to=env.report_to(plan.training_arguments),
         model_name=recipe.model.name,
         hub=recipe.model.hub,
     )

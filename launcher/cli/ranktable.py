@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +69,8 @@ def _read(path: Path) -> str:
 
 def _here(super_pod: str | None) -> Any:
     """This node: its visible cards by physical id, their addresses from hccn.conf or hccn_tool."""
+    import socket
+
     from launcher.cluster import npu
     from launcher.render.ranktable import Server, TableDevice, addresses
 

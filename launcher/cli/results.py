@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +32,8 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object a line.")
 def eval_command(recipe: Path, overrides: tuple[str, ...], checkpoint: str, run_dir: Path | None, as_json: bool, **machine: Any) -> None:  # fmt: skip
     """Evaluate the weights P on RECIPE's eval split, on every rank, with the figures of a training's evaluation."""
+    from dataclasses import replace
+
     from launcher import plan, trained
 
     weights = trained.find(checkpoint, "--checkpoint")
@@ -62,6 +61,8 @@ def eval_command(recipe: Path, overrides: tuple[str, ...], checkpoint: str, run_
 @click.option("--max-restarts", type=click.IntRange(0), default=0, help="Start failed ranks again so often; no row is lost or answered twice [0].")  # fmt: skip
 def predict_command(model: str, source: str, target: str, form: str, column: str | None, keep: bool, skip_bad: bool, recipe: Path | None, batch_size: int | None, nproc: int | None, device: Any, max_restarts: int) -> None:  # fmt: skip
     """Label texts: one JSON line a text, with label, label_name and probabilities, in the order of the input."""
+    import tempfile
+
     from launcher import predict, show, spec, trained
     from launcher.rundir import Chunks, RunDir
 
@@ -96,6 +97,8 @@ def predict_command(model: str, source: str, target: str, form: str, column: str
 
 def _prepare_ranks(loaded: Loaded, weights: Weights, run: RunDir, batch_size: int | None, nproc: int | None, device: Any, max_restarts: int) -> tuple[Plan, dict[str, str]]:  # fmt: skip
     """The run directory as a launch would write it, and the environment of its agent."""
+    from dataclasses import replace
+
     from launcher import plan
     from launcher.cluster import detect, environment
     from launcher.render import env, files
@@ -115,9 +118,7 @@ def _prepare_ranks(loaded: Loaded, weights: Weights, run: RunDir, batch_size: in
     user_env = dict(os.environ)
     files.write(files.texts(loaded, made, run, user_env), run)
     run.chunks_path.mkdir()
-    gone = {row.name for row in env.removed(made, user_env)}
-    kept = {name: value for name, value in user_env.items() if name not in gone}
-    return made, kept | {row.name: row.value for row in env.variables(made, run.path.resolve(), user_env)}
+    return made, env.of_agent(made, run.path.resolve(), user_env)
 
 
 def _run_ranks(feed: Feed, run: RunDir, child_env: dict[str, str]) -> Outcome:
@@ -140,6 +141,8 @@ def _run_ranks(feed: Feed, run: RunDir, child_env: dict[str, str]) -> Outcome:
 
 def _forget(run: RunDir) -> None:
     """Remove what a prediction needed, but for the logs of one that failed. Its chunks hold the user's texts."""
+    import shutil
+
     shutil.rmtree(run.chunks_path if run.failure_path.exists() else run.path, ignore_errors=True)
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from launcher import assets
 from launcher.plan import Plan
@@ -71,6 +72,13 @@ def removed(plan: Plan, user: Mapping[str, str]) -> tuple[Variable, ...]:
     return (Variable(RANK_TABLE, inherited, "inherited, and ranks need none; --rank-table FILE asks for one"),)
 
 
+def of_agent(plan: Plan, run_path: Path, user: Mapping[str, str]) -> dict[str, str]:
+    """The whole environment that an agent starts in, and its ranks inherit: the user's, as `removed` and `variables` say."""
+    gone = {row.name for row in removed(plan, user)}
+    kept = {name: value for name, value in user.items() if name not in gone}
+    return kept | {row.name: row.value for row in variables(plan, run_path, user)}
+
+
 RANK_TABLE = "RANK_TABLE_FILE"
 
 
@@ -133,14 +141,14 @@ def _trackers(plan: Plan, run_path: Path) -> list[Row]:
         "wandb": ("WANDB_DIR", str(run_path)),
         "swanlab": ("SWANLAB_LOG_DIR", str(run_path / "swanlab")),
     }
-    asked = report_to(plan)
+    asked = report_to(plan.training_arguments)
     reason = "what it writes on this machine lies in the run directory"
     return [(*place, reason) for name, place in places.items() if name in asked or "all" in asked]
 
 
-def report_to(plan: Plan) -> tuple[str, ...]:
-    """The trackers that a recipe names under training.report_to."""
-    asked = plan.training_arguments.get("report_to") or ()
+def report_to(training: Mapping[str, Any]) -> tuple[str, ...]:
+    """The trackers that training arguments name."""
+    asked = training.get("report_to") or ()
     names = [asked] if isinstance(asked, str) else asked
     return tuple(name for name in names if name != "none")
 

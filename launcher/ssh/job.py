@@ -18,7 +18,7 @@ from launcher.cluster.nodes import join_endpoint, split_endpoint
 from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, EXIT_USER, LaunchError
 from launcher.rundir import RunDir
 from launcher.ssh.connection import Answer, Connection, Hub, address_of
-from launcher.supervise import Outcome
+from launcher.supervise import Outcome, stop_signals_to
 
 CONNECT_S = 45.0
 """ssh gives up by itself after 15 seconds without a connection; logging in may take a while beyond."""
@@ -265,7 +265,8 @@ class _Fleet:
     def follow(self, endpoint: str | None) -> Outcome:
         """Start all, and stay until all have ended, or are given up."""
         tell_at = kill_at = float("inf")
-        with _Signals() as signals:
+        signals = _Signals()
+        with stop_signals_to(signals.on_signal):
             for node in self.nodes:
                 argv = self.job.argv(node.number, endpoint)
                 node.connection.send("start", argv=argv, grace=self.job.grace_s)
@@ -419,18 +420,8 @@ class _Signals:
     def __init__(self) -> None:
         self.first: int | None = None
         self._new: list[int] = []
-        self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> _Signals:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            self._previous[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _on_signal(self, number: int, frame: object) -> None:
+    def on_signal(self, number: int, frame: object) -> None:
         # A second ^C ends it at once over there too; other signals count once.
         if self.first is None or number == signal.SIGINT:
             self._new.append(number)

@@ -208,19 +208,9 @@ def check_engine(plan: Plan, trainer: Trainer) -> dict[str, Any]:
     Raises:
         LaunchError: names what disagrees.
     """
-    model = trainer.model_wrapped
-    _same(
-        "accelerate's num_processes", trainer.accelerator.num_processes, "the plan's number of ranks", plan.world_size
-    )
-    found: dict[str, Any] = {
-        "engine": type(model).__name__,
-        "world_size": trainer.accelerator.num_processes,
-        "backend": plan.backend,
-        "device": str(trainer.args.device),
-        "precision": plan.precision,
-    }
+    found = _check_accelerate(plan, trainer)
     if plan.zero_stage is not None:
-        found |= _check_deepspeed(plan, model)
+        found |= _check_deepspeed(plan, trainer.model_wrapped)
     elif plan.strategy == "fsdp2":
         found |= _check_fsdp2(plan, trainer)
     else:
@@ -230,19 +220,23 @@ def check_engine(plan: Plan, trainer: Trainer) -> dict[str, Any]:
 
 def check_evaluation_engine(plan: Plan, trainer: Trainer) -> dict[str, Any]:
     """As `check_engine`, for a model that only evaluates: whole on every rank, or in ZeRO-3's shards."""
-    model = trainer.model_wrapped
-    found: dict[str, Any] = {
-        "engine": type(model).__name__,
-        "world_size": trainer.accelerator.num_processes,
-        "backend": plan.backend,
-        "device": str(trainer.args.device),
-        "precision": plan.precision,
-    }
-    _same("accelerate's num_processes", found["world_size"], "the plan's number of ranks", plan.world_size)
+    found, model = _check_accelerate(plan, trainer), trainer.model_wrapped
     if plan.zero_stage is not None:
         return found | _check_deepspeed(plan, model)
     total = sum(p.numel() for p in model.parameters())
     return found | {"parameters": total, "local_parameters": total}
+
+
+def _check_accelerate(plan: Plan, trainer: Trainer) -> dict[str, Any]:
+    num_processes = trainer.accelerator.num_processes
+    _same("accelerate's num_processes", num_processes, "the plan's number of ranks", plan.world_size)
+    return {
+        "engine": type(trainer.model_wrapped).__name__,
+        "world_size": num_processes,
+        "backend": plan.backend,
+        "device": str(trainer.args.device),
+        "precision": plan.precision,
+    }
 
 
 def _check_deepspeed(plan: Plan, model: Any) -> dict[str, Any]:

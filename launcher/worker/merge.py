@@ -6,6 +6,7 @@ Files are read with pread, not mapped: a mapped page counts as this process's me
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import struct
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from launcher.errors import LaunchError
-from launcher.worker.tensorfile import DTYPES
+from launcher.worker.tensorfile import DTYPES, safetensors_header
 
 BLOCK = 1 << 22
 """Elements that are in memory at a time, about."""
@@ -35,10 +36,7 @@ class Source:
 
     @property
     def numel(self) -> int:
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return math.prod(self.shape)
 
     def blocks(self) -> Iterator[Tensor]:
         """All of it, in order; blocks are whole rows where a row is not larger than a block."""
@@ -234,19 +232,12 @@ def write(path: Path, tensors: Iterable[tuple[str, Source]], dtype: torch.dtype 
     """Write one safetensors file, and wait until it is on the disk; the bytes of its tensors."""
     entries = [(name, source, target_dtype(source, dtype)) for name, source in tensors]
     entries.sort(key=lambda entry: -entry[2].itemsize)  # every tensor then starts on a multiple of its own element
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, source, target in entries:
-        end = offset + source.numel * target.itemsize
-        header[name] = {"dtype": DTYPES[target], "shape": list(source.shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+        rows = [(name, target, source.shape) for name, source, target in entries]
+        file.write(safetensors_header(rows, {"format": "pt"}))
         for _, source, target in entries:
             for block in source.blocks():
                 file.write(memoryview(block.to(target).contiguous().view(torch.uint8).numpy()))
         file.flush()
         os.fsync(file.fileno())
-    return offset
+    return sum(source.numel * target.itemsize for _, source, target in entries)

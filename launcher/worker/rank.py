@@ -103,7 +103,7 @@ def _train(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
     if rank.is_first:
         events.emit("model", path=str(run.model_dir))
         _write_results(plan, run, trainer, progress, final, output.metrics)
-        events.emit("end", **{k: v for k, v in final.items() if isinstance(v, int | float)})
+        _end(events, final)
 
 
 def _evaluate(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
@@ -121,7 +121,11 @@ def _evaluate(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
         final = _plain(trainer.figures)
         rundir.write_text(run.predictions_path, "".join(trainer.predictions.lines()))
         rundir.write_json(run.metrics_path, {**_facts(plan), "checkpoint": prepared.weights, "final": final})
-        events.emit("end", **{k: v for k, v in final.items() if isinstance(v, int | float)})
+        _end(events, final)
+
+
+def _end(events: Events, final: dict[str, Any]) -> None:
+    events.emit("end", **{k: v for k, v in final.items() if isinstance(v, int | float)})
 
 
 def _begin(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> tuple[data.Prepared, Events]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import struct
 from collections.abc import Iterable
@@ -52,7 +53,8 @@ def write(path: Path, tensors: Iterable[tuple[str, Tensor]], tree: Any = None) -
     entries.sort(key=lambda entry: -entry[1].element_size())
     digest, size = hashlib.sha256(), 0
     with path.open("wb") as file:
-        for chunk in (_header(entries, text), *(_bytes(tensor) for _, tensor in entries)):
+        rows = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in entries]
+        for chunk in (safetensors_header(rows, {_TREE: text}), *(_bytes(tensor) for _, tensor in entries)):
             file.write(chunk)
             digest.update(chunk)
             size += len(chunk)
@@ -103,14 +105,15 @@ class TensorFile:
         return _decode(json.loads(self._text), self)
 
 
-def _header(entries: list[tuple[str, Tensor]], text: str) -> bytes:
-    header: dict[str, Any] = {"__metadata__": {_TREE: text}}
+def safetensors_header(entries: Iterable[tuple[str, torch.dtype, tuple[int, ...]]], metadata: dict[str, str]) -> bytes:
+    """What a safetensors file begins with: the tensors' names, types and shapes, in the order in which they follow."""
+    rows: dict[str, Any] = {"__metadata__": metadata}
     offset = 0
-    for name, tensor in entries:
-        end = offset + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+    for name, dtype, shape in entries:
+        end = offset + math.prod(shape) * dtype.itemsize
+        rows[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
-    encoded = json.dumps(header).encode()
+    encoded = json.dumps(rows).encode()
     encoded += b" " * (-len(encoded) % 8)
     return struct.pack("<Q", len(encoded)) + encoded
 
