@@ -23,6 +23,8 @@ POLL_S = 0.1
 BUSY_POLL_S = 0.01
 KILL_MARGIN_S = 15.0
 """How long an agent that was told to stop may take beyond its ranks' grace before it is killed."""
+LINGER_S = 5.0
+"""How long what an agent started may outlive it: the kernel ends it with the agent, but not in the same instant."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,10 @@ def run(
                 time.sleep(POLL_S)
             elif not on_poll():
                 time.sleep(BUSY_POLL_S)
+        # Until then the folder is held: a report would call the run a running one, and a launch that goes on is refused.
+        lingers_until = time.monotonic() + LINGER_S
+        while run_dir.is_held() and time.monotonic() < lingers_until:
+            time.sleep(BUSY_POLL_S)
     code = agent.returncode
     failure = rundir.read_json(run_dir.failure_path) or _last_words(words)
     if stop.signal is not None:

@@ -14,7 +14,6 @@ import itertools
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -37,7 +36,7 @@ LAUNCHERS = ("ascend-launch", "torchrun")
 TURN_S = 0.5
 SETTLE_S = 0.1
 """Of a turn: a job that was stopped comes back with cold caches."""
-TIMEOUT_S = 120
+TIMEOUT_S = 90
 """A restart that takes longer counts as a hang."""
 RESTARTS = 3
 """torchrun often needs two: its second attempt finds the first one's addresses in the store, and fails."""
@@ -170,7 +169,7 @@ def _run(command: list[str], env: dict[str, str], log: Path) -> int | None:
         job = psutil.Popen(command, env=env, cwd=REPO, stdout=out, stderr=out, start_new_session=True)
         try:
             return job.wait(TIMEOUT_S)
-        except subprocess.TimeoutExpired:
+        except psutil.TimeoutExpired:
             _end(job)
             return None
 

@@ -1,0 +1,40 @@
+"""How a job ended is told when it has."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from launcher import plan, rundir, spec, supervise
+from launcher.cluster.model import Cluster
+
+LINGERING = """
+import os, sys, time
+from pathlib import Path
+from launcher.rundir import RunDir
+
+with RunDir(Path(sys.argv[1])).hold():
+    if os.fork() == 0:
+        time.sleep(0.5)
+    os._exit(0)
+"""
+
+
+def test_a_job_is_over_when_nothing_holds_its_directory(recipe: Callable[..., Path], tmp_path: Path):
+    """What the agent forked ends a moment after it; a report must not call the run running, nor a new launch be refused."""
+    made = plan.make(spec.load(recipe(), (), {}), Cluster("cpu"), plan.Options())
+    run = rundir.new(tmp_path, "r")
+    rundir.write_text(run.plan_path, made.model_dump_json())
+    argv = [sys.executable, "-c", LINGERING, str(run.path)]
+    left_early = subprocess.run(argv, check=True)
+    was_held = run.is_held()
+    while run.is_held():
+        pass
+    outcome = supervise.run(argv, run, os.environ, lambda event: None)
+
+    assert (0, True) == (left_early.returncode, was_held)
+    assert 0 == outcome.exit_code
+    assert not run.is_held()
