@@ -30,7 +30,7 @@ extends: {REPO}/recipes/tiny-cpu.yaml
 script: {JOB.name}
 parallel: {{precision: fp32, global_batch_size: 8}}
 """
-TARGETS = {"start": 0.25, "memory": 0.1, "restart": 0.25, "step": 1.01}
+TARGETS = {"start": "0.25 with 8", "memory": "0.1", "restart": "0.25", "step": "1.01"}
 KILL_AT = 5
 LAUNCHERS = ("ascend-launch", "torchrun")
 TURN_S = 0.5

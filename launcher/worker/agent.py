@@ -1,7 +1,7 @@
 """One agent a node: it imports what ranks need once, has them forked, watches them, and starts them again.
 
 Files are the seam: plan.json and env.json in; a log, an error file and a beat for each rank; failure.json out.
-The members of a job meet by torch elastic's rendezvous; what happens on this node is decided here.
+The agents of several nodes meet in worker/nodes.py; what happens on this node is decided here.
 """
 
 from __future__ import annotations
