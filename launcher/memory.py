@@ -22,7 +22,8 @@ STRATEGIES: tuple[str, ...] = ("ddp", "zero1", "zero2", "zero3", "zero3-offload"
 _STAGE = {"zero1": 1, "zero2": 2, "zero3": 3, "zero3-offload": 3}
 
 ZERO_BUCKET_ELEMENTS = {"npu": 200_000_000, "cpu": 20_000_000}
-"""reduce_bucket_size of stages 1 and 2, as render/deepspeed.py writes it."""
+"""reduce_bucket_size of stages 1 and 2, in elements, not bytes. DeepSpeed's own examples use 2e8 for cards; CPU ranks
+share one machine's memory, and the buffer is allocated whole on each."""
 ZERO3_MAX_LIVE_ELEMENTS = 1_000_000_000
 """stage3_max_live_parameters and stage3_max_reuse_distance: gathered parameters nearer than this to their next use stay."""
 ZERO3_SUB_GROUP_ELEMENTS = 1_000_000_000

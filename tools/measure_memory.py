@@ -33,6 +33,7 @@ os.environ.update(
 )
 
 from launcher import memory
+from launcher.render.deepspeed import document
 
 NUM_STEPS = 4
 DOC = Path(__file__).parents[1] / "docs" / "memory.md"
@@ -124,32 +125,6 @@ def predict(case: Case) -> memory.Breakdown:
 
 
 # --- one rank ------------------------------------------------------------------------------------------------------
-
-
-def deepspeed_config(stage: int, hidden: int, *, offload: bool) -> dict[str, Any]:
-    """What render/deepspeed.py writes for CPU ranks."""
-    zero: dict[str, Any] = {
-        "stage": stage, "contiguous_gradients": True, "overlap_comm": False, "reduce_scatter": True,
-        "reduce_bucket_size": memory.ZERO_BUCKET_ELEMENTS["cpu"], "allgather_partitions": True,
-        "allgather_bucket_size": memory.ZERO_BUCKET_ELEMENTS["cpu"],
-    }  # fmt: skip
-    if stage == 3:
-        zero |= {
-            "reduce_bucket_size": hidden * hidden,
-            "stage3_prefetch_bucket_size": hidden * hidden * 9 // 10,
-            "stage3_param_persistence_threshold": 10 * hidden,
-            "stage3_max_live_parameters": 1_000_000_000,
-            "stage3_max_reuse_distance": 1_000_000_000,
-            "sub_group_size": 1_000_000_000,
-        }
-    if offload:
-        zero |= {k: {"device": "cpu", "pin_memory": False} for k in ("offload_optimizer", "offload_param")}
-    out: dict[str, Any] = {
-        "zero_optimization": zero, "bf16": {"enabled": "auto"}, "fp16": {"enabled": "auto"}, "gradient_clipping": "auto",
-        "gradient_accumulation_steps": "auto", "train_micro_batch_size_per_gpu": "auto",
-        "zero_allow_untested_optimizer": True, "wall_clock_breakdown": False,
-    }  # fmt: skip
-    return out | ({"zero_force_ds_cpu_optimizer": False} if offload else {})
 
 
 def run_rank(rank: int, case: Case, port: int, out: Path, folder: Path) -> None:
@@ -257,7 +232,7 @@ def _arguments(case: Case, folder: Path) -> tuple[dict[str, Any], int | None]:
     if stage:
         path = folder / f"ds-{os.getpid()}.json"
         hidden = MODELS[case.model]["hidden_size"]
-        path.write_text(json.dumps(deepspeed_config(stage, int(hidden), offload=case.strategy.endswith("offload"))))
+        path.write_text(json.dumps(document(stage, "cpu", int(hidden), offload=case.strategy.endswith("offload"))))
         return out | {"deepspeed": str(path)}, stage
     if case.strategy == "fsdp2":
         out |= {
@@ -447,7 +422,7 @@ def init_rank(rank: int, num_layers: int, num_ranks: int, port: int, out: Path, 
     config = dict(LLAMA3_8B, num_hidden_layers=num_layers)
     config.pop("model_type")
     path = folder / f"ds-{rank}.json"
-    path.write_text(json.dumps(deepspeed_config(3, 4096, offload=False)))
+    path.write_text(json.dumps(document(3, "cpu", 4096)))
     live = storage_tracker()
     with live:
         args = TrainingArguments(output_dir=str(folder), bf16=True, use_cpu=True, report_to="none", deepspeed=str(path))

@@ -4,49 +4,51 @@ from __future__ import annotations
 
 from typing import Any
 
+from launcher.memory import ZERO3_MAX_LIVE_ELEMENTS, ZERO_BUCKET_ELEMENTS
 from launcher.plan import Plan
 
-# Elements of a bucket, not bytes. DeepSpeed's own examples use 2e8 for cards; CPU ranks share one machine's memory,
-# and the buffer is allocated whole on each.
-BUCKET = {"npu": 200_000_000, "cpu": 20_000_000}
 LLAMA_8B_HIDDEN = 4096
 
 
 def config(plan: Plan) -> dict[str, Any] | None:
-    """deepspeed.json's content, or None where the strategy needs no DeepSpeed.
+    """deepspeed.json's content, or None where the strategy needs no DeepSpeed."""
+    if plan.zero_stage is None:
+        return None
+    offload = plan.strategy == "zero3-offload"
+    return document(plan.zero_stage, plan.device, plan.hidden_size or LLAMA_8B_HIDDEN, offload=offload)
+
+
+def document(stage: int, device: str, hidden: int, *, offload: bool = False) -> dict[str, Any]:
+    """The config of a ZeRO stage (1, 2 or 3) on `device`, for a model whose hidden size is `hidden`.
 
     Batch sizes, clipping and precision stay `"auto"`, to be filled from TrainingArguments: said twice they can
     disagree, and transformers refuses that. `train_batch_size` is absent, since ZeRO-3 checks it before the world is
     known and fails (DeepSpeed issue 3228). Bucket sizes are integers: DeepSpeed refuses the floats that formulas give.
     """
-    stage = plan.zero_stage
-    if stage is None:
-        return None
     zero: dict[str, Any] = {
         "stage": stage,
         "contiguous_gradients": True,
-        "overlap_comm": plan.device == "npu",
+        "overlap_comm": device == "npu",
         "reduce_scatter": True,
-        "reduce_bucket_size": BUCKET[plan.device],
+        "reduce_bucket_size": ZERO_BUCKET_ELEMENTS[device],
         "allgather_partitions": True,
-        "allgather_bucket_size": BUCKET[plan.device],
+        "allgather_bucket_size": ZERO_BUCKET_ELEMENTS[device],
     }
     if stage == 3:
-        hidden = plan.hidden_size or LLAMA_8B_HIDDEN
         # The formulas that transformers uses for "auto" (integrations/deepspeed.py, trainer_config_finalize).
         zero |= {
             "reduce_bucket_size": hidden * hidden,
             "stage3_prefetch_bucket_size": hidden * hidden * 9 // 10,
             "stage3_param_persistence_threshold": 10 * hidden,
-            "stage3_max_live_parameters": 1_000_000_000,
-            "stage3_max_reuse_distance": 1_000_000_000,
+            "stage3_max_live_parameters": ZERO3_MAX_LIVE_ELEMENTS,
+            "stage3_max_reuse_distance": ZERO3_MAX_LIVE_ELEMENTS,
             "sub_group_size": 1_000_000_000,
             # Without it a checkpoint holds shards only and no weights that from_pretrained can read.
             "stage3_gather_16bit_weights_on_model_save": True,
         }
-    if plan.strategy == "zero3-offload":
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": plan.device == "npu"}
-        zero["offload_param"] = {"device": "cpu", "pin_memory": plan.device == "npu"}
+    if offload:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": device == "npu"}
+        zero["offload_param"] = {"device": "cpu", "pin_memory": device == "npu"}
     out: dict[str, Any] = {
         "zero_optimization": zero,
         "bf16": {"enabled": "auto"},
@@ -64,6 +66,6 @@ def config(plan: Plan) -> dict[str, Any] | None:
         "zero_allow_untested_optimizer": True,
         "wall_clock_breakdown": False,
     }
-    if plan.strategy == "zero3-offload":
+    if offload:
         out["zero_force_ds_cpu_optimizer"] = False
     return out

@@ -85,18 +85,14 @@ def test_hccl_gives_what_gloo_gives(machine: Machine, gloo, tmp_path: Path, stra
     assert all(min(r["device_bytes"]) > 0 and min(r["forward_s"]) > 0 for r in rates)
 
 
+def two_ranks(folder: Path) -> tuple[str | Path, ...]:
+    return ("--nproc", "2", "--run-dir", folder / "run", RECIPE)
+
+
 def test_ranks_take_cards_of_the_visible_list(machine: Machine, gloo, tmp_path: Path) -> None:
     """Two ranks on cards 2 and 5: each on its own (the emulated HCCL refuses a shared or a hidden one)."""
-    ran = machine.launch(
-        "--nproc",
-        "2",
-        "--run-dir",
-        tmp_path / "run",
-        RECIPE,
-        "parallel.strategy=ddp",
-        *SHORT,
-        ASCEND_RT_VISIBLE_DEVICES="2,5",
-    )
+    words = (*two_ranks(tmp_path), "parallel.strategy=ddp", *SHORT)
+    ran = machine.launch(*words, ASCEND_RT_VISIBLE_DEVICES="2,5")
     assert ran.code == 0, ran.text[-4000:]
     assert_same(gloo(2), metrics(tmp_path / "run"))
 
@@ -143,17 +139,8 @@ print("together")
 @pytest.mark.parametrize(("soc", "precision"), [("910B3", "bf16"), ("910A", "fp16")])
 def test_precision_follows_the_chip(machine: Machine, tmp_path: Path, soc: str, precision: str) -> None:
     """bf16 where the chip has it, else fp16 with loss scaling; the launch says so and the engine does so."""
-    ran = machine.launch(
-        "--nproc",
-        "2",
-        "--run-dir",
-        tmp_path / "run",
-        RECIPE,
-        "parallel.strategy=zero2",
-        "parallel.precision=auto",
-        *SHORT,
-        EMULATED_SOC=soc,
-    )
+    words = (*two_ranks(tmp_path), "parallel.strategy=zero2", "parallel.precision=auto", *SHORT)
+    ran = machine.launch(*words, EMULATED_SOC=soc)
     assert ran.code == 0, ran.text[-4000:]
     assert re.search(rf"precision +{precision}", ran.text), ran.text[:2000]
     assert precision == metrics(tmp_path / "run")["precision"]
@@ -202,17 +189,8 @@ def test_deepspeed_with_our_files(machine: Machine, gloo, tmp_path: Path) -> Non
 
 def test_a_launch_that_runs_out_of_memory_says_so(machine: Machine, tmp_path: Path) -> None:
     """torch_npu's own message comes through the launcher, with a failing exit code."""
-    ran = machine.launch(
-        "--nproc",
-        "2",
-        "--run-dir",
-        tmp_path / "run",
-        RECIPE,
-        "parallel.strategy=ddp",
-        *SHORT,
-        EMULATED_FAULTS="short:1=3",
-        HCCL_BUFFSIZE="1",
-    )
+    words = (*two_ranks(tmp_path), "parallel.strategy=ddp", *SHORT)
+    ran = machine.launch(*words, EMULATED_FAULTS="short:1=3", HCCL_BUFFSIZE="1")
     assert ran.code == 1, ran.text[-3000:]
     assert "out of memory" in ran.text, ran.text[-3000:]
 
