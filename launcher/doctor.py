@@ -7,6 +7,7 @@ command, no network. Versions come from importlib.metadata.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -20,11 +21,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from launcher.cluster import npu
+from launcher.cluster import network, npu
 from launcher.cluster.model import GIB, Chip, Device
-from launcher.cluster.nodes import split_endpoint
+from launcher.cluster.nodes import is_loopback, split_endpoint
 from launcher.errors import EXIT_OK, EXIT_USER, LaunchError
-from launcher.render import ranktable
+from launcher.render import ranktable, sbatch
 
 Verdict = Literal["ok", "warn", "fail", "skip"]
 _WORST = {"skip": 0, "ok": 1, "warn": 2, "fail": 3}
@@ -66,6 +67,10 @@ class Context:
     num_nodes: int = 1
     rdzv_endpoint: str | None = None
     is_first_node: bool = True
+    recognised: str = ""
+    """The cluster's environment and the variables that told of it, as `plan` says them; "" where there is none."""
+    unreadable: LaunchError | None = None
+    """Why a launch would refuse what the environment says of its nodes."""
     precision: str = "auto"
     strategy: str = "auto"
     output_dir: Path | None = None
@@ -619,6 +624,37 @@ def check_reserved_ports(ctx: Context) -> Finding:
                    "sysctl -w net.ipv4.ip_local_reserved_ports=60000-60031")  # fmt: skip
 
 
+def check_cluster(ctx: Context) -> Finding:
+    """Which environment was recognised, and by which variables."""
+    name = "cluster"
+    if ctx.unreadable is not None:
+        return Finding(name, "fail", ctx.unreadable.what, "a launch here is refused", ctx.unreadable.hint)
+    if not ctx.recognised:
+        return ok(name, "no environment recognised" + (": one node" if ctx.num_nodes == 1 else ""))
+    return ok(name, f"{ctx.num_nodes} node{'s' if ctx.num_nodes > 1 else ''}; {ctx.recognised}")
+
+
+def check_slurm_cards(ctx: Context) -> Finding:
+    """Asks the controller what the job was given."""
+    name, job = "Slurm's cards", ctx.env.get("SLURM_JOB_ID")
+    if not job or not ctx.recognised.startswith("Slurm"):
+        return skip(name, "not a job of Slurm's")
+    rc, text = ctx.run(["scontrol", "show", "job", "--oneliner", job])
+    if rc != 0:
+        return skip(name, f"scontrol does not say what job {job} was given")
+    asked = re.search(r"\bTresPerNode=(\S+)", text)
+    cards = sbatch.cards(asked[1]) if asked else None
+    if cards is None and re.search(r"\bOverSubscribe=NO\b", text):
+        return ok(name, f"job {job} has its nodes to itself")
+    if cards is None:
+        return Finding(name, "warn", f"job {job} asked for no card by the name npu" + (f": {asked[1]}" if asked else ""),
+                       "Slurm may give the same cards to another job", "ask with --gres=npu:N, or for whole nodes with --exclusive")  # fmt: skip
+    if ctx.nproc is not None and ctx.nproc > cards:
+        return Finding(name, "fail", f"job {job} has {cards} cards a node, and {ctx.nproc} ranks are wanted",
+                       "ranks would take cards of another job", f"--gres=npu:{ctx.nproc}, or --nproc {cards}")  # fmt: skip
+    return ok(name, f"job {job} has {cards} a node")
+
+
 def check_rendezvous(ctx: Context) -> Finding:
     name = "rendezvous"
     if ctx.rdzv_endpoint is None:
@@ -633,9 +669,9 @@ def check_rendezvous(ctx: Context) -> Finding:
     return ok(name, f"{host}:{port}")
 
 
-def check_rendezvous_name(ctx: Context) -> Finding:
-    """Asks the resolver, which may take seconds."""
-    name = "rendezvous name"
+def check_way(ctx: Context) -> Finding:
+    """Which interface gloo and HCCL will be given. Asks the resolver, which may take seconds."""
+    name = "way to the first node"
     if ctx.rdzv_endpoint is None:
         return skip(name, "one node")
     try:
@@ -643,12 +679,43 @@ def check_rendezvous_name(ctx: Context) -> Finding:
     except LaunchError:
         return skip(name, "not HOST:PORT")
     try:
-        address = socket.getaddrinfo(host, None)[0][4][0]
+        socket.getaddrinfo(host, None)
     except OSError as error:
         return Finding(
             name, "fail", f"{host} cannot be resolved: {error}", "the nodes cannot meet", "use its IP address"
         )
-    return ok(name, f"{host} is {address}")
+    way = network.route_to(host)
+    if way is None:
+        return Finding(name, "fail", f"no way leads from here to {host}", "the nodes cannot meet",
+                       "look at `ip route`, or name an address of node 0 that all nodes reach")  # fmt: skip
+    if not ctx.is_first_node and is_loopback(way.peer):
+        return Finding(name, "fail", f"{host} is {way.peer} here, which is this node", "the nodes cannot meet",
+                       "give node 0's own address in --rdzv-endpoint, or mend /etc/hosts")  # fmt: skip
+    chosen = ctx.env.get("GLOO_SOCKET_IFNAME")
+    if chosen and way.interface and not is_loopback(way.peer) and way.interface not in chosen.split(","):
+        return Finding(name, "warn", f"GLOO_SOCKET_IFNAME={chosen}, and the way to {host} is {way.interface}",
+                       "your value is kept, and gloo may listen where no other node reaches it", "unset it: a launch sets it")  # fmt: skip
+    return ok(name, f"{host} is {way.peer}, by {way.interface or 'an interface without a name'} ({way.own})")
+
+
+NAME_S = 1.0
+
+
+def check_reverse_name(ctx: Context) -> Finding:
+    """Times how long the resolver takes to say what the first node is called. Not what it answers: nobody needs it."""
+    name = "name of an address"
+    if ctx.rdzv_endpoint is None:
+        return skip(name, "one node")
+    with contextlib.suppress(LaunchError):
+        way = network.route_to(split_endpoint(ctx.rdzv_endpoint)[0])
+        if way is not None:
+            took_s = network.name_of_takes_s(way.peer, 3 * NAME_S)
+            if took_s > NAME_S:
+                return Finding(name, "warn", f"asking what {way.peer} is called takes {took_s:.0f} s or longer",
+                               "torch asks it at each connection to the store, and ranks start that much later",
+                               "list the nodes in /etc/hosts, or mend the name server's reverse zone")  # fmt: skip
+            return ok(name, f"asking what {way.peer} is called takes {took_s * 1000:.0f} ms")
+    return skip(name, "the first node's address is not known")
 
 
 def check_tls(ctx: Context) -> Finding:
@@ -886,11 +953,12 @@ NPU_CHECKS: tuple[Check, ...] = (
     check_interface, check_hccl_ports, check_reserved_ports, check_rank_table,
 )  # fmt: skip
 HOST_CHECKS: tuple[Check, ...] = (
-    check_python, check_torch_pair, check_transformers, check_trackers, check_autoload, check_rendezvous, check_compiler, check_disk,
+    check_python, check_torch_pair, check_transformers, check_trackers, check_autoload, check_cluster, check_rendezvous,
+    check_compiler, check_disk,
     check_host_memory, check_shm, check_ulimit, check_model, check_token,
 )  # fmt: skip
-SLOW_NPU_CHECKS: tuple[Check, ...] = (check_health_codes, check_tls, check_page_size)
-SLOW_HOST_CHECKS: tuple[Check, ...] = (check_rendezvous_name, check_hub)
+SLOW_NPU_CHECKS: tuple[Check, ...] = (check_health_codes, check_tls, check_page_size, check_slurm_cards)
+SLOW_HOST_CHECKS: tuple[Check, ...] = (check_way, check_reverse_name, check_hub)
 
 
 def checks(device: str, *, only_cheap: bool = False) -> tuple[Check, ...]:

@@ -31,7 +31,7 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
 from launcher import plan, spec  # noqa: E402
-from launcher.cluster import detect, environment, slurm  # noqa: E402
+from launcher.cluster import detect, environment, network, slurm  # noqa: E402
 from launcher.cluster.nodes import Nodes  # noqa: E402
 from launcher.render import files, kubernetes, ranktable, sbatch  # noqa: E402
 from launcher.rundir import RunDir  # noqa: E402
@@ -103,10 +103,10 @@ def others(nodes: range, port: int, introduction: dict[str, Any], pipe: Any) -> 
         def _run(self) -> None:
             """No thread: `others` calls _exchange."""
 
+    network.ask_no_name_server()  # as every agent does
     boards = []
     pipe.send("imported")
     assert pipe.recv() == "go"
-    # At once, as nodes do: now and then a store's client takes 5 s to connect (torch 2.13), whoever makes it.
     with ThreadPoolExecutor(64) as pool:
         stores = pool.map(lambda _: TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False), nodes)
         for node, store in zip(nodes, stores, strict=True):
@@ -134,7 +134,14 @@ def others(nodes: range, port: int, introduction: dict[str, Any], pipe: Any) -> 
             first = board.seen.get(0)
             state = first.state if first else {}
             if state.get("phase") == "joining":
-                board.post(ready=state["round"], attempt=0, trouble="", report=None, blocks=[60000], prepared=DIGESTS)
+                board.post(
+                    ready=state["round"],
+                    attempt=0,
+                    trouble="",
+                    report=None,
+                    blocks=list(network.BLOCKS),
+                    prepared=DIGESTS,
+                )
             if fails_at == node and state.get("phase") == "running":
                 board.post(trouble="failed")
                 fails_at = None
@@ -166,7 +173,7 @@ def simulated(num_nodes: int, port: int, introduction: dict[str, Any], processes
 def met(num_nodes: int, nproc: int, processes: int) -> None:
     import torch.distributed  # before anything is timed
 
-    from launcher.worker.nodes import ManyNodes, Meeting, _Board
+    from launcher.worker.nodes import ManyNodes, Meeting, _Board, _have_files
 
     del torch
 
@@ -174,6 +181,7 @@ def met(num_nodes: int, nproc: int, processes: int) -> None:
         probe.bind(("", 0))
         port = int(probe.getsockname()[1])
     made = a_plan(num_nodes, nproc, port)
+    _have_files(num_nodes, made.world_size)
     link = ManyNodes(made, 0, stop=lambda: None, on_stop=lambda number: None)
     cycles: list[float] = []
     exchange = _Board._exchange
@@ -233,6 +241,68 @@ def met(num_nodes: int, nproc: int, processes: int) -> None:
     _Board._exchange = exchange  # type: ignore[method-assign]
 
 
+# -- the ranks' own store -----------------------------------------------------------------------------------------------
+
+
+def ranks(numbers: range, pipe: Any) -> None:
+    """The ranks of one process: a connection each, and what init_process_group does with it before any collective."""
+    from torch.distributed import TCPStore
+
+    from launcher.worker.nodes import _have_files
+
+    _have_files(0, len(numbers))
+    network.ask_no_name_server()
+    pipe.send("imported")
+    port = pipe.recv()
+    started = time.monotonic()
+    stores = [TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False) for _ in numbers]
+    pipe.send(time.monotonic() - started)
+    pipe.recv()
+    for rank, store in zip(numbers, stores, strict=True):
+        store.set(f"address_{rank}", "x" * 128)
+        store.add("came", 1)
+    for store in stores:
+        store.get("root")  # what rank 0 lays down for all: HCCL's root information has 4 KiB
+    pipe.send("done")
+    pipe.recv()
+    os._exit(0)
+
+
+def ranks_met(world_size: int, processes: int) -> None:
+    from launcher.worker.nodes import _have_files, _ranks_store
+
+    _have_files(1, world_size)
+    store = _ranks_store()
+    store.set("root", "x" * 4096)
+    context = multiprocessing.get_context("spawn")
+    pipes, running = [], []
+    for part in range(processes):
+        ours, theirs = context.Pipe()
+        running.append(context.Process(target=ranks, args=(range(part, world_size, processes), theirs), daemon=True))
+        running[-1].start()
+        pipes.append(ours)
+    try:
+        assert all(pipe.recv() == "imported" for pipe in pipes)
+        started, cpu = time.monotonic(), time.process_time()
+        for pipe in pipes:
+            pipe.send(store.port)
+        slowest = max(pipe.recv() for pipe in pipes)
+        row(f"{world_size} ranks: connect to their store, one after another in {processes} processes", slowest)
+        started = time.monotonic()
+        for pipe in pipes:
+            pipe.send("go")
+        assert all(pipe.recv() == "done" for pipe in pipes)
+        row(f"{world_size} ranks: set an address, count themselves, get 4 KiB", time.monotonic() - started)
+        assert store.add("came", 0) == world_size
+        row(f"{world_size} ranks: processor of the store's process for all that", time.process_time() - cpu, f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB with torch, {len(list(Path('/proc/self/fd').iterdir())):,} files open")  # fmt: skip
+        for pipe in pipes:
+            pipe.send("end")
+    finally:
+        for process in running:
+            process.kill()
+            process.join()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--nodes", type=int, default=1000)
@@ -240,12 +310,11 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--no-meeting", action="store_true")
     options = parser.parse_args()
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     print(f"{options.nodes} nodes x {options.nproc} ranks, {os.cpu_count()} cores; seconds\n")
     decided(options.nodes, options.nproc)
     if not options.no_meeting:
         met(options.nodes, options.nproc, options.processes)
+        ranks_met(options.nodes * options.nproc, options.processes)
     sys.stdout.flush()
     os._exit(0) if threading.active_count() > 1 else None
 

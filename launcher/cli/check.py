@@ -19,12 +19,14 @@ from launcher.errors import LaunchError
     "--device", type=click.Choice(["auto", "npu", "cpu"]), default="auto", help="Check for cards or for CPU [auto]."
 )
 @click.option("--nproc", type=Count(), default="auto", help="Ranks you are going to ask for on this node.")
-@click.option("--nnodes", type=click.IntRange(1), default=1, help="Nodes of the job [1].")
-@click.option("--node-rank", type=click.IntRange(0), default=0, help="Which of them this is, from 0.")
-@click.option("--rdzv-endpoint", metavar="HOST:PORT", help="Where the nodes will meet.")
+@click.option(
+    "--nnodes", type=click.IntRange(1), help="Nodes of the job [what the cluster's environment says, else 1]."
+)
+@click.option("--node-rank", type=click.IntRange(0), help="Which of them this is, from 0 [likewise].")
+@click.option("--rdzv-endpoint", metavar="HOST:PORT", help="Where the nodes will meet [likewise].")
 @click.option("--nodes", "node_files", multiple=True, type=click.Path(path_type=Path), help="`doctor --json` of a node; give one each to compare them.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Findings, and the facts that --nodes compares, as JSON.")
-def doctor_command(recipe: Path | None, device: str, nproc: int | None, nnodes: int, node_rank: int, rdzv_endpoint: str | None, node_files: tuple[Path, ...], as_json: bool) -> None:  # fmt: skip
+def doctor_command(recipe: Path | None, device: str, nproc: int | None, nnodes: int | None, node_rank: int | None, rdzv_endpoint: str | None, node_files: tuple[Path, ...], as_json: bool) -> None:  # fmt: skip
     """Check this machine: versions, CANN, cards, HCCL, network, disk, memory. Each finding with its fix."""
     from launcher import doctor, show
 
@@ -38,25 +40,41 @@ def doctor_command(recipe: Path | None, device: str, nproc: int | None, nnodes: 
     sys.exit(doctor.exit_code(findings))
 
 
-def _doctor_context(device: str, nproc: int | None, nnodes: int, node_rank: int, endpoint: str | None, recipe: Path | None) -> Any:  # fmt: skip
+def _doctor_context(device: str, nproc: int | None, nnodes: int | None, node_rank: int | None, endpoint: str | None, recipe: Path | None) -> Any:  # fmt: skip
     from launcher import doctor, spec
     from launcher.cluster import npu
     from launcher.render import env
 
     found = npu.look(None, os.environ)
     kind: Any = device if device != "auto" else "npu" if found.devices else "cpu"
-    values: dict[str, Any] = {
-        "nproc": nproc,
-        "num_nodes": nnodes,
-        "rdzv_endpoint": endpoint,
-        "is_first_node": not node_rank,
-    }
+    values = {**_nodes(nnodes, node_rank, endpoint, nproc)}
     if recipe is not None:
         loaded = spec.load(recipe).spec
         values |= {"precision": loaded.parallel.precision, "strategy": loaded.parallel.strategy}
         values["report_to"] = env.report_to(loaded.training)
         values |= {"output_dir": Path(loaded.output_dir), "model_name": loaded.model.name, "hub": loaded.model.hub}
     return doctor.context(kind, found=found, **values)
+
+
+def _nodes(count: int | None, rank: int | None, endpoint: str | None, nproc: int | None) -> dict[str, Any]:
+    """The job's nodes, as a launch with these options would take them; here a first node without a name is no mistake."""
+    from launcher.cluster import environment
+    from launcher.cluster.nodes import Nodes
+
+    nodes, problem = Nodes(count or 1, rank or 0, endpoint), None
+    if count is None or endpoint is not None:
+        try:
+            nodes = environment.find(os.environ, count, rank, endpoint, pretend=True).told_nproc(nproc)
+        except LaunchError as error:
+            problem = error
+    return {
+        "nproc": nproc or nodes.nproc,
+        "num_nodes": nodes.count,
+        "rdzv_endpoint": nodes.endpoint,
+        "is_first_node": nodes.rank == 0,
+        "recognised": nodes.source,
+        "unreadable": problem,
+    }
 
 
 def _node_facts(path: Path) -> dict[str, Any]:

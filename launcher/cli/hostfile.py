@@ -75,12 +75,15 @@ def launch(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, dry_r
         run.create()
     planned = _job(recipe, overrides, run.path, machine, far)
     view = show.view(as_json)
+    has_ranks = False
 
     def on_event(event: dict[str, Any]) -> None:
         if event["event"] == "plan":
             view.plan(Plan.model_validate_json(json.dumps(event["plan"])), run, loaded)
             return
-        if event["event"] == "ranks" and is_new:
+        nonlocal has_ranks
+        if event["event"] == "ranks" and is_new and not has_ranks:
+            has_ranks = True
             rundir.point_latest(run.path)
         view.event(event)
 
@@ -102,6 +105,9 @@ def _job(recipe: Path, overrides: tuple[str, ...], run_dir: Path, machine: dict[
     from launcher.render import env
     from launcher.ssh import job
 
+    config = far["ssh_config"]
+    if config is not None and not config.is_file():
+        raise LaunchError(f"--ssh-config {config}: no such file", hint="name ssh's configuration file on this machine")
     chosen = hosts.select(hosts.load(far["hostfile"]), far["include"], far["exclude"])
     missing = [name for name in far["pass_env"] if name not in os.environ]
     if missing:
@@ -126,7 +132,7 @@ def _job(recipe: Path, overrides: tuple[str, ...], run_dir: Path, machine: dict[
         first_env=first,
         cann=os.environ.get("ASCEND_HOME_PATH"),
         grace_s=machine["grace"],
-        ssh_config=far["ssh_config"],
+        ssh_config=config,
     )
 
 

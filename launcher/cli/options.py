@@ -115,7 +115,7 @@ def inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *,
 
     loaded = spec.load(recipe, overrides)
     told = (machine["nnodes"], machine["node_rank"], machine["rdzv_endpoint"])
-    nodes = environment.find(os.environ, *told, pretend=pretend)
+    nodes = environment.find(os.environ, *told, pretend=pretend).told_nproc(machine["nproc"])
     device, chip, hbm = machine["device"], machine["chip"], machine["hbm"]
     nproc, source = machine["nproc"], "--nproc"
     if nproc is None and nodes.nproc is not None:

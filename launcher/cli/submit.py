@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from launcher.rundir import RunDir
     from launcher.spec import Loaded
 
+TARGETS = {"slurm": "", "kubernetes": "pytorchjob", "volcano": "volcano"}
+"""Option → the kind of manifest, for Kubernetes."""
 ANY_ENDPOINT = "first-node:29400"
 """Stands for the first node while the job is only planned: its nodes are not known before it starts."""
 SUPERVISION = ("max_restarts", "hang_timeout", "grace", "join_timeout", "start_method")
@@ -87,14 +89,9 @@ class _Submit(click.Command):
 
 @click.command(name="submit", cls=_Submit)
 @recipe_arguments
-@click.option("--slurm", "target", flag_value="slurm", help="As a Slurm batch job, by sbatch.")
-@click.option(
-    "--kubernetes",
-    "target",
-    flag_value="pytorchjob",
-    help="As a PyTorchJob of Kubeflow's training-operator, by kubectl.",
-)
-@click.option("--volcano", "target", flag_value="volcano", help="As a Volcano job, by kubectl.")
+@click.option("--slurm", is_flag=True, help="As a Slurm batch job, by sbatch.")
+@click.option("--kubernetes", is_flag=True, help="As a PyTorchJob of Kubeflow's training-operator, by kubectl.")
+@click.option("--volcano", is_flag=True, help="As a Volcano job, by kubectl.")
 @click.option("--nodes", type=click.IntRange(1), default=1, help="Nodes of the job [1].")
 @click.option("--nproc", type=Count(), default="auto", help="Ranks on each node [auto: 8 on npu, 1 on cpu].")
 @click.option("--device", type=click.Choice(["npu", "cpu"]), default="npu", help="Where ranks compute [npu].")
@@ -118,10 +115,13 @@ class _Submit(click.Command):
 @click.pass_context
 def submit_command(ctx: click.Context, recipe: Path, overrides: tuple[str, ...], **options: Any) -> None:
     """Check RECIPE, render it as a job of Slurm or Kubernetes, and submit it."""
-    target = options["target"]
-    if target is None:
-        raise LaunchError("submit needs to know where to", hint="say --slurm, --kubernetes or --volcano")
+    targets = [name for name in TARGETS if options[name]]
+    if len(targets) != 1:
+        what = f"--{' and --'.join(targets)}: a job goes to one of them" if targets else "submit needs to know where to"
+        raise LaunchError(what, hint="say --slurm, --kubernetes or --volcano")
+    target = targets[0]
     _refuse_others(ctx, KUBERNETES_OPTIONS if target == "slurm" else SLURM_OPTIONS, target)
+    _require_script(options["cann"])
     machine = {k: options[k] for k in ("device", "nproc", "chip", "hbm", *SUPERVISION)}
     machine |= {"nnodes": options["nodes"], "node_rank": 0}
     machine |= {"rdzv_endpoint": ANY_ENDPOINT if options["nodes"] > 1 else None}
@@ -132,7 +132,7 @@ def submit_command(ctx: click.Context, recipe: Path, overrides: tuple[str, ...],
     if target == "slurm":
         _slurm(ctx, loaded, made, recipe, overrides, options)
     else:
-        _kubernetes(ctx, loaded, made, options)
+        _kubernetes(ctx, loaded, made, TARGETS[target], options)
 
 
 def _refuse_others(ctx: click.Context, group: list[Any], target: str) -> None:
@@ -142,6 +142,37 @@ def _refuse_others(ctx: click.Context, group: list[Any], target: str) -> None:
     if given:
         where = "--slurm" if target != "slurm" else "--kubernetes and --volcano"
         raise LaunchError(f"{', '.join(p.opts[0] for p in given)}: only for {where}", hint="leave it out")
+
+
+def _require_cards(plan: Plan, npus: int | None, gres: str | None) -> None:
+    """Raises LaunchError where the cards that Slurm is asked for are said twice, or are fewer than the ranks."""
+    from launcher.render import sbatch
+
+    listed = sbatch.cards(gres or "")
+    if npus is not None and listed is not None:
+        raise LaunchError(
+            f"--npus {npus} and --gres {gres} both say how many cards", hint="say it once: leave --npus out"
+        )
+    cards, said = (npus, f"--npus {npus}") if npus is not None else (listed, f"--gres {gres}")
+    if plan.device == "npu" and cards is not None and cards < plan.nproc_per_node:
+        raise LaunchError(
+            f"{said} gives each node {cards} card{'s' if cards > 1 else ''}, and --nproc {plan.nproc_per_node} "
+            f"starts {plan.nproc_per_node} ranks there",
+            hint=f"ask for {plan.nproc_per_node} cards, or say --nproc {cards}"
+            if cards
+            else "ask for a card for each rank",
+        )
+
+
+def _require_script(cann: str | None) -> None:
+    """Raises LaunchError where --cann can be no set_env.sh on any node. Whether a node has it, only the node can tell."""
+    if cann in (None, "none"):
+        return
+    path = Path(cann)
+    if not path.is_absolute():
+        raise LaunchError(f"--cann {cann!r} is not an absolute path", hint="as in /usr/local/Ascend/cann/set_env.sh")
+    if path.is_dir():
+        raise LaunchError(f"--cann {cann}: a folder", hint=f"name the file to source, as in {path / 'set_env.sh'}")
 
 
 def _run_argv(
@@ -166,6 +197,9 @@ def _slurm(ctx: click.Context, loaded: Loaded, plan: Plan, recipe: Path, overrid
     python = Path(sys.executable)
     argv = [str(python), "-m", "launcher.cli", *_run_argv(ctx, plan, str(recipe.absolute()), overrides, run_dir)]
     home = run_dir or Path(loaded.spec.output_dir).absolute() / plan.name
+    _require_cards(plan, options["npus"], options["gres"])
+    if options["follow"] and options["dry_run"]:
+        raise LaunchError("--follow: --dry-run submits nothing to follow", hint="leave one of them out")
     gres = ",".join(filter(None, [options["gres"], f"npu:{options['npus']}" if options["npus"] else None])) or None
     whole = options["exclusive"]
     allocation = sbatch.Allocation(
@@ -212,7 +246,7 @@ def _follow(view: Any, job: str, run: RunDir, output: Path, env: dict[str, str])
     sys.exit(outcome.exit_code)
 
 
-def _kubernetes(ctx: click.Context, loaded: Loaded, plan: Plan, options: dict[str, Any]) -> None:
+def _kubernetes(ctx: click.Context, loaded: Loaded, plan: Plan, kind: Any, options: dict[str, Any]) -> None:
     from launcher import show, submit
     from launcher.render import files, kubernetes
 
@@ -238,7 +272,7 @@ def _kubernetes(ctx: click.Context, loaded: Loaded, plan: Plan, options: dict[st
     )  # fmt: skip
     # The overrides are in the resolved recipe already.
     argv = ["ascend-launch", *_run_argv(ctx, plan, f"{kubernetes.RECIPE_DIR}/{name}.yaml", (), run_dir)]
-    text = kubernetes.text(kubernetes.manifest(options["target"], plan, pod, name, contents, argv))
+    text = kubernetes.text(kubernetes.manifest(kind, plan, pod, name, contents, argv))
     if options["dry_run"]:
         show.would_submit(text, plan, options["as_json"])
         return

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from launcher.cluster.nodes import is_number
 from launcher.errors import LaunchError
 
 _NAME = r"(?!-)[A-Za-z0-9_.%:\[\]-]+"
 """A host name, an address, or an alias of ssh_config. None begins with a dash: ssh would read an option."""
 _DESTINATION = re.compile(rf"(?:(?P<user>(?!-)[A-Za-z0-9_.\\-]+)@)?(?P<name>{_NAME})")
 _URI = re.compile(
-    r"ssh://(?:(?P<user>(?!-)[A-Za-z0-9_.-]+)@)?(?P<name>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_.-]+):(?P<port>\d+)"
+    r"ssh://(?:(?P<user>(?!-)[A-Za-z0-9_.-]+)@)?(?P<name>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_.-]+):(?P<port>[0-9]+)"
 )
-_HOST_PORT = re.compile(r"[A-Za-z0-9_.-]+:\d+")
+_HOST_PORT = re.compile(r"[A-Za-z0-9_.-]+:[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _host(words: Sequence[str], where: str) -> Host | str:
             continue
         if key != "slots":
             return f"{word!r} is not `slots=N`"
-        if not value.isdigit() or not int(value):
+        if not is_number(value) or not int(value):
             return f"slots={value} is no number of ranks"
         slots = int(value)
     name = match["name"] + (f":{uri['port']}" if uri else "")
@@ -138,7 +139,7 @@ def _named(text: str, hosts: Sequence[Host], option: str) -> dict[str, tuple[int
         if not colon:
             out[host.name] = None
             continue
-        if not re.fullmatch(r"\d+(,\d+)*", listed):
+        if not re.fullmatch(r"[0-9]+(,[0-9]+)*", listed):
             raise LaunchError(f"{option}: {part!r}: {listed!r} is no list of cards", hint="write name:0,1")
         cards = tuple(sorted({int(card) for card in listed.split(",")}))
         if host.slots is None or cards[-1] >= host.slots:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from launcher.cluster.nodes import OPTIONS, Nodes, Read, job_of_host
+from launcher.cluster.nodes import OPTIONS, Nodes, Read, is_number, job_of_host
 from launcher.errors import LaunchError
 
 PET = {
@@ -78,13 +78,13 @@ def pet(read: Read) -> Nodes:
     host, port = read.text(*PET["host"]), read.number(*PET["port"], least=1)
     if host is None and endpoint is not None:
         name, colon, number = endpoint.rpartition(":")
-        host, port = (name, int(number)) if colon and number.isdecimal() else (endpoint, None)
+        host, port = (name, int(number)) if colon and is_number(number) else (endpoint, None)
     return read.nodes(count=count, rank=rank, host=host, port=port, job=host and job_of_host(host), nproc=nproc)
 
 
 def _fixed(read: Read, text: str) -> int:
     low, _, high = text.partition(":")
-    if not low.isdecimal() or not (high or low).isdecimal() or int(low) < 1:
+    if not is_number(low) or not is_number(high or low) or int(low) < 1:
         raise LaunchError(f"PET_NNODES={text} is not a number of nodes", hint=f"mend it, or {OPTIONS}")
     if high and high != low:
         raise LaunchError(
@@ -98,7 +98,7 @@ def _fixed(read: Read, text: str) -> int:
 def _nproc(read: Read, *names: str) -> int | None:
     """Ranks a node, where that is a number: torchrun's auto, cpu and gpu are for it to count."""
     value = next((read.env[n] for n in names if read.env.get(n)), "")
-    return read.number(*names, least=1) if value.isdecimal() else None
+    return read.number(*names, least=1) if value and not value.isalpha() else None
 
 
 # -- WORLD_SIZE and RANK ------------------------------------------------------------------------------------------------

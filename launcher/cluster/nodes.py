@@ -6,7 +6,7 @@ import ipaddress
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from launcher.errors import LaunchError
 
@@ -31,6 +31,12 @@ class Nodes:
     source: str = ""
     """Which environment was recognised, and by which variables; '' for one node that nobody numbered."""
 
+    def told_nproc(self, asked: int | None) -> Nodes:
+        """With a word in `source` where the command line asks for another number of ranks than the environment says."""
+        if asked is None or self.nproc is None or asked == self.nproc:
+            return self
+        return replace(self, source=f"{self.source}; --nproc {asked} counts before {self.nproc_variable}={self.nproc}")
+
     def check(self) -> None:
         """Raises LaunchError where the values do not fit together."""
         if self.count == 1 and self.rank == 0 and self.endpoint is None:
@@ -51,6 +57,11 @@ class Nodes:
 ONE_NODE = Nodes()
 
 
+def is_number(text: str) -> bool:
+    """Whether a text is a whole number in the digits 0 to 9: str.isdecimal takes those of every script, and int too."""
+    return text.isascii() and text.isdecimal()
+
+
 def split_endpoint(endpoint: str) -> tuple[str, int]:
     """Host, without brackets, and port.
 
@@ -63,7 +74,7 @@ def split_endpoint(endpoint: str) -> tuple[str, int]:
         raise LaunchError(
             f"--rdzv-endpoint {endpoint!r} is an IPv6 address without brackets", hint="as in [fd00::1]:29400"
         )
-    if not bare or re.search(r"[\s\[\]/]", bare) or not port.isdecimal() or not 0 < int(port) < 65536:
+    if not bare or re.search(r"[\s\[\]/]", bare) or not is_number(port) or not 0 < int(port) < 65536:
         raise LaunchError(f"--rdzv-endpoint {endpoint!r} is not HOST:PORT", hint="as in node0:29400")
     return bare, int(port)
 
@@ -128,7 +139,7 @@ class Read:
         value = self.text(*names)
         if value is None:
             return None
-        if not value.isdecimal() or int(value) < least:
+        if not is_number(value) or int(value) < least:
             name = next(n for n in names if self.used.get(n) == value)
             raise LaunchError(
                 f"{name}={value} of {self.name} is not a whole number from {least}", hint=f"mend it, or {OPTIONS}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from launcher.cluster.nodes import OPTIONS, Nodes, Read
+from launcher.cluster.nodes import OPTIONS, Nodes, Read, is_number
 from launcher.errors import LaunchError
 
 VARIABLES = {
@@ -47,21 +47,36 @@ def nodes(read: Read, *, pretend: bool = False) -> Nodes:
     count = read.needed("the number of nodes", *VARIABLES["count"], least=1)
     rank = read.needed("this node's number", *VARIABLES["rank"])
     _one_task_a_node(read)
-    hosts = read.text(*VARIABLES["hosts"])
-    first = next(each_host(hosts)) if hosts else None
+    listed = read.text(*VARIABLES["hosts"])
+    _as_many(read, "SLURM_STEP_NUM_NODES", "SLURM_STEP_NODELIST")
+    first = next(each_host(listed)) if listed else None
     return read.nodes(count=count, rank=rank, host=first, port=port(job, step), job=job_name(read, job, step))
+
+
+def _as_many(read: Read, count: str, listed: str) -> None:
+    """Raises LaunchError where a step's list of nodes and its number of nodes disagree: one of them is of another step."""
+    if not read.env.get(count) or not read.env.get(listed):
+        return
+    many = len(hosts(read.env[listed]))
+    if many != read.number(count):
+        raise LaunchError(
+            f"{listed}={_short(read.env[listed])} names {many} node{'s' if many > 1 else ''}, and {count} says {read.env[count]}",
+            hint=f"something in this step sets one of them again: leave both as srun sets them, or {OPTIONS}",
+        )
 
 
 def in_step(env: Mapping[str, str]) -> bool:
     """Whether srun started this. A batch script has SLURM_PROCID and SLURM_NODEID too, as one task on the first node."""
     step = env.get("SLURM_STEP_ID", "")
-    return step.isdecimal() and int(step) < SHELL_STEPS and "SLURM_PROCID" in env
+    return is_number(step) and int(step) < SHELL_STEPS and "SLURM_PROCID" in env
 
 
 def _outside(read: Read, job: int, pretend: bool) -> Nodes:
-    count = read.number("SLURM_JOB_NUM_NODES", "SLURM_NNODES", least=1) or 1
-    hosts = read.text("SLURM_JOB_NODELIST", "SLURM_NODELIST")
-    first = next(each_host(hosts)) if hosts else None
+    listed = read.text("SLURM_JOB_NODELIST", "SLURM_NODELIST", "SLURM_STEP_NODELIST")
+    # An environment that was only partly handed on must not turn a job of many nodes into many jobs of one.
+    count = read.number("SLURM_JOB_NUM_NODES", "SLURM_NNODES", "SLURM_STEP_NUM_NODES", least=1)
+    count = count or (len(hosts(listed)) if listed else 1)
+    first = next(each_host(listed)) if listed else None
     if not pretend and count > 1:
         raise LaunchError(
             f"this shell of Slurm job {job} is one process, and the job has {count} nodes",
@@ -88,7 +103,7 @@ def _one_task_a_node(read: Read) -> None:
 
 def most_tasks(text: str) -> int:
     """The largest of Slurm's counts: `2(x3),1` → 2."""
-    counts = [int(n) for n in re.findall(r"(\d+)(?:\(x\d+\))?", text)]
+    counts = [int(n) for n in re.findall(r"([0-9]+)(?:\(x[0-9]+\))?", text)]
     return max(counts, default=1)
 
 
@@ -155,7 +170,7 @@ def _numbers(inside: str, text: str) -> Iterator[str]:
     for part in inside.split(","):
         low, dash, high = part.strip().partition("-")
         high = high if dash else low
-        if not (low.isdecimal() and high.isdecimal()) or int(high) < int(low):
+        if not (is_number(low) and is_number(high)) or int(high) < int(low):
             raise _malformed(text)
         for number in range(int(low), int(high) + 1):
             yield str(number).zfill(len(low))

@@ -19,6 +19,7 @@ import yaml
 from launcher.cluster.model import chip
 from launcher.errors import LaunchError
 from launcher.plan import Plan
+from launcher.render import kubernetes_rules as rules
 from launcher.render.env import SECRET
 
 RECIPE_DIR = "/etc/ascend-launch"
@@ -302,6 +303,32 @@ def _labels(pod: Pod, name: str) -> dict[str, str]:
     return {"app.kubernetes.io/managed-by": "ascend-launch", JOB_LABEL: name, **pod.labels}
 
 
+def _check_names(pod: Pod) -> None:
+    """Raises LaunchError for a value that Kubernetes' own rules refuse."""
+    rules.image("--image", pod.image)
+    optional = {
+        "--namespace": (pod.namespace, rules.label),
+        "--resource": (pod.resource, rules.resource),
+        "--cpu": (pod.cpu, rules.amount),
+        "--memory": (pod.memory, rules.memory),
+        "--workdir": (pod.workdir, rules.absolute),
+        "--queue": (pod.queue, rules.subdomain),
+    }
+    for option, (value, check) in optional.items():
+        if value is not None:
+            check(option, value)
+    for option, pairs in (("--label", pod.labels), ("--node-selector", pod.node_selector)):
+        for key, value in pairs.items():
+            rules.label_key(option, key)
+            rules.label_value(f"{option} {key}=", value)
+    for variable, (secret, key) in pod.secrets.items():
+        rules.subdomain(f"--secret {variable}=", secret)
+        rules.key_of_secret(f"--secret {variable}={secret}:", key)
+    for mount in pod.mounts:
+        if not mount.source.startswith("/"):
+            rules.subdomain("--mount", mount.source)
+
+
 def _check(pod: Pod, files: Mapping[str, str]) -> None:
     size = sum(len(text.encode()) for text in files.values())
     if size > MAX_FILES_BYTES:
@@ -315,6 +342,7 @@ def _check(pod: Pod, files: Mapping[str, str]) -> None:
                 f"--env {name}: a secret's value must not stand in a manifest",
                 hint=f"make a Secret of it, and say --secret {name}=SECRET:KEY",
             )
+    _check_names(pod)
     for name in (*pod.env, *pod.secrets):
         if not re.fullmatch(r"[-._a-zA-Z][-._a-zA-Z0-9]*", name):
             raise LaunchError(f"{name!r} is no name of a variable", hint="write NAME=VALUE")

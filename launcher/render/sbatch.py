@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher import __version__
+from launcher.cluster.nodes import is_number
 from launcher.errors import LaunchError
 from launcher.plan import Plan
 
@@ -140,6 +141,14 @@ def _output(pattern: str) -> str:
     return pattern
 
 
+def cards(gres: str) -> int | None:
+    """The cards in a list of generic resources (`npu:8`, `npu:910b:8`, `gres/npu=8`, several joined by commas), by the
+    name that MindCluster and this launcher give them; None where it names none. A name alone is one (sbatch(1), --gres)."""
+    found = [re.split("[:=]", re.sub(r"^gres[:/]|\(.*", "", item.strip())) for item in gres.split(",")]
+    counts = [words[-1] for words in found if words[0] == "npu"]
+    return sum(int(count) if is_number(count) else 1 for count in counts) if counts else None
+
+
 def plain(name: str) -> str:
     """A name for a job where nobody chose one: of the recipe's, what Slurm can hold."""
     return "".join("_" if ord(c) < 32 or ord(c) == 127 else c for c in name)
@@ -211,7 +220,7 @@ def seconds(limit: str) -> float | None:
     """
     if limit.upper() in ("UNLIMITED", "INFINITE"):
         return None
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit, re.ASCII)
     if match is None:
         raise LaunchError(
             f"--time {limit!r} is no time limit of Slurm's", hint="write 90 (minutes), 1:30:00 or 1-12:00:00"

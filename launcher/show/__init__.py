@@ -380,7 +380,7 @@ def hosts(rows: Sequence[tuple[str, Sequence[str], Sequence[str], Sequence[str]]
         out.print(Text(f"  here       {shlex.join(command)}"))
         out.print(Text(f"  there      cd {shlex.quote(cwd)} && {shlex.join(['ascend-launch', *words])}"))
         out.print(Text(f"  variables  {', '.join(variables) or 'none'}"))
-    out.print(Text("\nnothing was started or written"))
+    out.print(Text("\nnothing was started or written; no host was asked whether it has these files and folders"))
 
 
 def written(run: RunDir, texts: Mapping[str, str], commands: Mapping[str, str], as_json: bool) -> None:

@@ -11,19 +11,22 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from typing import Any, Protocol
 
+from launcher.cluster import network
 from launcher.cluster.nodes import split_endpoint
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.plan import Plan
-from launcher.worker import failure, network, sameness
+from launcher.worker import failure, sameness
 
 TICK_S = 0.1
 BEAT_S = 1.0
@@ -36,6 +39,8 @@ REACH_S = 20.0
 """How long a node tries to reach the store of the first node's ranks, at any of its addresses."""
 CHOSEN_PORTS = ("HCCL_IF_BASE_PORT", "HCCL_HOST_SOCKET_PORT_RANGE")
 """Where the user has set one of these, no block of ports is agreed on."""
+OWN_FILES = 128
+"""What the first agent has open beside its connections."""
 FAILED, STALLED = "failed", "stalled"
 Record = dict[str, Any]
 
@@ -133,7 +138,29 @@ def _ranks_store() -> Any:
     """
     from torch.distributed import TCPStore
 
+    network.ask_no_name_server()
     return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def _have_files(num_nodes: int, world_size: int) -> None:
+    """Let this process open as many files as it may: each node and each rank has a connection to it. The ranks are
+    forked by a process that keeps the user's limit.
+
+    Raises:
+        LaunchError: it may not open that many.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # a limit above the kernel's own
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    needed = num_nodes + world_size + OWN_FILES
+    if most != resource.RLIM_INFINITY and most < needed:
+        raise LaunchError(
+            f"the first node may open {most:,} files (ulimit -Hn), and {num_nodes:,} nodes with {world_size:,} ranks need "
+            f"{needed:,}: one for each of their connections",
+            hint=f"raise the hard limit there: /etc/security/limits.conf, systemd's LimitNOFILE, or `ulimit -n {needed}` "
+            "as root before the scheduler's daemon starts",
+        )
 
 
 class ManyNodes:
@@ -162,6 +189,8 @@ class ManyNodes:
         self._ranks_store: Any = None
         self._blocks = _blocks(plan, self.endpoint)
         self._route = network.route_to(self.host)
+        self._address = self._route.peer if self._route else self.host
+        """The first node's, as this node found it: a number, since no name server is asked once the nodes meet."""
         self._prepared: Record = {}
         self._same: set[int] = set()
         self._introduction = {
@@ -207,6 +236,8 @@ class ManyNodes:
     def _serve(self) -> Any:
         from torch.distributed import TCPStore
 
+        network.ask_no_name_server()
+        _have_files(self.num_nodes, self.plan.world_size)
         try:
             # By the loopback address: this node's own words need no network.
             return TCPStore("127.0.0.1", self.port, is_master=True, wait_for_workers=False)
@@ -222,15 +253,21 @@ class ManyNodes:
         """The first node's store; None where this node is told to stop before it is there."""
         from torch.distributed import TCPStore
 
+        value: Any = None
         while not self._is_stopping():
-            timeout = timedelta(seconds=max(0.1, min(CONNECT_S, deadline - time.monotonic())))
-            done, value = _bounded(
-                partial(TCPStore, self.host, self.port, is_master=False, wait_for_workers=False, timeout=timeout),
-                2 * CONNECT_S,
-            )
-            if done and not isinstance(value, Exception):
-                value.set_timeout(timedelta(seconds=2 * LOST_AFTER_S))  # silence is judged by the beats alone
-                return value
+            # The name first: it may lead elsewhere by now.
+            found = network.listener(self.host, self.port) or network.listener(self._address, self.port)
+            if found is not None:
+                self._address = found
+                network.ask_no_name_server()
+                timeout = timedelta(seconds=max(0.1, min(CONNECT_S, deadline - time.monotonic())))
+                done, value = _bounded(
+                    partial(TCPStore, found, self.port, is_master=False, wait_for_workers=False, timeout=timeout),
+                    2 * CONNECT_S,
+                )
+                if done and not isinstance(value, Exception):
+                    value.set_timeout(timedelta(seconds=2 * LOST_AFTER_S))  # silence is judged by the beats alone
+                    return value
             if time.monotonic() > deadline:
                 raise self._unreachable() from (value if isinstance(value, Exception) else None)
             time.sleep(TICK_S)
@@ -413,10 +450,10 @@ class ManyNodes:
             LaunchError: none does.
         """
         deadline = time.monotonic() + REACH_S
-        hosts = list(dict.fromkeys([self.host, *addresses]))
+        hosts = list(dict.fromkeys([self._address, *addresses]))
         while not self._is_stopping():
             for host in hosts:
-                if network.can_connect(host, port):
+                if network.listener(host, port) is not None:
                     return host
             if time.monotonic() > deadline:
                 raise LaunchError(
@@ -426,7 +463,7 @@ class ManyNodes:
                     exit_code=EXIT_JOB_FAILED,
                 )
             time.sleep(TICK_S)
-        return self.host
+        return self._address
 
     def _follow(self, attempt: int) -> Meeting | Record | None:
         """Another node's join."""
@@ -448,7 +485,7 @@ class ManyNodes:
                 if self._blocks is not None and base is not None:
                     self._blocks.keep(base)
                 host = self._reachable(first["addresses"], port)
-                way = self._route if host == self.host else network.route_to(host)
+                way = self._route if self._route and host == self._route.peer else network.route_to(host)
                 return Meeting(host, port, first["attempt"], way.interface if way else None, base)
             time.sleep(TICK_S / 2)
         return None

@@ -290,6 +290,65 @@ def test_taken_ports_are_found_without_opening_any(machine: Context):
     said(doctor.check_rendezvous(replace(machine, rdzv_endpoint="n0")), "fail", "HOST:PORT")
 
 
+def test_the_recognised_environment_is_said(machine: Context):
+    said(doctor.check_cluster(machine), "ok", "no environment recognised: one node")
+    said(
+        doctor.check_cluster(replace(machine, num_nodes=2, recognised="Slurm: SLURM_JOB_ID=7")),
+        "ok",
+        "2 nodes; Slurm: SLURM_JOB_ID=7",
+    )
+    refused = LaunchError("a list that is cut off", hint="give --nnodes")
+    said(doctor.check_cluster(replace(machine, unreadable=refused)), "fail", "a list that is cut off", "give --nnodes")
+
+
+@pytest.mark.parametrize(
+    ("job", "ok", "what", "fix"),
+    [
+        ("OverSubscribe=OK TresPerNode=gres:npu:8", "ok", "job 7 has 8 a node", ""),
+        ("OverSubscribe=OK TresPerNode=gres/npu:8", "ok", "job 7 has 8 a node", ""),
+        (
+            "OverSubscribe=OK TresPerNode=gres:npu:4",
+            "fail",
+            "4 cards a node, and 8 ranks",
+            "--gres=npu:8, or --nproc 4",
+        ),
+        ("OverSubscribe=NO", "ok", "has its nodes to itself", ""),
+        ("OverSubscribe=OK TresPerNode=gres:gpu:8", "warn", "no card by the name npu: gres:gpu:8", "--gres=npu:N"),
+        ("OverSubscribe=OK", "warn", "no card by the name npu", "--exclusive"),
+        (None, "skip", "scontrol does not say", ""),
+    ],
+)
+def test_a_job_of_slurms_has_asked_for_its_cards(machine: Context, job: str | None, ok: str, what: str, fix: str):
+    """By what `scontrol show job` says."""
+    here = replace(with_env(machine, SLURM_JOB_ID="7"), recognised="Slurm: SLURM_JOB_ID=7")
+    here = replace(here, run=lambda argv: (1, "") if job is None else (0, f"JobId={argv[-1]} {job} Command=x"))
+
+    said(doctor.check_slurm_cards(here), ok, what, fix)
+    said(doctor.check_slurm_cards(replace(here, recognised="")), "skip", "not a job of Slurm's")
+
+
+def test_the_way_to_the_first_node_is_shown(machine: Context):
+    """The address and the interface that a launch takes; a first node that is this one by its address is none."""
+    first = replace(machine, rdzv_endpoint="127.0.0.1:29400", num_nodes=2)
+    said(doctor.check_way(first), "ok", "127.0.0.1, by lo")
+    said(doctor.check_way(replace(first, is_first_node=False)), "fail", "which is this node", "--rdzv-endpoint")
+    said(doctor.check_way(machine), "skip", "one node")
+    said(doctor.check_reverse_name(first), "ok", "asking what 127.0.0.1 is called takes")
+
+
+def test_the_doctor_reads_the_clusters_environment(ascend_launch: Any):
+    """The variables of the step are said; a rank table and the page size are looked at as for its nodes."""
+    step = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_NODEID": "0", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "192.0.2.[1-2]"}  # fmt: skip
+    told = ascend_launch("doctor", "--device=cpu", "--json", **step)
+    found = {f["name"]: f for f in json.loads(told.out)["findings"]}
+    wrong = ascend_launch("doctor", "--device=cpu", "--json", **step | {"SLURM_STEP_NUM_NODES": "3"})
+    refused = {f["name"]: f for f in json.loads(wrong.out)["findings"]}
+
+    assert found["cluster"]["what"].startswith("2 nodes; Slurm: SLURM_JOB_ID=7, ")
+    assert "192.0.2.1:" in found["rendezvous"]["what"]
+    assert (2, "fail") == (wrong.code, refused["cluster"]["ok"])
+
+
 def test_ports_that_outgoing_connections_may_take_are_to_be_reserved(machine: Context):
     write(machine.root, {"/proc/sys/net/ipv4/ip_local_reserved_ports": "\n"})
     said(doctor.check_reserved_ports(machine), "warn", "32768 to 60999", "60000-60031")

@@ -137,6 +137,15 @@ REFUSED: dict[str, tuple[dict[str, str], str, str]] = {
     "Slurm, salloc's shell as a step": (BATCH | {"SLURM_STEP_ID": "4294967290"}, "is one process", "srun --ntasks-per-node=1"),
     "Slurm, salloc's shell on the login node": (SALLOC | ONE, "is not on the job's node, n003", "srun --ntasks-per-node=1"),
     "Slurm, heterogeneous": (SLURM | {"SLURM_HET_SIZE": "2"}, "heterogeneous", "--nnodes"),
+    "Slurm, a step's list of other nodes than its count": (SLURM | {"SLURM_STEP_NODELIST": "n[003-006]"}, "names 4 nodes, and SLURM_STEP_NUM_NODES says 2", "leave both as srun sets them"),
+    "Slurm, a step of which only the nodes were handed on": (
+        {k: SLURM[k] for k in ("SLURM_JOB_ID", "SLURM_STEP_NUM_NODES", "SLURM_STEP_NODELIST", "SLURM_NODEID")}, "the job has 2 nodes", "srun --ntasks-per-node=1",
+    ),
+    "Slurm, a job of which only the list was handed on": (
+        {k: SLURM[k] for k in ("SLURM_JOB_ID", "SLURM_JOB_NODELIST")}, "the job has 2 nodes", "srun --ntasks-per-node=1",
+    ),
+    "digits of another script": (OLD_PYTORCHJOB | {"WORLD_SIZE": "４"}, "WORLD_SIZE=４ of PyTorchJob or PAI-DLC is not a whole number", "--nnodes"),
+    "digits of another script, ranks a node": (PYTORCHJOB | {"PET_NPROC_PER_NODE": "８"}, "PET_NPROC_PER_NODE=８", "--nnodes"),
     "Slurm, a list that is cut off": (SLURM | {"SLURM_STEP_NODELIST": "n[003-"}, "not a list of hosts", "--nnodes"),
     "an elastic PyTorchJob": (ELASTIC, "PET_NNODES=2:4 asks for an elastic number", "minReplicas"),
     "an elastic PyTorchJob with equal bounds": (ELASTIC | {"PET_NNODES": "2:2"}, "PET_NODE_RANK is not set", "Master replica"),
@@ -194,6 +203,14 @@ def test_what_the_command_line_says_counts(name: str):
     env, told, expected = TOLD[name]
 
     assert expected == Nodes(**{**environment.find(env, **told).__dict__, "source": ""})
+
+
+def test_another_number_of_ranks_than_the_environment_says_is_shown():
+    """--nproc counts; the variable is named, with its value."""
+    found = environment.find(PYTORCHJOB)
+
+    assert found.source + "; --nproc 4 counts before PET_NPROC_PER_NODE=8" == found.told_nproc(4).source
+    assert found == found.told_nproc(8) == found.told_nproc(None)
 
 
 def test_the_command_line_cannot_make_a_torchrun_rank_a_node():

@@ -52,6 +52,7 @@ def test_other_spellings_that_ssh_takes(line: str):
         ("me@-x slots=2", "is no host name"),
         ("node0:22 slots=2", "a port is written ssh://node0:22"),
         ("node0 slots=0", "slots=0 is no number of ranks"),
+        ("node0 slots=８", "slots=８ is no number of ranks"),
         ("node0 slots=two", "slots=two is no number of ranks"),
         ("node0 slot=2", "'slot=2' is not `slots=N`"),
         ("node0 8", "'8' is not `slots=N`"),

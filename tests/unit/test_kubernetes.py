@@ -175,14 +175,14 @@ def expanded(word: str, env: Mapping[str, str]) -> str:
 @pytest.mark.parametrize("word", AWKWARD, ids=ascii)
 def test_every_string_reaches_the_pod_as_it_was(recipe: Callable[..., Path], word: str):
     """Through YAML and through Kubernetes' own replacement, in words, variables, labels of volumes and files."""
-    pod = replace(POD, env={"X": word}, workdir=word or None)
+    pod = replace(POD, env={"X": word}, workdir=f"/{word}")
     config, job = manifest(make(recipe()), "pytorchjob", pod, ("ascend-launch", "run", "--", word), {word or "x": word})
     only = container(job)
 
     assert word == expanded(only["args"][-1], {"HOME": "/root", "b": "no"})
     assert word == expanded(only["env"][0]["value"], {"HOME": "/root"})
     assert [word] == list(config["data"].values())
-    assert (word or None) == only.get("workingDir")
+    assert f"/{word}" == only.get("workingDir")
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here (Debian package kubernetes-client)")
@@ -241,6 +241,77 @@ def test_no_secret_stands_in_a_manifest(recipe: Callable[..., Path], monkeypatch
 def test_mounts_that_are_none_are_refused(text: str):
     with pytest.raises(LaunchError, match="is not CLAIM:/path or /host/path:/path"):
         Mount.parse(text)
+
+
+# -- Kubernetes' own rules ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("image", "good"),
+    [
+        ("train", True), ("train:1", True), ("registry/train:1", True), ("localhost:5000/a/b_c/d--e:V1.0-x_y", True),
+        ("swr.cn-north-4.myhuaweicloud.com/Team/train:1", False), ("REGISTRY.example/train", True), ("train:", False),
+        ("train@sha256:" + "a" * 64, True), ("train:1@sha256:" + "a" * 64, True), ("train@sha256:abc", False), ("a/" * 130 + "b", False),
+        ("", False), ("Train", False), ("-train", False), ("a//b", False), ("a b", False), ("train:1\n", False), ("[fd00::1]:5000/train", True),
+        ("https://registry/train", False), ("a___b", False), ("train:" + "x" * 129, False),
+    ],
+)  # fmt: skip
+def test_images_are_references(recipe: Callable[..., Path], image: str, good: bool):
+    """github.com/distribution/reference."""
+    assert good == is_taken(recipe, image=image)
+
+
+@pytest.mark.parametrize(
+    ("memory", "good"),
+    [
+        ("200Gi", True), ("200G", True), ("1.5Ti", True), ("2e11", True), ("2E11", True), ("200000000000", True), ("+200Gi", True), (".5Gi", True),
+        ("5.Gi", True), ("200GB", False), ("200gi", False), ("200 Gi", False), ("200", False), ("200m", False), ("-200Gi", False), ("0", False),
+        ("", False), ("Gi", False), ("2e", False), ("1e999", False), ("２Gi", False), ("1Ki", False), ("200K", False), ("200k", False),
+    ],
+)  # fmt: skip
+def test_amounts_are_quantities(recipe: Callable[..., Path], memory: str, good: bool):
+    """k8s.io/apimachinery resource.Quantity; and for memory, more than a container's least."""
+    assert good == is_taken(recipe, memory=memory)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"namespace": "Team"}, "--namespace 'Team'"), ({"namespace": "a.b"}, "--namespace"), ({"namespace": "x" * 64}, "--namespace"),
+        ({"queue": "a_b"}, "--queue 'a_b'"), ({"cpu": "eight"}, "--cpu 'eight'"), ({"workdir": "work"}, "--workdir 'work'"),
+        ({"resource": "npu"}, "--resource 'npu'"), ({"resource": "kubernetes.io/x"}, "--resource"), ({"resource": "huawei.com/"}, "--resource"),
+        ({"labels": {"a/b/c": "x"}}, "--label 'a/b/c'"), ({"labels": {"team": "a b"}}, "--label team= 'a b'"), ({"labels": {"-x": ""}}, "--label"),
+        ({"labels": {"x" * 64: ""}}, "--label"), ({"labels": {"Team.com/x": ""}}, "--label"), ({"labels": {"x": "y" * 64}}, "--label x="),
+        ({"node_selector": {"kind": "-910b"}}, "--node-selector kind="), ({"secrets": {"T": ("Hub", "token")}}, "--secret T= 'Hub'"),
+        ({"secrets": {"T": ("hub", "a b")}}, "--secret T=hub: 'a b'"), ({"mounts": (Mount("a..b", "/x"),)}, "--mount 'a..b'"),
+    ],
+)  # fmt: skip
+def test_names_that_kubernetes_refuses_are_said_here(recipe: Callable[..., Path], changed: dict[str, Any], said: str):
+    """The option is named, and what it takes."""
+    with pytest.raises(LaunchError) as caught:
+        manifest(make(recipe()), "volcano", replace(POD, **changed))
+
+    assert said in caught.value.what
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"namespace": "team-1"}, {"queue": "research.a"}, {"cpu": "500m"}, {"cpu": "0.5"}, {"resource": "huawei.com/ascend-1980"},
+        {"labels": {"example.com/Team_1.x": ""}}, {"labels": {"x": "y" * 63}}, {"secrets": {"T": ("hub.x", "_a-b.C")}},
+    ],
+)  # fmt: skip
+def test_names_that_kubernetes_takes_pass(recipe: Callable[..., Path], changed: dict[str, Any]):
+    assert is_taken(recipe, **changed)
+
+
+def is_taken(recipe: Callable[..., Path], **changed: Any) -> bool:
+    try:
+        manifest(make(recipe()), "volcano", replace(POD, **changed))
+    except LaunchError:
+        return False
+    return True
 
 
 # -- where a pod is -----------------------------------------------------------------------------------------------------

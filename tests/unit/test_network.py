@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from launcher.worker import network
+from launcher.cluster import network
 
 LOW = network.BLOCKS[0]
 

@@ -182,3 +182,15 @@ def test_one_task_a_node_and_all_its_cores(recipe: Callable[..., Path]):
     assert any(
         line.startswith("srun --nodes=2 --ntasks-per-node=1 --cpus-per-task=24 --cpu-bind=none") for line in lines
     )
+
+
+@pytest.mark.parametrize(
+    ("gres", "count"),
+    [
+        ("npu:8", 8), ("npu", 1), ("npu:910b:4", 4), ("npu:910b", 1), ("gres/npu=4", 4), ("gres:npu:2", 2),
+        ("gpu:8", None), ("", None), ("tmp:1,npu:4", 4), ("npu:a:2,npu:b:2", 4), ("npux:8", None),
+    ],
+)  # fmt: skip
+def test_cards_are_read_from_a_list_of_generic_resources(gres: str, count: int | None):
+    """As --gres takes them, and as `scontrol show job` writes them."""
+    assert count == sbatch.cards(gres)

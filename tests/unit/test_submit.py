@@ -101,7 +101,22 @@ def test_what_kubectl_refuses_is_one_sentence_and_a_hint(
     ("words", "said"),
     [
         ([TINY], "say --slurm, --kubernetes or --volcano"),
+        (["--slurm", "--kubernetes", TINY], "--slurm and --kubernetes: a job goes to one of them"),
         (["--kubernetes", "--mount=c:/r", TINY], "need --image"),
+        (
+            ["--slurm", "--device=npu", "--nproc=4", "--npus=2", TINY],
+            "--npus 2 gives each node 2 cards, and --nproc 4 starts 4",
+        ),
+        (
+            ["--slurm", "--device=npu", "--nproc=4", "--gres=npu:910b:1", TINY],
+            "--gres npu:910b:1 gives each node 1 card,",
+        ),
+        (["--slurm", "--npus=8", "--gres=npu:8", TINY], "both say how many cards"),
+        (["--slurm", "--follow", "--dry-run", TINY], "--follow: --dry-run submits nothing to follow"),
+        (["--slurm", "--cann=set_env.sh", "--dry-run", TINY], "--cann 'set_env.sh' is not an absolute path"),
+        (["--slurm", "--cann=/usr", "--dry-run", TINY], "--cann /usr: a folder"),
+        (["--volcano", "--image=Train:1", "--mount=c:/r", "--dry-run", TINY], "small letters: train:1"),
+        (["--volcano", *PODS, "--memory=200GB", "--dry-run", TINY], "--memory '200GB'"),
         (["--kubernetes", "--image=x", TINY], "no place for the run that outlives its pods"),
         (["--kubernetes", *PODS, "--run-dir=/tmp/x", TINY], "on no writable mount"),
         (["--kubernetes", *PODS, "--run-dir=/results/../tmp/x", TINY], "on no writable mount"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import socket
+import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -49,13 +52,40 @@ def interface_of(address: str) -> str | None:
     return None
 
 
-def can_connect(host: str, port: int, timeout_s: float = CONNECT_S) -> bool:
-    """Whether somebody listens there and can be reached."""
+def name_of_takes_s(address: str, at_most_s: float) -> float:
+    """How long the resolver takes to say what an address is called, seconds; `at_most_s` where it has not by then."""
+    done = threading.Event()
+
+    def ask() -> None:
+        with suppress(OSError):
+            socket.getnameinfo((address, 0), socket.NI_NUMERICSERV)
+        done.set()
+
+    started = time.monotonic()
+    threading.Thread(target=ask, daemon=True).start()
+    done.wait(at_most_s)
+    return time.monotonic() - started
+
+
+def listener(host: str, port: int, timeout_s: float = CONNECT_S) -> str | None:
+    """The address of the host at which somebody listens and can be reached; None where nobody does."""
     try:
-        with socket.create_connection((host, port), timeout=timeout_s):
-            return True
+        with socket.create_connection((host, port), timeout=timeout_s) as found:
+            return str(found.getpeername()[0])
     except OSError:
-        return False
+        return None
+
+
+def ask_no_name_server() -> None:
+    """From now on, have this process know hosts by /etc/hosts and by address alone.
+
+    torch's store asks what an address is called at each connection: each client of the server's, and the server, on the
+    one thread that serves all clients, of each client's (formatSockAddr in c10d/socket.cpp, startRead in
+    TCPStoreLibUvBackend.cpp). An answer that is lost costs all of them the resolver's 5 s, for a name that only torch's
+    log would show. Numbers are shown instead where no name server is asked.
+    """
+    with suppress(AttributeError, OSError):  # glibc's (nss.h); torch has no wheels for another C library
+        ctypes.CDLL(None).__nss_configure_lookup(b"hosts", b"files")
 
 
 class Blocks:
