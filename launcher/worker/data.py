@@ -71,7 +71,7 @@ class Prepared:
     text again."""
     notes: tuple[str, ...]
     digests: dict[str, str] = field(default_factory=dict)
-    """Of what must be the same on every node of a job: rows, tokenizer, model."""
+    """Of what must be the same on every node of a job: rows, tokenizer, model. Empty where there is one node."""
     adapter_path: str | None = None
     """Where trained weights are used that are an adapter's: its folder; `model_path` is then the model below it."""
     weights: dict[str, Any] | None = None
@@ -141,18 +141,24 @@ def prepare(plan: Plan, run_dir: RunDir) -> Prepared:
         answer_ids=encode.answer_ids,
         sample=_sample(facts[first], raw[first], recipe, tokenizer),
         notes=tuple(notes),
-        digests={
-            **{f"{name} data": content[: sameness.DIGEST_LETTERS] for name, content in contents.items()},
-            "tokenizer": tokenizer_key[: sameness.DIGEST_LETTERS],
-            "model config": sameness.of_file(folder / "config.json"),
-            # Random ones are made from the config and the seed, here as everywhere.
-            "model weights": "random" if is_random else sameness.of_weights(model_path),
-        },
+        digests=_digests(contents, tokenizer_key, folder, None if is_random else model_path)
+        if plan.num_nodes > 1
+        else {},
         adapter_path=str(trained.folder) if trained and trained.base else None,
         weights=trained.facts() if trained else None,
     )
     rundir.write_json(run_dir.data_path, asdict(prepared))
     return prepared
+
+
+def _digests(contents: Mapping[str, str], tokenizer_key: str, folder: Path, weights_at: Path | None) -> dict[str, str]:
+    """What nodes compare before their ranks start. Random weights are made from the config and the seed, equal everywhere."""
+    return {
+        **{f"{name} data": content[: sameness.DIGEST_LETTERS] for name, content in contents.items()},
+        "tokenizer": tokenizer_key[: sameness.DIGEST_LETTERS],
+        "model config": sameness.of_file(folder / "config.json"),
+        "model weights": "random" if weights_at is None else sameness.of_weights(weights_at),
+    }
 
 
 def prepared_for(plan: Plan, run_dir: RunDir) -> Prepared:
