@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import ipaddress
 import socket
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 PORTS_OF_A_BLOCK = 32
 """HCCL takes so many from HCCL_IF_BASE_PORT upward (hicann/hccl docs, HCCL_IF_BASE_PORT)."""
@@ -84,8 +87,45 @@ def ask_no_name_server() -> None:
     TCPStoreLibUvBackend.cpp). An answer that is lost costs all of them the resolver's 5 s, for a name that only torch's
     log would show. Numbers are shown instead where no name server is asked.
     """
+    _look_up_hosts_in("files")
+
+
+@contextmanager
+def no_name_server(env: Mapping[str, str]) -> Iterator[None]:
+    """The same for a while, for a rank that joins the others; afterwards names are looked up as /etc/nsswitch.conf says.
+
+    Only where joining needs no name: the first node is told as a number, and gloo the interface.
+    """
+    if "GLOO_SOCKET_IFNAME" not in env or not _is_address(env.get("MASTER_ADDR", "")):
+        yield
+        return
+    _look_up_hosts_in("files")
+    try:
+        yield
+    finally:
+        _look_up_hosts_in(_usual_places())
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _look_up_hosts_in(places: str) -> None:
     with suppress(AttributeError, OSError):  # glibc's (nss.h); torch has no wheels for another C library
-        ctypes.CDLL(None).__nss_configure_lookup(b"hosts", b"files")
+        ctypes.CDLL(None).__nss_configure_lookup(b"hosts", places.encode())
+
+
+def _usual_places() -> str:
+    with suppress(OSError):
+        for line in Path("/etc/nsswitch.conf").read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, places = line.partition("#")[0].partition(":")
+            if name.strip() == "hosts" and places.strip():
+                return places.strip()
+    return "files dns"
 
 
 class Blocks:

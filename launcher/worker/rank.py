@@ -14,6 +14,7 @@ from typing import Any
 import transformers
 
 from launcher import rundir
+from launcher.cluster import network
 from launcher.errors import EXIT_JOB_FAILED, EXIT_TERMINATED, LaunchError
 from launcher.plan import Plan
 from launcher.rundir import RunDir
@@ -155,9 +156,10 @@ def _build(
     transformers.utils.logging.disable_progress_bar()
     timeout_s = plan.training_arguments.get("ddp_timeout", DEFAULT_TIMEOUT_S)
     heart.beat("joining the others")
-    device.init_process_group(plan, timeout_s=timeout_s)
     deepspeed_path = str(run.deepspeed_path) if plan.zero_stage is not None else None
-    args = device.training_arguments(plan, output_dir=str(run.checkpoints), deepspeed_path=deepspeed_path)
+    with network.no_name_server(os.environ):
+        device.init_process_group(plan, timeout_s=timeout_s)
+        args = device.training_arguments(plan, output_dir=str(run.checkpoints), deepspeed_path=deepspeed_path)
     device.check_world(plan, rank, args)
     peers = Peers(timeout_s=timeout_s)
     heart.beat("loading the model")
