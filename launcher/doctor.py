@@ -847,9 +847,14 @@ def check_shm(ctx: Context) -> Finding:
 
 def check_ulimit(ctx: Context) -> Finding:
     name = "open files"
-    m = re.search(r"Max open files\s+(\d+|unlimited)", ctx.text("/proc/self/limits"))
+    m = re.search(r"Max open files\s+(\d+|unlimited)\s+(\d+|unlimited)", ctx.text("/proc/self/limits"))
     if m is None:
         return skip(name, "unknown")
+    needed = network.files_needed(ctx.num_nodes, ctx.num_nodes * (ctx.nproc or 1))
+    if ctx.num_nodes > 1 and ctx.is_first_node and m.group(2) != "unlimited" and int(m.group(2)) < needed:
+        return Finding(name, "fail", f"the first node may open {int(m.group(2)):,} (ulimit -Hn), and {ctx.num_nodes:,} nodes with "
+                       f"{ctx.nproc or 1} ranks each need {needed:,}", "each node and each rank has a connection to it",
+                       f"raise the hard limit there to {needed}: /etc/security/limits.conf, systemd's LimitNOFILE, the container's --ulimit")  # fmt: skip
     if m.group(1) != "unlimited" and int(m.group(1)) < 4096:
         return Finding(name, "warn", f"at most {m.group(1)}", "many DataLoader workers run out", "ulimit -n 65536")
     return ok(name, m.group(1))

@@ -103,6 +103,7 @@ def others(nodes: range, port: int, introduction: dict[str, Any], pipe: Any) -> 
         def _run(self) -> None:
             """No thread: `others` calls _exchange."""
 
+    network.open_many_files()
     network.ask_no_name_server()  # as every agent does
     boards = []
     pipe.send("imported")
@@ -173,7 +174,7 @@ def simulated(num_nodes: int, port: int, introduction: dict[str, Any], processes
 def met(num_nodes: int, nproc: int, processes: int) -> None:
     import torch.distributed  # before anything is timed
 
-    from launcher.worker.nodes import ManyNodes, Meeting, _Board, _have_files
+    from launcher.worker.nodes import ManyNodes, Meeting, _Board
 
     del torch
 
@@ -181,7 +182,6 @@ def met(num_nodes: int, nproc: int, processes: int) -> None:
         probe.bind(("", 0))
         port = int(probe.getsockname()[1])
     made = a_plan(num_nodes, nproc, port)
-    _have_files(num_nodes, made.world_size)
     link = ManyNodes(made, 0, stop=lambda: None, on_stop=lambda number: None)
     cycles: list[float] = []
     exchange = _Board._exchange
@@ -248,9 +248,7 @@ def ranks(numbers: range, pipe: Any) -> None:
     """The ranks of one process: a connection each, and what init_process_group does with it before any collective."""
     from torch.distributed import TCPStore
 
-    from launcher.worker.nodes import _have_files
-
-    _have_files(0, len(numbers))
+    network.open_many_files()
     network.ask_no_name_server()
     pipe.send("imported")
     port = pipe.recv()
@@ -269,9 +267,9 @@ def ranks(numbers: range, pipe: Any) -> None:
 
 
 def ranks_met(world_size: int, processes: int) -> None:
-    from launcher.worker.nodes import _have_files, _ranks_store
+    from launcher.worker.nodes import _ranks_store
 
-    _have_files(1, world_size)
+    network.open_many_files()
     store = _ranks_store()
     store.set("root", "x" * 4096)
     context = multiprocessing.get_context("spawn")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import ipaddress
+import resource
 import socket
 import threading
 import time
@@ -19,6 +20,8 @@ BLOCKS = (60000, *range(61000, 65505, PORTS_OF_A_BLOCK))
 """HCCL's own default first; then above the kernel's range for outgoing connections, which ends at 60999."""
 OFFERED = 8
 CONNECT_S = 2.0
+OWN_FILES = 128
+"""More than an agent has open beside its connections."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,18 @@ def name_of_takes_s(address: str, at_most_s: float) -> float:
     threading.Thread(target=ask, daemon=True).start()
     done.wait(at_most_s)
     return time.monotonic() - started
+
+
+def files_needed(num_nodes: int, world_size: int) -> int:
+    """What the first node's agent has open: a connection of each node, one of each rank, and its own."""
+    return num_nodes + world_size + OWN_FILES
+
+
+def open_many_files() -> None:
+    """Raise this process's limit of open files to the most that it may have (`ulimit -Hn`)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # a limit above the kernel's own
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def listener(host: str, port: int, timeout_s: float = CONNECT_S) -> str | None:

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -39,8 +37,6 @@ REACH_S = 20.0
 """How long a node tries to reach the store of the first node's ranks, at any of its addresses."""
 CHOSEN_PORTS = ("HCCL_IF_BASE_PORT", "HCCL_HOST_SOCKET_PORT_RANGE")
 """Where the user has set one of these, no block of ports is agreed on."""
-OWN_FILES = 128
-"""What the first agent has open beside its connections."""
 FAILED, STALLED = "failed", "stalled"
 Record = dict[str, Any]
 
@@ -142,27 +138,6 @@ def _ranks_store() -> Any:
     return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
-def _have_files(num_nodes: int, world_size: int) -> None:
-    """Let this process open as many files as it may: each node and each rank has a connection to it. The ranks are
-    forked by a process that keeps the user's limit.
-
-    Raises:
-        LaunchError: it may not open that many.
-    """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # a limit above the kernel's own
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    needed = num_nodes + world_size + OWN_FILES
-    if most != resource.RLIM_INFINITY and most < needed:
-        raise LaunchError(
-            f"the first node may open {most:,} files (ulimit -Hn), and {num_nodes:,} nodes with {world_size:,} ranks need "
-            f"{needed:,}: one for each of their connections",
-            hint=f"raise the hard limit there: /etc/security/limits.conf, systemd's LimitNOFILE, or `ulimit -n {needed}` "
-            "as root before the scheduler's daemon starts",
-        )
-
-
 class ManyNodes:
     """Several nodes. What a node says of itself, under its key:
 
@@ -237,7 +212,7 @@ class ManyNodes:
         from torch.distributed import TCPStore
 
         network.ask_no_name_server()
-        _have_files(self.num_nodes, self.plan.world_size)
+        network.open_many_files()
         try:
             # By the loopback address: this node's own words need no network.
             return TCPStore("127.0.0.1", self.port, is_master=True, wait_for_workers=False)

@@ -290,6 +290,23 @@ def test_taken_ports_are_found_without_opening_any(machine: Context):
     said(doctor.check_rendezvous(replace(machine, rdzv_endpoint="n0")), "fail", "HOST:PORT")
 
 
+def test_the_first_node_can_open_a_file_for_each_connection(machine: Context):
+    """A soft limit is raised by the launcher; a hard one is not. The other nodes need one connection each."""
+    write(
+        machine.root,
+        {"/proc/self/limits": "Max open files            8192                20000                files\n"},
+    )
+    many = replace(machine, num_nodes=2000, nproc=16)
+    said(
+        doctor.check_ulimit(many),
+        "fail",
+        "may open 20,000 (ulimit -Hn), and 2,000 nodes with 16 ranks each need 34,128",
+        "LimitNOFILE",
+    )
+    said(doctor.check_ulimit(replace(many, is_first_node=False)), "ok", "8192")
+    said(doctor.check_ulimit(replace(many, num_nodes=1000)), "ok", "8192")
+
+
 def test_the_recognised_environment_is_said(machine: Context):
     said(doctor.check_cluster(machine), "ok", "no environment recognised: one node")
     said(

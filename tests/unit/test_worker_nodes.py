@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import socket
 import threading
 from collections.abc import Callable
@@ -17,7 +16,6 @@ from launcher.cluster.model import Cluster
 from launcher.cluster.nodes import Nodes
 from launcher.errors import LaunchError
 from launcher.rundir import RunDir
-from launcher.worker import nodes
 from launcher.worker.agent import Agent
 from launcher.worker.nodes import ManyNodes, Meeting, OneNode
 
@@ -183,13 +181,3 @@ def test_two_jobs_on_one_node_get_different_ports(recipe: Write):
         link.close()
 
     assert 2 == len(set(bases))
-
-
-def test_too_few_files_for_the_nodes_connections_is_said_at_once():
-    """A hard limit cannot be raised here; each rank's connection needs a file of the first node's."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with pytest.raises(LaunchError) as caught:
-        nodes._have_files(1000, hard)
-
-    assert f"1,000 nodes with {hard:,} ranks need {hard + 1000 + nodes.OWN_FILES:,}" in caught.value.what
-    assert "LimitNOFILE" in caught.value.hint
