@@ -24,6 +24,8 @@ REPO = Path(__file__).resolve().parent.parent.parent
 INJECT = REPO / "tests" / "ranks" / "faults" / "inject"
 TIMEOUT_S = 240
 LONG = "training.num_train_epochs=300"
+EXACT = "training.ddp_find_unused_parameters=true"
+"""So that four ranks that go on end with the same bits (tests/cluster/test_slurm.py)."""
 SAVES = ("training.save_strategy=steps", "training.save_steps=5")
 TOKEN = "hf_thisIsTheSecretOfTheTest"
 GONE_S = 60.0
@@ -94,9 +96,10 @@ def launch(machines: sshd.Machines, cache: str, tmp_path: Path) -> Iterator[Call
     """Start tiny-cpu on two hosts with two ranks each, or on those of `hosts`; nothing may be left on any."""
     started: list[Launch] = []
 
-    def start(*words: str, hosts: str | None = None, where: str = "shared", **env: str) -> Launch:
+    def start(*words: str, hosts: str | None = None, where: str = "shared", again: Launch | None = None, **env: str) -> Launch:  # fmt: skip
         # A name that breaks what is put together by hand, on this side and on that.
         folder = machines.folder / where / f"{tmp_path.name}{len(started)}" / 'it\'s $(touch /tmp/pwned)\n"run"'
+        folder = again.dir if again is not None else folder
         started.append(Launch(machines, folder, words, {"ASCEND_LAUNCH_CACHE": cache, **env}, hosts))
         return started[-1]
 
@@ -126,6 +129,12 @@ def _alone(tmp_path: Path, cache: str, *words: str) -> Path:
     return tmp_path / "alone"
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, cache: str) -> Path:
+    """The run directory of four ranks on one node."""
+    return _alone(tmp_path_factory.mktemp("four"), cache, "--nproc=4", EXACT)
+
+
 def _epochs(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if "runtime" not in k and "per_second" not in k} for row in metrics["epochs"]]
 
@@ -134,12 +143,11 @@ def _epochs(metrics: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_two_hosts_train_as_one_machine_and_their_results_come_here(
-    launch: Callable[..., Launch], machines: sshd.Machines, cache: str, tmp_path: Path
+    launch: Callable[..., Launch], machines: sshd.Machines, alone: Path
 ):
     """Figures and predictions equal those of four ranks on one node. The token reaches every agent's environment, and
     is on no command line, and in no file here or there."""
-    alone = _alone(tmp_path, cache, "--nproc=4")
-    two = launch(where="apart", HF_TOKEN=TOKEN)
+    two = launch(EXACT, where="apart", HF_TOKEN=TOKEN)
     two.until_step(5)
     holders = set()
     for node in (0, 1):
@@ -258,16 +266,22 @@ def test_a_launcher_that_refuses_to_start_ends_the_others(launch: Callable[..., 
 # -- told to stop ----------------------------------------------------------------------------------------------------
 
 
-def test_an_interrupt_saves_on_all_hosts(launch: Callable[..., Launch], machines: sshd.Machines):
-    """^C gives 130, and the step is kept."""
-    job = launch(LONG)
-    job.until_step(5)
+def test_an_interrupted_job_goes_on_to_the_same_weights(launch: Callable[..., Launch], machines: sshd.Machines, alone: Path):  # fmt: skip
+    """^C gives 130, and the step is kept on what the hosts share. The same command again ends with the weights and the
+    predictions of a run that was left alone, bit for bit."""
+    job = launch(EXACT, FAULT="drag 1 10")
+    job.until_step(12)
     job.process.send_signal(signal.SIGINT)
 
     assert 130 == job.wait()
     assert not (job.dir / "failure.json").exists()
-    checkpoints = machines.files(0) / job.dir.relative_to("/") / "checkpoints"
-    assert 1 == len(list(checkpoints.glob("checkpoint-*")))
+    there = machines.files(0) / job.dir.relative_to("/")
+    (kept,) = (there / "checkpoints").glob("checkpoint-*")
+    again = launch(EXACT, again=job)
+    assert 0 == again.wait(), again.err
+    assert 12 <= int(kept.name.removeprefix("checkpoint-")) < 60
+    assert (alone / "model" / "model.safetensors").read_bytes() == (there / "model" / "model.safetensors").read_bytes()
+    assert (alone / "predictions.jsonl").read_bytes() == (again.dir / "predictions.jsonl").read_bytes()
 
 
 # -- a host cannot take part -----------------------------------------------------------------------------------------
