@@ -7,7 +7,6 @@ command, no network. Versions come from importlib.metadata.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import json
 import os
@@ -698,26 +697,6 @@ def check_way(ctx: Context) -> Finding:
     return ok(name, f"{host} is {way.peer}, by {way.interface or 'an interface without a name'} ({way.own})")
 
 
-NAME_S = 1.0
-
-
-def check_reverse_name(ctx: Context) -> Finding:
-    """Times how long the resolver takes to say what the first node is called. Not what it answers: nobody needs it."""
-    name = "name of an address"
-    if ctx.rdzv_endpoint is None:
-        return skip(name, "one node")
-    with contextlib.suppress(LaunchError):
-        way = network.route_to(split_endpoint(ctx.rdzv_endpoint)[0])
-        if way is not None:
-            took_s = network.name_of_takes_s(way.peer, 3 * NAME_S)
-            if took_s > NAME_S:
-                return Finding(name, "warn", f"asking what {way.peer} is called takes {took_s:.0f} s or longer",
-                               "torch asks it at each connection to the store, and ranks start that much later",
-                               "list the nodes in /etc/hosts, or mend the name server's reverse zone")  # fmt: skip
-            return ok(name, f"asking what {way.peer} is called takes {took_s * 1000:.0f} ms")
-    return skip(name, "the first node's address is not known")
-
-
 def check_tls(ctx: Context) -> Finding:
     """Asks hccn_tool once per card."""
     name, tool = "TLS switch", "/usr/local/Ascend/driver/tools/hccn_tool"
@@ -963,7 +942,7 @@ HOST_CHECKS: tuple[Check, ...] = (
     check_host_memory, check_shm, check_ulimit, check_model, check_token,
 )  # fmt: skip
 SLOW_NPU_CHECKS: tuple[Check, ...] = (check_health_codes, check_tls, check_page_size, check_slurm_cards)
-SLOW_HOST_CHECKS: tuple[Check, ...] = (check_way, check_reverse_name, check_hub)
+SLOW_HOST_CHECKS: tuple[Check, ...] = (check_way, check_hub)
 
 
 def checks(device: str, *, only_cheap: bool = False) -> tuple[Check, ...]:

@@ -7,8 +7,6 @@ import errno
 import ipaddress
 import resource
 import socket
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -56,21 +54,6 @@ def interface_of(address: str) -> str | None:
         if any(a.address.partition("%")[0] == bare for a in addresses):
             return name
     return None
-
-
-def name_of_takes_s(address: str, at_most_s: float) -> float:
-    """How long the resolver takes to say what an address is called, seconds; `at_most_s` where it has not by then."""
-    done = threading.Event()
-
-    def ask() -> None:
-        with suppress(OSError):
-            socket.getnameinfo((address, 0), socket.NI_NUMERICSERV)
-        done.set()
-
-    started = time.monotonic()
-    threading.Thread(target=ask, daemon=True).start()
-    done.wait(at_most_s)
-    return time.monotonic() - started
 
 
 def files_needed(num_nodes: int, world_size: int) -> int:

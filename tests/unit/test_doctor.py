@@ -350,7 +350,6 @@ def test_the_way_to_the_first_node_is_shown(machine: Context):
     said(doctor.check_way(first), "ok", "127.0.0.1, by lo")
     said(doctor.check_way(replace(first, is_first_node=False)), "fail", "which is this node", "--rdzv-endpoint")
     said(doctor.check_way(machine), "skip", "one node")
-    said(doctor.check_reverse_name(first), "ok", "asking what 127.0.0.1 is called takes")
 
 
 def test_the_doctor_reads_the_clusters_environment(ascend_launch: Any):
