@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -40,11 +41,11 @@ def status(field: str) -> int:
 def measured(evaluate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Peak memory and seconds of one call."""
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM counts from here
-    before, began = status("VmRSS"), time.perf_counter()
+    before, began, used = status("VmRSS"), time.perf_counter(), time.process_time()
     figures = evaluate()
-    seconds = time.perf_counter() - began
     return {
-        "seconds": seconds,
+        "seconds": time.perf_counter() - began,
+        "cpu": time.process_time() - used,
         "peak": status("VmHWM") - before,
         "loss": figures["eval_loss"],
         "accuracy": figures["eval_accuracy"],
@@ -54,7 +55,7 @@ def measured(evaluate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def recipe(args: argparse.Namespace, rows: int) -> dict[str, Any]:
     job = {
         "model": str(bench_texts.model(args.model)), "data_files": bench_texts.data("natural", 64, max(args.rows)),
-        "train_rows": 64, "eval_rows": rows, "epochs": 1, "learning_rate": 5e-5, "global_batch_size": BATCH, "seed": 42,
+        "train_rows": 64, "eval_rows": rows, **bench_job.ONE_EPOCH, "global_batch_size": BATCH,
     }  # fmt: skip
     asked = bench_job.recipe(job)
     asked["data"]["max_length"] = args.max_length
@@ -131,6 +132,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1000, 4000, 16000])
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--sides", nargs="+", default=SIDES)
+    parser.add_argument("--rounds", type=int, default=1, help="sides take turns; figures are medians")
     parser.add_argument("--one", nargs=2, metavar=("SIDE", "ROWS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
@@ -145,16 +147,22 @@ def main() -> None:
     print(
         f"{args.task}, {args.model}, at most {args.max_length} tokens, batch {BATCH}, one thread; {bench_job.machine()}\n"
     )
-    print("| side | rows | peak memory of the evaluation, MB | seconds | loss | accuracy |\n|---|---|---|---|---|---|")
+    print("| side | rows | rounds | peak memory of the evaluation, MB | seconds | CPU s | loss | accuracy |")
+    print("|---" * 8 + "|")
     for rows in args.rows:
-        for side in args.sides:
-            argv = [sys.executable, __file__, *sys.argv[1:], "--one", side, str(rows)]
-            done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-            if done.returncode:
-                sys.exit(f"{side} with {rows} rows ended with {done.returncode}:\n{done.stderr[-3000:]}")
-            f = json.loads(done.stdout.splitlines()[-1])
+        found: dict[str, list[dict[str, Any]]] = {side: [] for side in args.sides}
+        for turn in range(args.rounds):
+            for side in args.sides if turn % 2 == 0 else reversed(args.sides):
+                argv = [sys.executable, __file__, *sys.argv[1:], "--one", side, str(rows)]
+                done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                if done.returncode:
+                    sys.exit(f"{side} with {rows} rows ended with {done.returncode}:\n{done.stderr[-3000:]}")
+                found[side].append(json.loads(done.stdout.splitlines()[-1]))
+        for side, rounds in found.items():
+            f = {key: statistics.median(figures[key] for figures in rounds) for key in rounds[0]}
             print(
-                f"| {side} | {rows} | {f['peak'] / 1e6:.1f} | {f['seconds']:.1f} | {f['loss']:.4f} | {f['accuracy']:.3f} |",
+                f"| {side} | {rows} | {len(rounds)} | {f['peak'] / 1e6:.1f} | {f['seconds']:.2f} | {f['cpu']:.2f} |"
+                f" {f['loss']:.4f} | {f['accuracy']:.3f} |",
                 flush=True,
             )
 

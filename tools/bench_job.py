@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,23 +39,34 @@ use_cpu: true
 """
 SAMPLE_S = 0.3
 SEED, SELECT_SEED = 42, 42
+ONE_EPOCH = {"epochs": 1, "learning_rate": 5e-5, "global_batch_size": 8, "seed": SEED, "save_strategy": "no",
+             "logging_steps": 500}  # fmt: skip
 TIMEOUT_S = 1500
 
 
 class Watch(threading.Thread):
-    """A process and all below it: the highest sum of memory, shared pages in parts (PSS), and the seconds of CPU.
+    """A process and all below it: memory and seconds of CPU, looked at every SAMPLE_S.
 
     On a busy machine the latter say more than the clock. They are summed here, since not every process is waited for.
     """
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
-        self.pid, self.peak_bytes, self.done = pid, 0, threading.Event()
+        self.pid, self.done = pid, threading.Event()
+        self.peak_bytes = 0
+        """The highest sum, shared pages in parts (PSS)."""
+        self.rank_bytes = 0
+        """The highest resident set of one process."""
         self._cpu: dict[int, float] = {}
+        self._sums: list[tuple[float, float]] = []
 
     @property
     def cpu_seconds(self) -> float:
         return sum(self._cpu.values())
+
+    def cpu_until(self, time_s: float) -> float:
+        """Seconds of CPU up to a moment of the clock (Unix time)."""
+        return max((cpu for at, cpu in self._sums if at <= time_s), default=0.0)
 
     def run(self) -> None:
         while not self.done.wait(SAMPLE_S):
@@ -64,14 +75,16 @@ class Watch(threading.Thread):
                 total = 0
                 for process in [root, *root.children(recursive=True)]:
                     with contextlib.suppress(psutil.Error):
-                        total += process.memory_full_info().pss
-                        times = process.cpu_times()
+                        memory, times = process.memory_full_info(), process.cpu_times()
+                        total += memory.pss
+                        self.rank_bytes = max(self.rank_bytes, memory.rss)
                         self._cpu[process.pid] = times.user + times.system
                 self.peak_bytes = max(self.peak_bytes, total)
+                self._sums.append((time.time(), self.cpu_seconds))
 
 
-def execute(argv: list[str], folder: Path, env: dict[str, str]) -> dict[str, float]:
-    """Run one command to its end; when it began, its seconds and its peak memory."""
+def execute(argv: list[str], folder: Path, env: dict[str, str]) -> tuple[dict[str, float], Watch]:
+    """Run one command to its end; when it began, its seconds and its peak memory, and who watched it."""
     own = {
         "HF_DATASETS_CACHE": str(folder / "datasets"),
         "ASCEND_LAUNCH_CACHE": str(folder / "cache"),
@@ -94,6 +107,20 @@ def execute(argv: list[str], folder: Path, env: dict[str, str]) -> dict[str, flo
         "whole_seconds": time.time() - began,
         "cpu_seconds": watch.cpu_seconds,
         "peak_bytes": watch.peak_bytes,
+        "rank_bytes": watch.rank_bytes,
+    }, watch
+
+
+def split(began: float, training: float, trained: float, watch: Watch) -> dict[str, float]:
+    """Seconds from the command to the training loop, and CPU up to it and in it, of all processes.
+
+    `trained` is the end of the last epoch's steps: of a job of several, the evaluations between them are counted too.
+    """
+    before = watch.cpu_until(training)
+    return {
+        "first_step": training - began,
+        "first_step_cpu": before,
+        "all_train_cpu": watch.cpu_until(trained) - before,
     }
 
 
@@ -120,10 +147,10 @@ def guide(launcher: str, ranks: int, job: dict[str, Any]) -> dict[str, float]:
         env = {"BENCH_JOB": json.dumps({**job, "output_dir": str(folder)})}
         if ranks > 1:
             env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // ranks))
-        found = execute([*argv, str(GUIDE)], folder, env)
+        found, watch = execute([*argv, str(GUIDE)], folder, env)
         noted = json.loads((folder / "noted.json").read_text())
-        noted["startup"] = noted.pop("training") - found.pop("began") - noted["preprocessing"]
-        return {**found, **noted}
+        parts = split(found.pop("began"), noted.pop("training"), noted.pop("trained"), watch)
+        return {**found, **noted, **parts}
 
 
 def recipe(job: dict[str, Any]) -> dict[str, Any]:
@@ -138,8 +165,8 @@ def recipe(job: dict[str, Any]) -> dict[str, Any]:
             "max_length": 512,
         },
         "training": {
-            "num_train_epochs": job["epochs"], "learning_rate": job["learning_rate"], "save_strategy": "no",
-            "logging_steps": 500, "seed": job["seed"],
+            "num_train_epochs": job["epochs"], "learning_rate": job["learning_rate"],
+            "save_strategy": job["save_strategy"], "logging_steps": job["logging_steps"], "seed": job["seed"],
         },
         "parallel": {"strategy": "ddp", "precision": "fp32", "global_batch_size": job["global_batch_size"]},
         "metrics": ["accuracy"],
@@ -157,19 +184,20 @@ def run_recipe(ranks: int, asked: dict[str, Any], *, epochs: int) -> dict[str, f
         path, run = folder / "job.yaml", folder / "run"
         path.write_text(json.dumps(asked))  # JSON is YAML
         argv = [sys.executable, "-m", "launcher.cli", "--device", "cpu", "--nproc", str(ranks), "--run-dir", str(run)]
-        found = execute([*argv, str(path)], folder, {})
-        at = {}
+        found, watch = execute([*argv, str(path)], folder, {})
+        began, at = found.pop("began"), {}
         for line in (run / "events.jsonl").read_text().splitlines():
             event = json.loads(line)
             at.setdefault(event["event"], event["time"])
+            if event["event"] == "step":
+                at["trained"] = event["time"]
         metrics = json.loads((run / "metrics.json").read_text())
         data = json.loads((run / "data.json").read_text())
         final = metrics["final"]
-        preprocessing = at["ranks"] - at["start_method"]
         return {
             **found,
-            "preprocessing": preprocessing,
-            "startup": at["train"] - found["began"] - preprocessing,
+            "preprocessing": at["ranks"] - at["start_method"],
+            **split(began, at["train"], at["trained"], watch),
             "train_seconds": metrics["train"]["train_runtime"] - epochs * final["eval_runtime"],
             "train_loss": metrics["train"]["train_loss"],
             "eval_seconds": final["eval_runtime"],
@@ -190,6 +218,7 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
         "data_files": bench_texts.data(lengths(args), args.train_rows, args.eval_rows),
         "train_rows": args.train_rows, "eval_rows": args.eval_rows, "epochs": args.epochs,
         "learning_rate": args.learning_rate, "global_batch_size": args.batch, "seed": SEED,
+        "save_strategy": "epoch" if args.save else "no", "logging_steps": args.logging_steps,
     }  # fmt: skip
 
 
@@ -201,6 +230,8 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--equal", action="store_true", help="every row as long as max_length: nothing to save")
+    parser.add_argument("--save", action="store_true", help="a checkpoint after each epoch")
+    parser.add_argument("--logging-steps", type=int, default=500)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -214,26 +245,26 @@ def train(args: argparse.Namespace) -> None:
             found = ours(int(ranks), seeded) if name == "ours" else guide(name, int(ranks), seeded)
             records.add(side, found)
             print(f"round {turn}, {side}: {found}", file=sys.stderr, flush=True)
-    print(
-        f"{args.model}, {args.train_rows} rows x {args.epochs} epochs, batch {args.batch}, {lengths(args)} lengths; {machine()}\n"
-    )
+    rows, base = args.train_rows * args.epochs, records.median(args.sides[0], "train_seconds")
+    base_cpu = records.median(args.sides[0], "all_train_cpu")
     tokens = max(records.median(s, "tokens") or 0 for s in args.sides) * args.epochs
-    rows = args.train_rows * args.epochs
-    columns = ["samples/s", "of the texts' tokens, /s", "x the guide", "train loss", "eval loss", "accuracy",
-               "evaluation s", "preprocessing s", "start-up s", "whole command s", "CPU s", "peak memory GB"]  # fmt: skip
-    print(f"| side | ranks | rounds | {' | '.join(columns)} |")
-    print("|---" * (len(columns) + 3) + "|")
-    base = records.median(args.sides[0], "train_seconds")
-    for side in args.sides:
-        name, _, ranks = side.partition("x")
-        m = {k: records.median(side, k) for k in records.keys(side)}
-        cells = [
-            f"{rows / m['train_seconds']:.2f}", f"{tokens / m['train_seconds']:.0f}" if tokens else "-",
-            f"{base / m['train_seconds']:.2f}", f"{m['train_loss']:.3f}", f"{m['eval_loss']:.3f}",
-            f"{m['accuracy']:.3f}", f"{m['eval_seconds']:.1f}", f"{m['preprocessing']:.1f}", f"{m['startup']:.1f}",
-            f"{m['whole_seconds']:.0f}", f"{m['cpu_seconds']:.0f}", f"{m['peak_bytes'] / 1e9:.2f}",
-        ]  # fmt: skip
-        print(f"| {name} | {ranks} | {records.count(side)} | {' | '.join(cells)} |")
+    records.table(
+        f"{args.model}, {args.train_rows} rows x {args.epochs} epochs, batch {args.batch}, {lengths(args)} lengths",
+        args.sides,
+        {
+            "samples/s": lambda m: f"{rows / m['train_seconds']:.2f}",
+            "of the texts' tokens, /s": lambda m: f"{tokens / m['train_seconds']:.0f}",
+            "x": lambda m: f"{base / m['train_seconds']:.2f}",
+            "samples a CPU s": lambda m: f"{rows / m['all_train_cpu']:.2f}",
+            "x by CPU": lambda m: f"{base_cpu / m['all_train_cpu']:.2f}",
+            **QUALITY,
+            "evaluation s": lambda m: f"{m['eval_seconds']:.1f}",
+            "preprocessing s": lambda m: f"{m['preprocessing']:.1f}",
+            "command to first step, s (CPU s)": lambda m: f"{m['first_step']:.1f} ({m['first_step_cpu']:.1f})",
+            "whole command, s (CPU s)": whole,
+            "peak memory of a rank, GB": lambda m: f"{m['rank_bytes'] / 1e9:.2f}",
+        },
+    )
 
 
 def trainer_of(asked: dict[str, Any], folder: Path) -> Any:
@@ -279,18 +310,16 @@ def cpu(args: argparse.Namespace) -> None:
                 )
                 records.add(side, json.loads((folder / "noted.json").read_text()))
             print(records.last(), file=sys.stderr, flush=True)
-    rows = args.train_rows * args.epochs
-    print(f"{args.model}, {rows} rows, batch {args.batch}, {lengths(args)} lengths, one thread; {machine()}\n")
-    print(
-        "| side | rounds | samples a CPU second | x | train loss | eval loss | accuracy |\n|---|---|---|---|---|---|---|"
+    rows, base = args.train_rows * args.epochs, records.median("guide", "train_cpu")
+    records.table(
+        f"{args.model}, {rows} rows, batch {args.batch}, {lengths(args)} lengths, one thread",
+        ["guide", "ours"],
+        {
+            "samples a CPU second": lambda m: f"{rows / m['train_cpu']:.2f}",
+            "x": lambda m: f"{base / m['train_cpu']:.2f}",
+            **QUALITY,
+        },
     )
-    base = records.median("guide", "train_cpu")
-    for side in ("guide", "ours"):
-        m = {k: records.median(side, k) for k in records.keys(side)}
-        print(
-            f"| {side} | {records.count(side)} | {rows / m['train_cpu']:.2f} | {base / m['train_cpu']:.2f} | {m['train_loss']:.3f} |"
-            f" {m['eval_loss']:.3f} | {m['accuracy']:.3f} |"
-        )
 
 
 LOOP = """
@@ -363,7 +392,7 @@ def prepare(args: argparse.Namespace) -> None:
     files = bench_texts.data("natural", args.rows - num_test, num_test)
     asked = {
         "model": str(bench_texts.model(args.model)), "data_files": files, "train_rows": args.use, "eval_rows": args.use,
-        "epochs": 1, "learning_rate": 5e-5, "global_batch_size": 8, "seed": SEED,
+        **ONE_EPOCH,
     }  # fmt: skip
     print(f"{args.rows} rows, {args.use or 'all'} + {args.use or 'all'} used; {machine()}\n")
     print(
@@ -395,13 +424,9 @@ def prepare(args: argparse.Namespace) -> None:
 
 def factory(args: argparse.Namespace) -> None:
     """The nearest job that LLaMA-Factory has, supervised fine-tuning on the answer, beside ours of the same rows."""
-    files = bench_texts.data("natural", args.train_rows, args.eval_rows)
+    files = bench_texts.data(lengths(args), args.train_rows, args.eval_rows)
     prompt = "{text}\nHow many stars?"
-    asked = recipe({
-        "model": str(bench_texts.model(args.model)), "data_files": files, "train_rows": args.train_rows,
-        "eval_rows": args.eval_rows, "epochs": 1, "learning_rate": args.learning_rate, "global_batch_size": args.batch,
-        "seed": SEED,
-    })  # fmt: skip
+    asked = recipe({**job(args), "epochs": 1})
     asked["model"]["task"] = "causal-lm"
     asked["data"] |= {"prompt": prompt, "answers": [str(i + 1) for i in range(bench_texts.NUM_LABELS)]}
     asked["parallel"]["eval_batch_size"] = args.batch
@@ -418,21 +443,20 @@ def factory(args: argparse.Namespace) -> None:
     for _ in range(args.rounds):
         records.add("LLaMA-Factory", _factory_run(args.python, theirs, files, prompt))
         records.add("ascend-launch", run_recipe(1, asked, epochs=1))
-    print(
-        f"{args.model}, {args.train_rows} rows, batch {args.batch}, fp32, checkpointing {args.checkpointing}; {machine()}\n"
-    )
-    print(
-        "| side | rounds | samples/s | x | train loss | eval loss | evaluation s | whole command s | peak memory GB |"
-    )
-    print("|---" * 9 + "|")
     base = records.median("LLaMA-Factory", "train_seconds")
-    for side in ("LLaMA-Factory", "ascend-launch"):
-        m = {k: records.median(side, k) for k in records.keys(side)}
-        print(
-            f"| {side} | {records.count(side)} | {args.train_rows / m['train_seconds']:.2f} | {base / m['train_seconds']:.2f} |"
-            f" {m['train_loss']:.3f} | {m['eval_loss']:.3f} | {m['eval_seconds']:.1f} | {m['whole_seconds']:.0f} |"
-            f" {m['peak_bytes'] / 1e9:.2f} |"
-        )
+    records.table(
+        f"{args.model}, {args.train_rows} rows, batch {args.batch}, fp32, checkpointing {args.checkpointing}",
+        ["LLaMA-Factory", "ascend-launch"],
+        {
+            "samples/s": lambda m: f"{args.train_rows / m['train_seconds']:.2f}",
+            "x": lambda m: f"{base / m['train_seconds']:.2f}",
+            "train loss": QUALITY["train loss"],
+            "eval loss": QUALITY["eval loss"],
+            "evaluation s": lambda m: f"{m['eval_seconds']:.1f}",
+            "whole command, s (CPU s)": whole,
+            "peak memory of a rank, GB": lambda m: f"{m['rank_bytes'] / 1e9:.2f}",
+        },
+    )
 
 
 def _factory_run(python: str, theirs: dict[str, Any], files: dict[str, str], prompt: str) -> dict[str, float]:
@@ -446,7 +470,9 @@ def _factory_run(python: str, theirs: dict[str, Any], files: dict[str, str], pro
         (folder / "dataset_info.json").write_text(json.dumps({s: {"file_name": f"{s}.json"} for s in files}))
         path = folder / "job.yaml"
         path.write_text(json.dumps({**theirs, "dataset_dir": str(folder), "output_dir": str(folder / "out")}))
-        found = execute([str(Path(python).parent / "llamafactory-cli"), "train", str(path)], folder, {"PYTHONPATH": ""})
+        found, _ = execute(
+            [str(Path(python).parent / "llamafactory-cli"), "train", str(path)], folder, {"PYTHONPATH": ""}
+        )
         done = json.loads((folder / "out" / "all_results.json").read_text())
         return {
             **found,
@@ -496,6 +522,27 @@ class Records:
     def median(self, side: str, key: str) -> float:
         values = [figures[key] for figures in self._found[side] if key in figures]
         return statistics.median(values) if values else 0.0
+
+    def table(self, title: str, sides: Sequence[str], columns: dict[str, Column]) -> None:
+        """Print a line for each side: what a column makes of the medians of its figures."""
+        print(f"{title}; {machine()}\n")
+        print(f"| side | rounds | {' | '.join(columns)} |\n{'|---' * (len(columns) + 2)}|")
+        for side in sides:
+            medians = {key: self.median(side, key) for key in self.keys(side)}
+            print(f"| {side} | {self.count(side)} | {' | '.join(c(medians) for c in columns.values())} |")
+
+
+Column = Callable[[dict[str, float]], str]
+
+QUALITY: dict[str, Column] = {
+    "train loss": lambda m: f"{m['train_loss']:.3f}",
+    "eval loss": lambda m: f"{m['eval_loss']:.3f}",
+    "accuracy": lambda m: f"{m['accuracy']:.3f}",
+}
+
+
+def whole(medians: dict[str, float]) -> str:
+    return f"{medians['whole_seconds']:.0f} ({medians['cpu_seconds']:.0f})"
 
 
 def machine() -> str:

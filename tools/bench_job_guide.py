@@ -52,7 +52,8 @@ def main() -> None:
         num_train_epochs=JOB["epochs"],
         learning_rate=JOB["learning_rate"],
         per_device_train_batch_size=JOB["global_batch_size"] // WORLD_SIZE,
-        save_strategy="no",
+        save_strategy=JOB["save_strategy"],
+        logging_steps=JOB["logging_steps"],
         report_to="none",
         use_cpu=True,
         disable_tqdm=True,
@@ -68,6 +69,7 @@ def main() -> None:
 
         def on_epoch_end(self, args, state, control, **_):  # the epoch's evaluation comes after it
             noted["train_cpu"] += time.process_time()
+            noted["trained"] = time.time()
 
     trainer = Trainer(
         model=model,

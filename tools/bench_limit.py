@@ -19,6 +19,8 @@ PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm")
 KINDS = {
     "attention": ("scaled_dot_product", "_flash_attention"),
     "optimizer": ("adam",),
+    "embedding": ("embedding",),
+    "zeroing": ("aten::zero_", "aten::fill_"),
     "gradient norm and clipping": ("_foreach_norm", "linalg_vector_norm", "_foreach_mul", "clip"),
 }
 EPOCHS, REPEATS = 3, 3
@@ -75,7 +77,7 @@ def main() -> None:
     bench_job.add_job_options(parser)
     parser.add_argument("--steps", type=int, default=6)
     args = parser.parse_args()
-    args.train_rows, args.epochs = args.batch * args.steps, EPOCHS
+    args.train_rows, args.eval_rows, args.epochs = args.batch * args.steps, args.batch, EPOCHS
     with bench_job.scratch() as folder:
         trainer = bench_job.trainer_of(bench_job.recipe(bench_job.job(args)), folder)
         watch, step_s = profiled(trainer, args.steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -65,11 +66,17 @@ def compute(names: Sequence[str], predictions: Predictions, *, num_labels: int) 
     Returns:
         name → number, or a num_labels x num_labels list of counts for confusion_matrix.
     """
-    import evaluate
-
     figures: dict[str, Any] = {}
     for name in names:
-        module = evaluate.load(str(MODULE), name, keep_in_memory=True)
-        found = module.compute(predictions=predictions.predicted, references=predictions.labels, num_labels=num_labels)
+        found = _module(name).compute(
+            predictions=predictions.predicted, references=predictions.labels, num_labels=num_labels
+        )
         figures.update(found)
     return figures
+
+
+@functools.cache  # reading one takes longer than its figure
+def _module(name: str) -> Any:
+    import evaluate
+
+    return evaluate.load(str(MODULE), name, keep_in_memory=True)
