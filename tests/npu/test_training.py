@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -134,6 +136,28 @@ print("together")
 """
     ran = machine.python(code)
     assert "together" in ran.text, ran.text
+
+
+def test_two_machines_train_one_recipe(machine: Machine, gloo, tmp_path: Path) -> None:
+    """A launcher on each of two virtual machines, two cards each: the nodes meet, and end at gloo's metrics."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{taken.getsockname()[1]}"
+    job = ("--nproc", "2", "--nnodes", "2", "--rdzv-endpoint", endpoint, "--run-dir", tmp_path / "run")
+
+    def node(rank: int):
+        words = (*job, "--node-rank", str(rank), RECIPE, "parallel.strategy=zero3", *SHORT)
+        return machine.launch(*words, EMULATED_STATE=str(tmp_path / f"machine{rank}"))
+
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(node, range(2))
+    assert (0, 0) == (first.code, second.code), first.text[-4000:] + second.text[-4000:]
+    assert re.search(r"4 ranks \(2 .*\) on npu over hccl", first.text), first.text[:2000]
+    got = metrics(tmp_path / "run")
+    assert {"device": "npu", "world_size": 4, "strategy": "zero3"} == {
+        k: got[k] for k in ("device", "world_size", "strategy")
+    }
+    assert_same(gloo(4), got)
 
 
 @pytest.mark.parametrize(("soc", "precision"), [("910B3", "bf16"), ("910A", "fp16")])
