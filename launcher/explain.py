@@ -925,7 +925,12 @@ def _without_generic(verdicts: list[Verdict]) -> list[Verdict]:
 def explain_path(path: str | Path, lang: Lang = "en") -> Report:
     """Explain a run directory, an attempt, a folder of logs or plogs, one file, or `-` for standard input."""
     if str(path) == "-":
-        return _rank_verdicts(_by_rank(_Source("-", sys.stdin.read(_HEAD_BYTES + _TAIL_BYTES))), set(), lang, "-")
+        return _rank_verdicts(
+            _by_rank(_Source("-", sys.stdin.buffer.read(_HEAD_BYTES + _TAIL_BYTES).decode(errors="replace"))),
+            set(),
+            lang,
+            "-",
+        )
     path = Path(path)
     if path.is_file():
         m = _RANK_LOG.match(path.name) or _RANK_ERROR.match(path.name)

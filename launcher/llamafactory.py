@@ -99,7 +99,7 @@ class _Writer:
 
 def _yaml(value: Any) -> str:
     # JSON is YAML: no text can end a line or start a comment.
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _one_line(text: str) -> str:
@@ -118,7 +118,7 @@ def convert(path: Path, *, nproc: int, task: str, labels: tuple[str, ...] = ()) 
     Raises:
         LaunchError: it is no such file, trains something else, or its data are not labels.
     """
-    document = yamlfile.load(path)
+    document = yamlfile.load(path, "training")
     if not isinstance(document.value, dict) or "model_name_or_path" not in document.value:
         raise LaunchError(f"{path}: is no training file of LLaMA-Factory: it names no model_name_or_path", hint="name one of its YAML files")  # fmt: skip
     job = _Import(path, document.value, {k[0]: n for k, n in document.lines.items() if len(k) == 1}, nproc, task)
@@ -166,10 +166,25 @@ class _Import:
         found = [f"{k} (line {self.lines[k]})" for k in keys if k in self.given]
         return ", ".join(found)
 
-    def _take(self, key: str, default: Any = None) -> Any:
+    def _take(self, key: str, default: Any = None, kind: str | None = None) -> Any:
+        """The key's value; `kind`, one of _KINDS, is what the value must be.
+
+        Raises:
+            LaunchError: it is something else.
+        """
         self.done.add(key)
-        value = self.given.get(key)
-        return default if value is None else value
+        value = _number(self.given.get(key))
+        if value is None:
+            return default
+        if kind is not None and not _KINDS[kind](value):
+            raise self._fail(key, f"{key}: expected {kind}, got {value!r}", "mend that line")
+        return value
+
+    def _names(self, key: str, default: str = "") -> list[str]:
+        """A key whose value is a list, or text with commas."""
+        value = self._take(key, default, "text or a list of texts")
+        names = value if isinstance(value, list) else value.split(",")
+        return [name.strip() for name in names if name.strip()]
 
     def _leave(self, key: str, reason: str) -> None:
         self.done.add(key)
@@ -202,13 +217,13 @@ class _Import:
         self._move("model_name_or_path", "model.name")
         self.out.put("model.task", self.task, "")
         self._move("model_revision", "model.revision")
-        attention = self._take("flash_attn", "auto")
+        attention = str(self._take("flash_attn", "auto"))
         if attention in _ATTENTION:
             self.out.put("model.attn_implementation", _ATTENTION[attention], self._origin("flash_attn"))
 
     def _batch(self) -> None:
-        micro = self._take("per_device_train_batch_size", 8)
-        steps = self._take("gradient_accumulation_steps", 1)
+        micro = self._take("per_device_train_batch_size", 8, "a whole number above 0")
+        steps = self._take("gradient_accumulation_steps", 1, "a whole number above 0")
         origin = self._origin("per_device_train_batch_size", "gradient_accumulation_steps")
         self.out.put(
             "parallel.global_batch_size",
@@ -216,6 +231,7 @@ class _Import:
             f"{micro} x {steps} x {self.nproc} ranks: {origin or 'its defaults'}",
         )
         self.out.put("parallel.micro_batch_size", micro, self._origin("per_device_train_batch_size"))
+        self._take("per_device_eval_batch_size", None, "a whole number above 0")
         self._move("per_device_eval_batch_size", "parallel.eval_batch_size")
 
     def _strategy(self) -> None:
@@ -234,6 +250,10 @@ class _Import:
     def _zero(self, config: Any) -> str:
         """The ZeRO stage of a config, read from the file where it is, else from its name (ds_z3_offload_config.json)."""
         value = config if isinstance(config, dict) else self._json(str(config))
+        if value is not None and not (isinstance(value, dict) and isinstance(value.get("zero_optimization", {}), dict)):
+            raise self._fail(
+                "deepspeed", f"{config}: is no config of DeepSpeed", "its zero_optimization says the stage"
+            )
         if value is None:
             named = re.search(r"z(?:ero)?_?([0-3])", Path(str(config)).name)
             if named is None:
@@ -244,7 +264,10 @@ class _Import:
         else:
             zero = value.get("zero_optimization", {})
             stage = zero.get("stage", 0)
-            offloads = any(zero.get(k, {}).get("device") == "cpu" for k in ("offload_param", "offload_optimizer"))
+            parts = [zero.get(k) for k in ("offload_param", "offload_optimizer")]
+            offloads = any(isinstance(part, dict) and part.get("device") == "cpu" for part in parts)
+            if stage not in _STRATEGY:
+                raise self._fail("deepspeed", f"{config}: stage {stage!r} is none of 0, 1, 2 and 3", "mend that file")
         if offloads and stage != 3:
             self.left.append(
                 Left(
@@ -260,7 +283,7 @@ class _Import:
                 "everything in that file but the ZeRO stage: the launcher renders its own",
             )
         )
-        return "zero3-offload" if offloads and stage == 3 else _STRATEGY.get(stage, "zero3")
+        return "zero3-offload" if offloads and stage == 3 else _STRATEGY[stage]
 
     def _adapter(self) -> None:
         keys = ("lora_rank", "lora_alpha", "lora_target", "additional_target", *_LORA)
@@ -268,25 +291,21 @@ class _Import:
             for key in keys:
                 self._leave(key, "finetuning_type is full")
             return
-        rank = self._take("lora_rank", 8)
+        rank = self._take("lora_rank", 8, "a whole number above 0")
         self.out.put("adapter.r", rank, self._origin("lora_rank") or "its default")
         self.out.put(
             "adapter.lora_alpha",
             self._take("lora_alpha", 2 * rank),
             self._origin("lora_alpha") or "its default, twice the rank",
         )
-        target = self._take("lora_target", "all")
-        names = target if isinstance(target, list) else [name.strip() for name in str(target).split(",")]
+        names = self._names("lora_target", "all")
         self.out.put(
             "adapter.target_modules",
             "all-linear" if names == ["all"] else names,
             self._origin("lora_target") or "its default",
         )
-        self._move(
-            "additional_target",
-            "adapter.modules_to_save",
-            lambda v: v if isinstance(v, list) else [n.strip() for n in v.split(",")],
-        )
+        if modules := self._names("additional_target"):
+            self.out.put("adapter.modules_to_save", modules, self._origin("additional_target"))
         for theirs, ours in _LORA.items():
             self._move(theirs, f"adapter.{ours}")
 
@@ -314,7 +333,8 @@ class _Import:
         self._move("preprocessing_num_workers", "data.num_proc")
 
     def _splits(self, first: dict[str, Any], other: list[dict[str, Any]]) -> None:
-        limit, share, split = self._take("max_samples"), self._take("val_size", 0), first["split"]
+        limit = self._take("max_samples", None, "a whole number above 0")
+        share, split = self._take("val_size", 0, "a number, at least 0"), first["split"]
         origin = self._origin("max_samples", "val_size", "eval_dataset")
         train: dict[str, Any] = {"split": split}
         held: dict[str, Any] | None = None
@@ -341,6 +361,10 @@ class _Import:
         """Which column is the text and which the label; a constant instruction becomes the prompt."""
         columns, rows = first["columns"], [row for name in files for row in _rows(Path(name))]
         prompt, query, response = columns["prompt"], columns.get("query"), columns["response"]
+        for name in [c for c in (prompt, query, response, columns.get("system")) if c is not None]:
+            odd = next((row[name] for row in rows if not isinstance(row.get(name), str | int | float | None)), None)
+            if odd is not None:
+                raise self._fail("dataset", f"{first['title']}: the column {name!r} is not text: {json.dumps(odd)[:40]}", "a recipe needs a text and a label a row")  # fmt: skip
         instructions = {row.get(prompt) for row in rows}
         has_query = query is not None and any(row.get(query) for row in rows)
         system = {row.get(columns["system"]) for row in rows} if "system" in columns else set()
@@ -379,16 +403,17 @@ class _Import:
         )
 
     def _datasets(self, key: str) -> list[dict[str, Any]]:
-        given = self._take(key)
-        names = given if isinstance(given, list) else [n.strip() for n in given.split(",")] if given else []
+        names = self._names(key)
         self.done.add("dataset_dir")
         if not names:
             return []
         folder = Path(str(self.given.get("dataset_dir", "data")))
         info_path = next((p for p in (folder / "dataset_info.json", self.path.parent / folder / "dataset_info.json", self.path.parent / "dataset_info.json") if p.is_file()), None)  # fmt: skip
-        info = _read_json(info_path) if info_path else None
-        if info_path is None or info is None:
+        if info_path is None:
             raise self._fail(key, f"no dataset_info.json in {folder}", "put it there, or set dataset_dir in that file")
+        info = _read_json(info_path)
+        if not isinstance(info, dict):
+            raise LaunchError(f"{info_path}: is no mapping of data sets' names", hint="mend that file")
         found = [self._dataset(key, name, info, info_path) for name in names]
         for row in found[1:]:
             if row["columns"] != found[0]["columns"] or "file" not in row or "file" not in found[0]:
@@ -402,12 +427,17 @@ class _Import:
     def _dataset(self, key: str, name: str, info: dict[str, Any], info_path: Path) -> dict[str, Any]:
         entry = info.get(name)
         if entry is None:
-            raise self._fail(key, f"{info_path} has no {name!r}", f"it has {', '.join(list(info)[:8])}")
+            raise self._fail(key, f"{info_path} has no {name!r}", f"it has {', '.join(list(info)[:8]) or 'nothing'}")
+        texts = ("formatting", "file_name", "hf_hub_url", "subset", "split")
+        given = entry.get("columns") or {} if isinstance(entry, dict) else None
+        if not isinstance(given, dict) or not all(isinstance(v, str) for v in [*given.values(), *(entry[k] for k in texts if entry.get(k) is not None)]):  # fmt: skip
+            raise LaunchError(f"{info_path}: {name}: not an entry as LLaMA-Factory reads it: {json.dumps(entry, ensure_ascii=False)[:60]}",
+                              hint="it is a mapping with file_name or hf_hub_url, and columns by name")  # fmt: skip
         if entry.get("formatting", "alpaca") != "alpaca" or entry.get("ranking"):
             raise self._fail(key, f"{name}: {entry.get('formatting', 'ranking')} data are conversations or rankings",
                              "a recipe needs a text and a label a row: export them as JSON lines")  # fmt: skip
-        columns = {"prompt": "instruction", "query": "input", "response": "output", **entry.get("columns", {})}
-        if "columns" in entry and "query" not in entry["columns"]:
+        columns = {"prompt": "instruction", "query": "input", "response": "output", **given}
+        if given and "query" not in given:
             columns.pop("query")
         if "history" in columns:
             self.left.append(
@@ -436,6 +466,7 @@ class _Import:
         checkpointing = not self._take("disable_gradient_checkpointing", False)
         if checkpointing and "gradient_checkpointing" not in self.given:
             self.out.put("training.gradient_checkpointing", True, "its default")
+        self._take("warmup_ratio", None, "a number, at least 0")
         self._move("warmup_ratio", "training.warmup_steps", float)
         self._move("evaluation_strategy", "training.eval_strategy")
         for key, value in self.given.items():
@@ -452,6 +483,19 @@ class _Import:
                     self._leave(key, problem)
             else:
                 self._leave(key, "has no counterpart here")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "a whole number above 0": lambda v: isinstance(v, int) and not isinstance(v, bool) and v > 0,
+    "a number, at least 0": lambda v: _is_number(v) and v >= 0,
+    "text or a list of texts": lambda v: (
+        isinstance(v, str) or (isinstance(v, list) and all(isinstance(n, str) for n in v))
+    ),
+}
 
 
 def _number(value: Any) -> Any:
@@ -473,7 +517,9 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             if text.lstrip().startswith("[")
             else [json.loads(line) for line in text.splitlines() if line.strip()]
         )
-    except (OSError, ValueError) as error:
+        if not isinstance(value, list):
+            raise ValueError("not a list of rows")
+    except (OSError, ValueError, RecursionError) as error:
         raise LaunchError(f"{path}: cannot be read: {error}", hint="mend that file") from None
     return [row for row in value if isinstance(row, dict)]
 
@@ -481,5 +527,5 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LaunchError(f"{path}: cannot be read: {error}", hint="mend that file") from None

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.rundir import Chunks, write_text
 
 Format = Literal["jsonl", "text"]
@@ -104,7 +105,10 @@ class Lines:
         """The lines that are there now, each with its number; none where the other end is not ready."""
         if self.is_over or not (self._is_file or select.select([self._handle], [], [], 0)[0]):
             return []
-        chunk = os.read(self._handle, READ_BYTES)
+        try:
+            chunk = os.read(self._handle, READ_BYTES)
+        except OSError as error:
+            raise LaunchError(f"the input cannot be read: {error.strerror}", hint="name a readable file with --input") from None  # fmt: skip
         self.is_over = not chunk
         *whole, rest = chunk.split(b"\n")
         if self.is_over and self._partial_bytes:
@@ -144,6 +148,8 @@ class Feed:
     """Those not reported yet."""
     error: Bad | None = None
     """The line that ended the reading."""
+    doubt: str = ""
+    """What the user should know about what the input was taken for; not told yet."""
     _open: list[Row] = field(default_factory=list)
     _opened_s: float = 0.0
     _sent: dict[int, list[Row]] = field(default_factory=dict)
@@ -158,6 +164,7 @@ class Feed:
 
         Raises:
             BrokenPipeError: nobody reads the answers any more.
+            LaunchError: the input cannot be read, or the answers cannot be written.
         """
         moved = self._take_in()
         moved = self._collect() or moved
@@ -207,6 +214,8 @@ class Feed:
                 if not raw.strip():
                     continue
                 self.form = guess(raw)
+                if self.form == "text" and raw.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"[", b"{"):
+                    self.doubt = "begins as JSON does and is no JSON lines, so every line is taken for a text"
             found = parse(raw, number, self.form, self.column)
             if isinstance(found, Row):
                 rows.append(found)
@@ -255,7 +264,12 @@ class Feed:
     def _write(self) -> bool:
         moved = False
         while self._pending and select.select([], [self.out], [], 0)[1]:
-            written = os.write(self.out, self._pending[:PIPE_BYTES])
+            try:
+                written = os.write(self.out, self._pending[:PIPE_BYTES])
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise LaunchError(f"answers cannot be written: {error.strerror}", hint=f"{self.num_rows:,} texts were answered before it; free some space, or name another --output", exit_code=EXIT_JOB_FAILED) from None  # fmt: skip
             del self._pending[:written]
             moved = True
         return moved

@@ -63,8 +63,6 @@ class RunDir:
     @property
     def model_dir(self) -> Path: return self.path / "model"
     @property
-    def plog_dir(self) -> Path: return self.path / "plog"
-    @property
     def agent_log(self) -> Path: return self.path / "agent.log"
     @property
     def chunks_path(self) -> Path: return self.path / "chunks"
@@ -84,17 +82,21 @@ class RunDir:
         """plan.json, checked.
 
         Raises:
-            LaunchError: it is missing, or another version of the launcher wrote it.
+            LaunchError: it is missing, cannot be read, or another version of the launcher wrote it.
         """
         try:
-            return Plan.model_validate_json(self.plan_path.read_text(encoding="utf-8"))
+            return Plan.model_validate_json(self.plan_path.read_bytes())
         except FileNotFoundError:
             raise LaunchError(f"{self.plan_path}: no such file", hint="name a run directory") from None
+        except OSError as error:
+            raise LaunchError(f"{self.plan_path}: cannot be read: {error.strerror}", hint="name another run directory") from None  # fmt: skip
         except ValidationError as error:
             first = error.errors()[0]
             raise LaunchError(
-                f"{self.plan_path}: {'.'.join(map(str, first['loc']))}: {first['msg']}",
-                hint="it was written by another version of ascend-launch; launch again",
+                ": ".join(
+                    [str(self.plan_path), *([".".join(map(str, first["loc"]))] if first["loc"] else []), first["msg"]]
+                ),
+                hint="it is damaged, or another version of ascend-launch wrote it; launch again",
             ) from None
 
     def create(self) -> None:
@@ -297,7 +299,7 @@ def read_json(path: Path) -> Any:
     """The file's value, or None where there is none or it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
 
 

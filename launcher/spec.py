@@ -235,8 +235,21 @@ class _Layers:
         if self.mistakes:
             mistakes = sorted(dict.fromkeys(self.mistakes), key=_position)
             raise LaunchError(
-                "\n".join(mistakes), hint="" if len(mistakes) == 1 else f"mend these {len(mistakes)} mistakes"
+                "\n".join(mistakes),
+                hint=_place(mistakes[0]) if len(mistakes) == 1 else f"mend these {len(mistakes)} mistakes",
             )
+
+
+def _place(mistake: str) -> str:
+    """What to do about a single mistake: where it is to be mended."""
+    if mistake.startswith("command line"):
+        return "mend that word of the command line"
+    if mistake.startswith("environment "):
+        return "change or unset that variable"
+    found = re.match(r"(.*?):(\d+): ", mistake)
+    return (
+        f"mend line {found[2]} of {found[1]}" if found else "add it to the recipe, or as KEY=VALUE on the command line"
+    )
 
 
 def _position(mistake: str) -> tuple[bool, str, int]:

@@ -15,8 +15,15 @@ from launcher.errors import LaunchError
 from launcher.rundir import RunDir
 from launcher.spec import Data, Model, RecipeSpec, Strategy
 
+_MARKS = ("plan.json", "manifest.json", "config.json", "adapter_config.json", "*.safetensors", "pytorch_model*.bin", "global_step*",
+          "*_states.pt", "*.distcp", "*/*.distcp")  # fmt: skip
+"""One of these is in every folder that stands for weights, or that the rank side refuses with better words."""
+
 HEADS = {"ForSequenceClassification": "sequence-classification", "ForCausalLM": "causal-lm"}
 """How an architecture's name in config.json ends, and the task it is for."""
+
+
+_CHECKPOINT = re.compile(r"(.*/)?checkpoint-\d+")
 
 
 @dataclass(frozen=True)
@@ -43,11 +50,19 @@ def find(text: str, option: str) -> Weights:
         LaunchError: neither; the words name `option`.
     """
     path = Path(text).expanduser()
-    if path.is_dir():
+    if text and path.is_dir():
+        if not any(any(path.glob(pattern)) for pattern in _MARKS):
+            latest = path / "latest"
+            hint = (
+                f"did you mean {latest}?" if latest.is_dir() else "name a run directory, a checkpoint or a model folder"
+            )
+            raise LaunchError(f"{option} {text}: is no run directory and holds no weights", hint=hint)
         return Weights(str(path.resolve()), _run_of(path.resolve()))
-    if path.exists():
+    if text and path.exists():
         raise LaunchError(f"{option} {text}: is a file", hint="name its folder")
-    if text.startswith(("/", ".", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text):
+    is_id = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", text)
+    # `runs/yelp` beside a folder `runs` is a path with a slip in it.
+    if not is_id or ("/" in text and path.parent.is_dir()) or _CHECKPOINT.fullmatch(text):
         raise LaunchError(f"{option} {text}: no such folder", hint="name a run directory, a checkpoint, a model folder or a hub id")  # fmt: skip
     return Weights(text, None)
 

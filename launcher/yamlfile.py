@@ -50,8 +50,8 @@ def scalar(text: str) -> Any:
         raise ValueError(str(error).splitlines()[0]) from None
 
 
-def load(path: Path) -> Document:
-    """Read one YAML file.
+def load(path: Path, kind: str = "recipe") -> Document:
+    """Read one YAML file; `kind` is what messages call it.
 
     Raises:
         LaunchError: the file is missing, too large, not UTF-8, not YAML, or holds duplicate keys, with file:line.
@@ -59,12 +59,12 @@ def load(path: Path) -> Document:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise LaunchError(f"{path}: no such file", hint=_nearest(path)) from None
+        raise LaunchError(f"{path}: no such file", hint=_nearest(path, kind)) from None
     except OSError as error:
-        raise LaunchError(f"{path}: cannot be read: {error.strerror}", hint="name a readable recipe file") from None
+        raise LaunchError(f"{path}: cannot be read: {error.strerror}", hint=f"name a readable {kind} file") from None
     if len(raw) > MAX_BYTES:
         raise LaunchError(
-            f"{path}: {len(raw)} bytes is no recipe (the limit is {MAX_BYTES})", hint="name a recipe file"
+            f"{path}: {len(raw)} bytes is no {kind} (the limit is {MAX_BYTES})", hint=f"name a {kind} file"
         )
     try:
         text = raw.decode("utf-8-sig")
@@ -155,11 +155,13 @@ def _line(node: yaml.Node) -> int:
     return node.start_mark.line + 1 if node.start_mark else 1
 
 
-def _nearest(path: Path) -> str:
+def _nearest(path: Path, kind: str) -> str:
     import difflib
 
     there = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, there, n=1)
     if close:
         return f"did you mean {path.parent / close[0]}?"
+    if kind != "recipe":
+        return f"name a {kind} file"
     return "name a recipe file, or a shipped one: `ascend-launch recipes` lists them"

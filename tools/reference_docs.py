@@ -138,10 +138,13 @@ def commands() -> str:
     for path, command in _walk(cli.cli, ("ascend-launch",)):
         context: click.Context | None = None
         for name in path:
-            context = click.Context(command, info_name=name, parent=context, terminal_width=100, max_content_width=100)
+            # A parent's path would hold its arguments, so only the last context has the command.
+            own = command if name is path[-1] else click.Group(name)
+            context = click.Context(own, info_name=name, parent=context, terminal_width=100, max_content_width=100)
             context.help_option_names = ["-h", "--help"]
         assert context is not None
         parts.append(f"## {' '.join(path)}\n\n```text\n{command.get_help(context).rstrip()}\n```\n")
+    parts.append(OUTPUTS)
     parts.append(
         "Exit codes: 0 done, 1 the job failed, 2 you must change something, 3 a bug of ours, 130 and 143 interrupted.\n"
     )
@@ -154,6 +157,15 @@ def _walk(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tuple
         for name, inner in command.commands.items():
             yield from _walk(inner, (*path, name))
 
+
+OUTPUTS = """## What a command writes
+
+Nothing that is there is overwritten unless `--force` is given: `report --out`, `predict --output`, `ranktable --out` and
+`render --out` refuse it with exit code 2 before they begin; `export`, `recipes copy` and `recipes import` refuse it always,
+and `render` always refuses the directory of a finished run. `report RUN` alone makes RUN's own `report.html` anew. Files go into folders that
+are there; folders that a command makes (`export`, `render`, `--run-dir`) come with their parents. A pipe or a device, such
+as `/dev/null`, is written to and not replaced. A file has its name only once it is whole.
+"""
 
 PAGES = {ROOT / "docs" / "recipes.md": recipes, ROOT / "docs" / "cli.md": commands}
 

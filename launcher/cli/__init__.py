@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 
@@ -11,7 +13,7 @@ from click.shell_completion import CompletionItem
 from launcher import __version__
 from launcher.cli import check, completion, launch, ranktable, recipes, report, results, submit
 from launcher.cli.options import COMPLETE_VAR
-from launcher.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USER, LaunchError
+from launcher.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_USER, LaunchError
 
 DEFAULT_COMMAND = "run"
 
@@ -64,31 +66,94 @@ for command in (
     cli.add_command(command)
 
 
+_NO_BUGS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EROFS: "name a place that can be written",
+    errno.EACCES: "have its permissions changed, or name another",
+    errno.EPERM: "have its permissions changed, or name another",
+    errno.EISDIR: "name a file",
+    errno.ENOTDIR: "name a folder",
+    errno.ENAMETOOLONG: "use a shorter name",
+    errno.ELOOP: "name what the link should lead to",
+    errno.EIO: "check the disk",
+    errno.ESTALE: "check the disk",
+    errno.EMFILE: "raise the limit: ulimit -n 65536",
+}
+"""What a system may say anywhere, and what to do about it."""
+
+
 def main() -> None:
     """The console script: every ending has its exit code, and only a bug of ours shows a traceback (in a file)."""
+    _settle_standard_streams()
     if COMPLETE_VAR in os.environ:
         completion.register()
+    code = _exit_code()
+    if sys.stdout is not None:
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            code = _lost_output(error) or code
+    sys.exit(code)
+
+
+def _exit_code() -> int | str | None:
     try:
         # click would name itself after the file that was started, and its variable with it.
         cli.main(prog_name="ascend-launch", standalone_mode=False)
+    except SystemExit as end:
+        return end.code
     except LaunchError as error:
         click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
-        sys.exit(EXIT_USER)
+        return EXIT_USER
     except click.ClickException as error:
         error.show()
-        sys.exit(EXIT_USER)
+        return EXIT_USER
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:  # `ascend-launch … | head` is no error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        return EXIT_INTERRUPTED
     except Exception as error:
+        if isinstance(error, OSError) and (isinstance(error, BrokenPipeError) or _has_lost_output()):
+            return _lost_output(error)
+        if isinstance(error, OSError) and error.errno in _NO_BUGS:
+            where = f"{error.filename}: " if error.filename else ""
+            click.echo(f"error: {where}{error.strerror}\n  fix: {_NO_BUGS[error.errno]}", err=True)
+            return EXIT_USER
         click.echo(_crash_log(error), err=True)
-        sys.exit(EXIT_BUG)
+        return EXIT_BUG
+    return EXIT_OK
+
+
+def _settle_standard_streams() -> None:
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed: the next file that is opened would take its place, here and in what is started
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that is not UTF-8 is shown all the same
+
+
+def _has_lost_output() -> bool:
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        return True
+    return False
+
+
+def _lost_output(error: OSError) -> int:
+    """Whoever reads a pipe may leave, as in `ascend-launch … | head`; anything else that keeps standard output from being
+    written is said."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if isinstance(error, BrokenPipeError):
+        return EXIT_OK
+    click.echo(f"error: standard output: {error.strerror}\n  fix: send it elsewhere", err=True)
+    return EXIT_JOB_FAILED
 
 
 def _crash_log(error: Exception) -> str:

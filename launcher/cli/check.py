@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from launcher.cli.options import Count, complete_recipe
+from launcher.cli.options import Count, complete_recipe, doctor_values
 from launcher.errors import LaunchError
 
 
@@ -43,16 +43,13 @@ def doctor_command(recipe: Path | None, device: str, nproc: int | None, nnodes: 
 def _doctor_context(device: str, nproc: int | None, nnodes: int | None, node_rank: int | None, endpoint: str | None, recipe: Path | None) -> Any:  # fmt: skip
     from launcher import doctor, spec
     from launcher.cluster import npu
-    from launcher.render import env
 
     found = npu.look(None, os.environ)
     kind: Any = device if device != "auto" else "npu" if found.devices else "cpu"
     values = {**_nodes(nnodes, node_rank, endpoint, nproc)}
     if recipe is not None:
         loaded = spec.load(recipe).spec
-        values |= {"precision": loaded.parallel.precision, "strategy": loaded.parallel.strategy}
-        values["report_to"] = env.report_to(loaded.training)
-        values |= {"output_dir": Path(loaded.output_dir), "model_name": loaded.model.name, "hub": loaded.model.hub}
+        values |= doctor_values(loaded, loaded.parallel.precision, loaded.parallel.strategy, loaded.training)
     return doctor.context(kind, found=found, **values)
 
 
@@ -97,5 +94,7 @@ def explain_command(path: str, lang: Any, as_json: bool) -> None:
     """Say what went wrong in PATH: a run directory, a plog folder, a log file, or - for standard input."""
     from launcher import explain, show
 
+    if path == "-" and sys.stdin is None:
+        raise LaunchError("-: standard input is closed", hint="name a run directory or a log file")
     language = explain.language() if lang == "auto" else lang
     show.explanation(explain.explain_path(path, language), language, as_json)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from launcher.cli import hostfile
-from launcher.cli.options import decide, inputs, machine_options
+from launcher.cli import hostfile, outputs
+from launcher.cli.options import decide, doctor_values, inputs, machine_options
 from launcher.errors import EXIT_USER, LaunchError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @click.command(name="run")
 @machine_options
-@click.option("--run-dir", type=click.Path(path_type=Path), help="Directory of this run [a new one below output_dir].")
+@click.option("--run-dir", type=outputs.Target(), help="Directory of this run [a new one below output_dir].")
 @click.option(
     "--dry-run", is_flag=True, help="Show the plan, the files and the commands; start nothing, write nothing."
 )
@@ -129,7 +129,8 @@ def explained(outcome: Outcome, run: RunDir) -> Report | None:
     if report.verdict is None or report.verdict.id == explain.PYTHON.id:
         return None
     if run.failure_path.exists():
-        rundir.write_json(run.failure_path, {**failure, "explanation": report.verdict.to_json()})
+        with contextlib.suppress(OSError):  # on a full disk it is still shown
+            rundir.write_json(run.failure_path, {**failure, "explanation": report.verdict.to_json()})
     return report
 
 
@@ -170,9 +171,10 @@ def require_health(plan: Plan, cluster: Cluster) -> dict[str, Any]:
     """
     from launcher import doctor
     from launcher.cluster import npu
-    from launcher.render import env
 
-    recipe = plan.recipe
+    values = doctor_values(plan.recipe, plan.precision, plan.strategy, plan.training_arguments)
+    if plan.use is not None:  # the model that they were trained from is not needed any more
+        values["model_name"] = plan.use.weights
     context = doctor.context(
         plan.device,
         found=npu.Found(cluster.node_devices),
@@ -180,12 +182,7 @@ def require_health(plan: Plan, cluster: Cluster) -> dict[str, Any]:
         num_nodes=plan.num_nodes,
         rdzv_endpoint=plan.rdzv_endpoint,
         is_first_node=cluster.node_rank == 0,
-        precision=plan.precision,
-        strategy=plan.strategy,
-        output_dir=Path(recipe.output_dir),
-        report_to=env.report_to(plan.training_arguments),
-        model_name=recipe.model.name,
-        hub=recipe.model.hub,
+        **values,
     )
     failed = [f for f in doctor.run_checks(context, only_cheap=True) if f.ok == "fail"]
     if failed:
@@ -196,10 +193,11 @@ def require_health(plan: Plan, cluster: Cluster) -> dict[str, Any]:
 
 @click.command(name="render")
 @machine_options
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Write the files here; else show them.")
+@click.option("--out", metavar="FOLDER", type=outputs.Target(), help="Write the files here; else show them.")
+@outputs.force_option
 @click.option("--debug", is_flag=True, help="As a --debug launch would be.")
 @click.option("--json", "as_json", is_flag=True, help="The plan and every file as one JSON object.")
-def render_command(recipe: Path, overrides: tuple[str, ...], out: Path | None, debug: bool, as_json: bool, **machine: Any) -> None:  # fmt: skip
+def render_command(recipe: Path, overrides: tuple[str, ...], out: Path | None, force: bool, debug: bool, as_json: bool, **machine: Any) -> None:  # fmt: skip
     """Write the files a launch of RECIPE uses: plan, accelerate YAML, DeepSpeed JSON, environment."""
     from launcher import show
     from launcher.render import files
@@ -210,11 +208,20 @@ def render_command(recipe: Path, overrides: tuple[str, ...], out: Path | None, d
     if out is None:
         _show_render(loaded, plan, run, cluster.node_rank, as_json)
         return
-    run.create()
-    run.claim(plan)  # what a finished or another run's directory says must stay true
     texts = files.texts(loaded, plan, run, dict(os.environ), cluster.node_rank)
+    _require_room(run, texts, force=force)
+    run.create()
+    run.claim(plan)  # what another run's directory says must stay true
     files.write(texts, run)
     show.written(run, texts, files.commands(plan, run, cluster.node_rank), as_json)
+
+
+def _require_room(run: RunDir, texts: dict[str, str], *, force: bool) -> None:
+    if run.metrics_path.exists():
+        raise LaunchError(f"{run.path}: is the directory of a finished run", hint="name another folder with --out")
+    there = [name for name in texts if (run.path / name).exists()]
+    if there and not force:
+        raise LaunchError(f"{run.path}: holds {', '.join(there)} already", hint="name another folder with --out, or add --force to overwrite them")  # fmt: skip
 
 
 @click.command(name="plan")

@@ -13,7 +13,7 @@ from launcher.errors import LaunchError
 if TYPE_CHECKING:
     from launcher.cluster.model import Cluster
     from launcher.plan import Options, Plan, Supervision
-    from launcher.spec import Loaded
+    from launcher.spec import Loaded, RecipeSpec
 
 
 COMPLETE_VAR = "_ASCEND_LAUNCH_COMPLETE"
@@ -107,6 +107,20 @@ def supervision(machine: dict[str, Any]) -> Supervision:
         join_timeout_s=machine["join_timeout"],
         start_method=machine["start_method"],
     )
+
+
+def doctor_values(recipe: RecipeSpec, precision: str, strategy: str, training: dict[str, Any]) -> dict[str, Any]:
+    """What of a recipe the doctor looks at; the rest of a doctor.Context is of the machine."""
+    from launcher.render import env
+
+    return {
+        "precision": precision,
+        "strategy": strategy,
+        "output_dir": Path(recipe.output_dir),
+        "report_to": env.report_to(training),
+        "model_name": recipe.model.name,
+        "hub": recipe.model.hub,
+    }
 
 
 def inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *, debug: bool, pretend: bool) -> tuple[Loaded, Cluster, Options, dict[str, Any] | None]:  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from launcher.cli import outputs
 from launcher.errors import EXIT_USER, LaunchError
 
 HCCN_CONF = Path("/etc/hccn.conf")
@@ -23,13 +24,13 @@ HCCN_TOOL = "/usr/local/Ascend/driver/tools/hccn_tool"
     metavar="ID",
     help="Without FILE: the super pod that this node is in; asks npu-smi for the ids there.",
 )
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the table here; else show it.")
-def ranktable_command(sources: tuple[str, ...], is_check: bool, ranks: int | None, super_pod: str | None, out: Path | None) -> None:  # fmt: skip
+@click.option("--out", metavar="FILE", type=outputs.Target(), help="Write the table here; else show it.")
+@outputs.force_option
+def ranktable_command(sources: tuple[str, ...], is_check: bool, ranks: int | None, super_pod: str | None, out: Path | None, force: bool) -> None:  # fmt: skip
     """Make HCCL's rank table of this node, or of FILEs in the order of their ranks: hccn.conf, hosts file, rank table.
 
     A launch needs none and uses none, unless you give it with --rank-table.
     """
-    from launcher import rundir
     from launcher.render import ranktable
 
     if is_check:
@@ -41,12 +42,14 @@ def ranktable_command(sources: tuple[str, ...], is_check: bool, ranks: int | Non
         if not found:
             click.echo(f"ok    {sources[0]}")
         raise SystemExit(EXIT_USER if found else 0)
+    if out is not None:
+        outputs.check(out, force=force)
     servers = [server for word in sources for server in _servers(word)] or [_here(super_pod)]
     text = ranktable.text(servers)
     if out is None:
         click.echo(text, nl=False)
         return
-    rundir.write_text(out, text)
+    outputs.write(out, text, force=force)
     click.echo(str(out))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from launcher.cli import outputs
 from launcher.cli.options import complete_name
 from launcher.errors import LaunchError
 
@@ -36,18 +37,18 @@ def recipes_show(name: str) -> None:
 
 @recipes_group.command(name="copy")
 @click.argument("name", shell_complete=complete_name)
-@click.argument("target", type=click.Path(path_type=Path), default=Path())
+@click.argument("target", type=outputs.Target(), default=Path())
 def recipes_copy(name: str, target: Path) -> None:
     """Copy the shipped recipe NAME to TARGET, a file or a folder [.]; nothing is overwritten."""
     source = _shipped(name)
     target = target / source.name if target.is_dir() else target
-    _write_new(target, source.read_text(encoding="utf-8"))
+    outputs.write(target, source.read_text(encoding="utf-8"), force=False, can_force=False)
     click.echo(f"{target}")
 
 
 @recipes_group.command(name="import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Write the recipe here; else print it. Nothing is overwritten.")  # fmt: skip
+@click.option("--out", metavar="FILE", type=outputs.Target(), help="Write the recipe here; else print it. Nothing is overwritten.")  # fmt: skip
 @click.option("--nproc", type=click.IntRange(1), default=1, help="Ranks that FILE was run on; the global batch follows [1].")  # fmt: skip
 @click.option("--task", type=click.Choice(["causal-lm", "sequence-classification"]), default="causal-lm", help="Label answers of a chat model, or a classification head [causal-lm].")  # fmt: skip
 @click.option("--labels", metavar="A,B,…", help="The responses that are labels, in the order of their numbers [those in the data].")  # fmt: skip
@@ -60,20 +61,10 @@ def recipes_import(file: Path, out: Path | None, nproc: int, task: str, labels: 
     if out is None:
         click.echo(made.text, nl=False)
     else:
-        _write_new(out, made.text)
+        outputs.write(out, made.text, force=False, can_force=False)
         click.echo(f"{out}")
     for left in made.left:
         click.echo(f"{file}:{left.where}: {left.key} is not kept: {left.reason}", err=True)
-
-
-def _write_new(target: Path, text: str) -> None:
-    try:
-        with target.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise LaunchError(f"{target}: exists already", hint="name another file") from None
-    except OSError as error:
-        raise LaunchError(f"{target}: cannot be written: {error.strerror}", hint="name a writable file") from None
 
 
 def _shipped(name: str) -> Path:

@@ -6,24 +6,24 @@ from pathlib import Path
 
 import click
 
-from launcher.errors import LaunchError
+from launcher.cli import outputs
 
 
 @click.command(name="report")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the page here [report.html in RUN; of several runs, in this folder].")  # fmt: skip
+@click.option("--out", metavar="FILE", type=outputs.Target(), help="Write the page here [report.html in RUN; of several runs, in this folder].")  # fmt: skip
+@outputs.force_option
 @click.option("--json", "as_json", is_flag=True, help="The facts as one JSON object; the page only with --out.")
-def report_command(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
+def report_command(runs: tuple[Path, ...], out: Path | None, force: bool, as_json: bool) -> None:
     """Write one self-contained HTML page about RUN, or compare several: curves, figures, recipes, failures."""
     from launcher import report, show
+    from launcher.rundir import RunDir
 
     found = report.load_all(runs)
-    target = out or (found[0].path / "report.html" if len(found) == 1 else Path("report.html"))
+    own = RunDir(found[0].path).report_path if len(found) == 1 else None
+    target = out or own or Path("report.html")
     if out is not None or not as_json:
-        try:
-            report.write(found, target)
-        except OSError as error:
-            raise LaunchError(
-                f"{target}: cannot be written: {error.strerror}", hint="name another file with --out"
-            ) from None
+        force = force or (out is None and own is not None)  # a run's page is the report's own, and made anew
+        outputs.check(target, force=force)
+        outputs.write(target, report.html(found), force=force)
     show.reported(report.summary(found), target, as_json)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from launcher.cli import outputs
 from launcher.cli.launch import explained, launch, require_health
 from launcher.cli.options import Count, complete_recipe, inputs, machine_options
 from launcher.errors import EXIT_OK, LaunchError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 @click.command(name="eval")
 @machine_options
 @click.option("--checkpoint", required=True, metavar="P", help="A run directory, a checkpoint, a model or adapter folder, or a hub id.")  # fmt: skip
-@click.option("--run-dir", type=click.Path(path_type=Path), help="Directory of this evaluation [a new one below output_dir].")  # fmt: skip
+@click.option("--run-dir", type=outputs.Target(), help="Directory of this evaluation [a new one below output_dir].")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object a line.")
 def eval_command(recipe: Path, overrides: tuple[str, ...], checkpoint: str, run_dir: Path | None, as_json: bool, **machine: Any) -> None:  # fmt: skip
     """Evaluate the weights P on RECIPE's eval split, on every rank, with the figures of a training's evaluation."""
@@ -50,6 +51,7 @@ def eval_command(recipe: Path, overrides: tuple[str, ...], checkpoint: str, run_
 @click.option("--model", "model", required=True, metavar="P", help="A run directory, a checkpoint, a model or adapter folder, or a hub id.")  # fmt: skip
 @click.option("--input", "source", default="-", metavar="FILE|-", help="Texts: JSON lines or plain lines [- is stdin].")
 @click.option("--output", "target", default="-", metavar="FILE|-", help="Answers, a JSON line each, in the order of the input [- is stdout].")  # fmt: skip
+@outputs.force_option
 @click.option("--format", "form", type=click.Choice(["auto", "jsonl", "text"]), default="auto", help="What the input is [auto: by its name, else by its first line].")  # fmt: skip
 @click.option("--text", "column", metavar="NAME", help="The field of a JSON line that is the text [as in training, else text].")  # fmt: skip
 @click.option("--keep", is_flag=True, help="Give each line's input back with it, as `input`.")
@@ -59,25 +61,28 @@ def eval_command(recipe: Path, overrides: tuple[str, ...], checkpoint: str, run_
 @click.option("--nproc", type=Count(), default="auto", envvar="ASCEND_LAUNCH_NPROC", help="Ranks on this node [auto: one a card].")  # fmt: skip
 @click.option("--device", type=click.Choice(["auto", "npu", "cpu"]), default="auto", envvar="ASCEND_LAUNCH_DEVICE", help="Where ranks compute [auto: npu where there is one].")  # fmt: skip
 @click.option("--max-restarts", type=click.IntRange(0), default=0, help="Start failed ranks again so often; no row is lost or answered twice [0].")  # fmt: skip
-def predict_command(model: str, source: str, target: str, form: str, column: str | None, keep: bool, skip_bad: bool, recipe: Path | None, batch_size: int | None, nproc: int | None, device: Any, max_restarts: int) -> None:  # fmt: skip
+def predict_command(model: str, source: str, target: str, force: bool, form: str, column: str | None, keep: bool, skip_bad: bool, recipe: Path | None, batch_size: int | None, nproc: int | None, device: Any, max_restarts: int) -> None:  # fmt: skip
     """Label texts: one JSON line a text, with label, label_name and probabilities, in the order of the input."""
     import tempfile
 
     from launcher import predict, show, spec, trained
     from launcher.rundir import Chunks, RunDir
 
+    known = _format(form, source)
+    _require_target(source, target, force=force)
     weights = trained.find(model, "--model")
     loaded = spec.load(recipe) if recipe else spec.Loaded(trained.recipe_of(weights), "predict", Path(weights.name), {})
     kept = RunDir(Path(tempfile.mkdtemp(prefix="ascend-launch-predict-")))
     with contextlib.ExitStack() as stack:
         stack.callback(_forget, kept)
+        handle = _opened(stack, source)
         plan, child_env = _prepare_ranks(loaded, weights, kept, batch_size, nproc, device, max_restarts)
         feed = predict.Feed(
-            lines=predict.Lines(_opened(stack, source)),
-            out=stack.enter_context(_target(source, target)),
+            lines=predict.Lines(handle),
+            out=stack.enter_context(_target(target)),
             chunks=Chunks(kept.chunks_path),
             name="<stdin>" if source == "-" else source,
-            form=_format(form, source),
+            form=known,
             column=column or loaded.spec.data.text,
             keep=keep,
             skip_bad=skip_bad,
@@ -129,6 +134,9 @@ def _run_ranks(feed: Feed, run: RunDir, child_env: dict[str, str]) -> Outcome:
         if not feed.label_names:
             feed.label_names = (rundir.read_json(run.data_path) or {}).get("label_names", ())
         moved = feed.step()
+        if feed.doubt:
+            show.doubt(feed.name, feed.doubt)
+            feed.doubt = ""
         while feed.bad:
             show.bad_line(feed.name, feed.bad.pop(0))
         return moved
@@ -148,6 +156,8 @@ def _forget(run: RunDir) -> None:
 
 def _opened(stack: contextlib.ExitStack, source: str) -> int:
     if source == "-":
+        if sys.stdin is None:
+            raise LaunchError("--input -: standard input is closed", hint="name a file with --input")
         return sys.stdin.fileno()
     try:
         return stack.enter_context(Path(source).open("rb", buffering=0)).fileno()
@@ -155,17 +165,27 @@ def _opened(stack: contextlib.ExitStack, source: str) -> int:
         raise LaunchError(f"--input {source}: cannot be read: {error.strerror}", hint="name a readable file") from None
 
 
+def _require_target(source: str, target: str, *, force: bool) -> None:
+    if target == "-":
+        if sys.stdout is None:
+            raise LaunchError("--output -: standard output is closed", hint="name a file with --output")
+        return
+    path = Path(target)
+    if source != "-" and path.exists() and Path(source).exists() and path.samefile(source):
+        raise LaunchError(f"--output {target}: is the input", hint="name another file")
+    outputs.check(path, force=force)
+
+
 @contextlib.contextmanager
-def _target(source: str, target: str) -> Iterator[int]:
+def _target(target: str) -> Iterator[int]:
     """Where answers go: a file is under its own name only once it is whole."""
     if target == "-":
         sys.stdout.flush()
         yield sys.stdout.fileno()
         return
-    path = Path(target)
-    if source != "-" and path.exists() and path.samefile(source):
-        raise LaunchError(f"--output {target}: is the input", hint="name another file")
-    partial = path.with_name(path.name + ".partial")
+    path = Path(target).resolve()
+    is_stream = outputs.is_stream(path)
+    partial = path if is_stream else path.with_name(path.name + ".partial")
     try:
         file = partial.open("wb", buffering=0)
     except OSError as error:
@@ -173,14 +193,36 @@ def _target(source: str, target: str) -> Iterator[int]:
             f"--output {target}: cannot be written: {error.strerror}", hint="name a writable file"
         ) from None
     with file:
-        yield file.fileno()
-    partial.replace(path)
+        try:
+            yield file.fileno()
+        except BaseException:
+            if not is_stream and not partial.stat().st_size:
+                partial.unlink()
+            raise
+    if not is_stream:
+        partial.replace(path)
+
+
+def _is_array(source: str) -> bool:
+    with contextlib.suppress(OSError), Path(source).open("rb") as file:
+        return file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+    return False
+
+
+NO_TEXTS = {".csv": "a table", ".tsv": "a table", ".parquet": "a table", ".arrow": "a table", ".xlsx": "a table"}
+"""Names whose files would be taken for plain text, each of their lines for a text."""
 
 
 def _format(asked: str, source: str) -> Any:
+    """jsonl or text; None where the first line is to tell."""
+    kind = Path(source).suffix.lower() if source != "-" else ""
     if asked != "auto":
         return asked
-    return {".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text"}.get(Path(source).suffix.lower())
+    found = NO_TEXTS.get(kind) or ("a JSON array" if kind == ".json" and _is_array(source) else None)
+    if found:
+        raise LaunchError(f"--input {source}: is {found}, and texts are read from JSON lines or plain lines",
+                          hint="write each row as a line of JSON, or add --format text if every line of it is a text")  # fmt: skip
+    return {".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text"}.get(kind)
 
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -200,7 +242,9 @@ class Bytes(click.ParamType):
 @click.command(name="export")
 @click.argument("run", metavar="RUN")
 @click.option("--checkpoint", "step", type=click.IntRange(1), metavar="N", help="The step of a checkpoint [the final model, else the newest whole one].")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), help="The folder to make [RUN/export, or RUN/export-N].")
+@click.option(
+    "--out", metavar="FOLDER", type=outputs.Target(), help="The folder to make [RUN/export, or RUN/export-N]."
+)
 @click.option("--dtype", type=click.Choice(["bf16", "fp16", "fp32"]), help="What the weights are written in [as they were saved].")  # fmt: skip
 @click.option("--max-shard-size", type=Bytes(), default="5GB", help="Largest file, but for a tensor that is larger [5GB].")  # fmt: skip
 @click.option("--adapter-only", is_flag=True, help="Of LoRA the adapter alone, not merged into its model.")
@@ -215,7 +259,7 @@ def export_command(run: str, step: int | None, out: Path | None, dtype: str | No
     if step is not None and not is_run:
         raise LaunchError(f"--checkpoint {step}: {run} is no run directory", hint="name the run, or the checkpoint's own folder")  # fmt: skip
     if not is_run and out is None:
-        raise LaunchError(f"{run} is no run directory", hint="say where to: --out DIR")
+        raise LaunchError(f"{run}: is no run directory, so the export has no place of its own", hint="say where to: --out FOLDER")  # fmt: skip
     loaded = spec.load(recipe).spec if recipe else trained.recipe_of(weights)
     target = out or Path(weights.name) / ("export" if step is None else f"export-{step}")
     made = weights.run.plan() if weights.run else None

@@ -11,8 +11,6 @@ from launcher import assets
 from launcher.cluster.nodes import split_endpoint
 from launcher.plan import Plan
 
-DEFAULT_PORT = 29500
-
 
 def config(plan: Plan, deepspeed_path: Path, node_rank: int = 0) -> dict[str, Any]:
     """The shipped config of the plan's strategy, filled in for this job.

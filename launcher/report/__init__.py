@@ -74,6 +74,7 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
                 "restarts": run.history.num_restarts,
                 "incidents": run.history.incidents,
                 "failure": dict(run.failure) or None,
+                "unread": list(run.unread),
                 "recipe": {k: {"value": v, "from": run.origins.get(k, "default")} for k, v in run.values.items()},
             }
             for run in runs

@@ -1,11 +1,11 @@
 """A run directory, read for a report: whatever is there, of any version and however the run ended. Nothing here fails for
-want of a file."""
+want of a file; what is there and cannot be read is told."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -50,6 +50,8 @@ class Run:
     confusion: Sequence[Sequence[int]]
     """Rows are labels, columns predictions; empty where nothing was predicted."""
     label_names: Sequence[str]
+    unread: Sequence[str]
+    """Files that are there and could not be read, each with the reason: `metrics.json: not JSON: …`."""
 
     @property
     def seconds(self) -> float | None:
@@ -119,11 +121,11 @@ def load(path: Path) -> Run:
         inside = path / "latest"
         hint = f"did you mean {inside}?" if inside.exists() else "name a folder that a launch wrote"
         raise LaunchError(f"{path}: not a run directory", hint=hint)
-    run = RunDir(path)
-    history = History.of(event for _, event in rundir.events(run.events_path) if isinstance(event, dict))
-    plan, metrics, data = (_mapping(rundir.read_json(p)) for p in (run.plan_path, run.metrics_path, run.data_path))
-    failure = _failure(run)
-    values, origins = _recipe(run)
+    run, files = RunDir(path), _Files(path)
+    history = History.of(files.events(run.events_path))
+    plan, metrics, data = (files.mapping(p) for p in (run.plan_path, run.metrics_path, run.data_path))
+    failure = _failure(run, files)
+    values, origins = _recipe(run, files)
     names = data.get("label_names") or values.get("model.label_names") or []
     name = str(plan.get("name") or path.parent.name or path.name)
     return Run(
@@ -139,9 +141,10 @@ def load(path: Path) -> Run:
         failure=failure,
         log_tail=_log_tail(run, failure),
         data=data,
-        env=_mapping(rundir.read_json(run.env_path)),
-        confusion=_confusion(run, metrics, history, len(names)),
+        env=files.mapping(run.env_path),
+        confusion=_confusion(run, files, metrics, history, len(names)),
         label_names=[str(n) for n in names] if isinstance(names, list | tuple) else [],
+        unread=files.unread,
     )
 
 
@@ -183,10 +186,68 @@ def _status(
     return "unfinished"
 
 
-def _failure(run: RunDir) -> Mapping[str, Any]:
+class _Files:
+    """Reads what is there, and keeps what could not be read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.unread: list[str] = []
+
+    def trouble(self, path: Path, reason: object) -> None:
+        self.unread.append(f"{path.relative_to(self.folder)}: {reason}")
+
+    def text(self, path: Path) -> str | None:
+        try:
+            return path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self.trouble(path, f"cannot be read: {error.strerror}")
+        except UnicodeDecodeError as error:
+            self.trouble(path, f"not UTF-8 at byte {error.start}")
+        return None
+
+    def mapping(self, path: Path) -> Mapping[str, Any]:
+        text = self.text(path)
+        if text is None:
+            return {}
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            self.trouble(path, f"not JSON: {error}")
+            return {}
+        if not isinstance(value, dict):
+            self.trouble(path, "not a JSON object")
+        return _mapping(value)
+
+    def events(self, path: Path) -> Iterator[Mapping[str, Any]]:
+        """The events; a last line without its end is still being written."""
+        bad = 0
+        try:
+            with path.open("rb") as file:
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    try:
+                        value = json.loads(line)
+                    except (ValueError, RecursionError):
+                        value = None
+                    if isinstance(value, dict):
+                        yield value
+                    else:
+                        bad += 1
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self.trouble(path, f"cannot be read: {error.strerror}")
+        if bad:
+            self.trouble(path, f"{bad} line{'s are' if bad > 1 else ' is'} no event")
+
+
+def _failure(run: RunDir, files: _Files) -> Mapping[str, Any]:
     """failure.json of the first node, else of another one that has one."""
     nodes = [RunDir(p) for p in sorted(run.path.glob("node_*"))]
-    found = [_mapping(rundir.read_json(r.failure_path)) for r in (run, *nodes)]
+    found = [files.mapping(r.failure_path) for r in (run, *nodes)]
     one = dict(next((f for f in found if f), {}))
     for key in ("what", "traceback", "message"):
         if isinstance(one.get(key), str):
@@ -206,13 +267,19 @@ def scrubbed(text: str) -> str:
     return hidden("", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text))
 
 
-def _recipe(run: RunDir) -> tuple[dict[str, Any], dict[str, str]]:
+def _recipe(run: RunDir, files: _Files) -> tuple[dict[str, Any], dict[str, str]]:
     """recipe.yaml, flat, and the origins that stand in its head."""
-    try:
-        text = run.recipe_path.read_text(encoding="utf-8")
-        values = flat(yaml.safe_load(text))
-    except (OSError, ValueError, yaml.YAMLError):
+    text = files.text(run.recipe_path)
+    if text is None:
         return {}, {}
+    try:
+        value = yaml.safe_load(text)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        files.trouble(run.recipe_path, f"not YAML: {str(error).splitlines()[0]}")
+        return {}, {}
+    if not isinstance(value, dict):
+        files.trouble(run.recipe_path, "not a mapping of keys")
+    values = flat(value)
     origins = {}
     for line in text.splitlines():
         if not line.startswith("#"):
@@ -236,27 +303,34 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def _confusion(run: RunDir, metrics: Mapping[str, Any], history: History, num_labels: int) -> list[list[int]]:
+def _confusion(run: RunDir, files: _Files, metrics: Mapping[str, Any], history: History, num_labels: int) -> list[list[int]]:  # fmt: skip
     found = _matrix(_mapping(metrics.get("final")).get("confusion_matrix"))
     if found:
         return found
-    counted = _counted(run.predictions_path, num_labels)
+    counted = _counted(run.predictions_path, files, num_labels)
     if counted or not history.evals:
         return counted
     return _matrix(history.evals[-1].get("confusion_matrix"))
 
 
-def _counted(path: Path, num_labels: int) -> list[list[int]]:
+def _counted(path: Path, files: _Files, num_labels: int) -> list[list[int]]:
     pairs: dict[tuple[int, int], int] = {}
+    number = 0
     try:
         with path.open(encoding="utf-8") as lines:
-            for i, line in enumerate(lines):
+            for number, line in enumerate(lines, 1):
                 row = json.loads(line)
                 pair = (int(row["label"]), int(row["prediction"]))
                 pairs[pair] = pairs.get(pair, 0) + 1
-                if i >= MAX_PREDICTIONS or min(pair) < 0:
+                if number > MAX_PREDICTIONS or min(pair) < 0:
                     return []
-    except (OSError, ValueError, KeyError, TypeError):
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        files.trouble(path, f"cannot be read: {error.strerror}")
+        return []
+    except (ValueError, KeyError, TypeError, RecursionError):
+        files.trouble(path, f"line {number} is no prediction")
         return []
     size = max([num_labels, *(max(p) + 1 for p in pairs)], default=0)
     return [[pairs.get((label, predicted), 0) for predicted in range(size)] for label in range(size)] if pairs else []

@@ -256,6 +256,11 @@ def bad_line(name: str, bad: Bad) -> None:
     err.print(Text(f"{name}:{bad.line}: {bad.reason}"))
 
 
+def doubt(name: str, text: str) -> None:
+    """What the input was taken for, where that may be wrong."""
+    err.print(Text(f"{name}: {text}"))
+
+
 def predicted(feed: Feed) -> None:
     """How many texts were labelled."""
     bad = f"; {feed.num_bad} line{'s' if feed.num_bad > 1 else ''} passed over" if feed.num_bad else ""
@@ -475,7 +480,10 @@ def explanation(report: Report, lang: Lang, as_json: bool) -> None:
 
 
 def reported(facts: Mapping[str, Any], path: Path, as_json: bool) -> None:
-    """Where the page is, and each run in a line."""
+    """Where the page is, and each run in a line. On stderr the files that it had to do without."""
+    for run in facts["runs"]:
+        for problem in run["unread"]:
+            err.print(Text(f"{run['path']}/{problem}"))
     if as_json:
         print(json.dumps(facts, indent=2, ensure_ascii=False))
         return

@@ -100,6 +100,18 @@ def check(path: Path, step: int, *, for_resuming: bool = True) -> Checkpoint | P
     return PassedOver(path, reason) if reason else Checkpoint(path, step, manifest)
 
 
+def changed(folder: Path) -> str | None:
+    """What is not as it was written in a folder with a manifest of ours, be it a finished model's or a checkpoint's under
+    another name; None where all is."""
+    try:
+        manifest = rundir.read_json(folder / MANIFEST)
+        return _wrong_seal(folder, manifest) or _wrong_bytes(folder, manifest)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    except (KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} was written by something else"
+
+
 def step_of(path: Path) -> int:
     """The step that a checkpoint's name tells; -1 for another name, which no manifest agrees with."""
     match = _NAME.fullmatch(path.name)
@@ -109,13 +121,8 @@ def step_of(path: Path) -> int:
 def _wrong_manifest(path: Path, step: int, manifest: Any, for_resuming: bool) -> str | None:
     if (path / UNFINISHED).exists():
         return f"is marked as incomplete by {UNFINISHED}"
-    if manifest is None:
-        there = (path / MANIFEST).exists()
-        return f"{MANIFEST} is not readable" if there else f"has no {MANIFEST}: its save was cut short, or is not ours"
-    if not isinstance(manifest, dict) or manifest.get("digest") != _digest(manifest):
-        return f"{MANIFEST} was changed after it was written"
-    if manifest["format"] != FORMAT:
-        return f"was written by ascend-launch {manifest['launcher']} in format {manifest['format']}, not {FORMAT}"
+    if reason := _wrong_seal(path, manifest):
+        return reason
     if manifest["step"] != step:
         return f"its manifest is of step {manifest['step']}"
     if not manifest["resumable"] and for_resuming:
@@ -126,10 +133,28 @@ def _wrong_manifest(path: Path, step: int, manifest: Any, for_resuming: bool) ->
     return f"its manifest has no {missing[0]}" if missing else None
 
 
+def _wrong_seal(path: Path, manifest: Any) -> str | None:
+    if manifest is None:
+        there = (path / MANIFEST).exists()
+        return f"{MANIFEST} is not readable" if there else f"has no {MANIFEST}: its save was cut short, or is not ours"
+    if not isinstance(manifest, dict) or manifest.get("digest") != _digest(manifest):
+        return f"{MANIFEST} was changed after it was written"
+    if manifest["format"] != FORMAT:
+        return f"was written by ascend-launch {manifest['launcher']} in format {manifest['format']}, not {FORMAT}"
+    return None
+
+
 def _wrong_files(path: Path, manifest: dict[str, Any]) -> str | None:
     pickles = sorted(p.name for p in path.rglob("*") if p.suffix in PICKLES)
     if pickles:
         return f"holds {pickles[0]}, a pickle, which can run code when it is read; ascend-launch writes none"
+    if reason := _wrong_bytes(path, manifest):
+        return reason
+    # Whoever can change a file can change the manifest; what is not a safetensors file is not opened any further.
+    return next(filter(None, (_unreadable(path / name) for name in state_files(manifest))), None)
+
+
+def _wrong_bytes(path: Path, manifest: dict[str, Any]) -> str | None:
     for row in manifest["files"]:
         try:
             size = (path / row["name"]).stat().st_size
@@ -143,8 +168,7 @@ def _wrong_files(path: Path, manifest: dict[str, Any]) -> str | None:
     for row, digest in zip(manifest["files"], found, strict=True):
         if digest != row["sha256"]:
             return f"{row['name']} {digest}" if " " in digest else f"{row['name']} is damaged: its SHA-256 differs"
-    # Whoever can change a file can change the manifest; what is not a safetensors file is not opened any further.
-    return next(filter(None, (_unreadable(path / name) for name in state_files(manifest))), None)
+    return None
 
 
 def _unreadable(path: Path) -> str | None:
@@ -285,19 +309,9 @@ class Store:
         for file in files:
             if not (aside / file.name).exists():
                 raise OSError(0, f"{file.name} is not on the first node: all nodes must share {self.folder}")
-        plan, step = self._plan, trainer.state.global_step
-        facts = {
-            "step": step,
-            "epoch": trainer.state.epoch,
-            "world_size": plan.world_size,
-            "strategy": plan.strategy,
-            "precision": plan.precision,
-            "recipe": recipe_hash(plan),
-            "resumable": not trainer.args.save_only_model,
-        }
-        seal(aside, facts, files)
+        seal(aside, _facts(trainer, resumable=not trainer.args.save_only_model), files)
         sync_folder(aside)
-        target = self.folder / f"checkpoint-{step}"
+        target = self.folder / f"checkpoint-{trainer.state.global_step}"
         if target.exists():  # one that was passed over, or of the same step before an interruption
             _remove(target)
         aside.replace(target)
@@ -324,6 +338,19 @@ class Store:
         for step, path in mine:
             if step not in keep:
                 _remove(path)
+
+
+def _facts(trainer: ResumableTrainer, *, resumable: bool) -> dict[str, Any]:
+    plan = trainer.plan
+    return {
+        "step": trainer.state.global_step,
+        "epoch": trainer.state.epoch,
+        "world_size": plan.world_size,
+        "strategy": plan.strategy,
+        "precision": plan.precision,
+        "recipe": recipe_hash(plan),
+        "resumable": resumable,
+    }
 
 
 def recipe_hash(plan: Plan) -> str:
@@ -443,6 +470,31 @@ class ResumableTrainer(Trainer):
         rundir.write_json(folder / rundir.MODEL_NOTE, self.note)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(str(folder))
+
+    def publish_model(self, folder: Path) -> None:
+        """Leave the finished model in `folder`, with a manifest as a checkpoint has: all of it, or what was there before.
+
+        Every rank must call it.
+        """
+        aside = folder.with_name(_ASIDE + folder.name)
+        try:
+            if self.args.should_save:
+                shutil.rmtree(aside, ignore_errors=True)
+            self.save_model(str(aside))
+            if self.args.should_save:
+                # A model card is there to be edited.
+                names = [p for p in sorted(aside.rglob("*")) if p.is_file() and p.name != "README.md"]
+                facts = _facts(self, resumable=False)
+                seal(aside, facts, [_synced(path, aside) for path in names])
+                sync_folder(aside)
+                if folder.exists():
+                    _remove(folder)
+                aside.replace(folder)
+                sync_folder(folder.parent)
+        except BaseException:
+            if self.args.should_save:
+                shutil.rmtree(aside, ignore_errors=True)
+            raise
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if self.epoch_is_over() and not self._epoch_end_is_done():

@@ -116,7 +116,7 @@ def prepare(plan: Plan, run_dir: RunDir) -> Prepared:
     first = next(iter(raw))
     label_names = _label_names(recipe, raw[first], num_labels)
     labels = {name: _labels(recipe, rows, splits[name], label_names) for name, rows in raw.items()}
-    notes = list(models.notes(recipe, tokenizer, config))
+    notes = [*(trained.notes if trained else ()), *models.notes(recipe, tokenizer, config)]
     notes += _selection_notes(recipe, raw)
     encode = prompts.encoder(recipe, tokenizer, label_names)
     settings = {"max_length": recipe.data.max_length, **encode.settings}

@@ -82,7 +82,7 @@ def export(request: Request) -> dict[str, Any]:
     found = _find(request, recipe)
     if request.adapter_only and found.base is None:
         raise LaunchError(f"{found.folder}: is no adapter", hint="leave out --adapter-only")
-    notes: list[str] = []
+    notes = list(found.notes)
     aside = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
         aside.mkdir(parents=True)
@@ -175,12 +175,13 @@ class _Job:
         files = [self.found.folder / name for name in checkpoint.state_files(manifest)]
         shapes = {name: source.shape for name, source in sources.items()} or self._shapes(config)
         pieces = merge.piece_sources(files, shapes)
-        if left := [name for name in sources if name not in pieces]:
+        left = [name for name in sources if name not in pieces]
+        if not pieces:
+            self.notes.append("no fp32 weights are kept there; these are the saved ones, widened")
+        elif left:
             self.notes.append(
                 f"{len(left)} tensors are no trained parameters and stay as they were saved, as {left[0]}"
             )
-        elif not pieces:
-            self.notes.append("the checkpoint keeps no fp32 weights; these are the saved ones, widened")
         return {**sources, **pieces}
 
     def _shapes(self, config: Any) -> dict[str, tuple[int, ...]]:

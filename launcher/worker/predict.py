@@ -41,6 +41,8 @@ def prepare(plan: Plan, run: RunDir) -> None:
     transformers.utils.logging.disable_progress_bar()
     assert plan.use is not None
     trained = weights.trained(plan.recipe, plan.use.weights, seed=plan.training_arguments.get("seed", 42))
+    for text in trained.notes:
+        rundir.append_event(run.events_path, {"event": "note", "text": text})
     config = models.load_config(plan.recipe, trained.model)
     recipe = _with_labels(plan.recipe, config, trained)
     folder = models.tokenizer_folder(recipe, trained.tokenizer)

@@ -100,7 +100,7 @@ def _train(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
     heart.beat("last evaluation")
     final = _final_evaluation(trainer)
     heart.beat("saving the model")
-    trainer.save_model(str(run.model_dir))
+    trainer.publish_model(run.model_dir)
     if rank.is_first:
         events.emit("model", path=str(run.model_dir))
         _write_results(plan, run, trainer, progress, final, output.metrics)

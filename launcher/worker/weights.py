@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher import __version__
+from launcher import __version__, rundir
 from launcher.errors import LaunchError
 from launcher.rundir import RunDir
 from launcher.spec import Data, Parallel, RecipeSpec
@@ -31,6 +31,8 @@ class Trained:
     """An adapter's model; None where `folder` is whole."""
     step: int | None = None
     """Of a checkpoint of ours."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about them."""
 
     @property
     def model(self) -> Path:
@@ -51,16 +53,19 @@ def trained(recipe: RecipeSpec, name: str, *, seed: int) -> Trained:
 
     Of a run directory the final model is taken where the run is finished, else its newest whole checkpoint.
 
+    Every byte of a checkpoint, and of a finished model, is compared with its manifest.
+
     Raises:
         LaunchError: nothing of the kind, damaged, or without weights.
     """
     folder, step = _folder(recipe, name)
+    notes = _unverified(folder)
     if (folder / ADAPTER).is_file():
-        return Trained(folder, _base(recipe, folder, seed=seed), step)
+        return Trained(folder, _base(recipe, folder, seed=seed), step, notes)
     models.check_folder(folder)
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
         raise LaunchError(f"{folder}: holds no weights", hint="name a folder with *.safetensors")
-    return Trained(folder, None, step)
+    return Trained(folder, None, step, notes)
 
 
 def _folder(recipe: RecipeSpec, name: str) -> tuple[Path, int | None]:
@@ -69,12 +74,32 @@ def _folder(recipe: RecipeSpec, name: str) -> tuple[Path, int | None]:
         return models.snapshot(name, None, recipe.model.hub), None
     run = RunDir(path)
     if run.plan_path.is_file():
-        if run.metrics_path.is_file() and run.model_dir.is_dir():
-            return run.model_dir, None
-        return _newest(run)
-    if (path / checkpoint.MANIFEST).is_file():
+        if not run.metrics_path.is_file() or not run.model_dir.is_dir():
+            return _newest(run)
+        path = run.model_dir
+    if checkpoint.step_of(path) >= 0 and (path / checkpoint.MANIFEST).is_file():
         return whole(path)
+    if _has_manifest(path) and (reason := checkpoint.changed(path)):
+        hint = f"name a checkpoint of that run; if you changed the folder yourself, remove its {checkpoint.MANIFEST}"
+        raise LaunchError(f"{path}: {reason}", hint=hint)
     return path, None
+
+
+def _has_manifest(folder: Path) -> bool:
+    """Whether there is one of ours; other programs have files of that name."""
+    path = folder / checkpoint.MANIFEST
+    if not path.is_file():
+        return False
+    manifest = rundir.read_json(path)
+    return manifest is None or (isinstance(manifest, dict) and "launcher" in manifest)
+
+
+def _unverified(folder: Path) -> tuple[str, ...]:
+    """Of a run's finished model without a manifest."""
+    run = RunDir(folder.parent)
+    if folder != run.model_dir or not run.plan_path.is_file() or _has_manifest(folder):
+        return ()
+    return (f"{folder} has no {checkpoint.MANIFEST}, so nothing tells whether it is as it was written",)
 
 
 def _newest(run: RunDir) -> tuple[Path, int]:

@@ -391,7 +391,7 @@ def test_elastics_summary_names_the_rank():
 
 
 def test_standard_input_is_a_log(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO(TARGET))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(TARGET.encode() + b"\xff")))
     verdict = explain.explain_path("-").verdict
     assert verdict is not None
     assert verdict.id == "label-out-of-range"
