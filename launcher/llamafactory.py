@@ -154,6 +154,7 @@ class _Import:
         self.out.put("metrics.", ["accuracy", "f1"], "")
         self._move("output_dir", "output_dir.")
         self._rest()
+        self.left.sort(key=lambda left: int(left.where))
         head = [
             f"From {self.path} of LLaMA-Factory, whose task is to write; here the model learns which label a text has."
         ]
@@ -367,6 +368,10 @@ class _Import:
                 raise self._fail("dataset", f"{first['title']}: the column {name!r} is not text: {json.dumps(odd)[:40]}", "a recipe needs a text and a label a row")  # fmt: skip
         instructions = {row.get(prompt) for row in rows}
         has_query = query is not None and any(row.get(query) for row in rows)
+        for needed in (query if has_query else prompt, response):
+            number = next((i for i, row in enumerate(rows, 1) if row.get(needed) is None), None)
+            if number is not None:
+                raise self._fail("dataset", f"{first['title']}: row {number} has no {needed!r}", "mend the data, or name its columns in dataset_info.json")  # fmt: skip
         system = {row.get(columns["system"]) for row in rows} if "system" in columns else set()
         origin = f"columns of {first['title']} in {first['info']}"
         if has_query and len(instructions) > 1:
@@ -517,11 +522,11 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             if text.lstrip().startswith("[")
             else [json.loads(line) for line in text.splitlines() if line.strip()]
         )
-        if not isinstance(value, list):
-            raise ValueError("not a list of rows")
+        if odd := [i for i, row in enumerate(value, 1) if not isinstance(row, dict)]:
+            raise ValueError(f"row {odd[0]} is no JSON object")
     except (OSError, ValueError, RecursionError) as error:
         raise LaunchError(f"{path}: cannot be read: {error}", hint="mend that file") from None
-    return [row for row in value if isinstance(row, dict)]
+    return value
 
 
 def _read_json(path: Path) -> Any:

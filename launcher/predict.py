@@ -269,7 +269,7 @@ class Feed:
             except BrokenPipeError:
                 raise
             except OSError as error:
-                raise LaunchError(f"answers cannot be written: {error.strerror}", hint=f"{self.num_rows:,} texts were answered before it; free some space, or name another --output", exit_code=EXIT_JOB_FAILED) from None  # fmt: skip
+                raise LaunchError(f"answers cannot be written: {error.strerror}", hint="free some space, or name another --output", exit_code=EXIT_JOB_FAILED) from None  # fmt: skip
             del self._pending[:written]
             moved = True
         return moved

@@ -112,7 +112,7 @@ class RunDir:
         except OSError as error:
             raise LaunchError(
                 f"{self.path}: cannot be written to: {error.strerror}",
-                hint="name a writable folder with output_dir=DIR or --run-dir DIR",
+                hint="name a writable folder: --run-dir, --out or output_dir=",
             ) from None
 
     @contextlib.contextmanager

@@ -47,23 +47,23 @@ def find(text: str, option: str) -> Weights:
     """A folder (a model, an adapter, a checkpoint, a run directory), or a hub id.
 
     Raises:
-        LaunchError: neither; the words name `option`.
+        LaunchError: neither; the words name `option`; '' for an argument.
     """
-    path = Path(text).expanduser()
+    path, named = Path(text).expanduser(), f"{option} {text or repr(text)}".strip()
     if text and path.is_dir():
         if not any(any(path.glob(pattern)) for pattern in _MARKS):
             latest = path / "latest"
             hint = (
                 f"did you mean {latest}?" if latest.is_dir() else "name a run directory, a checkpoint or a model folder"
             )
-            raise LaunchError(f"{option} {text}: is no run directory and holds no weights", hint=hint)
+            raise LaunchError(f"{named}: is no run directory and holds no weights", hint=hint)
         return Weights(str(path.resolve()), _run_of(path.resolve()))
     if text and path.exists():
-        raise LaunchError(f"{option} {text}: is a file", hint="name its folder")
+        raise LaunchError(f"{named}: is a file", hint="name its folder")
     is_id = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", text)
     # `runs/yelp` beside a folder `runs` is a path with a slip in it.
     if not is_id or ("/" in text and path.parent.is_dir()) or _CHECKPOINT.fullmatch(text):
-        raise LaunchError(f"{option} {text}: no such folder", hint="name a run directory, a checkpoint, a model folder or a hub id")  # fmt: skip
+        raise LaunchError(f"{named}: no such folder", hint="name a run directory, a checkpoint, a model folder or a hub id")  # fmt: skip
     return Weights(text, None)
 
 

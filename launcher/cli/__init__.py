@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -66,6 +67,7 @@ for command in (
     cli.add_command(command)
 
 
+_STDOUT = "standard output"
 _NO_BUGS = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space",
@@ -98,11 +100,13 @@ def main() -> None:
 
 
 def _exit_code() -> int | str | None:
+    stdout = sys.stdout
     try:
         # click would name itself after the file that was started, and its variable with it.
         cli.main(prog_name="ascend-launch", standalone_mode=False)
     except SystemExit as end:
-        return end.code
+        # Where a pipe's reader left, click puts another object there and ends itself.
+        return end.code if sys.stdout is stdout else _lost_output(BrokenPipeError())
     except LaunchError as error:
         click.echo(f"error: {error}", err=True)
         return error.exit_code
@@ -116,7 +120,7 @@ def _exit_code() -> int | str | None:
         click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
     except Exception as error:
-        if isinstance(error, OSError) and (isinstance(error, BrokenPipeError) or _has_lost_output()):
+        if isinstance(error, OSError) and (isinstance(error, BrokenPipeError) or error.filename == _STDOUT):
             return _lost_output(error)
         if isinstance(error, OSError) and error.errno in _NO_BUGS:
             where = f"{error.filename}: " if error.filename else ""
@@ -133,17 +137,24 @@ def _settle_standard_streams() -> None:
             os.fstat(number)
         except OSError:  # closed: the next file that is opened would take its place, here and in what is started
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name that is not UTF-8 is shown all the same
+    before = sys.stdout
+    if isinstance(before, io.TextIOWrapper) and before is sys.__stdout__:
+        # A name that is not UTF-8 is shown all the same.
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(_Stdout(before.fileno(), "w", closefd=False)), before.encoding, "backslashreplace",
+            line_buffering=before.line_buffering or bool(os.environ.get("PYTHONUNBUFFERED")),
+        )  # fmt: skip
 
 
-def _has_lost_output() -> bool:
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        return True
-    return False
+class _Stdout(io.FileIO):
+    """Names itself where it cannot be written, so that this is not taken for another file's trouble."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            error.filename = _STDOUT
+            raise
 
 
 def _lost_output(error: OSError) -> int:
@@ -152,7 +163,7 @@ def _lost_output(error: OSError) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if isinstance(error, BrokenPipeError):
         return EXIT_OK
-    click.echo(f"error: standard output: {error.strerror}\n  fix: send it elsewhere", err=True)
+    click.echo(f"error: {_STDOUT}: {error.strerror}\n  fix: send it elsewhere", err=True)
     return EXIT_JOB_FAILED
 
 

@@ -254,7 +254,7 @@ def export_command(run: str, step: int | None, out: Path | None, dtype: str | No
     """Write the weights of RUN as one Hugging Face folder: a run directory, a checkpoint or an adapter, of any strategy."""
     from launcher import show, spec, supervise, trained
 
-    weights = trained.find(run, "RUN")
+    weights = trained.find(run, "")
     is_run = weights.run is not None and str(weights.run.path) == weights.name
     if step is not None and not is_run:
         raise LaunchError(f"--checkpoint {step}: {run} is no run directory", hint="name the run, or the checkpoint's own folder")  # fmt: skip

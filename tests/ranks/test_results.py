@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -78,8 +79,6 @@ def test_eval_of_a_run_directory_is_of_its_final_model(job, evaluated):
 
 def test_an_unfinished_run_stands_for_its_newest_whole_checkpoint(job, evaluated, tmp_path):
     """A damaged newest checkpoint is passed over, as in resuming."""
-    import shutil
-
     trained = job(2, *SAVING, "parallel.strategy=zero2")
     copy = tmp_path / "copy"
     shutil.copytree(trained.dir, copy)
@@ -209,3 +208,27 @@ def test_weights_of_another_kind_are_refused_with_what_to_do(job, ascend_launch,
     assert "zero_to_fp32.py" in pickles.err
     assert f"{tmp_path}: exists already" in there.err
     assert "no such folder" in nothing.err
+
+
+def test_a_finished_model_that_was_changed_is_refused_by_name(job, ascend_launch, tmp_path):
+    """Its manifest disturbs no one who loads the folder; without one it is used, with a note. The model that it was trained
+    from is not needed: its name is relative to another folder."""
+    trained = job(2, *SAVING, "parallel.strategy=zero3")
+    run = tmp_path / "run"
+    shutil.copytree(trained.dir, run)
+    (tmp_path / "in.txt").write_text("Good.\n")
+    words = (("export", run, "--out", tmp_path / "out"), ("predict", "--device", "cpu", "--model", run, "--input", tmp_path / "in.txt"))  # fmt: skip
+    _, found = AutoModelForSequenceClassification.from_pretrained(run / "model", output_loading_info=True)
+    assert not any(found.values())
+    content = bytearray((run / "model" / "model.safetensors").read_bytes())
+    content[-5] ^= 4
+    (run / "model" / "model.safetensors").write_bytes(content)
+
+    for command in words:
+        ran = ascend_launch(*command, cwd=tmp_path, **ONE_THREAD)
+        assert (2, True) == (ran.code, "model.safetensors is damaged: its SHA-256 differs" in ran.err), ran.err
+    (run / "model" / "manifest.json").unlink()
+    for command in words:
+        ran = ascend_launch(*command, cwd=tmp_path, **ONE_THREAD)
+        assert (0, True) == (ran.code, "has no manifest.json" in ran.out + ran.err), ran.err
+    assert [] == list(trained.dir.glob(".tmp-*"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +226,76 @@ def test_no_value_can_break_out_of_its_line(job, tmp_path: Path):
 
     assert nasty == recipe.output_dir
     assert f"{nasty}\n{{text}}" == recipe.data.prompt
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"per_device_train_batch_size": "two"}, "expected a whole number above 0, got 'two'"),
+        ({"gradient_accumulation_steps": 0}, "expected a whole number above 0, got 0"),
+        ({"lora_rank": "x", "finetuning_type": "lora"}, "lora_rank: expected a whole number"),
+        ({"max_samples": [1]}, "max_samples: expected a whole number"),
+        ({"val_size": "some"}, "val_size: expected a number"),
+        ({"warmup_ratio": "x"}, "warmup_ratio: expected a number"),
+        ({"dataset": 5}, "dataset: expected text or a list of texts"),
+        ({"lora_target": [1], "finetuning_type": "lora"}, "lora_target: expected text or a list"),
+        ({"additional_target": {"a": 1}, "finetuning_type": "lora"}, "additional_target: expected text"),
+        ({"flash_attn": [1], "deepspeed": [1]}, "tells no ZeRO stage"),
+        ({"deepspeed": {"zero_optimization": 3}}, "is no config of DeepSpeed"),
+        ({"deepspeed": {"zero_optimization": {"stage": "x"}}}, "stage 'x' is none of"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_a_value_of_the_wrong_kind_is_named_with_its_line(job, changes: dict[str, Any], said: str):
+    path = job(changes)
+    with pytest.raises(LaunchError) as caught:
+        llamafactory.convert(path, nproc=1, task="causal-lm")
+
+    assert said in caught.value.what
+    where = re.match(rf"{path}:(\d+): ", caught.value.what)
+    assert where is not None
+    assert path.read_text().splitlines()[int(where[1]) - 1].startswith(tuple(changes))
+
+
+@pytest.mark.parametrize(
+    ("info", "said"),
+    [
+        ("[1]", "is no mapping"),
+        ("[" * 100_000, "cannot be read"),
+        ('{"reviews": [1]}', "not an entry"),
+        ('{"reviews": {"columns": [1]}}', "not an entry"),
+        ('{"reviews": {"columns": {"prompt": 3}}}', "not an entry"),
+        ('{"reviews": {"file_name": 3}}', "not an entry"),
+        ("{}", "has no 'reviews'"),
+    ],
+)
+def test_an_odd_dataset_info_is_refused(job, tmp_path: Path, info: str, said: str):
+    path = job()
+    (tmp_path / "data" / "dataset_info.json").write_text(info)
+    with pytest.raises(LaunchError, match=said):
+        llamafactory.convert(path, nproc=1, task="causal-lm")
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [('{"a": 1}', "row 1 has no"), ("5", "row 1 is no JSON object"), ('[{"instruction": ["a"], "output": "b"}]', "is not text")],
+)  # fmt: skip
+def test_odd_rows_are_refused(job, tmp_path: Path, rows: str, said: str):
+    path = job()
+    (tmp_path / "data" / "reviews.json").write_text(rows)
+    with pytest.raises(LaunchError, match=said):
+        llamafactory.convert(path, nproc=1, task="causal-lm")
+
+
+def test_a_date_is_kept_as_text(job, tmp_path: Path):
+    """YAML reads 2026-11-27 as one."""
+    path = job()
+    path.write_text(path.read_text().replace("output_dir: out/reviews", "output_dir: 2026-11-27"))
+
+    assert "2026-11-27" == loaded(path, tmp_path)[0].output_dir
+
+
+def test_a_missing_file_is_no_recipe(tmp_path: Path):
+    with pytest.raises(LaunchError, match="no such file") as caught:
+        llamafactory.convert(tmp_path / "none.yaml", nproc=1, task="causal-lm")
+    assert "name a training file" == caught.value.hint

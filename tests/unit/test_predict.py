@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from launcher import predict
+from launcher.errors import LaunchError
 from launcher.predict import Bad, Feed, Lines, Row, guess, parse
 from launcher.rundir import Chunks
 
@@ -179,3 +180,33 @@ def test_a_reader_that_went_away_is_told_of(tmp_path: Path):
 
     with pytest.raises(BrokenPipeError):
         played(feed, ranks)
+
+
+@pytest.mark.parametrize(("text", "doubts"), [('[{"text": "a"}]\n', True), ("[\n", True), ("{\n", True), ("a\n[\n", False), ('{"text": "a"}\n', False)])  # fmt: skip
+def test_json_that_is_no_json_lines_is_told(tmp_path: Path, text: str, doubts: bool):
+    """Every line of it is a text."""
+    ranks = Ranks(tmp_path / "chunks")
+    feed, _ = feed_of(text, tmp_path, ranks)
+
+    played(feed, ranks)
+
+    assert doubts == ("is no JSON lines" in feed.doubt)
+
+
+def test_answers_that_cannot_be_written_end_it_in_a_sentence(tmp_path: Path):
+    """As on a full disk, with exit code 1."""
+    ranks = Ranks(tmp_path / "chunks")
+    feed, _ = feed_of("a\n" * 100, tmp_path, ranks)
+    feed.out = os.open("/dev/full", os.O_WRONLY)
+
+    with pytest.raises(LaunchError, match="answers cannot be written: No space left on device") as caught:
+        played(feed, ranks)
+    assert 1 == caught.value.exit_code
+
+
+def test_an_input_that_cannot_be_read_ends_it_in_a_sentence(tmp_path: Path):
+    """Standard input may be a folder."""
+    lines = Lines(os.open(tmp_path, os.O_RDONLY))
+
+    with pytest.raises(LaunchError, match="the input cannot be read: Is a directory"):
+        lines.read()

@@ -296,3 +296,50 @@ def test_recipe_keys_with_colons_find_their_origin(tmp_path: Path):
     )
 
     assert {"data_files.a: b": "mine.yaml:3"} == report.load(folder).origins
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("metrics.json", b"\xff\xfe", "not UTF-8 at byte 0"),
+        ("metrics.json", b"{", "not JSON: "),
+        ("metrics.json", b"[" * 100_000, "not JSON: "),
+        ("plan.json", b"[]", "not a JSON object"),
+        ("recipe.yaml", b"x: [", "not YAML: "),
+        ("events.jsonl", b"nonsense\n7\n{", "2 lines are no event"),
+        ("node_1/failure.json", b"3", "not a JSON object"),
+        ("data.json", None, "cannot be read: Is a directory"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, name: str, content: bytes | None, reason: str):
+    """On the page and among the facts, with the reason; one that is not there is no trouble."""
+    folder = write_run(tmp_path / "run")
+    assert [] == report.load(folder).unread
+
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).mkdir() if content is None else (folder / name).write_bytes(content)
+    (problem,) = report.load(folder).unread
+
+    assert problem.startswith(f"{name}: {reason}")
+    assert [problem] == report.summary([report.load(folder)])["runs"][0]["unread"]
+    assert problem in page(folder).text
+
+
+def test_predictions_that_cannot_be_read_are_told(tmp_path: Path):
+    """Where the matrix would have been counted from them."""
+    folder = write_run(tmp_path / "run")
+    (folder / "metrics.json").write_text('{"final": {"accuracy": 0.5}}')
+    (folder / "predictions.jsonl").write_text('{"index": 0, "label": 0, "prediction": 1}\n{"index": 1}\n')
+
+    assert ["predictions.jsonl: line 2 is no prediction"] == report.load(folder).unread
+
+
+def test_the_command_says_what_it_could_not_read(tmp_path: Path, ascend_launch):
+    """On stderr; the page is made all the same."""
+    folder = write_run(tmp_path / "run")
+    (folder / "plan.json").write_text("[]")
+    ran = ascend_launch("report", folder, "--json")
+
+    assert (0, f"{folder}/plan.json: not a JSON object\n") == (ran.code, ran.err)
+    assert [folder.name] == [Path(run["path"]).name for run in json.loads(ran.out)["runs"]]

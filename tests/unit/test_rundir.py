@@ -144,3 +144,11 @@ def test_a_second_run_within_a_job_of_one_node_has_a_folder_of_its_own(recipe: C
 
     assert ["slurm-7", "slurm-7-2"] == [run.path.name for run in runs]
     assert runs[1].path == rundir.of_job(tmp_path, plans[1], "slurm-7", 0).path
+
+
+@pytest.mark.parametrize(("content", "said"), [("[]", "plan.json: Input"), ("{", "plan.json: Invalid JSON"), ('{"name": 3}', "plan.json: name: ")])  # fmt: skip
+def test_a_damaged_plan_is_named(tmp_path: Path, content: str, said: str):
+    """With the key, where there is one."""
+    (tmp_path / "plan.json").write_text(content)
+    with pytest.raises(LaunchError, match=said):
+        rundir.RunDir(tmp_path).plan()

@@ -245,3 +245,19 @@ def test_no_is_the_word_no_where_that_is_a_choice(recipe: Write):
 
     assert {"eval_strategy": "no", "save_strategy": "no"} == loaded.training
     assert "expected text" in mistakes(recipe(training={"optim": False}))[0]
+
+
+@pytest.mark.parametrize(
+    ("sections", "override", "env", "hint"),
+    [
+        ({}, "nonsense", {}, "mend that word of the command line"),
+        ({}, "training.learning_rate=abc", {}, "mend that word of the command line"),
+        ({}, "training.seed=1", {"ASCEND_LAUNCH_TRAINNG__SEED": "1"}, "change or unset that variable"),
+        ({"metrics": ["what"]}, "training.seed=1", {}, "mend line "),
+    ],
+)
+def test_a_single_mistake_says_where_to_mend_it(recipe, sections, override: str, env: dict[str, str], hint: str):
+    with pytest.raises(LaunchError) as caught:
+        spec.load(recipe(**sections), (override,), env)
+
+    assert caught.value.hint.startswith(hint)

@@ -9,7 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from launcher import plan, rundir, spec, supervise
+from launcher.cli.launch import explained
 from launcher.cluster.model import Cluster
+from launcher.rundir import RunDir
+from launcher.supervise import Outcome
 
 LINGERING = """
 import os, sys, time
@@ -38,3 +41,17 @@ def test_a_job_is_over_when_nothing_holds_its_directory(recipe: Callable[..., Pa
     assert (0, True) == (left_early.returncode, was_held)
     assert 0 == outcome.exit_code
     assert not run.is_held()
+
+
+def test_an_explanation_that_cannot_be_kept_is_shown_all_the_same(tmp_path: Path):
+    """The disk that ended the job may take no file any more."""
+    run = RunDir(tmp_path)
+    run.attempt(0).mkdir()
+    run.rank_log(0, 0).write_text(
+        "RuntimeError: NPU out of memory. Tried to allocate 2.00 GiB (NPU 0; 60.97 GiB total)\n"
+    )
+    run.failure_path.mkdir()  # no file can be put in its place
+    report = explained(Outcome(1, {"what": "it failed", "exit_code": 1}), run)
+
+    assert report is not None
+    assert report.verdict is not None

@@ -17,7 +17,8 @@ import torch
 from safetensors import SafetensorError
 
 from launcher.errors import LaunchError
-from launcher.worker import checkpoint, heartbeat, state
+from launcher.spec import RecipeSpec
+from launcher.worker import checkpoint, heartbeat, state, weights
 from launcher.worker.checkpoint import PassedOver, newest_whole
 from launcher.worker.tensorfile import TensorFile, Written, write
 
@@ -273,3 +274,55 @@ def test_a_beat_is_read_back(tmp_path: Path):
     assert beat is not None
     assert (beat.step, beat.phase) == (12, "saving: gathering weights")
     assert None is heartbeat.read_beat(tmp_path / "beat_1")
+
+
+def finished_run(folder: Path) -> Path:
+    """A run directory whose final model is sealed as a training seals it; the model's folder."""
+    model = folder / "model"
+    model.mkdir(parents=True)
+    (folder / "plan.json").write_text("{}")
+    (folder / "metrics.json").write_text("{}")
+    (model / "config.json").write_text("{}")
+    files = [write(model / "model.safetensors", [("w", torch.arange(64.0))], {}), checkpoint._synced(model / "config.json", model)]  # fmt: skip
+    checkpoint.seal(model, {"step": 8, "world_size": 2, "resumable": False}, files)
+    (model / "README.md").write_text("a card")
+    return model
+
+
+RECIPE = RecipeSpec.model_validate({"model": {"name": "org/model", "num_labels": 2}, "data": {"path": "json"}})
+
+
+def test_a_finished_model_is_verified_under_any_name(tmp_path: Path):
+    """By its run, by itself, and as a copy; its card may be edited."""
+    model = finished_run(tmp_path / "run")
+    shutil.copytree(model, tmp_path / "copy")
+    (model / "README.md").write_text("another card")
+
+    for name in (tmp_path / "run", model, tmp_path / "copy"):
+        assert () == weights.trained(RECIPE, str(name), seed=1).notes
+    for folder in (model, tmp_path / "copy"):
+        flip_bit(folder / "model.safetensors")
+    for name in (tmp_path / "run", model, tmp_path / "copy"):
+        with pytest.raises(LaunchError, match=r"model\.safetensors is damaged: its SHA-256 differs") as caught:
+            weights.trained(RECIPE, str(name), seed=1)
+        assert 2 == caught.value.exit_code
+
+
+def test_a_finished_model_of_an_older_version_is_used_with_a_note(tmp_path: Path):
+    """Without a manifest; and a manifest.json of another program's is none of ours."""
+    model = finished_run(tmp_path / "run")
+    (model / checkpoint.MANIFEST).unlink()
+    (note,) = weights.trained(RECIPE, str(tmp_path / "run"), seed=1).notes
+
+    assert f"{model} has no manifest.json" in note
+    (model / checkpoint.MANIFEST).write_text('{"layers": []}')
+    assert 1 == len(weights.trained(RECIPE, str(model), seed=1).notes)
+
+
+def test_a_checkpoint_under_another_name_is_verified_too(tmp_path: Path):
+    path = publish(tmp_path, 8)
+    assert None is checkpoint.changed(path)
+    path = path.rename(tmp_path / "kept")
+    flip_bit(path / "state_0.safetensors")
+
+    assert "state_0.safetensors is damaged: its SHA-256 differs" == checkpoint.changed(path)

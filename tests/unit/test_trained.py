@@ -1,0 +1,37 @@
+"""What `--model` and `--checkpoint` name is found, or said not to be there before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from launcher import trained
+from launcher.errors import LaunchError
+
+
+def test_a_hub_id_is_one_unless_it_looks_like_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`runs/yelp` beside a folder `runs` has a slip in it."""
+    monkeypatch.chdir(tmp_path)
+    assert ["org/model", "gpt2"] == [trained.find(name, "--model").name for name in ("org/model", "gpt2")]
+
+    (tmp_path / "runs").mkdir()
+    for name in ("runs/yelp", "checkpoint-17", "a/checkpoint-17", "./x", "/none", "~/none", "a/b/c", "", "-x/y"):
+        with pytest.raises(LaunchError, match="no such folder") as caught:
+            trained.find(name, "--model")
+        assert 2 == caught.value.exit_code
+
+
+def test_a_folder_without_weights_is_none(tmp_path: Path):
+    """With the run that was meant, where it is plain."""
+    (tmp_path / "20261127").mkdir()
+    (tmp_path / "20261127" / "plan.json").write_text("{}")
+    with pytest.raises(LaunchError, match="is no run directory and holds no weights") as caught:
+        trained.find(str(tmp_path), "--model")
+    assert "name a run directory" in caught.value.hint
+
+    (tmp_path / "latest").symlink_to("20261127")
+    with pytest.raises(LaunchError) as caught:
+        trained.find(str(tmp_path), "--model")
+    assert f"did you mean {tmp_path / 'latest'}?" == caught.value.hint
+    assert str(tmp_path / "20261127") == trained.find(str(tmp_path / "latest"), "--model").name
