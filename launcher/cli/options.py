@@ -44,7 +44,9 @@ class Count(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         if value in (None, "auto"):
             return None
-        if isinstance(value, int) or (str(value).isdigit() and int(value) > 0):
+        from launcher.cluster.nodes import is_number
+
+        if isinstance(value, int) or (is_number(str(value)) and int(value) > 0):
             return int(value)
         raise click.BadParameter(f"{value!r} is neither a number of ranks nor auto", ctx, param)
 

@@ -13,12 +13,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from launcher.cluster.nodes import is_number
 from launcher.errors import LaunchError
 
 MOST_LETTERS = 64
 """Of a server_id."""
-_ADDRESS = re.compile(r"^\s*address_(\d+)\s*=\s*(\S+)\s*$", re.MULTILINE)
-_DEVICE = re.compile(r"^(\d+)=([^/]*)(?:/(\d+))?$")
+_ADDRESS = re.compile(r"^\s*address_(\d+)\s*=\s*(\S+)\s*$", re.MULTILINE | re.ASCII)
+_DEVICE = re.compile(r"^(\d+)=([^/]*)(?:/(\d+))?$", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ def _shapeless(servers: list[Any]) -> str:
             if not isinstance(device, dict):
                 return f"server_list[{i}].device[{j}] is not an object"
             for key in ("device_id", "rank_id"):
-                if not str(device.get(key, "")).isdecimal():
+                if not is_number(str(device.get(key, ""))):
                     return f"server_list[{i}].device[{j}].{key} is {device.get(key)!r}, not a number from 0"
     return ""
 
@@ -342,7 +343,7 @@ def _twice(values: Iterable[str]) -> str:
 
 
 def _is_port(value: Any) -> bool:
-    return str(value).isdecimal() and 1 <= int(value) <= 65535
+    return is_number(str(value)) and 1 <= int(value) <= 65535
 
 
 def _family(ip: str) -> int:

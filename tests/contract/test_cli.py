@@ -60,6 +60,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "nproc above the batch": ({}, ["--nproc", "3"], "cannot be split evenly"),
     "no card": ({}, ["--device", "npu"], "no NPU found"),
     "unwritable output": ({"output_dir": "/proc/self/x"}, [], "cannot be written to"),
+    "a number in other digits": ({}, ["--nproc", "²"], "neither a number of ranks nor auto"),
     "bad nproc": ({}, ["--nproc", "many"], "neither a number of ranks nor auto"),
     "bad override": ({}, ["nonsense"], "is not KEY=VALUE"),
     "node without endpoint": ({}, ["--nnodes", "2"], "needs --rdzv-endpoint"),
