@@ -53,6 +53,8 @@ def model_config(name: str, revision: str | None = None, env: Mapping[str, str] 
                 f"model.name: {name}: a folder without config.json", hint="name a folder made by save_pretrained"
             )
         return _config(file)
+    if path.is_file():
+        raise LaunchError(f"model.name: {name}: is a file", hint="name its folder, or a hub id such as org/model")
     if name.startswith((".", "/", "~")):
         raise LaunchError(f"model.name: {name}: no such folder", hint="name a folder, or a hub id such as org/model")
     home = Path(env.get("HF_HOME") or Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface")

@@ -49,8 +49,8 @@ def find(text: str, option: str) -> Weights:
     Raises:
         LaunchError: neither; the words name `option`; '' for an argument.
     """
-    path, named = Path(text).expanduser(), f"{option} {text or repr(text)}".strip()
-    if text and path.is_dir():
+    path, named = Path(text).expanduser(), f"{option} {text}".strip()
+    if path.is_dir():
         if not any(any(path.glob(pattern)) for pattern in _MARKS):
             latest = path / "latest"
             hint = (
@@ -58,7 +58,7 @@ def find(text: str, option: str) -> Weights:
             )
             raise LaunchError(f"{named}: is no run directory and holds no weights", hint=hint)
         return Weights(str(path.resolve()), _run_of(path.resolve()))
-    if text and path.exists():
+    if path.exists():
         raise LaunchError(f"{named}: is a file", hint="name its folder")
     is_id = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", text)
     # `runs/yelp` beside a folder `runs` is a path with a slip in it.

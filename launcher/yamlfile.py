@@ -57,15 +57,14 @@ def load(path: Path, kind: str = "recipe") -> Document:
         LaunchError: the file is missing, too large, not UTF-8, not YAML, or holds duplicate keys, with file:line.
     """
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise LaunchError(f"{path}: no such file", hint=_nearest(path, kind)) from None
     except OSError as error:
         raise LaunchError(f"{path}: cannot be read: {error.strerror}", hint=f"name a readable {kind} file") from None
     if len(raw) > MAX_BYTES:
-        raise LaunchError(
-            f"{path}: {len(raw)} bytes is no {kind} (the limit is {MAX_BYTES})", hint=f"name a {kind} file"
-        )
+        raise LaunchError(f"{path}: more than {MAX_BYTES} bytes is no {kind} file", hint=f"name a {kind} file")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

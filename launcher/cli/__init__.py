@@ -126,6 +126,15 @@ def _exit_code() -> int | str | None:
             where = f"{error.filename}: " if error.filename else ""
             click.echo(f"error: {where}{error.strerror}\n  fix: {_NO_BUGS[error.errno]}", err=True)
             return EXIT_USER
+        if "surrogates not allowed" in str(error):
+            click.echo(
+                "error: the name of a file or folder is not UTF-8, and files of a run hold names as UTF-8\n  fix: rename it",
+                err=True,
+            )
+            return EXIT_USER
+        if str(error).startswith("Symlink loop"):
+            click.echo(f"error: {error}\n  fix: {_NO_BUGS[errno.ELOOP]}", err=True)
+            return EXIT_USER
         click.echo(_crash_log(error), err=True)
         return EXIT_BUG
     return EXIT_OK

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from launcher.cli import outputs
 from launcher.cli.options import Count, complete_recipe, doctor_values
 from launcher.errors import LaunchError
 
@@ -74,10 +75,13 @@ def _nodes(count: int | None, rank: int | None, endpoint: str | None, nproc: int
     }
 
 
+MAX_FACTS_BYTES = 16 << 20
+
+
 def _node_facts(path: Path) -> dict[str, Any]:
     from launcher import rundir
 
-    value = rundir.read_json(path)
+    value = rundir.read_json(path) if path.is_file() and path.stat().st_size < MAX_FACTS_BYTES else None
     if not isinstance(value, dict) or not isinstance(value.get("node"), dict):
         raise LaunchError(
             f"{path}: not what `ascend-launch doctor --json` writes", hint="run it on each node, and save its output"
@@ -87,7 +91,7 @@ def _node_facts(path: Path) -> dict[str, Any]:
 
 
 @click.command(name="explain")
-@click.argument("path")
+@click.argument("path", type=outputs.Name())
 @click.option("--lang", type=click.Choice(["auto", "en", "zh"]), default="auto", envvar="ASCEND_LAUNCH_LANG", help="Language of the explanation [auto: the locale's].")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The verdict as one JSON object.")
 def explain_command(path: str, lang: Any, as_json: bool) -> None:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 @click.command(name="run")
 @machine_options
-@click.option("--run-dir", type=outputs.Target(), help="Directory of this run [a new one below output_dir].")
+@click.option(
+    "--run-dir", type=outputs.Target(file_okay=False), help="Directory of this run [a new one below output_dir]."
+)
 @click.option(
     "--dry-run", is_flag=True, help="Show the plan, the files and the commands; start nothing, write nothing."
 )
@@ -193,7 +195,9 @@ def require_health(plan: Plan, cluster: Cluster) -> dict[str, Any]:
 
 @click.command(name="render")
 @machine_options
-@click.option("--out", metavar="FOLDER", type=outputs.Target(), help="Write the files here; else show them.")
+@click.option(
+    "--out", metavar="FOLDER", type=outputs.Target(file_okay=False), help="Write the files here; else show them."
+)
 @outputs.force_option
 @click.option("--debug", is_flag=True, help="As a --debug launch would be.")
 @click.option("--json", "as_json", is_flag=True, help="The plan and every file as one JSON object.")

@@ -18,13 +18,24 @@ force_option = click.option("--force", is_flag=True, help="Overwrite what is the
 class Target(click.Path):
     """A file or folder to be made. An empty name, as an unset shell variable gives, is not the current folder."""
 
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
+    def __init__(self, *, file_okay: bool = True) -> None:
+        super().__init__(path_type=Path, file_okay=file_okay)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not str(value):
             raise click.BadParameter("the name is empty", ctx, param)
         return super().convert(value, param, ctx)
+
+
+class Name(click.ParamType):
+    """A file or folder to be read, a hub id, or -: anything but nothing."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not value:
+            raise click.BadParameter("the name is empty", ctx, param)
+        return value
 
 
 def check(path: Path, *, force: bool, can_force: bool = True) -> None:
@@ -37,7 +48,10 @@ def check(path: Path, *, force: bool, can_force: bool = True) -> None:
         if path.is_dir():
             raise LaunchError(f"{path}: is a folder", hint="name a file")
         if not path.parent.is_dir():
-            raise LaunchError(f"{path}: there is no folder {path.parent}", hint=f"make it first: mkdir -p {shlex.quote(str(path.parent))}")  # fmt: skip
+            make = f"make it first: mkdir -p {shlex.quote(str(path.parent))}"
+            raise LaunchError(
+                f"{path}: there is no folder {path.parent}", hint="name another" if path.parent.exists() else make
+            )
         if (path.exists() or path.is_symlink()) and not is_stream(path) and not force:
             raise LaunchError(f"{path}: exists already", hint="name another file" + (", or add --force to overwrite it" if can_force else ""))  # fmt: skip
     except OSError as error:

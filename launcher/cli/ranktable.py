@@ -12,6 +12,7 @@ from launcher.cli import outputs
 from launcher.errors import EXIT_USER, LaunchError
 
 HCCN_CONF = Path("/etc/hccn.conf")
+MAX_BYTES = 64 << 20
 HCCN_TOOL = "/usr/local/Ascend/driver/tools/hccn_tool"
 
 
@@ -64,6 +65,8 @@ def _servers(word: str) -> Any:
 
 def _read(path: Path) -> str:
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise LaunchError(f"{path}: {path.stat().st_size} bytes is no rank table", hint="name another file")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 @click.command(name="eval")
 @machine_options
-@click.option("--checkpoint", required=True, metavar="P", help="A run directory, a checkpoint, a model or adapter folder, or a hub id.")  # fmt: skip
-@click.option("--run-dir", type=outputs.Target(), help="Directory of this evaluation [a new one below output_dir].")  # fmt: skip
+@click.option("--checkpoint", type=outputs.Name(), required=True, metavar="P", help="A run directory, a checkpoint, a model or adapter folder, or a hub id.")  # fmt: skip
+@click.option("--run-dir", type=outputs.Target(file_okay=False), help="Directory of this evaluation [a new one below output_dir].")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object a line.")
 def eval_command(recipe: Path, overrides: tuple[str, ...], checkpoint: str, run_dir: Path | None, as_json: bool, **machine: Any) -> None:  # fmt: skip
     """Evaluate the weights P on RECIPE's eval split, on every rank, with the figures of a training's evaluation."""
@@ -48,9 +48,16 @@ def eval_command(recipe: Path, overrides: tuple[str, ...], checkpoint: str, run_
 
 
 @click.command(name="predict")
-@click.option("--model", "model", required=True, metavar="P", help="A run directory, a checkpoint, a model or adapter folder, or a hub id.")  # fmt: skip
-@click.option("--input", "source", default="-", metavar="FILE|-", help="Texts: JSON lines or plain lines [- is stdin].")
-@click.option("--output", "target", default="-", metavar="FILE|-", help="Answers, a JSON line each, in the order of the input [- is stdout].")  # fmt: skip
+@click.option("--model", "model", type=outputs.Name(), required=True, metavar="P", help="A run directory, a checkpoint, a model or adapter folder, or a hub id.")  # fmt: skip
+@click.option(
+    "--input",
+    "source",
+    type=outputs.Name(),
+    default="-",
+    metavar="FILE|-",
+    help="Texts: JSON lines or plain lines [- is stdin].",
+)
+@click.option("--output", "target", type=outputs.Name(), default="-", metavar="FILE|-", help="Answers, a JSON line each, in the order of the input [- is stdout].")  # fmt: skip
 @outputs.force_option
 @click.option("--format", "form", type=click.Choice(["auto", "jsonl", "text"]), default="auto", help="What the input is [auto: by its name, else by its first line].")  # fmt: skip
 @click.option("--text", "column", metavar="NAME", help="The field of a JSON line that is the text [as in training, else text].")  # fmt: skip
@@ -240,7 +247,7 @@ class Bytes(click.ParamType):
 
 
 @click.command(name="export")
-@click.argument("run", metavar="RUN")
+@click.argument("run", metavar="RUN", type=outputs.Name())
 @click.option("--checkpoint", "step", type=click.IntRange(1), metavar="N", help="The step of a checkpoint [the final model, else the newest whole one].")  # fmt: skip
 @click.option(
     "--out", metavar="FOLDER", type=outputs.Target(), help="The folder to make [RUN/export, or RUN/export-N]."

@@ -87,8 +87,12 @@ def test_a_file_goes_into_a_folder_that_is_there(writing: Any, ascend_launch: An
 
 @pytest.mark.parametrize(
     "words",
-    [("report", "x", "--out"), ("recipes", "copy", "tiny-cpu"), ("x.yaml", "--run-dir"), ("export", "x", "--out")],
-)
+    [
+        ("report", "x", "--out"), ("recipes", "copy", "tiny-cpu"), ("x.yaml", "--run-dir"), ("export", "x", "--out"),
+        ("export",), ("explain",), ("predict", "--model"), ("predict", "--model", "x", "--output"),
+        ("predict", "--model", "x", "--input"),
+    ],
+)  # fmt: skip
 def test_an_empty_name_is_not_the_current_folder(ascend_launch: Any, words: tuple[str, ...]):
     ran = ascend_launch(*words, "")
 
@@ -138,6 +142,46 @@ def test_predict_takes_no_table_for_texts(ascend_launch: Any, tmp_path: Path, na
     ran = ascend_launch("predict", "--model", "none/such", "--input", tmp_path / name)
 
     assert (2, True) == (ran.code, "texts are read from JSON lines" in ran.err)
+
+
+@pytest.mark.parametrize(
+    "words", [("report",), ("x.yaml", "--dry-run", "--run-dir"), ("recipes", "import"), ("export",)]
+)
+def test_a_link_that_leads_to_itself_is_refused(
+    ascend_launch: Any, recipe: Callable[..., Path], tmp_path: Path, words: tuple[str, ...]
+):
+    (tmp_path / "loop").symlink_to("loop")
+    ran = ascend_launch(*[recipe() if word == "x.yaml" else word for word in words], tmp_path / "loop")
+
+    assert (2, True) == (ran.code, str(tmp_path / "loop") in ran.err), ran.err
+
+
+def test_a_name_that_is_not_utf_8_is_refused_where_it_would_be_kept(ascend_launch: Any, run_dir: Path, tmp_path: Path):
+    """And shown everywhere else."""
+    (run_dir / "plan.json").write_text('{"name": "mine"}')  # the page names the folder beside it
+    folder = run_dir.rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    page, facts = ascend_launch("report", folder), ascend_launch("report", folder, "--json")
+
+    assert (2, True) == (page.code, "not UTF-8" in page.err)
+    assert (0, "caf\udce9") == (facts.code, Path(json.loads(facts.out)["runs"][0]["path"]).name)
+
+
+@pytest.mark.parametrize(
+    "words", [("ranktable",), ("ranktable", "--check"), ("doctor", "--nodes"), ("recipes", "import")]
+)
+def test_a_huge_file_is_not_read(ascend_launch: Any, tmp_path: Path, words: tuple[str, ...]):
+    """64 GB of nothing."""
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(64 << 30)
+    ran = ascend_launch(*words, tmp_path / "huge", timeout_s=60)
+
+    assert (2, True) == (ran.code, f"{tmp_path / 'huge'}: " in ran.err)
+
+
+def test_facts_of_a_node_that_are_not_there_are_a_mistake(ascend_launch: Any, tmp_path: Path):
+    ran = ascend_launch("doctor", "--nodes", tmp_path / "none.json")
+
+    assert (2, True) == (ran.code, "not what `ascend-launch doctor --json` writes" in ran.err)
 
 
 # -- standard streams ------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ def test_a_hub_id_is_one_unless_it_looks_like_a_path(tmp_path: Path, monkeypatch
     assert ["org/model", "gpt2"] == [trained.find(name, "--model").name for name in ("org/model", "gpt2")]
 
     (tmp_path / "runs").mkdir()
-    for name in ("runs/yelp", "checkpoint-17", "a/checkpoint-17", "./x", "/none", "~/none", "a/b/c", "", "-x/y"):
+    for name in ("runs/yelp", "checkpoint-17", "a/checkpoint-17", "./x", "/none", "~/none", "a/b/c", "-x/y"):
         with pytest.raises(LaunchError, match="no such folder") as caught:
             trained.find(name, "--model")
         assert 2 == caught.value.exit_code
