@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from launcher import __version__, memory
-from launcher.cluster.model import Chip, Cluster, chip
+from launcher.cluster.model import GIB, Chip, Cluster, chip
 from launcher.errors import LaunchError
 from launcher.spec import Loaded, Precision, RecipeSpec, Section, Strategy
 
@@ -146,8 +146,11 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
         strategy, strategy_reason = _use_strategy(recipe, use)
     else:
         batch = _batch(recipe, world_size, loaded)
-        needs = memory_job(recipe, cluster, world_size, nproc, precision, model_config)
-        if needs is not None:
+    needs = memory_job(recipe, cluster, world_size, nproc, precision, model_config)
+    if needs is not None:
+        if use is not None:
+            _require_room_for_weights(needs, use, strategy)
+        else:
             strategy, strategy_reason, batch = _fitted(recipe, needs, batch, world_size)
     return Plan(
         name=loaded.name,
@@ -334,6 +337,26 @@ def _use_strategy(recipe: RecipeSpec, use: Use) -> tuple[Strategy, str]:
     if use.mode == "eval" and asked in ("zero3", "zero3-offload") and recipe.adapter is None:
         return "zero3", "as the recipe says: every rank holds a share of the weights"
     return "ddp", "every rank holds the model whole; nothing is trained, so there is no other state to shard"
+
+
+def _require_room_for_weights(needs: dict[str, Any], use: Use, strategy: Strategy) -> None:
+    """The least that an evaluation or a prediction takes of a card: its weights, in the precision that is computed in.
+
+    Raises:
+        LaunchError: they alone are more than a rank can have.
+    """
+    shape = memory.geometry(needs["config"], task=needs["task"], num_labels=needs["num_labels"])
+    size = shape.num_parameters * (4 if needs["precision"] == "fp32" else 2)
+    share = size / needs["world_size"] if strategy == "zero3" else size
+    room = memory.usable_bytes(needs["hbm_bytes"])
+    if share > room:
+        shards = use.mode == "eval" and strategy != "zero3" and size / needs["world_size"] < room
+        raise LaunchError(
+            f"the weights alone take {share / GIB:.1f} GiB of each card, and a rank can have {room / GIB:.1f} GiB",
+            hint="parallel.strategy=zero3 shares them out"
+            if shards
+            else "use cards with more memory, or a smaller model",
+        )
 
 
 def _use_arguments(use: Use, strategy: Strategy) -> dict[str, Any]:

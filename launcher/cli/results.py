@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from launcher.plan import Plan
     from launcher.predict import Feed
     from launcher.rundir import RunDir
-    from launcher.spec import Loaded
+    from launcher.spec import Loaded, RecipeSpec
     from launcher.supervise import Outcome
     from launcher.trained import Weights
 
@@ -125,12 +125,23 @@ def _prepare_ranks(loaded: Loaded, weights: Weights, run: RunDir, batch_size: in
     cluster = detect.here(device, os.environ)
     use = plan.Use(mode="predict", weights=weights.name, trained_by=weights.trained_by())
     options = plan.Options(nproc=nproc, supervision=plan.Supervision(max_restarts=max_restarts), use=use)
-    made = plan.make(loaded, cluster, options)
+    made = plan.make(loaded, cluster, options, _config(weights, recipe))
     require_health(made, cluster)
     user_env = dict(os.environ)
     files.write(files.texts(loaded, made, run, user_env), run)
     run.chunks_path.mkdir()
     return made, env.of_agent(made, run.path.resolve(), user_env)
+
+
+def _config(weights: Weights, recipe: RecipeSpec) -> dict[str, Any] | None:
+    """The model's config.json beside the weights, else of the model that they were trained from; None where neither is here."""
+    from launcher import assets
+
+    for name in (weights.name, recipe.model.name):
+        with contextlib.suppress(LaunchError):
+            if config := assets.model_config(name):
+                return config
+    return None
 
 
 def _run_ranks(feed: Feed, run: RunDir, child_env: dict[str, str]) -> Outcome:

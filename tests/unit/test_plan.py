@@ -205,3 +205,22 @@ def test_what_cannot_fit_is_refused_with_the_nearest_change(recipe: Write):
 
     assert "the job does not fit: ddp needs" in caught.value.what
     assert "parallel.strategy=zero3-offload" in caught.value.hint
+
+
+LLAMA_70B = {"model_type": "llama", "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "vocab_size": 128256,
+             "num_attention_heads": 64, "num_key_value_heads": 8}  # fmt: skip
+
+
+@pytest.mark.parametrize(("mode", "hint"), [("eval", "parallel.strategy=zero3 shares them out"), ("predict", "use cards with more memory, or a smaller model")])  # fmt: skip
+def test_weights_that_no_card_holds_are_refused_before_a_rank_starts(recipe: Write, mode: Any, hint: str):
+    """70 billion numbers of two bytes on cards of 64 GB; shares of them fit, and so does a smaller model."""
+    use = plan.Use(mode=mode, weights="/trained")
+    with pytest.raises(LaunchError, match=r"the weights alone take 129\.5 GiB of each card") as caught:
+        make(recipe(), cards(8), None, use=use, model_config=LLAMA_70B)
+
+    assert hint == caught.value.hint
+    made = make(recipe(), cards(8), None, use=use, model_config={**LLAMA_70B, "num_hidden_layers": 20})
+    assert "ddp" == made.strategy
+    if mode == "eval":
+        words = "parallel.strategy=zero3"
+        assert "zero3" == make(recipe(), cards(8), None, words, use=use, model_config=LLAMA_70B).strategy
