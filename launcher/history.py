@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,12 @@ _NUMBERS = {
     "rates": ("step", "steps", "seconds", "rows", "tokens"),
 }
 """Kind of an event → its fields that must be numbers."""
+_SCALARS = frozenset(
+    {"step", "epoch", "steps", "seconds", "rows", "tokens", "max_steps", "num_train_epochs", "memory_bytes"}
+)
+_SERIES = frozenset({"data_s", "forward_s", "host_bytes", "host_peak_bytes", "device_bytes", "device_peak_bytes"})
+_YEAR_5138 = 1e11
+"""Seconds. A time beyond it is none, and no calendar goes much further."""
 
 
 @dataclass
@@ -66,7 +73,8 @@ class History:
 
     def add(self, event: Mapping[str, Any]) -> None:
         """Take in one event. One that is not known, or lacks what its kind has, is passed over: any version may have
-        written it."""
+        written it. A field of another type than it has here is passed over likewise."""
+        event = {key: value for key, value in event.items() if _fits(key, value)}
         time = event.get("time")
         if isinstance(time, int | float):
             self.started = time if self.started is None else self.started
@@ -217,6 +225,16 @@ class History:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _fits(key: str, value: Any) -> bool:
+    if key == "time":
+        return _is_number(value) and 0 <= value < _YEAR_5138
+    if key in _SCALARS:
+        return _is_number(value) and abs(value) < sys.float_info.max
+    if key in _SERIES:
+        return isinstance(value, list) and all(_is_number(v) and abs(v) < sys.float_info.max for v in value)
+    return isinstance(value, dict if key == "versions" else list if key == "chips" else object)
 
 
 def own_seconds(rates: Mapping[str, Any]) -> list[float]:

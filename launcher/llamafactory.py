@@ -125,7 +125,10 @@ def convert(path: Path, *, nproc: int, task: str, labels: tuple[str, ...] = ()) 
     text = job.run(labels)
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "imported.yaml"
-        made.write_text(text, encoding="utf-8")
+        try:
+            made.write_text(text, encoding="utf-8")
+        except UnicodeEncodeError:
+            raise LaunchError(f"{path}: one of its values or labels holds half of a surrogate pair, which is no text", hint="mend it there") from None  # fmt: skip
         try:
             spec.load(made, env={})
         except LaunchError as error:
@@ -267,7 +270,7 @@ class _Import:
             stage = zero.get("stage", 0)
             parts = [zero.get(k) for k in ("offload_param", "offload_optimizer")]
             offloads = any(isinstance(part, dict) and part.get("device") == "cpu" for part in parts)
-            if stage not in _STRATEGY:
+            if not isinstance(stage, int) or stage not in _STRATEGY:
                 raise self._fail("deepspeed", f"{config}: stage {stage!r} is none of 0, 1, 2 and 3", "mend that file")
         if offloads and stage != 3:
             self.left.append(

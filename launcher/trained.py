@@ -39,8 +39,9 @@ class Weights:
         """The strategy that made them, where they tell."""
         if self.run is not None:
             return self.run.plan().strategy
-        strategy = (rundir.read_json(Path(self.name) / rundir.MODEL_NOTE) or {}).get("strategy")
-        return strategy if strategy in get_args(Strategy) else None
+        note = rundir.read_json(Path(self.name) / rundir.MODEL_NOTE)
+        strategy = note.get("strategy") if isinstance(note, dict) else None
+        return next((known for known in get_args(Strategy) if known == strategy), None)
 
 
 def find(text: str, option: str) -> Weights:
@@ -83,15 +84,18 @@ def recipe_of(weights: Weights) -> RecipeSpec:
     """
     if weights.run is not None:
         recipe = weights.run.plan().recipe
-        data = rundir.read_json(weights.run.data_path) or {}
-        names = tuple(data.get("label_names") or ()) or recipe.model.label_names
+        data = rundir.read_json(weights.run.data_path)
+        found = data.get("label_names") if isinstance(data, dict) else None
+        names = tuple(map(str, found)) if found and isinstance(found, list) else recipe.model.label_names
         return recipe.model_copy(update={"model": recipe.model.model_copy(update={"label_names": names})})
     folder = Path(weights.name)
     note = rundir.read_json(folder / rundir.MODEL_NOTE)
     if isinstance(note, dict) and "recipe" in note:
         return _noted(weights, note["recipe"])
-    config = rundir.read_json(folder / "config.json") or {}
-    task = next((t for a in config.get("architectures") or [] for end, t in HEADS.items() if a.endswith(end)), None)
+    config = rundir.read_json(folder / "config.json")
+    named = config.get("architectures") if isinstance(config, dict) else None
+    architectures = named if isinstance(named, list) else []
+    task = next((t for a in architectures for end, t in HEADS.items() if str(a).endswith(end)), None)
     if task == "causal-lm":
         raise LaunchError(f"--model {weights.name}: a causal LM, and nothing beside it says which prompt and answers it knows",
                           hint="give the recipe it was trained with: --recipe FILE")  # fmt: skip

@@ -3,6 +3,7 @@ it draws."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -178,7 +179,7 @@ def _value(value: Any) -> str:
 
 
 def _duration(seconds: float | None) -> str:
-    if seconds is None:
+    if seconds is None or not math.isfinite(seconds):
         return "–"
     whole = round(seconds)
     if whole < 60:

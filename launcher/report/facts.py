@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
 import yaml
@@ -24,6 +25,15 @@ LOG_LINES = 40
 MAX_PREDICTIONS = 2_000_000
 """Rows that a confusion matrix is counted from, where metrics.json holds none."""
 _KNOWN = ("plan.json", "events.jsonl", "metrics.json", "recipe.yaml")
+
+
+_SHAPES: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
+    "plan.json": {"num_nodes": int, "nproc_per_node": int, "batch": dict, "recipe": dict},
+    "data.json": {"label_names": (list, NoneType), "train": (dict, NoneType), "eval": (dict, NoneType)},
+    "metrics.json": {"final": dict, "train": dict},
+    "env.json": {"set": list, "inherited": dict},
+}
+"""What the page does more with than show it, and of which type it has to be for that."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +136,7 @@ def load(path: Path) -> Run:
     plan, metrics, data = (files.mapping(p) for p in (run.plan_path, run.metrics_path, run.data_path))
     failure = _failure(run, files)
     values, origins = _recipe(run, files)
-    names = data.get("label_names") or values.get("model.label_names") or []
+    names = data.get("label_names") or _list(values.get("model.label_names"))
     name = str(plan.get("name") or path.parent.name or path.name)
     return Run(
         path=path,
@@ -143,7 +153,7 @@ def load(path: Path) -> Run:
         data=data,
         env=files.mapping(run.env_path),
         confusion=_confusion(run, files, metrics, history, len(names)),
-        label_names=[str(n) for n in names] if isinstance(names, list | tuple) else [],
+        label_names=[str(n) for n in names],
         unread=files.unread,
     )
 
@@ -218,7 +228,11 @@ class _Files:
             return {}
         if not isinstance(value, dict):
             self.trouble(path, "not a JSON object")
-        return _mapping(value)
+            return {}
+        for key, kind in _SHAPES.get(path.name, {}).items():
+            if key in value and not isinstance(value[key], kind):
+                self.trouble(path, f"{key} is a {type(value.pop(key)).__name__}")
+        return value
 
     def events(self, path: Path) -> Iterator[Mapping[str, Any]]:
         """The events; a last line without its end is still being written."""
@@ -345,6 +359,10 @@ def _matrix(value: Any) -> list[list[int]]:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _is_number(value: Any) -> bool:

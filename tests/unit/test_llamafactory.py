@@ -243,6 +243,7 @@ def test_no_value_can_break_out_of_its_line(job, tmp_path: Path):
         ({"flash_attn": [1], "deepspeed": [1]}, "tells no ZeRO stage"),
         ({"deepspeed": {"zero_optimization": 3}}, "is no config of DeepSpeed"),
         ({"deepspeed": {"zero_optimization": {"stage": "x"}}}, "stage 'x' is none of"),
+        ({"deepspeed": {"zero_optimization": {"stage": [3]}}}, "stage [3] is none of"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )

@@ -343,3 +343,45 @@ def test_the_command_says_what_it_could_not_read(tmp_path: Path, ascend_launch):
 
     assert (0, f"{folder}/plan.json: not a JSON object\n") == (ran.code, ran.err)
     assert [folder.name] == [Path(run["path"]).name for run in json.loads(ran.out)["runs"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "kind"),
+    [
+        ("plan.json", "num_nodes", "two", "str"),
+        ("plan.json", "batch", [1], "list"),
+        ("data.json", "label_names", 5, "int"),
+        ("metrics.json", "final", [0.5], "list"),
+        ("env.json", "set", 3, "int"),
+        ("env.json", "inherited", ["a"], "list"),
+    ],
+)
+def test_a_value_of_another_type_costs_itself_only(tmp_path: Path, name: str, key: str, value: object, kind: str):
+    """The rest of its file is shown."""
+    folder = write_run(tmp_path / "run")
+    there = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+    (folder / name).write_text(json.dumps({**there, key: value}))
+
+    assert [f"{name}: {key} is a {kind}"] == report.load(folder).unread
+    assert "mine" in page(folder).text
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"event": "rates", "data_s": "x", "forward_s": [None], "host_bytes": [[1]], "device_bytes": 3},
+        {"event": "machine", "versions": "x", "chips": 3.5, "memory_bytes": [1]},
+        {"event": "log", "epoch": [1], "loss": 1.0},
+        {"event": "note", "time": 1e300},
+        {"event": "note", "time": float("nan")},
+        {"event": ["log"]},
+    ],
+)
+def test_a_field_of_another_type_costs_itself_only(tmp_path: Path, event: dict):
+    """Whichever program wrote the event."""
+    folder = write_run(tmp_path / "run")
+    whole = {"time": 1700000100.0, "step": 30, "steps": 10, "seconds": 2.0, "rows": 80, "tokens": 4000}
+    with (folder / "events.jsonl").open("a") as file:
+        file.write(json.dumps({**whole, **event}) + "\n")
+
+    assert "accuracy" in page(folder).text

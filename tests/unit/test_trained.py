@@ -35,3 +35,14 @@ def test_a_folder_without_weights_is_none(tmp_path: Path):
         trained.find(str(tmp_path), "--model")
     assert f"did you mean {tmp_path / 'latest'}?" == caught.value.hint
     assert str(tmp_path / "20261127") == trained.find(str(tmp_path / "latest"), "--model").name
+
+
+@pytest.mark.parametrize("config", ["[]", '{"architectures": 5}', '{"architectures": [1, ["x"]]}', "nonsense"])
+@pytest.mark.parametrize("note", ["[]", "3", '{"strategy": ["zero2"]}', "nonsense"])
+def test_odd_files_beside_weights_tell_nothing(tmp_path: Path, config: str, note: str):
+    (tmp_path / "config.json").write_text(config)
+    (tmp_path / "ascend_launch.json").write_text(note)
+    found = trained.find(str(tmp_path), "--model")
+
+    assert "sequence-classification" == trained.recipe_of(found).model.task
+    assert found.trained_by() is None
