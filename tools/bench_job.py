@@ -465,7 +465,10 @@ def _factory_run(python: str, theirs: dict[str, Any], files: dict[str, str], pro
     with scratch() as folder:
         for split, file in files.items():
             rows = parquet.read_table(file).to_pylist()
-            said = [{"instruction": prompt.replace("{text}", r["text"]), "output": str(r["label"] + 1)} for r in rows]
+            said = [
+                {"instruction": prompt.replace("{text}", r["text"]), "input": "", "output": str(r["label"] + 1)}
+                for r in rows
+            ]
             (folder / f"{split}.json").write_text(json.dumps(said))
         (folder / "dataset_info.json").write_text(json.dumps({s: {"file_name": f"{s}.json"} for s in files}))
         path = folder / "job.yaml"
