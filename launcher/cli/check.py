@@ -32,7 +32,10 @@ def doctor_command(recipe: Path | None, device: str, nproc: int | None, nnodes: 
     from launcher import doctor, show
 
     if node_files:
-        findings = doctor.compare_nodes({path.stem: _node_facts(path) for path in node_files})
+        has_names = len({path.stem for path in node_files}) == len(node_files)
+        findings = doctor.compare_nodes(
+            {path.stem if has_names else str(path): _node_facts(path) for path in node_files}
+        )
         show.findings(findings, None, as_json)
         sys.exit(doctor.exit_code(findings))
     context = _doctor_context(device, nproc, nnodes, node_rank, rdzv_endpoint, recipe)
@@ -82,12 +85,12 @@ def _node_facts(path: Path) -> dict[str, Any]:
     from launcher import rundir
 
     value = rundir.read_json(path) if path.is_file() and path.stat().st_size < MAX_FACTS_BYTES else None
-    if not isinstance(value, dict) or not isinstance(value.get("node"), dict):
+    node = value.get("node") if isinstance(value, dict) else None
+    if not isinstance(node, dict) or not all(isinstance(node.get(k) or {}, dict) for k in ("versions", "env")):
         raise LaunchError(
             f"{path}: not what `ascend-launch doctor --json` writes", hint="run it on each node, and save its output"
         )
-    facts: dict[str, Any] = value["node"]
-    return facts
+    return node
 
 
 @click.command(name="explain")

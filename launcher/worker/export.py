@@ -194,7 +194,7 @@ class _Job:
     def _merged(self, config: Any) -> dict[str, Source]:
         """The adapter's model with the adapter added in."""
         assert self.found.base is not None
-        settings = json.loads((self.found.folder / weights.ADAPTER).read_text(encoding="utf-8"))
+        settings = weights.adapter_settings(self.found.folder)
         sources = merge.folder_sources(self.found.base)
         adapter = merge.folder_sources(self.found.folder)
         plan = _lora(settings, adapter, sources)
@@ -223,7 +223,7 @@ class _Job:
         sources = merge.folder_sources(self.found.folder)
         dtype = _DTYPES[self.request.dtype] if self.request.dtype else None
         merge.write(self.aside / "adapter_model.safetensors", sources.items(), dtype)
-        settings = json.loads((self.found.folder / weights.ADAPTER).read_text(encoding="utf-8"))
+        settings = weights.adapter_settings(self.found.folder)
         name = self.recipe.model.name
         if not Path(name).is_dir() and name != str(self.found.folder):
             settings["base_model_name_or_path"] = name

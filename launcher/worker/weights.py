@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,9 +123,23 @@ def whole(path: Path) -> tuple[Path, int]:
     return found.path, found.step
 
 
+def adapter_settings(folder: Path) -> dict[str, Any]:
+    """An adapter's adapter_config.json.
+
+    Raises:
+        LaunchError: it is none that peft wrote.
+    """
+    settings = rundir.read_json(folder / ADAPTER)
+    if not isinstance(settings, dict) or not isinstance(settings.get("base_model_name_or_path"), str | None):
+        raise LaunchError(
+            f"{folder / ADAPTER}: is no adapter's config", hint="name a folder that peft or a training wrote"
+        )
+    return settings
+
+
 def _base(recipe: RecipeSpec, adapter: Path, *, seed: int) -> Path:
     """The model that an adapter was trained on: the one it names if that is here, else the recipe's."""
-    named = json.loads((adapter / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path") or ""
+    named = adapter_settings(adapter).get("base_model_name_or_path") or ""
     if named and Path(named).is_dir():
         return Path(named)
     if named and not named.startswith(("/", ".", "~")) and recipe.model.name == str(adapter):

@@ -178,10 +178,26 @@ def test_a_huge_file_is_not_read(ascend_launch: Any, tmp_path: Path, words: tupl
     assert (2, True) == (ran.code, f"{tmp_path / 'huge'}: " in ran.err)
 
 
-def test_facts_of_a_node_that_are_not_there_are_a_mistake(ascend_launch: Any, tmp_path: Path):
-    ran = ascend_launch("doctor", "--nodes", tmp_path / "none.json")
+@pytest.mark.parametrize("facts", [None, "[]", '{"node": {"versions": 3}}', '{"node": {"env": ["x"]}}'])
+def test_what_are_no_facts_of_a_node_is_a_mistake(ascend_launch: Any, tmp_path: Path, facts: str | None):
+    path = tmp_path / "node.json"
+    if facts is not None:
+        path.write_text(facts)
+    ran = ascend_launch("doctor", "--nodes", path)
 
     assert (2, True) == (ran.code, "not what `ascend-launch doctor --json` writes" in ran.err)
+
+
+def test_files_of_one_name_are_several_nodes(ascend_launch: Any, tmp_path: Path):
+    """As `node.json` in a folder for each."""
+    words: list[str | Path] = ["doctor"]
+    for host, version in (("a", "2.12"), ("b", "2.13")):
+        (tmp_path / host).mkdir()
+        (tmp_path / host / "node.json").write_text(json.dumps({"node": {"versions": {"torch": version}}}))
+        words += ["--nodes", tmp_path / host / "node.json"]
+    ran = ascend_launch(*words)
+
+    assert (2, True) == (ran.code, f"{tmp_path / 'b' / 'node.json'} 2.13" in ran.out or f"{tmp_path / 'a' / 'node.json'} 2.12" in ran.out)  # fmt: skip
 
 
 # -- standard streams ------------------------------------------------------------------------------------------------

@@ -152,3 +152,13 @@ def test_a_damaged_plan_is_named(tmp_path: Path, content: str, said: str):
     (tmp_path / "plan.json").write_text(content)
     with pytest.raises(LaunchError, match=said):
         rundir.RunDir(tmp_path).plan()
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path):
+    """As what stands in its place; nothing is left beside it."""
+    (tmp_path / "x").mkdir()
+    with pytest.raises(OSError, match="Is a directory") as caught:
+        rundir.write_text(tmp_path / "x", "")
+
+    assert str(tmp_path / "x") == caught.value.filename
+    assert ["x"] == [p.name for p in tmp_path.iterdir()]

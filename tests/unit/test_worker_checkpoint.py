@@ -319,6 +319,13 @@ def test_a_finished_model_of_an_older_version_is_used_with_a_note(tmp_path: Path
     assert 1 == len(weights.trained(RECIPE, str(model), seed=1).notes)
 
 
+@pytest.mark.parametrize("content", ["x", "[1]", '{"base_model_name_or_path": 5}'])
+def test_an_odd_adapter_config_is_refused(tmp_path: Path, content: str):
+    (tmp_path / weights.ADAPTER).write_text(content)
+    with pytest.raises(LaunchError, match="is no adapter's config"):
+        weights.trained(RECIPE, str(tmp_path), seed=1)
+
+
 def test_a_checkpoint_under_another_name_is_verified_too(tmp_path: Path):
     path = publish(tmp_path, 8)
     assert None is checkpoint.changed(path)
