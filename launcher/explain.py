@@ -427,6 +427,8 @@ LAUNCH = replace(
     source="ascend-launch",
 )
 """Our own error inside a rank: it brought its advice along."""
+FAILURE = "launch-failure"
+"""Stands for failure.json's own words, where no log tells more."""
 
 
 def _python_fallback(text: str, known: Iterable[_Match]) -> _Match | None:
@@ -948,7 +950,32 @@ def explain_path(path: str | Path, lang: Lang = "en") -> Report:
         raise LaunchError(
             f"{path}: no logs in it", hint="expected attempt_<n>/rank_<r>.log, plog-*.log or other *.log files"
         )
-    return _rank_verdicts(sources, ranks, lang, str(path))
+    report = _rank_verdicts(sources, ranks, lang, str(path))
+    return report if report.verdict is not None else replace(report, verdict=_failures_own(path / "failure.json"))
+
+
+def _failures_own(path: Path) -> Verdict | None:
+    """What the agent or the launcher said of a failure, such as a process killed, that left its trace in no log."""
+    try:
+        data = json.loads(read_capped(path))
+    except (ValueError, RecursionError):
+        return None
+    what, hint = _values(data, ("what",)), _values(data, ("hint",))
+    if not isinstance(what, str):
+        return None
+    rank, host = _values(data, ("rank",)), _values(data, ("host",))
+    return Verdict(
+        FAILURE,
+        "root",
+        "system",
+        cause=what,
+        fix=hint if isinstance(hint, str) and hint else "?",
+        source="ascend-launch",
+        line=what.splitlines()[0] if what else "",
+        file=path.name,
+        rank=rank if isinstance(rank, int) else None,
+        host=host if isinstance(host, str) else None,
+    )
 
 
 # --- words ---------------------------------------------------------------------------------------------------------
@@ -1011,7 +1038,7 @@ def render_text(report: Report, lang: Lang = "en") -> str:
     where = ", ".join(p for p in places if p)
     if verdict.reported_by is not None:
         where = f"{where} ({words['said_by']} {verdict.reported_by})".strip()
-    location = f"{verdict.file}:{verdict.line_number}" if verdict.file else ""
+    location = f"{verdict.file}:{verdict.line_number}" if verdict.line_number else verdict.file
     out += [f"  {words['where']}: " + "; ".join(p for p in (where, location) if p)]
     out += [
         f"  {words['cause']}: {verdict.cause}",

@@ -201,7 +201,7 @@ class History:
 
     def _on_stopping(self, event: Mapping[str, Any]) -> None:
         self._incident("stopping", event, f"told to stop by {event.get('signal')}")
-        self._enter("stopping: the ranks save and leave", event)
+        self._enter("stopping: ranks that train save first", event)
 
     def _on_preempted(self, event: Mapping[str, Any]) -> None:
         if self.incidents and self.incidents[-1]["event"] == "preempted":

@@ -202,7 +202,14 @@ class Chunks:
 
 
 def _finished(path: Path) -> LaunchError:
-    return LaunchError(f"{path}: this run is finished", hint="name a new --run-dir, or leave it out")
+    if read_json(path / "metrics.json") is None:
+        return LaunchError(
+            f"{path / 'metrics.json'}: is damaged", hint="remove it, and the run is finished from its newest checkpoint"
+        )
+    return LaunchError(
+        f"{path}: this run is finished",
+        hint=f"name a new --run-dir, or leave it out; ascend-launch report {path} makes its report anew",
+    )
 
 
 def _changed(plan: Plan, before: Plan) -> list[str]:

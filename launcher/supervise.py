@@ -193,4 +193,12 @@ def _agent_died(run_dir: RunDir, number: int) -> dict[str, Any]:
     what = f"the agent was killed by {signal.Signals(number).name}" if number else "the agent ended without saying why"
     if number == signal.SIGKILL:
         what += ", most likely by the kernel for want of memory"
-    return {"rank": None, "what": what, "hint": f"see {run_dir.agent_log}", "traceback": rundir.tail(run_dir.agent_log)}
+    words = rundir.tail(run_dir.agent_log)
+    hint = "the same command with this run directory goes on from the newest checkpoint"
+    if number == signal.SIGKILL:
+        hint = "use fewer ranks, a smaller micro batch or fewer DataLoader workers; " + hint
+    hint = f"see {run_dir.agent_log}; {hint}" if words else hint
+    found = {"rank": None, "what": what, "hint": hint, "traceback": words}
+    with contextlib.suppress(OSError):  # on a full disk it is still shown
+        rundir.write_json(run_dir.failure_path, found)
+    return found

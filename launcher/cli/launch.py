@@ -128,7 +128,7 @@ def explained(outcome: Outcome, run: RunDir) -> Report | None:
     if failure is None or failure.get("exit_code") == EXIT_USER or failure.get("type") in ("Stalled", "NodeLost"):
         return None
     report = explain.explain_path(run.path, explain.language())
-    if report.verdict is None or report.verdict.id == explain.PYTHON.id:
+    if report.verdict is None or report.verdict.id in (explain.PYTHON.id, explain.FAILURE):
         return None
     if run.failure_path.exists():
         with contextlib.suppress(OSError):  # on a full disk it is still shown

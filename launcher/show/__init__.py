@@ -130,7 +130,7 @@ class View:
 
     def _on_stopping(self, event: dict[str, Any]) -> None:
         again = "; ^C again ends them at once" if event["signal"] == "SIGINT" else ""
-        self._line(f"stopping   {event['signal']}: the ranks save and leave{again}")
+        self._line(f"stopping   {event['signal']}: ranks that train save first{again}")
 
     def _on_note(self, event: dict[str, Any]) -> None:
         self._line(event["text"])

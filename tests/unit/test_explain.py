@@ -345,6 +345,18 @@ def test_a_rank_that_does_not_move_is_named_by_the_agent(tmp_path: Path):
     assert (verdict.id, verdict.rank) == ("rank-stalled", 1)
 
 
+def test_where_no_log_tells_the_launchers_own_words_do(tmp_path: Path):
+    """A killed agent leaves its trace in failure.json alone."""
+    run = write_run(tmp_path, {0: "step 7\n", 1: "step 7\n"})
+    record = {"rank": None, "what": "the agent was killed by SIGTERM", "hint": "the same command goes on"}
+    (run / "failure.json").write_text(json.dumps(record))
+    report = explain.explain_path(run)
+
+    assert report.verdict is not None
+    assert (record["what"], record["hint"]) == (report.verdict.cause, report.verdict.fix)
+    assert "where: failure.json\n" in explain.render_text(report)
+
+
 def test_the_last_attempt_is_explained(tmp_path: Path):
     write_run(tmp_path, {0: TARGET}, attempt=0)
     write_run(tmp_path, {0: "MemoryError\n"}, attempt=1)

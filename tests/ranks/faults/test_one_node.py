@@ -173,6 +173,8 @@ def test_nothing_outlives_a_killed_agent(launch: Launch):
 
     assert 1 == job.wait()
     assert "the agent was killed by SIGKILL" in job.err
+    assert "the agent was killed by SIGKILL" in job.failure["what"]
+    assert "the agent was killed by SIGKILL" in (job.dir / "report.html").read_text()
     assert job.gone(2)
 
 
