@@ -476,6 +476,7 @@ def _factory_run(python: str, theirs: dict[str, Any], files: dict[str, str], pro
         found, _ = execute(
             [str(Path(python).parent / "llamafactory-cli"), "train", str(path)], folder, {"PYTHONPATH": ""}
         )
+        del found["began"]
         done = json.loads((folder / "out" / "all_results.json").read_text())
         return {
             **found,

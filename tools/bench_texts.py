@@ -8,6 +8,7 @@ below 111, a tenth above 323, 3 % over 512. Train and test share no sentence.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -119,19 +120,27 @@ def model(kind: str) -> Path:
     return folder
 
 
-def describe(num_rows: int = 6000) -> str:
-    """Lengths in tokens of SmolLM2, to set beside what the module's docstring says."""
+def describe(rows: Sequence[int] = (16, 64, 96, 1800, 6000)) -> Iterator[str]:
+    """Lengths in tokens of SmolLM2, to set beside what the module's docstring says, and how far batches of 8 of like length
+    come with that many rows."""
     from transformers import AutoTokenizer
 
+    from launcher.worker.batches import global_batches
+
     tokenizer = AutoTokenizer.from_pretrained(DEMO / "model")
-    texts, _ = reviews("train", num_rows, seed=0)
-    size = np.array([len(ids) for ids in tokenizer(texts)["input_ids"]])
-    return (
-        f"{num_rows} reviews: mean {size.mean():.0f} tokens, median {np.median(size):.0f}, 90 % below"
-        f" {np.quantile(size, 0.9):.0f}, {(size > 512).mean():.1%} over 512; cut at 512 the mean is"
-        f" {np.minimum(size, 512).mean():.0f}, padding to 512 makes {512 / np.minimum(size, 512).mean():.2f} times that"
-    )
+    for num_rows in rows:
+        texts, _ = reviews("train", num_rows, seed=0)
+        size = np.array([len(ids) for ids in tokenizer(texts)["input_ids"]])
+        cut = np.minimum(size, 512)
+        batches = global_batches(cut, global_size=8, seed=42, epoch=0, order="group_by_length")
+        grouped = sum(len(batch) * cut[batch].max() for batch in batches)
+        yield (
+            f"{num_rows} reviews: mean {size.mean():.0f} tokens, median {np.median(size):.0f}, 90 % below"
+            f" {np.quantile(size, 0.9):.0f}, {(size > 512).mean():.1%} over 512; cut at 512 the mean is {cut.mean():.0f};"
+            f" padding to 512 makes {512 / cut.mean():.2f} times that, and {512 * num_rows / grouped:.2f} times what batches of"
+            " 8 grouped by length are padded to"
+        )
 
 
 if __name__ == "__main__":
-    print(describe())
+    print(*describe(), sep="\n")
