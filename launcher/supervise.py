@@ -89,7 +89,7 @@ def run(
             time.sleep(BUSY_POLL_S)
     code = agent.returncode
     failure = rundir.read_json(run_dir.failure_path) or _last_words(words)
-    if stop.signal is not None:
+    if stop.signal is not None and code != EXIT_OK:
         code = EXIT_INTERRUPTED if stop.signal == signal.SIGINT else EXIT_TERMINATED
     elif code < 0:
         failure = failure or _agent_died(run_dir, -code)

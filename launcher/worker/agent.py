@@ -106,11 +106,13 @@ class Agent:
             link.give_up(found)
         finally:
             link.close()
-        if self.stop_signal is not None or self._was_preempted():
+        is_stopped = self.stop_signal is not None or self._was_preempted()
+        if found is None and (not is_stopped or self._is_done()):
+            return EXIT_OK
+        if is_stopped:
             self._event("stopped", signal=self.stop_signal)
             return EXIT_INTERRUPTED if self.stop_signal == signal.SIGINT else EXIT_TERMINATED
-        if found is None:
-            return EXIT_OK
+        assert found is not None
         self._leave_failure(found)
         return EXIT_USER if found.get("exit_code") == EXIT_USER else EXIT_JOB_FAILED
 
@@ -308,6 +310,15 @@ class Agent:
         if child.exit_code != 0 or child.rank is None:
             return False
         return not zygote.done_path(self.run_dir, self.attempt, child.rank).exists()
+
+    def _is_done(self) -> bool:
+        """Whether every rank of this node has done its work: then a word to stop came too late to matter. A program of the
+        user's may end with 0 because it was told to stop."""
+        return (
+            bool(self.children)
+            and self.plan.recipe.script is None
+            and all(c.rank is not None and c.exit_code == 0 and not self._is_early(c) for c in self.children)
+        )
 
     def _has_failed(self, child: Child) -> bool:
         if child.exit_code is None or failure.is_preempted(child.exit_code):

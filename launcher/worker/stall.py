@@ -14,6 +14,9 @@ from launcher.errors import EXIT_JOB_FAILED
 from launcher.worker import failure
 
 LOOK_EVERY_S = 1.0
+GAP_S = 2.0
+"""The agent looks ten times a second: where it did not for so long it was itself stopped, with its ranks or alone (a lid
+closed, a container frozen), and that time says nothing of them."""
 STACKS_S = 2.0
 """What ranks get to write their Python stacks."""
 WAITING = (
@@ -48,6 +51,9 @@ class Watch:
         self.folder = folder
         self.timeout_s = timeout_s
         self._next_s = 0.0
+        self._called_s = float("inf")
+        self._gaps: list[tuple[float, float]] = []
+        """Times in which this process did not run: their ends on the monotonic clock, and how long each was."""
 
     def look(self, ranks: dict[int, int], *, at_once: bool = False) -> dict[str, Any] | None:
         """A failure record naming the culprit where every rank given (rank → pid) stands still; else None.
@@ -56,26 +62,34 @@ class Watch:
         One rank that waits in a collective for a slow one stands still too, so only all of them count as a hang.
         """
         now = time.monotonic()
+        if now - self._called_s > GAP_S:
+            self._gaps.append((now, now - self._called_s))
+        self._called_s = now
         if not ranks or (not at_once and (not self.timeout_s or now < self._next_s)):
             return None
         self._next_s = now + LOOK_EVERY_S
-        beats = {rank: self._beat(rank) for rank in ranks}
-        if any(beat is None or (now - beat[0] < self.timeout_s and not at_once) for beat in beats.values()):
+        beats = {rank: self._beat(rank, now) for rank in ranks}
+        if any(beat is None or (beat[0] < self.timeout_s and not at_once) for beat in beats.values()):
             return None
         states = {rank: _state(pid) for rank, pid in ranks.items()}  # before the stopped ones are woken to answer
         stacks = self._stacks(ranks)
         seen = [
-            Seen(rank, beat[1], beat[2], now - beat[0], states[rank], stacks[rank])
+            Seen(rank, beat[1], beat[2], beat[0], states[rank], stacks[rank])
             for rank, beat in beats.items()
             if beat is not None
         ]
         return _record(culprit(seen), seen, self.folder)
 
-    def _beat(self, rank: int) -> tuple[float, int, str] | None:
+    def _beat(self, rank: int, now: float) -> tuple[float, int, str] | None:
+        """How long ago, of the time in which this process ran too; the step and the phase."""
         from launcher.worker import heartbeat
 
         beat = heartbeat.read_beat(self.folder / f"beat_{rank}")
-        return None if beat is None else (beat.time_ns / 1e9, beat.step, beat.phase)
+        if beat is None:
+            return None
+        time_s = beat.time_ns / 1e9
+        asleep_s = sum(length for end, length in self._gaps if end > time_s)
+        return now - time_s - asleep_s, beat.step, beat.phase
 
     def _stacks(self, ranks: dict[int, int]) -> dict[int, str]:
         files = {rank: self.folder / f"stacks_{rank}.txt" for rank in ranks}

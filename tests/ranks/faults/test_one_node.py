@@ -155,6 +155,16 @@ def test_a_stop_signal_saves_and_the_run_goes_on_later(launch: Launch, number: i
     assert 120 == again.metrics["train"]["global_step"]
 
 
+def test_a_stop_signal_that_comes_too_late_changes_nothing(launch: Launch):
+    """All is trained and written: the run is done, and a queue must not start it again."""
+    job = launch("--nproc=2", "training.num_train_epochs=1")
+    job.until("end", lambda e: True)
+    job.process.send_signal(signal.SIGTERM)
+
+    assert 0 == job.wait(), job.err
+    assert 20 == job.metrics["train"]["global_step"]
+
+
 def test_nothing_outlives_a_killed_launcher(launch: Launch):
     """SIGKILL to the command: agent and ranks are gone in seconds."""
     job = launch("--nproc=2", "training.num_train_epochs=50", "training.dataloader_num_workers=1")

@@ -1,0 +1,32 @@
+"""Time in which the agent did not run says nothing of the ranks."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+from launcher.worker import stall
+from launcher.worker.heartbeat import Heart
+
+
+def test_ranks_are_not_blamed_for_a_time_in_which_the_agent_stood_still(tmp_path: Path):
+    """A machine that slept, or an agent that was stopped: the limit counts from then on, and is kept."""
+    watch = stall.Watch(tmp_path, timeout_s=1.0)
+    rank = subprocess.Popen(["bash", "-c", "trap '' USR2; sleep 30 & wait"])
+    try:
+        Heart(tmp_path / "beat_0").beat("training", 7)
+        at_first = watch.look({0: rank.pid})
+        time.sleep(stall.GAP_S + 0.5)
+        after_the_gap = watch.look({0: rank.pid})
+        found, deadline = None, time.monotonic() + 20
+        while found is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+            found = watch.look({0: rank.pid})
+    finally:
+        rank.kill()
+        rank.wait()
+
+    assert (None, None) == (at_first, after_the_gap)
+    assert found is not None
+    assert (0, "Stalled") == (found["rank"], found["type"])
