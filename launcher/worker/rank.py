@@ -231,4 +231,5 @@ def _run_script(script: Path, run: RunDir) -> None:
         runpy.run_path(str(script), run_name="__main__")
     except SystemExit as stop:
         if stop.code not in (None, 0):
-            raise LaunchError(f"{script} ended with exit code {stop.code}", exit_code=EXIT_JOB_FAILED) from stop
+            how = f"exit code {stop.code}" if isinstance(stop.code, int) else f"the words: {stop.code}"
+            raise LaunchError(f"{script} ended with {how}", exit_code=EXIT_JOB_FAILED) from stop
