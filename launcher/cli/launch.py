@@ -130,6 +130,8 @@ def explained(outcome: Outcome, run: RunDir) -> Report | None:
     report = explain.explain_path(run.path, explain.language())
     if report.verdict is None or report.verdict.id in (explain.PYTHON.id, explain.FAILURE):
         return None
+    if report.verdict.id == explain.LAUNCH.id and str(failure.get("what")).startswith(report.verdict.cause):
+        return None
     if run.failure_path.exists():
         with contextlib.suppress(OSError):  # on a full disk it is still shown
             rundir.write_json(run.failure_path, {**failure, "explanation": report.verdict.to_json()})

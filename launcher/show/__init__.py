@@ -589,7 +589,8 @@ def _failure(failure: Mapping[str, Any]) -> None:
     rank = failure.get("rank")
     if failure.get("exit_code") != 2:
         trace = (failure.get("traceback") or "").rstrip()
-        if trace:
+        is_ours = failure.get("type") == "LaunchError" and hint  # it says all; where it was raised tells nobody more
+        if trace and not is_ours:
             err.print(Text(trace))
         if rank is not None and failure.get("type") != "Stalled":
             what = f"rank {rank} on {failure.get('host')} failed first: {what}"

@@ -42,7 +42,7 @@ def describe(error: BaseException, rank: int | None) -> dict[str, Any]:
         "traceback": "".join(traceback.format_exception(error)),
         "time_ns": time.monotonic_ns(),
         "time": time.time(),
-        "weight": FOLLOWED if known is None and _is_consequence(error) else CAUSE,
+        "weight": FOLLOWED if (known.is_consequence if known else _is_consequence(error)) else CAUSE,
         "what": known.what if known else f"{type(error).__name__}: {message}",
         "hint": known.hint if known else "",
         "exit_code": known.exit_code if known else EXIT_JOB_FAILED,

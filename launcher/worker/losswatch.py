@@ -55,6 +55,7 @@ class LossWatch(TrainerCallback):
                 hint="nothing is learned any more: check that labels vary and that answers are not cut off by "
                 "data.max_length; on a card, look for overflow (parallel.precision=bf16) and a faulty operator",
                 exit_code=EXIT_JOB_FAILED,
+                is_consequence=self._peers.index != 0,  # it is the loss of all of them
             )
 
     def _look(self) -> None:
@@ -70,4 +71,5 @@ class LossWatch(TrainerCallback):
                 f"the loss is not a number (NaN or infinite) at step {step}, first on rank {rank}",
                 hint=NAN_REASONS[self._trainer.plan.precision],
                 exit_code=EXIT_JOB_FAILED,
+                is_consequence=rank != self._peers.index,
             )

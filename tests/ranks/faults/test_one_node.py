@@ -135,6 +135,8 @@ def test_nan_stops_the_run_with_the_reason(launch: Launch):
 
     assert 1 == job.wait()
     assert "nan" in job.failure["what"].lower()
+    assert 0 == job.failure["rank"], "the rank that the sentence names, though all raise it"
+    assert 1 == job.err.count(job.failure["what"])
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)])
