@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from transformers import Trainer
 
 from launcher import __version__, rundir
-from launcher.errors import LaunchError
+from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.worker import state
 from launcher.worker.preempt import EvaluationStopped, Stop
 from launcher.worker.state import Live, Saved
@@ -475,7 +475,19 @@ class ResumableTrainer(Trainer):
         """Leave the finished model in `folder`, with a manifest as a checkpoint has: all of it, or what was there before.
 
         Every rank must call it.
+
+        Raises:
+            LaunchError: the disk refuses.
         """
+        refused = _try(lambda: self._publish_model(folder))
+        if isinstance(refused, str):
+            raise LaunchError(
+                f"{folder}: the model could not be written: {refused}",
+                hint=f"mend that; the same command with --run-dir {folder.parent} then goes on from its newest checkpoint",
+                exit_code=EXIT_JOB_FAILED,
+            )
+
+    def _publish_model(self, folder: Path) -> None:
         aside = folder.with_name(_ASIDE + folder.name)
         try:
             if self.args.should_save:

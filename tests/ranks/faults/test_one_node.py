@@ -236,7 +236,7 @@ def test_a_run_directory_that_turns_read_only_ends_with_the_reason(launch: Launc
         for folder in folders:
             if folder.exists():
                 folder.chmod(0o755)
-    assert "Permission denied" in job.err
+    assert "model: the model could not be written: Permission denied" in job.err
     assert "failure.json could not be written either" in job.err
     assert list((job.dir / "checkpoints").glob("checkpoint-*"))
 
