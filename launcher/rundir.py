@@ -212,9 +212,17 @@ def _finished(path: Path) -> LaunchError:
     )
 
 
+_FREE = {"strategy": "auto", "micro_batch_size": "auto", "eval_batch_size": "auto"}
+"""What a checkpoint does not depend on, as it does not on the number of ranks."""
+
+
 def _changed(plan: Plan, before: Plan) -> list[str]:
-    """In which sections of the recipe two plans differ."""
-    changed = [k for k in type(plan.recipe).model_fields if getattr(plan.recipe, k) != getattr(before.recipe, k)]
+    """In which sections of the recipe two plans differ, so that one cannot go on with the other's run."""
+    one, other = (
+        recipe.model_copy(update={"parallel": recipe.parallel.model_copy(update=_FREE)})
+        for recipe in (plan.recipe, before.recipe)
+    )
+    changed = [k for k in type(one).model_fields if getattr(one, k) != getattr(other, k)]
     return changed or ([before.name] if plan.name != before.name else [])
 
 

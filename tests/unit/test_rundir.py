@@ -119,6 +119,20 @@ def test_a_jobs_directory_is_the_same_after_a_requeue(recipe: Callable[..., Path
     assert first.path == (tmp_path / "mine" / "latest").resolve()
 
 
+def test_an_unfinished_run_goes_on_under_another_strategy(recipe: Callable[..., Path], tmp_path: Path):
+    """Checkpoints are read under any. What would change the training is another recipe."""
+
+    def planned(*words: str) -> plan.Plan:
+        return plan.make(spec.load(recipe(), words, {}), Cluster("cpu"), plan.Options(nproc=2))
+
+    run = rundir.take(tmp_path / "run", planned("parallel.strategy=ddp"), 0)
+    rundir.write_text(run.plan_path, planned("parallel.strategy=ddp").model_dump_json())
+
+    assert run.is_open_to(planned("parallel.strategy=zero3", "parallel.micro_batch_size=2"))
+    with pytest.raises(LaunchError, match=r"another recipe \(parallel differ\)"):
+        run.claim(planned("parallel.global_batch_size=16"))
+
+
 def test_every_node_hears_that_a_run_is_finished(recipe: Callable[..., Path], tmp_path: Path):
     """Only the first writes metrics; the others would wait for it until they give up."""
     made = plan.make(
