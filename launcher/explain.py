@@ -760,11 +760,17 @@ def _values(data: Any, keys: Sequence[str], depth: int = 0) -> Any:
     return None
 
 
+def _json_in(path: Path) -> Any:
+    """The value in a file; None, in which nothing is found, where it is no JSON."""
+    try:
+        return json.loads(read_capped(path))
+    except (ValueError, RecursionError):
+        return None
+
+
 def _error_record(path: Path, rank: int | None) -> _Source | None:
     """error_<r>.json, in our shape or torch elastic's: the traceback as text, with when it happened."""
-    try:
-        data = json.loads(read_capped(path))
-    except (ValueError, RecursionError):
+    if (data := _json_in(path)) is None:
         return None
     text = _values(data, ("traceback", "py_callstack"))
     message = _values(data, ("message", "error"))
@@ -795,10 +801,7 @@ def _error_record(path: Path, rank: int | None) -> _Source | None:
 
 def _failure(path: Path) -> _Source | None:
     """failure.json: what the agent itself said, such as a rank that has not moved."""
-    try:
-        data = json.loads(read_capped(path))
-    except (ValueError, RecursionError):
-        return None
+    data = _json_in(path)
     what, rank = _values(data, ("what",)), _values(data, ("rank",))
     host = _values(data, ("host",))
     if not isinstance(what, str):
@@ -956,10 +959,7 @@ def explain_path(path: str | Path, lang: Lang = "en") -> Report:
 
 def _failures_own(path: Path) -> Verdict | None:
     """What the agent or the launcher said of a failure, such as a process killed, that left its trace in no log."""
-    try:
-        data = json.loads(read_capped(path))
-    except (ValueError, RecursionError):
-        return None
+    data = _json_in(path)
     what, hint = _values(data, ("what",)), _values(data, ("hint",))
     if not isinstance(what, str):
         return None
