@@ -57,8 +57,8 @@ def trained(recipe: RecipeSpec, name: str, *, seed: int) -> Trained:
     Raises:
         LaunchError: nothing of the kind, damaged, or without weights.
     """
-    folder, step = _folder(recipe, name)
-    notes = _unverified(folder)
+    folder, step, passed = _folder(recipe, name)
+    notes = passed + _unverified(folder)
     if (folder / ADAPTER).is_file():
         return Trained(folder, _base(recipe, folder, seed=seed), step, notes)
     models.check_folder(folder)
@@ -67,21 +67,22 @@ def trained(recipe: RecipeSpec, name: str, *, seed: int) -> Trained:
     return Trained(folder, None, step, notes)
 
 
-def _folder(recipe: RecipeSpec, name: str) -> tuple[Path, int | None]:
+def _folder(recipe: RecipeSpec, name: str) -> tuple[Path, int | None, tuple[str, ...]]:
+    """The folder, the step of a checkpoint of ours, and which newer ones were passed over."""
     path = Path(name)
     if not path.is_absolute():
-        return models.snapshot(name, None, recipe.model.hub), None
+        return models.snapshot(name, None, recipe.model.hub), None, ()
     run = RunDir(path)
     if run.plan_path.is_file():
         if not run.metrics_path.is_file() or not run.model_dir.is_dir():
             return _newest(run)
         path = run.model_dir
     if checkpoint.step_of(path) >= 0 and (path / checkpoint.MANIFEST).is_file():
-        return whole(path)
+        return *whole(path), ()
     if _has_manifest(path) and (reason := checkpoint.changed(path)):
         hint = f"name a checkpoint of that run; if you changed the folder yourself, remove its {checkpoint.MANIFEST}"
         raise LaunchError(f"{path}: {reason}", hint=hint)
-    return path, None
+    return path, None, ()
 
 
 def _has_manifest(folder: Path) -> bool:
@@ -101,13 +102,13 @@ def _unverified(folder: Path) -> tuple[str, ...]:
     return (f"{folder} has no {checkpoint.MANIFEST}, so nothing tells whether it is as it was written",)
 
 
-def _newest(run: RunDir) -> tuple[Path, int]:
+def _newest(run: RunDir) -> tuple[Path, int, tuple[str, ...]]:
     found, passed = checkpoint.newest_whole(run.checkpoints, for_resuming=False)
     if found is None:
         because = "".join(f"; {one.path.name} {one.reason}" for one in passed)
         raise LaunchError(f"{run.path}: the run is not finished and has no whole checkpoint{because}",
                           hint="finish it: launch its recipe.yaml with --run-dir", exit_code=2)  # fmt: skip
-    return found.path, found.step
+    return found.path, found.step, tuple(f"passed over {one.path.name}: {one.reason}" for one in passed)
 
 
 def whole(path: Path) -> tuple[Path, int]:

@@ -77,8 +77,8 @@ def test_eval_of_a_run_directory_is_of_its_final_model(job, evaluated):
     assert 10 == fewer["final"]["eval_samples"]
 
 
-def test_an_unfinished_run_stands_for_its_newest_whole_checkpoint(job, evaluated, tmp_path):
-    """A damaged newest checkpoint is passed over, as in resuming."""
+def test_an_unfinished_run_stands_for_its_newest_whole_checkpoint(job, evaluated, ascend_launch, tmp_path):
+    """A damaged newest checkpoint is passed over, as in resuming, and said."""
     trained = job(2, *SAVING, "parallel.strategy=zero2")
     copy = tmp_path / "copy"
     shutil.copytree(trained.dir, copy)
@@ -86,8 +86,11 @@ def test_an_unfinished_run_stands_for_its_newest_whole_checkpoint(job, evaluated
     (copy / "checkpoints" / "checkpoint-34" / "config.json").write_text("{}")
 
     metrics, _ = evaluated(copy)
+    ran = ascend_launch("export", copy, "--out", tmp_path / "exported", **ONE_THREAD)
 
     assert figures(trained.metrics["epochs"][0]) == figures(metrics["final"])
+    assert 0 == ran.code, ran.err
+    assert "passed over checkpoint-34: config.json" in ran.out
 
 
 @pytest.mark.parametrize("strategy", ["zero3", "fsdp2"])
