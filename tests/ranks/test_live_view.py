@@ -28,7 +28,8 @@ def on_terminal(argv: list[str], env: dict[str, str], *, type_at: str = "", keys
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(REPO)
-        base = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "LINES")}
+        unwanted = ("NO_COLOR", "FORCE_COLOR", "LINES", "ASCEND_LAUNCH_TEST_CACHE")
+        base = {k: v for k, v in os.environ.items() if k not in unwanted}
         os.execve(argv[0], argv, {**base, "TERM": "xterm-256color", "COLUMNS": str(columns), **env})
     said, deadline = b"", time.monotonic() + 240
     while time.monotonic() < deadline:
