@@ -678,12 +678,12 @@ def check_way(ctx: Context) -> Finding:
     except LaunchError:
         return skip(name, "not HOST:PORT")
     try:
-        socket.getaddrinfo(host, None)
+        address = str(socket.getaddrinfo(host, None)[0][4][0])
     except OSError as error:
         return Finding(
             name, "fail", f"{host} cannot be resolved: {error}", "the nodes cannot meet", "use its IP address"
         )
-    way = network.route_to(host)
+    way = network.route_to(address)
     if way is None:
         return Finding(name, "fail", f"no way leads from here to {host}", "the nodes cannot meet",
                        "look at `ip route`, or name an address of node 0 that all nodes reach")  # fmt: skip

@@ -50,7 +50,7 @@ def _doctor_context(device: str, nproc: int | None, nnodes: int | None, node_ran
 
     found = npu.look(None, os.environ)
     kind: Any = device if device != "auto" else "npu" if found.devices else "cpu"
-    values = {**_nodes(nnodes, node_rank, endpoint, nproc)}
+    values = _nodes(nnodes, node_rank, endpoint, nproc)
     if recipe is not None:
         loaded = spec.load(recipe).spec
         values |= doctor_values(loaded, loaded.parallel.precision, loaded.parallel.strategy, loaded.training)

@@ -57,8 +57,7 @@ def trained(recipe: RecipeSpec, name: str, *, seed: int) -> Trained:
     Raises:
         LaunchError: nothing of the kind, damaged, or without weights.
     """
-    folder, step, passed = _folder(recipe, name)
-    notes = passed + _unverified(folder)
+    folder, step, notes = _folder(recipe, name)
     if (folder / ADAPTER).is_file():
         return Trained(folder, _base(recipe, folder, seed=seed), step, notes)
     models.check_folder(folder)
@@ -68,7 +67,7 @@ def trained(recipe: RecipeSpec, name: str, *, seed: int) -> Trained:
 
 
 def _folder(recipe: RecipeSpec, name: str) -> tuple[Path, int | None, tuple[str, ...]]:
-    """The folder, the step of a checkpoint of ours, and which newer ones were passed over."""
+    """The folder, the step of a checkpoint of ours, and what the user should know about the choice."""
     path = Path(name)
     if not path.is_absolute():
         return models.snapshot(name, None, recipe.model.hub), None, ()
@@ -79,7 +78,9 @@ def _folder(recipe: RecipeSpec, name: str) -> tuple[Path, int | None, tuple[str,
         path = run.model_dir
     if checkpoint.step_of(path) >= 0 and (path / checkpoint.MANIFEST).is_file():
         return *whole(path), ()
-    if _has_manifest(path) and (reason := checkpoint.changed(path)):
+    if not _has_manifest(path):
+        return path, None, _unverified(path)
+    if reason := checkpoint.changed(path):
         hint = f"name a checkpoint of that run; if you changed the folder yourself, remove its {checkpoint.MANIFEST}"
         raise LaunchError(f"{path}: {reason}", hint=hint)
     return path, None, ()
@@ -95,9 +96,9 @@ def _has_manifest(folder: Path) -> bool:
 
 
 def _unverified(folder: Path) -> tuple[str, ...]:
-    """Of a run's finished model without a manifest."""
+    """Of a folder without a manifest: whether it is a run's finished model, which has one."""
     run = RunDir(folder.parent)
-    if folder != run.model_dir or not run.plan_path.is_file() or _has_manifest(folder):
+    if folder != run.model_dir or not run.plan_path.is_file():
         return ()
     return (f"{folder} has no {checkpoint.MANIFEST}, so nothing tells whether it is as it was written",)
 
