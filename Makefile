@@ -15,7 +15,7 @@ check: setup
 	@BIN=$(BIN) tools/check
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # On virtual Ascend cards: an environment of its own, with torch_npu.
 test-npu:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,25 @@ MINIMAL: dict[str, Any] = {
     "model": {"name": "org/model", "num_labels": 5},
     "data": {"path": "json", "data_files": {"train": "a.jsonl", "test": "b.jsonl"}},
 }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One cache for all tests, in however many processes: DeepSpeed's operators are built once."""
+    if not hasattr(config, "workerinput") and "TESTS_CACHE" not in os.environ:
+        os.environ["TESTS_CACHE"] = tempfile.mkdtemp(prefix="tests-cache-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop("TESTS_CACHE"), ignore_errors=True))
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """With several test processes (`-n 2 --dist loadgroup`), keep what shares finished jobs or daemons in one of them."""
+    if {"job", "rig", "machines", "browser"} & set(getattr(item, "fixturenames", ())):
+        item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+@pytest.fixture(scope="session")
+def shared_cache() -> str:
+    """What ASCEND_LAUNCH_CACHE is set to for jobs that may find what others have built or prepared."""
+    return os.environ["TESTS_CACHE"]
 
 
 @pytest.fixture
@@ -60,13 +81,18 @@ class Ran:
 
 
 @pytest.fixture
-def ascend_launch(tmp_path: Path) -> Callable[..., Ran]:
+def ascend_launch(tmp_path: Path, shared_cache: str) -> Callable[..., Ran]:
     """Run the real command line, away from the user's own settings."""
 
     def run(*argv: str | Path, cwd: Path = REPO, timeout_s: float = 600, **env: str) -> Ran:
         base = {k: v for k, v in os.environ.items() if not k.startswith(("ASCEND", "HCCL", "HF_", "RANK", "WORLD_"))}
-        base |= {"ASCEND_LAUNCH_CACHE": os.environ.get("ASCEND_LAUNCH_TEST_CACHE", str(tmp_path / "cache"))}
-        base |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(REPO), **env}
+        base |= {
+            "ASCEND_LAUNCH_CACHE": shared_cache,
+            "HF_HUB_OFFLINE": "1",
+            "HF_HOME": str(tmp_path / "hf"),
+            "PYTHONPATH": str(REPO),
+            **env,
+        }
         done = subprocess.run(
             [sys.executable, "-m", "launcher.cli", *map(str, argv)],
             cwd=cwd, env=base, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL,

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import LaunchError
+from launcher.worker import ops
 
 if TYPE_CHECKING:
     import torch
@@ -101,6 +102,7 @@ def init_process_group(plan: Plan, *, timeout_s: float) -> None:
         return
     import deepspeed
 
+    ops.build_nothing_unasked()
     deepspeed.init_distributed(dist_backend=plan.backend, timeout=timedelta(seconds=timeout_s), verbose=False)
 
 

@@ -1,4 +1,5 @@
-"""DeepSpeed's compiled operators: built once a machine under a lock, and loaded once a node before ranks are forked."""
+"""DeepSpeed's compiled operators: those that a plan needs are built once a machine under a lock, and loaded once a node
+before ranks are forked; nothing else is built."""
 
 from __future__ import annotations
 
@@ -13,17 +14,24 @@ from launcher.errors import LaunchError
 from launcher.plan import Plan
 
 BUILD_TIMEOUT_S = 1800
-_SECONDS = {"ShareMemCommBuilder": "about 100 s", "CPUAdamBuilder": "about 3.5 minutes"}
+_SECONDS = {"CPUAdamBuilder": "about 3.5 minutes"}
 """Cold builds measured on two cores; shown so that a first launch does not look hung."""
 
 
+def build_nothing_unasked() -> None:
+    """Keep DeepSpeed from building its shared-memory collectives on a CPU host, which only inference calls.
+
+    Its backend asks one table whether it can, and the table is filled by running compilers for every operator there is
+    (comm/torch.py `build_shm_op`, ops/__init__.py `_probe_compatible_ops` of 0.19.8). Nothing else reads that table.
+    """
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__ = {}
+
+
 def needed(plan: Plan) -> tuple[str, ...]:
-    """The builders this plan's engine loads: the shared-memory collectives that DeepSpeed builds on every CPU host
-    before its first collective, and the CPU optimizer where a card offloads its optimizer state."""
-    if plan.zero_stage is None:
-        return ()
-    names = ("ShareMemCommBuilder",) if plan.device == "cpu" else ()
-    return (*names, "CPUAdamBuilder") if plan.strategy == "zero3-offload" and plan.device == "npu" else names
+    """The builders this plan's engine loads: the CPU optimizer where a card offloads its optimizer state."""
+    return ("CPUAdamBuilder",) if plan.strategy == "zero3-offload" and plan.device == "npu" else ()
 
 
 def load(plan: Plan, say: Callable[[str], None]) -> None:

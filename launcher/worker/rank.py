@@ -18,7 +18,7 @@ from launcher.cluster import network
 from launcher.errors import EXIT_JOB_FAILED, EXIT_TERMINATED, LaunchError
 from launcher.plan import Plan
 from launcher.rundir import RunDir
-from launcher.worker import data, device, failure, heartbeat, predict, preempt, weights
+from launcher.worker import data, device, failure, heartbeat, ops, predict, preempt, weights
 from launcher.worker import model as models
 from launcher.worker.callbacks import Beats, Events, Progress
 from launcher.worker.checkpoint import Store
@@ -44,9 +44,7 @@ def preload(plan: Plan) -> None:
 
         del datasets, evaluate, sklearn
     if plan.zero_stage is not None:
-        import deepspeed
-
-        del deepspeed
+        ops.build_nothing_unasked()
     if plan.recipe.adapter is not None or _has_adapter(plan):
         import importlib.util
 

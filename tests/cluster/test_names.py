@@ -13,16 +13,18 @@ import pytest
 
 REPO = Path(__file__).resolve().parent.parent.parent
 NAME_SERVER = "127.0.53.53"
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root, and unshare (util-linux)"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root, and unshare (util-linux)"
+    ),
+    pytest.mark.xdist_group("name server"),  # one address
+]
 
 
-def asked(tmp_path: Path, *argv: str) -> tuple[str, list[bytes]]:
+def asked(tmp_path: Path, cache: str, *argv: str) -> tuple[str, list[bytes]]:
     """What a command printed, and the questions that it had for a name server that never answers."""
     (tmp_path / "resolv.conf").write_text(f"nameserver {NAME_SERVER}\noptions timeout:1 attempts:1\n")
     setup = 'mount --bind "$0/resolv.conf" /etc/resolv.conf && exec "$@"'
-    cache = os.environ.get("ASCEND_LAUNCH_TEST_CACHE") or str(tmp_path / "cache")
     env = {k: v for k, v in os.environ.items() if not k.startswith(("ASCEND_", "SLURM", "RANK", "WORLD_"))}
     env |= {"PYTHONPATH": str(REPO), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ASCEND_LAUNCH_CACHE": cache}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
@@ -65,13 +67,13 @@ with network.no_name_server({"MASTER_ADDR": "first-node", "GLOO_SOCKET_IFNAME": 
 """
 
 
-def test_nodes_meet_without_a_name_server(tmp_path: Path):
+def test_nodes_meet_without_a_name_server(tmp_path: Path, shared_cache: str):
     """Two links, a store and its client."""
-    assert ("127.0.0.1 127.0.0.1", []) == asked(tmp_path, "-c", MEET, "recipes/tiny-cpu.yaml")
+    assert ("127.0.0.1 127.0.0.1", []) == asked(tmp_path, shared_cache, "-c", MEET, "recipes/tiny-cpu.yaml")
 
 
 @pytest.mark.ranks
-def test_a_launch_starts_its_ranks_without_a_name_server(tmp_path: Path):
+def test_a_launch_starts_its_ranks_without_a_name_server(tmp_path: Path, shared_cache: str):
     """Agent and ranks, to the end of a training."""
     words = [
         "--nproc=2",
@@ -80,15 +82,15 @@ def test_a_launch_starts_its_ranks_without_a_name_server(tmp_path: Path):
         "recipes/tiny-cpu.yaml",
         "training.num_train_epochs=1",
     ]
-    _, questions = asked(tmp_path, "-m", "launcher.cli", *words)
+    _, questions = asked(tmp_path, shared_cache, "-m", "launcher.cli", *words)
 
     assert [] == questions
     assert (tmp_path / "run" / "metrics.json").exists()
 
 
-def test_names_are_looked_up_again_afterwards(tmp_path: Path):
+def test_names_are_looked_up_again_afterwards(tmp_path: Path, shared_cache: str):
     """Before and after ranks join, and where joining needs a name."""
-    _, questions = asked(tmp_path, "-c", LOOK_UP)
+    _, questions = asked(tmp_path, shared_cache, "-c", LOOK_UP)
     names = {word for question in questions for word in (b"before", b"within", b"after", b"named") if word in question}
 
     assert {b"before", b"after", b"named"} == names

@@ -69,12 +69,11 @@ def _untimed(section: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def env(tmp_path_factory: pytest.TempPathFactory, rig: slurm_rig.Rig) -> dict[str, str]:
+def env(shared_cache: str, rig: slurm_rig.Rig) -> dict[str, str]:
     """A submitting user's environment: nothing of ours but a cache."""
     base = {k: v for k, v in os.environ.items() if not k.startswith(("ASCEND_", "SLURM_", "SBATCH_", "RANK", "WORLD_"))}
-    cache = os.environ.get("ASCEND_LAUNCH_TEST_CACHE") or str(tmp_path_factory.mktemp("cache"))
     base |= {
-        "ASCEND_LAUNCH_CACHE": cache,
+        "ASCEND_LAUNCH_CACHE": shared_cache,
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": f"{INJECT}:{REPO}",
@@ -134,6 +133,18 @@ def until(is_so: Callable[[], Any], what: str, process: subprocess.Popen[str]) -
 
 def submitted(out: Path) -> Path | None:
     return next((p for p in out.glob("tiny-cpu/slurm-*") if p.is_dir()), None)
+
+
+def test_submit_gives_the_single_machines_run(by_srun: Run, tmp_path: Path, env: dict[str, str]):
+    """As srun does, followed to its end: metrics, predictions and weights, exactly."""
+    done = run([*SUBMIT, "--nodes=2", "--nproc=2", "--follow", str(TINY), EXACT, f"output_dir={tmp_path}"], env)
+    where = submitted(tmp_path)
+
+    assert 0 == done.returncode and where is not None, done.stdout + done.stderr
+    assert by_srun.figures == Run(where).figures
+    assert by_srun.predictions == Run(where).predictions
+    assert by_srun.weights == Run(where).weights
+    assert 2 == Run(where).read("plan.json")["num_nodes"]
 
 
 def test_a_preempted_job_goes_on_to_the_same_weights(rig: slurm_rig.Rig, by_srun: Run, tmp_path: Path, env: dict[str, str]):  # fmt: skip

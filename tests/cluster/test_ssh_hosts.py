@@ -85,14 +85,8 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sshd.Machines
         yield three
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The one that the tests of faults use: DeepSpeed's operators are built once."""
-    return os.environ.get("ASCEND_LAUNCH_TEST_CACHE") or str(tmp_path_factory.getbasetemp() / "cache")
-
-
 @pytest.fixture
-def launch(machines: sshd.Machines, cache: str, tmp_path: Path) -> Iterator[Callable[..., Launch]]:
+def launch(machines: sshd.Machines, shared_cache: str, tmp_path: Path) -> Iterator[Callable[..., Launch]]:
     """Start tiny-cpu on two hosts with two ranks each, or on those of `hosts`; nothing may be left on any."""
     started: list[Launch] = []
 
@@ -100,7 +94,7 @@ def launch(machines: sshd.Machines, cache: str, tmp_path: Path) -> Iterator[Call
         # A name that breaks what is put together by hand, on this side and on that.
         folder = machines.folder / where / f"{tmp_path.name}{len(started)}" / 'it\'s $(touch /tmp/pwned)\n"run"'
         folder = again.dir if again is not None else folder
-        started.append(Launch(machines, folder, words, {"ASCEND_LAUNCH_CACHE": cache, **env}, hosts))
+        started.append(Launch(machines, folder, words, {"ASCEND_LAUNCH_CACHE": shared_cache, **env}, hosts))
         return started[-1]
 
     yield start
@@ -111,10 +105,10 @@ def launch(machines: sshd.Machines, cache: str, tmp_path: Path) -> Iterator[Call
     assert machines.are_clean(range(3), GONE_S)
 
 
-def _alone(tmp_path: Path, cache: str, *words: str) -> Path:
+def _alone(tmp_path: Path, shared_cache: str, *words: str) -> Path:
     """The run directory of the same recipe on one node."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("ASCEND_", "HF_", "RANK", "WORLD_"))}
-    env |= {"ASCEND_LAUNCH_CACHE": cache, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPO)}
+    env |= {"ASCEND_LAUNCH_CACHE": shared_cache, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPO)}
     argv = [
         sys.executable,
         "-m",
@@ -130,9 +124,9 @@ def _alone(tmp_path: Path, cache: str, *words: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, cache: str) -> Path:
+def alone(tmp_path_factory: pytest.TempPathFactory, shared_cache: str) -> Path:
     """The run directory of four ranks on one node."""
-    return _alone(tmp_path_factory.mktemp("four"), cache, "--nproc=4", EXACT)
+    return _alone(tmp_path_factory.mktemp("four"), shared_cache, "--nproc=4", EXACT)
 
 
 def _epochs(metrics: dict[str, Any]) -> list[dict[str, Any]]:
@@ -178,9 +172,9 @@ def test_two_hosts_train_as_one_machine_and_their_results_come_here(
     assert not Path("/tmp/pwned").exists()
 
 
-def test_three_hosts_share_one_optimizer(launch: Callable[..., Launch], cache: str, tmp_path: Path):
+def test_three_hosts_share_one_optimizer(launch: Callable[..., Launch], shared_cache: str, tmp_path: Path):
     """ZeRO-2, a rank each: the figures of three ranks on one node."""
-    alone = _alone(tmp_path, cache, "--nproc=3", "parallel.strategy=zero2")
+    alone = _alone(tmp_path, shared_cache, "--nproc=3", "parallel.strategy=zero2")
     three = launch("--nproc=1", "parallel.strategy=zero2", hosts="node0 slots=1\nnode1 slots=1\nnode2 slots=1\n")
 
     assert 0 == three.wait(), three.err

@@ -44,16 +44,15 @@ class Job:
 
 
 @pytest.fixture(scope="session")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Job]:
+def job(tmp_path_factory: pytest.TempPathFactory, shared_cache: str) -> Callable[..., Job]:
     """Run `ascend-launch --nproc N --device cpu RECIPE WORDS…` in the checkout."""
     done: dict[tuple[Any, ...], Job] = {}
-    cache = os.environ.get("ASCEND_LAUNCH_TEST_CACHE") or str(tmp_path_factory.mktemp("cache"))
 
     def run(nproc: int, *words: str, recipe: str | Path = "recipes/tiny-cpu.yaml") -> Job:
         key = (nproc, *words, str(recipe))
         if key not in done:
             folder = tmp_path_factory.mktemp("run")
-            done[key] = _run(nproc, words, recipe, folder, {"ASCEND_LAUNCH_CACHE": cache, "HF_HUB_OFFLINE": "1"})
+            done[key] = _run(nproc, words, recipe, folder, {"ASCEND_LAUNCH_CACHE": shared_cache, "HF_HUB_OFFLINE": "1"})
         return done[key]
 
     return run

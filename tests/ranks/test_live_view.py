@@ -28,7 +28,7 @@ def on_terminal(argv: list[str], env: dict[str, str], *, type_at: str = "", keys
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(REPO)
-        unwanted = ("NO_COLOR", "FORCE_COLOR", "LINES", "ASCEND_LAUNCH_TEST_CACHE")
+        unwanted = ("NO_COLOR", "FORCE_COLOR", "LINES")
         base = {k: v for k, v in os.environ.items() if k not in unwanted}
         os.execve(argv[0], argv, {**base, "TERM": "xterm-256color", "COLUMNS": str(columns), **env})
     said, deadline = b"", time.monotonic() + 240
@@ -50,11 +50,9 @@ def on_terminal(argv: list[str], env: dict[str, str], *, type_at: str = "", keys
 
 
 @pytest.fixture
-def launch(tmp_path):
-    cache = os.environ.get("ASCEND_LAUNCH_TEST_CACHE") or str(tmp_path / "cache")
-
+def launch(tmp_path, shared_cache):
     def run(*words, fault="", **options):
-        env = {"ASCEND_LAUNCH_CACHE": cache, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+        env = {"ASCEND_LAUNCH_CACHE": shared_cache, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
         if fault:
             env |= {"FAULT": fault, "PYTHONPATH": f"{INJECT}:{REPO}"}
         argv = [

@@ -68,12 +68,11 @@ def _timeless(value: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def env(shared_cache: str) -> dict[str, str]:
     base = {k: v for k, v in os.environ.items() if not k.startswith(("ASCEND_", "ACCELERATE_", "RANK", "WORLD_SIZE"))}
-    cache = os.environ.get("ASCEND_LAUNCH_TEST_CACHE") or str(tmp_path_factory.mktemp("cache"))
     return {
         **base,
-        "ASCEND_LAUNCH_CACHE": cache,
+        "ASCEND_LAUNCH_CACHE": shared_cache,
         "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": str(REPO),
         "OMP_NUM_THREADS": "1",

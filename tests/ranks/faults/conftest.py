@@ -99,9 +99,8 @@ class Running:
 
 
 @pytest.fixture
-def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Running]]:
+def launch(tmp_path_factory: pytest.TempPathFactory, shared_cache: str) -> Iterator[Callable[..., Running]]:
     """Start `ascend-launch --device cpu … tiny-cpu WORDS`; whatever is left is killed at the end of the test."""
-    cache = os.environ.get("ASCEND_LAUNCH_TEST_CACHE") or str(tmp_path_factory.getbasetemp() / "cache")
     jobs: list[Running] = []
 
     def start(
@@ -110,7 +109,7 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., R
         folder = folder or tmp_path_factory.mktemp("fault")
         options = [w for w in words if w.startswith("--")]
         overrides = [w for w in words if not w.startswith("--")]
-        env |= {"ASCEND_LAUNCH_CACHE": cache, **({"FAULT": fault} if fault else {})}
+        env |= {"ASCEND_LAUNCH_CACHE": shared_cache, **({"FAULT": fault} if fault else {})}
         recipe = next((w for w in overrides if w.endswith(".yaml")), "recipes/tiny-cpu.yaml")
         rest = [w for w in overrides if not w.endswith(".yaml")]
         jobs.append(Running(folder, (*options, recipe, *rest), env, list(prefix)))

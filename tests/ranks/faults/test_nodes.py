@@ -6,7 +6,6 @@ Where nothing depends on the network, both run on this one; else each has a netw
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -97,14 +96,13 @@ def cable() -> Iterator[netns.Lan]:
 
 
 @pytest.fixture
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Nodes]]:
+def nodes(tmp_path_factory: pytest.TempPathFactory, shared_cache: str) -> Iterator[Callable[..., Nodes]]:
     """Start tiny-cpu on two nodes; whatever is left is killed at the end of the test."""
-    cache = os.environ.get("ASCEND_LAUNCH_TEST_CACHE") or str(tmp_path_factory.getbasetemp() / "cache")
     jobs: list[Nodes] = []
 
     def start(*words: str, fault: str = "", cable: netns.Lan | None = None, port: int | None = None, only: int | None = None, own: dict[int, tuple[str, ...]] | None = None, cwd: dict[int, Path] | None = None, endpoint: str = "") -> Nodes:  # fmt: skip
         # One thread a rank: the nodes share this machine's cores.
-        env = {"ASCEND_LAUNCH_CACHE": cache, "OMP_NUM_THREADS": "1", **({"FAULT": fault} if fault else {})}
+        env = {"ASCEND_LAUNCH_CACHE": shared_cache, "OMP_NUM_THREADS": "1", **({"FAULT": fault} if fault else {})}
         folder = tmp_path_factory.mktemp("nodes")
         jobs.append(
             Nodes(
@@ -224,14 +222,22 @@ def pump(a, b):
     b.close()
 while True:
     one, _ = listener.accept()
-    other = socket.create_connection((sys.argv[3], int(sys.argv[2])))
+    try:
+        other = socket.create_connection((sys.argv[3], int(sys.argv[2])))
+    except ConnectionRefusedError:
+        print("nobody behind it", flush=True)
+        one.close()
+        continue
     for pair in ((one, other), (other, one)):
         threading.Thread(target=pump, args=pair, daemon=True).start()
 """
 
 
 def test_an_endpoint_may_be_a_service_that_forwards_one_port(nodes: Callable[..., Nodes], cable: netns.Lan):
-    """As MindCluster's MASTER_ADDR: the first node does not own the address, and no other port of it leads anywhere."""
+    """As MindCluster's MASTER_ADDR: the first node does not own the address, and no other port of it leads anywhere.
+
+    A service takes connections before there is anyone behind it, and drops them.
+    """
     port = _free_port()
     forward = subprocess.Popen(
         [*cable.prefix(1), sys.executable, "-c", FORWARD, cable.addresses[1], str(port), cable.addresses[0]],
@@ -240,7 +246,9 @@ def test_an_endpoint_may_be_a_service_that_forwards_one_port(nodes: Callable[...
     try:
         assert forward.stdout is not None
         assert "ready" == forward.stdout.readline().strip()
-        job = nodes(cable=cable, endpoint=f"{cable.addresses[1]}:{port}")
+        job = nodes(cable=cable, endpoint=f"{cable.addresses[1]}:{port}", only=1)
+        assert "nobody behind it" == forward.stdout.readline().strip()
+        job.start(0)
 
         assert (0, 0) == job.wait(), job[0].err + job[1].err
     finally:
