@@ -959,22 +959,21 @@ def explain_path(path: str | Path, lang: Lang = "en") -> Report:
 
 def _failures_own(path: Path) -> Verdict | None:
     """What the agent or the launcher said of a failure, such as a process killed, that left its trace in no log."""
-    data = _json_in(path)
-    what, hint = _values(data, ("what",)), _values(data, ("hint",))
-    if not isinstance(what, str):
+    said = _failure(path)
+    if said is None:
         return None
-    rank, host = _values(data, ("rank",)), _values(data, ("host",))
+    hint = _values(_json_in(path), ("hint",))
     return Verdict(
         FAILURE,
         "root",
         "system",
-        cause=what,
+        cause=said.text,
         fix=hint if isinstance(hint, str) and hint else "?",
         source="ascend-launch",
-        line=what.splitlines()[0] if what else "",
-        file=path.name,
-        rank=rank if isinstance(rank, int) else None,
-        host=host if isinstance(host, str) else None,
+        line=said.text.partition("\n")[0],
+        file=said.name,
+        rank=said.rank,
+        host=said.host,
     )
 
 

@@ -36,12 +36,6 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(os.environ.pop("TESTS_CACHE"), ignore_errors=True))
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """With several test processes (`-n 2 --dist loadgroup`), keep what shares finished jobs or daemons in one of them."""
-    if {"job", "rig", "machines", "browser"} & set(getattr(item, "fixturenames", ())):
-        item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-
-
 @pytest.fixture(scope="session")
 def shared_cache() -> str:
     """What ASCEND_LAUNCH_CACHE is set to for jobs that may find what others have built or prepared."""

@@ -17,7 +17,6 @@ pytestmark = [
     pytest.mark.skipif(
         os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root, and unshare (util-linux)"
     ),
-    pytest.mark.xdist_group("name server"),  # one address
 ]
 
 
