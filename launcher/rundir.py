@@ -219,7 +219,7 @@ _FREE = {"strategy": "auto", "micro_batch_size": "auto", "eval_batch_size": "aut
 def _changed(plan: Plan, before: Plan) -> list[str]:
     """In which sections of the recipe two plans differ, so that one cannot go on with the other's run."""
     one, other = (
-        recipe.model_copy(update={"parallel": recipe.parallel.model_copy(update=_FREE)})
+        recipe.model_copy(update={"parallel": recipe.parallel.model_copy(update=_FREE), "report": True})
         for recipe in (plan.recipe, before.recipe)
     )
     changed = [k for k in type(one).model_fields if getattr(one, k) != getattr(other, k)]

@@ -164,6 +164,8 @@ class RecipeSpec(Section):
     adapter: Adapter | None = None
     output_dir: Text = "runs"
     """Folder that runs are kept below."""
+    report: bool = True
+    """Write report.html when a run ends, which takes about 2 s of one core; `ascend-launch report RUN` writes it at any time."""
     script: Text | None = None
     """A Python file beside the recipe that replaces the built-in Trainer recipe on every rank."""
 

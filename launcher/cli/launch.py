@@ -95,7 +95,7 @@ def launch(loaded: Loaded, cluster: Cluster, plan: Plan, run_dir: Path | None, a
     with view:
         outcome = supervise.run(files.agent_argv(run, cluster.node_rank), run, child_env, on_event)
     is_nothing = is_new and not has_ranks and outcome.exit_code == EXIT_USER
-    has_report = cluster.node_rank == 0 and not is_nothing
+    has_report = plan.recipe.report and cluster.node_rank == 0 and not is_nothing
     view.end(outcome, run, explained(outcome, run), _report(run) if has_report else None)
     if is_nothing:
         rundir.discard(run)

@@ -75,6 +75,7 @@ def env(shared_cache: str, rig: slurm_rig.Rig) -> dict[str, str]:
     base |= {
         "ASCEND_LAUNCH_CACHE": shared_cache,
         "HF_HUB_OFFLINE": "1",
+        "ASCEND_LAUNCH_REPORT": "false",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": f"{INJECT}:{REPO}",
     }

@@ -52,6 +52,14 @@ def test_metrics_and_losses_do_not_depend_on_ranks_or_strategy(job, strategy, ra
     assert 0.8 < final["accuracy"]
 
 
+def test_a_page_is_drawn_only_where_it_is_wanted(job):
+    """`report: false` leaves no report.html, and `ascend-launch` does not name one."""
+    ran = job(1, *words("ddp", 1))
+
+    assert not (ran.dir / "report.html").exists()
+    assert "report.html" not in ran.out + ran.err
+
+
 def recomputed(rows):
     true, found = [r["label"] for r in rows], [r["prediction"] for r in rows]
     macro = {"labels": range(5), "average": "macro", "zero_division": 0}

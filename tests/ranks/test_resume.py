@@ -74,6 +74,7 @@ def env(shared_cache: str) -> dict[str, str]:
         **base,
         "ASCEND_LAUNCH_CACHE": shared_cache,
         "HF_HUB_OFFLINE": "1",
+        "ASCEND_LAUNCH_REPORT": "false",
         "PYTHONPATH": str(REPO),
         "OMP_NUM_THREADS": "1",
     }

@@ -33,7 +33,7 @@ class Running:
             if not k.startswith(("ASCEND_", "ACCELERATE_", "RANK", "WORLD_SIZE", "GLOO_"))
         }
         # -m puts the working directory first, so that a copy of the launcher there is the one that runs.
-        base |= {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{INJECT}:{REPO}", **env}
+        base |= {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{INJECT}:{REPO}", "ASCEND_LAUNCH_REPORT": "false", **env}
         argv = [*prefix, sys.executable, "-m", "launcher.cli", "--device", "cpu", "--run-dir", str(folder), *words]
         self.started_s = time.monotonic()
         self.process = subprocess.Popen(

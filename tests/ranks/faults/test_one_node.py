@@ -179,7 +179,8 @@ def test_nothing_outlives_a_killed_launcher(launch: Launch):
 
 def test_nothing_outlives_a_killed_agent(launch: Launch):
     """SIGKILL to the agent: its ranks and their DataLoader workers go with it, and the command says what happened."""
-    job = launch("--nproc=2", "training.num_train_epochs=50", "training.dataloader_num_workers=1")
+    words = ("training.num_train_epochs=50", "training.dataloader_num_workers=1", "report=true")
+    job = launch("--nproc=2", *words)
     job.until("step", lambda e: e["step"] >= 3)
     agents = [p for p in job.leftovers() if "launcher.worker.agent" in " ".join(p.cmdline())]
     min(agents, key=lambda p: p.create_time()).kill()
