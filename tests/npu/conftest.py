@@ -83,6 +83,7 @@ class Machine:
             **kept,
             "EMULATED_STATE": str(self.folder / "state"),
             "ASCEND_LAUNCH_CACHE": str(self.folder / "cache"),
+            "ASCEND_LAUNCH_REPORT": "false",
             "HF_HUB_OFFLINE": "1",
             "HF_HOME": str(self.folder / "hf"),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
