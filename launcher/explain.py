@@ -799,14 +799,13 @@ def _error_record(path: Path, rank: int | None) -> _Source | None:
     )
 
 
-def _failure(path: Path) -> _Source | None:
-    """failure.json: what the agent itself said, such as a rank that has not moved."""
-    data = _json_in(path)
+def _failure(name: str, data: Any) -> _Source | None:
+    """What is in failure.json: what the agent itself said, such as a rank that has not moved."""
     what, rank = _values(data, ("what",)), _values(data, ("rank",))
     host = _values(data, ("host",))
     if not isinstance(what, str):
         return None
-    return _Source(path.name, what, rank if isinstance(rank, int) else None, host if isinstance(host, str) else None)
+    return _Source(name, what, rank if isinstance(rank, int) else None, host if isinstance(host, str) else None)
 
 
 def _with_wall_time(records: Mapping[int | None, _Source], folder: Path) -> dict[int | None, _Source]:
@@ -873,7 +872,8 @@ def _folder_sources(path: Path) -> tuple[list[_Source], set[int]]:
     ranks = {r for r in (*(s.rank for s in sources), *records) if r is not None}
     pids = {int(p): s.rank for s in sources if s.rank is not None for p in _PID.findall(s.text[-200_000:])}
     sources = [_with_record(s, records, pids) for s in sources]
-    if (path / "failure.json").is_file() and (failure := _failure(path / "failure.json")):
+    told = path / "failure.json"
+    if told.is_file() and (failure := _failure(told.name, _json_in(told))):
         sources.append(failure)
     for name in ("events.jsonl", "failure.json"):
         codes = _exit_codes(path / name) if (path / name).is_file() else {}
@@ -959,10 +959,10 @@ def explain_path(path: str | Path, lang: Lang = "en") -> Report:
 
 def _failures_own(path: Path) -> Verdict | None:
     """What the agent or the launcher said of a failure, such as a process killed, that left its trace in no log."""
-    said = _failure(path)
+    data = _json_in(path)
+    said, hint = _failure(path.name, data), _values(data, ("hint",))
     if said is None:
         return None
-    hint = _values(_json_in(path), ("hint",))
     return Verdict(
         FAILURE,
         "root",

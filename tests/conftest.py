@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,17 +27,10 @@ MINIMAL: dict[str, Any] = {
 }
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """One cache for all tests, in however many processes: DeepSpeed's operators are built once."""
-    if not hasattr(config, "workerinput") and "TESTS_CACHE" not in os.environ:
-        os.environ["TESTS_CACHE"] = tempfile.mkdtemp(prefix="tests-cache-")
-        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop("TESTS_CACHE"), ignore_errors=True))
-
-
 @pytest.fixture(scope="session")
-def shared_cache() -> str:
-    """What ASCEND_LAUNCH_CACHE is set to for jobs that may find what others have built or prepared."""
-    return os.environ["TESTS_CACHE"]
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What ASCEND_LAUNCH_CACHE is set to for jobs that may find what others have prepared."""
+    return str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture

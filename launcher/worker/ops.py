@@ -1,5 +1,5 @@
-"""DeepSpeed's compiled operators: those that a plan needs are built once a machine under a lock, and loaded once a node
-before ranks are forked; nothing else is built."""
+"""DeepSpeed's compiled operators: its CPU optimizer is built once a machine under a lock where a plan needs it, and loaded
+once a node before ranks are forked; nothing else is built."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from launcher.errors import LaunchError
 from launcher.plan import Plan
 
 BUILD_TIMEOUT_S = 1800
-_SECONDS = {"CPUAdamBuilder": "about 3.5 minutes"}
-"""Cold builds measured on two cores; shown so that a first launch does not look hung."""
 
 
 def build_nothing_unasked() -> None:
@@ -29,53 +27,47 @@ def build_nothing_unasked() -> None:
     deepspeed.ops.__compatible_ops__ = {}
 
 
-def needed(plan: Plan) -> tuple[str, ...]:
-    """The builders this plan's engine loads: the CPU optimizer where a card offloads its optimizer state."""
-    return ("CPUAdamBuilder",) if plan.strategy == "zero3-offload" and plan.device == "npu" else ()
-
-
 def load(plan: Plan, say: Callable[[str], None]) -> None:
-    """Build what is missing, and load everything. `say` gets a sentence before each build.
+    """Build the CPU optimizer where a card offloads its optimizer state and it is missing, and load it. `say` gets a
+    sentence before the build.
 
     A loaded operator is inherited by forked ranks. Other jobs on this machine wait for the one that builds.
 
     Raises:
         LaunchError: no C++ compiler, another job builds for half an hour, or the compiler fails.
     """
-    names = needed(plan)
-    if not names:
+    if plan.strategy != "zero3-offload" or plan.device != "npu":
         return
     from deepspeed.accelerator import get_accelerator
 
     folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions")
-    for name in names:
-        builder = get_accelerator().create_op_builder(name)
-        is_built = any(folder.glob(f"**/{builder.name}/*.so"))
-        if not is_built:
-            _require_compiler(name)
-            say(f"building DeepSpeed's {builder.name} for this machine, once: {_SECONDS[name]} on two cores")
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(folder / f"{builder.name}.lock", timeout=BUILD_TIMEOUT_S):
-                builder.load(verbose=False)
-        except Timeout:
-            raise LaunchError(
-                f"another job has been building DeepSpeed's {builder.name} for {BUILD_TIMEOUT_S // 60} minutes",
-                hint=f"end it, or remove {folder / builder.name}",
-            ) from None
-        except (RuntimeError, OSError) as error:
-            raise LaunchError(
-                f"DeepSpeed's {builder.name} does not build: {str(error).splitlines()[0]}",
-                hint=f"see the compiler's words in the log above; then remove {folder / builder.name} and launch again",
-            ) from error
+    builder = get_accelerator().create_op_builder("CPUAdamBuilder")
+    if not any(folder.glob(f"**/{builder.name}/*.so")):
+        _require_compiler()
+        # Measured, cold; shown so that a first launch does not look hung.
+        say(f"building DeepSpeed's {builder.name} for this machine, once: about 3.5 minutes on two cores")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / f"{builder.name}.lock", timeout=BUILD_TIMEOUT_S):
+            builder.load(verbose=False)
+    except Timeout:
+        raise LaunchError(
+            f"another job has been building DeepSpeed's {builder.name} for {BUILD_TIMEOUT_S // 60} minutes",
+            hint=f"end it, or remove {folder / builder.name}",
+        ) from None
+    except (RuntimeError, OSError) as error:
+        raise LaunchError(
+            f"DeepSpeed's {builder.name} does not build: {str(error).splitlines()[0]}",
+            hint=f"see the compiler's words in the log above; then remove {folder / builder.name} and launch again",
+        ) from error
 
 
-def _require_compiler(name: str) -> None:
+def _require_compiler() -> None:
     compiler = os.environ.get("CXX", "c++")
     missing = [tool for tool in (compiler, "ninja") if shutil.which(tool) is None]
     if missing:
         raise LaunchError(
-            f"DeepSpeed must build {name.removesuffix('Builder')} on this machine, and {' and '.join(missing)} is missing",
+            f"DeepSpeed must build CPUAdam on this machine, and {' and '.join(missing)} is missing",
             hint="install g++ and ninja (apt install g++ ninja-build; pip install ninja), "
-            "or use parallel.strategy=ddp, which needs neither",
+            "or use a parallel.strategy without offload, which needs neither",
         )

@@ -44,7 +44,7 @@ def preload(plan: Plan) -> None:
 
         del datasets, evaluate, sklearn
     if plan.zero_stage is not None:
-        ops.build_nothing_unasked()
+        ops.build_nothing_unasked()  # which imports DeepSpeed
     if plan.recipe.adapter is not None or _has_adapter(plan):
         import importlib.util
 

@@ -13,11 +13,9 @@ import pytest
 
 REPO = Path(__file__).resolve().parent.parent.parent
 NAME_SERVER = "127.0.53.53"
-pytestmark = [
-    pytest.mark.skipif(
-        os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root, and unshare (util-linux)"
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root, and unshare (util-linux)"
+)
 
 
 def asked(tmp_path: Path, cache: str, *argv: str) -> tuple[str, list[bytes]]:

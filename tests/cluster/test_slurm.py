@@ -70,7 +70,7 @@ def _untimed(section: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def env(shared_cache: str, rig: slurm_rig.Rig) -> dict[str, str]:
-    """A submitting user's environment: nothing of ours but a cache."""
+    """A submitting user's environment: nothing of ours but a cache, and no page at the end."""
     base = {k: v for k, v in os.environ.items() if not k.startswith(("ASCEND_", "SLURM_", "SBATCH_", "RANK", "WORLD_"))}
     base |= {
         "ASCEND_LAUNCH_CACHE": shared_cache,
