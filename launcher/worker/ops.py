@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def load(plan: Plan, say: Callable[[str], None]) -> None:
             f"another job has been building DeepSpeed's {builder.name} for {BUILD_TIMEOUT_S // 60} minutes",
             hint=f"end it, or remove {folder / builder.name}",
         ) from None
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         raise LaunchError(
             f"DeepSpeed's {builder.name} does not build: {str(error).splitlines()[0]}",
             hint=f"see the compiler's words in the log above; then remove {folder / builder.name} and launch again",
