@@ -154,6 +154,10 @@ class Rig:
         """One of squeue's fields of a job, ended or not; '' where Slurm no longer knows it."""
         return self.run("squeue", "-h", "-t", "all", "-j", job, "-O", f"{name}:200").stdout.strip()
 
+    def jobs(self) -> set[str]:
+        """The ids of the jobs that wait, run or are ending."""
+        return set(self.run("squeue", "-h", "-o", "%i").stdout.split())
+
     def wait(self, job: str, *states: str, timeout_s: float = 120) -> str:
         """Until the job is in one of these states; the state."""
         deadline = time.monotonic() + timeout_s
