@@ -80,6 +80,10 @@ class EvalSplit(Split):
     """A split of the dataset."""
 
 
+NO_DATA = "-"
+"""data.path of weights of which nobody knows on what they were trained."""
+
+
 class Data(Section):
     """Where rows come from, in load_dataset's own arguments, and which columns are used."""
 

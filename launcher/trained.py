@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from launcher import rundir
 from launcher.errors import LaunchError
 from launcher.rundir import RunDir
-from launcher.spec import Data, Model, RecipeSpec, Strategy
+from launcher.spec import NO_DATA, Data, Model, RecipeSpec, Strategy
 
 _MARKS = ("plan.json", "manifest.json", "config.json", "adapter_config.json", "*.safetensors", "pytorch_model*.bin", "global_step*",
           "*_states.pt", "*.distcp", "*/*.distcp")  # fmt: skip
@@ -21,7 +21,6 @@ _MARKS = ("plan.json", "manifest.json", "config.json", "adapter_config.json", "*
 
 HEADS = {"ForSequenceClassification": "sequence-classification", "ForCausalLM": "causal-lm"}
 """How an architecture's name in config.json ends, and the task it is for."""
-
 
 _CHECKPOINT = re.compile(r"(.*/)?checkpoint-\d+")
 
@@ -97,10 +96,10 @@ def recipe_of(weights: Weights) -> RecipeSpec:
     architectures = named if isinstance(named, list) else []
     task = next((t for a in architectures for end, t in HEADS.items() if str(a).endswith(end)), None)
     if task == "causal-lm":
-        raise LaunchError(f"--model {weights.name}: a causal LM, and nothing beside it says which prompt and answers it knows",
+        raise LaunchError(f"{weights.name}: a causal LM, and nothing beside it says which prompt and answers it knows",
                           hint="give the recipe it was trained with: --recipe FILE")  # fmt: skip
     # A hub id's config is read on the rank side, once it is here.
-    return RecipeSpec(model=Model(name=weights.name), data=Data(path="-"))
+    return RecipeSpec(model=Model(name=weights.name), data=Data(path=NO_DATA))
 
 
 def _noted(weights: Weights, recipe: dict[str, Any]) -> RecipeSpec:

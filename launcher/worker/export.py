@@ -6,6 +6,7 @@ The folder is written aside and renamed once transformers itself has looked at i
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -21,7 +22,7 @@ import torch
 from launcher import rundir
 from launcher.errors import LaunchError
 from launcher.rundir import RunDir
-from launcher.spec import RecipeSpec
+from launcher.spec import NO_DATA, RecipeSpec
 from launcher.worker import checkpoint, failure, merge, weights
 from launcher.worker import model as models
 from launcher.worker.merge import Source
@@ -82,6 +83,7 @@ def export(request: Request) -> dict[str, Any]:
     found = _find(request, recipe)
     if request.adapter_only and found.base is None:
         raise LaunchError(f"{found.folder}: is no adapter", hint="leave out --adapter-only")
+    recipe = weights.with_labels(recipe, models.load_config(recipe, found.model), found)
     notes = list(found.notes)
     aside = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
@@ -135,6 +137,10 @@ class _Job:
     aside: Path
     notes: list[str]
 
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        return models.load_tokenizer(self.recipe, self.found.tokenizer)
+
     # -- a whole model ---------------------------------------------------------------------------------------------
 
     def model(self) -> dict[str, Any]:
@@ -155,6 +161,7 @@ class _Job:
 
     def _config(self) -> Any:
         config = models.load_config(self.recipe, self.found.model)
+        models.set_pad_token(config, self.tokenizer)
         if self.recipe.model.task == "sequence-classification" and self.found.base:
             names = self._label_names()
             config.num_labels = len(names)
@@ -197,25 +204,39 @@ class _Job:
         settings = weights.adapter_settings(self.found.folder)
         sources = merge.folder_sources(self.found.base)
         adapter = merge.folder_sources(self.found.folder)
-        plan = _lora(settings, adapter, sources)
         with torch.device("meta"):
             model = models.auto_class(self.recipe).from_config(config)
-        needed = set(model.state_dict()) - set(getattr(model, "all_tied_weights_keys", None) or ())
-        if plan is None or needed - plan.keys():
-            return self._merged_in_memory()
-        return {name: source for name, source in plan.items() if name in set(model.state_dict())}
+        tied: dict[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
+        plan = _lora(settings, adapter, _with_twins(sources, tied))
+        names = set(model.state_dict())
+        if plan is None or names - set(tied) - plan.keys():
+            return self._merged_in_memory(adapter, tied)
+        if any(plan.get(twin) is not plan.get(name) for twin, name in tied.items()):
+            # peft trains one of the two alone, and the other stays as it was.
+            for part in (config, config.get_text_config()):
+                part.tie_word_embeddings = False
+        else:
+            names -= set(tied)
+        return {name: source for name, source in plan.items() if name in names}
 
-    def _merged_in_memory(self) -> dict[str, Source]:
+    def _merged_in_memory(self, adapter: Iterable[str], tied: Mapping[str, str]) -> dict[str, Source]:
         """By peft: for adapters that are more than matrices beside linear layers, and models whose files name their
-        weights otherwise."""
+        weights otherwise.
+
+        Raises:
+            LaunchError: one of two tied weights was trained, which peft would merge into both.
+        """
         import peft
 
+        modules = tuple(f"{_PREFIX}{name.removesuffix('weight')}" for pair in tied.items() for name in pair)
+        if part := next((key for key in adapter if key.startswith(modules)), None):
+            raise LaunchError(f"{self.found.folder}: {part} was trained apart from the weight it is tied to, and cannot be merged",
+                              hint="export it with --adapter-only; eval and predict take the adapter as it is")  # fmt: skip
         self.notes.append("this adapter is merged in memory, by peft")
         assert self.found.base is not None
         options = {"num_labels": len(self._label_names())} if self.recipe.model.task != "causal-lm" else {}
         base = models.auto_class(self.recipe).from_pretrained(self.found.base, trust_remote_code=False, **options)
         model = peft.PeftModel.from_pretrained(base, str(self.found.folder)).merge_and_unload(safe_merge=True)
-        tied = set(getattr(model, "all_tied_weights_keys", None) or ())
         return {n: merge.of_tensor(t.detach()) for n, t in model.state_dict().items() if n not in tied}
 
     def adapter(self) -> dict[str, Any]:
@@ -245,8 +266,7 @@ class _Job:
 
     def _beside(self, config: Any) -> None:
         """Tokenizer, generation settings, the note that `predict` reads, and the model card."""
-        tokenizer = models.load_tokenizer(self.recipe, self.found.tokenizer)
-        tokenizer.save_pretrained(self.aside)
+        self.tokenizer.save_pretrained(self.aside)
         if config is not None and self.recipe.model.task == "causal-lm":
             self._generation(config)
         note = rundir.read_json(self.found.folder / rundir.MODEL_NOTE) or weights.note_of(
@@ -288,9 +308,10 @@ class _Job:
         lines = ["---", *head, "tags: [ascend-launch]", "---", "", f"# {Path(base).name}, fine-tuned", ""]
         how = ", LoRA" if self.found.base else ""
         trained = f" ({self.request.strategy}, {self.request.precision}{how})" if self.request.strategy else ""
-        lines.append(
-            f"Trained by ascend-launch{trained} on `{recipe.data.path}`, at most {recipe.data.max_length} tokens a text."
-        )
+        if recipe.data.path != NO_DATA:
+            lines.append(
+                f"Trained by ascend-launch{trained} on `{recipe.data.path}`, at most {recipe.data.max_length} tokens a text."
+            )
         if self.found.step is not None:
             lines.append(f"These are the weights after step {self.found.step}.")
         answers = recipe.data.answers or names
@@ -340,6 +361,12 @@ class _Job:
         skipped = ("runtime", "second", "steps")
         plain = {k.removeprefix("eval_") if k not in ("eval_loss", "eval_samples") else k: v for k, v in row.items()}
         return {k: v for k, v in plain.items() if k not in ("step", "epoch") and not any(word in k for word in skipped)}
+
+
+def _with_twins(sources: Mapping[str, Source], tied: Mapping[str, str]) -> dict[str, Source]:
+    """Files hold one of two tied weights: under both names, as one and the same source."""
+    twins = {twin: sources[name] for twin, name in tied.items() if name in sources}
+    return {**sources, **twins}
 
 
 def _lora(

@@ -92,7 +92,7 @@ def load_tokenizer(recipe: RecipeSpec, folder: Path) -> Any:
 
 
 def load_config(recipe: RecipeSpec, folder: Path) -> Any:
-    """The model's config, with the recipe's labels for a classification head.
+    """The model's config, as it lies there.
 
     Raises:
         LaunchError: it cannot be read, or it needs code from the model's folder, which is never run.
@@ -109,6 +109,12 @@ def load_config(recipe: RecipeSpec, folder: Path) -> Any:
             if remote
             else "name a folder with config.json, tokenizer.json and *.safetensors",
         ) from error
+
+
+def set_pad_token(config: Any, tokenizer: Any) -> None:
+    """A classification head looks for the last token that is no padding, and needs to know which that is."""
+    for part in (config, config.get_text_config()):
+        part.pad_token_id = tokenizer.pad_token_id
 
 
 def check_labels(recipe: RecipeSpec, config: Any, folder: Path, *, has_head: bool) -> None:
@@ -335,8 +341,7 @@ def load_model(plan: Plan, prepared: Prepared, tokenizer: Any) -> torch.nn.Modul
     except (OSError, ValueError, ImportError) as error:
         raise LaunchError(f"{prepared.model_path}: cannot be loaded for {recipe.model.task}: {_first_line(error)}",
                           hint="use a model whose architecture transformers has with that head") from error  # fmt: skip
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    model.config.pad_token_id = tokenizer.pad_token_id
+    set_pad_token(model.config, tokenizer)
     if plan.use is not None:
         return _with_trained_adapter(plan, prepared, model, sorted(loading["missing_keys"]))
     return model if recipe.adapter is None else _with_adapter(plan, model)

@@ -17,7 +17,6 @@ import torch
 import transformers
 
 from launcher import rundir
-from launcher.errors import LaunchError
 from launcher.rundir import Chunks, RunDir
 from launcher.worker import cache, data, device, preempt, prompts, weights
 from launcher.worker import model as models
@@ -25,7 +24,6 @@ from launcher.worker.preempt import Preempted
 
 if TYPE_CHECKING:
     from launcher.plan import Plan
-    from launcher.spec import RecipeSpec
     from launcher.worker.device import Rank
     from launcher.worker.heartbeat import Heart
 
@@ -44,7 +42,7 @@ def prepare(plan: Plan, run: RunDir) -> None:
     for text in trained.notes:
         rundir.append_event(run.events_path, {"event": "note", "text": text})
     config = models.load_config(plan.recipe, trained.model)
-    recipe = _with_labels(plan.recipe, config, trained)
+    recipe = weights.with_labels(plan.recipe, config, trained)
     folder = models.tokenizer_folder(recipe, trained.tokenizer)
     tokenizer = models.load_tokenizer(recipe, folder)
     models.notes(recipe, tokenizer, config)
@@ -66,23 +64,6 @@ def prepare(plan: Plan, run: RunDir) -> None:
         weights=trained.facts(),
     )
     rundir.write_json(run.data_path, asdict(prepared))
-
-
-def _with_labels(recipe: RecipeSpec, config: Any, trained: weights.Trained) -> RecipeSpec:
-    """The recipe with the label names that the weights' own config tells, where it has none."""
-    if recipe.model.task == "causal-lm" or recipe.model.num_labels or recipe.model.label_names:
-        if trained.base is None:
-            models.check_labels(recipe, config, trained.folder, has_head=True)
-        return recipe
-    if trained.base is not None:
-        raise LaunchError(f"{trained.folder}: an adapter, and nothing beside it says how many labels it has",
-                          hint="give the recipe it was trained with: --recipe FILE")  # fmt: skip
-    heads = [name for name in config.architectures or [] if name.endswith("ForSequenceClassification")]
-    if not heads or config.num_labels < 2:
-        raise LaunchError(f"{trained.folder}: is a {' '.join(config.architectures or ['model'])}, which gives no labels",
-                          hint="name a model for sequence classification, or give the recipe with --recipe FILE")  # fmt: skip
-    names = tuple(str(config.id2label[i]) for i in range(config.num_labels))
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"label_names": names})})
 
 
 def main(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:

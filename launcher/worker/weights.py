@@ -153,6 +153,27 @@ def _base(recipe: RecipeSpec, adapter: Path, *, seed: int) -> Path:
     return folder
 
 
+def with_labels(recipe: RecipeSpec, config: Any, trained: Trained) -> RecipeSpec:
+    """The recipe with the label names that the weights' own config tells, where it has none.
+
+    Raises:
+        LaunchError: nothing tells them, or the recipe has another number of labels than the weights.
+    """
+    if recipe.model.task == "causal-lm" or recipe.model.num_labels or recipe.model.label_names:
+        if trained.base is None:
+            models.check_labels(recipe, config, trained.folder, has_head=True)
+        return recipe
+    if trained.base is not None:
+        raise LaunchError(f"{trained.folder}: an adapter, and nothing beside it says how many labels it has",
+                          hint="give the recipe it was trained with: --recipe FILE")  # fmt: skip
+    heads = [name for name in config.architectures or [] if name.endswith("ForSequenceClassification")]
+    if not heads or config.num_labels < 2:
+        raise LaunchError(f"{trained.folder}: is a {' '.join(config.architectures or ['model'])}, which gives no labels",
+                          hint="name a model for sequence classification, or give the recipe with --recipe FILE")  # fmt: skip
+    names = tuple(str(config.id2label[i]) for i in range(config.num_labels))
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"label_names": names})})
+
+
 def note(plan: Plan, label_names: Sequence[str]) -> dict[str, Any]:
     """What is left beside weights (rundir.MODEL_NOTE), so that the folder alone tells how texts become its input."""
     return note_of(plan.recipe, label_names, plan.strategy, plan.precision)
