@@ -7,6 +7,7 @@ become the label answers of a causal LM (or the classes of a head).
 from __future__ import annotations
 
 import json
+import math
 import re
 import tempfile
 from collections.abc import Callable, Iterable
@@ -47,6 +48,8 @@ _LEFT_OUT = {
 }
 _TAKEN = frozenset({"stage", "do_train", "finetuning_type"})
 """Read, and said by the recipe as a whole."""
+_ENTRY = frozenset({"file_name", "hf_hub_url", "subset", "split", "columns", "formatting", "ranking", "tags"})
+"""What is read of an entry of dataset_info.json."""
 _LORA = {"lora_dropout": "lora_dropout", "use_rslora": "use_rslora", "use_dora": "use_dora"}
 _ATTENTION = {"fa2": "flash_attention_2", "sdpa": "sdpa", "disabled": "eager"}
 _STRATEGY = {0: "ddp", 1: "zero1", 2: "zero2", 3: "zero3"}
@@ -273,20 +276,8 @@ class _Import:
             if not isinstance(stage, int) or stage not in _STRATEGY:
                 raise self._fail("deepspeed", f"{config}: stage {stage!r} is none of 0, 1, 2 and 3", "mend that file")
         if offloads and stage != 3:
-            self.left.append(
-                Left(
-                    str(self.lines["deepspeed"]),
-                    "deepspeed",
-                    f"offload of ZeRO-{stage}: only ZeRO-3 offloads here (zero3-offload)",
-                )
-            )
-        self.left.append(
-            Left(
-                str(self.lines["deepspeed"]),
-                "deepspeed",
-                "everything in that file but the ZeRO stage: the launcher renders its own",
-            )
-        )
+            self._leave("deepspeed", f"offload of ZeRO-{stage}: only ZeRO-3 offloads here (zero3-offload)")
+        self._leave("deepspeed", "everything in that file but the ZeRO stage: the launcher renders its own")
         return "zero3-offload" if offloads and stage == 3 else _STRATEGY[stage]
 
     def _adapter(self) -> None:
@@ -321,90 +312,113 @@ class _Import:
             raise self._fail("dataset", "names no dataset", "a training file has `dataset:`")
         other = self._datasets("eval_dataset")
         first, origin = train[0], self._origin("dataset")
-        for key in ("path", "name", "revision"):
+        if other and _make(first) != _make(other[0]):
+            raise self._fail("eval_dataset", f"{other[0]['title']} and {first['title']} are of different make",
+                             "a recipe has one kind of data: files of one format with the same columns, or splits of one hub id")  # fmt: skip
+        for key in ("path", "name"):
             if first.get(key):
                 self.out.put(f"data.{key}", first[key], origin)
         files = [row["file"] for row in train if "file" in row]
         if files:
             both = {"train": files[0] if len(files) == 1 else files}
             if other:
-                held = [row["file"] for row in other if "file" in row]
+                held = [row["file"] for row in other]
                 both["test"] = held[0] if len(held) == 1 else held
             self.out.put("data.data_files", both, self._origin("dataset", "eval_dataset"))
-        self._splits(first, other)
-        self._columns(first, files, labels)
+        rows = [_rows(Path(name)) for name in files]
+        self._columns(first, [row for part in rows for row in part], labels)
+        self._splits(first, other, [len(part) or None for part in rows] or [None])
         self.out.put("data.max_length", self._take("cutoff_len", 2048), self._origin("cutoff_len") or "its default")
         self._move("preprocessing_num_workers", "data.num_proc")
 
-    def _splits(self, first: dict[str, Any], other: list[dict[str, Any]]) -> None:
+    def _splits(self, first: dict[str, Any], other: list[dict[str, Any]], sizes: list[int | None]) -> None:
+        """Which rows train and which are held out. `sizes`: rows of each training set, where they are known.
+
+        LLaMA-Factory takes max_samples of each set first and holds out val_size of what is left (its data/loader.py).
+        """
         limit = self._take("max_samples", None, "a whole number above 0")
         share, split = self._take("val_size", 0, "a number, at least 0"), first["split"]
         origin = self._origin("max_samples", "val_size", "eval_dataset")
+        taken = [size if limit is None else min(limit, size or limit) for size in sizes]
+        total = None if None in taken else sum(n for n in taken if n is not None)
         train: dict[str, Any] = {"split": split}
         held: dict[str, Any] | None = None
         if other:
             held = {"split": "test" if "file" in other[0] else other[0]["split"]}
+            if limit:
+                held["limit"] = limit * len(other)
         elif share:
-            cut = f"{100 - round(100 * share)}%" if share < 1 else f"-{int(share)}"
+            cut = self._cut(share, total)
             train["split"], held = f"{split}[:{cut}]", {"split": f"{split}[{cut}:]"}
-            self.left.append(
-                Left(
-                    str(self.lines["val_size"]),
-                    "val_size",
-                    "which rows: the last ones of the split here, drawn at random there",
-                )
-            )
+            if total is not None:
+                total += int(cut)  # so many less
+            self._leave("val_size", "which rows: the last ones of the split here, drawn at random there")
         if limit:
-            train["limit"] = limit
-            if held is not None and other:
-                held["limit"] = limit
+            train["limit"] = total
         self.out.put("data.train", train, origin)
         self.out.put("data.eval", held, origin or "it names none")
 
-    def _columns(self, first: dict[str, Any], files: list[str], labels: tuple[str, ...]) -> None:
+    def _cut(self, share: float, total: int | None) -> str:
+        """Where a split is cut so that its end is held out: a number of rows, or of percents where rows are not known."""
+        if share >= 1 or total is not None:
+            rows = int(share) if share >= 1 else math.ceil(share * (total or 0))
+            if total is not None and rows >= total:
+                raise self._fail("val_size", f"{share:g} of {total} rows leaves none to train on", "hold out fewer")
+            return f"-{rows}"
+        percent = max(1, round(100 * share))
+        if not math.isclose(percent, 100 * share):
+            self._leave(
+                "val_size",
+                f"{share:g}, which is {percent} % here: a split that is not on this machine is cut at whole percents",
+            )
+        return f"{100 - percent}%"
+
+    def _columns(self, first: dict[str, Any], rows: list[dict[str, Any]], labels: tuple[str, ...]) -> None:
         """Which column is the text and which the label; a constant instruction becomes the prompt."""
-        columns, rows = first["columns"], [row for name in files for row in _rows(Path(name))]
-        prompt, query, response = columns["prompt"], columns.get("query"), columns["response"]
-        for name in [c for c in (prompt, query, response, columns.get("system")) if c is not None]:
+        columns, title = first["columns"], first["title"]
+        prompt, query, response, system_column = (columns.get(k) for k in ("prompt", "query", "response", "system"))
+        if query is not None and not rows:
+            raise self._fail("dataset", f"{title}: its rows cannot be seen here, so nobody knows whether the text is in {prompt!r} or in {query!r}",
+                             "name the text's column as prompt in dataset_info.json, without query, or make it a local JSON file")  # fmt: skip
+        for name in [c for c in (prompt, query, response, system_column) if c is not None]:
             odd = next((row[name] for row in rows if not isinstance(row.get(name), str | int | float | None)), None)
             if odd is not None:
-                raise self._fail("dataset", f"{first['title']}: the column {name!r} is not text: {json.dumps(odd)[:40]}", "a recipe needs a text and a label a row")  # fmt: skip
-        instructions = {row.get(prompt) for row in rows}
+                raise self._fail("dataset", f"{title}: the column {name!r} is not text: {json.dumps(odd)[:40]}", "a recipe needs a text and a label a row")  # fmt: skip
+        instructions = {row.get(prompt) or "" for row in rows}
         has_query = query is not None and any(row.get(query) for row in rows)
         for needed in (query if has_query else prompt, response):
             number = next((i for i, row in enumerate(rows, 1) if row.get(needed) is None), None)
             if number is not None:
-                raise self._fail("dataset", f"{first['title']}: row {number} has no {needed!r}", "mend the data, or name its columns in dataset_info.json")  # fmt: skip
-        system = {row.get(columns["system"]) for row in rows} if "system" in columns else set()
-        origin = f"columns of {first['title']} in {first['info']}"
+                raise self._fail("dataset", f"{title}: row {number} has no {needed!r}", "mend the data, or name its columns in dataset_info.json")  # fmt: skip
+        system = {row.get(system_column) or "" for row in rows}
+        origin = f"columns of {title} in {first['info']}"
         if has_query and len(instructions) > 1:
-            raise self._fail("dataset", f"{first['title']}: rows differ both in {prompt!r} and in {query!r}, and a recipe has one text column",
+            raise self._fail("dataset", f"{title}: rows differ both in {prompt!r} and in {query!r}, and a recipe has one text column",
                              "join the two columns in the data")  # fmt: skip
         text = query if has_query else prompt
         self.out.put("data.text", text, origin)
         self.out.put("data.label", response, origin)
-        if has_query and self.task == "causal-lm":
+        if has_query and self.task == "causal-lm" and instructions != {""}:
             self.out.put("data.prompt", f"{next(iter(instructions))}\n{{text}}", f"the {prompt!r} of all rows")
-        elif has_query:
-            self.left.append(
-                Left(
-                    str(self.lines["dataset"]),
-                    "dataset",
-                    f"the {prompt!r} that all rows share: a classification head reads the text alone",
-                )
-            )
-        if len(system) == 1 and None not in system and self.task == "causal-lm":
-            self.out.put("data.system", next(iter(system)), f"the {columns['system']!r} of all rows")
+        elif has_query and instructions != {""}:
+            self._leave("dataset", f"the {prompt!r} that all rows share: a classification head reads the text alone")
+        if len(system) == 1 and self.task == "causal-lm":
+            if system != {""}:
+                self.out.put("data.system", next(iter(system)), f"the {system_column!r} of all rows")
+        elif system_column is not None:
+            is_head = self.task != "causal-lm"
+            why = "a classification head reads the text alone" if is_head else "a recipe has one for all rows"
+            self._leave("dataset", f"the column {system_column!r}: {why}")
         found = list(dict.fromkeys(str(row.get(response)) for row in rows))
         names = labels or tuple(sorted(found))
         if not names:
             raise self._fail(
                 "dataset",
-                f"{first['title']}: is not on this machine, so nobody knows its labels",
+                f"{title}: its rows cannot be seen here, so nobody knows its labels",
                 "name them: --labels bad,good",
             )
         if len(names) > MAX_LABELS:
-            raise self._fail("dataset", f"{first['title']}: {len(names)} different responses: this model is to write, not to label",
+            raise self._fail("dataset", f"{title}: {len(names)} different responses: this model is to write, not to label",
                              "LLaMA-Factory trains that; ascend-launch trains labels")  # fmt: skip
         self.out.put(
             "model.label_names", list(names), "--labels" if labels else f"the different {response!r} of the data"
@@ -424,7 +438,7 @@ class _Import:
             raise LaunchError(f"{info_path}: is no mapping of data sets' names", hint="mend that file")
         found = [self._dataset(key, name, info, info_path) for name in names]
         for row in found[1:]:
-            if row["columns"] != found[0]["columns"] or "file" not in row or "file" not in found[0]:
+            if _make(row) != _make(found[0]) or "file" not in row:
                 raise self._fail(
                     key,
                     f"{row['title']} and {found[0]['title']} are of different make",
@@ -448,13 +462,9 @@ class _Import:
         if given and "query" not in given:
             columns.pop("query")
         if "history" in columns:
-            self.left.append(
-                Left(
-                    str(self.lines[key]),
-                    key,
-                    f"the column {columns['history']!r}: a row is one question and one answer",
-                )
-            )
+            self._leave(key, f"the column {columns['history']!r}: a row is one question and one answer")
+        for odd in sorted(entry.keys() - _ENTRY):
+            self._leave(key, f"{odd!r} of {name} in {info_path.name}")
         row = {"title": name, "info": info_path.name, "columns": columns, "split": entry.get("split", "train")}
         if "hf_hub_url" in entry:
             return {**row, "path": entry["hf_hub_url"], "name": entry.get("subset")}
@@ -491,6 +501,11 @@ class _Import:
                     self._leave(key, problem)
             else:
                 self._leave(key, "has no counterpart here")
+
+
+def _make(dataset: dict[str, Any]) -> tuple[Any, ...]:
+    """What rows must have in common to be read as one."""
+    return dataset["path"], dataset.get("name"), dataset["columns"], "file" in dataset
 
 
 def _is_number(value: Any) -> bool:

@@ -89,8 +89,8 @@ def test_a_full_fine_tuning_keeps_what_maps(job, tmp_path: Path):
     assert "flash_attention_2" == recipe.model.attn_implementation
     assert ("input", "output") == (recipe.data.text, recipe.data.label)
     assert "Is this review good or bad?\n{text}" == recipe.data.prompt
-    assert ("train[:90%]", 100) == (recipe.data.train.split, recipe.data.train.limit)
-    assert "train[90%:]" == recipe.data.eval.split
+    assert ("train[:-1]", 2) == (recipe.data.train.split, recipe.data.train.limit)
+    assert ("train[-1:]", None) == (recipe.data.eval.split, recipe.data.eval.limit)
     assert (1024, 4) == (recipe.data.max_length, recipe.data.num_proc)
     assert ("zero3-offload", "bf16", 64, 2) == (
         recipe.parallel.strategy, recipe.parallel.precision, recipe.parallel.global_batch_size, recipe.parallel.micro_batch_size,
@@ -174,9 +174,100 @@ def test_a_hubs_dataset_needs_its_labels_named(job, tmp_path: Path):
         llamafactory.convert(path, nproc=1, task="causal-lm")
     recipe, _ = loaded(path, tmp_path, labels=("bad", "good"))
 
-    assert ("org/reviews", "en", "all[:90%]", "text", "stars") == (
+    assert ("org/reviews", "en", "all[:-10]", "text", "stars") == (
         recipe.data.path, recipe.data.name, recipe.data.train.split, recipe.data.text, recipe.data.label,
     )  # fmt: skip
+
+
+HUB = {"hf_hub_url": "org/reviews", "columns": {"prompt": "text", "response": "stars"}}
+NAMED = ("bad", "good")
+
+
+@pytest.mark.parametrize(
+    ("changes", "train", "held", "is_said"),
+    [
+        ({"max_samples": 1000, "val_size": 0.1}, ("train[:-100]", 900), "train[-100:]", False),
+        ({"max_samples": 1000, "val_size": 0.0015}, ("train[:-2]", 998), "train[-2:]", False),
+        ({"max_samples": "drop", "val_size": 200}, ("train[:-200]", None), "train[-200:]", False),
+        ({"max_samples": "drop", "val_size": 0.1}, ("train[:90%]", None), "train[90%:]", False),
+        ({"max_samples": "drop", "val_size": 0.001}, ("train[:99%]", None), "train[99%:]", True),
+        ({"max_samples": "drop", "val_size": 0.015}, ("train[:98%]", None), "train[98%:]", True),
+    ],
+)
+def test_as_many_rows_are_held_out_as_there(job, tmp_path: Path, changes, train, held, is_said: bool):
+    """max_samples counts the rows that train and those held out; a share that no split of unknown size has is said."""
+    recipe, made = loaded(job(changes, **HUB), tmp_path, labels=NAMED)
+
+    assert train == (recipe.data.train.split, recipe.data.train.limit)
+    assert (held, None) == (recipe.data.eval.split, recipe.data.eval.limit)
+    assert is_said == any("whole percents" in x.reason for x in made.left)
+
+
+def test_rows_are_held_out_of_all_files_together(job, tmp_path: Path):
+    """max_samples is of each set."""
+    path = job({"dataset": "reviews,more", "max_samples": 2, "val_size": 0.5})
+    info = {"reviews": {"file_name": "reviews.json"}, "more": {"file_name": "reviews.json"}}
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(info))
+    recipe, _ = loaded(path, tmp_path)
+
+    assert ("train[:-2]", 2, "train[-2:]") == (
+        recipe.data.train.split, recipe.data.train.limit, recipe.data.eval.split,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"file_name": "reviews.json"},
+        {"hf_hub_url": "org/others", "columns": HUB["columns"]},
+        {"hf_hub_url": "org/reviews", "columns": {"prompt": "other", "response": "stars"}},
+    ],
+    ids=["file", "id", "columns"],
+)
+def test_rows_held_out_of_another_make_are_refused(job, tmp_path: Path, held: dict[str, Any]):
+    """They would not be read as the others are, or not at all."""
+    path = job({"val_size": "drop", "eval_dataset": "held"})
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps({"reviews": HUB, "held": held}))
+
+    with pytest.raises(LaunchError, match="held and reviews are of different make"):
+        llamafactory.convert(path, nproc=1, task="causal-lm", labels=NAMED)
+
+
+def test_another_split_of_the_same_id_is_held_out(job, tmp_path: Path):
+    path = job({"val_size": "drop", "eval_dataset": "held"})
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps({"reviews": HUB, "held": {**HUB, "split": "test"}}))
+    recipe, _ = loaded(path, tmp_path, labels=NAMED)
+
+    assert ("train", 100, "test", 100) == (
+        recipe.data.train.split, recipe.data.train.limit, recipe.data.eval.split, recipe.data.eval.limit,
+    )  # fmt: skip
+
+
+def test_rows_that_cannot_be_seen_leave_no_guess_at_the_text(job):
+    """An instruction that all share, and a text in another column, or the text itself: nobody knows."""
+    entry = {**HUB, "columns": {"prompt": "question", "query": "review", "response": "answer"}}
+
+    with pytest.raises(LaunchError, match="in 'question' or in 'review'"):
+        llamafactory.convert(job({}, **entry), nproc=1, task="causal-lm", labels=NAMED)
+
+
+@pytest.mark.parametrize("instruction", [{}, {"instruction": None}, {"instruction": ""}], ids=["none", "null", "empty"])
+def test_no_instruction_is_no_prompt(job, tmp_path: Path, instruction: dict[str, Any]):
+    rows = [{"input": row["input"], "output": row["output"], **instruction} for row in ROWS]
+    recipe, _ = loaded(job({}, rows), tmp_path)
+
+    assert (None, "input") == (recipe.data.prompt, recipe.data.text)
+
+
+def test_what_is_not_read_of_an_entry_is_listed(job, tmp_path: Path):
+    """And a system prompt of which a recipe can keep no single one."""
+    rows = [{**row, "system": str(i)} for i, row in enumerate(ROWS)]
+    columns = {"prompt": "instruction", "query": "input", "response": "output", "system": "system"}
+    _, made = loaded(job({}, rows, file_name="reviews.json", columns=columns, num_samples=5, folder="x"), tmp_path)
+    said = " ".join(x.reason for x in made.left)
+
+    assert "'num_samples' of reviews" in said and "'folder' of reviews" in said
+    assert "'system': a recipe has one for all rows" in said
 
 
 @pytest.mark.parametrize(
