@@ -157,6 +157,8 @@ class Feed:
     _read: int = 0
     _is_ended: bool = False
     _ahead: list[tuple[int, bytes]] = field(default_factory=list)
+    _blank: list[tuple[int, bytes]] = field(default_factory=list)
+    """Empty lines before the first that tells the format."""
     _pending: bytearray = field(default_factory=bytearray)
 
     def step(self) -> bool:
@@ -212,10 +214,14 @@ class Feed:
             number, raw = self._ahead.pop(0)
             if self.form is None:
                 if not raw.strip():
+                    self._blank.append((number, raw))
                     continue
                 self.form = guess(raw)
                 if self.form == "text" and raw.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"[", b"{"):
                     self.doubt = "begins as JSON does and is no JSON lines, so every line is taken for a text"
+                if self.form == "text":  # in which an empty line is a text too
+                    self._ahead = [*self._blank, (number, raw), *self._ahead]
+                    number, raw = self._ahead.pop(0)
             found = parse(raw, number, self.form, self.column)
             if isinstance(found, Row):
                 rows.append(found)

@@ -196,7 +196,9 @@ def _speed(run: Run) -> Points:
 
 
 def _epochs_per_step(run: Run) -> float:
-    return run.history.num_epochs / run.history.max_steps if run.history.max_steps else 0.0
+    # As it went: a run of max_steps, or of half an epoch, has a whole number of epochs for its plan.
+    rows = [row for row in run.history.logs if row.get("epoch") and row["step"]]
+    return float(rows[-1]["epoch"] / rows[-1]["step"]) if rows else 0.0
 
 
 def _memory_key(run: Run) -> tuple[str, str]:

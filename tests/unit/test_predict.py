@@ -144,6 +144,19 @@ def test_bad_lines_are_passed_over_where_that_is_asked_for(tmp_path: Path):
     assert list(range(2, 51, 2)) == [bad.line for bad in feed.bad]
 
 
+@pytest.mark.parametrize(("text", "num_answers"), [("\n \ngood\n\nbad\n", 5), ('\n\n{"text": "good"}\n\n', 1)])
+def test_empty_lines_before_the_first_text_are_as_those_after_it(tmp_path: Path, text: str, num_answers: int):
+    """Whatever the first line that is not empty tells the format to be."""
+    ranks = Ranks(tmp_path / "chunks")
+    feed, out = feed_of(text, tmp_path, ranks)
+
+    played(feed, ranks)
+
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert num_answers == len(rows) == feed.num_rows
+    assert ["good"] == [row["label_name"] for row in rows if row["label"]]
+
+
 def test_an_empty_input_is_no_error(tmp_path: Path):
     ranks = Ranks(tmp_path / "chunks")
     feed, out = feed_of("", tmp_path, ranks)

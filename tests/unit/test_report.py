@@ -148,6 +148,16 @@ def test_several_runs_are_compared(tmp_path: Path):
     assert [(1.0, 0.1), (2.0, 0.05), (3.0, pytest.approx(1 / 30))] == list(loss.lines[1].points)
 
 
+def test_curves_of_a_run_that_stops_within_an_epoch_lie_on_one_another(tmp_path: Path):
+    """max_steps, and num_train_epochs of 0.5, leave the Trainer with a whole number of epochs to speak of."""
+    folder = write_run(tmp_path / "run")
+    events = folder / "events.jsonl"
+    events.write_text(events.read_text().replace('"num_train_epochs": 3', '"num_train_epochs": 30'))
+    found = {chart.title: chart for chart in charts.compared(report.load_all([folder, folder]))}
+
+    assert [x for x, _ in found["Training loss"].lines[0].points] == [x for x, _ in found["Throughput"].lines[0].points]
+
+
 def test_runs_of_one_name_keep_apart(tmp_path: Path):
     """Even the same run twice."""
     a = write_run(tmp_path / "x" / "run")
