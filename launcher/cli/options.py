@@ -78,7 +78,7 @@ def supervision_options(command: Any) -> Any:
         click.option("--max-restarts", type=click.IntRange(0), default=0, help="Start failed ranks again so often, from the newest whole checkpoint [0]."),
         click.option("--hang-timeout", type=click.FloatRange(0), default=1800.0, metavar="SECONDS", help="End a job that stands still for so long; 0 never [1800]."),
         click.option("--grace", type=click.FloatRange(0), default=60.0, metavar="SECONDS", help="Time to save between a stop signal and a kill [60]."),
-        click.option("--join-timeout", type=click.FloatRange(0), default=600.0, metavar="SECONDS", help="Time for all nodes to come [600]."),
+        click.option("--join-timeout", type=click.FloatRange(0), default=600.0, metavar="SECONDS", help="Time for all nodes to come [600; pods of submit a day]."),
         click.option("--start-method", type=click.Choice(["auto", "fork", "spawn"]), default="auto", help="How ranks start [auto: fork where a trial works]."),
     ]  # fmt: skip
     return _add(options, command)
@@ -125,7 +125,8 @@ def doctor_values(recipe: RecipeSpec, precision: str, strategy: str, training: d
     }
 
 
-def inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *, debug: bool, pretend: bool) -> tuple[Loaded, Cluster, Options, dict[str, Any] | None]:  # fmt: skip
+def inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *, debug: bool, pretend: bool, elsewhere: bool = False) -> tuple[Loaded, Cluster, Options, dict[str, Any] | None]:  # fmt: skip
+    """What a plan is made of. `pretend`: nothing is going to be started here; `elsewhere`: nor are this machine's cards meant."""
     from launcher import assets, plan, spec
     from launcher.cluster import detect, environment
 
@@ -141,7 +142,7 @@ def inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *,
             "--chip and --hbm are for plan, render and --dry-run", hint="a launch asks the cards themselves"
         )
     if pretend and (chip or hbm or device == "npu"):
-        cluster = None if chip or hbm else _real_cards(detect, nodes, nproc)
+        cluster = None if chip or hbm or elsewhere else _real_cards(detect, nodes, nproc)
         cluster = cluster or detect.assumed(1 if debug else nproc or 8, nodes, chip or detect.ASSUMED_CHIP, hbm)
     else:
         cluster = detect.here(device, os.environ, nodes)

@@ -21,6 +21,9 @@ TARGETS = {"slurm": "", "kubernetes": "pytorchjob", "volcano": "volcano"}
 """Option → the kind of manifest, for Kubernetes."""
 ANY_ENDPOINT = "first-node:29400"
 """Stands for the first node while the job is only planned: its nodes are not known before it starts."""
+PODS_JOIN_S = 86400.0
+"""How long a pod waits for the others where nobody says: one pulls its image or waits for a host while the first is up, and
+a launcher that gives up would end the job for good."""
 SUPERVISION = ("max_restarts", "hang_timeout", "grace", "join_timeout", "start_method")
 COMMANDLINE = click.core.ParameterSource.COMMANDLINE
 
@@ -125,7 +128,9 @@ def submit_command(ctx: click.Context, recipe: Path, overrides: tuple[str, ...],
     machine = {k: options[k] for k in ("device", "nproc", "chip", "hbm", *SUPERVISION)}
     machine |= {"nnodes": options["nodes"], "node_rank": 0}
     machine |= {"rdzv_endpoint": ANY_ENDPOINT if options["nodes"] > 1 else None}
-    loaded, cluster, plan_options, config = inputs(recipe, overrides, machine, debug=False, pretend=True)
+    loaded, cluster, plan_options, config = inputs(
+        recipe, overrides, machine, debug=False, pretend=True, elsewhere=True
+    )
     from launcher import plan
 
     made = plan.make(loaded, cluster, plan_options, config)
@@ -214,6 +219,10 @@ def _slurm(ctx: click.Context, loaded: Loaded, plan: Plan, recipe: Path, overrid
     )
     cann = "" if options["cann"] == "none" else options["cann"]
     text = sbatch.script(plan, allocation, sbatch.Command(argv, python, Path.cwd(), cann))
+    if gres and not allocation.exclusive and allocation.cpus_per_task is None:
+        show.doubt(
+            gres, "cards alone get a node's job one core in most sites; --cpus-per-task N or --exclusive asks for more"
+        )
     if options["dry_run"]:
         show.would_submit(text, plan, options["as_json"])
         return
@@ -270,6 +279,8 @@ def _kubernetes(ctx: click.Context, loaded: Loaded, plan: Plan, kind: Any, optio
         cann=None if options["cann"] == "none" else options["cann"],
         **{k: options[k] for k in ("image", "namespace", "resource", "cpu", "memory", "workdir", "driver", "host_network", "queue")},
     )  # fmt: skip
+    if plan.num_nodes > 1 and ctx.get_parameter_source("join_timeout") is not COMMANDLINE:
+        ctx.params["join_timeout"] = PODS_JOIN_S
     # The overrides are in the resolved recipe already.
     argv = ["ascend-launch", *_run_argv(ctx, plan, f"{kubernetes.RECIPE_DIR}/{name}.yaml", (), run_dir)]
     text = kubernetes.text(kubernetes.manifest(kind, plan, pod, name, contents, argv))

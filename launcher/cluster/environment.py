@@ -49,12 +49,16 @@ def find(
         LaunchError: another launcher started this as one of its ranks; or what is said does not fit together.
     """
     _refuse_ranks(env, told=count is not None)
+    here = [e for e in ENVIRONMENTS if e.is_here(env)]
     if count is not None:
+        if count > 1 and rank is None and not pretend:
+            raise LaunchError(f"--nnodes {count} needs --node-rank: every node would be the first and wait for the others",
+                              hint=f"leave --nnodes out, {here[0].name} tells which node this is" if here
+                              else f"--node-rank 0 on the node of --rdzv-endpoint, up to {count - 1} on the others")  # fmt: skip
         said = f"--nnodes {count}" + ("" if count == 1 else f" --node-rank {rank or 0}")
         nodes = Nodes(count, rank or 0, endpoint, source="" if count == 1 else f"command line: {said}")
         nodes.check()
         return nodes
-    here = [e for e in ENVIRONMENTS if e.is_here(env)]
     nodes = Nodes()
     if here:
         first, read = here[0], Read(env, here[0].name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from launcher.cluster.nodes import OPTIONS, Nodes, Read, is_number, job_of_host
+from launcher.cluster.nodes import OPTIONS, Nodes, Read, is_loopback, is_number, job_of_host
 from launcher.errors import LaunchError
 
 PET = {
@@ -23,7 +23,13 @@ PET = {
 }
 """torchrun's options as variables: Kubeflow Trainer, and PyTorchJob of training-operator 1.7 and later."""
 
-PYTORCHJOB = {"count": ("WORLD_SIZE",), "rank": ("RANK",), "host": ("MASTER_ADDR",), "port": ("MASTER_PORT",)}
+PYTORCHJOB = {
+    "count": ("WORLD_SIZE",),
+    "rank": ("RANK",),
+    "host": ("MASTER_ADDR",),
+    "port": ("MASTER_PORT",),
+    "pod": ("HOSTNAME",),
+}
 """Older PyTorchJob and PAI-DLC: WORLD_SIZE counts pods there, and RANK numbers them."""
 
 VOLCANO = {"rank": ("VC_TASK_INDEX", "VK_TASK_INDEX"), "host": ("MASTER_ADDR",), "port": ("MASTER_PORT",)}
@@ -117,9 +123,13 @@ def pytorchjob(read: Read) -> Nodes:
             hint=OPTIONS,
         )
     host = read.text(*PYTORCHJOB["host"])
+    rank = read.needed("this pod's number", *PYTORCHJOB["rank"])
+    # The first operators tell the master `localhost` and the others its pod's name (pytorch-operator, pod.go, setClusterSpec).
+    if rank == 0 and host and is_loopback(host) and re.fullmatch(r".+-(master|worker)-0", read.env.get("HOSTNAME", "")):
+        host = read.text(*PYTORCHJOB["pod"])
     return read.nodes(
         count=read.needed("the number of pods", *PYTORCHJOB["count"], least=1),
-        rank=read.needed("this pod's number", *PYTORCHJOB["rank"]),
+        rank=rank,
         host=host,
         port=read.number(*PYTORCHJOB["port"], least=1),
         job=host and job_of_host(host),

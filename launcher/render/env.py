@@ -33,9 +33,11 @@ FIRST_ONLY = ("WANDB_", "SWANLAB_", "CLEARML_", "COMET_", "MLFLOW_")
 """Trackers and their keys: rank 0 alone reports."""
 PER_HOST = frozenset({
     "ASCEND_AICPU_PATH", "ASCEND_DRIVER_PATH", "ASCEND_HOME_PATH", "ASCEND_LAUNCH_NNODES", "ASCEND_LAUNCH_NODE_RANK",
-    "ASCEND_LAUNCH_NPROC", "ASCEND_LAUNCH_RDZV_ENDPOINT", "ASCEND_OPP_PATH", "ASCEND_TOOLKIT_HOME", "HCCL_IF_IP",
+    "ASCEND_LAUNCH_NPROC", "ASCEND_LAUNCH_RDZV_ENDPOINT", "ASCEND_OPP_PATH", "ASCEND_RT_VISIBLE_DEVICES", "ASCEND_TOOLKIT_HOME",
+    "HCCL_IF_IP", "HCCL_LOGIC_SUPERPOD_ID",
 })  # fmt: skip
-"""What is true of one host alone: its address, where its CANN is (its own set_env.sh says), which node it is."""
+"""What is true of one host alone: its address, its super pod, which of its cards are free, where its CANN is (its own
+set_env.sh says), which node it is."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def variables(plan: Plan, run_path: Path, user: Mapping[str, str], num_cpus: int
 
     Ranges, defaults and traps of each are Huawei's, from the HCCL, torch_npu and CANN documentation.
     """
-    rows = list(_both(plan, num_cpus or os.cpu_count() or 1))
+    rows = list(_both(plan, num_cpus or usable_cpus()))
     rows += _npu(plan, run_path, user) if plan.device == "npu" else _cpu()
     rows += _debug(plan) if plan.debug and plan.device == "npu" else []
     rows += _trackers(plan, run_path)
@@ -61,6 +63,22 @@ def variables(plan: Plan, run_path: Path, user: Mapping[str, str], num_cpus: int
     if plan.rank_table is not None:
         out.append(Variable(RANK_TABLE, plan.rank_table, "--rank-table: HCCL reads it instead of asking rank 0"))
     return tuple(out)
+
+
+def usable_cpus(root: Path = Path("/")) -> int:
+    """Cores that this process may use: of its CPU set (a Slurm job's, taskset's), and no more than its container's quota.
+
+    `root` is another folder in tests.
+    """
+    count = len(os.sched_getaffinity(0))
+    places = (("sys/fs/cgroup/cpu.max",), ("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "sys/fs/cgroup/cpu/cpu.cfs_period_us"))
+    for names in places:  # cgroup v2 has "max 100000" or "800000 100000" there, v1 -1 where there is no quota
+        try:
+            quota, period = " ".join((root / name).read_text(encoding="ascii") for name in names).split()
+            count = min(count, max(1, int(quota) // int(period))) if int(quota) > 0 else count
+        except (OSError, ValueError):
+            continue
+    return count
 
 
 def removed(plan: Plan, user: Mapping[str, str]) -> tuple[Variable, ...]:

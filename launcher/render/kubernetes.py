@@ -17,6 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from launcher.cluster.model import chip
+from launcher.cluster.nodes import port_of
 from launcher.errors import LaunchError
 from launcher.plan import Plan
 from launcher.render import kubernetes_rules as rules
@@ -37,7 +38,14 @@ JOB_LABEL = "ascend-launch/job"
 
 # The driver's files, which the device plugin mounts only together with the Ascend Docker Runtime (MindCluster user
 # guide, "Preparation of Job YAML Files"). The path in the container must be the host's.
-DRIVER_PATHS = ("/usr/local/Ascend/driver", "/usr/local/dcmi", "/usr/local/bin/npu-smi", "/etc/ascend_install.info", "/etc/hccn.conf")  # fmt: skip
+# With a type the kubelet names what a host lacks; without one the container runtime makes an empty folder of that name there.
+DRIVER_PATHS = {
+    "/usr/local/Ascend/driver": "Directory",
+    "/usr/local/dcmi": "Directory",
+    "/usr/local/bin/npu-smi": "File",
+    "/etc/ascend_install.info": "File",
+    "/etc/hccn.conf": "File",
+}
 
 Document = dict[str, Any]
 
@@ -121,6 +129,10 @@ def manifest(
     keys = {f"file-{i}": text for i, text in enumerate(files.values())}
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "immutable": True, "data": keys}
     template = _template(plan, pod, name, list(files), argv)
+    if kind == "pytorchjob" and pod.host_network:
+        # The operator gives every pod port 23456 otherwise, which on the host's network one pod of a host can have.
+        port = {"name": "pytorchjob-port", "containerPort": port_of(name)}
+        template["spec"]["containers"][0]["ports"] = [port]
     make = _pytorch_job if kind == "pytorchjob" else _volcano_job
     return [config, {**make(plan, pod, template), "metadata": meta}]
 
@@ -211,8 +223,8 @@ def _template(plan: Plan, pod: Pod, name: str, files: Sequence[str], argv: Seque
             {"name": f"mount-{i}", "mountPath": mount.path, **({"readOnly": True} if mount.read_only else {})}
         )
     if plan.device == "npu" and pod.driver:
-        for i, path in enumerate(DRIVER_PATHS):
-            volumes.append({"name": f"driver-{i}", "hostPath": {"path": path}})
+        for i, (path, kind) in enumerate(DRIVER_PATHS.items()):
+            volumes.append({"name": f"driver-{i}", "hostPath": {"path": path, "type": kind}})
             mounts.append({"name": f"driver-{i}", "mountPath": path, "readOnly": True})
     limits: Document = {"cpu": pod.cpu, "memory": pod.memory}
     limits |= {pod.resource or resource_of(plan): plan.nproc_per_node} if plan.device == "npu" else {}

@@ -81,6 +81,9 @@ READ: dict[str, tuple[dict[str, str], Nodes, str]] = {
         PYTORCHJOB | {"PET_NNODES": "2:2"}, Nodes(2, 1, "bert-master-0:23456", 8, "PET_NPROC_PER_NODE", "bert"), "Kubeflow",
     ),
     "PyTorchJob of one pod": (PYTORCHJOB | {"PET_NNODES": "1", "PET_NODE_RANK": "0"}, Nodes(1, 0, None, 8, "PET_NPROC_PER_NODE", "bert"), "Kubeflow"),
+    "the first PyTorchJobs, whose master is localhost to itself": (
+        OLD_PYTORCHJOB | {"RANK": "0", "MASTER_ADDR": "localhost", "HOSTNAME": "bert-master-0"}, Nodes(4, 0, "bert-master-0:23456", job="bert"), "HOSTNAME=bert-master-0",
+    ),
     "older PyTorchJob": (OLD_PYTORCHJOB, Nodes(4, 3, "bert-master-0:23456", job="bert"), "PyTorchJob or PAI-DLC"),
     "Volcano": (VOLCANO, Nodes(2, 1, "bert-worker-0.bert:28862", job="bert"), "Volcano"),
     "Volcano, host network": (VOLCANO | {"HOSTNAME": "rack7"}, Nodes(2, 1, "bert-worker-0.bert:28862", job="bert"), "VC_TASK_INDEX=1"),
@@ -203,6 +206,18 @@ def test_what_the_command_line_says_counts(name: str):
     env, told, expected = TOLD[name]
 
     assert expected == Nodes(**{**environment.find(env, **told).__dict__, "source": ""})
+
+
+@pytest.mark.parametrize(
+    ("env", "hint"), [(SLURM, "leave --nnodes out, Slurm tells"), ({}, "--node-rank 0 on the node of")]
+)
+def test_no_node_is_taken_for_the_first_because_nobody_says(env: dict[str, str], hint: str):
+    """All of them would wait for each other. A plan alone may leave it open."""
+    with pytest.raises(LaunchError, match="--nnodes 2 needs --node-rank") as caught:
+        environment.find(env, 2, None, "a:1")
+
+    assert hint in caught.value.hint
+    assert 0 == environment.find(env, 2, None, "a:1", pretend=True).rank
 
 
 def test_another_number_of_ranks_than_the_environment_says_is_shown():

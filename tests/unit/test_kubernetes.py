@@ -113,10 +113,21 @@ def test_a_pod_gets_its_cards_memory_and_mounts(recipe: Callable[..., Path], kin
         by_path["/models"][1],
     )
     assert ({"path": "/nfs/runs"}, False) == (by_path["/runs"][0]["hostPath"], by_path["/runs"][1])
-    assert {"path": "/usr/local/Ascend/driver"} == by_path["/usr/local/Ascend/driver"][0]["hostPath"]
+    driver, tool = (by_path[p][0]["hostPath"] for p in ("/usr/local/Ascend/driver", "/usr/local/bin/npu-smi"))
+    assert ({"path": "/usr/local/Ascend/driver", "type": "Directory"}, "File") == (driver, tool["type"])
     assert {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}} in only["env"]
     assert {"accelerator-type": "module-910b-8"} == spec_["nodeSelector"]
     assert len(volumes) == len(spec_["volumes"])
+
+
+def test_two_jobs_share_a_hosts_network(recipe: Callable[..., Path]):
+    """The operator's port would be the same for both, and Kubernetes lets one pod of a host have it."""
+    made = make(recipe(), nodes=2)
+    (port,) = container(manifest(made, "pytorchjob", FULL)[1])["ports"]
+    alone = container(manifest(made, "pytorchjob", replace(FULL, host_network=False))[1])
+
+    assert ("pytorchjob-port", True) == (port["name"], 20000 <= port["containerPort"] < 30000)
+    assert "ports" not in alone
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -117,6 +118,38 @@ def test_the_users_environment_is_never_overridden(recipe: Write, tmp_path: Path
     assert ("300", True) == (rows["HCCL_CONNECT_TIMEOUT"].value, rows["HCCL_CONNECT_TIMEOUT"].kept)
     assert ("7", True) == (rows["OMP_NUM_THREADS"].value, rows["OMP_NUM_THREADS"].kept)
     assert "3600" == rows["HCCL_EXEC_TIMEOUT"].value
+
+
+@pytest.mark.parametrize(
+    ("files_", "count"),
+    [
+        ({}, None),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.max": "150000 100000\n"}, 1),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+        ({"cpu.max": "9900000 100000\n"}, None),
+    ],
+)
+def test_cores_are_those_that_the_job_has(tmp_path: Path, files_: dict[str, str], count: int | None):
+    """Not the host's: of the CPU set, and of a container's quota where that is less."""
+    for name, text in files_.items():
+        path = tmp_path / "sys" / "fs" / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    assert (count or len(os.sched_getaffinity(0))) == env.usable_cpus(tmp_path)
+
+
+def test_a_cpu_set_counts(tmp_path: Path):
+    """As Slurm's, or taskset's."""
+    every = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(every)})
+    try:
+        assert 1 == env.usable_cpus(tmp_path)
+    finally:
+        os.sched_setaffinity(0, every)
 
 
 def test_the_two_allocator_variables_are_never_both_set(recipe: Write, tmp_path: Path):

@@ -54,6 +54,27 @@ def test_a_job_is_tried_on_the_server_and_then_created(ascend_launch: Callable[.
     assert "pytorchjob.kubeflow.org/tiny-cpu created" in done.out and "/results/tiny-cpu" in done.out
 
 
+@pytest.mark.parametrize(
+    ("words", "joins"), [([], "86400.0"), (["--join-timeout=600"], None), (["--join-timeout=30"], "30.0")]
+)
+def test_pods_wait_for_those_that_come_late(ascend_launch: Callable[..., Any], words: list[str], joins: str | None):
+    """An image is pulled, a host is full: giving up would end the job for good. What is asked for counts."""
+    done = ascend_launch("submit", "--kubernetes", "--nodes=2", *CPU, *PODS, *words, "--dry-run", TINY)
+    _, job = yaml.safe_load_all(done.out)
+    argv = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]["args"]
+
+    assert joins == (argv[argv.index("--join-timeout") + 1] if "--join-timeout" in argv else None)
+
+
+def test_this_machines_cards_are_not_the_jobs(ascend_launch: Callable[..., Any]):
+    """A job goes to other machines; what is visible here says nothing of them."""
+    done = ascend_launch(
+        "submit", "--slurm", "--dry-run", TINY, "parallel.global_batch_size=16", ASCEND_RT_VISIBLE_DEVICES="0"
+    )
+
+    assert "--nproc 8" in done.out, done.err
+
+
 def test_the_recipe_travels_resolved_and_with_its_script(ascend_launch: Callable[..., Any], recipe: Callable[..., Path], tmp_path: Path):  # fmt: skip
     """Overrides are in it; the pods' launcher reads it as the recipe it is."""
     (tmp_path / "mine's.py").write_text("print('hello')\n")
