@@ -340,7 +340,7 @@ def test_a_mistake_of_the_user_is_one_on_all_nodes_and_not_tried_again(nodes: Ca
 
 def test_a_rank_that_stands_still_is_named_on_the_other_node_too(nodes: Callable[..., Nodes]):
     """The first node's rank waits for it, and is not blamed for that."""
-    job = nodes("--hang-timeout=4", fault="stop 1 7")
+    job = nodes("--hang-timeout=8", fault="stop 1 7")
 
     assert (1, 1) == job.wait()
     assert _account(job, 0) == _account(job, 1)
