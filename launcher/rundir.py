@@ -27,6 +27,8 @@ enough to predict with."""
 
 LAST_WORDS = "ASCEND_LAUNCH_LAST_WORDS_FD"
 """A file in memory by which an agent says why the job failed where the run directory takes no file any more."""
+LOCK = "ASCEND_LAUNCH_LOCK_FD"
+"""The run directory's lock, which a launcher hands on to its agent."""
 
 
 class RunDir:
@@ -115,21 +117,39 @@ class RunDir:
                 hint="name a writable folder: --run-dir, --out or output_dir=",
             ) from None
 
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """Have the folder to oneself. The kernel lets go of it when the holding processes end, however they end.
+    def lock(self) -> int:
+        """Have the folder to oneself: a file descriptor. The kernel lets go of it when all processes that have it ended,
+        however they end.
 
         Raises:
             LaunchError: another launch holds it.
         """
-        with (self.path / ".lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise LaunchError(
-                    f"{self.path}: another launch is at work here", hint="wait for it, or use another --run-dir"
-                ) from None
+        handle = os.open(self.path / ".lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise LaunchError(
+                f"{self.path}: another launch is at work here", hint="wait for it, or use another --run-dir"
+            ) from None
+        except OSError:  # Lustre without flock, some FUSE, NFS without lockd: nothing can tell launches apart there
+            pass
+        return handle
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Hold the lock, or the one that the launcher took for this process (LOCK in its environment).
+
+        Raises:
+            LaunchError: another launch holds it.
+        """
+        inherited = os.environ.pop(LOCK, None)
+        handle = self.lock() if inherited is None else int(inherited)
+        os.set_inheritable(handle, False)  # forks have it all the same; a program that a rank starts must not
+        try:
             yield
+        finally:
+            os.close(handle)
 
     def is_held(self) -> bool:
         """Whether a launch is at work here; nothing is made or changed to find out."""

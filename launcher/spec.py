@@ -541,6 +541,8 @@ def _check_combinations(layers: _Layers, good: dict[str, Any]) -> None:
         _check_task(layers, model, data)
     if training.get("load_best_model_at_end") and training.get("save_strategy", "no") == "no":
         layers.mistake(("training", "load_best_model_at_end"), "needs save_strategy: epoch or steps")
+    if training.get("load_best_model_at_end") and training.get("save_only_model"):
+        layers.mistake(("training", "load_best_model_at_end"), "needs whole checkpoints: leave out save_only_model")
     evaluates = training.get("eval_strategy", "epoch") != "no"
     if data is not None and data.eval is None and evaluates and "eval_strategy" in training:
         layers.mistake(("training", "eval_strategy"), "there is no data.eval to evaluate on; set it or say `no`")

@@ -43,11 +43,14 @@ def run(
     on_event: Callable[[dict[str, Any]], None],
     *,
     on_poll: Callable[[], bool] | None = None,
+    lock: int | None = None,
 ) -> Outcome:
     """Run the agent to its end, handing every event on as it is written.
 
     `on_poll` is called all the while and must not block; it returns whether it had something to do, and is then called
     again at once. What it raises ends the agent.
+
+    `lock`, the run directory's, goes to the agent, so that nothing comes between the checks of a launch and its ranks.
 
     SIGINT and SIGTERM are passed to the agent once; its ranks then stop in their own time. A second SIGINT kills it.
     """
@@ -56,16 +59,19 @@ def run(
     run_dir.failure_path.unlink(missing_ok=True)
     with run_dir.agent_log.open("ab") as log:
         words = os.fdopen(os.memfd_create("last-words"), "rb")
+        handed = {rundir.LAST_WORDS: words.fileno(), **({} if lock is None else {rundir.LOCK: lock})}
         agent = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**env, rundir.LAST_WORDS: str(words.fileno())},
-            pass_fds=[words.fileno()],
+            env={**env, **{name: str(handle) for name, handle in handed.items()}},
+            pass_fds=list(handed.values()),
             # A session of its own: ^C at the terminal must reach the ranks through the agent, not past it.
             start_new_session=True,
         )
+    if lock is not None:
+        os.close(lock)
     stop = _Stop(agent, run_dir.plan().supervision.grace_s + KILL_MARGIN_S)
     with stop.watching():
         told = False

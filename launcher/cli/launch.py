@@ -65,6 +65,7 @@ def launch(loaded: Loaded, cluster: Cluster, plan: Plan, run_dir: Path | None, a
 
     job = None if plan.debug else cluster.job
     run, is_new = run_directory(run_dir, loaded, plan, job, cluster.node_rank), run_dir is None and job is None
+    lock = run.lock()
     try:
         machine_facts = require_health(plan, cluster)
         _require_rank_table(plan)
@@ -93,7 +94,7 @@ def launch(loaded: Loaded, cluster: Cluster, plan: Plan, run_dir: Path | None, a
         view.event(event)
 
     with view:
-        outcome = supervise.run(files.agent_argv(run, cluster.node_rank), run, child_env, on_event)
+        outcome = supervise.run(files.agent_argv(run, cluster.node_rank), run, child_env, on_event, lock=lock)
     is_nothing = is_new and not has_ranks and outcome.exit_code == EXIT_USER
     has_report = plan.recipe.report and cluster.node_rank == 0 and not is_nothing
     view.end(outcome, run, explained(outcome, run), _report(run) if has_report else None)

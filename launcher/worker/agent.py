@@ -83,6 +83,8 @@ class Agent:
     spawn: bool = False
     children: list[Child] = field(default_factory=list)
     pipe: Connection | None = None
+    before: dict[str, Any] | None = None
+    """The failure that ended the attempt before this one."""
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """Remember the first signal; the loop acts on it."""
@@ -101,8 +103,11 @@ class Agent:
             found = self._prepare(link)
             link.declare((rundir.read_json(self.run_dir.data_path) or {}).get("digests", {}))
             found = self._attempts(link, found)
-        except LaunchError as error:
+        except (LaunchError, OSError) as error:
             found = {**failure.describe(error, None), "node_rank": self.node_rank, "traceback": ""}
+            if isinstance(error, OSError) and self.before is not None:
+                # Files can no longer be written: most likely what ended that attempt, in better words.
+                found = {**self.before, "hint": f"{self.before.get('hint', '')}; no other attempt could begin: {found['what']}".lstrip("; ")}  # fmt: skip
             link.give_up(found)
         finally:
             link.close()
@@ -197,6 +202,7 @@ class Agent:
                 return found
             left -= 1
             self.attempt += 1
+            self.before = found
             restarts = self.plan.supervision.max_restarts
             self._event("restart", attempt=restarts - left, of=restarts, rank=found.get("rank"), what=found.get("what"))
             found = None
@@ -329,7 +335,8 @@ class Agent:
         return (self._record(child) or {}).get("weight", failure.CAUSE) != failure.CAUSE
 
     def _was_preempted(self) -> bool:
-        return any(failure.is_preempted(c.exit_code) for c in self.children)
+        """Whether a rank left as one does that was told to stop, by somebody else than this agent for another's failure."""
+        return any(failure.is_preempted(c.exit_code) and not c.was_told for c in self.children)
 
     def _first_failure(self, oom_kills: int = 0) -> dict[str, Any] | None:
         found = []

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -30,6 +31,7 @@ from transformers import Trainer
 from launcher import __version__, rundir
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.worker import state
+from launcher.worker.losswatch import NAN_REASONS
 from launcher.worker.preempt import EvaluationStopped, Stop
 from launcher.worker.state import Live, Saved
 from launcher.worker.tensorfile import TensorFile, Written, write
@@ -49,7 +51,7 @@ UNFINISHED = "checkpoint-is-incomplete.txt"
 """transformers' JIT checkpointing leaves this beside files that it could not finish (trainer_jit_checkpoint.py)."""
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 _NAME = re.compile(r"checkpoint-(\d+)")
-_ASIDE, _OLD = ".tmp-", ".old-"
+_ASIDE, _OLD, _BEFORE = ".tmp-", ".old-", ".before-"
 _CHUNK = 8 * 1024 * 1024
 
 
@@ -270,6 +272,7 @@ class Store:
         # Sharded weights are gathered here, before any file: a rank whose disk fails must not leave the others waiting.
         self._heart.beat("saving: gathering weights")
         weights = trainer.gathered_weights()
+        self._refuse_nan(trainer, weights)
         self._heart.beat("saving: writing")
         outcomes = self.peers.gather(_try(lambda: self._write(trainer, weights, aside)))
         self._heart.beat("saving: publishing")
@@ -289,6 +292,18 @@ class Store:
         if self.peers.index == 0:
             self._rotate(trainer)
         return True
+
+    def _refuse_nan(self, trainer: ResumableTrainer, weights: Any) -> None:
+        """Raise LaunchError where a weight is NaN: a checkpoint of it would be gone on from, and older ones removed for it.
+        The loss tells only at the step after."""
+        bad = self.peers.from_first(_not_a_number(weights) if self.peers.index == 0 else None)
+        if bad is not None:
+            raise LaunchError(
+                f"{bad} is not a number (NaN) after step {trainer.state.global_step}; no checkpoint of it is written",
+                hint=NAN_REASONS[trainer.plan.precision],
+                exit_code=EXIT_JOB_FAILED,
+                is_consequence=self.peers.index != 0,
+            )
 
     def _write(self, trainer: ResumableTrainer, weights: Any, aside: Path) -> list[Written]:
         aside.mkdir(parents=True, exist_ok=True)
@@ -311,11 +326,8 @@ class Store:
                 raise OSError(0, f"{file.name} is not on the first node: all nodes must share {self.folder}")
         seal(aside, _facts(trainer, resumable=not trainer.args.save_only_model), files)
         sync_folder(aside)
-        target = self.folder / f"checkpoint-{trainer.state.global_step}"
-        if target.exists():  # one that was passed over, or of the same step before an interruption
-            _remove(target)
-        aside.replace(target)
-        sync_folder(self.folder)
+        # One of that name may be there: passed over, or of the same step before an interruption.
+        _replace(self.folder / f"checkpoint-{trainer.state.global_step}", aside)
 
     def _abandon(self, step: int, aside: Path, failure: str) -> None:
         self.failures_in_a_row += 1
@@ -335,6 +347,8 @@ class Store:
             return
         mine = [(step, path) for step, path in listed(self.folder) if (path / MANIFEST).exists()]
         keep = {step for step, _ in mine[-limit:]} | {self.saved_step, trainer.state.best_global_step}
+        if best := trainer.state.best_model_checkpoint:  # an older one, where the best step itself was not saved
+            keep.add(step_of(Path(best)))
         for step, path in mine:
             if step not in keep:
                 _remove(path)
@@ -376,6 +390,14 @@ def _try(do: Callable[[], Any]) -> Any:
         raise
 
 
+def _not_a_number(weights: dict[str, torch.Tensor]) -> str | None:
+    """The first weight that holds a NaN. A minimum is NaN where one of its values is, and needs no copy of the weight."""
+    for name, weight in weights.items():
+        if weight.is_floating_point() and weight.numel() and math.isnan(weight.min().item()):
+            return name
+    return None
+
+
 def _synced(path: Path, root: Path) -> Written:
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -402,11 +424,26 @@ def _remove(path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _replace(target: Path, whole: Path) -> None:
+    """Give a whole folder its name, which an older one may have. That one is removed last: killed in between, one of the
+    two is there, under its name or under one that `_remove_leftovers` gives back."""
+    before = target.with_name(_BEFORE + target.name)
+    if target.exists():
+        shutil.rmtree(before, ignore_errors=True)
+        target.replace(before)
+    whole.replace(target)
+    sync_folder(target.parent)
+    shutil.rmtree(before, ignore_errors=True)
+
+
 def _remove_leftovers(folder: Path) -> None:
-    if folder.is_dir():
-        for path in folder.iterdir():
-            if path.name.startswith((_ASIDE, _OLD)):
-                shutil.rmtree(path, ignore_errors=True)
+    """What a killed save left: half a checkpoint, and one that was to be replaced."""
+    for path in [*folder.iterdir()] if folder.is_dir() else []:
+        named = path.with_name(path.name.removeprefix(_BEFORE))
+        if path != named and not named.exists():
+            path.replace(named)
+        elif path.name.startswith((_ASIDE, _OLD, _BEFORE)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 # -- resuming ------------------------------------------------------------------------------------------------------
@@ -432,6 +469,8 @@ class ResumableTrainer(Trainer):
     """An evaluation of this step was put off, so that a checkpoint was in time."""
     save_is_due = False
     """A save was put off to the epoch's end."""
+    check_losses: Callable[[], None] = staticmethod(lambda: None)
+    """Raises where a loss since the last look was no number; every rank calls it."""
 
     _live: Live | None = None
     _resumed: Saved | None = None
@@ -499,10 +538,7 @@ class ResumableTrainer(Trainer):
                 facts = _facts(self, resumable=False)
                 seal(aside, facts, [_synced(path, aside) for path in names])
                 sync_folder(aside)
-                if folder.exists():
-                    _remove(folder)
-                aside.replace(folder)
-                sync_folder(folder.parent)
+                _replace(folder, aside)
         except BaseException:
             if self.args.should_save:
                 shutil.rmtree(aside, ignore_errors=True)
@@ -513,6 +549,7 @@ class ResumableTrainer(Trainer):
             self.save_is_due = True
             return
         self.save_is_due = False
+        self.check_losses()
         self.store_flos()
         best = self.store.folder / f"checkpoint-{self.state.best_global_step}"
         if self.state.best_global_step and (best.exists() or self.state.best_global_step == self.state.global_step):
@@ -619,7 +656,7 @@ class ResumableTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         path = Path(str(self.state.best_model_checkpoint))
-        found = check(path, self.state.best_global_step or 0)
+        found = check(path, step_of(path))
         if isinstance(found, PassedOver):
             raise LaunchError(f"the best checkpoint {path.name} cannot be loaded: it {found.reason}",
                               hint="set training.load_best_model_at_end=false to end with the last weights", exit_code=1)  # fmt: skip

@@ -41,7 +41,7 @@ class LossWatch(TrainerCallback):
         # A copy on the device; nothing is waited for until a line is logged.
         self._sums.append((state.global_step, self._trainer._loss_sum.clone()))
         if control.should_log or len(self._sums) >= LOOK_EVERY:
-            self._look()
+            self.look()
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
@@ -58,7 +58,14 @@ class LossWatch(TrainerCallback):
                 is_consequence=self._peers.index != 0,  # it is the loss of all of them
             )
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Every rank must call it.
+
+        Raises:
+            LaunchError: a loss since the last look is no number.
+        """
+        if not self._sums:
+            return
         values = torch.stack([s for _, s in self._sums]).tolist()
         steps = [step for step, _ in self._sums]
         self._sums.clear()

@@ -287,18 +287,29 @@ class ManyNodes:
             return
         for node in self._others:
             seen = board.seen.get(node, _NOTHING)
-            if node in self._lost or seen.state.get("left"):
+            if node in self._lost or (seen.state.get("left") and self._said_why(seen.state)):
                 continue
             silent_s = time.monotonic() - seen.heard_s if seen is not _NOTHING else 0.0
-            if silent_s > LOST_AFTER_S or board.error:
+            if silent_s > LOST_AFTER_S or board.error or seen.state.get("left"):
                 self._lost[node] = self._lost_record(node, silent_s)
+
+    def _said_why(self, state: Record) -> bool:
+        """Whether a node that left said how it ended: it was told to stop, or has reported or decided this round."""
+        report, verdict = state.get("report"), state.get("verdict")
+        if state.get("stop") is not None or (verdict and not verdict["again"]):
+            return True
+        return report is not None and report["round"] in (self._round, None)
 
     def _lost_record(self, node: int, silent_s: float) -> Record:
         assert self._board is not None
         host = self._board.met.get(node, {}).get("host", "?")
         gone = (
-            f"its launcher at {self.endpoint} is gone"
+            f"its launcher at {self.endpoint} gave this node up, which had stood still"
+            if self._board.is_given_up
+            else f"its launcher at {self.endpoint} is gone"
             if self._board.error
+            else "its launcher ended and did not say how"
+            if self._state(node).get("left")
             else f"nothing heard of it for {silent_s:.0f} s"
         )
         what = f"node {node} ({host}) is lost: {gone}"
@@ -492,14 +503,15 @@ class ManyNodes:
         while True:
             self.pulse(trouble)
             reports = {n: self._report(n) for n in self._others if n not in self._lost}
-            if all(r and r["round"] in (self._round, None) for r in reports.values()):
+            reports = {n: r if r and r["round"] in (self._round, None) else None for n, r in reports.items()}
+            if all(r or self._state(n).get("left") for n, r in reports.items()):  # one may leave before it has ranks
                 break
             time.sleep(TICK_S / 2)
-        decided = self._verdict([own, *(r["found"] for r in reports.values()), *self._lost.values()])
+        decided = self._verdict([own, *(r["found"] for r in reports.values() if r), *self._lost.values()])
         more = (
             decided is not None
             and not self._is_stopping()
-            and all(r["round"] for r in reports.values())
+            and all(r and r["round"] for r in reports.values())
             and again(decided)
         )
         self._board.post(verdict={"round": self._round, "found": decided, "again": more})
@@ -558,7 +570,7 @@ class ManyNodes:
             while not all(n in self._lost or n not in board.seen or self._state(n).get("left") for n in self._others):
                 self._look()
                 time.sleep(TICK_S / 2)
-        elif 0 not in self._lost:
+        elif 0 not in self._lost or self._state(0).get("left"):
             board.flush(LEAVE_S)
         board.close()
 
@@ -590,6 +602,8 @@ class _Board:
         """The host of another launcher that came as this node before."""
         self.error = ""
         """Why the store can no longer be talked to."""
+        self.is_given_up = False
+        """This node said nothing for so long that another launcher may have its place."""
         self._state: Record = {}
         self._written: Record | None = None
         self._written_s = self._taken_s = 0.0
@@ -635,7 +649,7 @@ class _Board:
                 self._exchange()
                 self._wake.wait(TICK_S)
                 self._wake.clear()
-        except RuntimeError as error:  # torch's DistError family: network, store and backend errors are RuntimeErrors
+        except Exception as error:  # torch's DistError family, or a bug of ours: without this thread nobody is heard
             self.error = str(error) or type(error).__name__
 
     def _introduced(self) -> bool:
@@ -652,8 +666,14 @@ class _Board:
             self._store.delete_key(f"node_{node}")
             self._raw.pop(node, None)
             self._store.set(f"came_{node}", "")
+            self.met.pop(node, None)  # read once more in the meantime
+            self.seen.pop(node, None)
         with self._lock:
             state = self._state
+        if self._written is not None and time.monotonic() - self._written_s > LOST_AFTER_S / 2:
+            self.is_given_up = self._store.get(f"came_{self._own}").decode() != self._introduction
+            if self.is_given_up:
+                raise RuntimeError("given up")
         if state != self._written or time.monotonic() - self._written_s >= BEAT_S:
             self._store.set(f"node_{self._own}", json.dumps({**state, "beat_ns": time.monotonic_ns()}))
             self._written, self._written_s = state, time.monotonic()
@@ -669,13 +689,18 @@ class _Board:
     def _took(self, node: int, raw: bytes) -> None:
         if raw == self._raw.get(node):
             return
+        if node not in self.met:
+            came = self._store.get(f"came_{node}")
+            if not came:  # of one that was given up, and goes on writing after a long sleep
+                self._store.delete_key(f"node_{node}")
+                self._raw.pop(node, None)
+                return
+            self.met[node] = json.loads(came)
         self._raw[node] = raw
         state = json.loads(raw)
         offset = time.monotonic_ns() - state["beat_ns"]
         before = self.seen.get(node)
         self.seen[node] = _Seen(state, time.monotonic(), min(offset, before.offset_ns) if before else offset)
-        if node not in self.met:
-            self.met[node] = json.loads(self._store.get(f"came_{node}"))
 
 
 def _bounded(call: Callable[[], Any], timeout_s: float) -> tuple[bool, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -70,6 +71,20 @@ def _forget(owner: int) -> None:
     if os.getppid() == owner and signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def leave_only_for_the_rank(worker: int) -> None:
+    """For a DataLoader worker when it begins: a SIGTERM from anybody but its rank is not for it. Slurm's reaches every
+    process of a step, and the rank needs its rows until it has saved; torch's own handler would end the worker."""
+    rank = os.getppid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != rank:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class Stop(TrainerCallback):

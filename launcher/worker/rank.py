@@ -181,8 +181,9 @@ def _build(
     trainer.note = weights.note(plan, prepared.label_names)
     trainer.store = Store(run.checkpoints, plan, peers, events, heart)
     trainer.stop = Stop(trainer, peers, events)
-    rates = Rates(trainer.meter, peers, events)
-    for callback in (progress, Beats(heart), LossWatch(trainer, peers), rates, trainer.stop):
+    rates, watch = Rates(trainer.meter, peers, events), LossWatch(trainer, peers)
+    trainer.check_losses = watch.look
+    for callback in (progress, Beats(heart), watch, rates, trainer.stop):
         trainer.add_callback(callback)
     return trainer, progress
 

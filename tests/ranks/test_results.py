@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -173,6 +174,30 @@ def test_a_causal_lm_gives_its_answers_probabilities_through_a_pipe(job):
     assert ["terrible", "poor", "average", "good", "excellent"][first["label"]] == first["label_name"]
     assert 1 == len(rest.splitlines())
     assert 1 == pytest.approx(sum(json.loads(rest)["probabilities"]), abs=1e-5)
+
+
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_a_killed_rank_of_a_prediction_is_named_or_started_again(job, tmp_path, restarts):
+    """The other rank leaves because it is told to, which is no reason to call the job stopped."""
+    trained = job(2, *SAVING)
+    env = {k: v for k, v in os.environ.items() if not k.startswith("ASCEND_")} | ONE_THREAD
+    env |= {"PYTHONPATH": str(REPO), "TMPDIR": str(tmp_path)}
+    argv = [sys.executable, "-m", "launcher.cli", "predict", "--device=cpu", "--nproc=2", f"--max-restarts={restarts}"]
+    argv += ["--model", str(trained.dir / "model"), "--format=text"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as ran:
+        ran.stdin.write(b"The soup was cold.\n")
+        ran.stdin.flush()
+        ran.stdout.readline()
+        (events,) = tmp_path.glob("ascend-launch-predict-*/events.jsonl")
+        started = [json.loads(line) for line in events.read_text().splitlines()]
+        os.kill(next(e["pids"][1] for e in started if e["event"] == "ranks"), signal.SIGKILL)
+        rest, err = ran.communicate(b"Lovely.\n" * 40)
+
+    if restarts:
+        assert (0, 40) == (ran.returncode, len(rest.splitlines())), err
+    else:
+        assert 1 == ran.returncode, err
+        assert b"rank 1 on" in err and b"SIGKILL" in err
 
 
 def test_bad_lines_end_a_prediction_or_are_passed_over(job, ascend_launch, tmp_path):

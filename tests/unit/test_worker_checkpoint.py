@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
+import math
 import pickle
 import random
 import shutil
@@ -261,6 +263,38 @@ def test_removing_leaves_no_half_checkpoint(tmp_path: Path, monkeypatch: pytest.
     checkpoint._remove_leftovers(tmp_path)
 
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("done", [0, 1, 2])
+def test_a_checkpoint_that_is_replaced_is_never_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int):
+    """Killed after any of the renames, the next start finds the old one or the new one, whole."""
+    target, aside = tmp_path / "checkpoint-5", tmp_path / ".tmp-checkpoint-5"
+    for folder, text in ((target, "old"), (aside, "new")):
+        folder.mkdir()
+        (folder / "weights").write_text(text)
+    replace, left = Path.replace, [done]
+
+    def until_killed(path: Path, to: Path) -> Path:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return replace(path, to)
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(Path, "replace", until_killed)
+        checkpoint._replace(target, aside)
+    checkpoint._remove_leftovers(tmp_path)
+
+    assert ("old", "old", "new")[done] == (target / "weights").read_text()
+    assert [target] == [*tmp_path.iterdir()]
+
+
+def test_a_weight_that_is_no_number_is_found():
+    """An infinite one is not: some models keep such in their buffers."""
+    weights = {"a": torch.ones(3), "b": torch.tensor([1.0, -math.inf]), "c": torch.arange(3), "d": torch.zeros(0)}
+
+    assert checkpoint._not_a_number(weights) is None
+    assert "e" == checkpoint._not_a_number({**weights, "e": torch.tensor([1.0, math.nan]).bfloat16()})
 
 
 def test_a_beat_is_read_back(tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -181,3 +182,55 @@ def test_two_jobs_on_one_node_get_different_ports(recipe: Write):
         link.close()
 
     assert 2 == len(set(bases))
+
+
+# -- a node ends without a word ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+def test_a_node_that_leaves_without_a_word_is_lost(recipe: Write, gone: int):
+    """A bug, or a disk: its launcher ends in order and has reported nothing, and the other must not wait for ever."""
+    met = Met(two_nodes(recipe(), npu=False))
+    assert all(isinstance(found, Meeting) for found in met.got)
+    leaving = threading.Thread(target=met.links[gone].close, daemon=True)
+    leaving.start()
+    settled: list[Any] = []
+    other = threading.Thread(
+        target=lambda: settled.append(met.links[1 - gone].settle(None, lambda found: False)), daemon=True
+    )
+    other.start()
+    other.join(20)
+    met.links[1 - gone].close()
+    leaving.join(20)
+
+    ((found, again),) = settled
+    assert ("NodeLost", gone, False) == (found["type"], found["node_rank"], again)
+    assert "did not say how" in found["what"]
+    assert not leaving.is_alive()
+
+
+def test_a_node_that_was_given_up_and_wakes_up_changes_nothing(recipe: Write):
+    """It goes on writing under a name that may be another's by now; the first node listens to the one that came after."""
+    made = two_nodes(recipe(), npu=False)
+    met = Met(made)
+    first, sleeper = met.links[0]._board, met.links[1]._board
+    assert first is not None and sleeper is not None
+    first.forget(1)
+    time.sleep(2)
+    was_heard, error = 1 in first.met, first.error
+    sleeper._written_s -= 60  # it slept
+    deadline = time.monotonic() + 20
+    while not sleeper.error and time.monotonic() < deadline:
+        time.sleep(0.1)
+    successor = ManyNodes(made, 1, stop=lambda: None, on_stop=lambda number: None)
+    successor.meet()
+    while 1 not in first.met and time.monotonic() < deadline:
+        time.sleep(0.1)
+    heard = dict(first.met)
+    for board in (sleeper, successor._board, first):
+        assert board is not None
+        board.close()
+
+    assert (False, "") == (was_heard, error)
+    assert sleeper.is_given_up
+    assert 1 in heard

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 pytestmark = pytest.mark.ranks
@@ -226,7 +227,7 @@ def test_running_out_of_memory_is_said(launch: Launch):
 def test_a_run_directory_that_turns_read_only_ends_with_the_reason(launch: Launch):
     """Older checkpoints stay, the checkpoint that could not be written is said, and the job ends with the path."""
     as_anybody = ("setpriv", "--bounding-set=-dac_override") if os.geteuid() == 0 else ()
-    job = launch("--nproc=2", *SAVES, prefix=as_anybody)
+    job = launch("--nproc=2", "--max-restarts=1", *SAVES, prefix=as_anybody)  # which cannot begin another attempt
     job.until("step", lambda e: e["step"] >= 12)
     folders = [job.dir, *(p for p in job.dir.rglob("*") if p.is_dir())]
     for folder in folders:
@@ -240,6 +241,7 @@ def test_a_run_directory_that_turns_read_only_ends_with_the_reason(launch: Launc
                 folder.chmod(0o755)
     assert "model: the model could not be written: Permission denied" in job.err
     assert "failure.json could not be written either" in job.err
+    assert "no other attempt could begin" in job.err
     assert list((job.dir / "checkpoints").glob("checkpoint-*"))
 
 
@@ -255,6 +257,35 @@ def test_two_launches_on_one_run_directory(launch: Launch):
     third = launch("--nproc=2", "training.num_train_epochs=6", folder=job.dir)
     assert 2 == third.wait()
     assert "this run is finished" in third.err
+
+
+def test_of_two_launches_at_once_the_second_changes_nothing(launch: Launch):
+    """It is refused while the first has no ranks yet, before it writes a plan of its own."""
+    job = launch("--nproc=2")
+    while not (job.dir / "plan.json").exists():
+        assert job.process.poll() is None
+    second = launch("--nproc=1", folder=job.dir)
+
+    assert 2 == second.wait()
+    assert "another launch is at work here" in second.err
+    assert 0 == job.wait(), job.err
+    assert 2 == job.metrics["world_size"]
+
+
+def test_sigterm_to_every_process_saves(launch: Launch):
+    """As Slurm does it: DataLoader workers get it too, and the ranks need them until they have saved."""
+    job = launch("--nproc=2", "training.num_train_epochs=300", "training.dataloader_num_workers=1")
+    job.until("step", lambda e: e["step"] >= 5)
+    everybody = [job.process, *psutil.Process(job.process.pid).children(recursive=True)]
+    for process in everybody:
+        process.send_signal(signal.SIGTERM)
+
+    assert 143 == job.wait()
+    (stopped,) = job.events("preempted")
+    assert stopped["saved"]
+    assert (job.dir / "checkpoints" / f"checkpoint-{stopped['step']}").is_dir()
+    assert len(everybody) >= 7  # launcher, agent, zygote, two ranks with a worker each
+    assert job.gone(2)
 
 
 def test_a_second_interrupt_ends_it_now(launch: Launch, tmp_path: Path):
