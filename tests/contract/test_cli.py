@@ -63,7 +63,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "a number in other digits": ({}, ["--nproc", "²"], "neither a number of ranks nor auto"),
     "bad nproc": ({}, ["--nproc", "many"], "neither a number of ranks nor auto"),
     "bad override": ({}, ["nonsense"], "is not KEY=VALUE"),
-    "node without endpoint": ({}, ["--nnodes", "2"], "needs --rdzv-endpoint"),
+    "node without endpoint": ({}, ["--nnodes", "2", "--node-rank", "0"], "needs --rdzv-endpoint"),
+    "node without number": ({}, ["--nnodes", "2", "--rdzv-endpoint", "a:1"], "needs --node-rank"),
     "chip without dry run": ({}, ["--chip", "910A"], "--chip and --hbm are for plan"),
 }
 
