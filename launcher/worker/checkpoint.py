@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -53,6 +52,8 @@ PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 _NAME = re.compile(r"checkpoint-(\d+)")
 _ASIDE, _OLD, _BEFORE = ".tmp-", ".old-", ".before-"
 _CHUNK = 8 * 1024 * 1024
+_LOOK_NUMBERS = 1 << 24
+"""So many of a weight's numbers are looked at at a time for NaN."""
 
 
 # -- finding -------------------------------------------------------------------------------------------------------
@@ -391,9 +392,11 @@ def _try(do: Callable[[], Any]) -> Any:
 
 
 def _not_a_number(weights: dict[str, torch.Tensor]) -> str | None:
-    """The first weight that holds a NaN. A minimum is NaN where one of its values is, and needs no copy of the weight."""
+    """The first weight that holds a NaN. By parts: a card may have no room for a mask of the largest weight. Not by its
+    minimum, which is NaN too in torch, and need not be in every card's operator."""
     for name, weight in weights.items():
-        if weight.is_floating_point() and weight.numel() and math.isnan(weight.min().item()):
+        parts = weight.detach().reshape(-1).split(_LOOK_NUMBERS) if weight.is_floating_point() else ()
+        if any(torch.stack([torch.isnan(part).any() for part in parts]).tolist() if parts else ()):
             return name
     return None
 
