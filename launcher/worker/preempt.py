@@ -50,7 +50,7 @@ def install(error_path: Path, rank: int) -> None:
     """Note SIGTERM and SIGUSR1 from now on. For the main thread of a rank, after it was forked.
 
     DataLoader workers are forked from the rank and must not take its handler along: torch ends them with SIGTERM, and
-    Slurm's SIGUSR1, which reaches them too, must not kill what the save still needs.
+    Slurm's signals, which reach every process of a step, must not kill what the save still needs.
     """
     global _received
     _received = None
@@ -68,19 +68,17 @@ def install(error_path: Path, rank: int) -> None:
 
 
 def _forget(owner: int) -> None:
-    if os.getppid() == owner and signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN):
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-
-
-def leave_only_for_the_rank(worker: int) -> None:
-    """For a DataLoader worker when it begins: a SIGTERM from anybody but its rank is not for it. Slurm's reaches every
-    process of a step, and the rank needs its rows until it has saved; torch's own handler would end the worker."""
-    rank = os.getppid()
+    """In a process that this rank forked: SIGTERM is for it where the rank sends it, and SIGUSR1 never is."""
+    if os.getppid() != owner or signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.SIG_IGN):
+        return
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    # A handler in Python is not told who sent a signal, so a thread waits for it. torch's own handler, which a DataLoader
+    # worker gets later, would end it for whoever sent it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def wait() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != rank:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != owner:
             pass
         os._exit(0)
 

@@ -18,7 +18,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from launcher import rundir
 from launcher.errors import LaunchError
 from launcher.plan import Plan
-from launcher.worker import device, metrics, preempt
+from launcher.worker import device, metrics
 from launcher.worker.batches import Order, RankBatches, eval_batches
 from launcher.worker.checkpoint import ResumableTrainer
 from launcher.worker.data import lengths
@@ -240,7 +240,6 @@ class RecipeTrainer(ResumableTrainer):
             collate_fn=self.data_collator,
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory,
-            worker_init_fn=preempt.leave_only_for_the_rank if workers else None,
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
             multiprocessing_context=self.args.dataloader_multiprocessing_context if workers else None,
         )
