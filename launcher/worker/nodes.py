@@ -287,18 +287,17 @@ class ManyNodes:
             return
         for node in self._others:
             seen = board.seen.get(node, _NOTHING)
-            if node in self._lost or (seen.state.get("left") and self._said_why(seen.state)):
+            if node in self._lost or (seen.state.get("left") and self._said_why(node)):
                 continue
             silent_s = time.monotonic() - seen.heard_s if seen is not _NOTHING else 0.0
             if silent_s > LOST_AFTER_S or board.error or seen.state.get("left"):
                 self._lost[node] = self._lost_record(node, silent_s)
 
-    def _said_why(self, state: Record) -> bool:
+    def _said_why(self, node: int) -> bool:
         """Whether a node that left said how it ended: it was told to stop, or has reported or decided this round."""
-        report, verdict = state.get("report"), state.get("verdict")
-        if state.get("stop") is not None or (verdict and not verdict["again"]):
-            return True
-        return report is not None and report["round"] in (self._round, None)
+        state = self._state(node)
+        verdict = state.get("verdict")
+        return state.get("stop") is not None or bool(verdict and not verdict["again"]) or bool(self._closing(node))
 
     def _lost_record(self, node: int, silent_s: float) -> Record:
         assert self._board is not None
@@ -358,6 +357,11 @@ class ManyNodes:
 
     def _report(self, node: int) -> Any:
         return self._state(node).get("report")
+
+    def _closing(self, node: int) -> Any:
+        """A node's report of this round, or that it gives up; None before it has either."""
+        report = self._report(node)
+        return report if report and report["round"] in (self._round, None) else None
 
     # -- an attempt ---------------------------------------------------------------------------------------------------
 
@@ -502,8 +506,7 @@ class ManyNodes:
         assert self._board is not None
         while True:
             self.pulse(trouble)
-            reports = {n: self._report(n) for n in self._others if n not in self._lost}
-            reports = {n: r if r and r["round"] in (self._round, None) else None for n, r in reports.items()}
+            reports = {n: self._closing(n) for n in self._others if n not in self._lost}
             if all(r or self._state(n).get("left") for n, r in reports.items()):  # one may leave before it has ranks
                 break
             time.sleep(TICK_S / 2)
