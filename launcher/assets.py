@@ -30,6 +30,34 @@ def recipes() -> list[Path]:
     return sorted(folder("recipes").glob("*.yaml"))
 
 
+def recipe(path: Path) -> Path:
+    """The recipe file that `path` names: a file, or else the shipped recipe of that name (`yelp`, `yelp.yaml`,
+    `recipes/yelp.yaml`). A name that is neither comes back as it is."""
+    if path.is_file() or path.parent not in (Path(), Path("recipes")):
+        return path
+    found = next((p for p in recipes() if path.name in (p.stem, p.name)), None)
+    return path if found is None else _from_here(found)
+
+
+SHIPPED = "shipped:"
+"""A path of a recipe that begins so is meant from the folder of the shipped recipes, wherever a command runs."""
+
+
+def located(value: Any) -> Any:
+    """`value`, a path or lists and mappings of paths, with those that begin with SHIPPED as paths on this machine."""
+    if isinstance(value, str) and value.startswith(SHIPPED):
+        return str(_from_here(folder("recipes") / value.removeprefix(SHIPPED)))
+    if isinstance(value, list):
+        return [located(item) for item in value]
+    return {key: located(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _from_here(path: Path) -> Path:
+    """Relative where it lies below the current folder, so that nodes with a checkout each say the same."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def cache_dir(env: Mapping[str, str] = os.environ) -> Path:
     """Where tokenised data and built operators are kept between runs: ASCEND_LAUNCH_CACHE, or the user's cache."""
     given = env.get("ASCEND_LAUNCH_CACHE")

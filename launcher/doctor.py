@@ -8,6 +8,7 @@ command, no network. Versions come from importlib.metadata.
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -81,12 +82,22 @@ class Context:
     """Trackers that the recipe names."""
     model_name: str | None = None
     hub: str = "huggingface"
+    needs: tuple[str, ...] | None = None
+    """The packages that the job imports, by the names of BOUNDS; None where no job was named."""
+    cuda: str = ""
+    """The CUDA release that the installed torch was built for; "" for a build without CUDA."""
 
     @property
     def visible(self) -> tuple[Device, ...]:
         """Devices that CANN will show this launch."""
         shown = set(npu.visible(self.env.get(npu.VISIBLE), len(self.found.devices)).indices)
         return tuple(d for d in self.found.devices if d.index in shown)
+
+    @property
+    def pair(self) -> str:
+        """The torch that the installed torch_npu loads into, as a requirement; "" without a torch_npu."""
+        torch_npu = self.versions.get("torch-npu")
+        return f"torch=={_release(torch_npu)}" if torch_npu else ""
 
     @property
     def chip(self) -> Chip | None:
@@ -112,10 +123,26 @@ TRACKERS: Mapping[str, tuple[str, ...]] = {
     "mlflow": ("mlflow", "mlflow-skinny"),
 }
 """training.report_to → the packages of which one is needed, on every node."""
+BOUNDS: Mapping[str, str] = {
+    "torch": ">=2.6",
+    "transformers": ">=5.3,<6",
+    "accelerate": ">=1.7,<2",
+    "deepspeed": ">=0.17,<0.20",
+    "datasets": ">=4",
+    "evaluate": ">=0.4.5",
+    "scikit-learn": ">=1.4",
+    "peft": ">=0.18",
+    "gguf": ">=0.10",
+    "modelscope": ">=1.20",
+}
+"""What each package must be, as pyproject.toml's extras say it."""
+EXTRA = {"peft": "lora", "gguf": "gguf", "modelscope": "modelscope"}
+"""Packages of an extra of their own; the others are of [train]."""
 PACKAGES = (
-    "torch", "torch-npu", "transformers", "accelerate", "deepspeed", "datasets", "peft", "triton-ascend",
+    "torch", "torch-npu", *(name for name in BOUNDS if name != "torch"), "triton-ascend",
     *(package for packages in TRACKERS.values() for package in packages),
 )  # fmt: skip
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
 def installed(names: Iterable[str] = PACKAGES) -> dict[str, str]:
@@ -134,7 +161,30 @@ def context(device: Literal["npu", "cpu"], *, found: npu.Found | None = None, en
     """The Context of this machine."""
     env = dict(os.environ) if env is None else env
     found = npu.look(None, env) if found is None else found
-    return Context(env=env, device=device, found=found, versions=installed(), run=npu.runner(env), **values)
+    cuda = cuda_of(_torch_folder())
+    return Context(env=env, device=device, found=found, versions=installed(), run=npu.runner(env), cuda=cuda, **values)
+
+
+def _torch_folder() -> Path | None:
+    spec = importlib.util.find_spec("torch")
+    return Path(spec.origin).parent if spec is not None and spec.origin else None
+
+
+def cuda_of(folder: Path | None) -> str:
+    """The CUDA release that the torch in `folder` was built for; "" where it has none. Nothing is imported.
+
+    PyPI's wheels are CUDA builds whose metadata says plain 2.13.0; torch/version.py and the libraries tell.
+    """
+    if folder is None:
+        return ""
+    try:
+        text = (folder / "version.py").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    said = re.search(r"(?m)^cuda\b[^=\n]*=\s*['\"]([^'\"]+)", text)
+    if said:
+        return said[1]
+    return "of an unknown release" if (folder / "lib" / "libtorch_cuda.so").exists() else ""
 
 
 def ok(name: str, what: str) -> Finding:
@@ -147,24 +197,37 @@ def skip(name: str, what: str) -> Finding:
 
 # --- versions ------------------------------------------------------------------------------------------------------
 
-# Ascend/pytorch COMPATIBILITY.md. A torch_npu that is in no row is unknown here, which is not wrong.
+# CANN → the builds of torch_npu that were made for it. Ascend/pytorch, of its release 26.2.0: docs/zh/release_notes.md
+# (9.2.0), and COMPATIBILITY.md with its rows for 26.1.1 (9.1). A build that is in no row is unknown here, which is not wrong.
 CANN_FOR_TORCH_NPU: Mapping[str, tuple[str, ...]] = {
-    "9.1.0": ("2.12.0", "2.11.0", "2.10.0.post4", "2.9.0.post6", "2.7.1.post8"),
+    "9.2.0": ("2.14.0", "2.13.0", "2.12.0.post3", "2.11.0.post3", "2.10.0.post7", "2.9.0.post9", "2.7.1.post11"),
+    "9.1.0": ("2.12.0", "2.12.0.post2", "2.11.0", "2.11.0.post2", "2.10.0.post4", "2.10.0.post6", "2.9.0.post6",
+              "2.9.0.post8", "2.7.1.post8", "2.7.1.post10"),
     "9.0.0": ("2.10.0", "2.9.0.post2", "2.8.0.post4", "2.7.1.post4"),
     "8.5.0": ("2.9.0", "2.8.0.post2", "2.7.1.post2", "2.6.0.post5"),
     "8.3.RC1": ("2.8.0", "2.7.1", "2.6.0.post3", "2.1.0.post17"),
     "8.2.RC1": ("2.6.0", "2.5.1.post1", "2.1.0.post13"),
     "8.1.RC1": ("2.5.1", "2.4.0.post4", "2.3.1.post6", "2.1.0.post12"),
     "8.0.0": ("2.4.0.post2", "2.3.1.post4", "2.1.0.post10"),
-}
-# (torch from, to) → (lowest, highest Python), same source.
+    "8.0.RC3": ("2.4.0", "2.3.1.post2", "2.1.0.post8"),
+    "8.0.RC2": ("2.3.1", "2.2.0.post2", "2.1.0.post6"),
+    "8.0.RC1": ("2.2.0", "2.1.0.post4"),
+    "7.0.0": ("2.1.0",),
+}  # fmt: skip
+FREE_CANN = (8, 5)
+"""Builds made for this CANN or a later one work with every CANN from here on (release notes of 26.2.0: TorchNPU 7.3 to
+26.2 with CANN 8.5 to 9.2)."""
+# (torch from, to) → (lowest, highest Python); the same release notes, and COMPATIBILITY.md for what they no longer list.
 PYTHON_FOR_TORCH = (
-    ((2, 11), (2, 13), (3, 10), (3, 14)),
-    ((2, 9), (2, 10), (3, 10), (3, 13)),
+    ((2, 11), (2, 14), (3, 10), (3, 14)),
+    ((2, 9), (2, 10), (3, 10), (3, 14)),
     ((2, 7), (2, 8), (3, 9), (3, 13)),
     ((2, 5), (2, 6), (3, 9), (3, 11)),
     ((2, 1), (2, 4), (3, 8), (3, 11)),
 )
+NO_CUDA_FROM = (2, 10)
+"""From here on torch_npu registers its allocator's settings with torch, where a CUDA build has registered the same ones:
+the process is aborted as it loads. Older pairs load (2.8.0 and 2.9.0 beside CUDA 12.8 were tried)."""
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -186,24 +249,61 @@ def check_python(ctx: Context) -> Finding:
                    f"make an environment with Python {span}")  # fmt: skip
 
 
+def check_packages(ctx: Context) -> Finding:
+    """What the job imports: there, and of a release that this launcher was made for."""
+    from packaging.specifiers import SpecifierSet
+
+    name = "packages"
+    needs = [n for n in BOUNDS if n not in EXTRA] if ctx.needs is None else ctx.needs
+    absent = [n for n in needs if n not in ctx.versions and n != "torch"]
+    wrong = [
+        n
+        for n in needs
+        if n in ctx.versions and not SpecifierSet(BOUNDS[n]).contains(ctx.versions[n], prereleases=True)
+    ]
+    if not absent and not wrong:
+        return ok(name, ", ".join(f"{n} {ctx.versions[n]}" for n in needs if n in ctx.versions) or "none is needed")
+    extras = sorted({EXTRA.get(n, "train") for n in absent}, key=["train", *EXTRA.values()].index)
+    words = [f"'ascend-launch[{','.join(extras)}]'"] if extras else []
+    words += [f"'{n}{BOUNDS[n]}'" for n in wrong]
+    what = [f"{', '.join(absent)} not installed"] if absent else []
+    what += [f"{n} {ctx.versions[n]} is not {BOUNDS[n]}" for n in wrong]
+    verdict: Verdict = "fail" if ctx.needs is not None else "warn"
+    return Finding(
+        name, verdict, "; ".join(what), "a launch of a recipe that needs them is refused", f"pip install {' '.join(words)}"
+    )
+
+
 def check_torch_pair(ctx: Context) -> Finding:
     """torch and torch_npu must agree to the third number; .postN only chooses the CANN release."""
     name, torch, torch_npu = "torch and torch_npu", ctx.versions.get("torch"), ctx.versions.get("torch-npu")
     if torch is None:
-        return Finding(name, "fail", "torch is not installed", "nothing can train", "pip install torch")
+        install = f"pip install {ctx.pair or 'torch'} --index-url {CPU_INDEX}"
+        verdict: Verdict = "fail" if ctx.device == "npu" or ctx.needs is not None else "warn"
+        return Finding(name, verdict, "torch is not installed", "nothing can train", install)
     if ctx.device == "cpu":
         return ok(name, f"torch {torch}")
     if torch_npu is None:
         return Finding(name, "fail", "torch_npu is not installed", "torch does not see the NPUs",
-                       f"pip install torch-npu=={'.'.join(map(str, numbers(torch)[:3]))}")  # fmt: skip
+                       f"pip install torch-npu=={_release(torch)}")  # fmt: skip
     if numbers(torch)[:3] != numbers(torch_npu)[:3]:
-        wanted = ".".join(map(str, numbers(torch_npu)[:3]))
         return Finding(name, "fail", f"torch {torch} with torch_npu {torch_npu}",
-                       "torch_npu loads only into the torch of its own number", f"pip install torch=={wanted}")  # fmt: skip
-    if "+cu" in torch:
-        return Finding(name, "fail", f"torch {torch} is a CUDA build", "torch_npu refuses to load beside CUDA",
-                       f"pip install torch=={torch.split('+')[0]}+cpu from the PyTorch CPU index")  # fmt: skip
+                       "torch_npu loads only into the torch of its own number",
+                       f"pip install torch=={_release(torch_npu)} --index-url {CPU_INDEX}")  # fmt: skip
+    if ctx.cuda or "+cu" in torch:
+        built = f"torch {torch} is a CUDA build" + (f" (CUDA {ctx.cuda})" if ctx.cuda else "")
+        # --force-reinstall: pip takes the version that is there for the one that is asked for.
+        fix = f"pip install --force-reinstall --no-deps torch=={_release(torch)} --index-url {CPU_INDEX}"
+        if numbers(torch)[:2] < NO_CUDA_FROM:
+            return Finding(name, "warn", built, "it loads beside torch_npu, and is several GB that nothing uses", fix)
+        return Finding(name, "fail", built, "the process is aborted when torch_npu loads: Duplicated key "
+                       "'pinned_reserve_segment_size_mb'", fix)  # fmt: skip
     return ok(name, f"torch {torch}, torch_npu {torch_npu}")
+
+
+def _release(version: str) -> str:
+    """2.13.0+cpu → 2.13.0."""
+    return ".".join(map(str, numbers(version)[:3]))
 
 
 def cann_version(ctx: Context) -> str | None:
@@ -232,28 +332,49 @@ def check_cann(ctx: Context) -> Finding:
                        "source set_env.sh of the CANN to use")  # fmt: skip
     if torch_npu is None:
         return skip(name, f"CANN {have}; torch_npu is not installed")
-    wanted = [cann for cann, pairs in CANN_FOR_TORCH_NPU.items() if torch_npu in pairs]
-    if not wanted:
-        return Finding(name, "warn", f"CANN {have} with torch_npu {torch_npu}: this pair is in no table known here",
-                       "it may well work: the table ends at torch_npu 2.12", "compare with Ascend/pytorch COMPATIBILITY.md")  # fmt: skip
-    if any(have.upper().startswith(w.upper()) or w.upper().startswith(have.upper()) for w in wanted):
+    wanted = next((cann for cann, builds in CANN_FOR_TORCH_NPU.items() if torch_npu in builds), None)
+    if wanted is None:
+        return Finding(name, "warn", f"CANN {have} with torch_npu {torch_npu}: this build is in no table known here",
+                       "it may well work", "compare with Ascend/pytorch COMPATIBILITY.md")  # fmt: skip
+    made, found = numbers(wanted)[:2], numbers(have)[:2]
+    if made == found or min(made, found) >= FREE_CANN:
         return ok(name, f"CANN {have} suits torch_npu {torch_npu}")
-    return Finding(name, "fail", f"CANN {have}, but torch_npu {torch_npu} was made for CANN {' or '.join(wanted)}",
-                   "operators fail or symbols are missing", f"source CANN {wanted[0]}, or install the torch_npu of CANN {have}")  # fmt: skip
+    what = f"CANN {have}, but torch_npu {torch_npu} was made for CANN {wanted}"
+    others = next((builds for cann, builds in CANN_FOR_TORCH_NPU.items() if numbers(cann)[:2] == found), ())
+    build = next((b for b in others if numbers(b)[:3] == numbers(torch_npu)[:3]), None)
+    fix = f"pip install torch-npu=={build}" if build else f"source CANN {wanted}"
+    if found > made:
+        return Finding(name, "warn", what, "a newer CANN mostly works; an undefined symbol would come from this", fix)
+    return Finding(name, "fail", what, "operators fail or symbols are missing", fix)
 
 
 def check_transformers(ctx: Context) -> Finding:
     """transformers 4.50 and later move integers to CUDA under an older torch_npu (LLaMA-Factory issue 7986)."""
     name, have = "transformers", ctx.versions.get("transformers")
     if have is None:
-        return Finding(
-            name, "fail", "transformers is not installed", "the recipes need it", "pip install 'transformers>=5.20,<6'"
-        )
+        return skip(name, "not installed")
     torch_npu = ctx.versions.get("torch-npu")
     if ctx.device == "npu" and torch_npu and numbers(have) >= (4, 50) and numbers(torch_npu) < (2, 5, 1):
         return Finding(name, "fail", f"transformers {have} with torch_npu {torch_npu}",
                        "tensors are sent to CUDA: 'Torch not compiled with CUDA enabled'", "use torch_npu 2.5.1 or later")  # fmt: skip
     return ok(name, f"transformers {have}")
+
+
+FSDP2_GLOO = (2, 9)
+"""The first torch whose gloo averages in a reduce-scatter; before, AVG is a sum (1.0 and 2.0 came to 3.0 on 2.7.1 and
+2.8.0, to 1.5 on 2.9.0)."""
+
+
+def check_fsdp2(ctx: Context) -> Finding:
+    """Gradients times the number of ranks would train another model, without a word."""
+    name, torch = "FSDP2 on CPU", ctx.versions.get("torch")
+    if ctx.strategy != "fsdp2" or ctx.device != "cpu" or torch is None or (ctx.nproc == 1 and ctx.num_nodes == 1):
+        return skip(name, "not asked for")
+    if numbers(torch)[:2] < FSDP2_GLOO:
+        return Finding(name, "fail", f"fsdp2 on CPU ranks with torch {torch}",
+                       "gloo sums gradients there where FSDP2 asks for their mean",
+                       "set parallel.strategy=ddp or zero2, or pip install 'torch>=2.9'")  # fmt: skip
+    return ok(name, f"torch {torch} averages")
 
 
 def check_trackers(ctx: Context) -> Finding:
@@ -269,14 +390,14 @@ def check_trackers(ctx: Context) -> Finding:
 
 
 def check_autoload(ctx: Context) -> Finding:
-    """On a machine without CANN an installed torch_npu makes `import torch` fail."""
-    name = "torch_npu without CANN"
+    """On a machine without CANN an installed torch_npu makes `import torch` fail; a launch on CPU keeps torch from loading it."""
+    name, value = "torch_npu without CANN", ctx.env.get("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
     if ctx.device != "cpu" or "torch-npu" not in ctx.versions:
         return skip(name, "not a CPU run with torch_npu")
-    if ctx.env.get("TORCH_DEVICE_BACKEND_AUTOLOAD") == "0" or ctx.env.get("ASCEND_HOME_PATH"):
-        return ok(name, "torch_npu is installed and kept from failing")
-    return Finding(name, "fail", "torch_npu is installed on a machine without CANN", "`import torch` fails on libhccl.so",
-                   "pip uninstall torch-npu, or export TORCH_DEVICE_BACKEND_AUTOLOAD=0")  # fmt: skip
+    if value == "0" or ctx.env.get("ASCEND_HOME_PATH"):
+        return ok(name, "torch_npu is installed, and a CPU run does without it")
+    return Finding(name, "fail", f"TORCH_DEVICE_BACKEND_AUTOLOAD={value}, and there is no CANN",
+                   "`import torch` loads torch_npu, which fails on libhccl.so", "unset TORCH_DEVICE_BACKEND_AUTOLOAD")  # fmt: skip
 
 
 # --- CANN's environment, driver, devices ---------------------------------------------------------------------------
@@ -937,7 +1058,7 @@ NPU_CHECKS: tuple[Check, ...] = (
     check_interface, check_hccl_ports, check_reserved_ports, check_rank_table,
 )  # fmt: skip
 HOST_CHECKS: tuple[Check, ...] = (
-    check_python, check_torch_pair, check_transformers, check_trackers, check_autoload, check_cluster, check_rendezvous,
+    check_python, check_torch_pair, check_packages, check_transformers, check_fsdp2, check_trackers, check_autoload, check_cluster, check_rendezvous,
     check_compiler, check_disk,
     check_host_memory, check_shm, check_ulimit, check_model, check_token,
 )  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
-from launcher import training_fields, yamlfile
+from launcher import assets, training_fields, yamlfile
 from launcher.errors import LaunchError
 
 Strategy = Literal["ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2"]
@@ -43,7 +43,7 @@ class Model(Section):
     """Which model is fine-tuned, and to do what."""
 
     name: Text
-    """Hub id, or a folder (absolute, or relative to where the command runs)."""
+    """Hub id, or a folder (absolute, or relative to where the command runs; `shipped:` begins a path below the shipped recipes)."""
     task: Literal["sequence-classification", "causal-lm"] = "sequence-classification"
     """A classification head on the model, or a chat whose answer is the label."""
     num_labels: Annotated[int, Field(ge=2)] | None = None
@@ -200,6 +200,7 @@ def load(path: Path, overrides: Iterable[str] = (), env: Mapping[str, str] | Non
     _file_layer(layers, path, [])
     _env_layer(layers, os.environ if env is None else env)
     _override_layer(layers, overrides)
+    _locate(layers)
     spec = _validate(layers)
     script = spec.script and (path.parent / spec.script)
     if script and not script.is_file():
@@ -296,11 +297,19 @@ def _file_layer(layers: _Layers, path: Path, seen: list[Path]) -> None:
         if not isinstance(base, str):
             raise LaunchError(f"{path}:{line}: extends: expected a file name, got {base!r}", hint="name one recipe")
         base_path = path.parent / base
+        if not base_path.is_file():
+            base_path = assets.recipe(Path(base))
         if base_path.resolve() in [p.resolve() for p in [*seen, path]]:
-            raise LaunchError(f"{path}:{line}: extends: {base} leads back to itself", hint="break the circle")
+            raise LaunchError(
+                f"{path}:{line}: extends: {base} leads back to itself",
+                hint=f"name another file; `extends: {base_path.stem}` is the shipped recipe of that name"
+                if base_path.stem in [shipped.stem for shipped in assets.recipes()]
+                else "name another file",
+            )
         if not base_path.is_file():
             raise LaunchError(
-                f"{path}:{line}: extends: {base_path}: no such file", hint="name a file beside the recipe"
+                f"{path}:{line}: extends: {path.parent / base}: no such file",
+                hint="name a file beside the recipe, or a shipped recipe: `ascend-launch recipes` lists them",
             )
         _file_layer(layers, base_path, [*seen, path])
     layers.merge(values, {p: f"{path}:{line}" for p, line in document.lines.items() if p[:1] != ("extends",)})
@@ -348,6 +357,16 @@ def _set(layers: _Layers, keys: list[str], text: str, origin: str) -> None:
             parent[key] = {}
         parent = parent.setdefault(key, {})
     layers.merge(nested, {tuple(keys): origin})
+
+
+_PATHS = (("model", "name"), ("model", "tokenizer"), ("data", "path"), ("data", "data_files"), ("data", "data_dir"))
+
+
+def _locate(layers: _Layers) -> None:
+    for section, key in _PATHS:
+        values = layers.values.get(section)
+        if isinstance(values, dict) and key in values:
+            values[key] = assets.located(values[key])
 
 
 # -- validation ----------------------------------------------------------------------------------------------------

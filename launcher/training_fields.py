@@ -1,10 +1,15 @@
-"""TrainingArguments' fields, read from the installed transformers' source text: names, types and choices, no import."""
+"""TrainingArguments' fields, read from the installed transformers' source text: names, types and choices, no import.
+
+Where none is installed, as on a host that only plans and submits, they come from training_arguments.json: what
+tools/training_arguments.py wrote down of the transformers that the tests run with.
+"""
 
 from __future__ import annotations
 
 import ast
 import difflib
 import importlib.util
+import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -73,6 +78,9 @@ OWNED = {
 """Fields of TrainingArguments that a recipe may not set, each with the reason or the key to use instead."""
 
 
+RECORDED = Path(__file__).with_name("training_arguments.json")
+
+
 @dataclass(frozen=True)
 class Field:
     """One field: the plain types it takes (`float`, `int`, `bool`, `str`, `dict`, `list`, `None`) and its choices."""
@@ -86,11 +94,12 @@ def fields() -> dict[str, Field]:
     """Every field of the installed TrainingArguments by name.
 
     Raises:
-        LaunchError: transformers is not installed, or its source has no TrainingArguments class.
+        LaunchError: the installed transformers' source has no TrainingArguments class.
     """
     spec = importlib.util.find_spec("transformers")
     if spec is None or spec.origin is None:
-        raise LaunchError("transformers is not installed", hint="pip install ascend-launch in this environment")
+        rows = json.loads(RECORDED.read_text(encoding="utf-8"))
+        return {name: Field(frozenset(row["types"]), tuple(row["choices"])) for name, row in rows.items()}
     root = Path(spec.origin).parent
     text = (root / "training_args.py").read_text(encoding="utf-8")
     enums = _enums(text) | _enums((root / "trainer_utils.py").read_text(encoding="utf-8"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from launcher import assets
 from launcher.errors import LaunchError
 
 MAX_BYTES = 1 << 20
@@ -163,4 +164,7 @@ def _nearest(path: Path, kind: str) -> str:
         return f"did you mean {path.parent / close[0]}?"
     if kind != "recipe":
         return f"name a {kind} file"
-    return "name a recipe file, or a shipped one: `ascend-launch recipes` lists them"
+    shipped = difflib.get_close_matches(path.stem, [p.stem for p in assets.recipes()], n=1)
+    if shipped:
+        return f"did you mean the shipped recipe {shipped[0]}?"
+    return "name a recipe file, or a shipped recipe: `ascend-launch recipes` lists them"

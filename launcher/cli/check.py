@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from launcher.cli import outputs
-from launcher.cli.options import Count, complete_recipe, doctor_values
+from launcher.cli.options import Count, RecipeFile, complete_recipe, doctor_values
 from launcher.errors import LaunchError
 
 
 @click.command(name="doctor")
-@click.argument("recipe", required=False, type=click.Path(path_type=Path), shell_complete=complete_recipe)
+@click.argument("recipe", required=False, type=RecipeFile(), shell_complete=complete_recipe)
 @click.option(
     "--device", type=click.Choice(["auto", "npu", "cpu"]), default="auto", help="Check for cards or for CPU [auto]."
 )

@@ -5,7 +5,6 @@ What a completion has to look up is imported when a shell asks (COMPLETE_VAR in 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,7 +62,7 @@ def recipe_paths(incomplete: str) -> list[CompletionItem[str]]:
     if not found and start and not folder:
         from launcher import assets
 
-        found = [os.path.relpath(p) for p in assets.recipes() if p.stem.startswith(start)]
+        found = [path.stem for path in assets.recipes() if path.stem.startswith(start)]
     return [CompletionItem(name) for name in found]
 
 

@@ -51,6 +51,18 @@ class Count(click.ParamType):
         raise click.BadParameter(f"{value!r} is neither a number of ranks nor auto", ctx, param)
 
 
+class RecipeFile(click.Path):
+    """A recipe file, or the name of a shipped recipe."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from launcher import assets
+
+        return assets.recipe(super().convert(value, param, ctx))
+
+
 def machine_options(command: Any) -> Any:
     options = [
         click.option("--nproc", type=Count(), default="auto", envvar="ASCEND_LAUNCH_NPROC", help="Ranks on this node [auto: one a card]."),
@@ -67,7 +79,7 @@ def machine_options(command: Any) -> Any:
 
 def recipe_arguments(command: Any) -> Any:
     options = [
-        click.argument("recipe", type=click.Path(path_type=Path), shell_complete=complete_recipe),
+        click.argument("recipe", type=RecipeFile(), shell_complete=complete_recipe),
         click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=_complete_key),
     ]
     return _add(options, command)
@@ -122,7 +134,22 @@ def doctor_values(recipe: RecipeSpec, precision: str, strategy: str, training: d
         "report_to": env.report_to(training),
         "model_name": recipe.model.name,
         "hub": recipe.model.hub,
+        "needs": _needs(recipe, strategy),
     }
+
+
+def _needs(recipe: RecipeSpec, strategy: str) -> tuple[str, ...]:
+    """The packages that ranks of this recipe import, by the names of doctor.BOUNDS."""
+    ranks = ("torch", "transformers", "accelerate")
+    if recipe.script is not None:
+        return ranks
+    asked = {
+        "deepspeed": strategy.startswith("zero"),
+        "peft": recipe.adapter is not None,
+        "gguf": recipe.model.gguf_file is not None,
+        "modelscope": recipe.model.hub == "modelscope",
+    }
+    return (*ranks, "datasets", "evaluate", "scikit-learn", *(name for name, is_asked in asked.items() if is_asked))
 
 
 def inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *, debug: bool, pretend: bool, elsewhere: bool = False) -> tuple[Loaded, Cluster, Options, dict[str, Any] | None]:  # fmt: skip

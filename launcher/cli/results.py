@@ -14,7 +14,7 @@ import click
 
 from launcher.cli import outputs
 from launcher.cli.launch import explained, launch, require_health
-from launcher.cli.options import Count, complete_recipe, inputs, machine_options
+from launcher.cli.options import Count, RecipeFile, complete_recipe, inputs, machine_options
 from launcher.errors import EXIT_OK, LaunchError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def eval_command(recipe: Path, overrides: tuple[str, ...], checkpoint: str, run_
 @click.option("--text", "column", metavar="NAME", help="The field of a JSON line that is the text [as in training, else text].")  # fmt: skip
 @click.option("--keep", is_flag=True, help="Give each line's input back with it, as `input`.")
 @click.option("--skip-bad", is_flag=True, help="Report lines that are no text and go on [end at the first].")
-@click.option("--recipe", type=click.Path(path_type=Path), shell_complete=complete_recipe, help="The recipe of the weights, where nothing beside them tells it.")  # fmt: skip
+@click.option("--recipe", type=RecipeFile(), shell_complete=complete_recipe, help="The recipe of the weights, where nothing beside them tells it.")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(1), help="Rows a rank computes at a time [8].")
 @click.option("--nproc", type=Count(), default="auto", envvar="ASCEND_LAUNCH_NPROC", help="Ranks on this node [auto: one a card].")  # fmt: skip
 @click.option("--device", type=click.Choice(["auto", "npu", "cpu"]), default="auto", envvar="ASCEND_LAUNCH_DEVICE", help="Where ranks compute [auto: npu where there is one].")  # fmt: skip
@@ -266,7 +266,7 @@ class Bytes(click.ParamType):
 @click.option("--dtype", type=click.Choice(["bf16", "fp16", "fp32"]), help="What the weights are written in [as they were saved].")  # fmt: skip
 @click.option("--max-shard-size", type=Bytes(), default="5GB", help="Largest file, but for a tensor that is larger [5GB].")  # fmt: skip
 @click.option("--adapter-only", is_flag=True, help="Of LoRA the adapter alone, not merged into its model.")
-@click.option("--recipe", type=click.Path(path_type=Path), shell_complete=complete_recipe, help="The recipe of the weights, where nothing beside them tells it.")  # fmt: skip
+@click.option("--recipe", type=RecipeFile(), shell_complete=complete_recipe, help="The recipe of the weights, where nothing beside them tells it.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="What was written, as one JSON object.")
 def export_command(run: str, step: int | None, out: Path | None, dtype: str | None, max_shard_size: int, adapter_only: bool, recipe: Path | None, as_json: bool) -> None:  # fmt: skip
     """Write the weights of RUN as one Hugging Face folder: a run directory, a checkpoint or an adapter, of any strategy."""

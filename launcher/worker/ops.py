@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def build_nothing_unasked() -> None:
     """
     import deepspeed
 
-    deepspeed.ops.__compatible_ops__ = {}
+    deepspeed.ops.__compatible_ops__ = defaultdict(bool)  # 0.18 and older ask it by index
 
 
 def load(plan: Plan, say: Callable[[str], None]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import TrainerControl
@@ -125,6 +126,11 @@ class RecipeTrainer(ResumableTrainer):
         if self.accelerator.sync_gradients:
             self._loss_steps += 1
         return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Of all ranks' gradients. FSDP2's is a DTensor, and `.item()` of torch 2.7 to 2.9 reads this rank's part of it."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def _settle_buckets(self, model: DistributedDataParallel, inputs: dict[str, Any]) -> None:
         """Bring DDP's buckets into the order they had before the interruption, by a backward pass that changes nothing.

@@ -22,6 +22,10 @@ CAPTURES = Path(__file__).parents[2].parent / "shared" / "facts" / "npu-smi"
 FIXTURES = Path(__file__).parent / "fixtures" / "npu_smi"
 
 
+STACK = {"torch": "2.12.0+cpu", "transformers": "5.23.0", "accelerate": "1.15.0", "deepspeed": "0.19.8", "datasets": "5.2.0",
+         "evaluate": "0.4.6", "scikit-learn": "1.9.1"}  # fmt: skip
+
+
 def write(root: Path, files: dict[str, str]) -> None:
     for name, text in files.items():
         path = root / name.lstrip("/")
@@ -69,7 +73,7 @@ def machine(tmp_path: Path) -> Context:
         env={"ASCEND_HOME_PATH": "/cann", "ASCEND_OPP_PATH": "/cann/opp", "HOME": "/home/u"},
         device="npu",
         found=cards(),
-        versions={"torch": "2.12.0+cpu", "torch-npu": "2.12.0", "transformers": "5.23.0"},
+        versions={**STACK, "torch-npu": "2.12.0"},
         python=(3, 11),
         root=tmp_path,
         nproc=8,
@@ -101,7 +105,7 @@ def said(finding: Finding, ok: str, what: str, fix: str = "") -> None:
         ("2.12.0+cpu", "2.12.0", "ok", "2.12.0", ""),
         ("2.12.0+cpu", "2.12.0.post2", "ok", "post2", ""),
         ("2.13.0", "2.12.0", "fail", "torch 2.13.0 with torch_npu 2.12.0", "torch==2.12.0"),
-        ("2.12.0+cu126", "2.12.0", "fail", "CUDA", "+cpu"),
+        ("2.12.0+cu126", "2.12.0", "fail", "CUDA", "--force-reinstall --no-deps torch==2.12.0 --index-url https://download.pytorch.org/whl/cpu"),
         ("2.12.0", None, "fail", "torch_npu is not installed", "torch-npu==2.12.0"),
         (None, "2.12.0", "fail", "torch is not installed", "pip install"),
     ],
@@ -119,15 +123,106 @@ def test_torch_and_torch_npu_must_be_one_pair(
     [
         ("2.12.0", "9.1.0", "ok", "suits"),
         ("2.9.0", "8.5.0", "ok", "suits"),
-        ("2.9.0", "9.1.0", "fail", "made for CANN 8.5.0"),
         ("2.6.0", "8.2.RC1", "ok", "suits"),
-        ("2.13.0", "9.1.0", "warn", "in no table"),
+        ("2.8.0", "8.3.RC2", "ok", "suits"),
+        ("2.9.0", "8.5.1", "ok", "suits"),
+        ("2.6.0", "8.2.RC2", "ok", "suits"),
+        ("2.10.0", "9.1.0", "ok", "suits"),
+        ("2.9.0", "9.1.0", "ok", "suits"),
+        ("2.10.0", "8.5.0", "ok", "suits"),
+        ("2.13.0", "9.1.0", "ok", "suits"),
+        ("2.14.0", "9.2.0", "ok", "suits"),
+        ("2.14.0", "9.3.0", "ok", "suits"),
+        ("2.8.0", "8.5.0", "warn", "made for CANN 8.3.RC1"),
+        ("2.7.1", "9.0.0", "warn", "made for CANN 8.3.RC1"),
+        ("2.15.0", "9.2.0", "warn", "in no table"),
+        ("2.9.1", "8.5.1", "warn", "in no table"),
+        ("2.9.0", "8.3.RC2", "fail", "made for CANN 8.5.0"),
+        ("2.8.0", "8.1.RC1", "fail", "made for CANN 8.3.RC1"),
     ],
 )
 def test_cann_is_judged_by_the_published_table(machine: Context, torch_npu: str, cann: str, ok: str, what: str):
-    """A torch_npu newer than the table is unknown, not wrong."""
+    """Only a CANN that is too old is an error: a later patch suits, a newer one is at most a warning, what is in no table is
+    unknown."""
     write(machine.root, {"/cann/version.cfg": f"x=[7.7.0:{cann}]\n"})
     said(doctor.check_cann(replace(machine, versions={"torch-npu": torch_npu})), ok, what)
+
+
+def test_a_newer_cann_names_the_build_that_was_made_for_it(machine: Context):
+    write(machine.root, {"/cann/version.cfg": "x=[7.7.0:9.0.0]\n"})
+    said(doctor.check_cann(replace(machine, versions={"torch-npu": "2.7.1"})), "warn", "8.3.RC1", "torch-npu==2.7.1.post4")
+
+
+@pytest.mark.parametrize(
+    ("version_py", "has_library", "cuda"),
+    [
+        ("__version__ = '2.13.0+cu130'\ncuda = '13.0'\n", True, "13.0"),
+        ("__version__ = '2.13.0+cu130'\ncuda: Optional[str] = '13.0'\n", True, "13.0"),
+        ("__version__ = '2.13.0+cpu'\ncuda: Optional[str] = None\nhip: Optional[str] = None\n", False, ""),
+        ("__version__ = '2.13.0'\n", True, "of an unknown release"),
+        ("", False, ""),
+    ],
+)
+def test_a_cuda_build_is_told_by_its_files(tmp_path: Path, version_py: str, has_library: bool, cuda: str):
+    """PyPI's wheels are CUDA builds, and their metadata says 2.13.0 like a CPU build's."""
+    write(tmp_path, {"version.py": version_py, **({"lib/libtorch_cuda.so": ""} if has_library else {})})
+
+    assert cuda == doctor.cuda_of(tmp_path)
+    assert "" == doctor.cuda_of(None)
+
+
+@pytest.mark.parametrize(("release", "ok"), [("2.13.0", "fail"), ("2.10.0", "fail"), ("2.9.0", "warn"), ("2.8.0", "warn")])
+def test_a_cuda_torch_beside_torch_npu_is_named(machine: Context, release: str, ok: str):
+    """From 2.10 on the two abort each other; before, they load."""
+    ctx = replace(machine, versions={"torch": release, "torch-npu": release}, cuda="13.0")
+    said(doctor.check_torch_pair(ctx), ok, f"torch {release} is a CUDA build (CUDA 13.0)", "whl/cpu")
+    said(doctor.check_torch_pair(replace(ctx, device="cpu")), "ok", release)
+
+
+RECIPE_NEEDS = tuple(STACK)
+
+
+@pytest.mark.parametrize(
+    ("changed", "what", "fix"),
+    [
+        ({"transformers": "5.0.0"}, "transformers 5.0.0 is not >=5.", "pip install 'transformers>=5."),
+        ({"transformers": "4.57.6"}, "transformers 4.57.6 is not", "'transformers>=5."),
+        ({"transformers": "6.0.0"}, "transformers 6.0.0 is not", ",<6'"),
+        ({"torch": "2.1.0"}, "torch 2.1.0 is not >=2.6", "pip install 'torch>=2.6'"),
+        ({"accelerate": "1.6.0"}, "accelerate 1.6.0 is not", "pip install 'accelerate>="),
+        ({"deepspeed": "0.16.9"}, "deepspeed 0.16.9 is not", "pip install 'deepspeed>="),
+        ({"datasets": None}, "datasets not installed", "pip install 'ascend-launch[train]'"),
+        ({"datasets": None, "accelerate": "1.6.0"}, "datasets not installed; accelerate 1.6.0", "'ascend-launch[train]' 'accelerate"),
+    ],
+)
+def test_what_the_job_imports_is_checked_with_the_pip_line(machine: Context, changed: dict[str, Any], what: str, fix: str):
+    """An error where a job needs it, a warning where none was named."""
+    versions = {k: v for k, v in {**machine.versions, **changed}.items() if v}
+    ctx = replace(machine, versions=versions, needs=RECIPE_NEEDS)
+    said(doctor.check_packages(ctx), "fail", what, fix)
+    said(doctor.check_packages(replace(ctx, needs=None)), "warn", what, fix)
+
+
+def test_an_adapter_needs_its_own_extra(machine: Context):
+    without = replace(machine, needs=(*RECIPE_NEEDS, "peft"))
+    said(doctor.check_packages(without), "fail", "peft not installed", "pip install 'ascend-launch[lora]'")
+    said(doctor.check_packages(machine), "ok", "transformers 5.23.0")
+
+
+@pytest.mark.parametrize(
+    ("torch", "changed", "ok"),
+    [
+        ("2.8.0", {}, "fail"),
+        ("2.7.1+cpu", {}, "fail"),
+        ("2.9.0", {}, "ok"),
+        ("2.8.0", {"nproc": 1}, "skip"),
+        ("2.8.0", {"strategy": "ddp"}, "skip"),
+        ("2.8.0", {"device": "npu"}, "skip"),
+    ],
+)
+def test_fsdp2_needs_a_gloo_that_averages(machine: Context, torch: str, changed: dict[str, Any], ok: str):
+    ctx = replace(machine, device="cpu", nproc=2, strategy="fsdp2", versions={"torch": torch})
+    said(doctor.check_fsdp2(replace(ctx, **changed)), ok, "")
 
 
 def test_cann_is_found_in_every_layout(machine: Context):
@@ -146,10 +241,12 @@ def test_python_and_transformers_have_floors(machine: Context):
     said(doctor.check_transformers(old), "fail", "2.2.0", "2.5.1")
 
 
-def test_torch_npu_on_a_machine_without_cann_breaks_import_torch(machine: Context):
+def test_torch_npu_without_cann_is_no_reason_to_refuse_cpu_ranks(machine: Context):
+    """A launch keeps torch from loading it, unless the user's own variable says otherwise."""
     ctx = replace(machine, device="cpu", env={})
-    said(doctor.check_autoload(ctx), "fail", "without CANN", "AUTOLOAD=0")
-    said(doctor.check_autoload(with_env(ctx, TORCH_DEVICE_BACKEND_AUTOLOAD="0")), "ok", "kept")
+    said(doctor.check_autoload(ctx), "ok", "does without it")
+    said(doctor.check_autoload(with_env(ctx, TORCH_DEVICE_BACKEND_AUTOLOAD="1")), "fail", "no CANN", "unset")
+    said(doctor.check_autoload(with_env(ctx, TORCH_DEVICE_BACKEND_AUTOLOAD="0")), "ok", "does without it")
 
 
 # --- environment, driver, devices ----------------------------------------------------------------------------------

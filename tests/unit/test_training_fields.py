@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 from launcher import training_fields
 
@@ -36,3 +37,12 @@ def test_owned_fields_exist():
 def test_renamed_fields_are_gone():
     """A name that transformers still takes must not be called renamed."""
     assert set() == set(training_fields.RENAMED) & set(training_fields.fields())
+
+
+def test_the_record_is_of_the_transformers_that_the_tests_run_with():
+    """Where none is installed, a recipe is checked by it (tools/training_arguments.py writes it)."""
+    rows = json.loads(training_fields.RECORDED.read_text())
+
+    assert training_fields.fields() == {
+        name: training_fields.Field(frozenset(row["types"]), tuple(row["choices"])) for name, row in rows.items()
+    }
