@@ -16,7 +16,7 @@ import yaml
 from tests.support import launch
 from tests.support.run import Ran
 
-pytest_plugins = ["tests.support.cost"]
+pytest_plugins = ["tests.support.cost", "tests.support.skips"]
 
 # A shell that starts the tests in the background has them ignore ^C, and every process they start inherits that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

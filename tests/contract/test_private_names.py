@@ -90,6 +90,7 @@ ATTRIBUTES = {
 
 STANDARD = {
     *dir(type),
+    *dir(list),
     *dir(types.ModuleType),
     *dir(BaseException()),
     "__args__",

@@ -59,7 +59,9 @@ def render(tmp_path: Path, env: dict[str, str], model: Path) -> Callable[..., Ru
             "training.save_strategy=steps", "training.save_steps=7", *words,
         )  # fmt: skip
         argv = launch.command("render", "--out", tmp_path / name, "--device", "cpu", "--nproc", str(nproc))
-        launch.run([*argv, "recipes/tiny-cpu.yaml", *words], env, kind="zero", timeout_s=TIMEOUT_S).check_returncode()
+        launch.run(
+            [*argv, "recipes/tiny-cpu.yaml", *words], env, kind="cpu-zero", timeout_s=TIMEOUT_S
+        ).check_returncode()
         return Run(tmp_path / name)
 
     return make
@@ -71,7 +73,7 @@ def start(env: dict[str, str]) -> Callable[..., list[list[int]]]:
 
     def start_all(*jobs: dict[str, Any]) -> list[list[int]]:
         argv = [sys.executable, str(PROGRAM)]
-        done = launch.run(argv, env, kind="zero", text=json.dumps(jobs), timeout_s=TIMEOUT_S)
+        done = launch.run(argv, env, kind="cpu-zero", text=json.dumps(jobs), timeout_s=TIMEOUT_S)
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout)
 

@@ -44,7 +44,7 @@ def popen(argv: Sequence[str], env: Mapping[str, str], *, kind: str = "", **opti
     options = {"cwd": REPO, **options}
     if argv[0] != sys.executable or "ASCEND_TESTS_COLD" in os.environ:
         return subprocess.Popen(argv, env=env, **options)
-    kind = kind or ("zero" if any("strategy=zero" in word for word in argv) else "plain")
+    kind = kind or ("cpu-zero" if any("strategy=zero" in word for word in argv) else "cpu")
     if kind not in _interpreters:
         _interpreters[kind] = warm.Interpreter(kind, environment(**AT_IMPORT))
     return _interpreters[kind].popen(argv, env=env, **options)

@@ -2,9 +2,9 @@
 that torch and transformers take to import.
 
 `Interpreter` starts this file as a program, the server: it imports, and forks a child for each request on its channel.
-Two kinds import as two kinds of plan have their agents do: "plain", and "zero" with DeepSpeed. A child that is the launcher
-forks its agent in turn. Whatever would have been imported otherwise than it was (another plan, other settings of a library)
-starts in a new interpreter, as it does for a user.
+A server is of a kind: "cpu" and "npu" import as agents of plans for those devices do, "cpu-zero" and "npu-zero" DeepSpeed
+too, "npu-bare" torch alone. A child that is the launcher forks its agent in turn. Whatever would have been imported
+otherwise than it was (another plan, other settings of a library) starts in a new interpreter, as it does for a user.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import sys
 import termios
 import threading
 import traceback
+import types
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,14 +39,21 @@ ROOM = "-" * 4000
 """A word of the server's command line, which its children write their own over."""
 OWN = ("launcher", "tests", "sitecustomize")
 """Packages that every child imports itself: they may be other ones there."""
-LOADED_LATER = (
+AGENT = [
+    "launcher.worker.agent", "launcher.worker.prepare", "launcher.worker.rank", "launcher.cli", "datasets", "evaluate",
+    "sklearn.metrics",
+]  # fmt: skip
+LATER = [
     "accelerate.optimizer", "accelerate.scheduler", "datasets.packaged_modules.json.json", "jinja2", "matplotlib.figure",
     "torch.distributed.algorithms.join", "torch.distributed.fsdp", "torch.nn.parallel.distributed",
     "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
     "transformers.models.llama.modeling_llama", "transformers.trainer",
-)  # fmt: skip
+]  # fmt: skip
 """What ranks and reports import when they come to it."""
-IMPORT_TIME = ("DS_", "HF_", "TRANSFORMERS_", "TORCH_DEVICE", "LD_", "MKL_", "OPENBLAS_")
+IMPORT_TIME = (
+    "ASCEND_GLOBAL", "ASCEND_HOME", "ASCEND_OPP", "ASCEND_RT", "ASCEND_TOOLKIT", "DS_", "EMULATED_CANN", "EMULATED_NPUS",
+    "EMULATED_SOC", "HCCL_EXEC", "HF_", "LD_", "MKL_", "OPENBLAS_", "TORCH_DEVICE", "TORCH_NPU", "TRANSFORMERS_",
+)  # fmt: skip
 """Prefixes of variables that libraries read while they are imported."""
 KIND = ""
 """Of this server and its children."""
@@ -154,13 +162,17 @@ def main() -> None:
 
 def preload(kind: str) -> None:
     """As an agent does it, see launcher/worker/start.py and `preload` of launcher/worker/rank.py."""
-    absent = ["torch_npu", *([] if kind == "zero" else ["deepspeed"])]
+    absent = []
+    if kind.startswith("cpu"):
+        absent.append("torch_npu")
+    if not kind.endswith("zero"):
+        absent.append("deepspeed")
     sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]
     gc.disable()
     sys.path.insert(0, str(REPO))
-    for name in ("launcher.worker.agent", "launcher.worker.prepare", "launcher.worker.rank", "launcher.cli"):
-        importlib.import_module(name)
-    for name in ("datasets", "evaluate", "sklearn.metrics", *LOADED_LATER, *(["deepspeed"] if kind == "zero" else [])):
+    for name in (
+        ["torch"] if kind.endswith("bare") else AGENT + LATER + (["deepspeed"] if kind.endswith("zero") else [])
+    ):
         importlib.import_module(name)
     sys.path.remove(str(REPO))
     for name in absent:
@@ -208,7 +220,7 @@ def serve(channel: socket.socket) -> None:
 
 
 def become(child: Child, streams: list[int], kept: Collection[int]) -> NoReturn:
-    """Be the process that [python, "-m", MODULE, …] or [python, SCRIPT, …] would have been."""
+    """Be the process that [python, "-m", MODULE, …], [python, "-c", CODE, …] or [python, SCRIPT, …] would have been."""
     code = 1
     try:
         settle(child, streams, kept)
@@ -216,6 +228,10 @@ def become(child: Child, streams: list[int], kept: Collection[int]) -> NoReturn:
         if words[0] == "-m":
             sys.argv = words[1:]
             runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        elif words[0] == "-c":
+            sys.argv = ["-c", *words[2:]]
+            sys.modules["__main__"] = types.ModuleType("__main__")
+            exec(words[1], vars(sys.modules["__main__"]))
         else:
             sys.argv = words
             runpy.run_path(words[0], run_name="__main__")
@@ -254,7 +270,7 @@ def settle(child: Child, streams: list[int], kept: Collection[int]) -> None:
     os.environ.update(child.env)
     rename(child.argv)
     forget(OWN)
-    first = str(Path.cwd()) if child.argv[1] == "-m" else str(Path(child.argv[1]).resolve().parent)
+    first = {"-m": str(Path.cwd()), "-c": ""}.get(child.argv[1], str(Path(child.argv[1]).resolve().parent))
     sys.path[:] = [first, *filter(None, child.env.get("PYTHONPATH", "").split(os.pathsep)), *BASE_PATH]
     importlib.invalidate_caches()
     if importlib.util.find_spec("sitecustomize") is not None:
@@ -290,9 +306,8 @@ def start_agent(argv: list[str], **options: Any) -> subprocess.Popen[bytes]:
 
     plan = RunDir(Path(argv[argv.index("--run-dir") + 1])).plan()
     is_alike = (
-        ("plain" if plan.zero_stage is None else "zero") == KIND
+        plan.device + ("" if plan.zero_stage is None else "-zero") == KIND
         and plan.recipe.script is None
-        and plan.device == "cpu"
         and _read_at_import(options["env"]) == IMPORTED_WITH
         and threading.active_count() == 1
     )
