@@ -1,8 +1,12 @@
-# `make demo` runs the main job, `make test` checks everything. Each does all its own set-up.
+# `make demo` runs the main job, `make test` proves every claim of the README, `make test-all` checks everything.
+# Each does all its own set-up.
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-npu check bench clean
+# Two processes, a file in one of them: its tests share finished jobs and daemons. In order, since short files come last.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: setup demo check test test-rest test-npu test-all bench clean
 
 setup:
 	@tools/setup $(VENV)
@@ -14,13 +18,18 @@ demo: setup
 check: setup
 	@BIN=$(BIN) tools/check
 
-# Two processes, a file in one of them: its tests share finished jobs and daemons. In order, since short files come last.
-test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: setup
+	$(PYTEST) -m "not slow and not npu"
+
+# What `make test` leaves out: other cases of the same claims, Slurm and ssh.
+test-rest: setup
+	$(PYTEST) -m "slow and not npu"
 
 # On virtual Ascend cards: an environment of its own, with torch_npu.
 test-npu:
 	tests/npu/run
+
+test-all: check test test-rest test-npu
 
 bench: setup
 	$(BIN)/python tools/bench_startup.py

@@ -60,16 +60,7 @@ def run(
     with run_dir.agent_log.open("ab") as log:
         words = os.fdopen(os.memfd_create("last-words"), "rb")
         handed = {rundir.LAST_WORDS: words.fileno(), **({} if lock is None else {rundir.LOCK: lock})}
-        agent = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env={**env, **{name: str(handle) for name, handle in handed.items()}},
-            pass_fds=list(handed.values()),
-            # A session of its own: ^C at the terminal must reach the ranks through the agent, not past it.
-            start_new_session=True,
-        )
+        agent = start_agent(argv, env, log, handed)
     if lock is not None:
         os.close(lock)
     stop = _Stop(agent, run_dir.plan().supervision.grace_s + KILL_MARGIN_S)
@@ -103,6 +94,26 @@ def run(
     elif code not in (EXIT_OK, EXIT_TERMINATED, EXIT_INTERRUPTED) and failure is None:
         failure = _agent_died(run_dir, 0)
     return Outcome(code, failure if code else None, rundir.read_json(run_dir.metrics_path))
+
+
+def start_agent(
+    argv: list[str],
+    env: Mapping[str, str],
+    log: BinaryIO,
+    handles: Mapping[str, int],
+    popen: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen,
+) -> subprocess.Popen[bytes]:
+    """The agent's process, which writes to `log`, and finds the number of each handle in the variable of its name."""
+    return popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        env={**env, **{name: str(handle) for name, handle in handles.items()}},
+        pass_fds=list(handles.values()),
+        # A session of its own: ^C at the terminal must reach the ranks through the agent, not past it.
+        start_new_session=True,
+    )
 
 
 def tool(module: str, request: dict[str, Any]) -> dict[str, Any]:

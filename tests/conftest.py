@@ -7,12 +7,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.support import launch
+from tests.support.run import Ran
+
+pytest_plugins = ["tests.support.cost", "tests.support.skips"]
 
 # A shell that starts the tests in the background has them ignore ^C, and every process they start inherits that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -56,15 +60,6 @@ def awkward_dir(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return folder
 
 
-@dataclass(frozen=True)
-class Ran:
-    """A finished command."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def ascend_launch(tmp_path: Path, shared_cache: str) -> Callable[..., Ran]:
     """Run the real command line, away from the user's own settings."""
@@ -85,3 +80,7 @@ def ascend_launch(tmp_path: Path, shared_cache: str) -> Callable[..., Ran]:
         return Ran(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+def pytest_sessionfinish() -> None:
+    launch.close()

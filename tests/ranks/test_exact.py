@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 import pytest
@@ -29,14 +30,13 @@ def words(strategy, ranks):
     return (*WORDS, f"parallel.strategy={strategy}", f"parallel.micro_batch_size={MICRO[ranks]}")
 
 
-@pytest.mark.parametrize("ranks", RANKS)
-@pytest.mark.parametrize("strategy", ["ddp", *SHARDED, "fsdp2"])
+@pytest.mark.parametrize(
+    ("strategy", "ranks"), [*itertools.product(("ddp", *SHARDED), RANKS), ("fsdp2", 2), ("fsdp2", 3)]
+)
 def test_metrics_and_losses_do_not_depend_on_ranks_or_strategy(job, strategy, ranks):
     """101 evaluation rows, which no rank count divides: each is predicted once and in order, every figure is
     scikit-learn's of those predictions to the last digit, and in fp32 losses agree within 1e-4 relative with one
     rank's."""
-    if strategy == "fsdp2" and ranks not in (2, 3):
-        pytest.skip("FSDP2 is seen at 2 and 3 ranks")
     ran, reference = job(ranks, *words(strategy, ranks)), job(1, *words("ddp", 1))
     assert 0 == ran.code, ran.out + ran.err
 
@@ -137,7 +137,7 @@ def test_the_environment_does_not_change_the_engine(job, tmp_path):
     from .conftest import _run
 
     ran = _run(2, words("zero2", 2), "recipes/tiny-cpu.yaml", job(2, *words("zero2", 2)).dir.with_name("other"),
-               {"ACCELERATE_USE_CPU": "1", "ACCELERATE_MIXED_PRECISION": "bf16", "HF_HUB_OFFLINE": "1",
+               {"ACCELERATE_USE_CPU": "1", "ACCELERATE_MIXED_PRECISION": "bf16",
                 "CXX": "false", "ASCEND_LAUNCH_CACHE": str(tmp_path)})  # fmt: skip
 
     assert 0 == ran.code, ran.out + ran.err

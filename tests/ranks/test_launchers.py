@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from .conftest import REPO, TIMEOUT_S, Job
+from tests.support import launch
+from tests.support.run import TIMEOUT_S, Job
 
 pytestmark = pytest.mark.ranks
 
@@ -24,11 +24,9 @@ def test_another_launcher_trains_the_same_job(job, tmp_path, launcher, strategy)
     """Same losses and the same planned engine as `ascend-launch` gives, checked by every rank."""
     words = (*WORDS, f"parallel.strategy={strategy}")
     run = tmp_path / "run"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ASCEND_", "ACCELERATE_"))}
-    environment |= {"PYTHONPATH": str(REPO), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    environment["ASCEND_LAUNCH_CACHE"] = str(tmp_path / "cache")
+    environment = launch.environment(OMP_NUM_THREADS="1", ASCEND_LAUNCH_CACHE=str(tmp_path / "cache"))
     render = ["render", "--nproc", "2", "--device", "cpu", "--out", str(run), "recipes/tiny-cpu.yaml"]
-    _run([sys.executable, "-m", "launcher.cli", *render, *words], environment)
+    _run(launch.command(*render, *words), environment)
     command = {
         "accelerate": [_script("accelerate"), "launch", "--config_file", str(run / "accelerate.yaml")],
         "torchrun": [_script("torchrun"), "--nproc-per-node", "2", "--standalone"],
@@ -46,5 +44,5 @@ def _script(name: str) -> str:
 
 
 def _run(command: list[str], environment: dict[str, str]) -> None:
-    done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
+    done = subprocess.run(command, cwd=launch.REPO, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert 0 == done.returncode, done.stdout + done.stderr

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import re
 import select
-import signal
-import sys
+import struct
+import termios
 import time
 from pathlib import Path
 
 import pytest
 
-REPO = Path(__file__).resolve().parents[2]
+from tests.support import launch as starting
+from tests.support.launch import REPO
+
 INJECT = REPO / "tests" / "ranks" / "faults" / "inject"
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 pytestmark = pytest.mark.ranks
@@ -25,12 +28,15 @@ def on_terminal(argv: list[str], env: dict[str, str], *, type_at: str = "", keys
 
     `keys` are typed once, when `type_at` has appeared.
     """
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(REPO)
-        unwanted = ("NO_COLOR", "FORCE_COLOR", "LINES")
-        base = {k: v for k, v in os.environ.items() if k not in unwanted}
-        os.execve(argv[0], argv, {**base, "TERM": "xterm-256color", "COLUMNS": str(columns), **env})
+    terminal, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 0, columns, 0, 0))
+    base = {k: v for k, v in starting.environment().items() if k not in ("NO_COLOR", "FORCE_COLOR", "LINES")}
+    del base["ASCEND_LAUNCH_REPORT"]
+    process = starting.popen(
+        argv, {**base, "TERM": "xterm-256color", "COLUMNS": str(columns), **env}, stdin=theirs, stdout=theirs,
+        stderr=theirs, start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY),
+    )  # fmt: skip
+    os.close(theirs)
     said, deadline = b"", time.monotonic() + 240
     while time.monotonic() < deadline:
         if select.select([terminal], [], [], 1.0)[0]:
@@ -45,8 +51,9 @@ def on_terminal(argv: list[str], env: dict[str, str], *, type_at: str = "", keys
                 os.write(terminal, keys)
                 keys = b""
     else:
-        os.kill(pid, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said.decode(errors="replace")
+        process.kill()
+    os.close(terminal)
+    return process.wait(), said.decode(errors="replace")
 
 
 @pytest.fixture
@@ -55,17 +62,7 @@ def launch(tmp_path, shared_cache):
         env = {"ASCEND_LAUNCH_CACHE": shared_cache, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
         if fault:
             env |= {"FAULT": fault, "PYTHONPATH": f"{INJECT}:{REPO}"}
-        argv = [
-            sys.executable,
-            "-m",
-            "launcher.cli",
-            "--device",
-            "cpu",
-            "--nproc",
-            "2",
-            "--run-dir",
-            str(tmp_path / "run"),
-        ]
+        argv = starting.command("--device", "cpu", "--nproc", "2", "--run-dir", tmp_path / "run")
         recipe = str(REPO / "recipes" / "tiny-cpu.yaml")
         return on_terminal([*argv, recipe, *words], env, **options)
 

@@ -7,14 +7,14 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
-from .conftest import REPO
+from tests.support import launch
+from tests.support.launch import REPO
 
 pytestmark = pytest.mark.ranks
 
@@ -23,6 +23,7 @@ TINY = "recipes/tiny-cpu.yaml"
 TEST = REPO / "recipes/tiny/test.jsonl"
 FIGURES = ("eval_loss", "accuracy", "f1", "mae")
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+PIPES = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
 
 
 @pytest.fixture
@@ -161,9 +162,8 @@ def test_a_causal_lm_gives_its_answers_probabilities_through_a_pipe(job):
     """An answer comes while the input is still open; the exported folder alone knows prompt and answers."""
     chat = ("model.task=causal-lm", 'data.prompt="Review: {text} How good was it?"')
     trained = job(2, *SAVING, *chat)
-    env = {k: v for k, v in os.environ.items() if not k.startswith("ASCEND_")} | ONE_THREAD | {"PYTHONPATH": str(REPO)}
-    argv = [sys.executable, "-m", "launcher.cli", "predict", "--device", "cpu", "--model", str(trained.dir / "model")]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as ran:
+    argv = launch.command("predict", "--device", "cpu", "--model", trained.dir / "model")
+    with launch.popen(argv, launch.environment(**ONE_THREAD), **PIPES) as ran:
         ran.stdin.write(b"The soup was cold and the waiter rude.\n")
         ran.stdin.flush()
         first = json.loads(ran.stdout.readline())
@@ -180,11 +180,9 @@ def test_a_causal_lm_gives_its_answers_probabilities_through_a_pipe(job):
 def test_a_killed_rank_of_a_prediction_is_named_or_started_again(job, tmp_path, restarts):
     """The other rank leaves because it is told to, which is no reason to call the job stopped."""
     trained = job(2, *SAVING)
-    env = {k: v for k, v in os.environ.items() if not k.startswith("ASCEND_")} | ONE_THREAD
-    env |= {"PYTHONPATH": str(REPO), "TMPDIR": str(tmp_path)}
-    argv = [sys.executable, "-m", "launcher.cli", "predict", "--device=cpu", "--nproc=2", f"--max-restarts={restarts}"]
+    argv = launch.command("predict", "--device=cpu", "--nproc=2", f"--max-restarts={restarts}")
     argv += ["--model", str(trained.dir / "model"), "--format=text"]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as ran:
+    with launch.popen(argv, launch.environment(**ONE_THREAD, TMPDIR=str(tmp_path)), **PIPES) as ran:
         ran.stdin.write(b"The soup was cold.\n")
         ran.stdin.flush()
         ran.stdout.readline()

@@ -3,81 +3,40 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from launcher.worker import checkpoint
+from tests.support import launch, run
+from tests.support.launch import REPO
 
-REPO = Path(__file__).resolve().parent.parent.parent
 PROGRAM = Path(__file__).parent / "programs" / "forked.py"
 TIMEOUT_S = 500
-TIMES = ("runtime", "per_second")
 
 pytestmark = pytest.mark.ranks
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run directory."""
-
-    dir: Path
+class Run(run.Run):
+    """A run directory whose job forked.py starts."""
 
     def job(self, attempt: int = 0, **fault: Any) -> dict[str, Any]:
         return {"run": str(self.dir), "attempt": attempt, "fault": {"rank": None, **fault} if fault else None}
 
-    def events(self, kind: str) -> list[dict[str, Any]]:
-        events = map(json.loads, (self.dir / "events.jsonl").read_text().splitlines())
-        return [event for event in events if event["event"] == kind]
-
     @property
-    def notes(self) -> str:
-        return "\n".join(event["text"] for event in self.events("note"))
-
-    @property
-    def checkpoints(self) -> list[int]:
-        return sorted(int(p.name.rpartition("-")[2]) for p in (self.dir / "checkpoints").iterdir())
-
-    @property
-    def losses(self) -> dict[int, float]:
-        return {event["step"]: event["loss"] for event in self.events("log")}
-
-    def outcome(self) -> tuple[Any, str, dict[int, float]]:
-        """What must not depend on an interruption, but for the weights."""
-        metrics = json.loads((self.dir / "metrics.json").read_text())
-        return _timeless(metrics), (self.dir / "predictions.jsonl").read_text(), self.losses
-
-    def weights(self) -> dict[str, torch.Tensor]:
-        return load_file(self.dir / "model" / "model.safetensors")
-
-
-def _timeless(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _timeless(v) for k, v in value.items() if not any(word in k for word in TIMES)}
-    return [_timeless(v) for v in value] if isinstance(value, list) else value
+    def losses(self) -> dict[int, float]:  # type: ignore[override]
+        return self.losses_by_step
 
 
 @pytest.fixture(scope="module")
 def env(shared_cache: str) -> dict[str, str]:
-    base = {k: v for k, v in os.environ.items() if not k.startswith(("ASCEND_", "ACCELERATE_", "RANK", "WORLD_SIZE"))}
-    return {
-        **base,
-        "ASCEND_LAUNCH_CACHE": shared_cache,
-        "HF_HUB_OFFLINE": "1",
-        "ASCEND_LAUNCH_REPORT": "false",
-        "PYTHONPATH": str(REPO),
-        "OMP_NUM_THREADS": "1",
-    }
+    return launch.environment(ASCEND_LAUNCH_CACHE=shared_cache, OMP_NUM_THREADS="1")
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +54,14 @@ def render(tmp_path: Path, env: dict[str, str], model: Path) -> Callable[..., Ru
     """A run directory as a launch makes it: two epochs of 20 steps, a checkpoint every 7."""
 
     def make(name: str, nproc: int, strategy: str, *words: str) -> Run:
-        argv = [sys.executable, "-m", "launcher.cli", "render", "--out", str(tmp_path / name), "--device", "cpu"]
         words = (
             f"parallel.strategy={strategy}", f"model.name={model}", "training.num_train_epochs=2",
             "training.save_strategy=steps", "training.save_steps=7", *words,
         )  # fmt: skip
-        argv += ["--nproc", str(nproc), "recipes/tiny-cpu.yaml", *words]
-        subprocess.run(argv, cwd=REPO, env=env, check=True, capture_output=True)
+        argv = launch.command("render", "--out", tmp_path / name, "--device", "cpu", "--nproc", str(nproc))
+        launch.run(
+            [*argv, "recipes/tiny-cpu.yaml", *words], env, kind="cpu-zero", timeout_s=TIMEOUT_S
+        ).check_returncode()
         return Run(tmp_path / name)
 
     return make
@@ -111,15 +71,13 @@ def render(tmp_path: Path, env: dict[str, str], model: Path) -> Callable[..., Ru
 def start(env: dict[str, str]) -> Callable[..., list[list[int]]]:
     """Run jobs one after the other; the exit codes of their ranks."""
 
-    def run(*jobs: dict[str, Any]) -> list[list[int]]:
-        done = subprocess.run(
-            [sys.executable, str(PROGRAM)], cwd=REPO, env=env, input=json.dumps(jobs), capture_output=True, text=True,
-            timeout=TIMEOUT_S,
-        )  # fmt: skip
+    def start_all(*jobs: dict[str, Any]) -> list[list[int]]:
+        argv = [sys.executable, str(PROGRAM)]
+        done = launch.run(argv, env, kind="cpu-zero", text=json.dumps(jobs), timeout_s=TIMEOUT_S)
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout)
 
-    return run
+    return start_all
 
 
 def assert_same(whole: Run, resumed: Run) -> None:
@@ -236,11 +194,11 @@ def test_a_full_disk_costs_a_checkpoint_and_no_more(render: Callable[..., Run], 
 )
 def test_a_dead_loss_ends_the_run(render: Callable[..., Run], start: Callable, loss: str, words: str):
     """Every rank stops with the step and what to try; Trainer alone logs on with the NaN left out."""
-    run = render("run", 2, "ddp", 'training.save_strategy="no"')
+    ended = render("run", 2, "ddp", 'training.save_strategy="no"')
 
-    codes = start(run.job(0, step=7, do=loss))
+    codes = start(ended.job(0, step=7, do=loss))
 
-    errors = [json.loads((run.dir / "attempt_0" / f"error_{rank}.json").read_text()) for rank in (0, 1)]
+    errors = [json.loads((ended.dir / "attempt_0" / f"error_{rank}.json").read_text()) for rank in (0, 1)]
     assert codes == [[1, 1]]
     assert all(words in error["what"] and error["hint"] for error in errors)
 

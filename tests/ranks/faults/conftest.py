@@ -2,100 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-REPO = Path(__file__).resolve().parent.parent.parent.parent
+from tests.support import launch as launching
+from tests.support.launch import REPO
+from tests.support.run import Running as Started
+
 INJECT = Path(__file__).parent / "inject"
-TIMEOUT_S = 180
 
 
-class Running:
-    """A launched job: its process, its run directory, and what it printed once it has ended."""
+class Running(Started):
+    """A launched job, in which a fault may happen: FAULT says which, see inject/."""
 
     def __init__(
         self, folder: Path, words: tuple[str, ...], env: dict[str, str], prefix: list[str], cwd: Path = REPO
     ) -> None:
-        self.dir = folder
-        base = {
-            k: v
-            for k, v in os.environ.items()
-            if not k.startswith(("ASCEND_", "ACCELERATE_", "RANK", "WORLD_SIZE", "GLOO_"))
-        }
-        # -m puts the working directory first, so that a copy of the launcher there is the one that runs.
-        base |= {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{INJECT}:{REPO}", "ASCEND_LAUNCH_REPORT": "false", **env}
-        argv = [*prefix, sys.executable, "-m", "launcher.cli", "--device", "cpu", "--run-dir", str(folder), *words]
-        self.started_s = time.monotonic()
-        self.process = subprocess.Popen(
-            argv,
-            cwd=cwd,
-            env=base,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            stdin=subprocess.DEVNULL,
-        )
-        self.out = self.err = ""
-
-    def wait(self) -> int:
-        self.out, self.err = self.process.communicate(timeout=TIMEOUT_S)
-        return self.process.returncode
-
-    def events(self, kind: str | None = None) -> list[dict[str, Any]]:
-        try:
-            lines = (self.dir / "events.jsonl").read_text().splitlines()
-        except FileNotFoundError:
-            return []
-        return [e for e in map(json.loads, lines) if kind in (None, e["event"])]
-
-    def until(self, kind: str, found: Callable[[dict[str, Any]], bool] = lambda e: True) -> dict[str, Any]:
-        """The first such event, waited for."""
-        deadline = time.monotonic() + TIMEOUT_S
-        while time.monotonic() < deadline:
-            for event in self.events(kind):
-                if found(event):
-                    return event
-            assert self.process.poll() is None, self.process.communicate()
-            time.sleep(0.05)
-        raise AssertionError(f"no {kind} event in {TIMEOUT_S} s")
-
-    @property
-    def failure(self) -> dict[str, Any]:
-        return json.loads((self.dir / "failure.json").read_text())
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        return json.loads((self.dir / "metrics.json").read_text())
-
-    def leftovers(self) -> list[psutil.Process]:
-        """Processes of this job that are alive: what an agent forks has the agent's arguments, the run directory too."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if str(self.dir) in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
-
-    def gone(self, within_s: float) -> bool:
-        """Whether nothing of the job is left by then."""
-        deadline = time.monotonic() + within_s
-        while self.leftovers():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.05)
-        return True
+        full = launching.environment(**{"PYTHONPATH": f"{INJECT}:{REPO}", **env})
+        super().__init__(folder, words, full, prefix, cwd)
 
 
 @pytest.fixture
@@ -118,7 +46,5 @@ def launch(tmp_path_factory: pytest.TempPathFactory, shared_cache: str) -> Itera
     yield start
     for one in jobs:
         for process in [*one.leftovers(), one.process]:
-            try:
-                process.send_signal(signal.SIGKILL)
-            except (psutil.Error, ProcessLookupError):
-                continue
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                process.kill()

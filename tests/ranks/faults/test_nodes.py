@@ -21,6 +21,7 @@ import pytest
 
 from tests import netns
 from tests.ranks.faults.conftest import REPO, Running
+from tests.support.run import Run, timeless
 
 pytestmark = pytest.mark.ranks
 SAVES = ("training.save_strategy=steps", "training.save_steps=5")
@@ -62,28 +63,13 @@ class Nodes:
     def until_step(self, step: int) -> None:
         self[0].until("step", lambda event: event["step"] >= step)
 
-    def processes(self) -> list[psutil.Process]:
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if str(self.dir) in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
-
     def of_node(self, node: int) -> list[psutil.Process]:
         """A launcher, its agent, and what that started."""
         one = psutil.Process(self[node].process.pid)
         return [one, *one.children(recursive=True)]
 
     def are_gone(self, within_s: float) -> bool:
-        deadline = time.monotonic() + within_s
-        while self.processes():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.1)
-        return True
+        return Run(self.dir).gone(within_s)
 
 
 @pytest.fixture
@@ -121,7 +107,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory, shared_cache: str) -> Iterat
 
     yield start
     for job in jobs:
-        for process in job.processes():
+        for process in Run(job.dir).leftovers():
             process.kill()
 
 
@@ -129,10 +115,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])
-
-
-def _without_clock(epochs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if "runtime" not in k and "per_second" not in k} for row in epochs]
 
 
 def _account(job: Nodes, node: int) -> dict[str, Any]:
@@ -152,7 +134,7 @@ def test_two_nodes_train_as_one_node_with_two_ranks(
     two = nodes(cable=cable)
 
     assert (0, 0) == two.wait(), two[0].err + two[1].err
-    assert _without_clock(one.metrics["epochs"]) == _without_clock(two[0].metrics["epochs"])
+    assert timeless(one.metrics["epochs"]) == timeless(two[0].metrics["epochs"])
     for name in ("predictions.jsonl", "model/model.safetensors"):
         assert (one.dir / name).read_bytes() == (two.dir / name).read_bytes()
     assert not (two[1].dir / "metrics.json").exists()
@@ -324,7 +306,7 @@ def test_a_killed_rank_restarts_all_nodes_and_nothing_is_lost(
     (restart,) = job[0].events("restart")
     assert 1 == restart["rank"]
     assert "SIGKILL" in restart["what"]
-    assert _without_clock(whole.metrics["epochs"]) == _without_clock(job[0].metrics["epochs"])
+    assert timeless(whole.metrics["epochs"]) == timeless(job[0].metrics["epochs"])
     assert (job[1].dir / "attempt_1" / "done_1").exists()
 
 
