@@ -150,23 +150,27 @@ def notes(recipe: RecipeSpec, tokenizer: Any, config: Any) -> list[str]:
     return found
 
 
-def with_weights(recipe: RecipeSpec, folder: Path, *, seed: int) -> tuple[Path, bool]:
+def with_weights(recipe: RecipeSpec, folder: Path, *, seed: int, notes: list[str] | None = None) -> tuple[Path, bool]:
     """The folder itself, or, where it has a config but no weights, a copy with random ones; and whether they are random.
 
-    The copy is made once and cached, so that every rank, strategy and run starts from the same weights.
+    The copy is made once and cached, so that every rank, strategy and run starts from the same weights. Where a cached
+    one was damaged, `notes` gets a sentence.
     """
     if any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin")):
         return folder, False
     config_text = (folder / "config.json").read_text(encoding="utf-8")
-    key = cache.key([config_text, recipe.model.task, num_labels(recipe), seed])
-    target = cache.folder() / "random" / key
-    with cache.lock(f"random-{key}"):
-        if not (target / "model.safetensors.index.json").exists() and not (target / "model.safetensors").exists():
-            config = load_config(recipe, folder)
-            config.num_labels = num_labels(recipe)
-            torch.manual_seed(seed)
-            auto_class(recipe).from_config(config, dtype=torch.float32).save_pretrained(target)
-    return target, True
+    key = cache.key([cache.FORMAT, config_text, recipe.model.task, num_labels(recipe), seed])
+
+    def make(target: Path) -> None:
+        config = load_config(recipe, folder)
+        config.num_labels = num_labels(recipe)
+        torch.manual_seed(seed)
+        auto_class(recipe).from_config(config, dtype=torch.float32).save_pretrained(target)
+
+    kept = cache.kept("random", key, make)
+    if notes is not None:
+        notes += kept.notes
+    return kept.path, True
 
 
 def _dequantised(folder: Path, gguf_file: str) -> Path:
@@ -178,20 +182,21 @@ def _dequantised(folder: Path, gguf_file: str) -> Path:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     facts = (folder / gguf_file).stat()
-    key = cache.key([str(folder.resolve()), gguf_file, facts.st_size, facts.st_mtime_ns])
-    target = cache.folder() / "gguf" / key
-    with cache.lock(f"gguf-{key}"):
-        if not (target / "tokenizer_config.json").exists():  # written last
-            options = {"gguf_file": gguf_file, "trust_remote_code": False}
-            weights = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **options).state_dict()
-            config = AutoConfig.from_pretrained(folder, **options)
-            if hasattr(config, "quantization_config"):
-                del config.quantization_config
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-            model.load_state_dict(weights)
-            model.save_pretrained(target)
-            AutoTokenizer.from_pretrained(folder, **options).save_pretrained(target)
-    return target
+    key = cache.key([cache.FORMAT, str(folder.resolve()), gguf_file, facts.st_size, facts.st_mtime_ns])
+
+    def make(target: Path) -> None:
+        options = {"gguf_file": gguf_file, "trust_remote_code": False}
+        weights = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **options).state_dict()
+        config = AutoConfig.from_pretrained(folder, **options)
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model.load_state_dict(weights)
+        # Files of a size that several cores can compare at once.
+        model.save_pretrained(target, max_shard_size="2GB")
+        AutoTokenizer.from_pretrained(folder, **options).save_pretrained(target)
+
+    return cache.kept("gguf", key, make).path
 
 
 def _checked(folder: Path, gguf_file: str | None) -> Path:

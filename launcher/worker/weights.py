@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,6 +173,26 @@ def with_labels(recipe: RecipeSpec, config: Any, trained: Trained) -> RecipeSpec
                           hint="name a model for sequence classification, or give the recipe with --recipe FILE")  # fmt: skip
     names = tuple(str(config.id2label[i]) for i in range(config.num_labels))
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"label_names": names})})
+
+
+def label_names(recipe: RecipeSpec, weights: Trained, config: Any) -> tuple[str, ...] | None:
+    """The names of the labels in the order that the weights number them in; the recipe's where nothing tells.
+
+    Raises:
+        LaunchError: the recipe has the same names in another order.
+    """
+    beside = rundir.read_json(weights.folder / rundir.MODEL_NOTE)
+    given = recipe.model.label_names
+    try:
+        known = tuple(map(str, beside["recipe"]["model"]["label_names"]))
+    except (TypeError, KeyError):
+        heads = [name for name in config.architectures or [] if name.endswith("ForSequenceClassification")]
+        named = tuple(str(name) for _, name in sorted((config.id2label or {}).items())) if heads else ()
+        known = () if all(re.fullmatch(r"LABEL_\d+", name) for name in named) or weights.base is not None else named
+    if given is not None and given != known and set(given) == set(known):
+        raise LaunchError(f"model.label_names has the labels in another order than {weights.folder}",
+                          hint=f"write them as {', '.join(known)}, or leave model.label_names out")  # fmt: skip
+    return given or known or None
 
 
 def note(plan: Plan, label_names: Sequence[str]) -> dict[str, Any]:

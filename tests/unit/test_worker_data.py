@@ -224,7 +224,7 @@ def test_a_label_outside_num_labels_is_refused(prepare):
 
     assert "has label 5" in error.what
     assert "labels run from 0 to 4" in error.what
-    assert "set model.num_labels to 6" == error.hint
+    assert "set model.num_labels=6" == error.hint
 
 
 @pytest.mark.parametrize(
