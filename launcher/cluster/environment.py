@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from launcher.cluster import kubernetes, slurm
+from launcher.cluster import kubernetes, slurm, variables
 from launcher.cluster.nodes import Nodes, Read
 from launcher.errors import LaunchError
 
@@ -29,9 +29,15 @@ ENVIRONMENTS = (
     Environment("Volcengine", kubernetes.VOLCENGINE, kubernetes.has_volcengine, kubernetes.volcengine),
     Environment("Kubeflow", kubernetes.PET, kubernetes.has_pet, kubernetes.pet),
     Environment("Volcano", kubernetes.VOLCANO, kubernetes.has_volcano, kubernetes.volcano),
+    Environment("LeaderWorkerSet", variables.LWS, variables.has_lws, variables.lws),
+    Environment("SkyPilot", variables.SKYPILOT, variables.has_skypilot, variables.skypilot),
+    Environment("dstack", variables.DSTACK, variables.has_dstack, variables.dstack),
+    Environment("MindSpore", variables.MINDSPORE, variables.has_mindspore, variables.mindspore),
     Environment("PyTorchJob or PAI-DLC", kubernetes.PYTORCHJOB, kubernetes.has_pytorchjob, kubernetes.pytorchjob),
+    Environment("the environment", variables.SCRIPTS, variables.has_scripts, variables.scripts),
 )
-"""The order in which they are asked: marks that nothing else sets come first, the bare WORLD_SIZE and RANK last."""
+"""The order in which they are asked: marks that nothing else sets come first, then the bare WORLD_SIZE and RANK, and last
+the variables that anybody may have put into an image or a shell."""
 
 
 def find(
@@ -46,7 +52,8 @@ def find(
         pretend: nothing is going to be started here.
 
     Raises:
-        LaunchError: another launcher started this as one of its ranks; or what is said does not fit together.
+        LaunchError: another launcher started this as one of its ranks; what is said does not fit together; or a
+            scheduler says several nodes, and nothing numbers them.
     """
     _refuse_ranks(env, told=count is not None)
     here = [e for e in ENVIRONMENTS if e.is_here(env)]
@@ -68,6 +75,8 @@ def find(
         if len(here) > 1:
             others = " and ".join(e.name for e in here[1:])
             nodes = replace(nodes, source=f"{nodes.source}; {others} could be read too and comes later in the order")
+    elif not env.get("NNODES"):  # which says one node here, or an environment would have been recognised
+        variables.refuse(env)
     if rank is not None:
         nodes = replace(nodes, rank=rank)
     if endpoint is not None:

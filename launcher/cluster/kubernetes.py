@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from launcher.cluster.nodes import OPTIONS, Nodes, Read, is_loopback, is_number, job_of_host
+from launcher.cluster.nodes import OPTIONS, Nodes, Read, fixed_count, is_loopback, is_number, job_of_host, nproc_of
 from launcher.errors import LaunchError
 
 PET = {
@@ -72,8 +72,13 @@ def has_pet(env: Mapping[str, str]) -> bool:
 
 def pet(read: Read) -> Nodes:
     """Raises LaunchError for an elastic number of nodes, and where pods are numbered by a rendezvous only."""
-    count = _fixed(read, read.text(*PET["count"]) or "1")
-    nproc = _nproc(read, *PET["nproc"])
+    count = fixed_count(
+        read,
+        "PET_NNODES",
+        read.text(*PET["count"]) or "1",
+        elastic="set minReplicas and maxReplicas of the elasticPolicy to the same number, or leave the policy out",
+    )
+    nproc = nproc_of(read, *PET["nproc"])
     endpoint = read.text(*PET["endpoint"])
     if count > 1 and not read.env.get("PET_NODE_RANK"):
         raise LaunchError(
@@ -88,31 +93,21 @@ def pet(read: Read) -> Nodes:
     return read.nodes(count=count, rank=rank, host=host, port=port, job=host and job_of_host(host), nproc=nproc)
 
 
-def _fixed(read: Read, text: str) -> int:
-    low, _, high = text.partition(":")
-    if not is_number(low) or not is_number(high or low) or int(low) < 1:
-        raise LaunchError(f"PET_NNODES={text} is not a number of nodes", hint=f"mend it, or {OPTIONS}")
-    if high and high != low:
-        raise LaunchError(
-            f"PET_NNODES={text} asks for an elastic number of nodes; a job here has as many as its plan says",
-            hint="set minReplicas and maxReplicas of the elasticPolicy to the same number, or leave the policy out; or "
-            + OPTIONS,
-        )
-    return int(low)
-
-
-def _nproc(read: Read, *names: str) -> int | None:
-    """Ranks a node, where that is a number: torchrun's auto, cpu and gpu are for it to count."""
-    value = next((read.env[n] for n in names if read.env.get(n)), "")
-    return read.number(*names, least=1) if value and not value.isalpha() else None
-
-
 # -- WORLD_SIZE and RANK ------------------------------------------------------------------------------------------------
 
 
 def has_pytorchjob(env: Mapping[str, str]) -> bool:
-    """Whether WORLD_SIZE and RANK are of pods: a process launcher's come with LOCAL_RANK, which a pod's do not."""
-    return all(env.get(n) for n in ("WORLD_SIZE", "RANK", "MASTER_ADDR")) and "LOCAL_RANK" not in env
+    """Whether WORLD_SIZE and RANK are of pods: a process launcher's come with LOCAL_RANK, which a pod's do not.
+
+    Without MASTER_ADDR they are of pods that do not learn where to meet, unless the one pod is all there is. Beside
+    NNODES, NODE_RANK and ranks a node whose product WORLD_SIZE is, it counts ranks: then those count.
+    """
+    if "LOCAL_RANK" in env or not env.get("WORLD_SIZE") or not env.get("RANK"):
+        return False
+    nnodes, nproc = env.get("NNODES", ""), env.get("NPROC_PER_NODE", "")
+    if env.get("NODE_RANK") and is_number(nnodes) and is_number(nproc):
+        return env["WORLD_SIZE"] != str(int(nnodes) * int(nproc)) or nproc == "1"
+    return bool(env.get("MASTER_ADDR")) or env["WORLD_SIZE"] != "1"
 
 
 def pytorchjob(read: Read) -> Nodes:
@@ -121,6 +116,13 @@ def pytorchjob(read: Read) -> Nodes:
             f"WORLD_SIZE={read.env['WORLD_SIZE']} may count nodes or ranks: LOCAL_WORLD_SIZE="
             f"{read.env['LOCAL_WORLD_SIZE']} is set, and LOCAL_RANK and MINDX_TASK_ID are not",
             hint=OPTIONS,
+        )
+    nnodes = read.env.get("NNODES", "")
+    if nnodes and nnodes != read.env["WORLD_SIZE"]:
+        raise LaunchError(
+            f"NNODES={nnodes} and WORLD_SIZE={read.env['WORLD_SIZE']} say different numbers of nodes, and no LOCAL_RANK "
+            "tells that WORLD_SIZE counts ranks",
+            hint=f"unset WORLD_SIZE and RANK where NNODES and NODE_RANK say it; or {OPTIONS}",
         )
     host = read.text(*PYTORCHJOB["host"])
     rank = read.needed("this pod's number", *PYTORCHJOB["rank"])
@@ -222,7 +224,7 @@ def modelarts(read: Read) -> Nodes:
     service = f"{name}-worker-0.{parent}.{space}.svc.cluster.local" if name and parent and space else None
     host = hosts[0].strip() or service
     job = read.text(*MODELARTS["job"])
-    nproc = _nproc(read, *MODELARTS["nproc"])
+    nproc = nproc_of(read, *MODELARTS["nproc"])
     return read.nodes(
         count=count, rank=rank, host=host, port=None, job=job or (host and job_of_host(host)), nproc=nproc
     )
@@ -240,5 +242,5 @@ def volcengine(read: Read) -> Nodes:
         host=host,
         port=read.number(*VOLCENGINE["port"], least=1),
         job=read.text(*VOLCENGINE["job"]) or (host and job_of_host(host)),
-        nproc=_nproc(read, *VOLCENGINE["nproc"]),
+        nproc=nproc_of(read, *VOLCENGINE["nproc"]),
     )

@@ -142,7 +142,7 @@ class Read:
         if not is_number(value) or int(value) < least:
             name = next(n for n in names if self.used.get(n) == value)
             raise LaunchError(
-                f"{name}={value} of {self.name} is not a whole number from {least}", hint=f"mend it, or {OPTIONS}"
+                f"{name}={value} of {self.name} is not a whole number from {least}", hint=f"correct it, or {OPTIONS}"
             )
         return int(value)
 
@@ -191,3 +191,26 @@ class Read:
             )
         endpoint = join_endpoint(host, port or port_of(job or host))
         return Nodes(count, rank, endpoint, nproc, job=name, source=source)
+
+
+def fixed_count(read: Read, name: str, text: str, elastic: str = "name one number") -> int:
+    """A number of nodes as torchrun writes it, `4` or `4:4`.
+
+    Raises:
+        LaunchError: it is none, or a range of numbers, with `elastic` as what to do.
+    """
+    low, _, high = text.partition(":")
+    if not is_number(low) or not is_number(high or low) or int(low) < 1:
+        raise LaunchError(f"{name}={text} is not a number of nodes", hint=f"correct it, or {OPTIONS}")
+    if high and high != low:
+        raise LaunchError(
+            f"{name}={text} asks for an elastic number of nodes; a job here has as many as its plan says",
+            hint=f"{elastic}; or {OPTIONS}",
+        )
+    return int(low)
+
+
+def nproc_of(read: Read, *names: str) -> int | None:
+    """Ranks a node, where that is a number: torchrun's auto, cpu and gpu are for it to count."""
+    value = next((read.env[n] for n in names if read.env.get(n)), "")
+    return read.number(*names, least=1) if value and not value.isalpha() else None

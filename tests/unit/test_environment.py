@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,6 +52,23 @@ MODELARTS = {
 VOLCENGINE = {
     "MLP_WORKER_NUM": "2", "MLP_ROLE_INDEX": "1", "MLP_WORKER_GPU": "8", "MLP_WORKER_0_HOST": "fd00::12",
     "MLP_WORKER_0_PORT": "2222", "MLP_TASK_ID": "t-2026",
+}  # fmt: skip
+
+SCRIPTS = {
+    "NNODES": "2", "NODE_RANK": "1", "NPROC_PER_NODE": "8", "MASTER_ADDR": "10.0.0.5", "MASTER_PORT": "29500",
+}  # fmt: skip
+SKYPILOT = {
+    "SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_RANK": "1", "SKYPILOT_NODE_IPS": "10.0.0.5\n10.0.0.6",
+    "SKYPILOT_NUM_GPUS_PER_NODE": "8", "SKYPILOT_TASK_ID": "sky-2026-11-28_bert-1",
+}  # fmt: skip
+LWS = {"LWS_LEADER_ADDRESS": "bert-3.bert.ns", "LWS_GROUP_SIZE": "4", "LWS_WORKER_INDEX": "2"}
+DSTACK = {
+    "DSTACK_NODES_NUM": "2", "DSTACK_NODE_RANK": "1", "DSTACK_MASTER_NODE_IP": "10.0.0.5", "DSTACK_GPUS_PER_NODE": "8",
+    "DSTACK_RUN_NAME": "bert",
+}  # fmt: skip
+MINDSPORE = {
+    "MS_WORKER_NUM": "16", "MS_LOCAL_WORKER": "8", "MS_NODE_RANK": "1", "MS_SCHED_HOST": "10.0.0.5",
+    "MS_SCHED_PORT": "2222", "MS_ROLE": "MS_WORKER",
 }  # fmt: skip
 
 
@@ -117,6 +136,33 @@ READ: dict[str, tuple[dict[str, str], Nodes, str]] = {
         {"MASTER_ADDR": "dlc8x-master-0", "MASTER_PORT": "23456", "WORLD_SIZE": "2", "RANK": "0"},
         Nodes(2, 0, "dlc8x-master-0:23456", job="dlc8x"), "PAI-DLC",
     ),
+    "NNODES of LLaMA-Factory and ms-swift": (
+        SCRIPTS, Nodes(2, 1, "10.0.0.5:29500", 8, "NPROC_PER_NODE"),
+        "the environment: NNODES=2, NODE_RANK=1, MASTER_ADDR=10.0.0.5, MASTER_PORT=29500, NPROC_PER_NODE=8",
+    ),
+    "NNODES, the port that they fall back to": (without(SCRIPTS, "MASTER_PORT"), Nodes(2, 1, "10.0.0.5:29500", 8, "NPROC_PER_NODE"), "NNODES=2"),
+    "NNODES, and as many ranks as there are cards": (
+        SCRIPTS | {"NPROC_PER_NODE": "gpu"}, Nodes(2, 1, "10.0.0.5:29500"), "NNODES=2",
+    ),
+    "NNODES of openMind, which numbers nodes by RANK": (
+        without(SCRIPTS, "NODE_RANK") | {"RANK": "1"}, Nodes(2, 1, "10.0.0.5:29500", 8, "NPROC_PER_NODE"), "RANK=1",
+    ),
+    "NNODES beside a WORLD_SIZE of ranks": (
+        SCRIPTS | {"WORLD_SIZE": "16", "RANK": "8"}, Nodes(2, 1, "10.0.0.5:29500", 8, "NPROC_PER_NODE"), "NODE_RANK=1",
+    ),
+    "NNODES=1 is no cluster": ({"NNODES": "1", "NODE_RANK": "0", "MASTER_ADDR": "localhost"}, Nodes(), ""),
+    "NNODES=1 says it for a scheduler that does not": ({"NNODES": "1", "JOB_COMPLETION_INDEX": "3"}, Nodes(), ""),
+    "MASTER_ADDR alone": ({"MASTER_ADDR": "10.0.0.5", "MASTER_PORT": "29500"}, Nodes(), ""),
+    "NPROC_PER_NODE alone": ({"NPROC_PER_NODE": "4"}, Nodes(nproc=4, nproc_variable="NPROC_PER_NODE"), "NPROC_PER_NODE=4"),
+    "NNODES in a recognised platform": (SCRIPTS | MODELARTS, Nodes(2, 1, "job8f-worker-0.hj1:23868", 8, "MA_NUM_GPUS", "job8f"), "ModelArts"),
+    "SkyPilot": (SKYPILOT, Nodes(2, 1, "10.0.0.5:22933", 8, "SKYPILOT_NUM_GPUS_PER_NODE", "sky-2026-11-28_bert-1"), "SkyPilot"),
+    "SkyPilot, one node without cards": (
+        {"SKYPILOT_NUM_NODES": "1", "SKYPILOT_NODE_RANK": "0", "SKYPILOT_NODE_IPS": "10.0.0.5", "SKYPILOT_NUM_GPUS_PER_NODE": "0"}, Nodes(), "SkyPilot",
+    ),
+    "LeaderWorkerSet": (LWS, Nodes(4, 2, "bert-3.bert.ns:20925", job="bert-3"), "LeaderWorkerSet"),
+    "dstack": (DSTACK, Nodes(2, 1, "10.0.0.5:28862", 8, "DSTACK_GPUS_PER_NODE", "bert"), "dstack"),
+    "MindCluster's job of MindSpore": (MINDSPORE, Nodes(2, 1, "10.0.0.5:2222", 8, "MS_LOCAL_WORKER"), "MindSpore"),
+    "LSF, one host": ({"LSB_JOBID": "7", "LSB_MCPU_HOSTS": "n1 64", "LSB_HOSTS": "n1 n1"}, Nodes(), ""),
     "Volcengine over IPv6": (VOLCENGINE, Nodes(2, 1, "[fd00::12]:2222", 8, "MLP_WORKER_GPU", "t-2026"), "Volcengine"),
 }  # fmt: skip
 
@@ -162,6 +208,26 @@ REFUSED: dict[str, tuple[dict[str, str], str, str]] = {
     "MindCluster without counts": (without(MINDCLUSTER, "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_RANK"), "WORLD_SIZE is not set", "--nnodes"),
     "a WORLD_SIZE of who knows what": (OLD_PYTORCHJOB | {"LOCAL_WORLD_SIZE": "8"}, "may count nodes or ranks", "--nnodes"),
     "ModelArts without a number": (without(MODELARTS, "VC_TASK_INDEX"), "VC_TASK_INDEX or MA_TASK_INDEX is not set", "--nnodes"),
+    "NNODES without a number": (without(SCRIPTS, "NODE_RANK"), "NODE_RANK or RANK is not set", "--node-rank"),
+    "NNODES, whose RANK a process launcher set": (
+        without(SCRIPTS, "NODE_RANK") | {"RANK": "9", "LOCAL_RANK": "1"}, "NODE_RANK is not set", "--node-rank",
+    ),
+    "NNODES without a place": (without(SCRIPTS, "MASTER_ADDR"), "says 2 nodes (NNODES=2", "--rdzv-endpoint"),
+    "NNODES that meet at home": (SCRIPTS | {"MASTER_ADDR": "localhost"}, "another machine on each", "unset"),
+    "NNODES that is no number": (SCRIPTS | {"NNODES": "two"}, "NNODES=two is not a number of nodes", "--nnodes"),
+    "an elastic NNODES": (SCRIPTS | {"NNODES": "2:4"}, "NNODES=2:4 asks for an elastic number", "--nnodes"),
+    "a NODE_RANK and no NNODES": ({"NODE_RANK": "1", "MASTER_ADDR": "10.0.0.5"}, "NNODES does not say how many", "set NNODES"),
+    "NNODES and another number of pods": (OLD_PYTORCHJOB | {"NNODES": "2"}, "NNODES=2 and WORLD_SIZE=4", "--nnodes"),
+    "WORLD_SIZE and RANK without a place": ({"WORLD_SIZE": "2", "RANK": "1"}, "says 2 nodes (", "--rdzv-endpoint"),
+    "LeaderWorkerSet before 0.6, which does not number": (without(LWS, "LWS_WORKER_INDEX"), "LWS_WORKER_INDEX is not set", "--nnodes"),
+    "SkyPilot without addresses": (without(SKYPILOT, "SKYPILOT_NODE_IPS"), "not where the first one is", "--rdzv-endpoint"),
+    "MindSpore's scheduler": (MINDSPORE | {"MS_ROLE": "MS_SCHED"}, "MS_ROLE=MS_SCHED", "pytorch"),
+    "a process of msrun": ({"MS_WORKER_NUM": "16", "MS_SCHED_HOST": "10.0.0.5", "MS_NODE_ID": "9"}, "MS_WORKER_NUM=16", "--node-rank"),
+    "Torque": ({"PBS_JOBID": "7.pbs", "PBS_NUM_NODES": "2"}, "PBS says several nodes (PBS_NUM_NODES=2)", "--node-rank"),
+    "LSF": ({"LSB_JOBID": "7", "LSB_MCPU_HOSTS": "n1 64 n2 64"}, "LSF says 2 hosts (n1, n2)", "--hostfile"),
+    "LSF, a slot a word": ({"LSB_JOBID": "7", "LSB_HOSTS": "n1 n1 n2 n2"}, "LSF says 2 hosts (n1, n2)", "--hostfile"),
+    "an indexed Job": ({"JOB_COMPLETION_INDEX": "1"}, "JOB_COMPLETION_INDEX=1", "--nnodes 1 is this machine alone"),
+    "an indexed Job's first pod, which cannot know either": ({"JOB_COMPLETION_INDEX": "0"}, "JOB_COMPLETION_INDEX=0", "--nnodes"),
     # Processes of other launchers, in and outside of a cluster.
     "a rank of torchrun": (
         {"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "8", "MASTER_ADDR": "x", "TORCHELASTIC_RUN_ID": "none"},
@@ -190,8 +256,23 @@ def test_what_cannot_be_read_is_refused_in_a_sentence_with_the_way_out(name: str
     assert "\n" not in caught.value.what
 
 
+@pytest.mark.parametrize("variable", ["PBS_NODEFILE", "LSB_DJOB_HOSTFILE", "PE_HOSTFILE"])
+def test_a_schedulers_file_of_hosts_is_counted(variable: str, tmp_path: Path):
+    """It has a line for each slot: two lines of one host are one node."""
+    path = tmp_path / "hosts"
+    path.write_text("n1 8\nn1 8\n")
+    assert Nodes() == environment.find({variable: str(path)})
+
+    path.write_text("n1 8\nn1 8\nn2 8\n")
+    with pytest.raises(LaunchError, match=r"2 hosts \(n1, n2\)"):
+        environment.find({variable: str(path)})
+    assert Nodes(2, 1, "n1:29400") == replace(environment.find({variable: str(path)}, 2, 1, "n1:29400"), source="")
+
+
 TOLD: dict[str, tuple[dict[str, str], dict[str, Any], Nodes]] = {
     "all three": (PYTORCHJOB, {"count": 4, "rank": 2, "endpoint": "a:1"}, Nodes(4, 2, "a:1")),
+    "all three, and NNODES": (SCRIPTS, {"count": 4, "rank": 2, "endpoint": "a:1"}, Nodes(4, 2, "a:1")),
+    "another number in NNODES's job": (SCRIPTS, {"rank": 0}, Nodes(2, 0, "10.0.0.5:29500", 8, "NPROC_PER_NODE")),
     "one node": (SLURM, {"count": 1}, Nodes()),
     "another place": (SLURM, {"endpoint": "10.0.0.1:29400"}, Nodes(2, 1, "10.0.0.1:29400", job="slurm-4711")),
     "one process a node of mpirun": (
