@@ -81,6 +81,8 @@ class Context:
     report_to: tuple[str, ...] = ()
     """Trackers that the recipe names."""
     model_name: str | None = None
+    is_program: bool = False
+    """Whether the job is the user's own program: what a recipe needs is then not asked for."""
     hub: str = "huggingface"
     needs: tuple[str, ...] | None = None
     """The packages that the job imports, by the names of BOUNDS; None where no job was named."""
@@ -1062,6 +1064,8 @@ HOST_CHECKS: tuple[Check, ...] = (
     check_compiler, check_disk,
     check_host_memory, check_shm, check_ulimit, check_model, check_token,
 )  # fmt: skip
+OF_RECIPES: tuple[Check, ...] = (check_transformers, check_trackers, check_compiler, check_model, check_token)
+"""What the recipe's own training needs, and a program of the user's may not."""
 SLOW_NPU_CHECKS: tuple[Check, ...] = (check_health_codes, check_tls, check_page_size, check_slurm_cards)
 SLOW_HOST_CHECKS: tuple[Check, ...] = (check_way, check_hub)
 
@@ -1077,6 +1081,8 @@ def run_checks(ctx: Context, only_cheap: bool = False) -> list[Finding]:
     """All findings, in the order of the checks. A check that breaks is a finding too, never a crash."""
     found = []
     for check in checks(ctx.device, only_cheap=only_cheap):
+        if ctx.is_program and check in OF_RECIPES:
+            continue
         try:
             found.append(check(ctx))
         except Exception as error:  # a doctor that dies of a strange machine helps nobody

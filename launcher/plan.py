@@ -3,6 +3,7 @@ cannot run. Everything a launch does afterwards follows from the Plan alone."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from launcher import __version__, memory
 from launcher.cluster.model import GIB, Chip, Cluster, chip
 from launcher.errors import LaunchError
+from launcher.program import Program
 from launcher.spec import Loaded, Precision, RecipeSpec, Section, Strategy
 
 ZERO_STAGE = {"zero1": 1, "zero2": 2, "zero3": 3, "zero3-offload": 3}
@@ -41,6 +43,8 @@ class Supervision(Section):
     join_timeout_s: NonNegativeFloat = 600.0
     """Seconds that the nodes of a job wait for each other to come."""
     start_method: Literal["auto", "fork", "spawn"] = "auto"
+    preload: bool = True
+    """Whether a program's libraries may be imported once for all its ranks."""
 
 
 class Use(Section):
@@ -84,6 +88,8 @@ class Plan(Section):
     debug: bool = False
     use: Use | None = None
     """None for a training."""
+    program: Program | None = None
+    """What ranks run instead of the recipe's training: `script:` of a recipe, or the command line's program."""
     rank_table: str | None = None
     """This node's file for RANK_TABLE_FILE, where --rank-table asked for one."""
     hidden_size: PositiveInt | None = None
@@ -133,6 +139,11 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
         LaunchError: the combination cannot run; the hint names what would.
     """
     recipe = loaded.spec
+    if recipe.script is not None:
+        script = os.path.normpath(loaded.path.resolve().parent / recipe.script)
+        return of_program(
+            Program(kind="script", target=script, args=tuple(map(str, recipe.args))), loaded, cluster, options
+        )
     nproc = 1 if options.debug else _nproc(cluster, options)
     world_size = nproc * cluster.num_nodes
     silicon = chip(cluster.devices[0].name) if cluster.devices else None
@@ -179,6 +190,38 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
     )
 
 
+def of_program(program: Program, loaded: Loaded, cluster: Cluster, options: Options) -> Plan:
+    """Decide about a launch of the user's own program: ranks and devices. What it trains, and how, is its own.
+
+    Raises:
+        LaunchError: more ranks than cards are asked for, or there is no card.
+    """
+    nproc = 1 if options.debug else _nproc(cluster, options)
+    return Plan(
+        name=loaded.name,
+        recipe_dir=str(loaded.path.resolve().parent),
+        recipe=loaded.spec,
+        device=cluster.device,
+        device_reason=cluster.source,
+        chip=cluster.devices[0].name if cluster.devices else None,
+        backend="hccl" if cluster.device == "npu" else "gloo",
+        num_nodes=cluster.num_nodes,
+        nproc_per_node=nproc,
+        rdzv_endpoint=cluster.rdzv_endpoint,
+        nodes_reason=cluster.nodes_source,
+        strategy="ddp",
+        strategy_reason="the program's own",
+        precision="fp32",
+        precision_reason="the program's own",
+        batch=Batch(global_size=nproc * cluster.num_nodes, micro_size=1, accumulation=1, eval_size=1),
+        training_arguments={},
+        supervision=options.supervision,
+        debug=options.debug,
+        program=program,
+        rank_table=options.rank_table if cluster.device == "npu" else None,
+    )
+
+
 def memory_rows(
     loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[str, Any] | None
 ) -> list[memory.Row]:
@@ -188,6 +231,8 @@ def memory_rows(
         LaunchError: as `make`, but not because nothing fits.
     """
     recipe = loaded.spec
+    if recipe.script is not None:
+        return []
     nproc = _nproc(cluster, options)
     world_size = nproc * cluster.num_nodes
     silicon = chip(cluster.devices[0].name) if cluster.devices else None

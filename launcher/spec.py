@@ -80,6 +80,8 @@ class EvalSplit(Split):
     """A split of the dataset."""
 
 
+NO_MODEL = "-"
+"""model.name of a job that is the user's own program."""
 NO_DATA = "-"
 """data.path of weights of which nobody knows on what they were trained."""
 
@@ -158,8 +160,8 @@ class Adapter(Section):
 class RecipeSpec(Section):
     """A whole recipe, checked."""
 
-    model: Model
-    data: Data
+    model: Model = Model(name=NO_MODEL)
+    data: Data = Data(path=NO_DATA)
     training: dict[str, Any] = {}
     """TrainingArguments by their own names."""
     parallel: Parallel = Parallel()
@@ -171,7 +173,9 @@ class RecipeSpec(Section):
     report: bool = True
     """Write report.html when a run ends, which takes about 2 s of one core; `ascend-launch report RUN` writes it at any time."""
     script: Text | None = None
-    """A Python file beside the recipe that replaces the built-in Trainer recipe on every rank."""
+    """A Python file beside the recipe that replaces the built-in Trainer recipe on every rank; it needs no model and no data."""
+    args: tuple[Text | int | float, ...] = ()
+    """Arguments of the script, as a list of words."""
 
 
 @dataclass(frozen=True)
@@ -377,19 +381,21 @@ def _validate(layers: _Layers) -> RecipeSpec:
     for key in layers.values:
         if key not in RecipeSpec.model_fields:
             layers.mistake((key,), "unknown key" + (_peer_hint(key) or _did_you_mean(key, RecipeSpec)))
-    for key, field in RecipeSpec.model_fields.items():
-        if key not in layers.values:
-            if field.is_required():
+    for key in RecipeSpec.model_fields:
+        if layers.values.get(key) is None and (key in ("model", "data") or key not in layers.values):
+            if key in ("model", "data") and not layers.values.get("script"):
                 layers.mistake((), f"`{key}:` is missing")
             continue
         holder = _One[key]
         value = layers.values[key]
-        if value is None and not field.is_required():  # `adapter:` with everything under it commented out
+        if value is None:  # `adapter:` with everything under it commented out
             continue
         try:
             good[key] = getattr(holder.model_validate_json(_json({key: value})), key)
         except ValidationError as error:
             _report(layers, error)
+    if good.get("args") and not good.get("script"):
+        layers.mistake(("args",), "arguments of a script, and there is no `script:`")
     _check_training(layers, good)
     _check_combinations(layers, good)
     layers.raise_if_any()

@@ -44,11 +44,14 @@ def run(
     *,
     on_poll: Callable[[], bool] | None = None,
     lock: int | None = None,
+    has_stdin: bool = False,
 ) -> Outcome:
     """Run the agent to its end, handing every event on as it is written.
 
     `on_poll` is called all the while and must not block; it returns whether it had something to do, and is then called
     again at once. What it raises ends the agent.
+
+    `has_stdin`: the job reads this process' standard input, as a single rank of a program may.
 
     `lock`, the run directory's, goes to the agent, so that nothing comes between the checks of a launch and its ranks.
 
@@ -60,7 +63,7 @@ def run(
     with run_dir.agent_log.open("ab") as log:
         words = os.fdopen(os.memfd_create("last-words"), "rb")
         handed = {rundir.LAST_WORDS: words.fileno(), **({} if lock is None else {rundir.LOCK: lock})}
-        agent = start_agent(argv, env, log, handed)
+        agent = start_agent(argv, env, log, handed, has_stdin=has_stdin)
     if lock is not None:
         os.close(lock)
     stop = _Stop(agent, run_dir.plan().supervision.grace_s + KILL_MARGIN_S)
@@ -102,11 +105,12 @@ def start_agent(
     log: BinaryIO,
     handles: Mapping[str, int],
     popen: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen,
+    has_stdin: bool = False,
 ) -> subprocess.Popen[bytes]:
     """The agent's process, which writes to `log`, and finds the number of each handle in the variable of its name."""
     return popen(
         argv,
-        stdin=subprocess.DEVNULL,
+        stdin=None if has_stdin else subprocess.DEVNULL,
         stdout=log,
         stderr=log,
         env={**env, **{name: str(handle) for name, handle in handles.items()}},

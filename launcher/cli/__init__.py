@@ -12,11 +12,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from launcher import __version__
-from launcher.cli import check, completion, launch, ranktable, recipes, report, results, submit
+from launcher.cli import check, command_line, completion, launch, program, ranktable, recipes, report, results, submit
 from launcher.cli.options import COMPLETE_VAR
 from launcher.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_USER, LaunchError
-
-DEFAULT_COMMAND = "run"
 
 
 class _Group(click.Group):
@@ -25,7 +23,7 @@ class _Group(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {"--help", "-h", "--version"}
         if args and args[0] not in own and args[0] not in self.commands:
-            args = [DEFAULT_COMMAND, *args]
+            args = command_line.with_command(args, program.program_command.params)
         return super().parse_args(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
@@ -34,23 +32,27 @@ class _Group(click.Group):
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write_usage(ctx.command_path, "[OPTIONS] RECIPE [KEY=VALUE]...")
+        formatter.write_usage(ctx.command_path, "[OPTIONS] [-m] PROGRAM [ARGS]...", prefix="       ")
         formatter.write_usage(ctx.command_path, "COMMAND [ARGS]...", prefix="       ")
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="ascend-launch")
 def cli() -> None:
-    """Fine-tune a model on every Ascend NPU of a node, or on CPU ranks, from one recipe.
+    """Fine-tune a model on every Ascend NPU of a node, or on CPU ranks, from one recipe; or run your own program on each.
 
     \b
       ascend-launch --nproc 8 recipes/yelp.yaml
       ascend-launch --device cpu --nproc 2 recipes/tiny-cpu.yaml training.num_train_epochs=1
       ascend-launch --dry-run --nproc 8 --device npu recipes/yelp.yaml
+      ascend-launch --nproc 8 train.py --lr 1e-4
+      ascend-launch --nproc-per-node 8 -m my.trainer --config c.json
     """
 
 
 for command in (
     launch.run_command,
+    program.program_command,
     launch.render_command,
     launch.plan_command,
     results.eval_command,

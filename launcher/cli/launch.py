@@ -60,6 +60,12 @@ def launch(loaded: Loaded, cluster: Cluster, plan: Plan, run_dir: Path | None, a
     A new directory becomes `latest` when its ranks start. One that a user's mistake ended before is removed: what was wrong
     has been said, and there is nothing else in it.
     """
+    if plan.program is not None and not plan.debug:
+        from launcher.cli import program
+
+        job = cluster.job
+        shown = program.Shown((cluster.node_rank * plan.nproc_per_node,))
+        program.launch(loaded, cluster, plan, plan.program, run_dir=run_dir, job=job, as_json=as_json, shown=shown)
     from launcher import rundir, show, supervise
     from launcher.render import env, files
 
@@ -178,6 +184,8 @@ def require_health(plan: Plan, cluster: Cluster) -> dict[str, Any]:
     from launcher.cluster import npu
 
     values = doctor_values(plan.recipe, plan.precision, plan.strategy, plan.training_arguments)
+    if plan.program is not None:
+        values |= {"is_program": True, "precision": "auto", "strategy": "auto", "model_name": None}
     if plan.use is not None:  # the model that they were trained from is not needed any more
         values["model_name"] = plan.use.weights
     context = doctor.context(

@@ -55,6 +55,11 @@ def variables(plan: Plan, run_path: Path, user: Mapping[str, str], num_cpus: int
 
     Ranges, defaults and traps of each are Huawei's, from the HCCL, torch_npu and CANN documentation.
     """
+    if plan.program is not None:
+        rows = _of_program(plan, run_path, num_cpus or usable_cpus())
+        return tuple(
+            Variable(n, user[n], "your own value", kept=True) if n in user else Variable(n, v, r) for n, v, r in rows
+        )
     rows = list(_both(plan, num_cpus or usable_cpus()))
     rows += _npu(plan, run_path, user) if plan.device == "npu" else _cpu()
     rows += _debug(plan) if plan.debug and plan.device == "npu" else []
@@ -109,10 +114,33 @@ def passed(user: Mapping[str, str], named: Sequence[str] = ()) -> tuple[dict[str
 Row = tuple[str, str, str]
 
 
+def _of_program(plan: Plan, run_path: Path, num_cpus: int) -> list[Row]:
+    """The least that lets ranks be forked, meet and be explained. How the program trains is its own."""
+    rows = [_threads(plan, num_cpus)]
+    if plan.program is not None and plan.program.kind != "executable" and plan.supervision.start_method != "spawn":
+        rows.append(_NUMPY)
+    if plan.num_nodes == 1:
+        rows.append(_LOOPBACK)
+    if plan.device == "cpu":
+        return rows + _cpu()
+    return rows + [
+        row for row in _npu(plan, run_path, {}) if row[0] in ("ASCEND_PROCESS_LOG_PATH", "PYTORCH_HAL_BASED_NPU_CHECK")
+    ]
+
+
+def _threads(plan: Plan, num_cpus: int) -> Row:
+    per_rank = max(1, num_cpus // plan.nproc_per_node)
+    return ("OMP_NUM_THREADS", str(per_rank), "cores / ranks; unset, every rank would take all cores")
+
+
+_NUMPY: Row = ("OPENBLAS_NUM_THREADS", "1", "numpy's own thread pool would not survive the fork of the ranks")
+_LOOPBACK: Row = ("GLOO_SOCKET_IFNAME", "lo", "one node: gloo needs no network, and no host name that resolves")
+
+
 def _both(plan: Plan, num_cpus: int) -> list[Row]:
     rows = [
-        ("OMP_NUM_THREADS", str(max(1, num_cpus // plan.nproc_per_node)), "cores / ranks; unset, every rank would take all cores"),
-        ("OPENBLAS_NUM_THREADS", "1", "numpy's own thread pool would not survive the fork of the ranks"),
+        _threads(plan, num_cpus),
+        _NUMPY,
         ("TOKENIZERS_PARALLELISM", "false", "rows are tokenised before ranks are forked; threads do not survive a fork"),
         ("DS_ACCELERATOR", plan.device, "DeepSpeed otherwise guesses from which packages import"),
     ]  # fmt: skip
@@ -125,7 +153,7 @@ def _both(plan: Plan, num_cpus: int) -> list[Row]:
             )
         )
     if plan.num_nodes == 1:
-        rows.append(("GLOO_SOCKET_IFNAME", "lo", "one node: gloo needs no network, and no host name that resolves"))
+        rows.append(_LOOPBACK)
     return rows
 
 

@@ -18,11 +18,11 @@ from launcher.spec import Loaded
 
 def texts(loaded: Loaded, plan: Plan, run: RunDir, user_env: Mapping[str, str], node_rank: int = 0) -> dict[str, str]:
     """File name in the run directory → its text, exactly as a launch writes it."""
-    out = {
-        run.recipe_path.name: recipe(loaded),
-        run.plan_path.name: plan.model_dump_json(indent=2) + "\n",
-        run.accelerate_path.name: accelerate.text(plan, run.deepspeed_path.resolve(), node_rank),
-    }
+    out = {run.plan_path.name: plan.model_dump_json(indent=2) + "\n"}
+    if loaded.path.suffix:  # not of a program that the command line named
+        out = {run.recipe_path.name: recipe(loaded), **out}
+    if plan.program is None:
+        out[run.accelerate_path.name] = accelerate.text(plan, run.deepspeed_path.resolve(), node_rank)
     zero = deepspeed.config(plan)
     if zero is not None:
         out[run.deepspeed_path.name] = json.dumps(zero, indent=2) + "\n"
@@ -39,17 +39,27 @@ def write(texts_by_name: Mapping[str, str], run: RunDir) -> None:
         write_text(run.path / name, text)
 
 
-def agent_argv(run: RunDir, node_rank: int = 0) -> list[str]:
+_AGENT = "import sys; sys.path[:] = [p for p in sys.path if p]; from launcher.worker import agent; agent.end()"
+"""-m would put the working directory first on sys.path, and a program's may hold anything: a `launcher`, a `datasets`."""
+
+
+def agent_argv(run: RunDir, node_rank: int = 0, *, is_program: bool = False) -> list[str]:
     """What a launch starts on this node."""
     argv = [sys.executable, "-m", "launcher.worker.agent", "--run-dir", str(run.path.resolve())]
+    if is_program:
+        argv[1:3] = ["-c", _AGENT]
     return [*argv, "--node-rank", str(node_rank)] if node_rank else argv
 
 
 def commands(plan: Plan, run: RunDir, node_rank: int = 0) -> dict[str, str]:
     """The agent's command, and the same job under other launchers, ready to paste."""
     rank = ["-m", "launcher.worker", "--run-dir", str(run.path.resolve())]
-    out = {"ascend-launch": agent_argv(run, node_rank)}
-    out["accelerate"] = ["accelerate", "launch", "--config_file", str(run.accelerate_path.resolve()), *rank]
+    out = {"ascend-launch": agent_argv(run, node_rank, is_program=plan.program is not None)}
+    if plan.program is not None:
+        words = {"script": [], "module": ["-m"], "executable": ["--no-python"]}[plan.program.kind]
+        rank = [*words, plan.program.target, *plan.program.args]
+    else:
+        out["accelerate"] = ["accelerate", "launch", "--config_file", str(run.accelerate_path.resolve()), *rank]
     torchrun = ["torchrun", "--nproc-per-node", str(plan.nproc_per_node)]
     if plan.num_nodes > 1:
         host, port = split_endpoint(plan.rdzv_endpoint or "")

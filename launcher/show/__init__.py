@@ -349,6 +349,11 @@ def dry_run(
     if plan.num_nodes > 1:
         names = "GLOO_SOCKET_IFNAME" + (", HCCL_SOCKET_IFNAME and HCCL_IF_BASE_PORT" if plan.backend == "hccl" else "")
         out.print(Text(f"  # and, where you have not set them, {names}: settled when the nodes meet"))
+    commands_and_no_more(commands)
+
+
+def commands_and_no_more(commands: Mapping[str, str]) -> None:
+    """What would be started, and by other launchers; and that it was not."""
     out.print(Text("\ncommands", style="bold"))
     for name, command in commands.items():
         out.print(Text(f"  # {name}\n  {command}"))

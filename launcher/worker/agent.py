@@ -19,13 +19,15 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from launcher import rundir
 from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, EXIT_USER, LaunchError
 from launcher.plan import Plan
+from launcher.program import Program, as_typed
 from launcher.rundir import RunDir
 from launcher.worker import failure, nodes, stall, start, zygote
+from launcher.worker import program as program_module
 
 POLL_S = 0.1
 """How soon a signal or another node's word is acted on; a rank's end is heard at once."""
@@ -51,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         zygote.die_with_parent(signal.SIGTERM)
         plan = run.plan()
         start.settle(run)
-        agent = Agent(run, plan, args.node_rank, attempt=run.last_attempt + 1)
+        program = plan.program and as_typed(plan.program, os.environ)
+        agent = Agent(run, plan, args.node_rank, attempt=run.last_attempt + 1, program=program)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, agent.on_signal)
         return agent.run()
@@ -80,6 +83,8 @@ class Agent:
     node_rank: int
     attempt: int = 0
     stop_signal: int | None = None
+    program: Program | None = None
+    """What ranks run instead of the recipe's training, with the arguments as typed."""
     spawn: bool = False
     children: list[Child] = field(default_factory=list)
     pipe: Connection | None = None
@@ -139,17 +144,28 @@ class Agent:
         self.spawn = self.plan.supervision.start_method == "spawn"
         if not self.spawn:
             gc.disable()  # imports leave hardly any garbage, and looking for it takes a tenth of their time
-            from launcher.worker import prepare, rank
+            if self.program is not None:
+                self._preload_for(self.program)
+            else:
+                from launcher.worker import prepare, rank
 
-            rank.preload(self.plan)
-            del prepare
+                rank.preload(self.plan)
+                del prepare
             # A full collection writes to every object that it looks at: each child would get copies of 125 MB.
             gc.freeze()
             gc.enable()
         self._event("imported", seconds=round(time.monotonic() - started, 2))
 
+    def _preload_for(self, program: Program) -> None:
+        if program.kind == "executable":
+            return
+        modules, reason = program_module.preload(self.plan)
+        self._event("preload", modules=modules, reason=reason)
+
     def _settle_start_method(self) -> None:
         """Fork, unless a trial says that it is not safe."""
+        if self.program is not None and self.program.kind == "executable":
+            return
         asked, why = self.plan.supervision.start_method, ""
         if asked == "auto":
             threads = sorted(set(_thread_names()) - HARMLESS_THREADS)
@@ -175,6 +191,8 @@ class Agent:
         )
 
     def _prepare(self, link: nodes.Link) -> dict[str, Any] | None:
+        if self.program is not None:
+            return None
         log = self.run_dir.attempt(self.attempt) / "prepare.log"
         self.children = [self._start(None, {}, log)]
         told = False
@@ -258,7 +276,9 @@ class Agent:
                     tell_at, kill_at, told = now, now, True
             if now >= tell_at and not told:
                 told = True
-                self._signal(signal.SIGTERM)  # the pid alone: a checkpoint needs the DataLoader workers alive
+                # The pid alone: a checkpoint needs the DataLoader workers alive. A program hears the signal that was sent,
+                # so that ^C reaches its `except KeyboardInterrupt`.
+                self._signal(self.stop_signal if self.program and is_stopping and self.stop_signal else signal.SIGTERM)
             if now >= kill_at:
                 self._signal(signal.SIGKILL)
                 kill_at = float("inf")
@@ -268,7 +288,10 @@ class Agent:
 
     def _start(self, rank: int | None, env: dict[str, str], log: Path, *, probe: bool = False) -> Child:
         assert self.pipe is not None
-        self.pipe.send(("start", zygote.Job(self.run_dir.path, self.attempt, rank, env, log, self.spawn, probe)))
+        program = None if rank is None else self.program
+        self.pipe.send(
+            ("start", zygote.Job(self.run_dir.path, self.attempt, rank, env, log, self.spawn, probe, program))
+        )
         while True:
             message = self._receive()
             if isinstance(message, zygote.Started):
@@ -309,7 +332,12 @@ class Agent:
 
     def _record(self, child: Child) -> dict[str, Any] | None:
         found: dict[str, Any] | None = rundir.read_json(zygote.error_path(self.run_dir, self.attempt, child.rank))
+        if found is None and self.program is not None and child.rank is not None:
+            return failure.of_torchelastic(self._torchelastic_error(child.rank))
         return found
+
+    def _torchelastic_error(self, rank: int) -> Path:
+        return self.run_dir.attempt(self.attempt) / f"torchelastic_error_{rank}.json"
 
     def _is_early(self, child: Child) -> bool:
         """Whether a rank ended with code 0 and without having done its work."""
@@ -322,21 +350,23 @@ class Agent:
         user's may end with 0 because it was told to stop."""
         return (
             bool(self.children)
-            and self.plan.recipe.script is None
+            and self.program is None
             and all(c.rank is not None and c.exit_code == 0 and not self._is_early(c) for c in self.children)
         )
 
     def _has_failed(self, child: Child) -> bool:
-        if child.exit_code is None or failure.is_preempted(child.exit_code):
+        if child.exit_code is None:
             return False
-        return bool(child.exit_code) or self._is_early(child)
+        if self.program is not None:  # its own exit codes mean nothing to us, and ending by os._exit(0) is its right
+            return bool(child.exit_code)
+        return not failure.is_preempted(child.exit_code) and (bool(child.exit_code) or self._is_early(child))
 
     def _followed(self, child: Child) -> bool:
         return (self._record(child) or {}).get("weight", failure.CAUSE) != failure.CAUSE
 
     def _was_preempted(self) -> bool:
         """Whether a rank left as one does that was told to stop, by somebody else than this agent for another's failure."""
-        return any(failure.is_preempted(c.exit_code) and not c.was_told for c in self.children)
+        return self.program is None and any(failure.is_preempted(c.exit_code) and not c.was_told for c in self.children)
 
     def _first_failure(self, oom_kills: int = 0) -> dict[str, Any] | None:
         found = []
@@ -350,7 +380,19 @@ class Agent:
                 record = failure.of_exit(child.exit_code or 0, child.log, oom_kills)
                 record |= {"time_ns": child.ended_ns, "time": time.time()}
             found.append(self._located(child, record))
-        return failure.first(found)
+        return failure.first([*found, *self._left_early()] if found else found)
+
+    def _left_early(self) -> list[dict[str, Any]]:
+        """Ranks of a program that ended with code 0 before its end, as os._exit(0) does. That is a failure only where
+        others went down, and a cause only where those say no more than that a peer is gone."""
+        if self.program is None or self.program.kind == "executable":
+            return []
+        return [
+            self._located(child, failure.of_exit(0, child.log))
+            | {"time_ns": child.ended_ns, "time": time.time(), "weight": failure.IN_FLIGHT}
+            for child in self.children
+            if self._is_early(child) and not child.was_told
+        ]
 
     def _located(self, child: Child, record: dict[str, Any]) -> dict[str, Any]:
         local_rank = None if child.rank is None else child.rank - self.node_rank * self.plan.nproc_per_node
@@ -377,7 +419,7 @@ class Agent:
             "GROUP_WORLD_SIZE": plan.num_nodes,
             "ROLE_RANK": rank,
             "ROLE_WORLD_SIZE": plan.world_size,
-            "ROLE_NAME": "default",
+            "ROLE_NAME": self.program.role if self.program else "default",
             "MASTER_ADDR": meeting.host,
             "MASTER_PORT": meeting.port,
             "TORCHELASTIC_RESTART_COUNT": self.attempt,
@@ -385,8 +427,10 @@ class Agent:
             "TORCHELASTIC_RUN_ID": self.run_dir.path.name,
             # An agent serves the store, on a port it holds already; every rank is a client of it.
             "TORCHELASTIC_USE_AGENT_STORE": "True",
-            "TORCHELASTIC_ERROR_FILE": self.run_dir.attempt(self.attempt) / f"torchelastic_error_{rank}.json",
+            "TORCHELASTIC_ERROR_FILE": self._torchelastic_error(rank),
         }
+        if self.program is not None:
+            env |= {"ASCEND_LAUNCH_RUN_DIR": self.run_dir.path}
         return {name: str(value) for name, value in (env | self._network_env(meeting)).items()}
 
     def _network_env(self, meeting: nodes.Meeting) -> dict[str, str]:
@@ -424,7 +468,8 @@ def _oom_kills() -> int:
     return 0
 
 
-if __name__ == "__main__":
+def end() -> NoReturn:
+    """Run as a program, and end with main's code."""
     try:
         status = main()
     except LaunchError as error:
@@ -433,3 +478,7 @@ if __name__ == "__main__":
     zygote.flush()
     # Not sys.exit: taking torch down costs seconds on a busy host, and a thread may still wait on a link that was cut.
     os._exit(status)
+
+
+if __name__ == "__main__":
+    end()

@@ -63,13 +63,21 @@ def _is_consequence(error: BaseException) -> bool:
 
 def record(path: Path, error: BaseException, rank: int | None) -> int:
     """Write the error file, unless this process wrote one already, and the traceback to stderr; the exit code."""
-    found = rundir.read_json(path)
-    if found is None or found.get("weight") == IN_FLIGHT:
-        found = describe(error, rank)
-        with contextlib.suppress(OSError):  # the agent then finds the traceback in the log
-            rundir.write_json(path, found)
+    found = leave(path, error, rank)
     traceback.print_exception(error)
     return int(found["exit_code"])
+
+
+def leave(path: Path, error: BaseException, rank: int | None, *, traceback_text: str | None = None) -> dict[str, Any]:
+    """Write the error file, unless this process wrote one already; what it says. `traceback_text` replaces the error's."""
+    found: dict[str, Any] | None = rundir.read_json(path)
+    if found is None or found.get("weight") == IN_FLIGHT:
+        found = describe(error, rank)
+        if traceback_text is not None:
+            found["traceback"] = traceback_text
+        with contextlib.suppress(OSError):  # the agent then finds the traceback in the log
+            rundir.write_json(path, found)
+    return found
 
 
 def record_in_flight(path: Path, rank: int) -> None:
@@ -86,6 +94,26 @@ def first(failures: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The failure that the others followed from: by weight, then by time; None where there is none."""
     ordered = sorted(failures, key=lambda f: (f.get("weight", CAUSE), f.get("time_ns", 0)))
     return dict(ordered[0]) if ordered else None
+
+
+def of_torchelastic(path: Path) -> dict[str, Any] | None:
+    """What torch's own @record left in TORCHELASTIC_ERROR_FILE, as one of our records; None where it left nothing."""
+    said = rundir.read_json(path)
+    message = said.get("message") if isinstance(said, dict) else None
+    if not isinstance(message, dict):
+        return None
+    text, extra = str(message.get("message", "")), message.get("extraInfo")
+    return {
+        "type": text.partition(":")[0],
+        "message": text,
+        "what": text,
+        "hint": "",
+        "traceback": str(extra.get("py_callstack", "")) if isinstance(extra, dict) else "",
+        "time_ns": time.monotonic_ns(),
+        "time": time.time(),
+        "weight": FOLLOWED if CONSEQUENCE.search(text) else CAUSE,
+        "exit_code": EXIT_JOB_FAILED,
+    }
 
 
 def of_exit(code: int, log: Path, oom_kills: int = 0) -> dict[str, Any]:

@@ -90,6 +90,7 @@ class OneNode:
 
     def __init__(self, plan: Plan, job: str) -> None:
         self._store: Any = None
+        self._port = split_endpoint(plan.rdzv_endpoint)[1] if plan.rdzv_endpoint else 0
         self._blocks = _blocks(plan, job)
 
     def meet(self) -> None:
@@ -104,7 +105,7 @@ class OneNode:
     def join(self, attempt: int, found: Record | None) -> Meeting | Record | None:
         if found is not None:
             return found
-        self._store = _ranks_store()
+        self._store = _ranks_store(self._port)
         base = None
         if self._blocks is not None:
             base = next(iter(self._blocks.offer(1)), None)
@@ -127,15 +128,36 @@ def _blocks(plan: Plan, job: str) -> network.Blocks | None:
     return network.Blocks(job)
 
 
-def _ranks_store() -> Any:
+def _ranks_store(port: int = 0) -> Any:
     """The store of one attempt's ranks. A new one each time: the last one's keys would lead ranks to peers that are gone.
 
-    Port 0: no port is chosen, tried and lost to somebody else in between.
-    """
-    from torch.distributed import TCPStore
+    Port 0: no port is chosen, tried and lost to somebody else in between. A program may ask for one (--master-port).
 
+    Raises:
+        LaunchError: somebody else has that port.
+    """
+    try:
+        from torch.distributed import TCPStore
+    except ImportError:  # a program that needs no torch; whatever it meets by, it finds a free port
+        return _NoStore(port)
     network.ask_no_name_server()
-    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    try:
+        return TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    except RuntimeError:
+        if not port:
+            raise
+        raise LaunchError(
+            f"port {port} of this host is in use", hint="leave --master-port out, and a free one is taken"
+        ) from None
+
+
+class _NoStore:
+    """A port that was free a moment ago."""
+
+    def __init__(self, port: int) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            self.port = probe.getsockname()[1]
 
 
 class ManyNodes:

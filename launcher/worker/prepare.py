@@ -1,10 +1,8 @@
-"""What happens once a node before any rank starts: operators built, data tokenised; and the trial of a fork."""
+"""What happens once a node before any rank starts: operators built, data tokenised."""
 
 from __future__ import annotations
 
 from launcher import rundir
-from launcher.errors import LaunchError
-from launcher.plan import Plan
 from launcher.rundir import RunDir
 from launcher.worker import data, ops, predict
 
@@ -19,18 +17,5 @@ def main(run: RunDir) -> None:
     ops.load(plan, lambda text: rundir.append_event(run.events_path, {"event": "note", "text": text}))
     if plan.use is not None and plan.use.mode == "predict":
         predict.prepare(plan, run)
-    elif plan.recipe.script is None:
+    else:
         data.prepare(plan, run)
-
-
-def probe(plan: Plan) -> None:
-    """In a forked child: use what ranks will use. A hang or a crash here means that forking is not safe.
-
-    Raises:
-        LaunchError: the device does not work in a forked process.
-    """
-    import torch
-
-    torch.ones(64, 64).matmul(torch.ones(64, 64))
-    if plan.device == "npu" and not torch.npu.is_available():
-        raise LaunchError("no NPU is usable in a forked process", exit_code=1)

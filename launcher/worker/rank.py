@@ -6,8 +6,6 @@ Nothing here, or in what it imports, may start a thread or touch a device at imp
 from __future__ import annotations
 
 import os
-import runpy
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import transformers
 
 from launcher import rundir
 from launcher.cluster import network
-from launcher.errors import EXIT_JOB_FAILED, EXIT_TERMINATED, LaunchError
+from launcher.errors import EXIT_TERMINATED
 from launcher.plan import Plan
 from launcher.rundir import RunDir
 from launcher.worker import data, device, failure, heartbeat, ops, predict, preempt, weights
@@ -37,7 +35,7 @@ DEFAULT_TIMEOUT_S = 1800
 def preload(plan: Plan) -> None:
     """Import what ranks of this plan will need, so that forked ones find it loaded. Touches no device."""
     os.environ["DS_ACCELERATOR"] = plan.device  # read when deepspeed is imported
-    if plan.recipe.script is None and (plan.use is None or plan.use.mode == "eval"):
+    if plan.use is None or plan.use.mode == "eval":
         import datasets
         import evaluate
         import sklearn.metrics
@@ -71,14 +69,11 @@ def main(run_dir: Path, attempt: int = 0) -> None:
         rank = Rank.from_env(os.environ)
         index = rank.index
         plan = run.plan()
-        if plan.recipe.script is not None:
-            _run_script(Path(plan.recipe_dir) / plan.recipe.script, run)
-        else:
-            preempt.install(run.error_path(attempt, index), index)
-            heartbeat.dump_stacks_on_signal(run.attempt(attempt) / f"stacks_{index}.txt")
-            heart = Heart(run.attempt(attempt) / f"beat_{index}")
-            work = _train if plan.use is None else _evaluate if plan.use.mode == "eval" else predict.main
-            work(plan, run, rank, heart)
+        preempt.install(run.error_path(attempt, index), index)
+        heartbeat.dump_stacks_on_signal(run.attempt(attempt) / f"stacks_{index}.txt")
+        heart = Heart(run.attempt(attempt) / f"beat_{index}")
+        work = _train if plan.use is None else _evaluate if plan.use.mode == "eval" else predict.main
+        work(plan, run, rank, heart)
     except Preempted:
         device.leave_process_group()
         raise SystemExit(EXIT_TERMINATED) from None
@@ -219,16 +214,3 @@ def _write_results(
         "epoch": state.epoch,
     }
     rundir.write_json(run.metrics_path, {**_facts(plan), "epochs": progress.epochs, "final": final, "train": figures})
-
-
-def _run_script(script: Path, run: RunDir) -> None:
-    """Run the user's own recipe as `__main__`, with its folder first on sys.path as Python itself would."""
-    os.environ["ASCEND_LAUNCH_RUN_DIR"] = str(run.path)
-    sys.path.insert(0, str(script.parent))
-    sys.argv = [str(script)]
-    try:
-        runpy.run_path(str(script), run_name="__main__")
-    except SystemExit as stop:
-        if stop.code not in (None, 0):
-            how = f"exit code {stop.code}" if isinstance(stop.code, int) else f"the words: {stop.code}"
-            raise LaunchError(f"{script} ended with {how}", exit_code=EXIT_JOB_FAILED) from stop

@@ -58,14 +58,15 @@ def code(plan: Plan) -> dict[str, str]:
     for path in sorted(folder.rglob("*.py")):
         digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
     out = {"ascend-launch": digest.hexdigest()[:DIGEST_LETTERS]}
-    if plan.recipe.script is not None:
-        out[plan.recipe.script] = of_file(Path(plan.recipe_dir) / plan.recipe.script)
+    if plan.program is not None and plan.program.kind == "script" and Path(plan.program.target).is_file():
+        out[Path(plan.program.target).name] = of_file(Path(plan.program.target))
     return out
 
 
 def versions(plan: Plan) -> dict[str, str]:
     """Python, machine, and the packages that ranks of this plan use."""
     names = ["torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors"]
+    names = names if plan.program is None else ["torch"]
     names += ["deepspeed"] if plan.zero_stage is not None else []
     names += ["peft"] if plan.recipe.adapter is not None else []
     names += ["torch-npu"] if plan.device == "npu" else []

@@ -7,6 +7,7 @@ locks and not the threads. So the agent forks this one first, and asks it for ra
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -14,15 +15,17 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
 
-from launcher.errors import EXIT_JOB_FAILED, EXIT_OK
+from launcher.errors import EXIT_JOB_FAILED, EXIT_OK, LaunchError
+from launcher.program import ARGS, Program, as_typed
 from launcher.rundir import RunDir
 from launcher.worker import failure
+from launcher.worker import program as program_module
 from launcher.worker import start as start_module
 
 LOOK_S = 1.0
@@ -42,6 +45,8 @@ class Job:
     log: Path
     spawn: bool = False
     probe: bool = False
+    program: Program | None = None
+    """What a rank runs instead of the recipe's training, with the arguments as typed."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +118,10 @@ def _serve(pipe: Connection) -> None:
 
 
 def _launch(job: Job, pipe: Connection) -> int:
-    if job.spawn:
-        code = "import sys; from launcher.worker import zygote; zygote.spawned(*sys.argv[1:])"
+    if job.spawn and (job.program is None or job.program.kind != "executable"):
+        # A program's working directory may hold anything: a `launcher`, a `datasets`.
+        clean = "" if job.program is None else "sys.path[:] = [place for place in sys.path if place]; "
+        code = f"import sys; {clean}from launcher.worker import zygote; zygote.spawned(*sys.argv[1:])"
         argv = [
             sys.executable,
             "-c",
@@ -125,8 +132,16 @@ def _launch(job: Job, pipe: Connection) -> int:
         ]
         with job.log.open("ab") as out:
             env = {**os.environ, **job.env}
+            if job.program is not None:
+                env[ARGS] = json.dumps(job.program.args)
             return subprocess.Popen(
-                argv, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+                argv,
+                env=env,
+                stdin=None if job.program else subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                preexec_fn=program_module.reset_signals,  # what we ignore it would ignore too
             ).pid
     flush()
     pid = os.fork()
@@ -175,34 +190,61 @@ def _child(job: Job, pipe: Connection) -> NoReturn:
         os.dup2(out, 2)
         os.close(out)
         os.environ.update(job.env)
-        code = _work(job.run_path, job.attempt, job.rank, probe=job.probe)
+        if job.program is None:
+            code = _work(job.run_path, job.attempt, job.rank, probe=job.probe)
     except BaseException:
         traceback.print_exc()
-    finally:
-        flush()
-        os._exit(code)
+        job = replace(job, program=None)
+    if job.program is not None:
+        _program(job.program, RunDir(job.run_path), job.attempt, job.rank or 0)
+    flush()
+    os._exit(code)
+
+
+def _program(program: Program, run: RunDir, attempt: int, rank: int) -> NoReturn:
+    program_module.reset_signals()
+    if program.kind == "executable":
+        try:
+            program_module.execute(program, int(os.environ["LOCAL_RANK"]))
+        except LaunchError as error:
+            code = failure.record(run.error_path(attempt, rank), error, rank)
+            flush()
+            os._exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(write_through=True)  # type: ignore[union-attr]
+    code = program_module.main(program, run, attempt, rank)
+    if code == EXIT_OK:
+        done_path(run, attempt, rank).touch()
+    program_module.end(code)
 
 
 def spawned(run_path: str, attempt: str, rank: str) -> NoReturn:
     """Entry of a child in a fresh interpreter."""
     die_with_parent(signal.SIGKILL)
-    start_module.settle(RunDir(Path(run_path)))
+    run = RunDir(Path(run_path))
+    start_module.settle(run)
+    plan = run.plan()
+    if plan.program is not None and rank:
+        _program(as_typed(plan.program, os.environ), run, int(attempt), int(rank))
     code = _work(Path(run_path), int(attempt), int(rank) if rank else None)
     flush()
     os._exit(code)
 
 
 def _work(run_path: Path, attempt: int, rank: int | None, *, probe: bool = False) -> int:
-    from launcher.worker import prepare
-    from launcher.worker import rank as rank_module
-
     run = RunDir(run_path)
     try:
         if probe:
-            prepare.probe(run.plan())
+            from launcher.worker import probe as probe_module
+
+            probe_module.main(run.plan())
         elif rank is None:
+            from launcher.worker import prepare
+
             prepare.main(run)
         else:
+            from launcher.worker import rank as rank_module
+
             rank_module.main(run_path, attempt)
             done_path(run, attempt, rank).touch()
     except SystemExit as error:

@@ -18,7 +18,7 @@ LAYERS = [
     {"doctor", "report", "supervise", "explain", "trained", "predict"},
     {"render", "rundir", "history"},
     {"plan"},
-    {"memory"},
+    {"memory", "program"},
     {"cluster", "llamafactory"},
     {"spec"},
     {"training_fields", "yamlfile"},

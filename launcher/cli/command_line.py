@@ -1,0 +1,165 @@
+"""What a command line without a command's name means: a recipe, or a program; and other launchers' lines as ours."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from launcher.errors import LaunchError
+
+RECIPE, PROGRAM = "run", "program"
+RECIPE_ENDINGS = (".yaml", ".yml")
+
+
+def with_command(args: list[str], parameters: Sequence[click.Parameter]) -> list[str]:
+    """The words with the command's name before them.
+
+    The first word that is no option decides: another launcher's name, a recipe, or a program. Where an option is not
+    known, or no such word is there, the recipe's command says so.
+    """
+    index = first_word(args, parameters)
+    if index is None:
+        return [RECIPE, *args]
+    before, word, after = args[:index], args[index], args[index + 1 :]
+    if word in PASTED:
+        words = PASTED[word](after)
+        print(f"ascend-launch {shlex.join([*before, *words])}", file=sys.stderr)
+        return [PROGRAM, *before, *words]
+    if _says_program(before) or is_program(word):
+        return [PROGRAM, *args]
+    return [RECIPE, *args]
+
+
+def first_word(args: Sequence[str], parameters: Sequence[click.Parameter]) -> int | None:
+    """Where the first word stands that is neither an option nor an option's value; None where there is none, or where an
+    option before it is not a program's."""
+    options = {name: p for p in parameters if isinstance(p, click.Option) for name in p.opts}
+    index = 0
+    while index < len(args):
+        word = args[index]
+        if not word.startswith("-") or word == "-":
+            return index
+        name, equals, _ = word.partition("=")
+        option = options.get(name.replace("_", "-") if name.startswith("--") else name[:2])
+        if option is None:
+            return None
+        has_value = bool(equals) or (not name.startswith("--") and len(name) > 2)
+        index += 1 if option.is_flag or has_value else 2
+    return None
+
+
+def _says_program(before: Sequence[str]) -> bool:
+    return bool({"-m", "--module", "--no-python", "--no_python", "--run-path", "--run_path"} & set(before))
+
+
+def is_program(word: str) -> bool:
+    """Whether a word names a Python program, as `python WORD` would take it, and not a recipe."""
+    if word.endswith(RECIPE_ENDINGS):
+        return False
+    path = Path(word)
+    return word.endswith((".py", ".pyz")) or (os.sep in word and path.is_file()) or (path / "__main__.py").is_file()
+
+
+def torchrun(words: list[str]) -> list[str]:
+    """`torchrun WORDS`: its options are ours."""
+    return words
+
+
+def python(words: list[str]) -> list[str]:
+    """`python -m torch.distributed.run …` and `….launch …`, or a plain script.
+
+    Raises:
+        LaunchError: options of Python's own, which ranks would not get.
+    """
+    words = [word for word in words if word != "-u"]  # ranks are never buffered
+    if words[:1] == ["-m"] and words[1:2] in (["torch.distributed.run"], ["torch.distributed.launch"]):
+        own = ["--local-rank-option"] if words[1].endswith("launch") else []
+        return [*own, *words[2:]]
+    if words and words[0].startswith("-") and words[0] != "-m":
+        raise LaunchError(
+            f"python {words[0]}: ranks take no options of Python's", hint="leave it out, or set its PYTHON… variable"
+        )
+    return words
+
+
+def accelerate(words: list[str]) -> list[str]:
+    """`accelerate launch …`: what it says of processes and machines.
+
+    Raises:
+        LaunchError: an option that has no counterpart.
+    """
+    if words[:1] != ["launch"]:
+        raise LaunchError(
+            f"accelerate {' '.join(words[:1])}: only `accelerate launch` starts ranks",
+            hint="run it without ascend-launch",
+        )
+    return _translated(words[1:], _ACCELERATE, _ACCELERATE_FLAGS, "accelerate launch")
+
+
+def deepspeed(words: list[str]) -> list[str]:
+    """`deepspeed …`: the launcher of DeepSpeed on one node; each rank gets --local_rank as there.
+
+    Raises:
+        LaunchError: an option that has no counterpart.
+    """
+    return ["--local-rank-option", *_translated(words, _DEEPSPEED, _DEEPSPEED_FLAGS, "deepspeed")]
+
+
+_ACCELERATE = {
+    "--num-processes": "--nproc", "--num-machines": "--nnodes", "--machine-rank": "--node-rank",
+    "--main-process-ip": "--master-addr", "--main-process-port": "--master-port", "--max-restarts": "--max-restarts",
+    "--monitor-interval": "--monitor-interval", "--rdzv-backend": "--rdzv-backend", "--rdzv-conf": "--rdzv-conf",
+    "--role": "--role", "--log-dir": "--log-dir", "--tee": "--tee",
+}  # fmt: skip
+_ACCELERATE_FLAGS = {
+    "-m": ["-m"],
+    "--module": ["-m"],
+    "--no-python": ["--no-python"],
+    "--multi-gpu": [],
+    "--cpu": ["--device", "cpu"],
+}
+_DEEPSPEED = {
+    "--num-gpus": "--nproc", "--num-nodes": "--nnodes", "--node-rank": "--node-rank", "--master-addr": "--master-addr",
+    "--master-port": "--master-port",
+}  # fmt: skip
+_DEEPSPEED_FLAGS = {"--module": ["-m"], "--no-python": ["--no-python"], "--no-local-rank": ["--use-env"]}
+
+
+def _translated(words: list[str], valued: dict[str, str], flags: dict[str, list[str]], whose: str) -> list[str]:
+    out: list[str] = []
+    index = 0
+    while index < len(words) and words[index].startswith("-"):
+        name, equals, value = words[index].partition("=")
+        name = name.replace("_", "-")
+        if name in flags:
+            out += flags[name]
+        elif name in valued:
+            if not equals:
+                index += 1
+                value = words[index] if index < len(words) else ""
+            out += [valued[name], value]
+        else:
+            raise LaunchError(
+                f"{whose} {words[index]}: has no counterpart here",
+                hint="leave it out",
+            )
+        index += 1
+    nodes = _number(out, "--nnodes")
+    ranks = _number(out, "--nproc")
+    if whose.startswith("accelerate") and nodes and ranks and nodes > 1:  # it counts the processes of all machines
+        out[out.index("--nproc") + 1] = str(ranks // nodes)
+    return out + words[index:]
+
+
+def _number(words: list[str], option: str) -> int | None:
+    value = words[words.index(option) + 1] if option in words else ""
+    return int(value) if value.isascii() and value.isdecimal() else None
+
+
+PASTED = {"torchrun": torchrun, "python": python, "python3": python, "accelerate": accelerate, "deepspeed": deepspeed}
+"""Other launchers, and how their lines are said in our words."""

@@ -1,0 +1,363 @@
+"""program: the user's own script, module or executable on every rank, in torchrun's words."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from launcher.cli import outputs
+from launcher.cli.options import Count, supervision, supervision_options
+from launcher.errors import EXIT_JOB_FAILED, EXIT_OK, LaunchError
+
+if TYPE_CHECKING:
+    from launcher.cluster.model import Cluster
+    from launcher.explain import Report
+    from launcher.plan import Plan
+    from launcher.program import Program
+    from launcher.rundir import RunDir
+    from launcher.spec import Loaded
+    from launcher.supervise import Outcome
+
+MASTER_PORT = 29500
+"""torchrun's own, for several nodes that name none."""
+NOT_TAKEN = {
+    "local_addr": "HCCL_IF_IP or GLOO_SOCKET_IFNAME name a node's own address",
+    "numa_binding": "start each rank under numactl with --no-python",
+    "virtual_local_rank": "LOCAL_RANK is the rank's own here",
+    "duplicate_stdout_filters": "filter the rank's log in the run directory",
+    "duplicate_stderr_filters": "filter the rank's log in the run directory",
+}
+"""Options of torchrun that have no counterpart here, and what to do instead."""
+ONLY = {
+    "rdzv_backend": ({"static", "c10d"}, "every rank meets over one store of the agent's"),
+    "event_log_handler": ({"null"}, "events are in events.jsonl of the run directory"),
+    "logs_specs": ({"default"}, "logs are in the run directory"),
+    "signals_to_handle": ({"SIGTERM,SIGINT,SIGHUP,SIGQUIT"}, "SIGTERM, SIGINT and SIGUSR1 are passed on to the ranks"),
+}
+"""Options of torchrun that are taken with these values alone."""
+
+
+class Ranks(Count):
+    """torchrun's --nproc-per-node: a number, auto, or a kind of device."""
+
+    name = "N|auto|cpu|npu"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value in ("cpu", "gpu", "npu") else super().convert(value, param, ctx)
+
+
+class Nodes(click.ParamType):
+    """torchrun's --nnodes: a number, or MIN:MAX where both are the same."""
+
+    name = "N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value is None or isinstance(value, int):
+            return value
+        least, _, most = str(value).partition(":")
+        if most and most != least:
+            raise click.BadParameter(f"{value}: a job has one size here; give one number", ctx, param)
+        if not (least.isascii() and least.isdecimal() and int(least)):
+            raise click.BadParameter(f"{value!r} is not a number of nodes", ctx, param)
+        return int(least)
+
+
+def _option(*names: str, env: str = "", **settings: Any) -> Any:
+    """An option with torchrun's own PET_ variable, and ours before it."""
+    variables = [f"ASCEND_LAUNCH_{env}"] if env else []
+    variables.append("PET_" + names[-1].lstrip("-").replace("-", "_").upper())
+    return click.option(*names, envvar=variables, **settings)
+
+
+OPTIONS = [
+    _option("--nproc", "--nproc-per-node", type=Ranks(), env="NPROC", help="Ranks on this node [default: one a card, on CPU one]."),
+    click.option("--device", type=click.Choice(["auto", "npu", "cpu"]), default="auto", envvar="ASCEND_LAUNCH_DEVICE", help="Where ranks compute [default: npu where there is one, else cpu]."),
+    _option("--nnodes", type=Nodes(), env="NNODES", help="Nodes of the job [default: from the cluster's environment, else 1]."),
+    _option("--node-rank", type=click.IntRange(0), env="NODE_RANK", help="Rank of this node, from 0 [default: from the cluster's environment]."),
+    _option("--master-addr", metavar="HOST", help="Host of node 0 [default: from the cluster's environment]."),
+    _option("--master-port", type=click.IntRange(1, 65535), metavar="PORT", help="Port on node 0 [default: a free one on one node, 29500 on several]."),
+    _option("--rdzv-endpoint", metavar="HOST[:PORT]", env="RDZV_ENDPOINT", help="Host and port of node 0, the same on every node; another spelling of --master-addr and --master-port."),
+    _option("--rdzv-id", metavar="NAME", help="Name of the job, the same on every node: its run directory is called so."),
+    _option("--rdzv-conf", metavar="KEY=VALUE,...", help="join_timeout=SECONDS and rank=N are taken."),
+    _option("--rdzv-backend", metavar="NAME", help="static or c10d, which are the same here."),
+    click.option("--standalone", is_flag=True, help="One node, whatever the cluster's environment says."),
+    _option("-m", "--module", is_flag=True, help="PROGRAM is a module's name, as for python -m."),
+    _option("--no-python", is_flag=True, help="PROGRAM is an executable, started as it is on every rank."),
+    _option("--run-path", is_flag=True, help="Accepted as torchrun does; a script always runs as __main__ here."),
+    _option("--role", default="default", metavar="NAME", help="ROLE_NAME of the ranks, and the prefix of their lines [default: default]."),
+    _option("--log-dir", type=outputs.Target(file_okay=False), metavar="FOLDER", help="Folder that run directories are made below [default: runs]."),
+    click.option("--run-dir", type=outputs.Target(file_okay=False), metavar="FOLDER", help="Directory of this run [default: a new one below --log-dir]."),
+    _option("-t", "--tee", default="0", metavar="3|RANK:3,...", help="Show these local ranks' output too, each line with its rank; 3 for all [default: local rank 0 alone, as it is]."),
+    _option("-r", "--redirects", default="0", metavar="3|RANK:3,...", help="Keep these local ranks' output off the screen; the logs in the run directory have it always."),
+    _option("--local-ranks-filter", default="", metavar="RANK,...", help="Show the output of these local ranks only."),
+    click.option("--use-env", is_flag=True, hidden=True),
+    click.option("--local-rank-option", is_flag=True, hidden=True),
+    click.option("--no-preload", is_flag=True, help="Import nothing beforehand: each rank imports everything itself."),
+    _option("--monitor-interval", type=float, hidden=True),
+    _option("--shutdown-timeout", type=click.FloatRange(0), hidden=True),
+    _option("--local-addr", hidden=True),
+    _option("--numa-binding", hidden=True),
+    _option("--virtual-local-rank", is_flag=True, hidden=True),
+    _option("--duplicate-stdout-filters", hidden=True),
+    _option("--duplicate-stderr-filters", hidden=True),
+    _option("--event-log-handler", hidden=True),
+    _option("--logs-specs", hidden=True),
+    _option("--signals-to-handle", hidden=True),
+    click.option("--dry-run", is_flag=True, help="Show what would be started, and start nothing."),
+    click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object a line; the program's output is in the logs."),
+]  # fmt: skip
+
+
+def _options(command: Any) -> Any:
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.command(
+    name="program",
+    context_settings={"allow_interspersed_args": False, "token_normalize_func": lambda word: word.replace("_", "-")},
+)
+@_options
+@supervision_options
+@click.argument("words", nargs=-1, required=True, metavar="PROGRAM [ARGS]...", type=click.UNPROCESSED)
+def program_command(words: tuple[str, ...], **given: Any) -> None:
+    """Run PROGRAM with its ARGS on every rank: a Python script, a module (-m) or an executable (--no-python).
+
+    The first word that is no option is the program; everything after it is the program's. The options are torchrun's,
+    in both spellings, and PET_ variables count.
+    """
+    from launcher import plan, spec
+    from launcher import program as programs
+    from launcher.cluster import detect, environment
+
+    _refuse(given)
+    program = _program(words, given)
+    programs.check(program)
+    asked, device = _ranks(given["nproc"], given["device"])
+    count, rank, endpoint = _nodes(given)
+    nodes = environment.find(os.environ, count, rank, endpoint, pretend=given["dry_run"]).told_nproc(asked)
+    cluster = detect.here(device, os.environ, nodes)
+    shown = program.model_copy(update={"args": _without_secrets(program.args)})
+    loaded = spec.Loaded(_recipe(given), program.name, Path.cwd() / program.name.replace(".", "_"), {})
+    options = plan.Options(nproc=asked if asked is not None else nodes.nproc, supervision=_supervision(given))
+    made = plan.of_program(shown, loaded, cluster, options)
+    if made.num_nodes == 1 and given["master_port"]:
+        made = made.model_copy(update={"rdzv_endpoint": f"127.0.0.1:{given['master_port']}"})
+    job = given["rdzv_id"] if given["rdzv_id"] not in (None, "none") else None
+    if given["dry_run"]:
+        _show(loaded, cluster, made, given["run_dir"])
+        return
+    shown_ranks = _shown(given, made, cluster.node_rank)
+    launch(
+        loaded,
+        cluster,
+        made,
+        program,
+        run_dir=given["run_dir"],
+        job=job or cluster.job,
+        as_json=given["as_json"],
+        shown=shown_ranks,
+    )
+
+
+def _show(loaded: Loaded, cluster: Cluster, plan: Plan, run_dir: Path | None) -> None:
+    """The plan and the commands; nothing is started or written."""
+    from launcher import rundir, show
+    from launcher.render import files
+    from launcher.show.program import ProgramView
+
+    run = rundir.RunDir(run_dir or Path(loaded.spec.output_dir) / plan.name / "RUN")
+    ProgramView().plan(plan, run, loaded)
+    show.commands_and_no_more(files.commands(plan, run, cluster.node_rank))
+
+
+def launch(
+    loaded: Loaded, cluster: Cluster, plan: Plan, program: Program, *, run_dir: Path | None, job: str | None,
+    as_json: bool, shown: Shown,
+) -> NoReturn:  # fmt: skip
+    """Start the ranks, show their output, and end with 0, or with 1 where one failed or the job was stopped."""
+    from launcher import program as programs
+    from launcher import rundir, show, supervise
+    from launcher.cli import launch as launching
+    from launcher.render import env, files
+    from launcher.show import program as view_module
+
+    is_new = run_dir is None and job is None
+    run = launching.run_directory(run_dir, loaded, plan, job, cluster.node_rank)
+    lock = run.lock()
+    try:
+        facts = launching.require_health(plan, cluster)
+    except LaunchError:
+        if is_new:
+            rundir.discard(run)
+        raise
+    user_env = dict(os.environ)
+    files.write(files.texts(loaded, plan, run, user_env, cluster.node_rank), run)
+    rundir.append_event(run.events_path, {"event": "machine", **facts})
+    child_env = env.of_agent(plan, run.path.resolve(), user_env)
+    if program != plan.program:
+        child_env[programs.ARGS] = json.dumps(program.args)
+    view = show.view(True) if as_json else view_module.ProgramView(shown.ranks)
+    view.plan(plan, run, loaded)
+    if is_new:
+        rundir.point_latest(run.path)
+    output = view_module.Output(run, shown.ranks, prefixed=shown.prefixed, role=program.role)
+    argv = files.agent_argv(run, cluster.node_rank, is_program=True)
+    with view:
+        outcome = supervise.run(
+            argv, run, child_env, view.event, on_poll=None if as_json else output, lock=lock,
+            has_stdin=plan.world_size == 1,
+        )  # fmt: skip
+        if not as_json:
+            output.finish()
+    view.end(outcome, run, _explained(outcome, run))
+    sys.exit(EXIT_OK if outcome.exit_code == EXIT_OK else EXIT_JOB_FAILED)
+
+
+def _explained(outcome: Outcome, run: RunDir) -> Report | None:
+    """What the logs tell beyond the failing rank's own words, unless it is that a peer is gone: which one has been said."""
+    from launcher.cli import launch as launching
+
+    report = launching.explained(outcome, run)
+    if report is None or report.verdict is None or report.verdict.kind in ("consequence", "peer"):
+        return None
+    return report
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Whose output is shown, and whether each line says whose it is."""
+
+    ranks: tuple[int, ...]
+    prefixed: bool = False
+
+
+def _refuse(given: dict[str, Any]) -> None:
+    """Raises LaunchError for an option of torchrun's that cannot be honoured, by its name."""
+    for name, instead in NOT_TAKEN.items():
+        if given[name]:
+            raise LaunchError(f"--{name.replace('_', '-')} is not supported", hint=f"leave it out; {instead}")
+    for name, (values, why) in ONLY.items():
+        if given[name] is not None and given[name] not in values:
+            raise LaunchError(f"--{name.replace('_', '-')} {given[name]} is not supported", hint=f"leave it out; {why}")
+    for name in ("tee", "redirects"):
+        values = [part.rpartition(":")[2] for part in given[name].split(",")]
+        if not set(values) <= {"0", "3"}:
+            raise LaunchError(
+                f"--{name} {given[name]}: one log holds both streams of a rank, so 0 and 3 are the values",
+                hint=f"use --{name} 3, or 0:3,1:3 for some local ranks",
+            )
+
+
+def _program(words: tuple[str, ...], given: dict[str, Any]) -> Program:
+    from launcher.program import Program
+
+    if given["module"] and given["no_python"]:
+        raise LaunchError("--module and --no-python exclude each other", hint="leave one out")
+    kind = "module" if given["module"] else "executable" if given["no_python"] else "script"
+    return Program(
+        kind=kind, target=words[0], args=words[1:], role=given["role"],
+        local_rank_option=given["local_rank_option"] and not given["use_env"],
+    )  # fmt: skip
+
+
+def _ranks(asked: Any, device: str) -> tuple[int | None, str]:
+    if asked == "cpu":
+        return os.cpu_count() or 1, "cpu"
+    if asked in ("npu", "gpu"):
+        return None, "npu" if asked == "npu" else device
+    return asked, device
+
+
+def _nodes(given: dict[str, Any]) -> tuple[int | None, int | None, str | None]:
+    """Count, rank and endpoint as the options say them; None for what they leave to the cluster's environment."""
+    if given["standalone"]:
+        return 1, None, None
+    conf = _rdzv_conf(given)
+    rank = given["node_rank"] if given["node_rank"] is not None else conf
+    endpoint, count = given["rdzv_endpoint"], given["nnodes"]
+    if given["master_addr"] and endpoint:
+        raise LaunchError("--master-addr and --rdzv-endpoint say the same", hint="leave one out")
+    host = given["master_addr"] or endpoint
+    if count == 1 or (host is None and count is None):
+        return count, rank if count is None else None, None
+    if host is None:
+        return count, rank, None
+    if given["master_addr"] or ":" not in host.rpartition("]")[2]:
+        from launcher.cluster.nodes import join_endpoint
+
+        port = given["master_port"] or (MASTER_PORT if given["master_addr"] else 29400)
+        host = join_endpoint(host, port)
+    return count, rank, host
+
+
+def _rdzv_conf(given: dict[str, Any]) -> int | None:
+    """The node's rank by --rdzv-conf; its join_timeout goes into the options.
+
+    Raises:
+        LaunchError: a key that has no counterpart.
+    """
+    rank = None
+    for part in filter(None, (given["rdzv_conf"] or "").split(",")):
+        key, _, value = part.partition("=")
+        if key == "join_timeout" and value.isdecimal():
+            given["join_timeout"] = float(value)
+        elif key == "rank" and value.isdecimal():
+            rank = int(value)
+        elif key not in ("timeout", "read_timeout", "is_host"):  # of the store's, which the agent looks after
+            raise LaunchError(f"--rdzv-conf {part} is not supported", hint="join_timeout=SECONDS and rank=N are taken")
+    return rank
+
+
+def _supervision(given: dict[str, Any]) -> Any:
+    if given["shutdown_timeout"] is not None:
+        given["grace"] = given["shutdown_timeout"]
+    return supervision(given).model_copy(update={"preload": not given["no_preload"]})
+
+
+def _recipe(given: dict[str, Any]) -> Any:
+    from launcher import spec
+
+    return spec.RecipeSpec(output_dir=str(given["log_dir"] or "runs"), report=False)
+
+
+def _shown(given: dict[str, Any], plan: Plan, node_rank: int) -> Shown:
+    """Whose output is shown by --tee, --redirects and --local-ranks-filter."""
+    from launcher.show.program import is_shown
+
+    local = range(plan.nproc_per_node)
+    teed = [r for r in local if is_shown(given["tee"], r)]
+    wanted = teed or [0]
+    if given["local_ranks_filter"]:
+        named = {int(word) for word in given["local_ranks_filter"].split(",") if word.strip().isdecimal()}
+        wanted = [r for r in local if r in named]
+    kept_off = [r for r in local if is_shown(given["redirects"], r) and r not in teed]
+    first = node_rank * plan.nproc_per_node
+    ranks = tuple(first + r for r in wanted if r not in kept_off)
+    return Shown(ranks, len(ranks) > 1 or bool(teed))
+
+
+def _without_secrets(args: tuple[str, ...]) -> tuple[str, ...]:
+    """The arguments as a run directory may hold them."""
+    from launcher.render.env import hidden
+
+    out, name = [], ""
+    for word in args:
+        key, equals, value = word.partition("=")
+        if word.startswith("-") and equals:
+            out.append(f"{key}={hidden(key, value)}")
+            name = ""
+        elif word.startswith("-"):
+            out.append(word)
+            name = word
+        else:
+            out.append(hidden(name or "argument", word))
+            name = ""
+    return tuple(out)

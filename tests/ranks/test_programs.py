@@ -1,0 +1,190 @@
+"""Programs that people have already, on two ranks: torchrun's contract, and an end as Python's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.ranks
+
+REPO = Path(__file__).resolve().parent.parent.parent
+TIMEOUT_S = 120
+
+CONTRACT = """
+import atexit, multiprocessing, os, pathlib, sys, tempfile, threading, time
+import torch.distributed as dist
+from helper import greeting
+
+rank, out = os.environ["RANK"], pathlib.Path("out")
+def leave(what): (out / f"{what}_{rank}").touch()
+def child(): time.sleep(0.3); leave("child")
+def later(): time.sleep(0.3); leave("thread")
+
+dist.init_process_group("gloo")
+total = [None] * dist.get_world_size()
+dist.all_gather_object(total, int(rank))
+print(greeting, total, sys.argv, __name__, os.path.basename(__file__), os.path.isabs(__file__), __package__, flush=True)
+dist.barrier()
+dist.destroy_process_group()
+atexit.register(leave, "atexit")
+threading.Thread(target=later).start()
+multiprocessing.get_context("fork").Process(target=child).start()
+text = open(out / f"text_{rank}", "w")
+text.write("written without a close")
+folder = tempfile.TemporaryDirectory(dir=out, prefix="temporary_")
+"""
+
+FAULTS = """
+import os, signal, sys, time
+import torch.distributed as dist
+fault = sys.argv[1]
+if os.environ["RANK"] == "1" and fault == "usage":
+    print("usage: faults.py WHAT", file=sys.stderr)
+    sys.exit(2)
+dist.init_process_group("gloo")
+if os.environ["RANK"] == "1":
+    if fault == "exception": raise ValueError("a row too many")
+    if fault == "kill": os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "early": os._exit(0)
+if fault == "both-early": os._exit(0)
+dist.barrier()
+"""
+
+WAITS = """
+import os, pathlib, signal, sys, time
+def save(*_): pathlib.Path(f"saved_{os.environ['RANK']}").touch(); sys.exit(0)
+if sys.argv[1] == "term": signal.signal(signal.SIGTERM, save)
+pathlib.Path(f"ready_{os.environ['RANK']}").touch()
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    save()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "out").mkdir()
+    for name, text in (
+        ("contract", CONTRACT),
+        ("faults", FAULTS),
+        ("waits", WAITS),
+        ("helper", "greeting = 'hello'\n"),
+    ):
+        (tmp_path / f"{name}.py").write_text(text)
+    (tmp_path / "launcher").mkdir()  # a folder of anybody's may have this name
+    (tmp_path / "launcher" / "__init__.py").write_text("raise SystemExit('not this one')")
+    return tmp_path
+
+
+def argv(*words: str) -> list[str]:
+    return [sys.executable, "-c", "from launcher.cli import main; main()", *words]
+
+
+def environment() -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("ASCEND", "RANK", "WORLD_", "MASTER_", "PET_"))}
+    return {**kept, "PYTHONPATH": str(REPO), "PYTHONSAFEPATH": "1"}
+
+
+@pytest.fixture
+def run(folder: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def run(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            argv("--device", "cpu", *words), cwd=folder, env=environment(), input=stdin, capture_output=True, text=True,
+            timeout=TIMEOUT_S,
+        )  # fmt: skip
+
+    return run
+
+
+def failure(folder: Path) -> dict:
+    return json.loads(next(folder.glob("runs/*/latest/failure.json")).read_text())
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_script_runs_and_ends_as_python_has_it(run, folder: Path, method: str):
+    """argv as typed, __main__, its folder on sys.path; threads, children, atexit, files and temporary folders at the end."""
+    done = run("--nproc_per_node=2", "--start-method", method, "contract.py", "--lr", "1e-4", "--nproc", "7")
+
+    assert 0 == done.returncode, done.stderr
+    assert (
+        "hello [0, 1] ['contract.py', '--lr', '1e-4', '--nproc', '7'] __main__ contract.py True None\n" == done.stdout
+    )
+    left = {path.name for path in (folder / "out").iterdir()}
+    assert {f"{what}_{rank}" for what in ("atexit", "thread", "child", "text") for rank in (0, 1)} == left
+    assert {"written without a close"} == {(folder / "out" / f"text_{rank}").read_text() for rank in (0, 1)}
+
+
+def test_a_module_reads_standard_input_with_one_rank(run):
+    """`python -m json.tool` in a pipe; standard output is the program's alone."""
+    done = run("-m", "json.tool", "--compact", stdin='{"a":  1}')
+
+    assert (0, '{"a":1}\n') == (done.returncode, done.stdout), done.stderr
+
+
+def test_an_executable_gets_torchruns_variables_on_every_rank(run, folder: Path):
+    """--no-python; --tee shows every rank's lines with its rank; the exit code is 1 whatever the rank's is."""
+    script = "echo $RANK of $WORLD_SIZE at $MASTER_ADDR as $ROLE_NAME; exit $((RANK * 3))"
+    done = run("--nproc", "2", "--tee", "3", "--role", "worker", "--no-python", "sh", "-c", script)
+
+    assert 1 == done.returncode
+    lines = {f"[worker{rank}]:{rank} of 2 at 127.0.0.1 as worker" for rank in (0, 1)}
+    assert lines == set(done.stdout.splitlines())
+    assert (1, 3) == (failure(folder)["rank"], failure(folder)["process_exit_code"])
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "said"),
+    [
+        ("exception", 1, "ValueError: a row too many"),
+        ("kill", 1, "killed by SIGKILL"),
+        ("early", 1, "ended early with exit code 0"),
+        ("both-early", 0, ""),
+        ("usage", 1, "usage: faults.py WHAT"),
+    ],
+)
+def test_the_rank_that_failed_first_is_named(run, folder: Path, fault: str, code: int, said: str):
+    """os._exit(0) on every rank is an end like any other, as under torchrun; on one it is what took the others down."""
+    done = run("--nproc", "2", "faults.py", fault)
+
+    assert code == done.returncode, done.stderr
+    assert said in done.stderr
+    if code:
+        assert 1 == failure(folder)["rank"]
+        assert "gloo-peer-closed" not in done.stderr
+        assert "launcher/worker" not in done.stderr  # no frames of ours
+
+
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "int"), (signal.SIGTERM, "term")])
+def test_a_signal_reaches_the_program_as_it_was_sent(folder: Path, number: int, word: str):
+    """^C raises KeyboardInterrupt in every rank, SIGTERM its handler; spawned ranks hear them too."""
+    words = ("--device", "cpu", "--nproc", "2", "--start-method", "spawn", "waits.py", word)
+    process = subprocess.Popen(argv(*words), cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + TIMEOUT_S
+    while len(list(folder.glob("ready_*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    process.communicate(timeout=TIMEOUT_S)
+
+    assert ["saved_0", "saved_1"] == sorted(path.name for path in folder.glob("saved_*"))
+    assert 1 == process.returncode
+
+
+def test_what_a_script_sets_before_its_imports_counts(run, folder: Path):
+    """HF_ENDPOINT in a script's first line is read by the library it imports next, though torch was imported before."""
+    (folder / "mirror.py").write_text(
+        "import os\nos.environ['HF_ENDPOINT'] = 'https://mirror.invalid'\n"
+        "from huggingface_hub import constants\nprint(constants.ENDPOINT)\n"
+    )
+    done = run("mirror.py")
+
+    assert "https://mirror.invalid\n" == done.stdout, done.stderr
+    assert "imported once  torch; not more: mirror.py:2 sets HF_ENDPOINT" in done.stderr

@@ -1,0 +1,161 @@
+"""A user's own program: which words are its, which libraries may be imported beforehand, what its plan says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from launcher.cli import command_line, program
+from launcher.errors import LaunchError
+from launcher.program import Program
+from launcher.worker import preload
+
+PARAMETERS = program.program_command.params
+
+
+def commanded(*words: str) -> list[str]:
+    return command_line.with_command(list(words), PARAMETERS)
+
+
+@pytest.mark.parametrize(
+    ("words", "first"),
+    [
+        (["train.py", "--lr", "1"], 0),
+        (["--nproc", "2", "train.py", "--nproc", "4"], 2),
+        (["--nproc_per_node=2", "train.py"], 1),
+        (["--nproc-per-node", "2", "--standalone", "train.py"], 3),
+        (["-m", "pkg.mod", "-m", "x"], 1),
+        (["-t3", "train.py"], 1),
+        (["-t", "3", "train.py"], 2),
+        (["--no_python", "./run.sh", "--fast"], 1),
+        (["--no-such", "train.py"], None),
+        (["--nproc", "2"], None),
+    ],
+)
+def test_the_first_word_that_is_no_option_ends_ours(words: list[str], first: int | None):
+    """What follows belongs to the program, whatever it is called."""
+    assert first == command_line.first_word(words, PARAMETERS)
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["train.py"], "program"),
+        (["-m", "package.module"], "program"),
+        (["--no-python", "hostname"], "program"),
+        (["recipes/tiny-cpu.yaml"], "run"),
+        (["--nproc", "2", "mine.yml", "a=b"], "run"),
+        (["yelp"], "run"),
+        (["--no-such-option", "train.py"], "run"),
+    ],
+)
+def test_a_program_is_told_from_a_recipe_by_its_ending_or_an_option(words: list[str], command: str):
+    """A shipped recipe's name has no ending, and a program has one, a path, or an option that says so."""
+    assert [command, *words] == commanded(*words)
+
+
+def test_a_file_of_a_commands_name_is_meant_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`report` is the command; `./report` is the file."""
+    (tmp_path / "report").write_text("print(1)")
+    monkeypatch.chdir(tmp_path)
+
+    assert ["program", "./report"] == commanded("./report")
+    assert ["run", "report"] == commanded("report")  # which the group never asks, since it is a command's name
+
+
+@pytest.mark.parametrize(
+    ("pasted", "ours"),
+    [
+        ("torchrun --nproc_per_node 8 --standalone train.py --lr 1", "--nproc_per_node 8 --standalone train.py --lr 1"),
+        ("python -m torch.distributed.run --nproc-per-node=4 -m pkg.mod x", "--nproc-per-node=4 -m pkg.mod x"),
+        ("python3 -m torch.distributed.launch --use_env --nproc_per_node=2 t.py", "--local-rank-option --use_env --nproc_per_node=2 t.py"),
+        ("python -u train.py --lr 1", "train.py --lr 1"),
+        ("python -m pkg.mod", "-m pkg.mod"),
+        ("accelerate launch --num_processes 8 --num_machines 2 --machine_rank 1 --main_process_ip a --main_process_port 1 t.py x",
+         "--nproc 4 --nnodes 2 --node-rank 1 --master-addr a --master-port 1 t.py x"),
+        ("accelerate launch --multi_gpu --num-processes=2 -m a.b", "--nproc 2 -m a.b"),
+        ("deepspeed --num_gpus 8 --master_port 5 train.py --deepspeed c.json", "--local-rank-option --nproc 8 --master-port 5 train.py --deepspeed c.json"),
+    ],
+)  # fmt: skip
+def test_another_launchers_line_is_said_in_our_words(pasted: str, ours: str, capsys: pytest.CaptureFixture[str]):
+    """And shown, so that it can be learnt."""
+    assert ["program", *ours.split()] == commanded(*pasted.split())
+    assert f"ascend-launch {ours}\n" == capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "pasted",
+    ["accelerate config", "accelerate launch --use_megatron_lm t.py", "deepspeed --hostfile h t.py", "python -O t.py"],
+)
+def test_what_has_no_counterpart_is_refused_by_name(pasted: str):
+    """Rather than run without it."""
+    with pytest.raises(LaunchError) as caught:
+        commanded(*pasted.split())
+
+    assert any(word in caught.value.what for word in pasted.split()[1:])
+
+
+def test_secrets_among_the_arguments_stay_out_of_files():
+    """A token is an argument's value by its name, or by its look."""
+    given = ("--hub_token", "abc", "--hub_token=abc", "--lr", "1", "hf_abcdefgh12", "--x", "https://u:p@h/y")
+    shown = program._without_secrets(given)
+
+    assert ("--hub_token", "<hidden>", "--hub_token=<hidden>", "--lr", "1", "<hidden>", "--x") == shown[:-1]
+    assert "p@h" not in shown[-1]
+
+
+# -- what may be imported beforehand -------------------------------------------------------------------------------
+
+
+def read(tmp_path: Path, text: str, **others: str) -> preload.Preload:
+    (tmp_path / "train.py").write_text(text)
+    for name, body in others.items():
+        (tmp_path / f"{name}.py").write_text(body)
+    return preload.of(Program(kind="script", target="train.py"), tmp_path)
+
+
+def test_imports_at_the_top_may_come_beforehand(tmp_path: Path):
+    """In their order, those of the `__main__` block and of a `try` too; what only types need is passed over."""
+    found = read(
+        tmp_path,
+        '"""A program."""\nfrom __future__ import annotations\nimport logging, os\nimport torch\n'
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import pandas\n"
+        "try:\n    import peft\nexcept ImportError:\n    peft = None\nlogger = logging.getLogger(__name__)\nA = 3\n"
+        "def main():\n    import scipy\nif __name__ == '__main__':\n    from transformers import Trainer\n    main()\n    import trl\n",
+    )
+
+    assert ["torch", "peft", "transformers"] == found.modules
+    assert "train.py:18" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("line", "with_torch"),
+    [
+        ('os.environ["HF_ENDPOINT"] = "https://mirror.invalid"', True),
+        ('os.environ.setdefault("HF_HOME", "/x")', True),
+        ('os.environ["ASCEND_RT_VISIBLE_DEVICES"] = "0"', False),
+        ("os.environ.update(settings())", False),
+        ("setup()", True),
+        ("for key in KEYS: os.environ[key] = '1'", False),
+    ],
+)
+def test_nothing_comes_beforehand_after_code_that_may_set_a_variable(tmp_path: Path, line: str, with_torch: bool):
+    """torch alone does, unless the variable is one that torch itself reads when it is imported."""
+    found = read(tmp_path, f"import os\n{line}\nimport torch, transformers\n")
+
+    assert [] == found.modules
+    assert with_torch == found.may_import_torch
+    assert "train.py:2" in found.reason
+
+
+def test_a_module_of_the_programs_own_is_read_before_what_follows_it(tmp_path: Path):
+    """It runs first; one of a library's name is the program's own."""
+    quiet = read(tmp_path, "import helper\nimport torch\n", helper="import numpy\nVALUE = 1\n")
+    assert ["numpy", "torch"] == quiet.modules
+
+    sets = read(tmp_path, "import helper\nimport torch\n", helper="import os\nos.environ['HF_HOME'] = 'x'\n")
+    assert ([], "helper.py:2 sets HF_HOME") == (sets.modules, sets.reason)
+
+    assert [] == read(tmp_path, "import datasets\n", datasets="ROWS = []\n").modules
+    assert "train.py" in read(tmp_path, "def broken(:\n").reason
