@@ -272,13 +272,19 @@ def check_packages(ctx: Context) -> Finding:
     what += [f"{n} {ctx.versions[n]} is not {BOUNDS[n]}" for n in wrong]
     verdict: Verdict = "fail" if ctx.needs is not None else "warn"
     return Finding(
-        name, verdict, "; ".join(what), "a launch of a recipe that needs them is refused", f"pip install {' '.join(words)}"
+        name,
+        verdict,
+        "; ".join(what),
+        "a launch of a recipe that needs them is refused",
+        f"pip install {' '.join(words)}",
     )
 
 
 def check_torch_pair(ctx: Context) -> Finding:
     """torch and torch_npu must agree to the third number; .postN only chooses the CANN release."""
     name, torch, torch_npu = "torch and torch_npu", ctx.versions.get("torch"), ctx.versions.get("torch-npu")
+    if torch is None and ctx.is_program and ctx.device == "cpu":
+        return skip(name, "torch is not installed")
     if torch is None:
         install = f"pip install {ctx.pair or 'torch'} --index-url {CPU_INDEX}"
         verdict: Verdict = "fail" if ctx.device == "npu" or ctx.needs is not None else "warn"
@@ -1064,7 +1070,7 @@ HOST_CHECKS: tuple[Check, ...] = (
     check_compiler, check_disk,
     check_host_memory, check_shm, check_ulimit, check_model, check_token,
 )  # fmt: skip
-OF_RECIPES: tuple[Check, ...] = (check_transformers, check_trackers, check_compiler, check_model, check_token)
+OF_RECIPES: tuple[Check, ...] = (check_packages, check_trackers, check_compiler, check_model, check_token)
 """What the recipe's own training needs, and a program of the user's may not."""
 SLOW_NPU_CHECKS: tuple[Check, ...] = (check_health_codes, check_tls, check_page_size, check_slurm_cards)
 SLOW_HOST_CHECKS: tuple[Check, ...] = (check_way, check_hub)

@@ -12,7 +12,19 @@ import click
 from click.shell_completion import CompletionItem
 
 from launcher import __version__
-from launcher.cli import check, command_line, completion, launch, program, ranktable, recipes, report, results, submit
+from launcher.cli import (
+    check,
+    command,
+    command_line,
+    completion,
+    launch,
+    program,
+    ranktable,
+    recipes,
+    report,
+    results,
+    submit,
+)
 from launcher.cli.options import COMPLETE_VAR
 from launcher.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_USER, LaunchError
 
@@ -33,6 +45,7 @@ class _Group(click.Group):
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write_usage(ctx.command_path, "[OPTIONS] RECIPE [KEY=VALUE]...")
         formatter.write_usage(ctx.command_path, "[OPTIONS] [-m] PROGRAM [ARGS]...", prefix="       ")
+        formatter.write_usage(ctx.command_path, "[OPTIONS] -- COMMAND [ARGS]...", prefix="       ")
         formatter.write_usage(ctx.command_path, "COMMAND [ARGS]...", prefix="       ")
 
 
@@ -47,12 +60,14 @@ def cli() -> None:
       ascend-launch --dry-run --nproc 8 --device npu recipes/yelp.yaml
       ascend-launch --nproc 8 train.py --lr 1e-4
       ascend-launch --nproc-per-node 8 -m my.trainer --config c.json
+      ascend-launch -- llamafactory-cli train sft.yaml
     """
 
 
-for command in (
+for one in (
     launch.run_command,
     program.program_command,
+    command.command_command,
     launch.render_command,
     launch.plan_command,
     results.eval_command,
@@ -66,7 +81,7 @@ for command in (
     report.report_command,
     ranktable.ranktable_command,
 ):
-    cli.add_command(command)
+    cli.add_command(one)
 
 
 _STDOUT = "standard output"

@@ -12,7 +12,7 @@ import click
 
 from launcher.errors import LaunchError
 
-RECIPE, PROGRAM = "run", "program"
+RECIPE, PROGRAM, COMMAND = "run", "program", "command"
 RECIPE_ENDINGS = (".yaml", ".yml")
 
 
@@ -23,6 +23,8 @@ def with_command(args: list[str], parameters: Sequence[click.Parameter]) -> list
     known, or no such word is there, the recipe's command says so.
     """
     index = first_word(args, parameters)
+    if index is not None and args[index] == "--":
+        return [COMMAND, *args]
     if index is None:
         return [RECIPE, *args]
     before, word, after = args[:index], args[index], args[index + 1 :]
@@ -42,7 +44,7 @@ def first_word(args: Sequence[str], parameters: Sequence[click.Parameter]) -> in
     index = 0
     while index < len(args):
         word = args[index]
-        if not word.startswith("-") or word == "-":
+        if not word.startswith("-") or word in ("-", "--"):
             return index
         name, equals, _ = word.partition("=")
         option = options.get(name.replace("_", "-") if name.startswith("--") else name[:2])
@@ -146,7 +148,7 @@ def _translated(words: list[str], valued: dict[str, str], flags: dict[str, list[
         else:
             raise LaunchError(
                 f"{whose} {words[index]}: has no counterpart here",
-                hint="leave it out",
+                hint="leave it out, or put the whole line behind `ascend-launch --`",
             )
         index += 1
     nodes = _number(out, "--nnodes")

@@ -185,7 +185,7 @@ def require_health(plan: Plan, cluster: Cluster) -> dict[str, Any]:
 
     values = doctor_values(plan.recipe, plan.precision, plan.strategy, plan.training_arguments)
     if plan.program is not None:
-        values |= {"is_program": True, "precision": "auto", "strategy": "auto", "model_name": None}
+        values |= {"is_program": True, "needs": (), "precision": "auto", "strategy": "auto", "model_name": None}
     if plan.use is not None:  # the model that they were trained from is not needed any more
         values["model_name"] = plan.use.weights
     context = doctor.context(

@@ -60,7 +60,7 @@ class RecipeFile(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         from launcher import assets
 
-        return assets.recipe(super().convert(value, param, ctx))
+        return assets.recipe(Path(os.fsdecode(super().convert(value, param, ctx))))
 
 
 def machine_options(command: Any) -> Any:
@@ -142,7 +142,7 @@ def _needs(recipe: RecipeSpec, strategy: str) -> tuple[str, ...]:
     """The packages that ranks of this recipe import, by the names of doctor.BOUNDS."""
     ranks = ("torch", "transformers", "accelerate")
     if recipe.script is not None:
-        return ranks
+        return ()
     asked = {
         "deepspeed": strategy.startswith("zero"),
         "peft": recipe.adapter is not None,

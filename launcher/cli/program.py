@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from launcher.spec import Loaded
     from launcher.supervise import Outcome
 
+Device = Literal["auto", "npu", "cpu"]
 MASTER_PORT = 29500
 """torchrun's own, for several nodes that name none."""
 NOT_TAKEN = {
@@ -183,8 +184,8 @@ def launch(
     as_json: bool, shown: Shown,
 ) -> NoReturn:  # fmt: skip
     """Start the ranks, show their output, and end with 0, or with 1 where one failed or the job was stopped."""
+    from launcher import nested, rundir, show, supervise
     from launcher import program as programs
-    from launcher import rundir, show, supervise
     from launcher.cli import launch as launching
     from launcher.render import env, files
     from launcher.show import program as view_module
@@ -199,6 +200,7 @@ def launch(
             rundir.discard(run)
         raise
     user_env = dict(os.environ)
+    nested.leave(user_env)
     files.write(files.texts(loaded, plan, run, user_env, cluster.node_rank), run)
     rundir.append_event(run.events_path, {"event": "machine", **facts})
     child_env = env.of_agent(plan, run.path.resolve(), user_env)
@@ -248,8 +250,7 @@ def _refuse(given: dict[str, Any]) -> None:
         if given[name] is not None and given[name] not in values:
             raise LaunchError(f"--{name.replace('_', '-')} {given[name]} is not supported", hint=f"leave it out; {why}")
     for name in ("tee", "redirects"):
-        values = [part.rpartition(":")[2] for part in given[name].split(",")]
-        if not set(values) <= {"0", "3"}:
+        if not {part.rpartition(":")[2] for part in given[name].split(",")} <= {"0", "3"}:
             raise LaunchError(
                 f"--{name} {given[name]}: one log holds both streams of a rank, so 0 and 3 are the values",
                 hint=f"use --{name} 3, or 0:3,1:3 for some local ranks",
@@ -257,18 +258,18 @@ def _refuse(given: dict[str, Any]) -> None:
 
 
 def _program(words: tuple[str, ...], given: dict[str, Any]) -> Program:
-    from launcher.program import Program
+    from launcher.program import Kind, Program
 
     if given["module"] and given["no_python"]:
         raise LaunchError("--module and --no-python exclude each other", hint="leave one out")
-    kind = "module" if given["module"] else "executable" if given["no_python"] else "script"
+    kind: Kind = "module" if given["module"] else "executable" if given["no_python"] else "script"
     return Program(
         kind=kind, target=words[0], args=words[1:], role=given["role"],
         local_rank_option=given["local_rank_option"] and not given["use_env"],
     )  # fmt: skip
 
 
-def _ranks(asked: Any, device: str) -> tuple[int | None, str]:
+def _ranks(asked: Any, device: Device) -> tuple[int | None, Device]:
     if asked == "cpu":
         return os.cpu_count() or 1, "cpu"
     if asked in ("npu", "gpu"):

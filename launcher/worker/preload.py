@@ -42,7 +42,7 @@ class Preload:
     """Whether torch itself may be imported beforehand, whatever else may not."""
 
 
-class _Stop(Exception):
+class _StopError(Exception):
     """From here on the program may have changed what an import sees."""
 
 
@@ -57,7 +57,7 @@ def of(program: Program, cwd: Path) -> Preload:
     reader = _Reader(found, root)
     try:
         reader.file(source, is_main=True)
-    except _Stop as stop:
+    except _StopError as stop:
         found.reason = str(stop)
     found.may_import_torch = not reader.is_before_torch
     return found
@@ -100,7 +100,7 @@ class _Reader:
         try:
             tree = ast.parse(path.read_bytes())
         except (OSError, SyntaxError, ValueError, RecursionError):
-            raise _Stop(f"{path.name} cannot be read as source") from None
+            raise _StopError(f"{path.name} cannot be read as source") from None
         self.block(tree.body, path, is_main=is_main)
 
     def block(self, body: list[ast.stmt], path: Path, *, is_main: bool = False) -> None:
@@ -164,21 +164,21 @@ class _Reader:
         except (ImportError, ValueError):
             spec = None
         if spec is None:
-            raise _Stop(f"{path.name}:{line}: {top} is not installed")
+            raise _StopError(f"{path.name}:{line}: {top} is not installed")
         files = [Path(spec.origin)] if spec.origin else []
         for folder in spec.submodule_search_locations or ():
             files += sorted(Path(folder).rglob("*.py"))[: MOST_FILES + 1]
         if len(files) > MOST_FILES or any(_CHANGES.search(_bytes(file)) for file in files):
-            raise _Stop(f"{path.name}:{line}: {top} may change the environment")
+            raise _StopError(f"{path.name}:{line}: {top} may change the environment")
 
     def stop(self, node: ast.stmt, path: Path) -> None:
         if not _CHANGES.search(ast.unparse(node).encode()):
-            raise _Stop(f"{path.name}:{node.lineno} runs code before what it imports next")
+            raise _StopError(f"{path.name}:{node.lineno} runs code before what it imports next")
         texts = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
         keys = [text for text in texts if re.fullmatch(r"[A-Z_][A-Z0-9_]*", text)]
         has_torch = "torch" in {name.partition(".")[0] for name in self.found.modules}
         self.is_before_torch = not has_torch and (not keys or any(BEFORE_TORCH.match(key) for key in keys))
-        raise _Stop(f"{path.name}:{node.lineno} sets {keys[0] if keys else 'variables'}")
+        raise _StopError(f"{path.name}:{node.lineno} sets {keys[0] if keys else 'variables'}")
 
 
 def _bytes(file: Path) -> bytes:

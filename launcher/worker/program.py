@@ -40,7 +40,7 @@ def preload(plan: Plan) -> tuple[list[str], str]:
         wanted.append("torch")
     if plan.device == "npu" and found.may_import_torch and importlib.util.find_spec("torch_npu") is not None:
         wanted.append("torch_npu")
-    done = []
+    done: list[str] = []
     for name in wanted:
         try:
             importlib.import_module(name)
@@ -57,7 +57,7 @@ def execute(program: Program, local_rank: int) -> NoReturn:
         LaunchError: it cannot be started.
     """
     try:
-        os.execvp(program.target, program.argv(local_rank))
+        os.execvp(program.target, program.argv(local_rank))  # noqa: S606
     except OSError as error:
         raise LaunchError(f"{program.target}: {error.strerror}", exit_code=EXIT_JOB_FAILED) from None
 

@@ -141,7 +141,7 @@ def _launch(job: Job, pipe: Connection) -> int:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
-                preexec_fn=program_module.reset_signals,  # what we ignore it would ignore too
+                preexec_fn=program_module.reset_signals,  # noqa: PLW1509 - no threads here; what we ignore it would ignore too
             ).pid
     flush()
     pid = os.fork()

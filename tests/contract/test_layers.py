@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent.parent / "launcher"
 
 LAYERS = [
     {"cli"},
+    {"nested"},
     {"show"},
     {"submit", "ssh"},
     {"doctor", "report", "supervise", "explain", "trained", "predict"},

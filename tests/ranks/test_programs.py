@@ -91,14 +91,14 @@ def argv(*words: str) -> list[str]:
 
 def environment() -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("ASCEND", "RANK", "WORLD_", "MASTER_", "PET_"))}
-    return {**kept, "PYTHONPATH": str(REPO), "PYTHONSAFEPATH": "1"}
+    return {**kept, "ASCEND_LAUNCH_DEVICE": "cpu", "PYTHONPATH": str(REPO), "PYTHONSAFEPATH": "1"}
 
 
 @pytest.fixture
 def run(folder: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            argv("--device", "cpu", *words), cwd=folder, env=environment(), input=stdin, capture_output=True, text=True,
+            argv(*words), cwd=folder, env=environment(), input=stdin, capture_output=True, text=True,
             timeout=TIMEOUT_S,
         )  # fmt: skip
 
@@ -166,7 +166,7 @@ def test_the_rank_that_failed_first_is_named(run, folder: Path, fault: str, code
 @pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "int"), (signal.SIGTERM, "term")])
 def test_a_signal_reaches_the_program_as_it_was_sent(folder: Path, number: int, word: str):
     """^C raises KeyboardInterrupt in every rank, SIGTERM its handler; spawned ranks hear them too."""
-    words = ("--device", "cpu", "--nproc", "2", "--start-method", "spawn", "waits.py", word)
+    words = ("--nproc", "2", "--start-method", "spawn", "waits.py", word)
     process = subprocess.Popen(argv(*words), cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + TIMEOUT_S
     while len(list(folder.glob("ready_*"))) < 2 and time.monotonic() < deadline:
@@ -188,3 +188,29 @@ def test_what_a_script_sets_before_its_imports_counts(run, folder: Path):
 
     assert "https://mirror.invalid\n" == done.stdout, done.stderr
     assert "imported once  torch; not more: mirror.py:2 sets HF_ENDPOINT" in done.stderr
+
+
+def test_every_torchrun_of_a_command_is_ours(run, folder: Path):
+    """By its name, by -m and in process; with our options; a sitecustomize of the user's still runs; its exit code stands."""
+    (folder / "site").mkdir()
+    (folder / "site" / "sitecustomize.py").write_text("import os\nos.environ['THEIRS'] = 'ran'\n")
+    (folder / "rank.py").write_text(
+        "import os, sys\n"
+        "print(sys.argv[1], os.environ['TORCHELASTIC_MAX_RESTARTS'], os.environ['THEIRS'], 'nested' in os.environ['PATH'])\n"
+        "assert not any(name.startswith('ASCEND_LAUNCH_NESTED') for name in os.environ)\n"
+    )
+    (folder / "all.sh").write_text(
+        "export PYTHONPATH=$PYTHONPATH:site\n"
+        "torchrun --nproc_per_node 2 rank.py name\n"
+        f"{sys.executable} -m torch.distributed.run --nproc_per_node 2 rank.py module\n"
+        f'{sys.executable} -c "import torch.distributed.run as r\n'
+        "r.run(r.get_args_parser().parse_args(['--nproc_per_node=2', 'rank.py', 'process']))\n"
+        "print('goes on')\"\n"
+        "exit 7\n"
+    )
+    done = run("--max-restarts", "1", "--", "bash", "all.sh")
+
+    assert 7 == done.returncode, done.stderr
+    words = ["name 1 ran False", "module 1 ran False", "process 1 ran False", "goes on"]
+    assert words == done.stdout.splitlines()
+    assert 3 == done.stderr.count("run directory")
