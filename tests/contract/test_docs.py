@@ -13,7 +13,7 @@ from typing import Any
 import click
 import pytest
 
-from launcher.cli import DEFAULT_COMMAND, cli
+from launcher.cli import cli, command_line, program
 
 REPO = Path(__file__).resolve().parents[2]
 PAGES = sorted([*REPO.glob("*.md"), *(REPO / "docs").glob("*.md"), REPO / "recipes" / "README.md"])
@@ -93,7 +93,11 @@ IDS = [f"{page.relative_to(REPO)}: {' '.join(words)[:60]}" for page, words in AL
 def test_commands_are_parsed_by_the_real_command_line(page: Path, words: list[str]):
     """No option or command that does not exist, no value that is refused."""
     command: click.Command = cli
-    words = words if words[0] in cli.commands or words[0].startswith("--help") else [DEFAULT_COMMAND, *words]
+    words = (
+        words
+        if words[0] in cli.commands or words[0].startswith("--help")
+        else command_line.with_command(words, program.program_command.params)
+    )
     while isinstance(command, click.Group) and words:
         command, words = command.commands[words[0]], words[1:]
 

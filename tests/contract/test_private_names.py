@@ -49,6 +49,7 @@ SIGNATURES = {
     "evaluate:Metric._info": "self",
     # Called.
     f"{TRAINER}._determine_best_metric": "self metrics trial",
+    "runpy:_run_module_as_main": "mod_name alter_argv=",  # what Python itself calls for -m
     f"{TRAINER}._prepare_inputs": "self inputs",
     "transformers.integrations.deepspeed:deepspeed_init": "trainer num_training_steps inference=",
     "torch.distributed.tensor._utils:compute_local_shape_and_global_offset": "global_shape mesh placements skip_offset=",

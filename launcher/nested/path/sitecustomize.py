@@ -16,14 +16,13 @@ class _Loader(importlib.machinery.SourceFileLoader):
     """torch's own module, with another `run`; as a program, ours."""
 
     def exec_module(self, module):  # type: ignore[no-untyped-def]
-        super().exec_module(module)
+        exec(super().get_code(module.__name__), module.__dict__)  # noqa: S102
         from launcher import nested
 
         module.run = nested.run
 
     def get_code(self, fullname):  # type: ignore[no-untyped-def]
-        if sys._getframe(1).f_globals.get("__name__") != "runpy":
-            return super().get_code(fullname)
+        # Asked by runpy alone, which runs the module as a program.
         return compile("from launcher import nested; nested.main()", self.path, "exec")
 
 
