@@ -126,7 +126,7 @@ TRACKERS: Mapping[str, tuple[str, ...]] = {
 BOUNDS: Mapping[str, str] = {
     "torch": ">=2.6",
     "transformers": ">=5.3,<6",
-    "accelerate": ">=1.7,<2",
+    "accelerate": ">=1.8,<2",
     "deepspeed": ">=0.17,<0.20",
     "datasets": ">=4",
     "evaluate": ">=0.4.5",
@@ -270,7 +270,11 @@ def check_packages(ctx: Context) -> Finding:
     what += [f"{n} {ctx.versions[n]} is not {BOUNDS[n]}" for n in wrong]
     verdict: Verdict = "fail" if ctx.needs is not None else "warn"
     return Finding(
-        name, verdict, "; ".join(what), "a launch of a recipe that needs them is refused", f"pip install {' '.join(words)}"
+        name,
+        verdict,
+        "; ".join(what),
+        "a launch of a recipe that needs them is refused",
+        f"pip install {' '.join(words)}",
     )
 
 

@@ -71,7 +71,9 @@ class Installed:
     site: Path
     bare: Path
 
-    def __call__(self, *argv: str | Path, cwd: Path, bare: bool = False, **env: str) -> subprocess.CompletedProcess[str]:
+    def __call__(
+        self, *argv: str | Path, cwd: Path, bare: bool = False, **env: str
+    ) -> subprocess.CompletedProcess[str]:
         """`ascend-launch ARGV` in `cwd`. `bare`: with the base dependencies, and nothing else that this environment has."""
         return self._python("-m", "launcher.cli", *map(str, argv), cwd=cwd, bare=bare, **env)
 
@@ -81,7 +83,9 @@ class Installed:
         assert 0 == done.returncode, done.stderr
         return [Ran(*row) for row in json.loads(done.stdout)]
 
-    def _python(self, *argv: str, cwd: Path, bare: bool, text: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    def _python(
+        self, *argv: str, cwd: Path, bare: bool, text: str = "", **env: str
+    ) -> subprocess.CompletedProcess[str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("ASCEND", "HCCL", "HF_", "PYTHON"))}
         kept |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(cwd / "hf"), **env}
         kept["PYTHONPATH"] = os.pathsep.join(map(str, (self.site, self.bare) if bare else (self.site,)))

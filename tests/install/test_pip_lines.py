@@ -28,7 +28,12 @@ from .test_wheel import requirements
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 MACHINES = ("x86_64", "aarch64")
-ON_TORCH = {"transformers": (), "accelerate": ("torch>=2.0.0",), "deepspeed": ("torch",), "peft": ("torch>=1.13.0", "transformers")}
+ON_TORCH = {
+    "transformers": (),
+    "accelerate": ("torch>=2.0.0",),
+    "deepspeed": ("torch",),
+    "peft": ("torch>=1.13.0", "transformers"),
+}
 READMES = ("README.md", "README.zh-CN.md")
 
 
@@ -155,7 +160,9 @@ def test_a_pair_that_is_there_is_kept(indexes: tuple[Path, Path], tmp_path: Path
     there = ("--python", str(venv / "bin" / "python"))
 
     listed = quiet_pip(*there, *shlex.split(keep.split(" | ")[0])[1:])
-    pair = subprocess.run(["bash", "-c", keep.split(" | ")[1].split(" > ")[0]], input=listed.stdout, capture_output=True, text=True)
+    pair = subprocess.run(
+        ["bash", "-c", keep.split(" | ")[1].split(" > ")[0]], input=listed.stdout, capture_output=True, text=True
+    )
     (tmp_path / "pair.txt").write_text(pair.stdout)
     words = [str(tmp_path / w) if w == "pair.txt" else w for w in shlex.split(install, comments=True)[2:]]
     found = resolved(words, indexes, tmp_path, *there)
@@ -225,7 +232,15 @@ def test_the_node_lines_resolve_with_what_pypi_has(
     report: Any = tmp_path / "report.json"
     words = [w.replace(CPU_INDEX, cpu.as_uri()) for w in pip_lines("README.md")[-1]]
     done = quiet_pip(
-        "install", "--dry-run", "--quiet", "--report", report, *words, "--find-links", own, *for_host(machine, python, tmp_path)
+        "install",
+        "--dry-run",
+        "--quiet",
+        "--report",
+        report,
+        *words,
+        "--find-links",
+        own,
+        *for_host(machine, python, tmp_path),
     )
 
     assert 0 == done.returncode, done.stderr

@@ -17,7 +17,17 @@ from launcher import doctor
 
 from .conftest import Installed
 
-STACK = {"torch", "torch-npu", "transformers", "accelerate", "deepspeed", "datasets", "evaluate", "scikit-learn", "peft"}
+STACK = {
+    "torch",
+    "torch-npu",
+    "transformers",
+    "accelerate",
+    "deepspeed",
+    "datasets",
+    "evaluate",
+    "scikit-learn",
+    "peft",
+}
 
 
 def requirements(wheel: Path) -> dict[str, list[Requirement]]:
@@ -140,7 +150,7 @@ def test_what_starts_no_rank_needs_no_torch(installed: Installed, tmp_path: Path
         )
     }
 
-    assert {command: 0 for command in said} == {command: ran.returncode for command, ran in said.items()}, said
+    assert dict.fromkeys(said, 0) == {command: ran.returncode for command, ran in said.items()}, said
     assert "zero1" in said["plan"].stdout
     assert "torch is not installed" in said["doctor"].stdout
     assert "pip install 'ascend-launch[train]'" in said["doctor"].stdout
