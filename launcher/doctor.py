@@ -125,7 +125,7 @@ TRACKERS: Mapping[str, tuple[str, ...]] = {
 """training.report_to → the packages of which one is needed, on every node."""
 BOUNDS: Mapping[str, str] = {
     "torch": ">=2.6",
-    "transformers": ">=5.3,<6",
+    "transformers": ">=5.2,<6",
     "accelerate": ">=1.8,<2",
     "deepspeed": ">=0.17,<0.20",
     "datasets": ">=4",

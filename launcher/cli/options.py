@@ -60,7 +60,7 @@ class RecipeFile(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         from launcher import assets
 
-        return assets.recipe(super().convert(value, param, ctx))
+        return assets.recipe(Path(os.fsdecode(super().convert(value, param, ctx))))
 
 
 def machine_options(command: Any) -> Any:
