@@ -59,7 +59,7 @@ def test_extras_are_the_bounds_that_doctor_checks(wheel: Path):
 def test_the_pair_is_of_one_release(wheel: Path):
     pair = {need.name: str(need.specifier) for need in requirements(wheel)["npu"]}
 
-    assert pair["torch"] == pair["torch-npu"]
+    assert f"=={doctor.PAIR}" == pair["torch"] == pair["torch-npu"]
 
 
 @pytest.fixture(scope="module")
