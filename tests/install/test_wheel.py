@@ -166,6 +166,19 @@ def test_a_launch_without_the_stack_says_the_pip_line_and_starts_nothing(install
     assert [] == [p.name for p in tmp_path.rglob("*") if p.is_file()]
 
 
+def test_an_export_without_the_stack_says_the_pip_line(installed: Installed, tmp_path: Path):
+    """What needs torch and starts no rank is told as well as a launch."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"")
+
+    (ran,) = installed.each([["export", "model", "--out", "out", "--recipe", "tiny-cpu"]], cwd=tmp_path)
+
+    assert 2 == ran.code
+    assert "torch is not installed" in ran.err and "pip install 'ascend-launch[train]'" in ran.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_recipe_is_checked_without_transformers(installed: Installed, tmp_path: Path):
     """Its training arguments too: a login node submits without it."""
     ran = installed("--dry-run", "--device", "cpu", "tiny-cpu", "training.lerning_rate=1", cwd=tmp_path, bare=True)
