@@ -96,12 +96,6 @@ class Context:
         return tuple(d for d in self.found.devices if d.index in shown)
 
     @property
-    def pair(self) -> str:
-        """The torch that the installed torch_npu loads into, as a requirement; "" without a torch_npu."""
-        torch_npu = self.versions.get("torch-npu")
-        return f"torch=={_release(torch_npu)}" if torch_npu else ""
-
-    @property
     def chip(self) -> Chip | None:
         return next((d.chip for d in self.found.devices if d.chip), None)
 
@@ -127,8 +121,8 @@ TRACKERS: Mapping[str, tuple[str, ...]] = {
 """training.report_to → the packages of which one is needed, on every node."""
 BOUNDS: Mapping[str, str] = {
     "torch": ">=2.6",
-    "transformers": ">=5.3,<6",
-    "accelerate": ">=1.7,<2",
+    "transformers": ">=5.2,<6",
+    "accelerate": ">=1.8,<2",
     "deepspeed": ">=0.17,<0.20",
     "datasets": ">=4",
     "evaluate": ">=0.4.5",
@@ -145,6 +139,8 @@ PACKAGES = (
     *(package for packages in TRACKERS.values() for package in packages),
 )  # fmt: skip
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+PAIR = "2.13.0"
+"""The torch and torch_npu of the extra `npu`."""
 
 
 def installed(names: Iterable[str] = PACKAGES) -> dict[str, str]:
@@ -286,8 +282,11 @@ def check_torch_pair(ctx: Context) -> Finding:
     if torch is None and ctx.is_program and ctx.device == "cpu":
         return skip(name, "torch is not installed")
     if torch is None:
-        install = f"pip install {ctx.pair or 'torch'} --index-url {CPU_INDEX}"
         verdict: Verdict = "fail" if ctx.device == "npu" or ctx.needs is not None else "warn"
+        wanted = _release(torch_npu) if torch_npu else PAIR if ctx.device == "npu" else ""
+        install = f"pip install torch{wanted and f'=={wanted}'} --index-url {CPU_INDEX}"
+        if ctx.device == "npu" and torch_npu is None:
+            install += f", then pip install 'ascend-launch[npu]' --extra-index-url {CPU_INDEX}"
         return Finding(name, verdict, "torch is not installed", "nothing can train", install)
     if ctx.device == "cpu":
         return ok(name, f"torch {torch}")

@@ -138,6 +138,21 @@ def doctor_values(recipe: RecipeSpec, precision: str, strategy: str, training: d
     }
 
 
+def require_packages(names: tuple[str, ...]) -> None:
+    """For what starts no ranks and asks nothing of the machine.
+
+    Raises:
+        LaunchError: one is not installed, or of a release that this launcher was not made for; with the pip line.
+    """
+    from launcher import doctor
+    from launcher.cluster import npu
+
+    context = doctor.Context(os.environ, "cpu", npu.Found(()), doctor.installed(), needs=names)
+    failed = [f for f in (doctor.check_torch_pair(context), doctor.check_packages(context)) if f.ok == "fail"]
+    if failed:
+        raise LaunchError("\n".join(f.what for f in failed), hint="\n       ".join(f.fix for f in failed))
+
+
 def _needs(recipe: RecipeSpec, strategy: str) -> tuple[str, ...]:
     """The packages that ranks of this recipe import, by the names of doctor.BOUNDS."""
     ranks = ("torch", "transformers", "accelerate")

@@ -14,7 +14,7 @@ import click
 
 from launcher.cli import outputs
 from launcher.cli.launch import explained, launch, require_health
-from launcher.cli.options import Count, RecipeFile, complete_recipe, inputs, machine_options
+from launcher.cli.options import Count, RecipeFile, complete_recipe, inputs, machine_options, require_packages
 from launcher.errors import EXIT_OK, LaunchError
 
 if TYPE_CHECKING:
@@ -292,4 +292,5 @@ def export_command(run: str, step: int | None, out: Path | None, dtype: str | No
         "strategy": made.strategy if made else weights.trained_by(),
         "precision": made.precision if made else None,
     }
+    require_packages(("torch", "transformers"))
     show.exported(supervise.tool("launcher.worker.export", request), as_json)

@@ -53,7 +53,8 @@ def here(
     if importlib.util.find_spec("torch_npu") is None:
         raise LaunchError(
             f"this node has {len(found.devices)} NPUs, but torch_npu is not installed in this environment",
-            hint="pip install 'ascend-launch[npu]', or say --device cpu",
+            hint="pip install 'ascend-launch[npu]' after the CPU build of torch (`ascend-launch doctor --device npu` gives the lines), "
+            "or say --device cpu",
         )
     devices = tuple(found.devices[i] for i in visible.indices)
     sick = [d for d in devices if not d.is_usable]

@@ -451,6 +451,9 @@ def _remove_leftovers(folder: Path) -> None:
 
 # -- resuming ------------------------------------------------------------------------------------------------------
 
+IN_ONE_PIECE = not hasattr(Trainer, "_prepare_for_training")
+"""transformers 5.2: its loop is one method, without the hooks and the `_tr_loss` that 5.3 and later have."""
+
 
 class ResumableTrainer(Trainer):
     """A Trainer whose checkpoints are a Store's, and whose resumed run is the one that was interrupted.
@@ -478,6 +481,10 @@ class ResumableTrainer(Trainer):
     _live: Live | None = None
     _resumed: Saved | None = None
     _random_state: dict[str, Any] | None = None
+    _going_on_from: str | None = None
+    """IN_ONE_PIECE: the checkpoint that `begin` loads."""
+    _carried: torch.Tensor | None = None
+    """IN_ONE_PIECE: losses before the interruption that the loop's own sum does not have yet."""
 
     # -- saved -----------------------------------------------------------------------------------------------------
 
@@ -575,8 +582,17 @@ class ResumableTrainer(Trainer):
 
     # -- taken over ------------------------------------------------------------------------------------------------
 
+    def train(self, resume_from_checkpoint: Any = None, **options: Any) -> Any:
+        if IN_ONE_PIECE:
+            self._going_on_from = resume_from_checkpoint
+            transformers.trainer.deepspeed_load_checkpoint = lambda *_, **__: None  # it looks for DeepSpeed's own files
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Nothing yet: `_prepare_for_training` loads everything once the model is wrapped."""
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Likewise; only a loop in one piece asks for it."""
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
@@ -613,6 +629,10 @@ class ResumableTrainer(Trainer):
 
     def begin(self) -> None:
         """Go on where the checkpoint was: sums of losses, then an evaluation that was put off. After on_train_begin."""
+        if IN_ONE_PIECE:
+            self._carried = self._tr_loss = torch.zeros((), device=self.args.device)
+            if self._going_on_from is not None:
+                self._resume(Path(self._going_on_from))
         saved, self._resumed = self._resumed, None
         if saved is None:
             return
@@ -650,6 +670,19 @@ class ResumableTrainer(Trainer):
         if self._random_state is not None:
             state.set_random_state(self._random_state, self.args.device)
             self._random_state = None
+
+    def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, *args: Any, **options: Any) -> None:
+        if self._carried is not None:
+            tr_loss += self._carried
+            self._carried = None
+        self._tr_loss = tr_loss
+        super()._maybe_log_save_evaluate(tr_loss, *args, **options)
+
+    def get_batch_samples(self, *args: Any, **options: Any) -> Any:
+        if IN_ONE_PIECE and self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True  # as in `_run_epoch`
+            return [], None
+        return super().get_batch_samples(*args, **options)
 
     def _run_epoch(self, *args: Any, **options: Any) -> None:
         if self.state.global_step >= self.state.max_steps:

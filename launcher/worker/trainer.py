@@ -60,8 +60,6 @@ class RecipeTrainer(ResumableTrainer):
         super().__init__(train_dataset=train_dataset, eval_dataset=eval_dataset, data_collator=task.collate, **options)
         # Counting labels over ranks is for losses that are divided by the count; ours are not.
         self.model_accepts_loss_kwargs = False
-        # Gradients live in DDP's buckets, instead of being copied there and back: a fourth less memory for a model's state.
-        self.accelerator.ddp_handler.gradient_as_bucket_view = True
         self._order = _order(
             str(getattr(self.args.train_sampling_strategy, "value", self.args.train_sampling_strategy))
         )
@@ -127,10 +125,18 @@ class RecipeTrainer(ResumableTrainer):
             self._loss_steps += 1
         return loss
 
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """Of all ranks' gradients. FSDP2's is a DTensor, and `.item()` of torch 2.7 to 2.9 reads this rank's part of it."""
-        norm = super()._get_grad_norm(model, grad_norm)
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+    def _wrap_model(self, *args: Any, **options: Any) -> Any:
+        wrapped = super()._wrap_model(*args, **options)
+        if self.accelerator.ddp_handler is not None:
+            # Gradients live in DDP's buckets, instead of being copied there and back: a fourth less memory for a model's state.
+            self.accelerator.ddp_handler.gradient_as_bucket_view = True
+        return wrapped
+
+    def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, grad_norm: Any, *args: Any, **options: Any) -> None:
+        """Logs the norm of all ranks' gradients: FSDP2's is a DTensor, and `.item()` of torch 2.7 to 2.9 reads this rank's part."""
+        if self.control.should_log and isinstance(grad_norm, DTensor):
+            grad_norm = grad_norm.full_tensor()
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **options)
 
     def _settle_buckets(self, model: DistributedDataParallel, inputs: dict[str, Any]) -> None:
         """Bring DDP's buckets into the order they had before the interruption, by a backward pass that changes nothing.

@@ -1,14 +1,13 @@
-"""The documentation: what is generated is current, links lead somewhere, and its commands are the command line's."""
+"""The documentation: what is generated is current, links lead somewhere, and its commands are the command line's. That they
+run is tests/install's."""
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
@@ -17,8 +16,6 @@ from launcher.cli import cli, command_line, program
 
 REPO = Path(__file__).resolve().parents[2]
 PAGES = sorted([*REPO.glob("*.md"), *(REPO / "docs").glob("*.md"), REPO / "recipes" / "README.md"])
-CHEAP = ("--dry-run", "plan", "recipes list", "recipes show")
-"""What really runs here: a second each, and nothing is started."""
 
 
 def test_generated_pages_are_current():
@@ -102,22 +99,3 @@ def test_commands_are_parsed_by_the_real_command_line(page: Path, words: list[st
         command, words = command.commands[words[0]], words[1:]
 
     command.make_context("ascend-launch", list(words)).close()
-
-
-READMES = [(page, words) for page, words in ALL if page.name.startswith("README") and page.parent == REPO]
-RUN = {
-    " ".join(words): words
-    for _, words in READMES
-    if any(c in " ".join(words) for c in CHEAP) and "mine.yaml" not in words
-}
-
-
-@pytest.mark.parametrize("words", RUN.values(), ids=RUN)
-def test_cheap_commands_of_the_readmes_run(ascend_launch: Any, words: list[str]):
-    """As they stand there, on a machine without a card."""
-    ran = ascend_launch(*words)
-
-    assert 0 == ran.code, ran.err
-    assert ran.out
-    if "--json" in words:
-        json.loads(ran.out)

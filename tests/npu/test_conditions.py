@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from conftest import Machine
@@ -47,6 +48,17 @@ def test_doctor_sees_what_is_wrong(
 def test_doctor_sees_the_cann_version(machine: Machine) -> None:
     """A CANN that the table does not pair with this torch_npu is remarked on."""
     assert findings(machine, EMULATED_CANN_VERSION="8.1.RC1")["CANN"] in ("warn", "fail")
+
+
+def test_a_cpu_launch_works_where_torch_npu_is_installed_without_cann(machine: Machine, tmp_path: Path) -> None:
+    """`import torch` fails there by itself; neither a doctor nor the ranks of a CPU launch meet that."""
+    ran = machine.launch(
+        "--device", "cpu", "recipes/tiny-cpu.yaml", "training.max_steps=1", "training.eval_strategy=no",
+        f"output_dir={tmp_path}", bare=True,
+    )  # fmt: skip
+
+    assert ran.code == 0, ran.text
+    assert list(tmp_path.glob("tiny-cpu/*/metrics.json"))
 
 
 def test_doctor_sees_a_taken_hccl_port(machine: Machine, healthy: dict[str, str]) -> None:

@@ -222,6 +222,25 @@ def test_what_the_job_imports_is_checked_with_the_pip_line(
     said(doctor.check_packages(replace(ctx, needs=None)), "warn", what, fix)
 
 
+def test_a_node_without_torch_is_told_both_lines(machine: Context):
+    """A pair that belongs together; the CPU build where a torch_npu is there already."""
+    said(doctor.check_torch_pair(replace(machine, versions={})), "fail", "torch is not installed",
+         f"pip install torch=={doctor.PAIR} --index-url https://download.pytorch.org/whl/cpu, then pip install 'ascend-launch[npu]'")  # fmt: skip
+    said(
+        doctor.check_torch_pair(replace(machine, versions={"torch-npu": "2.9.0.post2"})),
+        "fail",
+        "",
+        "torch==2.9.0 --index",
+    )
+    said(
+        doctor.check_torch_pair(replace(machine, device="cpu", versions={})),
+        "warn",
+        "",
+        "pip install torch --index-url",
+    )
+    said(doctor.check_torch_pair(replace(machine, device="cpu", versions={}, needs=RECIPE_NEEDS)), "fail", "")
+
+
 def test_an_adapter_needs_its_own_extra(machine: Context):
     without = replace(machine, needs=(*RECIPE_NEEDS, "peft"))
     said(doctor.check_packages(without), "fail", "peft not installed", "pip install 'ascend-launch[lora]'")
