@@ -370,8 +370,8 @@ def test_a_cut_link_ends_both_sides(nodes: Callable[..., Nodes], cable: netns.La
 def test_a_node_that_is_there_already_is_not_taken_twice(nodes: Callable[..., Nodes]):
     """A second launcher with its number is told by whom it is taken; the job does not notice."""
     port = _free_port()
-    job = nodes(LONG, port=port)
-    job.until_step(1)
+    job = nodes(LONG, port=port, fault="drag 0 1")
+    job.until_step(2)
     second = nodes(LONG, port=port, only=1)
 
     assert (2,) == second.wait()
