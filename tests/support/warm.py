@@ -53,7 +53,7 @@ LATER = [
 """What ranks and reports import when they come to it."""
 ZERO = ["deepspeed", "torch._inductor.compile_fx", "torch.utils.flop_counter"]
 IMPORT_TIME = (
-    "ASCEND_GLOBAL", "ASCEND_HOME", "ASCEND_OPP", "ASCEND_RT", "ASCEND_TOOLKIT", "EMULATED_CANN", "EMULATED_NPUS",
+    "ASCEND_GLOBAL", "ASCEND_HOME", "ASCEND_OPP", "ASCEND_RT", "ASCEND_TOOLKIT", "EMULATED_CANN", "EMULATED_ROOT",
     "EMULATED_SOC", "HCCL_EXEC", "HF_", "LD_", "TORCH_DEVICE", "TORCH_NPU", "TRANSFORMERS_",
 )  # fmt: skip
 """Prefixes of variables that libraries read while they are imported."""
@@ -318,15 +318,15 @@ def start_tool(argv: list[str], **options: Any) -> subprocess.Popen[bytes]:
 
 
 def start(argv: list[str], options: dict[str, Any], *, may_fork: bool) -> subprocess.Popen[bytes]:
-    is_alike = _read_at_import(options["env"]) == IMPORTED_WITH and threading.active_count() == 1
+    is_alike = read_at_import(options["env"]) == IMPORTED_WITH and threading.active_count() == 1
     return (Forked if may_fork and is_alike else subprocess.Popen)(argv, **options)
 
 
-def _read_at_import(env: Mapping[str, str]) -> dict[str, str]:
+def read_at_import(env: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if name.startswith(IMPORT_TIME)}
 
 
-IMPORTED_WITH = _read_at_import(os.environ)
+IMPORTED_WITH = read_at_import(os.environ)
 
 if __name__ == "__main__":
     main()
