@@ -95,6 +95,7 @@ def test_an_unfinished_run_stands_for_its_newest_whole_checkpoint(job, evaluated
     assert "passed over checkpoint-34: config.json" in ran.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["zero3", "fsdp2"])
 def test_an_export_gives_the_metrics_of_the_run(job, evaluated, exported, strategy):
     """Sharded training → one folder → the same figures; transformers finds every key; labels have their names."""
