@@ -120,7 +120,11 @@ def start_agent(
     )
 
 
-def tool(module: str, request: dict[str, Any]) -> dict[str, Any]:
+def tool(
+    module: str,
+    request: dict[str, Any],
+    popen: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen,
+) -> dict[str, Any]:
     """Have one process of the rank side carry out a request, and return its result. ^C ends it.
 
     Raises:
@@ -132,14 +136,20 @@ def tool(module: str, request: dict[str, Any]) -> dict[str, Any]:
         # Where torch_npu is installed without CANN, `import torch` itself would fail.
         env = os.environ | {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
         argv = [sys.executable, "-m", module, str(folder / "request.json")]
-        done = subprocess.run(argv, env=env, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        with popen(argv, env=env, **pipes) as process:
+            try:
+                _, said = process.communicate()
+            except BaseException:
+                process.kill()
+                raise
         result, error = rundir.read_json(folder / "result.json"), rundir.read_json(folder / "error.json")
-    if result is not None and done.returncode == EXIT_OK:
+    if result is not None and process.returncode == EXIT_OK:
         return dict(result)
     if error is not None and (error["hint"] or error["exit_code"] == EXIT_USER):
         raise LaunchError(error["what"], hint=error["hint"], exit_code=error["exit_code"])
-    words = error["traceback"] if error else done.stderr.decode(errors="replace")[-4000:]
-    killed = f"was killed by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else "failed"
+    words = error["traceback"] if error else said.decode(errors="replace")[-4000:]
+    killed = f"was killed by {signal.Signals(-process.returncode).name}" if process.returncode < 0 else "failed"
     raise LaunchError(f"{words.rstrip()}\n{module} {killed}", exit_code=EXIT_JOB_FAILED)
 
 

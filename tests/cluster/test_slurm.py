@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,10 @@ import pytest
 import yaml
 
 from tests.cluster import slurm_rig
+from tests.support import launch
+from tests.support.launch import REPO
+from tests.support.run import Run
 
-REPO = Path(__file__).resolve().parent.parent.parent
 INJECT = REPO / "tests" / "ranks" / "faults" / "inject"
 TINY = REPO / "recipes" / "tiny-cpu.yaml"
 TIMEOUT_S = 240
@@ -35,51 +35,12 @@ def rig() -> Iterator[slurm_rig.Rig]:
         yield running
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run directory."""
-
-    dir: Path
-
-    def read(self, name: str) -> Any:
-        return json.loads((self.dir / name).read_text())
-
-    @property
-    def figures(self) -> dict[str, Any]:
-        """All of metrics.json but for times."""
-        return _untimed(self.read("metrics.json"))
-
-    @property
-    def weights(self) -> bytes:
-        return (self.dir / "model" / "model.safetensors").read_bytes()
-
-    @property
-    def predictions(self) -> str:
-        return (self.dir / "predictions.jsonl").read_text()
-
-    def events(self, kind: str) -> list[dict[str, Any]]:
-        path = self.dir / "events.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [e for e in map(json.loads, lines) if e["event"] == kind]
-
-
-def _untimed(section: dict[str, Any]) -> dict[str, Any]:
-    kept = {k: v for k, v in section.items() if not k.endswith(("_per_second", "_runtime"))}
-    return {k: _untimed(v) if isinstance(v, dict) else v for k, v in kept.items()}
-
-
 @pytest.fixture(scope="session")
 def env(shared_cache: str, rig: slurm_rig.Rig) -> dict[str, str]:
     """A submitting user's environment: nothing of ours but a cache, and no page at the end."""
-    base = {k: v for k, v in os.environ.items() if not k.startswith(("ASCEND_", "SLURM_", "SBATCH_", "RANK", "WORLD_"))}
-    base |= {
-        "ASCEND_LAUNCH_CACHE": shared_cache,
-        "HF_HUB_OFFLINE": "1",
-        "ASCEND_LAUNCH_REPORT": "false",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": f"{INJECT}:{REPO}",
-    }
-    return base | {"FAULT": "none -1 -1"} | rig.env
+    kept = {k: v for k, v in launch.environment().items() if not k.startswith(("SLURM_", "SBATCH_"))}
+    own = {"ASCEND_LAUNCH_CACHE": shared_cache, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{INJECT}:{REPO}"}
+    return kept | own | {"FAULT": "none -1 -1"} | rig.env
 
 
 EXACT = "training.ddp_find_unused_parameters=true"
@@ -113,7 +74,7 @@ def test_srun_gives_the_single_machines_run(by_srun: Run, tmp_path: Path, env: d
     assert 0 == alone.returncode, alone.stderr
     assert single.figures == by_srun.figures
     assert single.predictions == by_srun.predictions
-    assert single.weights == by_srun.weights
+    assert single.model_bytes == by_srun.model_bytes
     assert 2 == by_srun.read("plan.json")["num_nodes"]
 
 
@@ -144,7 +105,7 @@ def test_submit_gives_the_single_machines_run(by_srun: Run, tmp_path: Path, env:
     assert 0 == done.returncode and where is not None, done.stdout + done.stderr
     assert by_srun.figures == Run(where).figures
     assert by_srun.predictions == Run(where).predictions
-    assert by_srun.weights == Run(where).weights
+    assert by_srun.model_bytes == Run(where).model_bytes
     assert 2 == Run(where).read("plan.json")["num_nodes"]
 
 
@@ -165,7 +126,7 @@ def test_a_preempted_job_goes_on_to_the_same_weights(rig: slurm_rig.Rig, by_srun
     assert 0 == code, out + (tmp_path / "err").read_text()
     assert (True, True, "SIGUSR1") == (10 < stop["step"] < 60, stop["saved"], stop["signal"])
     assert ("COMPLETED", "1") == (rig.field(job, "State"), rig.field(job, "RestartCnt"))
-    assert by_srun.weights == resumed.weights
+    assert by_srun.model_bytes == resumed.model_bytes
     assert by_srun.predictions == resumed.predictions
     assert by_srun.figures["final"] == resumed.figures["final"]
     assert "requeued 1 time" in out and "TrainOutput" in out
@@ -190,7 +151,7 @@ def test_a_job_that_makes_room_goes_on_afterwards(rig: slurm_rig.Rig, by_srun: R
     (stop,) = preempted.events("preempted")
     assert ("SIGTERM", True) == (stop["signal"], stop["saved"])
     assert "1" == rig.field(job, "RestartCnt")
-    assert by_srun.weights == preempted.weights
+    assert by_srun.model_bytes == preempted.model_bytes
 
 
 def test_a_killed_rank_ends_the_job_on_all_nodes(rig: slurm_rig.Rig, tmp_path: Path, env: dict[str, str]):

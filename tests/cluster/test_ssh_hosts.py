@@ -13,14 +13,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.cluster import sshd
+from tests.support import launch as launching
+from tests.support.launch import REPO
+from tests.support.run import Run
 
 pytestmark = pytest.mark.ranks
-REPO = Path(__file__).resolve().parent.parent.parent
 INJECT = REPO / "tests" / "ranks" / "faults" / "inject"
 TIMEOUT_S = 240
 LONG = "training.num_train_epochs=300"
@@ -32,15 +33,16 @@ GONE_S = 60.0
 """For an end that a host has to find out by itself: silence of the near side, and of the other node."""
 
 
-class Launch:
+class Launch(Run):
     """`ascend-launch --hostfile …`, typed at the user's machine."""
 
     def __init__(
         self, machines: sshd.Machines, folder: Path, words: tuple[str, ...], env: dict[str, str], hosts: str | None
     ) -> None:
-        self.dir = folder
-        base = {k: v for k, v in os.environ.items() if not k.startswith(("ASCEND_", "HF_", "RANK", "WORLD_", "SLURM"))}
-        base |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{INJECT}:{REPO}", **env}
+        super().__init__(folder)
+        base = {k: v for k, v in launching.environment().items() if not k.startswith("SLURM")}
+        del base["ASCEND_LAUNCH_REPORT"]
+        base |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{INJECT}:{REPO}", **env}
         passed = [f"--pass-env={name}" for name in ("PYTHONPATH", "FAULT") if name in base]
         hostfile = machines.folder / f"{folder.parent.name}.txt"
         hostfile.write_text(hosts or "node0 slots=2\nnode1 slots=2\n")
@@ -71,9 +73,6 @@ class Launch:
             assert self.process.poll() is None, self.process.communicate()
             time.sleep(0.05)
         raise AssertionError(f"no step {step} in {TIMEOUT_S} s")
-
-    def read(self, name: str) -> Any:
-        return json.loads((self.dir / name).read_text())
 
 
 @pytest.fixture(scope="module")
@@ -107,18 +106,9 @@ def launch(machines: sshd.Machines, shared_cache: str, tmp_path: Path) -> Iterat
 
 def _alone(tmp_path: Path, shared_cache: str, *words: str) -> Path:
     """The run directory of the same recipe on one node."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("ASCEND_", "HF_", "RANK", "WORLD_"))}
-    env |= {"ASCEND_LAUNCH_CACHE": shared_cache, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPO)}
-    argv = [
-        sys.executable,
-        "-m",
-        "launcher.cli",
-        "--device=cpu",
-        f"--run-dir={tmp_path / 'alone'}",
-        "recipes/tiny-cpu.yaml",
-        *words,
-    ]
-    done = subprocess.run(argv, cwd=REPO, env=env, capture_output=True, text=True, timeout=TIMEOUT_S)
+    env = launching.environment(ASCEND_LAUNCH_CACHE=shared_cache, OMP_NUM_THREADS="1")
+    argv = launching.command("--device=cpu", f"--run-dir={tmp_path / 'alone'}", "recipes/tiny-cpu.yaml", *words)
+    done = launching.run(argv, env, timeout_s=TIMEOUT_S)
     assert 0 == done.returncode, done.stderr
     return tmp_path / "alone"
 
@@ -127,10 +117,6 @@ def _alone(tmp_path: Path, shared_cache: str, *words: str) -> Path:
 def alone(tmp_path_factory: pytest.TempPathFactory, shared_cache: str) -> Path:
     """The run directory of four ranks on one node."""
     return _alone(tmp_path_factory.mktemp("four"), shared_cache, "--nproc=4", EXACT)
-
-
-def _epochs(metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if "runtime" not in k and "per_second" not in k} for row in metrics["epochs"]]
 
 
 # -- all is well -----------------------------------------------------------------------------------------------------
@@ -157,7 +143,7 @@ def test_two_hosts_train_as_one_machine_and_their_results_come_here(
 
     assert 0 == two.wait(), two.err
     assert {0, 1} == holders
-    assert _epochs(json.loads((alone / "metrics.json").read_text())) == _epochs(two.read("metrics.json"))
+    assert Run(alone).figures["epochs"] == two.figures["epochs"]
     assert (alone / "predictions.jsonl").read_bytes() == (two.dir / "predictions.jsonl").read_bytes()
     assert (two.dir / "node_1" / "attempt_0" / "rank_3.log").exists()
     assert not (two.dir / "model").exists()
@@ -178,7 +164,7 @@ def test_three_hosts_share_one_optimizer(launch: Callable[..., Launch], shared_c
     three = launch("--nproc=1", "parallel.strategy=zero2", hosts="node0 slots=1\nnode1 slots=1\nnode2 slots=1\n")
 
     assert 0 == three.wait(), three.err
-    assert _epochs(json.loads((alone / "metrics.json").read_text())) == _epochs(three.read("metrics.json"))
+    assert Run(alone).figures["epochs"] == three.figures["epochs"]
     assert 3 == three.read("metrics.json")["world_size"]
 
 

@@ -9,14 +9,25 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 import pytest
 
-REPO = Path(__file__).resolve().parents[2]
+from tests.support import launch, warm
+from tests.support.launch import REPO
+
 RUN = REPO / "tools" / "emulated_cann" / "run"
 PROGRAMS = Path(__file__).parent / "programs"
+EMULATOR = module_from_spec(spec_from_loader("emulated_cann_run", SourceFileLoader("emulated_cann_run", str(RUN))))
+EMULATOR.__loader__.exec_module(EMULATOR)
+AT_IMPORT = {"": {}, "npu-bare": {}, "npu": {"HCCL_EXEC_TIMEOUT": "3600"}, "npu-zero": {"HCCL_EXEC_TIMEOUT": "3600"}}
+"""What an interpreter of that kind has imported torch_npu with: launcher/render/env.py sets it for agents, and torch_npu reads
+no other variable of those while it is imported."""
+
 
 MISSING = [
     what
@@ -43,6 +54,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=MISSING[0]))
 
 
+def on_machine(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a program that is started on the machine."""
+    return dict(EMULATOR.environment(sys.executable, env))
+
+
 @dataclass(frozen=True)
 class Ran:
     """A finished command: both streams together, as a terminal shows them."""
@@ -59,54 +75,33 @@ class Machine:
     settings: dict[str, str] = field(default_factory=dict)
 
     def environment(self, **more: str) -> dict[str, str]:
-        kept = {
-            k: v
-            for k, v in os.environ.items()
-            if not k.startswith(
-                (
-                    "ASCEND",
-                    "HCCL",
-                    "EMULATED",
-                    "HF_",
-                    "ACCELERATE",
-                    "TORCH_DEVICE",
-                    "MASTER_",
-                    "RANK",
-                    "LOCAL_",
-                    "WORLD_",
-                )
-            )
-        }
-        if built := os.environ.get("EMULATED_BUILD"):
-            kept["EMULATED_BUILD"] = built
-        return {
-            **kept,
+        own = {
             "EMULATED_STATE": str(self.folder / "state"),
             "ASCEND_LAUNCH_CACHE": str(self.folder / "cache"),
-            "ASCEND_LAUNCH_REPORT": "false",
-            "HF_HUB_OFFLINE": "1",
             "HF_HOME": str(self.folder / "hf"),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTHONPATH": str(REPO),
             "OMP_NUM_THREADS": "1",
-            **self.settings,
-            **more,
         }
+        if built := os.environ.get("EMULATED_BUILD"):
+            own["EMULATED_BUILD"] = built
+        return launch.environment(**{**own, **self.settings, **more})
 
-    def __call__(self, *argv: str | Path, timeout_s: float = 240, bare: bool = False, **env: str) -> Ran:
-        """Run a command on the machine, or beside it where `bare`; its whole process group ends with it."""
-        command = [str(a) for a in argv] if bare else [str(RUN), *map(str, argv)]
-        child = subprocess.Popen(
-            command,
-            cwd=REPO,
-            env=self.environment(**env),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+    def __call__(
+        self, *argv: str | Path, timeout_s: float = 240, bare: bool = False, kind: str = "", **env: str
+    ) -> Ran:
+        """Run a command on the machine, or beside it where `bare`; its whole process group ends with it.
+
+        One of a `kind` is forked from an interpreter that has imported torch_npu, see tests/support/warm.py.
+        """
+        command, settings = [str(a) for a in argv], self.environment(**env)
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        options = {"cwd": REPO, "text": True, "errors": "replace", "start_new_session": True, **pipes}
+        there, at_import = (on_machine(e) if kind else {} for e in (settings, self.environment(**AT_IMPORT[kind])))
+        # The launcher asks the same of its agent, whose environment it makes.
+        if kind and (kind != "npu-bare" or warm.read_at_import(there) == warm.read_at_import(at_import)):
+            child = launch.popen(command, there, kind=kind, at_import=at_import, **options)
+        else:
+            child = subprocess.Popen(command if bare else [str(RUN), *command], env=settings, **options)
         try:
             text, _ = child.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
@@ -116,13 +111,14 @@ class Machine:
         return Ran(child.returncode, text)
 
     def program(self, name: str, *argv: str, **env: str) -> Ran:
-        return self(sys.executable, PROGRAMS / name, *argv, **env)
+        return self(sys.executable, PROGRAMS / name, *argv, kind="npu-bare", **env)
 
     def python(self, code: str, **env: str) -> Ran:
-        return self(sys.executable, "-c", code, **env)
+        return self(sys.executable, "-c", code, kind="npu-bare", **env)
 
     def launch(self, *argv: str | Path, bare: bool = False, **env: str) -> Ran:
-        return self(sys.executable, "-m", "launcher.cli", *argv, bare=bare, **env)
+        kind = "npu-zero" if any("strategy=zero" in str(word) for word in argv) else "npu"
+        return self(sys.executable, "-m", "launcher.cli", *argv, bare=bare, kind="" if bare else kind, **env)
 
     def using(self, **settings: str) -> Machine:
         return Machine(self.folder, {**self.settings, **settings})

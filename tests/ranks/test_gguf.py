@@ -64,6 +64,7 @@ def write_gguf(path):
     out.close()
 
 
+@pytest.mark.slow
 def test_a_gguf_model_trains_in_shards(job, tmp_path):
     """No rank holds it whole, and the losses are those of DDP on the same file."""
     write_gguf(tmp_path / "tiny.gguf")

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.ranks
 WORDS = ("training.num_train_epochs=1", "training.logging_steps=1", "data.train.limit=60")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher", "strategy"),
     [("accelerate", "ddp"), ("accelerate", "zero2"), ("accelerate", "fsdp2"), ("torchrun", "zero3")],

@@ -99,6 +99,7 @@ def test_a_straggler_shows_while_the_job_runs(launch, tmp_path):
     assert [] == [word for word in ("Warning", "warnings.warn", "[INFO]", "[WARNING]", "W1124") if word in said]
 
 
+@pytest.mark.slow
 def test_rows_and_tokens_are_those_that_were_trained_on(launch, tmp_path):
     """240 rows an epoch; tokens without padding, as the run's data.json counts them."""
     code, said = launch("training.num_train_epochs=1")
@@ -111,6 +112,7 @@ def test_rows_and_tokens_are_those_that_were_trained_on(launch, tmp_path):
     assert all(size > 50 << 20 for r in rates for size in r["host_bytes"])
 
 
+@pytest.mark.slow
 def test_interrupted_the_terminal_is_given_back(launch, tmp_path):
     """^C on the keyboard: the ranks save and leave, exit code 130, cursor shown; the report says so."""
     code, said = launch("training.num_train_epochs=200", type_at="epoch 2  train", keys=b"\x03")

@@ -95,6 +95,7 @@ def test_an_unfinished_run_stands_for_its_newest_whole_checkpoint(job, evaluated
     assert "passed over checkpoint-34: config.json" in ran.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["zero3", "fsdp2"])
 def test_an_export_gives_the_metrics_of_the_run(job, evaluated, exported, strategy):
     """Sharded training → one folder → the same figures; transformers finds every key; labels have their names."""
@@ -112,6 +113,7 @@ def test_an_export_gives_the_metrics_of_the_run(job, evaluated, exported, strate
     assert str(trained.metrics["final"]["accuracy"]) in (folder / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_bf16_training_exports_its_fp32_weights(job, exported):
     """ZeRO computes in bf16 and keeps fp32 weights in pieces: joined, they are the saved ones, before rounding."""
     trained = job(2, *SAVING, "parallel.strategy=zero2", "parallel.precision=bf16")
@@ -126,6 +128,7 @@ def test_a_bf16_training_exports_its_fp32_weights(job, exported):
     assert any(not torch.equal(wide[name], plain[name].float()) for name in plain)
 
 
+@pytest.mark.slow
 def test_lora_is_evaluated_as_it_is_and_exported_merged(job, evaluated, exported):
     """The adapter's figures are the training's; merged into its model only the loss's last digits differ."""
     pytest.importorskip("peft", reason="the lora extra is not installed")
@@ -158,6 +161,7 @@ def test_predict_answers_in_order_at_any_number_of_ranks(job, ascend_launch, tmp
     assert all(max(a["probabilities"]) == a["probabilities"][a["label"]] for a in answers)
 
 
+@pytest.mark.slow
 def test_a_causal_lm_gives_its_answers_probabilities_through_a_pipe(job):
     """An answer comes while the input is still open; the exported folder alone knows prompt and answers."""
     chat = ("model.task=causal-lm", 'data.prompt="Review: {text} How good was it?"')

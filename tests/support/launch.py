@@ -39,14 +39,21 @@ def command(*words: str | Path) -> list[str]:
     return [sys.executable, "-m", "launcher.cli", *map(str, words)]
 
 
-def popen(argv: Sequence[str], env: Mapping[str, str], *, kind: str = "", **options: Any) -> subprocess.Popen[Any]:
-    """As subprocess.Popen."""
+def popen(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    kind: str = "",
+    at_import: Mapping[str, str] | None = None,
+    **options: Any,
+) -> subprocess.Popen[Any]:
+    """As subprocess.Popen. `at_import` is the environment that an interpreter of this kind is started in."""
     options = {"cwd": REPO, **options}
     if argv[0] != sys.executable or "ASCEND_TESTS_COLD" in os.environ:
         return subprocess.Popen(argv, env=env, **options)
     kind = kind or ("cpu-zero" if any("strategy=zero" in word for word in argv) else "cpu")
     if kind not in _interpreters:
-        _interpreters[kind] = warm.Interpreter(kind, environment(**AT_IMPORT))
+        _interpreters[kind] = warm.Interpreter(kind, at_import or environment(**AT_IMPORT))
     return _interpreters[kind].popen(argv, env=env, **options)
 
 

@@ -36,7 +36,7 @@ class Run:
 
     dir: Path
 
-    def json(self, name: str) -> Any:
+    def read(self, name: str) -> Any:
         return json.loads((self.dir / name).read_text(encoding="utf-8"))
 
     def lines(self, name: str) -> list[Any]:
@@ -44,11 +44,16 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        return self.json("metrics.json")
+        return self.read("metrics.json")
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """All of metrics.json but for times."""
+        return timeless(self.metrics)
 
     @property
     def failure(self) -> dict[str, Any]:
-        return self.json("failure.json")
+        return self.read("failure.json")
 
     @property
     def predictions(self) -> list[dict[str, Any]]:
@@ -78,6 +83,10 @@ class Run:
         """The steps of those that there are."""
         return sorted(int(path.name.rpartition("-")[2]) for path in (self.dir / "checkpoints").iterdir())
 
+    @property
+    def model_bytes(self) -> bytes:
+        return (self.dir / "model" / "model.safetensors").read_bytes()
+
     def weights(self) -> dict[str, torch.Tensor]:
         from safetensors.torch import load_file
 
@@ -85,7 +94,7 @@ class Run:
 
     def outcome(self) -> tuple[Any, str, dict[int, float]]:
         """What must not depend on an interruption, but for the weights."""
-        return timeless(self.metrics), (self.dir / "predictions.jsonl").read_text(), self.losses_by_step
+        return self.figures, (self.dir / "predictions.jsonl").read_text(), self.losses_by_step
 
     def leftovers(self) -> list[psutil.Process]:
         """Processes of this job that are alive: what an agent forks has the agent's arguments, the run directory too."""

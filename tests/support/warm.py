@@ -25,6 +25,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 import traceback
@@ -45,14 +46,15 @@ AGENT = [
 ]  # fmt: skip
 LATER = [
     "accelerate.optimizer", "accelerate.scheduler", "datasets.packaged_modules.json.json", "jinja2", "matplotlib.figure",
-    "torch.distributed.algorithms.join", "torch.distributed.fsdp", "torch.nn.parallel.distributed",
-    "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
-    "transformers.models.llama.modeling_llama", "transformers.trainer",
+    "scipy.io", "torch.distributed.algorithms.ddp_comm_hooks", "torch.distributed.checkpoint.state_dict",
+    "torch.distributed.fsdp", "torch.profiler", "torch.utils.serialization", "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto", "transformers.models.llama.modeling_llama", "transformers.trainer",
 ]  # fmt: skip
 """What ranks and reports import when they come to it."""
+ZERO = ["deepspeed", "torch._inductor.compile_fx", "torch.utils.flop_counter"]
 IMPORT_TIME = (
-    "ASCEND_GLOBAL", "ASCEND_HOME", "ASCEND_OPP", "ASCEND_RT", "ASCEND_TOOLKIT", "DS_", "EMULATED_CANN", "EMULATED_NPUS",
-    "EMULATED_SOC", "HCCL_EXEC", "HF_", "LD_", "MKL_", "OPENBLAS_", "TORCH_DEVICE", "TORCH_NPU", "TRANSFORMERS_",
+    "ASCEND_GLOBAL", "ASCEND_HOME", "ASCEND_OPP", "ASCEND_RT", "ASCEND_TOOLKIT", "EMULATED_CANN", "EMULATED_ROOT",
+    "EMULATED_SOC", "HCCL_EXEC", "HF_", "LD_", "TORCH_DEVICE", "TORCH_NPU", "TRANSFORMERS_",
 )  # fmt: skip
 """Prefixes of variables that libraries read while they are imported."""
 KIND = ""
@@ -84,6 +86,7 @@ class Forked(subprocess.Popen):  # type: ignore[type-arg]
             stream.flush()
         pid = os.fork()
         if pid == 0:
+            atexit._clear()  # the parent's temporary folders are not ours to remove
             become(child, streams, kept)
         return pid
 
@@ -170,9 +173,7 @@ def preload(kind: str) -> None:
     sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]
     gc.disable()
     sys.path.insert(0, str(REPO))
-    for name in (
-        ["torch"] if kind.endswith("bare") else AGENT + LATER + (["deepspeed"] if kind.endswith("zero") else [])
-    ):
+    for name in ["torch"] if kind.endswith("bare") else AGENT + LATER + (ZERO if kind.endswith("zero") else []):
         importlib.import_module(name)
     sys.path.remove(str(REPO))
     for name in absent:
@@ -268,6 +269,7 @@ def settle(child: Child, streams: list[int], kept: Collection[int]) -> None:
     os.chdir(child.cwd)
     os.environ.clear()
     os.environ.update(child.env)
+    tempfile.tempdir = None  # of another TMPDIR
     rename(child.argv)
     forget(OWN)
     first = {"-m": str(Path.cwd()), "-c": ""}.get(child.argv[1], str(Path(child.argv[1]).resolve().parent))
@@ -278,6 +280,7 @@ def settle(child: Child, streams: list[int], kept: Collection[int]) -> None:
     if child.argv[1:3] == ["-m", "launcher.cli"]:
         supervise = importlib.import_module("launcher.supervise")
         supervise.start_agent = functools.partial(supervise.start_agent, popen=start_agent)
+        supervise.tool = functools.partial(supervise.tool, popen=start_tool)
 
 
 def _keep(streams: list[int], kept: Collection[int]) -> None:
@@ -305,20 +308,25 @@ def start_agent(argv: list[str], **options: Any) -> subprocess.Popen[bytes]:
     from launcher.rundir import RunDir
 
     plan = RunDir(Path(argv[argv.index("--run-dir") + 1])).plan()
-    is_alike = (
-        plan.device + ("" if plan.zero_stage is None else "-zero") == KIND
-        and plan.recipe.script is None
-        and _read_at_import(options["env"]) == IMPORTED_WITH
-        and threading.active_count() == 1
-    )
-    return (Forked if is_alike else subprocess.Popen)(argv, **options)
+    kind = plan.device + ("" if plan.zero_stage is None else "-zero")
+    return start(argv, options, may_fork=kind == KIND and plan.recipe.script is None)
 
 
-def _read_at_import(env: Mapping[str, str]) -> dict[str, str]:
+def start_tool(argv: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    """What exports a model, likewise; it needs no DeepSpeed."""
+    return start(argv, options, may_fork=KIND == "cpu")
+
+
+def start(argv: list[str], options: dict[str, Any], *, may_fork: bool) -> subprocess.Popen[bytes]:
+    is_alike = read_at_import(options["env"]) == IMPORTED_WITH and threading.active_count() == 1
+    return (Forked if may_fork and is_alike else subprocess.Popen)(argv, **options)
+
+
+def read_at_import(env: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if name.startswith(IMPORT_TIME)}
 
 
-IMPORTED_WITH = _read_at_import(os.environ)
+IMPORTED_WITH = read_at_import(os.environ)
 
 if __name__ == "__main__":
     main()

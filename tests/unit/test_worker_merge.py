@@ -153,6 +153,7 @@ def test_shards_hold_no_more_than_they_may():
     assert ["model.safetensors"] == [s.name for s in merge.shards(sources, None, 10**9)]
 
 
+@pytest.mark.slow
 def test_a_merge_needs_a_small_part_of_the_weights_memory(tmp_path: Path):
     """512 MB of pieces on two ranks, in one tensor, become bf16 with less than 100 MB more than before."""
     half = 64 * 1024 * 1024

@@ -125,6 +125,7 @@ def _account(job: Nodes, node: int) -> dict[str, Any]:
 # -- meeting ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_nodes_train_as_one_node_with_two_ranks(
     nodes: Callable[..., Nodes], launch: Callable[..., Running], cable: netns.Lan
 ):
@@ -140,6 +141,7 @@ def test_two_nodes_train_as_one_node_with_two_ranks(
     assert not (two[1].dir / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_another_plan_is_refused_by_both_with_what_differs(nodes: Callable[..., Nodes]):
     """Each names the other node, the key and both values."""
     job = nodes(own={1: ("training.learning_rate=1e-3",)})
@@ -171,6 +173,7 @@ def copied(folder: Path, change: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "what"),
     [
@@ -215,6 +218,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_an_endpoint_may_be_a_service_that_forwards_one_port(nodes: Callable[..., Nodes], cable: netns.Lan):
     """As MindCluster's MASTER_ADDR: the first node does not own the address, and no other port of it leads anywhere.
 
@@ -238,6 +242,7 @@ def test_an_endpoint_may_be_a_service_that_forwards_one_port(nodes: Callable[...
         forward.wait()
 
 
+@pytest.mark.slow
 def test_nodes_meet_over_ipv6(nodes: Callable[..., Nodes]):
     """An address in brackets, all the way to the ranks."""
     with socket.socket(socket.AF_INET6) as probe:
@@ -250,6 +255,7 @@ def test_nodes_meet_over_ipv6(nodes: Callable[..., Nodes]):
     assert (0, 0) == job.wait(), job[0].err + job[1].err
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_a_mistake_with_a_remedy(nodes: Callable[..., Nodes]):
     """Nobody else could find the job at another one."""
     with socket.socket() as taken:
@@ -263,6 +269,7 @@ def test_a_taken_port_is_a_mistake_with_a_remedy(nodes: Callable[..., Nodes]):
     assert "another port on all nodes" in job[0].err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("node", "what"), [(0, "node 1 of 2 did not come to"), (1, "node 1 found no first node at")])
 def test_a_node_that_never_comes_is_named(nodes: Callable[..., Nodes], node: int, what: str):
     """Waiting has an end, on either side."""
@@ -310,6 +317,7 @@ def test_a_killed_rank_restarts_all_nodes_and_nothing_is_lost(
     assert (job[1].dir / "attempt_1" / "done_1").exists()
 
 
+@pytest.mark.slow
 def test_a_mistake_of_the_user_is_one_on_all_nodes_and_not_tried_again(nodes: Callable[..., Nodes]):
     """Exit code 2 everywhere."""
     job = nodes("--max-restarts=3", fault="mistake 1 7")
@@ -320,6 +328,7 @@ def test_a_mistake_of_the_user_is_one_on_all_nodes_and_not_tried_again(nodes: Ca
     assert [] == job[0].events("restart")
 
 
+@pytest.mark.slow
 def test_a_rank_that_stands_still_is_named_on_the_other_node_too(nodes: Callable[..., Nodes]):
     """The first node's rank waits for it, and is not blamed for that."""
     job = nodes("--hang-timeout=8", fault="stop 1 7")
@@ -334,6 +343,7 @@ def test_a_rank_that_stands_still_is_named_on_the_other_node_too(nodes: Callable
 # -- a node fails --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_node_that_is_killed_whole_is_named_by_the_other(nodes: Callable[..., Nodes], victim: int):
     """Launcher, agent and ranks at once, as by a power cut."""
@@ -351,6 +361,7 @@ def test_a_node_that_is_killed_whole_is_named_by_the_other(nodes: Callable[..., 
     assert job.are_gone(2)
 
 
+@pytest.mark.slow
 def test_a_cut_link_ends_both_sides(nodes: Callable[..., Nodes], cable: netns.Lan):
     """Neither is told anything; each says that the other is lost, and leaves nothing running."""
     job = nodes(LONG, cable=cable)
@@ -367,11 +378,12 @@ def test_a_cut_link_ends_both_sides(nodes: Callable[..., Nodes], cable: netns.La
     assert job.are_gone(2)
 
 
+@pytest.mark.slow
 def test_a_node_that_is_there_already_is_not_taken_twice(nodes: Callable[..., Nodes]):
     """A second launcher with its number is told by whom it is taken; the job does not notice."""
     port = _free_port()
-    job = nodes(LONG, port=port)
-    job.until_step(1)
+    job = nodes(LONG, port=port, fault="drag 0 1")
+    job.until_step(2)
     second = nodes(LONG, port=port, only=1)
 
     assert (2,) == second.wait()
@@ -381,6 +393,7 @@ def test_a_node_that_is_there_already_is_not_taken_twice(nodes: Callable[..., No
     assert (143, 143) == job.wait()
 
 
+@pytest.mark.slow
 def test_a_lost_node_may_come_back(nodes: Callable[..., Nodes]):
     """With restarts left, the first node waits for another launcher in its place, and all go on from a checkpoint."""
     job = nodes("--max-restarts=1", *SAVES, "training.num_train_epochs=12")

@@ -124,6 +124,7 @@ def test_a_collective_that_one_rank_never_joins(launch: Launch):
     assert "_sleep" in job.failure["traceback"]
 
 
+@pytest.mark.slow
 def test_a_hang_is_restarted(launch: Launch):
     """--max-restarts covers stalls too."""
     job = launch("--nproc=2", "--hang-timeout=8", "--max-restarts=1", *SAVES, fault="stop 1 12")
@@ -212,6 +213,7 @@ def test_a_dead_dataloader_worker_is_the_ranks_error(launch: Launch):
     assert "DataLoader worker" in job.failure["what"]
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_is_said(launch: Launch):
     """Under an address-space limit the allocation itself fails, in that rank."""
     limit = 12 << 30
@@ -222,6 +224,7 @@ def test_running_out_of_memory_is_said(launch: Launch):
     assert "MemoryError" in job.failure["what"] or "memory" in job.failure["what"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root writes anywhere without setpriv"
 )
