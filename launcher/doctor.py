@@ -270,7 +270,11 @@ def check_packages(ctx: Context) -> Finding:
     what += [f"{n} {ctx.versions[n]} is not {BOUNDS[n]}" for n in wrong]
     verdict: Verdict = "fail" if ctx.needs is not None else "warn"
     return Finding(
-        name, verdict, "; ".join(what), "a launch of a recipe that needs them is refused", f"pip install {' '.join(words)}"
+        name,
+        verdict,
+        "; ".join(what),
+        "a launch of a recipe that needs them is refused",
+        f"pip install {' '.join(words)}",
     )
 
 

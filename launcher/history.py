@@ -29,6 +29,34 @@ _YEAR_5138 = 1e11
 """Seconds. A time beyond it is none, and no calendar goes much further."""
 
 
+class Curve:
+    """Values as the means of stretches of equal length: what a redraw looks at is as much after a week as after an hour."""
+
+    MOST = 48
+
+    def __init__(self) -> None:
+        self.length = 1
+        """Values of a full stretch."""
+        self._sums: list[tuple[float, int]] = []
+
+    def add(self, value: Any) -> None:
+        """Takes in the next value; one that is no finite number is passed over."""
+        if not _is_number(value) or not math.isfinite(value):
+            return
+        if not self._sums or self._sums[-1][1] == self.length:
+            self._sums.append((0.0, 0))
+        total, count = self._sums[-1]
+        self._sums[-1] = (total + value, count + 1)
+        if len(self._sums) > self.MOST:
+            pairs = itertools.zip_longest(self._sums[::2], self._sums[1::2], fillvalue=(0.0, 0))
+            self._sums = [(a + b, m + n) for (a, m), (b, n) in pairs]
+            self.length *= 2
+
+    @property
+    def means(self) -> list[float]:
+        return [total / count for total, count in self._sums]
+
+
 @dataclass
 class History:
     """A run as far as its events tell; add them one by one, in order."""
@@ -62,7 +90,7 @@ class History:
     num_restarts: int = 0
     eval_seconds: float = 0.0
     """How long the latest evaluation took, as far as events tell."""
-    losses: Curve = field(default_factory=lambda: Curve())
+    losses: Curve = field(default_factory=Curve)
     """Of `logs`, by stretches."""
     _noted: set[str] = field(default_factory=set)
     _step_times: list[tuple[float, int]] = field(default_factory=list)
@@ -231,34 +259,6 @@ class History:
 
     def _incident(self, kind: str, event: Mapping[str, Any], text: str) -> None:
         self.incidents.append({"event": kind, "time": event.get("time"), "step": self.step, "text": text})
-
-
-class Curve:
-    """Values as the means of stretches of equal length: what a redraw looks at is as much after a week as after an hour."""
-
-    MOST = 48
-
-    def __init__(self) -> None:
-        self.length = 1
-        """Values of a full stretch."""
-        self._sums: list[tuple[float, int]] = []
-
-    def add(self, value: Any) -> None:
-        """Takes in the next value; one that is no finite number is passed over."""
-        if not _is_number(value) or not math.isfinite(value):
-            return
-        if not self._sums or self._sums[-1][1] == self.length:
-            self._sums.append((0.0, 0))
-        total, count = self._sums[-1]
-        self._sums[-1] = (total + value, count + 1)
-        if len(self._sums) > self.MOST:
-            pairs = itertools.zip_longest(self._sums[::2], self._sums[1::2], fillvalue=(0.0, 0))
-            self._sums = [(a + b, m + n) for (a, m), (b, n) in pairs]
-            self.length *= 2
-
-    @property
-    def means(self) -> list[float]:
-        return [total / count for total, count in self._sums]
 
 
 def _cut(rows: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:

@@ -105,7 +105,13 @@ def said(finding: Finding, ok: str, what: str, fix: str = "") -> None:
         ("2.12.0+cpu", "2.12.0", "ok", "2.12.0", ""),
         ("2.12.0+cpu", "2.12.0.post2", "ok", "post2", ""),
         ("2.13.0", "2.12.0", "fail", "torch 2.13.0 with torch_npu 2.12.0", "torch==2.12.0"),
-        ("2.12.0+cu126", "2.12.0", "fail", "CUDA", "--force-reinstall --no-deps torch==2.12.0 --index-url https://download.pytorch.org/whl/cpu"),
+        (
+            "2.12.0+cu126",
+            "2.12.0",
+            "fail",
+            "CUDA",
+            "--force-reinstall --no-deps torch==2.12.0 --index-url https://download.pytorch.org/whl/cpu",
+        ),
         ("2.12.0", None, "fail", "torch_npu is not installed", "torch-npu==2.12.0"),
         (None, "2.12.0", "fail", "torch is not installed", "pip install"),
     ],
@@ -150,7 +156,12 @@ def test_cann_is_judged_by_the_published_table(machine: Context, torch_npu: str,
 
 def test_a_newer_cann_names_the_build_that_was_made_for_it(machine: Context):
     write(machine.root, {"/cann/version.cfg": "x=[7.7.0:9.0.0]\n"})
-    said(doctor.check_cann(replace(machine, versions={"torch-npu": "2.7.1"})), "warn", "8.3.RC1", "torch-npu==2.7.1.post4")
+    said(
+        doctor.check_cann(replace(machine, versions={"torch-npu": "2.7.1"})),
+        "warn",
+        "8.3.RC1",
+        "torch-npu==2.7.1.post4",
+    )
 
 
 @pytest.mark.parametrize(
@@ -171,7 +182,9 @@ def test_a_cuda_build_is_told_by_its_files(tmp_path: Path, version_py: str, has_
     assert "" == doctor.cuda_of(None)
 
 
-@pytest.mark.parametrize(("release", "ok"), [("2.13.0", "fail"), ("2.10.0", "fail"), ("2.9.0", "warn"), ("2.8.0", "warn")])
+@pytest.mark.parametrize(
+    ("release", "ok"), [("2.13.0", "fail"), ("2.10.0", "fail"), ("2.9.0", "warn"), ("2.8.0", "warn")]
+)
 def test_a_cuda_torch_beside_torch_npu_is_named(machine: Context, release: str, ok: str):
     """From 2.10 on the two abort each other; before, they load."""
     ctx = replace(machine, versions={"torch": release, "torch-npu": release}, cuda="13.0")
@@ -192,10 +205,16 @@ RECIPE_NEEDS = tuple(STACK)
         ({"accelerate": "1.6.0"}, "accelerate 1.6.0 is not", "pip install 'accelerate>="),
         ({"deepspeed": "0.16.9"}, "deepspeed 0.16.9 is not", "pip install 'deepspeed>="),
         ({"datasets": None}, "datasets not installed", "pip install 'ascend-launch[train]'"),
-        ({"datasets": None, "accelerate": "1.6.0"}, "datasets not installed; accelerate 1.6.0", "'ascend-launch[train]' 'accelerate"),
+        (
+            {"datasets": None, "accelerate": "1.6.0"},
+            "datasets not installed; accelerate 1.6.0",
+            "'ascend-launch[train]' 'accelerate",
+        ),
     ],
 )
-def test_what_the_job_imports_is_checked_with_the_pip_line(machine: Context, changed: dict[str, Any], what: str, fix: str):
+def test_what_the_job_imports_is_checked_with_the_pip_line(
+    machine: Context, changed: dict[str, Any], what: str, fix: str
+):
     """An error where a job needs it, a warning where none was named."""
     versions = {k: v for k, v in {**machine.versions, **changed}.items() if v}
     ctx = replace(machine, versions=versions, needs=RECIPE_NEEDS)
