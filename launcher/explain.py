@@ -7,6 +7,7 @@ were gone (watchdogs, closed sockets): those follow from a failure elsewhere, ho
 
 from __future__ import annotations
 
+import collections
 import functools
 import json
 import os
@@ -20,6 +21,12 @@ from typing import Any, Literal
 
 import yaml
 
+try:
+    from re import _parser  # type: ignore[attr-defined]
+except ImportError:  # Python 3.10
+    import sre_parse as _parser  # type: ignore[no-redef,import-not-found,unused-ignore]
+
+from launcher import error_codes
 from launcher.errors import LaunchError
 
 Kind = Literal["root", "peer", "consequence", "wrapper", "note"]
@@ -31,7 +38,11 @@ _MAX_LINE = 4000
 """Characters of a line that are looked at; CANN's longest real line is about 1,500."""
 _HEAD_BYTES, _TAIL_BYTES = 8 << 20, 16 << 20
 """Of a huge log the beginning (where the first error is) and the end (where the last one is) are read."""
+_FRAME_LINES = 24
+"""Lines above an exception in which the call that led to it is looked for: torch puts ten of its own between."""
 _MAX_FILES = 4096
+MAX_RANKS = 64
+"""Of a console's log in which more ranks write, the first ones are told apart."""
 _EVENT_LINES, _EVENT_SECONDS = 40, 60.0
 """Matches this near to each other tell of one event."""
 
@@ -52,6 +63,10 @@ class Signature:
     fix: Mapping[str, str]
     source: str
     refine: str = ""
+    is_generic: bool = False
+    """Counts only where nothing but wrappers knows the line: it reads any code, without knowing what that one means."""
+    look: re.Pattern[str] | None = None
+    """What a line, all digits being 1, must hold to be searched, where the patterns have no plain text in common."""
     examples: tuple[str, ...] = ()
     raw_patterns: tuple[str, ...] = ()
 
@@ -83,6 +98,8 @@ def signatures() -> tuple[Signature, ...]:
             fix={"en": r["en"]["fix"], "zh": r["zh"]["fix"]},
             source=r["source"],
             refine=r.get("refine", ""),
+            is_generic=r.get("generic", False),
+            look=re.compile(r["look"]) if "look" in r else None,
             examples=tuple(r.get("examples", ())),
             raw_patterns=tuple(r["match"]),
         )
@@ -99,14 +116,19 @@ def _by_id() -> dict[str, Signature]:
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # What launchers and serving frameworks put before a line. A rank named there is the line's rank.
-_PREFIXES = (
-    re.compile(r"^\[(?:rank|default|local_rank )(?P<rank>\d{1,6})\]:\s?"),
-    re.compile(r"^\[(?P<rank>\d{1,6})\]:\s"),
-    re.compile(r"^(?P<host>[\w.-]+): (?=\[rank\d)"),
-    re.compile(r"^\([A-Za-z_]\w*(?: rank=(?P<rank>\d{1,6}))?(?: pid=\d+)?(?:, ip=(?P<host>[\w.:]+))?\)\s?"),
-    re.compile(r"^(?:ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d (?:\[[^\]]*\]|\S+:\d+\])\s?"),
-    re.compile(r"^> "),
-)
+_HOST_PREFIX = re.compile(r"^(?P<host>[\w.-]+): (?=\[rank\d)")
+_LEVEL_PREFIX = re.compile(r"^(?:ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d (?:\[[^\]]*\]|\S+:\d+\])\s?")
+_PREFIXES = {
+    "[": (
+        re.compile(r"^\[(?:rank|default|local_rank )(?P<rank>\d{1,6})\]:\s?"),
+        re.compile(r"^\[(?P<rank>\d{1,6})\]:\s"),
+    ),
+    "(": (re.compile(r"^\([A-Za-z_]\w*(?: rank=(?P<rank>\d{1,6}))?(?: pid=\d+)?(?:, ip=(?P<host>[\w.:]+))?\)\s?"),),
+    "E": (_LEVEL_PREFIX, _HOST_PREFIX),
+    "C": (_LEVEL_PREFIX, _HOST_PREFIX),
+    ">": (re.compile(r"^> "),),
+}
+"""By their first letter."""
 _PLOG = re.compile(r"^\[(?P<level>ERROR|WARNING|INFO|DEBUG|EVENT|TRACE)\] ?(?P<module>[A-Z_]+)\((?P<pid>\d{1,9}),")
 _QUIET = {"INFO", "DEBUG", "EVENT", "TRACE"}
 _CANN_TIME = re.compile(r"\b(20\d\d)-(\d\d)-(\d\d)[-T ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,3}))?")
@@ -117,137 +139,12 @@ _RANK = re.compile(
 _HOST = re.compile(r"^\s*host\s+: (\S+)\s*$")
 _CARD = re.compile(
     r"\bDevice:(-?\d{1,4})\b|\bdevice(?:Logic)?Id\[(\d{1,4})\]|\bdevice_id=(\d{1,4})|\bdevice\(chipId:(\d{1,4})|"
-    r"\bcomm error, device\[(\d{1,4})\]"
+    r"\bcomm error, device\[(\d{1,4})\]|\bdeviceLogicId:(\d{1,4})"
 )
 _EXCEPTION = re.compile(r"^(?P<type>(?:[A-Za-z_]\w*\.)*[A-Z]\w*)(?:: (?P<message>.*))?$")
 _PID = re.compile(r"\bPID: ?(\d{1,9})")
-# A cheap look before 150 patterns: every line worth reading contains one of these, and str.find is 100 times as fast
-# over a log of progress lines. A test holds every pattern of the table to it.
-_TELLTALES = (
-    *(
-        "rror",
-        "ERR",
-        "xception",
-        "ail",
-        "imeout",
-        "imed out",
-        "imes out",
-        "ime out",
-        "illed",
-        "oom-kill",
-        "signal",
-        "Signal",
-    ),
-    *("SIG", "nvalid", "ot found", "annot", "an't ", "ouldn't", "nable to", "o such", "o space", "bound", "bnormal"),
-    *("xhausted", "xceed", "enied", "ead-only", "tale file", "ut of ", "HBM", "UCE", "eartbeat", "stalled", "borted"),
-    *(
-        "core dumped",
-        "dcmi",
-        "DrvMng",
-        "not same",
-        "same superDevice",
-        "mismatch",
-        "inconsistent",
-        "different",
-        "xpected",
-    ),
-    *("requires", "Traceback", "undefined symbol", "'nan", "'inf", "is nan", "is inf", "NaN", ": nan", ": inf"),
-    *("return code", "exit code", "exitcode", "anktable", "not supported", "not currently supported", "restricted"),
-    *("doesn't", "does not", "have been set", "not set", "have the same dtype", "have same", "double dtype", "ocket"),
-    *(
-        "Connection",
-        "Broken pipe",
-        "unavailable",
-        "port is down",
-        "Notify",
-        "Asking to pad",
-        "Access",
-        "gated",
-        "Ninja",
-    ),
-    *("Config", "config", "Column", "rankinfo", "closing signal", "Segmentation", "Illegal", "ffline", "valid model"),
-    *(
-        "untested",
-        "toggled",
-        "disconnected",
-        "ancdata",
-        "bad_alloc",
-        "raining process",
-        "no longer",
-        "occurred",
-        "check",
-    ),
-    *(
-        "may be inaccurate",
-        "must ",
-        "not installed",
-        "not implemented",
-        "EI0",
-        "EL0",
-        "EJ0",
-        "EE1",
-        "EE9",
-        "EH9",
-        "EZ1",
-    ),
-    *(
-        "EZ9",
-        "E19999",
-        "E39999",
-        "E3000",
-        "E40021",
-        "EI9",
-        "closed by peer",
-        "GLIBC",
-        "eer is",
-        "process happen",
-        "is err",
-    ),
-    *(
-        "clients joined",
-        "Root Cause",
-        "Phyid",
-        "PhyId",
-        "Loss is",
-        "oom_score",
-        "bf16",
-        "is not a local",
-        "contains custom",
-    ),
-    *(
-        "[Errno",
-        "runtime result",
-        "valid device range",
-        "has no attribute",
-        "shared memory",
-        "Conflict]",
-        "cqe",
-        "not a valid",
-    ),
-    *("plog may", "execution time", "Could not run", "not compiled with", "NVIDIA", "EADDRINUSE", "already in use"),
-    *(
-        "KeyboardInterrupt",
-        "is not equal to",
-        "loss scale",
-        "client provided",
-        "not compatible",
-        "Not Found",
-        "Incorrect",
-    ),
-    *("no file named", "Unrecognized", "did not return", "No module", "Unknown split", "blas_thread", "VERIFY_FAILED"),
-    *(
-        "has not moved",
-        "is stopped",
-        "RankID:",
-        "localUserrank[",
-        "rankId[",
-        "], rank[",
-        "],rank[",
-        "local_rank: ",
-        "  host  ",
-        "device_id=",
-    ),
-)
+_WHO = ("RankID:", "localUserrank[", "rankId[", "rank[", "rank ", "host ", "evice", "comm error")
+"""One of these is in every line that names the rank, host or card of the process that wrote it."""
 
 
 @dataclass(frozen=True)
@@ -286,64 +183,96 @@ def _time_s(text: str) -> float | None:
 def _strip(text: str) -> tuple[str, int | None, str | None]:
     """A line without its prefixes, and the rank and host they named."""
     rank, host = None, None
-    text = _ANSI.sub("", text[:_MAX_LINE])
+    text = _ANSI.sub("", text[:_MAX_LINE]) if "\x1b" in text else text[:_MAX_LINE]
     for _ in range(4):
-        for prefix in _PREFIXES:
-            if m := prefix.match(text):
-                found = m.groupdict()
-                rank = int(found["rank"]) if found.get("rank") else rank
-                host = found.get("host") or host
-                text = text[m.end() :]
-                break
-        else:
+        prefixes = _PREFIXES.get(text[:1], ())
+        if not prefixes and ": [rank" in text:
+            prefixes = (_HOST_PREFIX,)
+        m = next((m for prefix in prefixes if (m := prefix.match(text))), None)
+        if m is None:
             break
+        found = m.groupdict()
+        rank = int(found["rank"]) if found.get("rank") else rank
+        host = found.get("host") or host
+        text = text[m.end() :]
     return text, rank, host
 
 
-def _candidates(text: str) -> Iterator[tuple[int, str, bool]]:
-    """(number, line, is source code of a traceback) of the lines that hold a telltale, in order."""
-    starts: set[int] = set()
-    has_returns = "\r" in text  # progress bars end their lines with a bare carriage return
-    for telltale in _TELLTALES:
-        at = text.find(telltale)
-        while at >= 0:
-            start = text.rfind("\n", 0, at) + 1
-            if has_returns:
-                start = max(start, text.rfind("\r", start, at) + 1)
-            starts.add(start)
-            at = text.find(telltale, _line_end(text, at, has_returns))
-    number, counted = 1, 0
-    for start in sorted(starts):
-        number += text.count("\n", counted, start)
-        counted = start
-        previous = text[max(0, start - 400, text.rfind("\n", 0, max(0, start - 1)) + 1) : start]
-        yield number, text[start : min(_line_end(text, start, has_returns), start + _MAX_LINE)], 'File "' in previous
+def _numbered(text: str) -> Iterator[tuple[int, str]]:
+    """(number, line) of the lines that hold anything. A progress bar's, which end in a bare carriage return, share one."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if "\r" not in line:
+            if line:
+                yield number, line[:_MAX_LINE]
+        else:
+            yield from ((number, part[:_MAX_LINE]) for part in line.split("\r") if part)
 
 
-def _line_end(text: str, at: int, has_returns: bool) -> int:
-    end = text.find("\n", at)
-    end = len(text) if end < 0 else end
-    if has_returns and (early := text.find("\r", at, end)) >= 0:
-        return early
-    return end
+_HEX = re.compile(r"0x[0-9a-fA-F]+")
+_DIGITS = str.maketrans("0123456789", "1111111111")
 
 
-def _lines(text: str) -> Iterator[_Line]:
-    for number, raw, follows_frame in _candidates(text):
-        stripped, rank, host = _strip(raw)
-        m = _PLOG.match(stripped)
-        # The line under `File "x.py", line 3` is the source: a raise with its text in it is not that error.
-        is_code = stripped.lstrip().startswith('File "') or (follows_frame and not _EXCEPTION.match(stripped))
-        own, named = _first_int(_RANK.search(stripped)), _HOST.match(stripped)
-        yield _Line(
-            number,
-            stripped,
-            rank=own if own is not None else rank,
-            card=_first_int(_CARD.search(stripped)),
-            host=named[1] if named else host,
-            time_s=_time_s(stripped),
-            is_context=is_code or (m is not None and m["level"] in _QUIET),
-        )
+def _shape(line: str) -> str:
+    """A line without what its numbers say: times, addresses, ranks and steps make most of the lines of a log differ."""
+    return (_HEX.sub("0x", line) if "0x" in line else line).translate(_DIGITS)
+
+
+class _Lines:
+    """The lines of a log that tell something, and what each tells.
+
+    A failing job repeats itself: thousands of lines of a few shapes. Which rows of the table could know a shape is asked
+    once, by the plain texts that their patterns hold; only theirs are tried on its lines. After MAX_REPEATS lines in
+    which the same was found, more are passed over: the first event in which a row shows decides what is said of it.
+    """
+
+    MAX_REPEATS = 500
+
+    def __init__(self) -> None:
+        self.rows: dict[str, tuple[_Row, ...] | None] = {}
+        """Shape → the rows that could know it; None where its lines do not even say which process wrote them."""
+
+    def of(self, text: str) -> Iterator[tuple[_Line, list[_Match], Sequence[str]]]:
+        """(line, its matches, the few lines before) of each line that tells something; in order."""
+        seen: dict[tuple[str, ...], int] = {}
+        before: collections.deque[str] = collections.deque(maxlen=_FRAME_LINES)
+        for number, raw in _numbered(text):
+            shape = _shape(raw)
+            rows = self._rows_of(shape)
+            if rows is not None:
+                stripped = _strip(raw)
+                found = _matches_in(stripped[0], rows)
+                key = (shape, *(s.id for s, _ in found))
+                count = seen[key] = seen.get(key, 0) + 1
+                if count <= self.MAX_REPEATS:
+                    line = _line(number, stripped, before[-1] if before else "")
+                    yield line, [] if line.is_context else [_refined(_Match(s, line, g)) for s, g in found], before
+            before.append(raw)
+
+    def kind(self, raw: str) -> str:
+        """`root`, or the kind of a line's least consequential row; empty where none but a note knows it."""
+        rows = self._rows_of(_shape(raw))
+        found = _matches_in(_strip(raw)[0], rows) if rows else []
+        return min((s.kind for s, _ in found if s.kind != "note"), key=_ORDER.__getitem__, default="")
+
+    def _rows_of(self, shape: str) -> tuple[_Row, ...] | None:
+        if shape not in self.rows:
+            rows = _candidates(_ANSI.sub("", shape) if "\x1b" in shape else shape)
+            self.rows[shape] = rows if rows or any(word in shape for word in _WHO) else None
+        return self.rows[shape]
+
+
+def _line(number: int, stripped: tuple[str, int | None, str | None], previous: str) -> _Line:
+    text, rank, host = stripped
+    level = _PLOG.match(text)
+    # The line under `File "x.py", line 3` is the source: a raise with its text in it is not that error.
+    is_code = text.lstrip().startswith('File "') or ('File "' in previous and not _EXCEPTION.match(text))
+    if any(word in text for word in _WHO):
+        own, named, card = _first_int(_RANK.search(text)), _HOST.match(text), _first_int(_CARD.search(text))
+        rank, host = own if own is not None else rank, named[1] if named else host
+    else:
+        card = None
+    is_quiet = level is not None and level["level"] in _QUIET
+    return _Line(number, text, rank, card, host, _time_s(text), is_context=is_code or is_quiet)
 
 
 # --- matches in one log --------------------------------------------------------------------------------------------
@@ -356,13 +285,78 @@ class _Match:
     groups: Mapping[str, str]
 
 
-def _matches_in_line(line: _Line) -> Iterator[_Match]:
-    for signature in signatures():
-        for pattern in signature.patterns:
-            if m := pattern.search(line.text):
-                groups = {k: v for k, v in m.groupdict().items() if v is not None}
-                yield _refined(_Match(signature, line, groups))
-                break
+def _needles(pattern: Any) -> tuple[str, ...]:
+    """Texts of which every match of a parsed pattern holds at least one; () where nothing of the kind can be said."""
+    options: list[tuple[str, ...]] = []
+    run = ""
+    for operation, value in [*pattern, ("END", None)]:
+        if str(operation) == "LITERAL":
+            run += chr(value)
+            continue
+        options += [(run,)] if run else []
+        run = ""
+        inner: tuple[str, ...] = ()
+        if str(operation) == "SUBPATTERN":
+            inner = _needles(value[-1])
+        elif str(operation) in ("MAX_REPEAT", "MIN_REPEAT") and value[0]:
+            inner = _needles(value[2])
+        elif str(operation) == "BRANCH":
+            branches = [_needles(branch) for branch in value[1]]
+            inner = tuple(n for branch in branches for n in branch) if all(branches) else ()
+        options += [inner] if inner else []
+    return max(options, key=lambda texts: min(map(len, texts)), default=())
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A signature, and the texts of which each line that it knows holds one: finding a text is far cheaper than trying
+    500 patterns."""
+
+    signature: Signature
+    needles: tuple[str, ...]
+
+
+@functools.cache
+def _rows() -> tuple[_Row, ...]:
+    """All rows; those first that know a line by its words, and then those that read any code."""
+    rows = []
+    for s in sorted(signatures(), key=lambda s: s.is_generic):
+        texts = [] if s.look else [n for p in s.patterns for n in _needles(_parser.parse(p.pattern))]
+        rows.append(_Row(s, tuple(dict.fromkeys(texts))))
+    return tuple(rows)
+
+
+@functools.cache
+def _index() -> tuple[tuple[str, int], ...]:
+    """(text, place of its row), all digits of a text being 1 as in a shape."""
+    return tuple((n, place) for place, row in enumerate(_rows()) for n in {n.translate(_DIGITS) for n in row.needles})
+
+
+@functools.cache
+def _looks() -> tuple[tuple[re.Pattern[str], int], ...]:
+    return tuple((r.signature.look, place) for place, r in enumerate(_rows()) if r.signature.look is not None)
+
+
+def _candidates(shape: str) -> tuple[_Row, ...]:
+    """The rows that could know lines of a shape."""
+    places = {place for needle, place in _index() if needle in shape}
+    places |= {place for look, place in _looks() if look.search(shape)}
+    return tuple(_rows()[place] for place in sorted(places))
+
+
+def _matches_in(text: str, rows: Iterable[_Row]) -> list[tuple[Signature, dict[str, str]]]:
+    """(signature, its groups) of the rows that know a line; one that reads any code, where no other but a wrapper does."""
+    found: list[tuple[Signature, dict[str, str]]] = []
+    is_known = False
+    for row in rows:
+        signature = row.signature
+        if (is_known and signature.is_generic) or (row.needles and not any(n in text for n in row.needles)):
+            continue
+        m = next((m for pattern in signature.patterns if (m := pattern.search(text))), None)
+        if m is not None:
+            found.append((signature, {k: v for k, v in m.groupdict().items() if v is not None}))
+            is_known = is_known or (not signature.is_generic and signature.kind != "wrapper")
+    return found
 
 
 def _refined(match: _Match) -> _Match:
@@ -409,8 +403,8 @@ PYTHON = Signature(
     weight=10,
     patterns=(),
     cause={
-        "en": "{type}: {message} (raised at {where}).",
-        "zh": "{type}：{message}（发生在 {where}）。",
+        "en": "{type}[[: {message}]][[ (raised at {where})]].",
+        "zh": "{type}[[：{message}]][[（发生在 {where}）]]。",
     },
     fix={
         "en": "the launcher has no advice for this text; read the traceback in the log, its last frame first.",
@@ -431,57 +425,75 @@ FAILURE = "launch-failure"
 """Stands for failure.json's own words, where no log tells more."""
 
 
-def _python_fallback(text: str, known: Iterable[_Match]) -> _Match | None:
+_FRAME = re.compile(r'^\s*File "[^"]*", line \d+, in ')
+_TRACEBACK_MARKS = (_TRACEBACK, "Exception ignored in", "Error in atexit", "direct cause", ", line ")
+
+
+def _python_fallback(text: str, reader: _Lines) -> _Match | None:
     """The last uncaught exception whose own message no signature knows.
 
-    Of exceptions chained by "direct cause" the first is meant; of those raised "during handling" the last.
+    Of exceptions chained by "direct cause" the first is meant; of those raised "during handling" the last. Frames whose
+    first line, `Traceback (most recent call last):`, was cut off are an exception too, where one ends them.
     """
-    if _TRACEBACK not in text:
+    if not any(mark in text for mark in (_TRACEBACK, ", line ")):
         return None
-    lines = text.splitlines()
-    known_at = {m.line.number: m.signature.kind for m in known if m.signature.kind != "note"}
+    lines = list(_numbered(text))
     found: _Match | None = None
     index, is_cause = 0, False
     while index < len(lines):
-        if not any(t in lines[index] for t in (_TRACEBACK, "Exception ignored in", "Error in atexit", "direct cause")):
+        raw = lines[index][1]
+        if not any(mark in raw for mark in _TRACEBACK_MARKS):
             index += 1
             continue
-        stripped, rank, host = _strip(lines[index])
+        stripped, rank, host = _strip(raw)
         if stripped.startswith(("Exception ignored in", "Error in atexit")):
             index = _after_traceback(lines, index + 1)
             continue
-        if not stripped.startswith(_TRACEBACK):
+        is_cut = _FRAME.match(stripped) is not None
+        if not stripped.startswith(_TRACEBACK) and not is_cut:
             is_cause = is_cause or "direct cause of the following exception" in stripped
             index += 1
             continue
         end = _after_traceback(lines, index)
-        body = [_strip(t)[0] for t in lines[index:end]]
-        m = _EXCEPTION.match(body[-1].strip()) if body else None
-        frame = next((f for f in reversed(body) if f.lstrip().startswith('File "')), "")
-        where = re.sub(r'^\s*File "([^"]*)", line (\d+).*', r"\1:\2", frame)
         if is_cause:  # a wrapper raised around the exception before it; the one before is the one that counts
             is_cause = False
-        elif m and m["type"].rpartition(".")[2] not in _NOT_ERRORS:
-            until = next((n for n in range(end, min(end + 8, len(lines))) if _TRACEBACK in lines[n]), end + 8)
-            known_here = [known_at[n] for n in range(end, until + 1) if n in known_at]
-            if not known_here:
-                line = _Line(end, body[-1][:_MAX_LINE], rank, None, host, None)
-                fields = {"type": m["type"], "message": (m["message"] or "").strip()[:300], "where": where or "unknown"}
-                hint = _strip(lines[end])[0] if end < len(lines) else ""
-                is_ours = m["type"].endswith("LaunchError") and hint.startswith("  fix: ")
-                fields |= {"hint": hint.removeprefix("  fix: ")} if is_ours else {}
-                found = _Match(LAUNCH if is_ours else PYTHON, line, fields)
-            elif "root" in known_here:
+        elif exception := _exception_in([t for _, t in lines[index:end]], is_cut):
+            until = next((n for n in range(end, min(end + 8, len(lines))) if _TRACEBACK in lines[n][1]), end + 8)
+            kinds = [kind for _, t in lines[end - 1 : until] if (kind := reader.kind(t))]
+            if not kinds:
+                found = _unknown(exception, lines[end - 1][0], rank, host, lines[end][1] if end < len(lines) else "")
+            elif "root" in kinds:
                 found = None
         index = end
     return found
 
 
-def _after_traceback(lines: Sequence[str], start: int) -> int:
+def _exception_in(body: Sequence[str], is_cut: bool) -> tuple[re.Match[str], str] | None:
+    """The exception that ends a traceback and where it was raised; None for one that is no error, and for none at all."""
+    m = _EXCEPTION.match(_strip(body[-1])[0].strip())
+    if m is None or m["type"].rpartition(".")[2] in _NOT_ERRORS:
+        return None
+    if is_cut and not m["type"].endswith(("Error", "Exception", "Interrupt", "Exit")):
+        return None  # a stack that somebody printed, and then another word
+    frame = next((f for t in reversed(body) if (f := _strip(t)[0]).lstrip().startswith('File "')), "")
+    return m, re.sub(r'^\s*File "([^"]*)", line (\d+).*', r"\1:\2", frame)
+
+
+def _unknown(exception: tuple[re.Match[str], str], number: int, rank: int | None, host: str | None, after: str) -> _Match:  # fmt: skip
+    m, where = exception
+    line = _Line(number, m[0][:_MAX_LINE], rank, None, host, None)
+    fields = {"type": m["type"], "message": (m["message"] or "").strip()[:300], "where": where}
+    hint = _strip(after)[0]
+    is_ours = m["type"].endswith("LaunchError") and hint.startswith("  fix: ")
+    fields |= {"hint": hint.removeprefix("  fix: ")} if is_ours else {}
+    return _Match(LAUNCH if is_ours else PYTHON, line, {k: v for k, v in fields.items() if v})
+
+
+def _after_traceback(lines: Sequence[tuple[int, str]], start: int) -> int:
     """Index after the exception line of the traceback at `start`: frames are indented, the exception is not."""
     index = start + 1
     while index < len(lines):
-        text = _strip(lines[index])[0]
+        text = _strip(lines[index][1])[0]
         if text and not text[0].isspace() and not text.startswith("File "):
             return index + 1
         index += 1
@@ -552,22 +564,49 @@ class Verdict:
         return {k: v for k, v in asdict(self).items() if k != "weight" and v not in (None, (), "")}
 
 
+_OPTIONAL = re.compile(r"\[\[((?:(?!\[\[|\]\]).)*)\]\]")
+_FIELD = re.compile(r"\{(\w+)\}")
+
+
 def _fill(template: str, fields: Mapping[str, str]) -> str:
-    """`{name}` from the log's own words, `?` where the log does not say. Other braces are text."""
-    return re.sub(r"\{(\w+)\}", lambda m: fields.get(m[1], "?"), template)
+    """`{name}` from the log's own words. `[[words {name}|other words]]` is the first that the log fills, or nothing: so
+    every field stands in brackets, but those that each of the row's patterns fills. Other braces are text."""
+
+    def chosen(m: re.Match[str]) -> str:
+        options = m[1].split("|")
+        return next((o for o in options if all(fields.get(n) for n in _FIELD.findall(o))), "")
+
+    count = 1
+    while count:
+        template, count = _OPTIONAL.subn(chosen, template)
+    return _FIELD.sub(lambda m: fields.get(m[1], ""), template)
 
 
-def _context(event: Sequence[_Match], all_lines: Sequence[_Line]) -> tuple[int | None, int | None, str | None]:
+def _context(event: Sequence[_Match], anywhere: _Context) -> _Context:
     """Rank, card and host that the lines of an event, else any line of the log, name for the process that wrote them."""
-    near = [m.line for m in event]
-    rank = next(
-        (x.rank for x in near if x.rank is not None), next((x.rank for x in all_lines if x.rank is not None), None)
+    near = _named([m.line for m in event])
+    return _Context(
+        near.rank if near.rank is not None else anywhere.rank,
+        near.card if near.card is not None else anywhere.card,
+        near.host,
     )
-    card = next(
-        (x.card for x in near if x.card is not None), next((x.card for x in all_lines if x.card is not None), None)
+
+
+@dataclass(frozen=True)
+class _Context:
+    """Which process wrote something, as far as it says."""
+
+    rank: int | None
+    card: int | None
+    host: str | None
+
+
+def _named(lines: Sequence[_Line]) -> _Context:
+    return _Context(
+        next((x.rank for x in lines if x.rank is not None), None),
+        next((x.card for x in lines if x.card is not None), None),
+        next((x.host for x in lines if x.host), None),
     )
-    host = next((x.host for x in near if x.host), None)
-    return rank, card, host
 
 
 def _int_or_none(text: str | None) -> int | None:
@@ -607,20 +646,21 @@ def _span(ranks: Sequence[int]) -> str:
     return ", ".join(map(str, ranks[:16])) + (f" (and {len(ranks) - 16} more)" if len(ranks) > 16 else "")
 
 
-def _verdict(source: _Source, event: Sequence[_Match], chosen: _Match, lines: Sequence[_Line], lang: Lang) -> Verdict:
+_SHARED = frozenset({"kernel"})
+"""Groups that one line of an event tells, and the text of another may name."""
+
+
+def _verdict(source: _Source, event: Sequence[_Match], chosen: _Match, anywhere: _Context, lang: Lang) -> Verdict:
     signature = chosen.signature
-    rank, card, host = _context(event, lines)
-    reporter_rank = source.rank if source.rank is not None else rank
-    own_card = source.card if source.card is not None else card
+    own = _context(event, anywhere)
+    reporter_rank = source.rank if source.rank is not None else own.rank
+    own_card = source.card if source.card is not None else own.card
     ranks, culprit_card, culprit_host = _culprits(event, chosen)
     if signature.refine == "missing_ranks" and not ranks:
         ranks = _missing_ranks(source.text, event)
     accuses = signature.kind in ("peer", "consequence")
-    fields = {k: v for m in event if m.signature is signature for k, v in m.groups.items()}
-    fields.update(chosen.groups)
-    if ranks:
-        fields["ranks"] = fields["rank"] = _span(ranks)
     times = [m.line.time_s for m in event if m.line.time_s is not None]
+    fields = _fields(source, event, chosen, ranks, lang)
     return Verdict(
         id=signature.id,
         kind=signature.kind,
@@ -633,7 +673,7 @@ def _verdict(source: _Source, event: Sequence[_Match], chosen: _Match, lines: Se
         line_number=chosen.line.number,
         rank=ranks[0] if ranks else (None if accuses else reporter_rank),
         ranks=ranks if len(ranks) > 1 else (),
-        host=culprit_host or (None if accuses else (source.host or host)),
+        host=culprit_host or (None if accuses else (source.host or own.host)),
         card=culprit_card if culprit_card is not None else (None if accuses else own_card),
         reported_by=reporter_rank if accuses and reporter_rank not in ranks else None,
         reported_card=own_card if accuses else None,
@@ -642,13 +682,73 @@ def _verdict(source: _Source, event: Sequence[_Match], chosen: _Match, lines: Se
     )
 
 
-def _explain_source(source: _Source, lang: Lang) -> list[Verdict]:
+def _fields(source: _Source, event: Sequence[_Match], chosen: _Match, ranks: Sequence[int], lang: Lang) -> dict[str, str]:  # fmt: skip
+    """What a signature's texts are filled from: its groups, what the lines behind it add, and what codes mean."""
+    fields = {k: v for m in event for k, v in m.groups.items() if k in _SHARED}
+    fields |= {k: v for m in event if m.signature is chosen.signature for k, v in m.groups.items()}
+    fields |= chosen.groups
+    if ranks:
+        fields["ranks"] = fields["rank"] = _span(ranks)
+    if fields.get("count", "").isdecimal() and int(fields["count"]) > 0:
+        fields["last"] = str(int(fields["count"]) - 1)
+    if chosen.signature.refine in ("cann", "acl", "hccl"):
+        fields |= _behind(source.text, chosen.line.number)
+        fields |= error_codes.words(chosen.signature.refine, fields, lang)
+    return fields
+
+
+_BEHIND = {
+    "said": re.compile(r"^\s*\[Error\]:\s*(.+?)\s*$"),
+    "reason": re.compile(r"^\s*(?:Possible Cause|Cause|Reason|可能原因|可能的原因|原因)\s*[:：]\s*(.+?)\s*$"),
+    "solution": re.compile(r"^\s*(?:Solution|Suggestion|解决方法|解决方案|处理建议)\s*[:：]\s*(.+?)\s*$"),
+}
+_MAX_BEHIND = 12
+"""Lines of a CANN block that are read for its reason and its solution."""
+_NO_HELP = re.compile(r"^(?:N/?A|None|-|无|不涉及)\W*$", re.IGNORECASE)
+
+
+def _behind(text: str, number: int) -> dict[str, str]:
+    """The reason and the solution that the lines behind an error carry; a numbered list goes on in the lines after it."""
+    found: dict[str, str] = {}
+    last = ""
+    for raw in _slice(text, number, _MAX_BEHIND):
+        line = _strip(raw)[0]
+        if _TRACEBACK in line or line.lstrip().startswith("TraceBack"):
+            break
+        for name, pattern in _BEHIND.items():
+            if (m := pattern.match(line)) and name not in found:
+                found[name], last = m[1], name
+                break
+        else:
+            if last in ("reason", "solution") and re.match(r"^\s+\d\.\s?\S", line):
+                found[last] += " " + line.strip()
+            else:
+                last = ""
+    return {name: words.rstrip(".。") for name, words in found.items() if not _NO_HELP.match(words)}
+
+
+def _slice(text: str, number: int, count: int) -> list[str]:
+    """`count` lines from the one after `number`."""
+    at = -1
+    for _ in range(number):
+        at = text.find("\n", at + 1)
+        if at < 0:
+            return []
+    return text[at + 1 : at + 1 + count * _MAX_LINE].split("\n")[:count]
+
+
+def _explain_source(source: _Source, lang: Lang, reader: _Lines) -> list[Verdict]:
     """Every verdict in one log, the one that counts first."""
-    lines = list(_lines(source.text))
-    matches = [m for line in lines if not line.is_context for m in _matches_in_line(line)]
-    if fallback := _python_fallback(source.text, matches):
+    lines: list[_Line] = []
+    matches: list[_Match] = []
+    for line, found_in_line, before in reader.of(source.text):
+        lines.append(line)
+        matches += [_in_its_frame(m, before) for m in found_in_line]
+    if fallback := _python_fallback(source.text, reader):
         matches = sorted([*matches, fallback], key=lambda m: m.line.number)
+    anywhere = _named(lines)
     found: list[tuple[tuple[int, int, int, int], Verdict]] = []
+    told: set[str] = set()
     for number, event in enumerate(_events(matches)):
         best: dict[str, _Match] = {}
         for match in event:
@@ -656,13 +756,25 @@ def _explain_source(source: _Source, lang: Lang) -> list[Verdict]:
             if len(match.groups) > len(best[match.signature.id].groups):
                 best[match.signature.id] = match
         for match in best.values():
+            if match.signature.id in told:  # the first event that tells of it counts
+                continue
             key = (_ORDER[match.signature.kind], number, -match.signature.weight, match.line.number)
-            found.append((key, _verdict(source, event, match, lines, lang)))
+            found.append((key, _verdict(source, event, match, anywhere, lang)))
+        told |= set(best)
     found.sort(key=lambda pair: pair[0])
-    unique: dict[str, Verdict] = {}
-    for _, verdict in found:
-        unique.setdefault(verdict.id, verdict)
-    return list(unique.values())
+    return [verdict for _, verdict in found]
+
+
+_POSITIONS = re.compile(r"position|\bwpe\b", re.IGNORECASE)
+_CALL = re.compile(r"\bself\.(?!_)\w+\(|super\(\)\.forward\(")
+
+
+def _in_its_frame(match: _Match, before: Iterable[str]) -> _Match:
+    """An index beyond an embedding is a position or a token: the innermost call of a module's part says which."""
+    if match.signature.refine != "embedding":
+        return match
+    call = next((line for line in reversed(list(before)) if _CALL.search(line)), "")
+    return replace(match, signature=_by_id()["positions"]) if _POSITIONS.search(call) else match
 
 
 def explain_text(text: str, lang: Lang = "en", *, name: str = "", rank: int | None = None) -> list[Verdict]:
@@ -680,15 +792,18 @@ def _by_rank(source: _Source) -> list[_Source]:
     """A log in which several ranks write, such as a console's, as one log per rank. Line numbers stay."""
     if len(set(_RANK_PREFIX.findall(source.text))) < 2:
         return [source]
-    lines = source.text.splitlines()
+    lines = source.text.split("\n")
     ranks = [_strip(line[:120])[1] for line in lines]
     named = {r for r in ranks if r is not None}
     if len(named) < 2:
         return [source]
-    return [
-        replace(source, text="\n".join(t if r == rank else "" for t, r in zip(lines, ranks, strict=True)), rank=rank)
-        for rank in (None, *sorted(named)[:64])
-    ]
+    texts: dict[int | None, list[str]] = {rank: [] for rank in (None, *sorted(named)[:MAX_RANKS])}
+    behind = dict.fromkeys(texts, 0)
+    for number, (line, rank) in enumerate(zip(lines, ranks, strict=True)):
+        if rank in texts:  # empty lines keep the numbers
+            texts[rank].append("\n" * (number - behind[rank]) + line)
+            behind[rank] = number
+    return [replace(source, text="".join(parts), rank=rank) for rank, parts in texts.items()]
 
 
 # --- whole runs ----------------------------------------------------------------------------------------------------
@@ -827,6 +942,8 @@ def _exit_codes(path: Path) -> dict[int, int]:
     codes: dict[int, int] = {}
     text = read_capped(path)
     for line in text.splitlines() if path.suffix == ".jsonl" else [text]:
+        if "code" not in line:
+            continue
         try:
             event = json.loads(line)
         except (ValueError, RecursionError):
@@ -895,14 +1012,15 @@ def _with_record(source: _Source, records: Mapping[int | None, _Source], pids: M
 def _rank_verdicts(sources: Sequence[_Source], ranks: set[int], lang: Lang, path: str) -> Report:
     found: list[tuple[tuple[int, float, int, int], Verdict]] = []
     troubled: set[int] = set()
+    reader, has_one = _Lines(), len({s.name for s in sources}) == 1
     for order, source in enumerate(sources):
-        verdicts = _explain_source(source, lang)
+        verdicts = _explain_source(source, lang, reader)
         if source.rank is not None and any(v.kind != "note" for v in verdicts):
             troubled.add(source.rank)
         for place, verdict in enumerate(verdicts):
             when = verdict.time_s if verdict.time_s is not None else float("inf")
             # A later error of the same log is never earlier than its first one.
-            line = verdict.line_number if len({s.name for s in sources}) == 1 else order
+            line = verdict.line_number if has_one else order
             found.append(((_ORDER[verdict.kind], when, place, line), verdict))
     found.sort(key=lambda pair: pair[0])
     verdicts = _without_generic(list(_unique(v for _, v in found)))
@@ -954,10 +1072,10 @@ def explain_path(path: str | Path, lang: Lang = "en") -> Report:
             f"{path}: no logs in it", hint="expected attempt_<n>/rank_<r>.log, plog-*.log or other *.log files"
         )
     report = _rank_verdicts(sources, ranks, lang, str(path))
-    return report if report.verdict is not None else replace(report, verdict=_failures_own(path / "failure.json"))
+    return report if report.verdict is not None else replace(report, verdict=_failures_own(path / "failure.json", lang))
 
 
-def _failures_own(path: Path) -> Verdict | None:
+def _failures_own(path: Path, lang: Lang) -> Verdict | None:
     """What the agent or the launcher said of a failure, such as a process killed, that left its trace in no log."""
     data = _json_in(path)
     said, hint = _failure(path.name, data), _values(data, ("hint",))
@@ -968,7 +1086,7 @@ def _failures_own(path: Path) -> Verdict | None:
         "root",
         "system",
         cause=said.text,
-        fix=hint if isinstance(hint, str) and hint else "?",
+        fix=hint if isinstance(hint, str) and hint else _WORDS[lang]["no_hint"],
         source="ascend-launch",
         line=said.text.partition("\n")[0],
         file=said.name,
@@ -1000,6 +1118,7 @@ _WORDS = {
         "none": "no known error in {files} log files",
         "suspects": "silent ranks, look there first",
         "also": "also seen",
+        "no_hint": "no log tells more; read the ranks' logs beside it, the last lines first.",
         "ranks": "ranks",
     },
     "zh": {
@@ -1014,6 +1133,7 @@ _WORDS = {
         "none": "{files} 个日志文件中没有已知错误",
         "suspects": "没有任何报错的 rank，请先查看",
         "also": "另外还有",
+        "no_hint": "日志中没有更多信息；请从最后几行开始查看各 rank 的日志。",
         "ranks": "rank",
     },
 }
@@ -1073,6 +1193,14 @@ _AREAS = (
 )
 
 
+def _shown(template: str) -> str:
+    """A text with its fields, as it reads where the log tells all of them."""
+    count = 1
+    while count:
+        template, count = _OPTIONAL.subn(lambda m: m[1].partition("|")[0], template)
+    return template
+
+
 def markdown() -> str:
     """docs/troubleshooting.md: the whole table, by area, in both languages."""
     out = [
@@ -1095,10 +1223,10 @@ def markdown() -> str:
                 "",
                 f"`{s.examples[0].replace('`', chr(39))[:160]}`",
                 "",
-                f"- {s.cause['en']}",
-                f"- **Fix:** {s.fix['en']}",
-                f"- {s.cause['zh']}",
-                f"- **处理：** {s.fix['zh']}",
+                f"- {_shown(s.cause['en'])}",
+                f"- **Fix:** {_shown(s.fix['en'])}",
+                f"- {_shown(s.cause['zh'])}",
+                f"- **处理：** {_shown(s.fix['zh'])}",
                 f"- Source: {s.source}",
             ]
     return "\n".join(out) + "\n"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +27,34 @@ _SCALARS = frozenset(
 _SERIES = frozenset({"data_s", "forward_s", "host_bytes", "host_peak_bytes", "device_bytes", "device_peak_bytes"})
 _YEAR_5138 = 1e11
 """Seconds. A time beyond it is none, and no calendar goes much further."""
+
+
+class Curve:
+    """Values as the means of stretches of equal length: what a redraw looks at is as much after a week as after an hour."""
+
+    MOST = 48
+
+    def __init__(self) -> None:
+        self.length = 1
+        """Values of a full stretch."""
+        self._sums: list[tuple[float, int]] = []
+
+    def add(self, value: Any) -> None:
+        """Takes in the next value; one that is no finite number is passed over."""
+        if not _is_number(value) or not math.isfinite(value):
+            return
+        if not self._sums or self._sums[-1][1] == self.length:
+            self._sums.append((0.0, 0))
+        total, count = self._sums[-1]
+        self._sums[-1] = (total + value, count + 1)
+        if len(self._sums) > self.MOST:
+            pairs = itertools.zip_longest(self._sums[::2], self._sums[1::2], fillvalue=(0.0, 0))
+            self._sums = [(a + b, m + n) for (a, m), (b, n) in pairs]
+            self.length *= 2
+
+    @property
+    def means(self) -> list[float]:
+        return [total / count for total, count in self._sums]
 
 
 @dataclass
@@ -60,6 +90,9 @@ class History:
     num_restarts: int = 0
     eval_seconds: float = 0.0
     """How long the latest evaluation took, as far as events tell."""
+    losses: Curve = field(default_factory=Curve)
+    """Of `logs`, by stretches."""
+    _noted: set[str] = field(default_factory=set)
     _step_times: list[tuple[float, int]] = field(default_factory=list)
     _eval_since: float | None = None
 
@@ -74,7 +107,7 @@ class History:
     def add(self, event: Mapping[str, Any]) -> None:
         """Take in one event. One that is not known, or lacks what its kind has, is passed over: any version may have
         written it. A field of another type than it has here is passed over likewise."""
-        event = {key: value for key, value in event.items() if _fits(key, value)}
+        event = {k: v for k, v in event.items() if (fits := _FITS.get(k)) is None or fits(v)}
         time = event.get("time")
         if isinstance(time, int | float):
             self.started = time if self.started is None else self.started
@@ -127,8 +160,10 @@ class History:
         self._enter("loading the model", event)
 
     def _on_note(self, event: Mapping[str, Any]) -> None:
-        if event.get("text") not in self.notes:
-            self.notes.append(str(event.get("text")))
+        text = str(event.get("text"))
+        if text not in self._noted:
+            self._noted.add(text)
+            self.notes.append(text)
 
     def _on_engine(self, event: Mapping[str, Any]) -> None:
         self.engine = {k: v for k, v in event.items() if k not in ("event", "time")}
@@ -147,16 +182,19 @@ class History:
     def _on_log(self, event: Mapping[str, Any]) -> None:
         self._leave_evaluation()
         step = event["step"]
-        lost = [row for row in self.logs if row["step"] >= step]
-        if lost:
+        if lost := _cut(self.logs, step):
             self.undone.append(lost)
-            for rows in (self.logs, self.evals, self.rates):
-                rows[:] = [row for row in rows if row["step"] < step]
+            _cut(self.evals, step)
+            _cut(self.rates, step)
+            self.losses = Curve()
+            for row in self.logs:
+                self.losses.add(row.get("loss"))
         self.logs.append(dict(event))
+        self.losses.add(event.get("loss"))
         self.step, self.epoch = step, event.get("epoch", self.epoch)
 
     def _on_rates(self, event: Mapping[str, Any]) -> None:
-        self.rates = [row for row in self.rates if row["step"] < event["step"]]
+        _cut(self.rates, event["step"])
         self.rates.append(dict(event))
 
     def _on_eval_step(self, event: Mapping[str, Any]) -> None:
@@ -169,7 +207,7 @@ class History:
         if self._eval_since is not None:
             self.eval_seconds = event["time"] - self._eval_since
         self._leave_evaluation()
-        self.evals = [row for row in self.evals if row["step"] < event["step"]]
+        _cut(self.evals, event["step"])
         self.evals.append(dict(event))
         self._enter("saving the model" if self.step >= self.max_steps > 0 else "training", event)
 
@@ -223,18 +261,40 @@ class History:
         self.incidents.append({"event": kind, "time": event.get("time"), "step": self.step, "text": text})
 
 
+def _cut(rows: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
+    """Takes the rows of `step` and later off the end of `rows`, whose steps ascend."""
+    first = len(rows)
+    while first and rows[first - 1]["step"] >= step:
+        first -= 1
+    lost = rows[first:]
+    del rows[first:]
+    return lost
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _fits(key: str, value: Any) -> bool:
-    if key == "time":
-        return _is_number(value) and 0 <= value < _YEAR_5138
-    if key in _SCALARS:
-        return _is_number(value) and abs(value) < sys.float_info.max
-    if key in _SERIES:
-        return isinstance(value, list) and all(_is_number(v) and abs(v) < sys.float_info.max for v in value)
-    return isinstance(value, dict if key == "versions" else list if key == "chips" else object)
+def _is_time(value: Any) -> bool:
+    return _is_number(value) and 0 <= value < _YEAR_5138
+
+
+def _is_scalar(value: Any) -> bool:
+    return _is_number(value) and abs(value) < sys.float_info.max
+
+
+def _is_series(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_scalar, value))
+
+
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "time": _is_time,
+    **dict.fromkeys(_SCALARS, _is_scalar),
+    **dict.fromkeys(_SERIES, _is_series),
+    "versions": lambda value: isinstance(value, dict),
+    "chips": lambda value: isinstance(value, list),
+}
+"""What a field has to be; those that are not named may be anything."""
 
 
 def own_seconds(rates: Mapping[str, Any]) -> list[float]:

@@ -82,5 +82,29 @@ def ascend_launch(tmp_path: Path, shared_cache: str) -> Callable[..., Ran]:
     return run
 
 
+@pytest.fixture
+def operations() -> Callable[[Callable[[], Any]], int]:
+    """Counts the bytecodes that a call runs: how much work it is, and not how long this machine takes over it."""
+
+    def count(work: Callable[[], Any]) -> int:
+        number = 0
+
+        def trace(frame: Any, event: str, arg: Any) -> Any:
+            nonlocal number
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+            number += event == "opcode"
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            work()
+        finally:
+            sys.settrace(before)
+        return number
+
+    return count
+
+
 def pytest_sessionfinish() -> None:
     launch.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,8 +168,9 @@ def _needs(recipe: RecipeSpec, strategy: str) -> tuple[str, ...]:
     return (*ranks, "datasets", "evaluate", "scikit-learn", *(name for name, is_asked in asked.items() if is_asked))
 
 
-def inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *, debug: bool, pretend: bool, elsewhere: bool = False) -> tuple[Loaded, Cluster, Options, dict[str, Any] | None]:  # fmt: skip
-    """What a plan is made of. `pretend`: nothing is going to be started here; `elsewhere`: nor are this machine's cards meant."""
+def inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *, debug: bool, pretend: bool, elsewhere: bool = False, is_theirs: Callable[[str], bool] = lambda path: False) -> tuple[Loaded, Cluster, Options, dict[str, Any] | None]:  # fmt: skip
+    """What a plan is made of. `pretend`: nothing is going to be started here; `elsewhere`: nor are this machine's cards meant;
+    `is_theirs`: whether a path is one of the job's machines, which this one cannot look into."""
     from launcher import assets, plan, spec
     from launcher.cluster import detect, environment
 
@@ -189,7 +191,7 @@ def inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *,
     else:
         cluster = detect.here(device, os.environ, nodes)
     model = loaded.spec.model
-    config = assets.model_config(model.name, model.revision)
+    config = None if is_theirs(model.name) else assets.model_config(model.name, model.revision)
     options = plan.Options(
         nproc=nproc,
         nproc_source=source,

@@ -45,8 +45,7 @@ def ranktable_command(sources: tuple[str, ...], is_check: bool, ranks: int | Non
         raise SystemExit(EXIT_USER if found else 0)
     if out is not None:
         outputs.check(out, force=force)
-    servers = [server for word in sources for server in _servers(word)] or [_here(super_pod)]
-    text = ranktable.text(servers)
+    text = _table(sources, super_pod)
     if out is None:
         click.echo(text, nl=False)
         return
@@ -54,13 +53,30 @@ def ranktable_command(sources: tuple[str, ...], is_check: bool, ranks: int | Non
     click.echo(str(out))
 
 
-def _servers(word: str) -> Any:
+def _table(sources: tuple[str, ...], super_pod: str | None) -> str:
+    """A table that is given alone stays as it is; what several files describe is numbered in their order, and that is said
+    where it changes a table's own ranks."""
     from launcher.render import ranktable
 
+    contents = [_content(word) for word in sources]
+    if len(contents) == 1 and ranktable.is_table(contents[0][1]):
+        return ranktable.kept(*contents[0])
+    servers: list[Any] = []
+    for name, content in contents:
+        first = sum(len(server.devices) for server in servers)
+        servers += ranktable.servers_of(name, content)
+        change = ranktable.moved(content, first) if ranktable.is_table(content) else ""
+        if change:
+            click.echo(f"{name}: ranks {change}", err=True)
+    return ranktable.text(servers or [_here(super_pod)])
+
+
+def _content(word: str) -> tuple[str, str]:
+    """The name and the text of `NAME=FILE` or FILE."""
     name, equals, path = word.partition("=")
     if not equals or Path(word).exists():
         name, path = Path(word).name, word
-    return ranktable.servers_of(name, _read(Path(path)))
+    return name, _read(Path(path))
 
 
 def _read(path: Path) -> str:

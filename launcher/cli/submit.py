@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,8 +129,9 @@ def submit_command(ctx: click.Context, recipe: Path, overrides: tuple[str, ...],
     machine = {k: options[k] for k in ("device", "nproc", "chip", "hbm", *SUPERVISION)}
     machine |= {"nnodes": options["nodes"], "node_rank": 0}
     machine |= {"rdzv_endpoint": ANY_ENDPOINT if options["nodes"] > 1 else None}
+    is_theirs = _below_mounts(options["mounts"]) if target != "slurm" else lambda path: False
     loaded, cluster, plan_options, config = inputs(
-        recipe, overrides, machine, debug=False, pretend=True, elsewhere=True
+        recipe, overrides, machine, debug=False, pretend=True, elsewhere=True, is_theirs=is_theirs
     )
     from launcher import plan
 
@@ -138,6 +140,14 @@ def submit_command(ctx: click.Context, recipe: Path, overrides: tuple[str, ...],
         _slurm(ctx, loaded, made, recipe, overrides, options)
     else:
         _kubernetes(ctx, loaded, made, TARGETS[target], options)
+
+
+def _below_mounts(words: tuple[str, ...]) -> Callable[[str], bool]:
+    """Whether a path is the pods': below a mount, or one of their image's that is not here."""
+    from launcher.render import kubernetes
+
+    mounts = [kubernetes.Mount.parse(text) for text in words]
+    return lambda path: any(m.holds(path) for m in mounts) or (path.startswith("/") and not Path(path).exists())
 
 
 def _refuse_others(ctx: click.Context, group: list[Any], target: str) -> None:
@@ -194,7 +204,7 @@ def _run_argv(
 
 
 def _slurm(ctx: click.Context, loaded: Loaded, plan: Plan, recipe: Path, overrides: tuple[str, ...], options: dict[str, Any]) -> None:  # fmt: skip
-    from launcher import show, submit
+    from launcher import paths, show, submit
     from launcher.render import sbatch
     from launcher.rundir import RunDir
 
@@ -223,6 +233,9 @@ def _slurm(ctx: click.Context, loaded: Loaded, plan: Plan, recipe: Path, overrid
         show.doubt(
             gres, "cards alone get a node's job one core in most sites; --cpus-per-task N or --exclusive asks for more"
         )
+    script = loaded.spec.script
+    for sentence in paths.on_own_disk(loaded.spec, recipe, Path(plan.recipe_dir) / script if script else None):
+        show.doubt("--slurm", sentence)
     if options["dry_run"]:
         show.would_submit(text, plan, options["as_json"])
         return
@@ -256,7 +269,7 @@ def _follow(view: Any, job: str, run: RunDir, output: Path, env: dict[str, str])
 
 
 def _kubernetes(ctx: click.Context, loaded: Loaded, plan: Plan, kind: Any, options: dict[str, Any]) -> None:
-    from launcher import show, submit
+    from launcher import paths, show, submit
     from launcher.render import files, kubernetes
 
     if not options["image"]:
@@ -284,6 +297,8 @@ def _kubernetes(ctx: click.Context, loaded: Loaded, plan: Plan, kind: Any, optio
     # The overrides are in the resolved recipe already.
     argv = ["ascend-launch", *_run_argv(ctx, plan, f"{kubernetes.RECIPE_DIR}/{name}.yaml", (), run_dir)]
     text = kubernetes.text(kubernetes.manifest(kind, plan, pod, name, contents, argv))
+    for sentence in paths.in_pods(loaded.spec, options["workdir"], lambda path: any(m.holds(path) for m in mounts)):
+        show.doubt("--volcano" if options["volcano"] else "--kubernetes", sentence)
     if options["dry_run"]:
         show.would_submit(text, plan, options["as_json"])
         return

@@ -1,4 +1,4 @@
-"""A hostfile in deepspeed's format → the hosts of a job, in order: one `host slots=N` a line."""
+"""A hostfile in deepspeed's or Open MPI's format → the hosts of a job, in order: one `host slots=N` a line."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from launcher.cluster import slurm
 from launcher.cluster.nodes import is_number
 from launcher.errors import LaunchError
 
-_NAME = r"(?!-)[A-Za-z0-9_.%:\[\]-]+"
-"""A host name, an address, or an alias of ssh_config. None begins with a dash: ssh would read an option."""
+_NAME = r"(?:(?!-)[A-Za-z0-9_.%:-]+|\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*(?:%\w+)?\])"
+"""A host name, an address (an IPv6 one in brackets or not), or an alias of ssh_config. None begins with a dash: ssh would
+read an option."""
+_HEADING = re.compile(r"\[[^\[\]:]*\]")
+_RANGE = re.compile(r"(?:(?!-)[A-Za-z0-9_.\\-]+@)?(?!-)[A-Za-z0-9_.-]+\[[0-9,-]+\][A-Za-z0-9_.\[\],-]*")
 _DESTINATION = re.compile(rf"(?:(?P<user>(?!-)[A-Za-z0-9_.\\-]+)@)?(?P<name>{_NAME})")
 _URI = re.compile(
     r"ssh://(?:(?P<user>(?!-)[A-Za-z0-9_.-]+)@)?(?P<name>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_.-]+):(?P<port>[0-9]+)"
@@ -42,7 +46,7 @@ def load(path: Path) -> tuple[Host, ...]:
         LaunchError: it cannot be read, or a line is wrong; all wrong lines at once.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise LaunchError(f"{path}: {reason}", hint="name a file with a line `host slots=8` for each host") from None
@@ -58,14 +62,16 @@ def parse(text: str, path: str) -> tuple[Host, ...]:
         if not words:
             continue
         where = f"{path}:{number}"
-        host = _host(words, where)
-        if isinstance(host, str):
-            mistakes.append(f"{where}: {host}")
-        elif host.name in hosts:
-            first = hosts[host.name].where.rpartition(":")[2]
-            mistakes.append(f"{where}: {host.name} stands in line {first} already; a host has one agent")
-        else:
-            hosts[host.name] = host
+        for destination in _each(words[0]):
+            host = _host([destination, *words[1:]], where)
+            if isinstance(host, str):
+                mistakes.append(f"{where}: {host}")
+                break
+            if host.name in hosts:
+                first = hosts[host.name].where.rpartition(":")[2]
+                mistakes.append(f"{where}: {host.name} stands in line {first} already; a host has one agent")
+            else:
+                hosts[host.name] = host
     if mistakes:
         raise LaunchError("\n".join(mistakes), hint="write one line for each host, as in `node0 slots=8`")
     if not hosts:
@@ -73,25 +79,34 @@ def parse(text: str, path: str) -> tuple[Host, ...]:
     return tuple(hosts.values())
 
 
+def _each(destination: str) -> list[str]:
+    """`node[1-4]`, as Slurm writes it, as four; anything else as itself."""
+    user, at, name = destination.rpartition("@")
+    return [f"{user}{at}{one}" for one in slurm.hosts(name)] if _RANGE.fullmatch(destination) else [destination]
+
+
 def _host(words: Sequence[str], where: str) -> Host | str:
     """The host, or what is wrong with the line."""
-    destination, slots = words[0], None
+    destination, slots, limit = words[0], None, None
     uri = _URI.fullmatch(destination)
     if uri is None and _HOST_PORT.fullmatch(destination):
         host, _, port = destination.partition(":")
         return f"{destination!r}: a port is written ssh://{host}:{port}, or stands in ssh_config"
     match = uri or _DESTINATION.fullmatch(destination)
+    if match is None and _HEADING.fullmatch(" ".join(words)):
+        return f"{' '.join(words)!r} is a heading, and no host name: leave such lines out"
     if match is None:
         return f"{destination!r} is no host name"
     for word in words[1:]:
         key, _, value = word.partition("=")
-        if key == "max_slots":  # Open MPI's, which other tools read from the same file
-            continue
-        if key != "slots":
+        is_limit = key in ("max_slots", "max-slots")  # Open MPI's, which other tools read from the same file
+        if key != "slots" and not is_limit:
             return f"{word!r} is not `slots=N`"
         if not is_number(value) or not int(value):
-            return f"slots={value} is no number of ranks"
-        slots = int(value)
+            return f"{word} is no number of ranks"
+        limit, slots = (int(value), slots) if is_limit else (limit, int(value))
+    if slots is not None and limit is not None and slots > limit:
+        return f"slots={slots} is more than the max-slots={limit} of the same line"
     name = match["name"] + (f":{uri['port']}" if uri else "")
     return Host(destination, name, slots, where)
 

@@ -358,9 +358,15 @@ def visible(value: str | None, count: int) -> Visible:
         problems.append(f"{VISIBLE}={value!r} names device {beyond[0]}, but this node has {has}")
         cut = next((k for k, i in enumerate(shown) if i >= count), len(shown))
         shown = shown[:cut]
-    good = sorted({i for i in wanted if i < count})
+    good = sorted({i for i in (*wanted, *_ranged(value)) if i < count})
     suggestion = ",".join(map(str, good)) if problems and good else None
     return Visible(tuple(shown), tuple(problems), suggestion)
+
+
+def _ranged(value: str) -> list[int]:
+    """The ids that `0-3` stands for where ranges are known, as in ASCEND_VISIBLE_DEVICES of containers."""
+    found = re.findall(r"(\d{1,4})\s*-\s*(\d{1,4})", value)
+    return [i for low, high in found for i in range(int(low), int(high) + 1)]
 
 
 def _read_ids(value: str) -> list[int]:

@@ -100,7 +100,7 @@ def servers_of(name: str, content: str) -> list[Server]:
     Raises:
         LaunchError: it is none of them, with the line.
     """
-    if content.lstrip().startswith("{"):
+    if is_table(content):
         return _of_table(name, content)
     if _ADDRESS.search(content):
         return [Server(name, tuple(TableDevice(n, ip) for n, ip in sorted(addresses(content).items())))]
@@ -136,12 +136,33 @@ def _of_hosts(name: str, content: str) -> Iterator[Server]:
         )
 
 
-def _of_table(name: str, content: str) -> list[Server]:
+def is_table(content: str) -> bool:
+    return content.lstrip().startswith("{")
+
+
+def kept(name: str, content: str) -> str:
+    """A rank table as it is: its ranks, and all that stands in it. Raises LaunchError where HCCL would refuse it."""
+    return json.dumps(_checked(name, content), indent=2) + "\n"
+
+
+def moved(content: str, first: int) -> str:
+    """What joining a table makes of its ranks, where that is not what they were: `0 to 15 become 16 to 31`; else ''."""
+    ranks = sorted(int(d["rank_id"]) for s in json.loads(content)["server_list"] for d in s["device"])
+    return "" if first == 0 else f"{ranks[0]} to {ranks[-1]} become {first} to {first + len(ranks) - 1}"
+
+
+def _checked(name: str, content: str) -> dict[str, Any]:
     value = _loaded(content)
     found = [value] if isinstance(value, str) else problems(value)
     if found:
         raise LaunchError(f"{name}: {found[0]}", hint=f"`ascend-launch ranktable --check {name}` says all")
     assert isinstance(value, dict)
+    return value
+
+
+def _of_table(name: str, content: str) -> list[Server]:
+    """Its servers in the order of their ranks, which is not always that of the list."""
+    value = _checked(name, content)
     pods = {s["server_id"]: pod["super_pod_id"] for pod in value.get("super_pod_list", []) for s in pod["server_list"]}
     return [
         Server(
@@ -153,7 +174,7 @@ def _of_table(name: str, content: str) -> list[Server]:
             server.get("host_ip", ""),
             pods.get(server["server_id"], ""),
         )
-        for server in value.get("server_list", [])
+        for server in sorted(value.get("server_list", []), key=lambda s: min(int(d["rank_id"]) for d in s["device"]))
     ]
 
 

@@ -188,8 +188,9 @@ def _duration(seconds: float | None) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s"
 
 
-def _gib(size: float | None) -> str:
-    return "–" if size is None else f"{size / (1 << 30):.2f} GiB"
+def _gib(size: Any) -> str:
+    """Of what an older version did not count there is no size."""
+    return f"{size / (1 << 30):.2f} GiB" if isinstance(size, int | float) else "–"
 
 
 def _clock(seconds: float | None) -> str:

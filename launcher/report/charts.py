@@ -217,14 +217,14 @@ def _ranks(run: Run, values: Any) -> tuple[Line, ...]:
     count = max((len(row) for _, row in rows), default=0)
     if count <= MAX_LINES:
         return tuple(
-            Line(f"rank {rank}", [(step, row[rank]) for step, row in rows if rank < len(row)], rank)
+            Line(f"rank {rank}", thinned([(step, row[rank]) for step, row in rows if rank < len(row)]), rank)
             for rank in range(count)
         )
     of = {"most": -1, "median": None, "least": 0}
     lines = []
     for colour, (word, place) in enumerate(of.items()):
         points = [(s, sorted(row)[len(row) // 2 if place is None else place]) for s, row in rows]
-        lines.append(Line(f"{word} of {count} ranks", points, colour))
+        lines.append(Line(f"{word} of {count} ranks", thinned(points), colour))
     return tuple(lines)
 
 
@@ -241,8 +241,8 @@ def _drawable(chart: Chart, x_end: float) -> Chart:
 
 
 def thinned(points: Points, most: int = MAX_POINTS) -> Points:
-    """At most about `most` points: of each stretch the lowest and the highest, in order, and the two ends."""
-    if len(points) <= most:
+    """At most two more than `most` points: of each stretch the lowest and the highest, in order, and the two ends."""
+    if len(points) <= most + 2:
         return points
     count = most // 2
     out = [points[0]]

@@ -87,7 +87,7 @@ def _figures(history: History, width: int) -> Text:
         if text.cell_len + len(piece) > width:
             break
         text.append(piece)
-    curve = sparkline([row["loss"] for row in history.logs if isinstance(row.get("loss"), int | float)], 24)
+    curve = sparkline(history.losses.means, 24)
     if len(curve) > 2 and text.cell_len + len(curve) + 2 <= width:
         text.append(f"  {curve}", style="cyan")
     return text

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
-from launcher.history import History, stragglers
+from launcher.history import Curve, History, stragglers
 
 
 def log(step, loss, time=0.0):
@@ -67,3 +70,52 @@ def test_nothing_is_known_before_the_first_step():
 def test_a_straggler_is_a_rank_that_the_others_wait_for(forward_s, expected):
     """Slow beside the median, and by a share of the step that counts."""
     assert pytest.approx(expected) == stragglers(rates(*forward_s))
+
+
+def long_run(num_steps: int) -> list[dict[str, Any]]:
+    """Every step logged, with its rates, and an evaluation every ten."""
+    events = [TRAIN]
+    for n in range(1, num_steps + 1):
+        events += [{"event": "step", "time": float(n), "step": n, "epoch": n / 10}, log(n, 1 / n, float(n)), rates(0.1, 0.2, steps=n)]  # fmt: skip
+        events += [{"event": "note", "time": float(n), "text": f"note {n}"}]
+        events += (
+            [{"event": "eval", "time": float(n), "step": n, "epoch": n / 10, "eval_loss": 1 / n}] if n % 10 == 0 else []
+        )
+    return events
+
+
+def test_an_event_costs_the_same_however_long_the_run(operations: Callable[[Callable[[], Any]], int]):
+    """The cost of the next events after 30 steps, and after 600."""
+    costs = []
+    for num_steps in (30, 600):
+        events = long_run(num_steps + 20)
+        first = next(i for i, event in enumerate(events) if event.get("step") == num_steps + 1)
+        history = History.of(events[:first])
+        costs.append(operations(lambda history=history, new=events[first:]: [history.add(e) for e in new]))
+
+    assert costs[1] <= 1.05 * costs[0]
+
+
+def test_a_restart_costs_what_it_takes_back():
+    """Rows before the step that is done again are left where they are; their losses are summed up anew."""
+    history = History.of([*long_run(300), log(299, 5.0)])
+
+    assert [*range(1, 300)] == [row["step"] for row in history.logs]
+    assert [299, 300] == [row["step"] for row in history.undone[0]]
+    assert 298 == history.rates[-1]["step"]
+    assert 290 == history.evals[-1]["step"]
+    assert 299 == sum(count for _, count in history.losses._sums)
+
+
+def test_a_curve_of_any_length_is_as_many_means():
+    """As they are up to 48; then of pairs, of fours, and so on. What is no number is no value."""
+    curve = Curve()
+    for value in [*range(48), None, float("nan"), "x", True]:
+        curve.add(value)
+    assert [float(n) for n in range(48)] == curve.means
+
+    for value in range(48, 100):
+        curve.add(value)
+    assert 4 == curve.length
+    assert [1.5, 5.5] == curve.means[:2]
+    assert pytest.approx(99 * 100 / 2) == sum(total for total, _ in curve._sums)

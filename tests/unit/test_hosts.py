@@ -34,7 +34,14 @@ def test_deepspeed_reads_the_same_hosts():
 
 @pytest.mark.parametrize(
     "line",
-    ["ssh://me@node0:2222 slots=2", "ssh://node0:2222", "10.0.0.1", "[fd00::1] slots=1", "n slots=2 max_slots=4"],
+    [
+        "ssh://me@node0:2222 slots=2",
+        "ssh://node0:2222",
+        "10.0.0.1",
+        "[fd00::1] slots=1",
+        "n slots=2 max_slots=4",
+        "n slots=2 max-slots=2",
+    ],
 )
 def test_other_spellings_that_ssh_takes(line: str):
     """Ports are written as ssh writes them; without slots there is a rank a card."""
@@ -56,6 +63,13 @@ def test_other_spellings_that_ssh_takes(line: str):
         ("node0 slots=two", "slots=two is no number of ranks"),
         ("node0 slot=2", "'slot=2' is not `slots=N`"),
         ("node0 8", "'8' is not `slots=N`"),
+        ("node0 slots=8 max-slots=4", "slots=8 is more than the max-slots=4"),
+        ("node0 max-slots=x", "max-slots=x is no number of ranks"),
+        ("[hosts]", "'[hosts]' is a heading, and no host name"),
+        ("[npu hosts]", "'[npu hosts]' is a heading, and no host name"),
+        ("[node0] slots=8", "'[node0]' is no host name"),
+        ("node[1-", "'node[1-' is no host name"),
+        ("node0,node1 slots=8", "is no host name"),
     ],
 )
 def test_a_wrong_line_is_named(line: str, said: str):
@@ -65,6 +79,24 @@ def test_a_wrong_line_is_named(line: str, said: str):
 
     assert caught.value.what.startswith("hosts.txt:2: ")
     assert said in caught.value.what
+
+
+def test_a_range_is_as_many_hosts():
+    """As Slurm writes them, each with the slots of the line, and the user before them."""
+    listed = hosts.parse("node[1-3] slots=8\nme@gpu[07-08,10].rack slots=8\n", "hosts.txt")
+
+    assert ["node1", "node2", "node3", "gpu07.rack", "gpu08.rack", "gpu10.rack"] == [h.name for h in listed]
+    assert "me@gpu10.rack" == listed[-1].destination
+    assert {(8, "hosts.txt:1"), (8, "hosts.txt:2")} == {(h.slots, h.where) for h in listed}
+    with pytest.raises(LaunchError, match=r"hosts.txt:2: node2 stands in line 1 already"):
+        hosts.parse("node[1-3]\nnode2\n", "hosts.txt")
+
+
+def test_a_byte_order_mark_is_no_letter_of_a_name(tmp_path: Path):
+    path = tmp_path / "hosts"
+    path.write_bytes("\ufeffnode0 slots=2\r\nnode1 slots=2\r\n".encode())
+
+    assert ["node0", "node1"] == [h.name for h in hosts.load(path)]
 
 
 def test_a_host_that_stands_twice_is_refused():

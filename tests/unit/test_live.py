@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -39,6 +41,18 @@ def test_it_fits(width: int, height: int):
 
     assert [] == [line for line in lines if len(line) > width]
     assert len(lines) <= max(height - 2, 2)
+
+
+def test_drawing_costs_the_same_however_long_the_run(operations: Callable[[Callable[[], Any]], int]):
+    """The panel is drawn several times a second, and the curve in it spans the whole run."""
+    costs = []
+    for num_logs in (200, 2000):
+        history = running()
+        for step in range(11, num_logs):
+            history.add({"event": "log", "time": 60.0, "step": step, "epoch": 0.5, "loss": 2 / step, "grad_norm": 1.0})
+        costs.append(operations(lambda history=history: live.panel(history, 60.0, width=120, height=24)))
+
+    assert costs[1] <= 1.2 * costs[0]
 
 
 def test_it_says_where_the_job_is():

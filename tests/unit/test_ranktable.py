@@ -59,6 +59,27 @@ def test_super_pods_make_it_version_1_2():
     ] == value["super_pod_list"]
 
 
+def test_a_tables_own_ranks_stay(ascend_launch: Callable[..., Any], tmp_path: Path):
+    """Its list need not be in their order; whatever else stands in it stays too. Joined with others, the change is said."""
+    value = table()
+    first, second = value["server_list"]
+    for server, rank in ((first, 2), (second, 0)):
+        for number, device in enumerate(server["device"]):
+            device |= {"rank_id": str(rank + number), "device_port": "16667"}
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps(value))
+    alone = ascend_launch("ranktable", path)
+    one = tmp_path / "one.json"
+    one.write_text(ranktable.text([Server("node_9", (TableDevice(0, "192.168.9.1"), TableDevice(1, "192.168.9.2")))]))
+    joined = ascend_launch("ranktable", path, one)
+
+    assert (0, value, "") == (alone.code, json.loads(alone.out), alone.err)
+    assert 0 == joined.code, joined.err
+    assert "one.json: ranks 0 to 1 become 4 to 5\n" == joined.err
+    assert ["node_1", "node_0", "node_9"] == [s["server_id"] for s in json.loads(joined.out)["server_list"]]
+    assert second["device"][0]["device_ip"] == json.loads(joined.out)["server_list"][0]["device"][0]["device_ip"]
+
+
 def test_tables_of_single_nodes_are_joined_and_numbered_anew():
     """Each node makes its own, and one puts them together; also in super pods."""
     parts = [ranktable.text([server]) for server in two_servers(super_pod="7")]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +56,16 @@ def write_run(folder: Path, *, name="mine", steps=30, failed=False, label_names=
         metrics = {"world_size": 2, "final": final, "train": {"train_loss": 0.2}}
         (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     return folder
+
+
+def test_a_report_costs_in_proportion_to_the_steps(tmp_path: Path, operations: Callable[[Callable[[], Any]], int]):
+    """Four times the steps are four times the work, and not sixteen: reading, counting and choosing what is drawn."""
+    costs = []
+    for steps in (2_000, 8_000):
+        run = write_run(tmp_path / str(steps), steps=steps)
+        costs.append(operations(lambda run=run: report.charts.of_run(report.load_all([run])[0])))
+
+    assert costs[1] <= 4.5 * costs[0]
 
 
 class Page(HTMLParser):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from launcher import submit
+from launcher import paths, spec, submit
 from launcher.rundir import RunDir
 from launcher.submit import Job, outcome
 
@@ -73,6 +73,45 @@ def test_this_machines_cards_are_not_the_jobs(ascend_launch: Callable[..., Any])
     )
 
     assert "--nproc 8" in done.out, done.err
+
+
+def test_what_lies_below_a_mount_is_the_pods(ascend_launch: Callable[..., Any]):
+    """It is not looked for here. What only this machine has, or the image must have, is named."""
+    words = [
+        "submit",
+        "--kubernetes",
+        *CPU,
+        *PODS,
+        "--mount=models:/models:ro",
+        "--mount=data:/data",
+        "--dry-run",
+        TINY,
+    ]
+    files = ["data.data_files.train=/data/train.jsonl", "data.data_files.test=/data/test.jsonl"]
+    mounted = ascend_launch(*words, *files, "model.name=/models/bert")
+    image = ascend_launch(*words, *files, "model.name=/opt/bert")
+    here = ascend_launch(*words)
+
+    assert (0, "nothing was submitted or written\n") == (mounted.code, mounted.err)
+    assert "model.name /opt/bert is not on this machine, and below no --mount" in image.err
+    for key in ("model.name", "data.data_files"):
+        assert f"{key} " in here.err and "lies on this machine, and below no --mount" in here.err
+    assert (0, 0) == (image.code, here.code)
+
+
+def test_files_of_this_machine_alone_are_named_for_slurm(recipe: Callable[..., Path], tmp_path: Path):
+    """By the kind of file system that the kernel says: a disk of its own is no other node's."""
+    model = tmp_path / "shared" / "model"
+    model.mkdir(parents=True)
+    (tmp_path / "rows.jsonl").touch()
+    loaded = spec.load(recipe(model={"name": str(model)}, data={"data_files": {"train": str(tmp_path / "rows.jsonl"), "test": "hf://x/y"}}))  # fmt: skip
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/sda1 / ext4 rw 0 0\nserver:/x {tmp_path / 'shared'} nfs4 rw 0 0\n")
+    said = paths.on_own_disk(loaded.spec, loaded.path, None, mounts)
+
+    assert ["recipe", "data.data_files"] == [sentence.split()[0] for sentence in said]
+    assert all("own disk (ext4)" in sentence for sentence in said)
+    assert [] == paths.on_own_disk(loaded.spec, Path("nowhere.yaml"), None, tmp_path / "absent")
 
 
 def test_the_recipe_travels_resolved_and_with_its_script(ascend_launch: Callable[..., Any], recipe: Callable[..., Path], tmp_path: Path):  # fmt: skip
