@@ -226,7 +226,7 @@ def _found(
     elif len(names) > MAX_LISTED:
         hint = "check that data.label is the column with the label"
     else:
-        more = f", or name all {num_labels} labels in model.label_names" if len(names) < num_labels else ""
+        more = f" (or name all {num_labels} labels in model.label_names)" if len(names) < num_labels else ""
         hint = f"set model.num_labels={len(names)}{more}"
     at, what = _first_outside(columns, parts, num_labels)
     there = f"{len(names)} different label{'s are' if len(names) > 1 else ' is'} there: {shown}"
@@ -291,7 +291,7 @@ def notes(numbered: Numbered, columns: Mapping[str, Column]) -> list[str]:
         if absent:
             verb = f"{_called(absent, numbered.names)} never occur{'s' if len(absent) == 1 else ''}"
             what = (
-                "nothing is learned of it"
+                f"nothing is learned of {'them' if len(absent) > 1 else 'it'}"
                 if name == "train"
                 else "macro averages leave out what is never predicted either"
             )
