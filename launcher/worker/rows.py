@@ -24,6 +24,7 @@ _BUILDERS = frozenset({"json", "csv", "parquet", "text", "arrow"})
 _READER = {".csv": "csv", ".tsv": "csv", ".tab": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet",
            ".txt": "text", ".arrow": "arrow"}  # fmt: skip
 _TABS = frozenset({".tsv", ".tab"})
+_SHEETS = frozenset({".xlsx", ".xls", ".ods"})
 _COMPRESSED = frozenset({".gz", ".bz2", ".xz", ".zst", ".zip"})
 _ENCODINGS = ("gb18030", "big5", "cp1252")
 """What text that is not UTF-8 is tried as, the strictest first; cp1252 takes nearly everything."""
@@ -98,6 +99,8 @@ def _load(recipe: RecipeSpec, split: Split) -> Dataset:
         # The builder would take every file below the current folder.
         raise LaunchError(f"data.path {data.path!r} says how files are read, but not which",
                           hint="add data.data_files.train=FILE and data.data_files.test=FILE")  # fmt: skip
+    if sheet := next((one for one in _local(recipe, split) if _ending(str(one)) in _SHEETS), None):
+        raise LaunchError(f"{sheet}: is a spreadsheet and no text", hint="save it as CSV in UTF-8")
     if path not in _BUILDERS and Path(path).is_file():
         raise _plain_file(path)
     if (saved := _saved(Path(path))) and files is None:

@@ -85,7 +85,7 @@ def test_data_are_on_the_disk_before_the_record_of_them(monkeypatch):
     synced, real = [], os.fsync
 
     def fsync(handle: int) -> None:
-        synced.append(os.readlink(f"/proc/self/fd/{handle}"))
+        synced.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
         real(handle)
 
     monkeypatch.setattr(os, "fsync", fsync)
@@ -184,7 +184,7 @@ def test_a_cache_that_may_only_be_read_is_read(folder: Path, tmp_path: Path):
 
     def other() -> None:
         cache.kept("things", "k", nothing)
-        with pytest.raises(LaunchError, match="the cache cannot be written to: .*Permission denied") as caught:
+        with pytest.raises(LaunchError, match=r"the cache cannot be written to: .*Permission denied") as caught:
             cache.kept("things", "new", make)
         assert "ASCEND_LAUNCH_CACHE" in caught.value.hint
 
