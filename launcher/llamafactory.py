@@ -50,22 +50,80 @@ _OTHER_MODEL = "the model is trained as its own files say"
 _REFUSED = {
     "adapter_name_or_path": "training on from an adapter has no counterpart; merge it with `ascend-launch export` and name the result",
     "resume_from_checkpoint": "checkpoints of LLaMA-Factory are not continued; a run of ours goes on with --run-dir",
-    **dict.fromkeys(("quantization_bit", "quantization_method", "quantization_type", "double_quantization",
-                     "quantization_device_map", "fp8", "enable_fp8_fsdp_float8_all_gather"), _QUANTIZED),
-    **dict.fromkeys(("use_galore", "use_apollo", "use_badam", "use_muon", "use_adam_mini", "use_llama_pro", "use_mca",
-                     "use_kt", "pissa_init", "loraplus_lr_ratio", "use_swanlab_lr", "freeze_trainable_layers",
-                     "freeze_trainable_modules", "freeze_extra_modules", "create_new_adapter", "use_oft", "pure_bf16",
-                     "use_dft_loss", "use_asft_loss", "use_eaft_loss", "ref_model", "ref_model_adapters"), _OTHER_UPDATE),
-    **dict.fromkeys(("packing", "neat_packing", "mix_strategy", "interleave_probs", "mask_history", "tokenized_path"), _OTHER_ROWS),
+    **dict.fromkeys(
+        (
+            "quantization_bit",
+            "quantization_method",
+            "quantization_type",
+            "double_quantization",
+            "quantization_device_map",
+            "fp8",
+            "enable_fp8_fsdp_float8_all_gather",
+        ),
+        _QUANTIZED,
+    ),
+    **dict.fromkeys(
+        (
+            "use_galore",
+            "use_apollo",
+            "use_badam",
+            "use_muon",
+            "use_adam_mini",
+            "use_llama_pro",
+            "use_mca",
+            "use_kt",
+            "pissa_init",
+            "loraplus_lr_ratio",
+            "use_swanlab_lr",
+            "freeze_trainable_layers",
+            "freeze_trainable_modules",
+            "freeze_extra_modules",
+            "create_new_adapter",
+            "use_oft",
+            "pure_bf16",
+            "use_dft_loss",
+            "use_asft_loss",
+            "use_eaft_loss",
+            "ref_model",
+            "ref_model_adapters",
+        ),
+        _OTHER_UPDATE,
+    ),
+    **dict.fromkeys(
+        ("packing", "neat_packing", "mix_strategy", "interleave_probs", "mask_history", "tokenized_path"), _OTHER_ROWS
+    ),
     **dict.fromkeys(("train_on_prompt", "compute_dtype", "moe_aux_loss_coef", "z_loss_weight"), _OTHER_LOSS),
-    **dict.fromkeys(("rope_scaling", "shift_attn", "mixture_of_depths", "resize_vocab", "add_tokens", "new_special_tokens",
-                     "add_special_tokens", "split_special_tokens", "init_special_tokens", "upcast_layernorm",
-                     "upcast_lmhead_output", "default_system", "enable_thinking", "tool_format", "train_from_scratch"), _OTHER_MODEL),
-}  # fmt: skip
+    **dict.fromkeys(
+        (
+            "rope_scaling",
+            "shift_attn",
+            "mixture_of_depths",
+            "resize_vocab",
+            "add_tokens",
+            "new_special_tokens",
+            "add_special_tokens",
+            "split_special_tokens",
+            "init_special_tokens",
+            "upcast_layernorm",
+            "upcast_lmhead_output",
+            "default_system",
+            "enable_thinking",
+            "tool_format",
+            "train_from_scratch",
+        ),
+        _OTHER_MODEL,
+    ),
+}
 """Keys that change what is learned and have no counterpart, with the reason, unless they are off."""
 _OFF = (None, False, 0, "", "none", "false")
-_AS_HERE = {"mix_strategy": "concat", "double_quantization": True, "quantization_method": "bnb", "quantization_type": "nf4",
-            "tool_format": None, "enable_thinking": True}  # fmt: skip
+_AS_HERE = {
+    "mix_strategy": "concat",
+    "double_quantization": True,
+    "quantization_method": "bnb",
+    "quantization_type": "nf4",
+    "tool_format": None,
+    "enable_thinking": True,
+}
 """Of those keys, the values that change nothing by themselves."""
 _DEEPSPEED = ("optimizer", "scheduler", "gradient_clipping", "train_batch_size")
 """Sections and values of a DeepSpeed config that change what is learned, where they are not `auto`."""
@@ -242,8 +300,9 @@ class _Import:
         for key, reason in _REFUSED.items():
             value = self.given.get(key)
             if value not in _OFF and value != _AS_HERE.get(key):
-                raise self._fail(key, f"{key}: {value!r} changes what is learned: {reason}",
-                                 "remove that line to train without it")  # fmt: skip
+                raise self._fail(
+                    key, f"{key}: {value!r} changes what is learned: {reason}", "remove that line to train without it"
+                )
             self.done.add(key)
         if not self.given.get("do_train", True):
             raise self._fail(
@@ -303,8 +362,11 @@ class _Import:
         else:
             for name in _DEEPSPEED:
                 if name in value and "auto" not in json.dumps(value[name]):
-                    raise self._fail("deepspeed", f"{config}: {name} changes what is learned, and the launcher renders its own config",
-                                     f"write it as TrainingArguments in this file, and `{name}: auto` there")  # fmt: skip
+                    raise self._fail(
+                        "deepspeed",
+                        f"{config}: {name} changes what is learned, and the launcher renders its own config",
+                        f"write it as TrainingArguments in this file, and `{name}: auto` there",
+                    )
             zero = value.get("zero_optimization", {})
             stage = zero.get("stage", 0)
             parts = [zero.get(k) for k in ("offload_param", "offload_optimizer")]
@@ -424,7 +486,11 @@ class _Import:
                 raise self._fail("dataset", f"{title}: the column {name!r} is not text: {json.dumps(odd)[:40]}", "a recipe needs a text and a label a row")  # fmt: skip
         number = next((i for i, row in enumerate(rows, 1) if row.get(columns.get("history", ""))), None)
         if number is not None:
-            raise self._fail("dataset", f"{title}: row {number} has earlier turns in {columns['history']!r}, and a recipe has one text a row", "join them with the text in the data")  # fmt: skip
+            raise self._fail(
+                "dataset",
+                f"{title}: row {number} has earlier turns in {columns['history']!r}, and a recipe has one text a row",
+                "join them with the text in the data",
+            )
         instructions = {row.get(prompt) or "" for row in rows}
         has_query = query is not None and any(row.get(query) for row in rows)
         for needed in (query if has_query else prompt, response):
@@ -459,7 +525,11 @@ class _Import:
                 "name them: --labels bad,good",
             )
         if len(names) < 2:
-            raise self._fail("dataset", f"{title}: every row has the response {_short(names[0])}", "there is nothing to tell apart: name data with two labels or more")  # fmt: skip
+            raise self._fail(
+                "dataset",
+                f"{title}: every row has the response {_short(names[0])}",
+                "there is nothing to tell apart: name data with two labels or more",
+            )
         if rows and (never := [name for name in labels if name not in found]):
             self._leave(
                 "dataset", f"no row of {title} has the label {', '.join(map(repr, never))}, which --labels names"
@@ -507,10 +577,16 @@ class _Import:
         if len(rows) < 2 or not counts:
             return
         if labels:
-            number, odd = next(((i, str(row.get(column))) for i, row in enumerate(rows, 1) if str(row.get(column)) not in labels), (0, ""))  # fmt: skip
+            number, odd = next(
+                ((i, str(row.get(column))) for i, row in enumerate(rows, 1) if str(row.get(column)) not in labels),
+                (0, ""),
+            )
             if number:
-                raise self._fail(key, f"{title}: row {number} has the response {_short(odd)}, which --labels does not name",
-                                 "name every response that the data has, or leave --labels out")  # fmt: skip
+                raise self._fail(
+                    key,
+                    f"{title}: row {number} has the response {_short(odd)}, which --labels does not name",
+                    "name every response that the data has, or leave --labels out",
+                )
             return
         once = sum(1 for count in counts.values() if count == 1)
         long = max(counts, key=len)
@@ -521,8 +597,11 @@ class _Import:
         else:
             return
         few = "" if len(counts) > MAX_LABELS else "; if these are labels, name them: --labels A,B"
-        raise self._fail(key, f"{title}: {why}: this model is to write, not to label",
-                         f"LLaMA-Factory trains that; ascend-launch trains labels, which repeat from row to row{few}")  # fmt: skip
+        raise self._fail(
+            key,
+            f"{title}: {why}: this model is to write, not to label",
+            f"LLaMA-Factory trains that; ascend-launch trains labels, which repeat from row to row{few}",
+        )
 
     def _dataset(self, key: str, name: str, info: dict[str, Any], info_path: Path) -> dict[str, Any]:
         entry = info.get(name)

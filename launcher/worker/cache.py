@@ -128,7 +128,11 @@ def _made(target: Path, make: Callable[[Path], Any]) -> Any:
         files = sorted(path for path in partial.rglob("*") if path.is_file())
         with ThreadPoolExecutor(_threads()) as pool:
             rows = list(pool.map(_on_disk, files))
-        record = {"format": FORMAT, "files": {str(p.relative_to(partial)): row for p, row in zip(files, rows, strict=True)}, "facts": facts}  # fmt: skip
+        record = {
+            "format": FORMAT,
+            "files": {str(p.relative_to(partial)): row for p, row in zip(files, rows, strict=True)},
+            "facts": facts,
+        }
         rundir.write_json(partial / RECORD, record | {"digest": _digest(record)})
         _open_to_others(partial)
         for path in [partial, *(p for p in partial.rglob("*") if p.is_dir())]:

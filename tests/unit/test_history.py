@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.history import History, stragglers
+from launcher.history import History, macro_text, stragglers
 
 
 def log(step, loss, time=0.0):
@@ -67,3 +67,24 @@ def test_nothing_is_known_before_the_first_step():
 def test_a_straggler_is_a_rank_that_the_others_wait_for(forward_s, expected):
     """Slow beside the median, and by a share of the step that counts."""
     assert pytest.approx(expected) == stragglers(rates(*forward_s))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        (
+            {"final": {"f1": 1.0, "accuracy": 1.0}, "macro_average": {"labels": [0], "num_labels": 5}},
+            "f1: macro average over 1 of 5 labels; labels that neither occur nor are predicted do not count",
+        ),
+        (
+            {"final": {"recall": 1.0, "f1": 1.0}, "macro_average": {"labels": [0, 1], "num_labels": 2}},
+            "recall, f1: macro average over 2 of 2 labels",
+        ),
+        ({"final": {"accuracy": 1.0}, "macro_average": {"labels": [0], "num_labels": 5}}, ""),
+        ({"final": {"f1": 1.0}}, ""),
+        ({"final": [], "macro_average": 3}, ""),
+    ],
+)
+def test_macro_averages_say_which_labels_count(metrics, said: str):
+    """Of metrics.json, be it of an older version or odd."""
+    assert said == macro_text(metrics)

@@ -395,8 +395,12 @@ def test_an_odd_dataset_info_is_refused(job, tmp_path: Path, info: str, said: st
 
 @pytest.mark.parametrize(
     ("rows", "said"),
-    [('{"a": 1}', "row 1 has no"), ("5", "row 1 is no JSON object"), ('[{"instruction": ["a"], "output": "b"}]', "is not text")],
-)  # fmt: skip
+    [
+        ('{"a": 1}', "row 1 has no"),
+        ("5", "row 1 is no JSON object"),
+        ('[{"instruction": ["a"], "output": "b"}]', "is not text"),
+    ],
+)
 def test_odd_rows_are_refused(job, tmp_path: Path, rows: str, said: str):
     path = job()
     (tmp_path / "data" / "reviews.json").write_text(rows)
@@ -441,12 +445,23 @@ def test_few_rows_are_labels_where_they_are_named(job, tmp_path: Path):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("quantization_bit", 4), ("quantization_bit", 8), ("adapter_name_or_path", "saves/lora"), ("packing", True),
-        ("neat_packing", True), ("train_on_prompt", True), ("use_galore", True), ("loraplus_lr_ratio", 16.0), ("pissa_init", True),
-        ("rope_scaling", "linear"), ("pure_bf16", True), ("resume_from_checkpoint", "saves/checkpoint-5"), ("new_special_tokens", "<a>"),
-        ("mix_strategy", "interleave_under"), ("freeze_trainable_layers", 2),
+        ("quantization_bit", 4),
+        ("quantization_bit", 8),
+        ("adapter_name_or_path", "saves/lora"),
+        ("packing", True),
+        ("neat_packing", True),
+        ("train_on_prompt", True),
+        ("use_galore", True),
+        ("loraplus_lr_ratio", 16.0),
+        ("pissa_init", True),
+        ("rope_scaling", "linear"),
+        ("pure_bf16", True),
+        ("resume_from_checkpoint", "saves/checkpoint-5"),
+        ("new_special_tokens", "<a>"),
+        ("mix_strategy", "interleave_under"),
+        ("freeze_trainable_layers", 2),
     ],
-)  # fmt: skip
+)
 def test_a_key_that_changes_what_is_learned_is_kept_or_refused(job, key: str, value: Any):
     """With its line and the way on, which is to leave it out; what is off is no obstacle."""
     path = job({key: value})

@@ -185,9 +185,19 @@ def test_different_rows_never_have_one_key(monkeypatch):
     """A NUL in a text, where one batch ends and the next begins, and labels beside lengths."""
     monkeypatch.setattr(data, "_KEY_ROWS", 2)
     columns = [
-        ["a", "b"], ["a\0b"], ["a\0", "b"], ["a", "\0b"], ["ab", ""], ["", "ab"], ["ab"],
-        ["a", "b", "c", "d"], ["a", "bc", "", "d"], ["a", "b", "cd", ""], ["a", "b", "", "cd"], ["ab", "", "c", "d"],
-    ]  # fmt: skip
+        ["a", "b"],
+        ["a\0b"],
+        ["a\0", "b"],
+        ["a", "\0b"],
+        ["ab", ""],
+        ["", "ab"],
+        ["ab"],
+        ["a", "b", "c", "d"],
+        ["a", "bc", "", "d"],
+        ["a", "b", "cd", ""],
+        ["a", "b", "", "cd"],
+        ["ab", "", "c", "d"],
+    ]
 
     assert len(columns) == len(set(map(key, columns)))
     assert key(["a", "b"], [0, 1]) != key(["a", "b"], [1, 0])
@@ -341,19 +351,35 @@ def test_tabs_part_the_columns_of_a_tsv_file(csv):
 @pytest.mark.parametrize(
     ("content", "said", "fix"),
     [
-        ("text,label\n" + TABLE + "NA,1\nnull,2\n", r"mails.csv:42: row 40 of split 'train' has 'NA' as its 'text', which CSV reads as a missing value (2 such rows)", "JSON lines"),
+        (
+            "text,label\n" + TABLE + "NA,1\nnull,2\n",
+            r"mails.csv:42: row 40 of split 'train' has 'NA' as its 'text', which CSV reads as a missing value (2 such rows)",
+            "JSON lines",
+        ),
         ('text,label\n"two\nlines",1\n,1\n' + TABLE, "mails.csv:4: row 1 of split 'train' has no 'text'", "remove"),
-        ("text,label\n" + TABLE + "x,None\n", "mails.csv:42: row 40 of split 'train' has 'None' as its 'label', which CSV", "remove"),
+        (
+            "text,label\n" + TABLE + "x,None\n",
+            "mails.csv:42: row 40 of split 'train' has 'None' as its 'label', which CSV",
+            "remove",
+        ),
         ("text,label\n" + TABLE + "x,\n", "mails.csv:42: row 40 of split 'train' has no 'label'", "remove"),
-        ("text,label\n" + TABLE + "x,7\n", "mails.csv:42: row 40 of split 'train': column 'label' has label 7", "num_labels=6"),
+        (
+            "text,label\n" + TABLE + "x,7\n",
+            "mails.csv:42: row 40 of split 'train': column 'label' has label 7",
+            "num_labels=6",
+        ),
         (TABLE, "its first line is a row and no names of columns", "'text,label'"),
         ("text\tlabel\n" + TABLE.replace(",", "\t"), "its columns are separated by tabs", ".tsv"),
         ("text;label\n" + TABLE.replace(",", ";"), "its columns are separated by ';'", "commas"),
-        (("text,label\n" + TABLE + "这家店的汤很好喝,1\n").encode("gbk"), "mails.csv: is not UTF-8 at byte", "iconv -f GB18030 -t UTF-8"),
+        (
+            ("text,label\n" + TABLE + "这家店的汤很好喝,1\n").encode("gbk"),
+            "mails.csv: is not UTF-8 at byte",
+            "iconv -f GB18030 -t UTF-8",
+        ),
         (("text,label\n" + TABLE).encode("utf-16"), "it may be UTF-16", "iconv -f UTF-16 -t UTF-8"),
     ],
     ids=["NA", "no text", "None", "no label", "label", "no header", "tabs", "semicolons", "GBK", "UTF-16"],
-)  # fmt: skip
+)
 def test_what_is_wrong_with_a_file_is_named_with_its_line_and_the_way_out(csv, content, said: str, fix: str):
     with pytest.raises(LaunchError) as caught:
         csv(content)
