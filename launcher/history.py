@@ -11,6 +11,8 @@ from typing import Any
 
 FIGURES = ("accuracy", "precision", "recall", "f1", "mae")
 """Scores of an evaluation that are one number."""
+MACRO = ("precision", "recall", "f1")
+"""Those of them that are averages over labels."""
 
 _NUMBERS = {
     "train": ("max_steps", "num_train_epochs"),
@@ -320,3 +322,15 @@ def stragglers(rates: Mapping[str, Any], *, factor: float = 1.5, share: float = 
         for rank, own_s in enumerate(own)
         if median > 0 and own_s >= factor * median and own_s - median >= share * step_s
     }
+
+
+def macro_text(metrics: Mapping[str, Any]) -> str:
+    """Which labels the macro averages of metrics.json are over; '' where it has none, or does not say."""
+    facts, final = metrics.get("macro_average"), metrics.get("final")
+    named = [name for name in MACRO if isinstance(final, Mapping) and name in final]
+    labels = facts.get("labels") if isinstance(facts, Mapping) else None
+    if not named or not isinstance(labels, list):
+        return ""
+    count, of = len(labels), facts.get("num_labels") if isinstance(facts, Mapping) else None
+    absent = "" if count == of else "; labels that neither occur nor are predicted do not count"
+    return f"{', '.join(named)}: macro average over {count} of {of} labels{absent}"

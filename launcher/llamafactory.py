@@ -10,6 +10,7 @@ import json
 import math
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,24 +21,19 @@ from launcher.errors import LaunchError
 
 MAX_LABELS = 64
 """More different responses than this are text to be written, not labels."""
+MAX_LABEL_LETTERS = 80
+"""A response longer than this is a text, unless --labels names it."""
 
 _LEFT_OUT = {
     "template": "the tokenizer's own chat template is used",
     "overwrite_cache": "tokenised rows are kept by their content, so there is nothing stale to overwrite",
     "overwrite_output_dir": "every run has a directory of its own",
     "plot_loss": "every run keeps its events; nothing has to be asked for",
-    "resume_from_checkpoint": "a run goes on when it is launched again with its --run-dir",
     "trust_remote_code": "code out of a model's folder is never run",
-    "quantization_bit": "training of quantized weights is not there; LoRA over bf16 weights is",
-    "quantization_method": "training of quantized weights is not there; LoRA over bf16 weights is",
-    "adapter_name_or_path": "training on from an adapter is not there; merge it with `export` and name the result",
     "predict_with_generate": "labels are scored, not generated",
     "do_predict": "use `ascend-launch predict`",
     "do_eval": "a run trains and evaluates; `ascend-launch eval` evaluates alone",
     "compute_accuracy": "accuracy is always computed, over labels and not over tokens",
-    "packing": "rows are not packed: each has one label",
-    "neat_packing": "rows are not packed: each has one label",
-    "train_on_prompt": "the answer alone is trained on",
     "mask_history": "a row is one question and one answer",
     "streaming": "rows are tokenised once and read from disk",
     "include_num_input_tokens_seen": "tokens/s is always shown",
@@ -46,6 +42,91 @@ _LEFT_OUT = {
     "enable_liger_kernel": "it runs on GPUs only",
     "fsdp_config": "the launcher renders it; the strategy is kept",
 }
+_QUANTIZED = "weights are not quantized for training here; without it LoRA trains beside bf16 or fp32 weights"
+_OTHER_UPDATE = "another way to train than full and LoRA, which has no counterpart"
+_OTHER_ROWS = "rows are neither packed nor mixed here: each has one label and counts once"
+_OTHER_LOSS = "the loss is the answer's alone here"
+_OTHER_MODEL = "the model is trained as its own files say"
+_REFUSED = {
+    "adapter_name_or_path": "training on from an adapter has no counterpart; merge it with `ascend-launch export` and name the result",
+    "resume_from_checkpoint": "checkpoints of LLaMA-Factory are not continued; a run of ours goes on with --run-dir",
+    **dict.fromkeys(
+        (
+            "quantization_bit",
+            "quantization_method",
+            "quantization_type",
+            "double_quantization",
+            "quantization_device_map",
+            "fp8",
+            "enable_fp8_fsdp_float8_all_gather",
+        ),
+        _QUANTIZED,
+    ),
+    **dict.fromkeys(
+        (
+            "use_galore",
+            "use_apollo",
+            "use_badam",
+            "use_muon",
+            "use_adam_mini",
+            "use_llama_pro",
+            "use_mca",
+            "use_kt",
+            "pissa_init",
+            "loraplus_lr_ratio",
+            "use_swanlab_lr",
+            "freeze_trainable_layers",
+            "freeze_trainable_modules",
+            "freeze_extra_modules",
+            "create_new_adapter",
+            "use_oft",
+            "pure_bf16",
+            "use_dft_loss",
+            "use_asft_loss",
+            "use_eaft_loss",
+            "ref_model",
+            "ref_model_adapters",
+        ),
+        _OTHER_UPDATE,
+    ),
+    **dict.fromkeys(
+        ("packing", "neat_packing", "mix_strategy", "interleave_probs", "mask_history", "tokenized_path"), _OTHER_ROWS
+    ),
+    **dict.fromkeys(("train_on_prompt", "compute_dtype", "moe_aux_loss_coef", "z_loss_weight"), _OTHER_LOSS),
+    **dict.fromkeys(
+        (
+            "rope_scaling",
+            "shift_attn",
+            "mixture_of_depths",
+            "resize_vocab",
+            "add_tokens",
+            "new_special_tokens",
+            "add_special_tokens",
+            "split_special_tokens",
+            "init_special_tokens",
+            "upcast_layernorm",
+            "upcast_lmhead_output",
+            "default_system",
+            "enable_thinking",
+            "tool_format",
+            "train_from_scratch",
+        ),
+        _OTHER_MODEL,
+    ),
+}
+"""Keys that change what is learned and have no counterpart, with the reason, unless they are off."""
+_OFF = (None, False, 0, "", "none", "false")
+_AS_HERE = {
+    "mix_strategy": "concat",
+    "double_quantization": True,
+    "quantization_method": "bnb",
+    "quantization_type": "nf4",
+    "tool_format": None,
+    "enable_thinking": True,
+}
+"""Of those keys, the values that change nothing by themselves."""
+_DEEPSPEED = ("optimizer", "scheduler", "gradient_clipping", "train_batch_size")
+"""Sections and values of a DeepSpeed config that change what is learned, where they are not `auto`."""
 _TAKEN = frozenset({"stage", "do_train", "finetuning_type"})
 """Read, and said by the recipe as a whole."""
 _ENTRY = frozenset({"file_name", "hf_hub_url", "subset", "split", "columns", "formatting", "ranking", "tags"})
@@ -149,6 +230,8 @@ class _Import:
     out: _Writer = field(default_factory=_Writer)
     left: list[Left] = field(default_factory=list)
     done: set[str] = field(default_factory=set)
+    _seen: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Rows of the local files."""
 
     def run(self, labels: tuple[str, ...]) -> str:
         self._refuse()
@@ -214,6 +297,13 @@ class _Import:
             raise self._fail("stage", f"stage {stage} trains no labels; only sft can", "use LLaMA-Factory for it")
         if kind not in ("full", "lora"):
             raise self._fail("finetuning_type", f"finetuning_type {kind} has no counterpart", "full and lora have one")
+        for key, reason in _REFUSED.items():
+            value = self.given.get(key)
+            if value not in _OFF and value != _AS_HERE.get(key):
+                raise self._fail(
+                    key, f"{key}: {value!r} changes what is learned: {reason}", "remove that line to train without it"
+                )
+            self.done.add(key)
         if not self.given.get("do_train", True):
             raise self._fail(
                 "do_train", "trains nothing", "`ascend-launch eval` and `predict` need no recipe of their own"
@@ -227,6 +317,8 @@ class _Import:
         attention = str(self._take("flash_attn", "auto"))
         if attention in _ATTENTION:
             self.out.put("model.attn_implementation", _ATTENTION[attention], self._origin("flash_attn"))
+        elif attention != "auto":
+            self._leave("flash_attn", f"{attention!r} is none of {', '.join(_ATTENTION)}; transformers chooses")
 
     def _batch(self) -> None:
         micro = self._take("per_device_train_batch_size", 8, "a whole number above 0")
@@ -242,10 +334,9 @@ class _Import:
         self._move("per_device_eval_batch_size", "parallel.eval_batch_size")
 
     def _strategy(self) -> None:
-        bf16, fp16 = self._take("bf16", False) or self._take("pure_bf16", False), self._take("fp16", False)
-        self.done.add("pure_bf16")
+        bf16, fp16 = self._take("bf16", False), self._take("fp16", False)
         precision = "bf16" if bf16 else "fp16" if fp16 else "fp32"
-        self.out.put("parallel.precision", precision, self._origin("bf16", "pure_bf16", "fp16") or "its default")
+        self.out.put("parallel.precision", precision, self._origin("bf16", "fp16") or "its default")
         config, fsdp = self._take("deepspeed"), self._take("fsdp")
         if config is not None:
             self.out.put("parallel.strategy", self._zero(config), self._origin("deepspeed"))
@@ -269,6 +360,13 @@ class _Import:
                 )
             stage, offloads = int(named[1]), "offload" in str(config)
         else:
+            for name in _DEEPSPEED:
+                if name in value and "auto" not in json.dumps(value[name]):
+                    raise self._fail(
+                        "deepspeed",
+                        f"{config}: {name} changes what is learned, and the launcher renders its own config",
+                        f"write it as TrainingArguments in this file, and `{name}: auto` there",
+                    )
             zero = value.get("zero_optimization", {})
             stage = zero.get("stage", 0)
             parts = [zero.get(k) for k in ("offload_param", "offload_optimizer")]
@@ -307,10 +405,10 @@ class _Import:
     # -- data ------------------------------------------------------------------------------------------------------
 
     def _data(self, labels: tuple[str, ...]) -> None:
-        train = self._datasets("dataset")
+        train = self._datasets("dataset", labels)
         if not train:
             raise self._fail("dataset", "names no dataset", "a training file has `dataset:`")
-        other = self._datasets("eval_dataset")
+        other = self._datasets("eval_dataset", labels)
         first, origin = train[0], self._origin("dataset")
         if other and _make(first) != _make(other[0]):
             raise self._fail("eval_dataset", f"{other[0]['title']} and {first['title']} are of different make",
@@ -325,7 +423,7 @@ class _Import:
                 held = [row["file"] for row in other]
                 both["test"] = held[0] if len(held) == 1 else held
             self.out.put("data.data_files", both, self._origin("dataset", "eval_dataset"))
-        rows = [_rows(Path(name)) for name in files]
+        rows = [self._seen[name] for name in files]
         self._columns(first, [row for part in rows for row in part], labels)
         self._splits(first, other, [len(part) or None for part in rows] or [None])
         self.out.put("data.max_length", self._take("cutoff_len", 2048), self._origin("cutoff_len") or "its default")
@@ -344,6 +442,8 @@ class _Import:
         train: dict[str, Any] = {"split": split}
         held: dict[str, Any] | None = None
         if other:
+            if share:
+                self._leave("val_size", "the rows of eval_dataset are held out")
             held = {"split": "test" if "file" in other[0] else other[0]["split"]}
             if limit:
                 held["limit"] = limit * len(other)
@@ -384,6 +484,13 @@ class _Import:
             odd = next((row[name] for row in rows if not isinstance(row.get(name), str | int | float | None)), None)
             if odd is not None:
                 raise self._fail("dataset", f"{title}: the column {name!r} is not text: {json.dumps(odd)[:40]}", "a recipe needs a text and a label a row")  # fmt: skip
+        number = next((i for i, row in enumerate(rows, 1) if row.get(columns.get("history", ""))), None)
+        if number is not None:
+            raise self._fail(
+                "dataset",
+                f"{title}: row {number} has earlier turns in {columns['history']!r}, and a recipe has one text a row",
+                "join them with the text in the data",
+            )
         instructions = {row.get(prompt) or "" for row in rows}
         has_query = query is not None and any(row.get(query) for row in rows)
         for needed in (query if has_query else prompt, response):
@@ -417,14 +524,21 @@ class _Import:
                 f"{title}: its rows cannot be seen here, so nobody knows its labels",
                 "name them: --labels bad,good",
             )
-        if len(names) > MAX_LABELS:
-            raise self._fail("dataset", f"{title}: {len(names)} different responses: this model is to write, not to label",
-                             "LLaMA-Factory trains that; ascend-launch trains labels")  # fmt: skip
+        if len(names) < 2:
+            raise self._fail(
+                "dataset",
+                f"{title}: every row has the response {_short(names[0])}",
+                "there is nothing to tell apart: name data with two labels or more",
+            )
+        if rows and (never := [name for name in labels if name not in found]):
+            self._leave(
+                "dataset", f"no row of {title} has the label {', '.join(map(repr, never))}, which --labels names"
+            )
         self.out.put(
             "model.label_names", list(names), "--labels" if labels else f"the different {response!r} of the data"
         )
 
-    def _datasets(self, key: str) -> list[dict[str, Any]]:
+    def _datasets(self, key: str, labels: tuple[str, ...]) -> list[dict[str, Any]]:
         names = self._names(key)
         self.done.add("dataset_dir")
         if not names:
@@ -437,6 +551,7 @@ class _Import:
         if not isinstance(info, dict):
             raise LaunchError(f"{info_path}: is no mapping of data sets' names", hint="mend that file")
         found = [self._dataset(key, name, info, info_path) for name in names]
+        self._require_labels(key, found, labels)
         for row in found[1:]:
             if _make(row) != _make(found[0]) or "file" not in row:
                 raise self._fail(
@@ -445,6 +560,48 @@ class _Import:
                     "a recipe has one kind of data: name one of them",
                 )
         return found
+
+    def _require_labels(self, key: str, sets: list[dict[str, Any]], labels: tuple[str, ...]) -> None:
+        """Labels repeat and texts do not: refuse data to write from, whatever else is wrong with them.
+
+        Raises:
+            LaunchError: responses that are texts, or that --labels does not name.
+        """
+        for one in sets:
+            if "file" in one:
+                self._seen[one["file"]] = _rows(Path(one["file"]))
+        rows = [row for one in sets if "file" in one for row in self._seen[one["file"]]]
+        title = ", ".join(one["title"] for one in sets)
+        column = sets[0]["columns"].get("response")
+        counts = Counter(str(row[column]) for row in rows if isinstance(row.get(column), str | int | float))
+        if len(rows) < 2 or not counts:
+            return
+        if labels:
+            number, odd = next(
+                ((i, str(row.get(column))) for i, row in enumerate(rows, 1) if str(row.get(column)) not in labels),
+                (0, ""),
+            )
+            if number:
+                raise self._fail(
+                    key,
+                    f"{title}: row {number} has the response {_short(odd)}, which --labels does not name",
+                    "name every response that the data has, or leave --labels out",
+                )
+            return
+        once = sum(1 for count in counts.values() if count == 1)
+        long = max(counts, key=len)
+        if len(counts) > MAX_LABELS or 2 * once > len(rows):
+            why = f"{len(counts)} different responses in {len(rows)} rows, {once} of them once"
+        elif len(long) > MAX_LABEL_LETTERS or "\n" in long.strip():
+            why = f"a response is a text: {_short(long)}"
+        else:
+            return
+        few = "" if len(counts) > MAX_LABELS else "; if these are labels, name them: --labels A,B"
+        raise self._fail(
+            key,
+            f"{title}: {why}: this model is to write, not to label",
+            f"LLaMA-Factory trains that; ascend-launch trains labels, which repeat from row to row{few}",
+        )
 
     def _dataset(self, key: str, name: str, info: dict[str, Any], info_path: Path) -> dict[str, Any]:
         entry = info.get(name)
@@ -485,7 +642,12 @@ class _Import:
         if checkpointing and "gradient_checkpointing" not in self.given:
             self.out.put("training.gradient_checkpointing", True, "its default")
         self._take("warmup_ratio", None, "a number, at least 0")
-        self._move("warmup_ratio", "training.warmup_steps", float)
+        if self._take("warmup_steps", 0, "a number, at least 0"):
+            self._leave("warmup_ratio", "warmup_steps goes before it")
+            self._move("warmup_steps", "training.warmup_steps")
+        else:
+            self._move("warmup_ratio", "training.warmup_steps", float)
+        self._saves()
         self._move("evaluation_strategy", "training.eval_strategy")
         for key, value in self.given.items():
             if key in self.done:
@@ -497,15 +659,35 @@ class _Import:
                 problem = training_fields.problem(key, meant)
                 if problem is None:
                     self.out.put(f"training.{key}", meant, self._origin(key))
-                else:
+                elif key in training_fields.OWNED:
                     self._leave(key, problem)
+                else:
+                    raise self._fail(key, f"{key}: {problem}", "correct or remove that line")
             else:
                 self._leave(key, "has no counterpart here")
+
+    def _saves(self) -> None:
+        """Saves by steps where the file leaves it to transformers' default, which is no default of a recipe."""
+        for what, default in (("save", "steps"), ("eval", "no")):
+            given = self.given.get(
+                f"{what}_strategy", self.given.get("evaluation_strategy") if what == "eval" else None
+            )
+            if (given or default) != "steps":
+                self._leave(f"{what}_steps", f"{what}_strategy is {given or default}, so it has no effect")
+        if self.given.get("save_strategy") is None:
+            self.done.add("save_strategy")
+            self.out.put("training.save_strategy", "steps", "its default")
+            if self.given.get("save_steps") is None:
+                self.out.put("training.save_steps", 500, "its default")
 
 
 def _make(dataset: dict[str, Any]) -> tuple[Any, ...]:
     """What rows must have in common to be read as one."""
     return dataset["path"], dataset.get("name"), dataset["columns"], "file" in dataset
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:37] + "...")
 
 
 def _is_number(value: Any) -> bool:

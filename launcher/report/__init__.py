@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher import __version__, rundir
-from launcher.history import FIGURES
+from launcher.history import FIGURES, macro_text
 from launcher.report import charts
 from launcher.report.facts import Run, flat, load, load_all
 
@@ -50,6 +50,7 @@ def html(runs: Sequence[Run]) -> str:
         differing=differing(runs),
         software=_software(runs),
         figures=figure_table(runs),
+        averages=dict.fromkeys(filter(None, (macro_text(run.metrics) for run in runs))),
         units=_UNITS,
         confusions=[_confusion(run) for run in runs],
         style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),  # noqa: S704
@@ -70,6 +71,7 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
                 "seconds": run.seconds,
                 "steps": run.history.step,
                 "figures": run.figures,
+                "macro_average": run.metrics.get("macro_average"),
                 "confusion_matrix": run.confusion,
                 "ranks": run.by_rank(),
                 "restarts": run.history.num_restarts,

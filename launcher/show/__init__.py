@@ -21,7 +21,7 @@ from launcher import rundir
 from launcher.doctor import Finding
 from launcher.errors import EXIT_OK
 from launcher.explain import Lang, Report, language, render_text
-from launcher.history import History, stragglers
+from launcher.history import History, macro_text, stragglers
 from launcher.memory import SPEED_SOURCES, Row
 from launcher.plan import Plan
 from launcher.predict import Bad, Feed
@@ -38,6 +38,8 @@ class _Console(Console):
         """rich would end the program here; whoever started it knows what a reader that left means."""
         raise BrokenPipeError
 
+
+MAX_LABELS_SHOWN = 12
 
 out = _Console(highlight=False, soft_wrap=True)
 err = _Console(stderr=True, highlight=False, soft_wrap=True)
@@ -100,6 +102,8 @@ class View:
             failure(outcome.failure, explained)
         elif outcome.exit_code == EXIT_OK and outcome.metrics:
             out.print(_epochs(outcome.metrics) if "epochs" in outcome.metrics else Text(_figures(outcome.metrics)))
+            if averaged := macro_text(outcome.metrics):
+                out.print(Text(averaged))
             matrix = outcome.metrics.get("final", {}).get("confusion_matrix")
             if matrix:
                 out.print(_confusion(matrix))
@@ -308,6 +312,7 @@ def _data_lines(data: Mapping[str, Any]) -> list[str]:
             lines.append(
                 f"{name:<10} {split['rows']:,} rows, {split['mean_tokens']} tokens on average, longest {split['max_tokens']}{cut}"
             )
+            lines += _label_line(split.get("label_counts") or (), data.get("label_names") or ())
     sample = data.get("sample")
     if sample:
         names = data.get("label_names") or []
@@ -320,6 +325,19 @@ def _data_lines(data: Mapping[str, Any]) -> list[str]:
             f"           {len(sample['input_ids'])} ids: {ids}",
         ]
     return lines
+
+
+def _label_line(counts: Sequence[int], names: Sequence[str]) -> list[str]:
+    """How many rows each label has; of many labels the first, and those with the most and the fewest rows."""
+    if not counts:
+        return []
+    named = [str(names[i]) if i < len(names) else str(i) for i in range(len(counts))]
+    if len(counts) <= MAX_LABELS_SHOWN:
+        return ["           labels: " + ", ".join(f"{n} {count:,}" for n, count in zip(named, counts, strict=True))]
+    most, fewest = (max(counts), min(counts))
+    ends = f"most {named[counts.index(most)]} {most:,}, fewest {named[counts.index(fewest)]} {fewest:,}"
+    absent = sum(not count for count in counts)
+    return [f"           {len(counts)} labels: {ends}" + (f", {absent} without rows" if absent else "")]
 
 
 def dry_run(

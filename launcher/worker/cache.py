@@ -120,14 +120,19 @@ def _made(target: Path, make: Callable[[Path], Any]) -> Any:
     _make_folder(target.parent)
     _remove_leftovers(target.parent, target.name)
     partial = target.with_name(target.name + _PARTIAL)
-    partial.mkdir()
+    _make_folder(partial)
     try:
-        facts = make(partial)
+        with _open_umask():
+            facts = make(partial)
         _open_to_others(partial)
         files = sorted(path for path in partial.rglob("*") if path.is_file())
         with ThreadPoolExecutor(_threads()) as pool:
             rows = list(pool.map(_on_disk, files))
-        record = {"format": FORMAT, "files": {str(p.relative_to(partial)): row for p, row in zip(files, rows, strict=True)}, "facts": facts}  # fmt: skip
+        record = {
+            "format": FORMAT,
+            "files": {str(p.relative_to(partial)): row for p, row in zip(files, rows, strict=True)},
+            "facts": facts,
+        }
         rundir.write_json(partial / RECORD, record | {"digest": _digest(record)})
         _open_to_others(partial)
         for path in [partial, *(p for p in partial.rglob("*") if p.is_dir())]:
@@ -231,6 +236,16 @@ def _make_folder(path: Path) -> None:
             with suppress(FileExistsError):
                 one.mkdir()
                 one.chmod(_permissions() & 0o2777)
+
+
+@contextmanager
+def _open_umask() -> Iterator[None]:
+    """Of a preparation, so that another user of the cache can remove what it leaves when it is killed."""
+    before = os.umask(0o777 & ~_permissions())
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _open_to_others(entry: Path) -> None:

@@ -59,7 +59,9 @@ class Numbered:
         return tuple(np.bincount(self.labels[name], minlength=len(self.names)).tolist())
 
 
-def number(columns: Mapping[str, Column], *, names: Sequence[str] | None, num_labels: int, trained: bool = False) -> Numbered:  # fmt: skip
+def number(
+    columns: Mapping[str, Column], *, names: Sequence[str] | None, num_labels: int, trained: bool = False
+) -> Numbered:
     """Number the labels of all splits alike.
 
     Args:
@@ -136,8 +138,10 @@ def _plain(column: Column) -> pa.ChunkedArray:
         return values.cast(pa.int64())
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return values.cast(pa.large_string())
-    raise LaunchError(f"{column.where} is {kind}, not numbers or names of labels",
-                      hint="a row has one label: a whole number, or a text")  # fmt: skip
+    raise LaunchError(
+        f"{column.where} is {kind}, not numbers or names of labels",
+        hint="a row has one label: a whole number, or a text",
+    )
 
 
 def _from_floats(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -146,8 +150,10 @@ def _from_floats(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
     if pc.all(is_whole).as_py():
         return values.cast(pa.int64())
     row = pc.index(is_whole, False).as_py()
-    raise LaunchError(f"{column.at(row)} is float64, not whole numbers: {values[row].as_py()}",
-                      hint="labels are trained here and no scores: make classes of them, as whole numbers from 0")  # fmt: skip
+    raise LaunchError(
+        f"{column.at(row)} is float64, not whole numbers: {values[row].as_py()}",
+        hint="labels are trained here and no scores: make classes of them, as whole numbers from 0",
+    )
 
 
 def missing(at: str, written: str | None, name: str, count: int) -> LaunchError:
@@ -155,8 +161,10 @@ def missing(at: str, written: str | None, name: str, count: int) -> LaunchError:
     rows = f" ({count} such rows)" if count > 1 else ""
     if written is None:
         return LaunchError(f"{at} has no {name!r}{rows}", hint="remove these rows from the data")
-    return LaunchError(f"{at} has {written!r} as its {name!r}, which CSV reads as a missing value{rows}",
-                       hint="remove these rows; or write the data as JSON lines (data.path=json), where it is a text")  # fmt: skip
+    return LaunchError(
+        f"{at} has {written!r} as its {name!r}, which CSV reads as a missing value{rows}",
+        hint="remove these rows; or write the data as JSON lines (data.path=json), where it is a text",
+    )
 
 
 def _is_text(values: pa.ChunkedArray) -> bool:
@@ -210,8 +218,10 @@ def _found(
     texts = [name for name, part in parts.items() if _is_text(part)]
     if texts and len(texts) < len(parts):
         value = parts[texts[0]][0].as_py()
-        raise LaunchError(f"{columns[texts[0]].at(0)} holds the text {value!r}, and the other split has numbers",
-                          hint="write both alike")  # fmt: skip
+        raise LaunchError(
+            f"{columns[texts[0]].at(0)} holds the text {value!r}, and the other split has numbers",
+            hint="write both alike",
+        )
     found: list[Any] = sorted({v for part in parts.values() for v in pc.unique(part).to_pylist()})
     if not texts and (found[0] < 0 or found[-1] < num_labels):  # in order already, or refused with its row
         return plain, ()
@@ -226,7 +236,7 @@ def _found(
     elif len(names) > MAX_LISTED:
         hint = "check that data.label is the column with the label"
     else:
-        more = f", or name all {num_labels} labels in model.label_names" if len(names) < num_labels else ""
+        more = f" (or name all {num_labels} labels in model.label_names)" if len(names) < num_labels else ""
         hint = f"set model.num_labels={len(names)}{more}"
     at, what = _first_outside(columns, parts, num_labels)
     there = f"{len(names)} different label{'s are' if len(names) > 1 else ' is'} there: {shown}"
@@ -258,8 +268,10 @@ def _unknown(column: Column, values: pa.ChunkedArray, rows: np.ndarray, order: _
     row = int(rows[0])
     value, more = values[row].as_py(), f" ({len(rows)} such rows)" if len(rows) > 1 else ""
     if value == _UNLABELLED and len(rows) == len(values):
-        return LaunchError(f"{column.where} has label -1 in every row, which marks rows without a label: this split has no labels",
-                           hint=column.no_labels_hint)  # fmt: skip
+        return LaunchError(
+            f"{column.where} has label -1 in every row, which marks rows without a label: this split has no labels",
+            hint=column.no_labels_hint,
+        )
     hint = order.fix()
     if value == _UNLABELLED:
         what = "label -1, which marks rows without a label"
@@ -291,7 +303,7 @@ def notes(numbered: Numbered, columns: Mapping[str, Column]) -> list[str]:
         if absent:
             verb = f"{_called(absent, numbered.names)} never occur{'s' if len(absent) == 1 else ''}"
             what = (
-                "nothing is learned of it"
+                f"nothing is learned of {'them' if len(absent) > 1 else 'it'}"
                 if name == "train"
                 else "macro averages leave out what is never predicted either"
             )
@@ -300,8 +312,10 @@ def notes(numbered: Numbered, columns: Mapping[str, Column]) -> list[str]:
         new = [i for i, count in enumerate(counts["eval"]) if count and not counts["train"][i]]
         if new:
             rows = sum(counts["eval"][i] for i in new)
-            found.append(f"{rows} row{'s' if rows > 1 else ''} of split {columns['eval'].split!r} have label"
-                         f" {_called(new, numbered.names)}, which no training row has")  # fmt: skip
+            found.append(
+                f"{rows} row{'s' if rows > 1 else ''} of split {columns['eval'].split!r} have label"
+                f" {_called(new, numbered.names)}, which no training row has"
+            )
     return found
 
 

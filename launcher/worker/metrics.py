@@ -48,6 +48,11 @@ class Predictions:
         """The mean over rows, each counted once, whatever batches they came in."""
         return float(self.losses.mean(dtype=np.float64))
 
+    def macro_facts(self, *, num_labels: int) -> dict[str, Any]:
+        """Of metrics.json: which labels precision, recall and f1 are averaged over, and how many others there are."""
+        labels = np.union1d(self.labels, self.predicted)
+        return {"macro_average": {"labels": labels.tolist(), "num_labels": num_labels}}
+
     def lines(self) -> Iterable[str]:
         """predictions.jsonl: a line a row, in dataset order."""
         for index, (label, prediction) in enumerate(zip(self.labels, self.predicted, strict=True)):
@@ -58,7 +63,8 @@ def compute(names: Sequence[str], predictions: Predictions, *, num_labels: int) 
     """The named figures.
 
     Args:
-        names: of accuracy, precision, recall, f1 (the last three averaged over classes, each class alike), mae
+        names: of accuracy, precision, recall, f1 (the last three averaged over
+            the labels that occur or were predicted, each alike, as scikit-learn does), mae
             (|prediction - label| for labels in an order) and confusion_matrix (rows are true labels).
         predictions: every row once.
         num_labels: labels are 0..num_labels-1; a class without rows still has its row and column.

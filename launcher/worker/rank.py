@@ -114,7 +114,8 @@ def _evaluate(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
         assert trainer.predictions is not None and plan.use is not None
         final = _plain(trainer.figures)
         rundir.write_text(run.predictions_path, "".join(trainer.predictions.lines()))
-        rundir.write_json(run.metrics_path, {**_facts(plan), "checkpoint": prepared.weights, "final": final})
+        facts = _facts(plan) | trainer.predictions.macro_facts(num_labels=trainer.num_labels)
+        rundir.write_json(run.metrics_path, {**facts, "checkpoint": prepared.weights, "final": final})
         _end(events, final)
 
 
@@ -130,7 +131,8 @@ def _begin(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> tuple[data.Prep
     prepared = data.prepared_for(plan, run)
     for text in prepared.notes:
         events.emit("note", text=text)
-    events.emit("start", **_facts(plan))
+    counts = {k: split.label_counts for k in ("train", "eval") if (split := getattr(prepared, k)) is not None}
+    events.emit("start", **_facts(plan), label_counts=counts)
     return prepared, events
 
 
@@ -203,8 +205,10 @@ def _plain(figures: dict[str, Any]) -> dict[str, Any]:
 def _write_results(
     plan: Plan, run: RunDir, trainer: RecipeTrainer, progress: Progress, final: dict[str, Any], train: dict[str, Any]
 ) -> None:
+    facts = _facts(plan)
     if trainer.predictions is not None:
         rundir.write_text(run.predictions_path, "".join(trainer.predictions.lines()))
+        facts |= trainer.predictions.macro_facts(num_labels=trainer.num_labels)
     state = trainer.state
     figures = {
         "global_step": state.global_step,
@@ -213,4 +217,4 @@ def _write_results(
         "total_flos": state.total_flos,
         "epoch": state.epoch,
     }
-    rundir.write_json(run.metrics_path, {**_facts(plan), "epochs": progress.epochs, "final": final, "train": figures})
+    rundir.write_json(run.metrics_path, {**facts, "epochs": progress.epochs, "final": final, "train": figures})

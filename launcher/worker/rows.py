@@ -21,9 +21,18 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _BUILDERS = frozenset({"json", "csv", "parquet", "text", "arrow"})
-_READER = {".csv": "csv", ".tsv": "csv", ".tab": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet",
-           ".txt": "text", ".arrow": "arrow"}  # fmt: skip
+_READER = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".tab": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".parquet": "parquet",
+    ".txt": "text",
+    ".arrow": "arrow",
+}
 _TABS = frozenset({".tsv", ".tab"})
+_SHEETS = frozenset({".xlsx", ".xls", ".ods"})
 _COMPRESSED = frozenset({".gz", ".bz2", ".xz", ".zst", ".zip"})
 _ENCODINGS = ("gb18030", "big5", "cp1252")
 """What text that is not UTF-8 is tried as, the strictest first; cp1252 takes nearly everything."""
@@ -96,8 +105,12 @@ def _load(recipe: RecipeSpec, split: Split) -> Dataset:
     path, files = str(Path(data.path).expanduser()) if data.path.startswith("~") else data.path, _files(recipe, split)
     if path in _BUILDERS and files is None and data.data_dir is None:
         # The builder would take every file below the current folder.
-        raise LaunchError(f"data.path {data.path!r} says how files are read, but not which",
-                          hint="add data.data_files.train=FILE and data.data_files.test=FILE")  # fmt: skip
+        raise LaunchError(
+            f"data.path {data.path!r} says how files are read, but not which",
+            hint="add data.data_files.train=FILE and data.data_files.test=FILE",
+        )
+    if sheet := next((one for one in _local(recipe, split) if _ending(str(one)) in _SHEETS), None):
+        raise LaunchError(f"{sheet}: is a spreadsheet and no text", hint="save it as CSV in UTF-8")
     if path not in _BUILDERS and Path(path).is_file():
         raise _plain_file(path)
     if (saved := _saved(Path(path))) and files is None:
@@ -157,8 +170,10 @@ def _by_name(recipe: RecipeSpec, split: Split) -> dict[str, Any]:
         return {}
     ends = {_ending(name) for name in _names(_files(recipe, split))}
     if len(ends & _TABS) and len(ends - _TABS):
-        raise LaunchError(f"{where(recipe, split)}: files with tabs and files with commas are read apart",
-                          hint="name files of one kind for a split")  # fmt: skip
+        raise LaunchError(
+            f"{where(recipe, split)}: files with tabs and files with commas are read apart",
+            hint="name files of one kind for a split",
+        )
     return {"delimiter": "\t"} if ends & _TABS else {}
 
 
@@ -192,8 +207,10 @@ def _no_rows(recipe: RecipeSpec, split: Split) -> LaunchError:
 def _plain_file(path: str) -> LaunchError:
     reader = _READER.get(_ending(path))
     if reader is None:
-        return LaunchError(f"data.path {path!r} is a file of a kind that is not read",
-                           hint="save it as JSON lines, CSV in UTF-8 or Parquet, and name it as data.data_files")  # fmt: skip
+        return LaunchError(
+            f"data.path {path!r} is a file of a kind that is not read",
+            hint="save it as JSON lines, CSV in UTF-8 or Parquet, and name it as data.data_files",
+        )
     return LaunchError(
         f"data.path {path!r} is a file; data.path says how files are read, and data.data_files which",
         hint=f"set data.path={reader} {shlex.quote('data.data_files=' + path)} {_cut()}; or data.path={reader}"
@@ -247,8 +264,10 @@ def _header_problem(recipe: RecipeSpec, split: Split, names: list[str]) -> tuple
         return f"its columns are separated by {found[0]!r}", "save it with commas, or as .tsv with tabs"
     if any(re.fullmatch(r"\s*-?\d+(\.\d+)?\s*|.{60,}|(\S+\s+){4,}.*", name) for name in names):
         line = ("\t" if tabs else ",").join(_likely(recipe, names))
-        return ("its first line is a row and no names of columns: " + ", ".join(n[:40] for n in names),
-                f"add a first line with the names, such as {line!r}")  # fmt: skip
+        return (
+            "its first line is a row and no names of columns: " + ", ".join(n[:40] for n in names),
+            f"add a first line with the names, such as {line!r}",
+        )
     return None
 
 
@@ -297,8 +316,11 @@ def _no_text(path: Path) -> tuple[str, str] | None:
         encoding = next((one for one in tried if _decodes(content, one)), "ENCODING")
         new = path.with_name(f"{path.stem}.utf8{path.suffix}")
         words = shlex.join(["iconv", "-f", encoding.upper(), "-t", "UTF-8", str(path)])
-        return (f"is not UTF-8 at byte {error.start}" + ("" if encoding == "ENCODING" else f"; it may be {encoding.upper()}"),
-                f"{words} > {shlex.quote(str(new))}, and name that file")  # fmt: skip
+        return (
+            f"is not UTF-8 at byte {error.start}"
+            + ("" if encoding == "ENCODING" else f"; it may be {encoding.upper()}"),
+            f"{words} > {shlex.quote(str(new))}, and name that file",
+        )
     return None
 
 

@@ -190,8 +190,10 @@ def label_names(recipe: RecipeSpec, weights: Trained, config: Any) -> tuple[str,
         named = tuple(str(name) for _, name in sorted((config.id2label or {}).items())) if heads else ()
         known = () if all(re.fullmatch(r"LABEL_\d+", name) for name in named) or weights.base is not None else named
     if given is not None and given != known and set(given) == set(known):
-        raise LaunchError(f"model.label_names has the labels in another order than {weights.folder}",
-                          hint=f"write them as {', '.join(known)}, or leave model.label_names out")  # fmt: skip
+        raise LaunchError(
+            f"model.label_names has the labels in another order than {weights.folder}",
+            hint=f"write them as {', '.join(known)}, or leave model.label_names out",
+        )
     return given or known or None
 
 

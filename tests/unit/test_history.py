@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from launcher.history import Curve, History, stragglers
+from launcher.history import Curve, History, macro_text, stragglers
 
 
 def log(step, loss, time=0.0):
@@ -119,3 +119,24 @@ def test_a_curve_of_any_length_is_as_many_means():
     assert 4 == curve.length
     assert [1.5, 5.5] == curve.means[:2]
     assert pytest.approx(99 * 100 / 2) == sum(total for total, _ in curve._sums)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        (
+            {"final": {"f1": 1.0, "accuracy": 1.0}, "macro_average": {"labels": [0], "num_labels": 5}},
+            "f1: macro average over 1 of 5 labels; labels that neither occur nor are predicted do not count",
+        ),
+        (
+            {"final": {"recall": 1.0, "f1": 1.0}, "macro_average": {"labels": [0, 1], "num_labels": 2}},
+            "recall, f1: macro average over 2 of 2 labels",
+        ),
+        ({"final": {"accuracy": 1.0}, "macro_average": {"labels": [0], "num_labels": 5}}, ""),
+        ({"final": {"f1": 1.0}}, ""),
+        ({"final": [], "macro_average": 3}, ""),
+    ],
+)
+def test_macro_averages_say_which_labels_count(metrics, said: str):
+    """Of metrics.json, be it of an older version or odd."""
+    assert said == macro_text(metrics)

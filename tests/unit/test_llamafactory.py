@@ -18,6 +18,12 @@ ROWS = [
     for text, label in [("Cold soup.", "bad"), ("Warm welcome.", "good"), ("Never again.", "bad")]
 ]
 
+WRITTEN = [
+    {"instruction": f"Question {i}", "input": f"{i}", "output": "I do not know." if i < 5 else f"Answer {i}."}
+    for i in range(12)
+]
+"""Free text whose answers are partly alike, and whose two columns both differ, which is not the first thing to say."""
+
 FULL: dict[str, Any] = {
     "model_name_or_path": "org/chat-8b",
     "trust_remote_code": True,
@@ -96,7 +102,7 @@ def test_a_full_fine_tuning_keeps_what_maps(job, tmp_path: Path):
         recipe.parallel.strategy, recipe.parallel.precision, recipe.parallel.global_batch_size, recipe.parallel.micro_batch_size,
     )  # fmt: skip
     assert {
-        "logging_steps": 5, "save_steps": 200, "learning_rate": 2e-5, "num_train_epochs": 2.0, "lr_scheduler_type": "cosine",
+        "logging_steps": 5, "save_strategy": "steps", "save_steps": 200, "learning_rate": 2e-5, "num_train_epochs": 2.0, "lr_scheduler_type": "cosine",
         "warmup_steps": 0.1, "ddp_timeout": 180000000, "eval_strategy": "steps", "eval_steps": 200,
         "gradient_checkpointing": True, "report_to": "none",
     } == recipe.training  # fmt: skip
@@ -296,11 +302,30 @@ def test_what_cannot_become_a_recipe_is_refused_with_its_line(job, changes: dict
             {},
             "100 different responses",
         ),
+        (
+            [{"instruction": f"Q{i}", "input": "x", "output": f"A{i}"} for i in range(5)],
+            {},
+            "5 different responses in 5 rows, 5 of them once",
+        ),
+        (WRITTEN, {}, "8 different responses in 12 rows, 7 of them once"),
+        ([{**row, "output": "A long answer. " * 9} for row in ROWS * 2], {}, "a response is a text: 'A long"),
+        ([{**row, "output": "First.\nSecond."} for row in ROWS * 2], {}, "a response is a text: 'First"),
+        ([{**row, "output": "bad"} for row in ROWS], {}, "every row has the response 'bad'"),
         ([{**row, "instruction": f"Question {i}"} for i, row in enumerate(ROWS)], {}, "differ both in"),
         (ROWS, {"file_name": "reviews.json", "formatting": "sharegpt"}, "are conversations"),
         (ROWS, {"file_name": "gone.json"}, "no such file"),
     ],
-    ids=["generation", "two columns", "sharegpt", "missing file"],
+    ids=[
+        "generation",
+        "few rows",
+        "some answers alike",
+        "long answers",
+        "lines",
+        "one label",
+        "two columns",
+        "sharegpt",
+        "missing file",
+    ],
 )
 def test_data_that_are_no_labels_are_refused(job, rows, entry, said: str):
     with pytest.raises(LaunchError, match=said):
@@ -370,8 +395,12 @@ def test_an_odd_dataset_info_is_refused(job, tmp_path: Path, info: str, said: st
 
 @pytest.mark.parametrize(
     ("rows", "said"),
-    [('{"a": 1}', "row 1 has no"), ("5", "row 1 is no JSON object"), ('[{"instruction": ["a"], "output": "b"}]', "is not text")],
-)  # fmt: skip
+    [
+        ('{"a": 1}', "row 1 has no"),
+        ("5", "row 1 is no JSON object"),
+        ('[{"instruction": ["a"], "output": "b"}]', "is not text"),
+    ],
+)
 def test_odd_rows_are_refused(job, tmp_path: Path, rows: str, said: str):
     path = job()
     (tmp_path / "data" / "reviews.json").write_text(rows)
@@ -391,3 +420,109 @@ def test_a_missing_file_is_no_recipe(tmp_path: Path):
     with pytest.raises(LaunchError, match="no such file") as caught:
         llamafactory.convert(tmp_path / "none.yaml", nproc=1, task="causal-lm")
     assert "name a training file" == caught.value.hint
+
+
+def test_labels_that_are_named_must_be_the_datas(job, tmp_path: Path):
+    """A response that --labels does not name is refused with its row; a label that no row has is listed."""
+    with pytest.raises(LaunchError, match="row 2 has the response 'good', which --labels does not name"):
+        llamafactory.convert(job(), nproc=1, task="causal-lm", labels=("bad", "fine"))
+    recipe, made = loaded(job(), tmp_path, labels=("bad", "good", "odd"))
+
+    assert ("bad", "good", "odd") == recipe.model.label_names
+    assert any("no row of reviews has the label 'odd'" in x.reason for x in made.left)
+
+
+def test_few_rows_are_labels_where_they_are_named(job, tmp_path: Path):
+    """Two rows with two responses may be either; --labels says which."""
+    path = job({"val_size": "drop", "eval_strategy": "drop"}, ROWS[:2])
+    with pytest.raises(LaunchError, match="to write") as caught:
+        llamafactory.convert(path, nproc=1, task="causal-lm")
+
+    assert "--labels" in caught.value.hint
+    assert ("bad", "good") == loaded(path, tmp_path, labels=("bad", "good"))[0].model.label_names
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("quantization_bit", 4),
+        ("quantization_bit", 8),
+        ("adapter_name_or_path", "saves/lora"),
+        ("packing", True),
+        ("neat_packing", True),
+        ("train_on_prompt", True),
+        ("use_galore", True),
+        ("loraplus_lr_ratio", 16.0),
+        ("pissa_init", True),
+        ("rope_scaling", "linear"),
+        ("pure_bf16", True),
+        ("resume_from_checkpoint", "saves/checkpoint-5"),
+        ("new_special_tokens", "<a>"),
+        ("mix_strategy", "interleave_under"),
+        ("freeze_trainable_layers", 2),
+    ],
+)
+def test_a_key_that_changes_what_is_learned_is_kept_or_refused(job, key: str, value: Any):
+    """With its line and the way on, which is to leave it out; what is off is no obstacle."""
+    path = job({key: value})
+    with pytest.raises(LaunchError, match=f"{key}: .* changes what is learned") as caught:
+        llamafactory.convert(path, nproc=1, task="causal-lm")
+    line = int(caught.value.what.removeprefix(f"{path}:").partition(":")[0])
+
+    assert path.read_text().splitlines()[line - 1].startswith(f"{key}:")
+    assert "remove that line" in caught.value.hint
+    llamafactory.convert(
+        job({key: None if key in ("quantization_bit", "mix_strategy") else False}), nproc=1, task="causal-lm"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"save_steps": 200}, {"save_strategy": "steps", "save_steps": 200}),
+        ({"save_steps": "drop"}, {"save_strategy": "steps", "save_steps": 500}),
+        ({"save_steps": 200, "save_strategy": "epoch"}, {"save_strategy": "epoch"}),
+        ({"save_steps": "drop", "save_strategy": False}, {"save_strategy": "no"}),
+        ({"warmup_ratio": 0.1, "warmup_steps": 20}, {"warmup_steps": 20, "save_steps": 200}),
+        ({"warmup_ratio": 0.1, "warmup_steps": 0}, {"warmup_steps": 0.1, "save_steps": 200}),
+    ],
+)
+def test_schedules_are_transformers_own(job, tmp_path: Path, given: dict[str, Any], expected: dict[str, Any]):
+    """save_steps alone saves by steps there, and every 500 where nothing is said; a warmup in steps goes before a share."""
+    recipe, _ = loaded(job(given), tmp_path)
+
+    found = {k: v for k, v in recipe.training.items() if k.startswith(("save_s", "warmup"))}
+    assert expected.items() <= found.items()
+    assert ("save_steps" in expected) == ("save_steps" in found)
+
+
+@pytest.mark.parametrize(
+    "section", [{"optimizer": {"type": "SGD"}}, {"gradient_clipping": 0.3}, {"scheduler": {"type": "WarmupLR"}}]
+)
+def test_a_deepspeed_file_that_changes_what_is_learned_is_refused(job, tmp_path: Path, section: dict[str, Any]):
+    """Unless it leaves those to the training file by `auto`."""
+    (tmp_path / "own.json").write_text(json.dumps({"zero_optimization": {"stage": 2}, **section}))
+    with pytest.raises(LaunchError, match=f"{next(iter(section))} changes what is learned"):
+        llamafactory.convert(job({"deepspeed": "own.json"}), nproc=1, task="causal-lm")
+    (tmp_path / "own.json").write_text(json.dumps({"zero_optimization": {"stage": 2}, next(iter(section)): "auto"}))
+
+    assert "zero2" == loaded(job({"deepspeed": "own.json"}), tmp_path)[0].parallel.strategy
+
+
+def test_earlier_turns_are_refused_with_their_row(job):
+    """They are part of what the model reads; a column without any is listed."""
+    columns = {"prompt": "instruction", "query": "input", "response": "output", "history": "history"}
+    entry = {"file_name": "reviews.json", "columns": columns}
+    turns = [{**row, "history": [["a", "b"]] if i == 1 else []} for i, row in enumerate(ROWS)]
+
+    with pytest.raises(LaunchError, match="row 2 has earlier turns in 'history'"):
+        llamafactory.convert(job({}, turns, **entry), nproc=1, task="causal-lm")
+    llamafactory.convert(job({}, [{**row, "history": []} for row in turns], **entry), nproc=1, task="causal-lm")
+
+
+def test_no_reading_of_a_value_is_silent(job, tmp_path: Path):
+    """An attention that is not known, and rows held out twice."""
+    path = job({"flash_attn": "fa9", "eval_dataset": "reviews"})
+    _, made = loaded(path, tmp_path)
+
+    assert {"flash_attn", "val_size"} <= {x.key for x in made.left}

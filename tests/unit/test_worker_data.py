@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from transformers import AutoTokenizer
 
@@ -16,7 +20,7 @@ from launcher import plan, spec
 from launcher.cluster.model import Cluster
 from launcher.errors import EXIT_USER, LaunchError
 from launcher.rundir import RunDir
-from launcher.worker import data
+from launcher.worker import data, weights
 from launcher.worker import model as models
 
 REPO = Path(__file__).resolve().parent.parent.parent
@@ -153,6 +157,54 @@ def test_a_text_without_tokens_still_has_something_to_pool(prepare, tmp_path):
     assert 1 == min(data.lengths(data.open_split(prepared.train)))
 
 
+# -- the cache
+
+
+def test_damaged_tokens_are_made_again_and_it_is_said(prepare, tmp_path):
+    """A flipped bit would train on other tokens; ranks that other launchers start look too."""
+    first = prepare()
+    file = next(Path(first.train.path).glob("*.arrow"))
+    data_before = file.read_bytes()
+    file.write_bytes(data_before[:900] + bytes([data_before[900] ^ 1]) + data_before[901:])
+
+    assert not first.is_whole()
+    second = prepare()
+
+    assert [note for note in second.notes if "was damaged" in note and first.train.path in note]
+    assert data_before == file.read_bytes()
+    assert second.is_whole()
+    assert not [note for note in prepare().notes if "damaged" in note]
+
+
+def key(texts: list[str], numbers: list[int] | None = None) -> str:
+    column = pa.chunked_array([pa.array(texts)])
+    return data._content_key(column, np.array(numbers or [0] * len(texts), dtype=np.int64))
+
+
+def test_different_rows_never_have_one_key(monkeypatch):
+    """A NUL in a text, where one batch ends and the next begins, and labels beside lengths."""
+    monkeypatch.setattr(data, "_KEY_ROWS", 2)
+    columns = [
+        ["a", "b"],
+        ["a\0b"],
+        ["a\0", "b"],
+        ["a", "\0b"],
+        ["ab", ""],
+        ["", "ab"],
+        ["ab"],
+        ["a", "b", "c", "d"],
+        ["a", "bc", "", "d"],
+        ["a", "b", "cd", ""],
+        ["a", "b", "", "cd"],
+        ["ab", "", "c", "d"],
+    ]
+
+    assert len(columns) == len(set(map(key, columns)))
+    assert key(["a", "b"], [0, 1]) != key(["a", "b"], [1, 0])
+    assert key(["a"], [1]) != key(["a" * 1], [256])
+    assert key(["a", "b"]) == data._content_key(pa.chunked_array([["a"], ["b"]]), np.zeros(2, np.int64))
+
+
 # -- causal-lm
 
 
@@ -199,6 +251,202 @@ def test_a_system_message_that_the_template_refuses_is_explained(prepare, tmp_pa
 
     assert "no system role" in error.what
     assert "data.prompt" in error.hint
+
+
+# -- labels
+
+
+def test_labels_are_counted_and_doubts_are_told(prepare):
+    """Rows of each label are a fact of each split; rows to evaluate that were trained on are counted."""
+    prepared = prepare(rows=ROWS[:7], test=[ROWS[0], {"text": "new", "label": 1}])
+
+    assert (2, 2, 1, 1, 1) == prepared.train.label_counts
+    assert (1, 1, 0, 0, 0) == prepared.eval.label_counts
+    assert any("1 of 2 evaluation rows have the text of a training row" in note for note in prepared.notes)
+    assert any("split 'test': labels 2 to 4 never occur" in note for note in prepared.notes)
+
+
+def test_ratings_from_1_are_numbered_alike_in_both_splits(prepare):
+    """1 to 5 become 0 to 4, under their own names, and a note says so."""
+    rated = [{**row, "label": row["label"] + 1} for row in ROWS]
+
+    prepared = prepare(rows=rated, test=rated[2:4])
+
+    assert [r["label"] for r in ROWS] == data.open_split(prepared.train)["labels"][:]
+    assert [2, 3] == data.open_split(prepared.eval)["labels"][:]
+    assert tuple("12345") == prepared.label_names
+    assert any("numbered in order: 1 is 0" in note for note in prepared.notes)
+
+
+@pytest.mark.parametrize(
+    ("test", "said"),
+    [
+        ([{"text": "x"}], "no column 'label' in split 'test', which has text: this split has no labels"),
+        ([{"text": "x", "label": None}], "is empty in every row: this split has no labels"),
+        ([{"text": "x", "label": -1}, {"text": "y", "label": -1}], "which marks rows without a label"),
+    ],
+)
+def test_an_evaluation_split_without_labels_names_the_ways_out(prepare, test, said):
+    """Another split, or none; and none works."""
+    error = refused(prepare, test=test)
+
+    assert said in error.what
+    assert "data.eval.split" in error.hint
+    assert prepare(*overrides(error.hint), test=test).eval is None
+
+
+def overrides(hint: str) -> list[str]:
+    """The recipe words of a hint, up to the first `or` between ways out."""
+    words = shlex.split(hint.partition("; or ")[0].replace(",", " ").replace(";", " "))
+    return [word for word in words if word.startswith(("data.", "model.")) and "=" in word]
+
+
+def test_label_names_of_the_weights_go_before_the_rows(tmp_path):
+    """A run's own names order the labels; the same names in another order are refused."""
+    (tmp_path / "ascend_launch.json").write_text(json.dumps({"recipe": {"model": {"label_names": ["1", "2", "3"]}}}))
+    trained, config = (
+        weights.Trained(tmp_path, None),
+        Mock(architectures=["XForSequenceClassification"], id2label={0: "a"}),
+    )
+
+    def recipe(names: list[str] | None) -> spec.RecipeSpec:
+        model = spec.Model(name="m", num_labels=3, label_names=names and tuple(names))
+        return spec.RecipeSpec(model=model, data=spec.Data(path="json"))
+
+    assert ("1", "2", "3") == weights.label_names(recipe(None), trained, config)
+    assert ("a", "b", "c") == weights.label_names(recipe(["a", "b", "c"]), trained, config)
+    with pytest.raises(LaunchError, match="in another order"):
+        weights.label_names(recipe(["3", "2", "1"]), trained, config)
+    (tmp_path / "ascend_launch.json").unlink()
+    config.id2label = {1: "b", 0: "a"}
+    assert ("a", "b") == weights.label_names(recipe(None), trained, config)
+    config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
+    assert weights.label_names(recipe(None), trained, config) is None
+
+
+# -- files
+
+TABLE = "".join(f"{row['text'].strip()},{row['label']}\n" for row in ROWS)
+
+
+@pytest.fixture
+def csv(prepare, tmp_path: Path) -> Callable[..., data.Prepared]:
+    """Prepare one CSV file's content as training and test split."""
+
+    def run(content: str | bytes, *words: str, name: str = "mails.csv") -> data.Prepared:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return prepare("data.path=csv", f"data.data_files={{train: {path}, test: {path}}}", *words)
+
+    return run
+
+
+def test_tabs_part_the_columns_of_a_tsv_file(csv):
+    """By its name; commas stay in the text."""
+    table = "sentence\tlabel\n" + "".join(f"good, row {i}\t{i % 5}\n" for i in range(10))
+
+    assert "good, row 9" == csv(table, "data.text=sentence", name="mails.tsv").sample["text"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said", "fix"),
+    [
+        (
+            "text,label\n" + TABLE + "NA,1\nnull,2\n",
+            r"mails.csv:42: row 40 of split 'train' has 'NA' as its 'text', which CSV reads as a missing value (2 such rows)",
+            "JSON lines",
+        ),
+        ('text,label\n"two\nlines",1\n,1\n' + TABLE, "mails.csv:4: row 1 of split 'train' has no 'text'", "remove"),
+        (
+            "text,label\n" + TABLE + "x,None\n",
+            "mails.csv:42: row 40 of split 'train' has 'None' as its 'label', which CSV",
+            "remove",
+        ),
+        ("text,label\n" + TABLE + "x,\n", "mails.csv:42: row 40 of split 'train' has no 'label'", "remove"),
+        (
+            "text,label\n" + TABLE + "x,7\n",
+            "mails.csv:42: row 40 of split 'train': column 'label' has label 7",
+            "num_labels=6",
+        ),
+        (TABLE, "its first line is a row and no names of columns", "'text,label'"),
+        ("text\tlabel\n" + TABLE.replace(",", "\t"), "its columns are separated by tabs", ".tsv"),
+        ("text;label\n" + TABLE.replace(",", ";"), "its columns are separated by ';'", "commas"),
+        (
+            ("text,label\n" + TABLE + "这家店的汤很好喝,1\n").encode("gbk"),
+            "mails.csv: is not UTF-8 at byte",
+            "iconv -f GB18030 -t UTF-8",
+        ),
+        (("text,label\n" + TABLE).encode("utf-16"), "it may be UTF-16", "iconv -f UTF-16 -t UTF-8"),
+    ],
+    ids=["NA", "no text", "None", "no label", "label", "no header", "tabs", "semicolons", "GBK", "UTF-16"],
+)
+def test_what_is_wrong_with_a_file_is_named_with_its_line_and_the_way_out(csv, content, said: str, fix: str):
+    with pytest.raises(LaunchError) as caught:
+        csv(content)
+
+    assert said in caught.value.what
+    assert fix in caught.value.hint
+
+
+def test_the_printed_conversion_makes_a_file_that_is_read(csv, tmp_path):
+    """GBK, as Excel writes in China."""
+    with pytest.raises(LaunchError) as caught:
+        csv(("text,label\n" + TABLE + "这家店的汤很好喝,1\n").encode("gbk"))
+    command, _, _ = caught.value.hint.partition(", and name")
+    subprocess.run(command, shell=True, check=True)
+
+    prepared = csv((tmp_path / "mails.utf8.csv").read_bytes(), "data.train.limit=1")
+    assert 41 == prepared.eval.rows
+
+
+def test_a_plain_file_as_data_path_says_how_it_is_read(prepare, tmp_path):
+    """The printed words hold rows out of the one file, and work."""
+    (tmp_path / "mails.csv").write_text("text,label\n" + TABLE)
+    error = refused(prepare, f"data.path={tmp_path}/mails.csv", "data.data_files=null")
+
+    assert "mails.csv' is a file" in error.what
+    prepared = prepare(*overrides(error.hint))
+    assert (36, 4) == (prepared.train.rows, prepared.eval.rows)
+    (tmp_path / "mails.xlsx").write_bytes(b"PK")
+    assert "is a spreadsheet" in refused(prepare, f"data.data_files.train={tmp_path}/mails.xlsx").what
+    assert "of a kind that is not read" in refused(prepare, f"data.path={tmp_path}/mails.xlsx").what
+
+
+def test_one_file_without_a_test_split_names_the_ways_out(prepare, tmp_path):
+    """Rows held out of it, or no evaluation; a split of another name is offered."""
+    file = f"data.data_files={tmp_path}/train.jsonl"
+    error = refused(prepare, file)
+
+    assert "no split 'test'; there is train" in error.what
+    assert "data.eval=null" in error.hint
+    assert 4 == prepare(file, *(w for w in overrides(error.hint) if "[" in w)).eval.rows
+    valid = f"data.data_files={{train: {tmp_path}/train.jsonl, validation: {tmp_path}/test.jsonl}}"
+    error = refused(prepare, "data.data_files=null", valid)
+    assert "data.eval.split=validation" in error.hint
+    assert 7 == prepare("data.data_files=null", valid, "data.eval.split=validation").eval.rows
+
+
+def test_a_folder_of_save_to_disk_is_read(prepare, tmp_path):
+    """A data set alone is its training split, with slices as of any other."""
+    from datasets import Dataset
+
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved", num_shards=3)
+    words = (f"data.path={tmp_path}/saved", "data.data_files=null")
+
+    prepared = prepare(*words, "data.train.split=train[:30]", "data.eval.split=train[30:]")
+
+    assert (30, 10) == (prepared.train.rows, prepared.eval.rows)
+    assert ROWS[29]["text"] == prepared.sample["text"]
+    assert "no split 'test'; there is train" in refused(prepare, *words).what
+
+
+def test_the_readers_name_is_corrected(prepare, tmp_path):
+    """data.path json for a CSV file."""
+    (tmp_path / "mails.csv").write_text("text,label\n" + TABLE)
+
+    error = refused(prepare, f"data.data_files={{train: {tmp_path}/mails.csv, test: {tmp_path}/mails.csv}}")
+
+    assert "set data.path=csv" == error.hint
 
 
 # -- mistakes

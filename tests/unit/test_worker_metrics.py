@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import sklearn.metrics
 
 from launcher.worker.metrics import Predictions, compute
 
+DOCS = Path(__file__).parents[2] / "docs" / "results.md"
 RANDOM = random.Random(5)
 ROWS = [(i, RANDOM.randrange(4), RANDOM.randrange(5), RANDOM.random()) for i in range(101)]
 """(index, label, prediction, loss); no row has label 4, which num_labels 5 allows."""
@@ -37,6 +39,31 @@ def test_figures_are_scikit_learns_to_the_last_digit():
         "confusion_matrix": sklearn.metrics.confusion_matrix(true, found, labels=range(5)).tolist(),
     } == figures
     assert all(isinstance(v, float | list) for v in figures.values())
+
+
+ABSENT = [(i, i % 2, (i // 3) % 3, 0.5) for i in range(101)]
+"""Label 2 is predicted and never occurs; 3 and 4 do neither."""
+
+
+@pytest.mark.parametrize("rows", [ROWS, ABSENT, [(i, 0, 0, 0.0) for i in range(101)]], ids=["all", "some", "one"])
+def test_the_documented_call_gives_the_same_digits(rows, tmp_path, monkeypatch):
+    """The code in docs/results.md, over predictions.jsonl, with labels that are absent too."""
+    monkeypatch.chdir(tmp_path)
+    Path("predictions.jsonl").write_text("".join(of(rows).lines()))
+    code = DOCS.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    found: dict = {}
+    exec(code, found)
+
+    assert found["figures"] == compute(tuple(found["figures"]), of(rows), num_labels=5)
+
+
+def test_labels_that_neither_occur_nor_are_predicted_do_not_count():
+    """All right is 1.0, whatever labels the recipe has besides; metrics.json says which counted."""
+    right = of([(i, 0, 0, 0.0) for i in range(101)])
+
+    assert {"f1": 1.0, "recall": 1.0} == compute(("f1", "recall"), right, num_labels=5)
+    assert {"macro_average": {"labels": [0], "num_labels": 5}} == right.macro_facts(num_labels=5)
+    assert [0, 1, 2] == of(ABSENT).macro_facts(num_labels=5)["macro_average"]["labels"]
 
 
 def test_rows_from_ranks_come_into_dataset_order():

@@ -13,9 +13,9 @@ import sklearn.metrics
 
 _KINDS: dict[str, typing.Any] = {
     "accuracy": lambda true, found, labels: float(sklearn.metrics.accuracy_score(true, found)),
-    "precision": lambda true, found, labels: _macro(sklearn.metrics.precision_score, true, found, labels),
-    "recall": lambda true, found, labels: _macro(sklearn.metrics.recall_score, true, found, labels),
-    "f1": lambda true, found, labels: _macro(sklearn.metrics.f1_score, true, found, labels),
+    "precision": lambda true, found, labels: _macro(sklearn.metrics.precision_score, true, found),
+    "recall": lambda true, found, labels: _macro(sklearn.metrics.recall_score, true, found),
+    "f1": lambda true, found, labels: _macro(sklearn.metrics.f1_score, true, found),
     "mae": lambda true, found, labels: float(sklearn.metrics.mean_absolute_error(true, found)),
     "confusion_matrix": lambda true, found, labels: sklearn.metrics.confusion_matrix(
         true, found, labels=labels
@@ -23,9 +23,10 @@ _KINDS: dict[str, typing.Any] = {
 }
 
 
-def _macro(score: typing.Any, true: list[int], found: list[int], labels: list[int]) -> float:
-    # A class that was never predicted counts as 0, and every class counts alike.
-    return float(score(true, found, labels=labels, average="macro", zero_division=0))
+def _macro(score: typing.Any, true: list[int], found: list[int]) -> float:
+    # scikit-learn's own choice of labels: those that occur or were predicted, each alike. One that was never predicted
+    # counts as 0; one that neither occurs nor was predicted says nothing about the model, and does not count.
+    return float(score(true, found, average="macro", zero_division=0))
 
 
 class Labels(evaluate.Metric):
