@@ -670,6 +670,18 @@ def _step(job: _Job) -> dict[str, int]:
     return _merge(_resident(job), {"gradients": _full_gradients(job)})
 
 
+def state_bytes(strategy: str, num_parameters: int, world_size: int, precision: str) -> int:
+    """Weights, gradients and Adam's state of one rank by the ZeRO paper's table, for families that have no geometry here.
+
+    DDP trains fp32 weights: 4 bytes, 4 of gradient, 8 of moments. DeepSpeed keeps 2, 2 and 12 (4, 4 and 8 in fp32).
+    """
+    low = 4 if precision == "fp32" or strategy == "ddp" else 2
+    optimizer = 8 if low == 4 else 12
+    stage = _STAGE.get(strategy, 0)
+    shards = [world_size if stage >= level else 1 for level in (3, 2, 1)]
+    return sum(num_parameters * size // n for size, n in zip((low, low, optimizer), shards, strict=True))
+
+
 # --- does it fit, and what would -----------------------------------------------------------------------------------
 
 PREFERENCE: tuple[str, ...] = ("ddp", "zero1", "zero2", "zero3", "fsdp2", "zero3-offload")

@@ -152,9 +152,10 @@ def _needs(recipe: RecipeSpec, strategy: str) -> tuple[str, ...]:
     return (*ranks, "datasets", "evaluate", "scikit-learn", *(name for name, is_asked in asked.items() if is_asked))
 
 
-def inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *, debug: bool, pretend: bool, elsewhere: bool = False) -> tuple[Loaded, Cluster, Options, dict[str, Any] | None]:  # fmt: skip
-    """What a plan is made of. `pretend`: nothing is going to be started here; `elsewhere`: nor are this machine's cards meant."""
-    from launcher import assets, plan, spec
+def inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *, debug: bool, pretend: bool, elsewhere: bool = False, is_training: bool = True) -> tuple[Loaded, Cluster, Options, dict[str, Any] | None]:  # fmt: skip
+    """What a plan is made of. `pretend`: nothing is going to be started here; `elsewhere`: nor are this machine's cards meant.
+    `is_training`: the recipe's model is what is trained, and is looked at."""
+    from launcher import assets, modelfolder, plan, spec
     from launcher.cluster import detect, environment
 
     loaded = spec.load(recipe, overrides)
@@ -174,13 +175,19 @@ def inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *,
     else:
         cluster = detect.here(device, os.environ, nodes)
     model = loaded.spec.model
+    trains = is_training and loaded.spec.script is None
+    folder = assets.model_folder(model.name, model.revision) if trains else None
+    if folder is not None and model.gguf_file is None:
+        modelfolder.require_model(folder)
     config = assets.model_config(model.name, model.revision)
+    about = modelfolder.check(folder, config, plan.wanted(loaded.spec, cluster.device)) if trains else None
     options = plan.Options(
         nproc=nproc,
         nproc_source=source,
         debug=debug,
         supervision=supervision(machine),
         rank_table=_rank_table(machine.get("rank_table")),
+        model=about,
     )
     return loaded, cluster, options, config
 

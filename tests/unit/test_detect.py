@@ -82,7 +82,7 @@ def test_a_name_of_several_chips_is_asked_about(name: str):
 
 def test_the_bare_910_is_asked_about():
     """It is the first generation's name, and the beginning of every later one's."""
-    with pytest.raises(LaunchError, match="910A .32 GB, no bf16.*910C"):
+    with pytest.raises(LaunchError, match=r"910A \(32 GB, no bf16\).*910C"):
         detect.assumed(8, Nodes(), "910")
 
 
