@@ -157,6 +157,7 @@ class Lora:
 
     r: int = 8
     target_modules: str | tuple[str, ...] = "all-linear"
+    modules_to_save: tuple[str, ...] = ()
 
     def targets(self, geometry: Geometry) -> tuple[Parameter, ...]:
         """Linear layers that get an adapter; `all-linear` leaves the head out (peft's documentation)."""
@@ -173,14 +174,18 @@ class Lora:
         return found
 
     def trainable(self, geometry: Geometry, task: str) -> tuple[Parameter, ...]:
-        """The adapters, and the copy of the classification head that peft trains beside them."""
+        """The adapters, and the copies that peft trains whole beside them: of a classifier's head and of modules_to_save."""
         out = []
         for p in self.targets(geometry):
             name = p.name.removesuffix(".weight")
             out.append(Parameter(f"{name}.lora_A", (self.r, p.shape[1]), "linear", p.layer))
             out.append(Parameter(f"{name}.lora_B", (p.shape[0], self.r), "linear", p.layer))
-        if task == "sequence-classification":
-            out += [replace(p, name=f"{p.name}.copy") for p in geometry.parameters if p.kind == "head"]
+        head = "head" if task == "sequence-classification" else None
+        out += [
+            replace(p, name=f"{p.name}.copy")
+            for p in geometry.parameters
+            if p.kind == head or any(f".{name}." in f".{p.name}" for name in self.modules_to_save)
+        ]
         return tuple(out)
 
 

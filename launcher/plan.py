@@ -338,7 +338,7 @@ def memory_job(
         "seq_len": recipe.data.max_length,
         "gradient_checkpointing": bool(checkpointing),
         "attention": recipe.model.attn_implementation or "sdpa",
-        "lora": adapter and memory.Lora(adapter.r, adapter.target_modules),
+        "lora": adapter and memory.Lora(adapter.r, adapter.target_modules, adapter.modules_to_save or ()),
         "logit_positions": ANSWER_POSITIONS if recipe.model.task == "causal-lm" else None,
     }
 
