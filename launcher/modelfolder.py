@@ -308,15 +308,15 @@ def _length_notes(config: Mapping[str, Any], wanted: Wanted) -> Sequence[str]:
 
 # -- the head ------------------------------------------------------------------------------------------------------
 
-_HEADS = ("score.weight", "classifier.weight", "classifier.out_proj.weight", "classification_head.out_proj.weight",
-          "logits_proj.weight", "sequence_summary.summary.weight", "seq_relationship_head.weight")  # fmt: skip
+HEADS = ("score.weight", "classifier.weight", "classifier.out_proj.weight", "classification_head.out_proj.weight",
+         "logits_proj.weight", "sequence_summary.summary.weight")  # fmt: skip
 """The last matrix of a classification head, (labels, hidden), by the names that transformers' models give it."""
 
 
 def head_labels(folder: Path | None, config: Mapping[str, Any]) -> int | None:
     """How many labels the checkpoint's classification head has; None where it has no head."""
     tensors = headers(folder) if folder is not None else {}
-    for name in _HEADS:
+    for name in HEADS:
         if name in tensors and len(tensors[name][1]) == 2:
             return tensors[name][1][0]
     named = config.get("architectures")

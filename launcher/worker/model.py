@@ -349,25 +349,28 @@ def load_model(plan: Plan, prepared: Prepared, tokenizer: Any) -> torch.nn.Modul
             "id2label": dict(enumerate(prepared.label_names)),
             "label2id": {name: i for i, name in enumerate(prepared.label_names)},
         }
+    other = _other_head(plan, prepared)
     attention = recipe.model.attn_implementation
-    head = _other_head(plan, prepared)
     try:
         model, loading = auto_class(recipe).from_pretrained(
             prepared.model_path,
             dtype=_load_dtype(plan, has_adapter=bool(recipe.adapter or prepared.adapter_path)),
             trust_remote_code=False,
             output_loading_info=True,
-            ignore_mismatched_sizes=head is not None,
-            **labels,
+            **(labels if other is None else {"num_labels": other}),
             **({"attn_implementation": attention} if attention else {}),
         )
     except (OSError, ValueError, ImportError) as error:
         raise LaunchError(f"{prepared.model_path}: cannot be loaded for {recipe.model.task}: {_first_line(error)}",
                           hint="use a model whose architecture transformers has with that head") from error  # fmt: skip
-    others = [key for key in map(tuple, loading["mismatched_keys"]) if key[1][:1] != (head,)]
-    if others:
-        raise LaunchError(f"{prepared.model_path}: {others[0][0]} is {tuple(others[0][1])} in its file, and {tuple(others[0][2])}"
-                          " by its config.json", hint="download the model again")  # fmt: skip
+    except RuntimeError as error:
+        if "mismatch" not in str(error):
+            raise
+        raise LaunchError(f"{prepared.model_path}: its weights are not of the sizes that its config.json says",
+                          hint="download the model again, config.json with it") from error  # fmt: skip
+    if other is not None:
+        _replace_head(plan, model, prepared.num_labels)
+        model.config.update(labels)
     if plan.strategy == "fsdp2":
         _wrap_layers_there(model)
     set_pad_token(model.config, tokenizer)
@@ -383,6 +386,19 @@ def _other_head(plan: Plan, prepared: Prepared) -> int | None:
     folder = Path(prepared.model_path)
     there = modelfolder.head_labels(folder, assets.model_config(str(folder)) or {})
     return there if there != prepared.num_labels else None
+
+
+def _replace_head(plan: Plan, model: Any, num_labels: int) -> None:
+    """A fresh last layer, equal on all ranks. transformers' own ignore_mismatched_sizes does nothing under ZeRO-3."""
+    there = {name for name, _ in model.named_parameters()}
+    path = next(name for name in modelfolder.HEADS if name in there).removesuffix(".weight")
+    old = model.get_submodule(path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.training_arguments.get("seed", 42))
+        new = torch.nn.Linear(old.in_features, num_labels, bias=old.bias is not None)
+        model._init_weights(new)
+    model.set_submodule(path, new.to(old.weight.device, old.weight.dtype))
+    model.num_labels = num_labels
 
 
 def _wrap_layers_there(model: Any) -> None:
