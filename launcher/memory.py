@@ -259,6 +259,7 @@ class _Job:
     device: str
     logit_positions: int
     bucket: int
+    overlaps: bool
     trainable: tuple[Parameter, ...] = field(default=())
 
     @property
@@ -304,6 +305,7 @@ def estimate(
     device: str = "npu",
     logit_positions: int | None = None,
     bucket_elements: int | None = None,
+    overlaps: bool = True,
     hccl_buffsize_mib: int = HCCL_BUFFSIZE_MIB,
     num_communicators: int = 2,
 ) -> Breakdown:
@@ -313,6 +315,8 @@ def estimate(
         config: the model's config.json.
         padded: whether rows have unequal lengths; then a mask is kept, and grouped key/value heads are repeated.
         logit_positions: positions of a row whose logits over the vocabulary are computed; causal-lm only. None for all.
+        bucket_elements: reduce_bucket_size of ZeRO's stages 1 and 2; None for the launcher's own.
+        overlaps: DeepSpeed's overlap_comm, which takes a second bucket on cards.
         num_communicators: groups of ranks that HCCL opens; the world, and one that DeepSpeed or FSDP adds.
 
     Raises:
@@ -323,6 +327,7 @@ def estimate(
         shape, task, strategy, precision, world_size, micro_batch, seq_len, gradient_checkpointing, attention or "sdpa",
         accumulation > 1, padded, lora, device, min(logit_positions or seq_len, seq_len),
         bucket_elements or ZERO_BUCKET_ELEMENTS["npu" if device == "npu" else "cpu"],
+        overlaps and device == "npu",
         lora.trainable(shape, task) if lora else shape.parameters,
     )  # fmt: skip
     return _breakdown(job, hccl_buffsize_mib, num_communicators)
@@ -600,7 +605,7 @@ def _is_fsdp(job: _Job) -> bool:
 def _reduction(job: _Job) -> tuple[dict[str, int], ...]:
     """Buckets, and for FSDP2 gathered parameters, at the points of the backward pass: head, last block, first, end."""
     if job.stage in (1, 2):
-        bucket = job.low * job.bucket * (2 if job.device == "npu" else 1)  # overlap_comm has two
+        bucket = job.low * job.bucket * (2 if job.overlaps else 1)
         copy = job.low * min(job.bucket, job.num_trainable)  # flattened for the reduction
         if job.stage == 2:
             # The last bucket's gradients may still be in the copy when the partition is filled, or not: the backend's

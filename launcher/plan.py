@@ -3,6 +3,7 @@ cannot run. Everything a launch does afterwards follows from the Plan alone."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -88,6 +89,10 @@ class Plan(Section):
     """None for a training."""
     rank_table: str | None = None
     """This node's file for RANK_TABLE_FILE, where --rank-table asked for one."""
+    overlap_comm: bool = False
+    """Whether DeepSpeed reduces gradients while others are computed."""
+    driver_version: str | None = None
+    """Of this node's cards; None where it is not known."""
     notes: tuple[str, ...] = ()
     """What the user should know about this model with this recipe."""
     hidden_size: PositiveInt | None = None
@@ -124,6 +129,8 @@ class Options:
     rank_table: str | None = None
     model: modelfolder.About | None = None
     """None where nobody looked."""
+    deepspeed_version: str | None = None
+    """Of the package that ranks import; None where there is none."""
 
 
 def wanted(recipe: RecipeSpec, device: str) -> modelfolder.Wanted:
@@ -166,7 +173,8 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
         strategy, strategy_reason = _use_strategy(recipe, use)
     else:
         batch = _batch(recipe, world_size, loaded)
-    needs = memory_job(recipe, cluster, world_size, nproc, precision, model_config)
+    overlaps = _overlaps(recipe, cluster, options)
+    needs = memory_job(recipe, cluster, world_size, nproc, precision, model_config, overlaps=overlaps)
     if needs is not None:
         if use is not None:
             _require_room_for_weights(needs, use, strategy)
@@ -195,7 +203,9 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
         debug=options.debug,
         use=use,
         rank_table=options.rank_table if cluster.device == "npu" else None,
-        notes=options.model.notes if options.model else (),
+        overlap_comm=overlaps,
+        driver_version=cluster.driver_version,
+        notes=(*(options.model.notes if options.model else ()), *_unused_notes(recipe, strategy)),
         hidden_size=_hidden_size(model_config),
     )
 
@@ -213,7 +223,8 @@ def memory_rows(
     world_size = nproc * cluster.num_nodes
     silicon = chip(cluster.devices[0].name) if cluster.devices else None
     precision, _ = _precision(recipe, cluster, silicon)
-    needs = memory_job(recipe, cluster, world_size, nproc, precision, model_config)
+    overlaps = _overlaps(recipe, cluster, options)
+    needs = memory_job(recipe, cluster, world_size, nproc, precision, model_config, overlaps=overlaps)
     if needs is None:
         return []
     micro = recipe.parallel.micro_batch_size
@@ -306,6 +317,26 @@ def _count(number: int) -> str:
     return f"{number / 1e9:.1f} billion" if number >= 1e9 else f"{number / 1e6:.0f} million"
 
 
+OVERLAP_SINCE = (0, 19, 3)
+"""The DeepSpeed whose overlap_comm can be relied on together with contiguous_gradients. Before it, a bucket could be reduced
+before all streams had written to it (DeepSpeed pull request 8080, first in 0.19.3), or given back while still in use
+(7965, first in 0.19.0): gradients, and then the loss, became NaN or wrong (issues 7188, 8061)."""
+
+
+def _overlaps(recipe: RecipeSpec, cluster: Cluster, options: Options) -> bool:
+    asked = recipe.parallel.deepspeed and recipe.parallel.deepspeed.overlap_comm
+    if asked is not None:
+        return asked
+    found = re.match(r"(\d+)\.(\d+)\.(\d+)", options.deepspeed_version or "")
+    return cluster.device == "npu" and found is not None and tuple(map(int, found.groups())) >= OVERLAP_SINCE
+
+
+def _unused_notes(recipe: RecipeSpec, strategy: Strategy) -> tuple[str, ...]:
+    if recipe.parallel.deepspeed is None or strategy in ZERO_STAGE:
+        return ()
+    return (f"parallel.deepspeed has no effect: the strategy taken is {strategy}",)
+
+
 def memory_job(
     recipe: RecipeSpec,
     cluster: Cluster,
@@ -313,6 +344,8 @@ def memory_job(
     nproc: int,
     precision: str,
     model_config: dict[str, Any] | None,
+    *,
+    overlaps: bool = True,
 ) -> dict[str, Any] | None:
     """What `memory` asks about this job, but for the strategy; None where it cannot be told: on CPU, without the
     model's config, for a family whose shapes are not known, or where no card says how much memory it has."""
@@ -339,6 +372,8 @@ def memory_job(
         "gradient_checkpointing": bool(checkpointing),
         "attention": recipe.model.attn_implementation or "sdpa",
         "lora": adapter and memory.Lora(adapter.r, adapter.target_modules, adapter.modules_to_save or ()),
+        "overlaps": overlaps,
+        "bucket_elements": recipe.parallel.deepspeed and recipe.parallel.deepspeed.reduce_bucket_size,
         "logit_positions": ANSWER_POSITIONS if recipe.model.task == "causal-lm" else None,
     }
 

@@ -16,7 +16,7 @@ from launcher import cli, spec, training_fields
 
 ROOT = Path(__file__).resolve().parents[1]
 SECTIONS = {"model": "Model", "data": "Data", "data.train": "Split", "data.eval": "EvalSplit", "parallel": "Parallel",
-            "adapter": "Adapter", "": "RecipeSpec"}  # fmt: skip
+            "parallel.deepspeed": "DeepSpeed", "adapter": "Adapter", "": "RecipeSpec"}  # fmt: skip
 """Key of a recipe → the class that describes what is under it."""
 INTRO = """# Recipes
 

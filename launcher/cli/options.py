@@ -155,7 +155,7 @@ def _needs(recipe: RecipeSpec, strategy: str) -> tuple[str, ...]:
 def inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *, debug: bool, pretend: bool, elsewhere: bool = False, is_training: bool = True) -> tuple[Loaded, Cluster, Options, dict[str, Any] | None]:  # fmt: skip
     """What a plan is made of. `pretend`: nothing is going to be started here; `elsewhere`: nor are this machine's cards meant.
     `is_training`: the recipe's model is what is trained, and is looked at."""
-    from launcher import assets, modelfolder, plan, spec
+    from launcher import assets, doctor, modelfolder, plan, spec
     from launcher.cluster import detect, environment
 
     loaded = spec.load(recipe, overrides)
@@ -188,6 +188,7 @@ def inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *,
         supervision=supervision(machine),
         rank_table=_rank_table(machine.get("rank_table")),
         model=about,
+        deepspeed_version=doctor.installed(["deepspeed"]).get("deepspeed"),
     )
     return loaded, cluster, options, config
 

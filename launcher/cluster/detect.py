@@ -65,7 +65,7 @@ def here(
         )
     names = sorted({d.name or "NPU" for d in devices})
     cluster = _cluster("npu", devices, nodes, f"{len(devices)} x {', '.join(names)} by {found.source}")
-    return replace(cluster, node_devices=found.devices)
+    return replace(cluster, node_devices=found.devices, driver_version=found.driver_version or None)
 
 
 def assumed(nproc: int, nodes: Nodes, name: str = ASSUMED_CHIP, hbm_gib: int | None = None) -> Cluster:
@@ -82,7 +82,9 @@ def assumed(nproc: int, nodes: Nodes, name: str = ASSUMED_CHIP, hbm_gib: int | N
     short = silicon.short_name
     devices = tuple(Device(index=i, name=short, hbm_bytes=hbm_bytes, health="OK", physical_id=i) for i in range(nproc))
     source = f"{nproc} x {said}, {hbm_bytes // GIB} GB, assumed: nothing on this machine was asked"
-    return Cluster("npu", devices, nodes.count, nodes.rank, nodes.endpoint, None, source, (), nodes.source, nodes.job)
+    return Cluster(
+        "npu", devices, nodes.count, nodes.rank, nodes.endpoint, source=source, nodes_source=nodes.source, job=nodes.job
+    )
 
 
 def _named(name: str, hbm_gib: int | None) -> tuple[Chip, str]:
@@ -104,5 +106,13 @@ def _named(name: str, hbm_gib: int | None) -> tuple[Chip, str]:
 def _cluster(device: Literal["npu", "cpu"], devices: tuple[Device, ...], nodes: Nodes, source: str) -> Cluster:
     host_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Cluster(
-        device, devices, nodes.count, nodes.rank, nodes.endpoint, host_bytes, source, (), nodes.source, nodes.job
+        device,
+        devices,
+        nodes.count,
+        nodes.rank,
+        nodes.endpoint,
+        host_bytes,
+        source,
+        nodes_source=nodes.source,
+        job=nodes.job,
     )

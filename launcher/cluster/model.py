@@ -200,5 +200,7 @@ class Cluster:
     """Every device of this node, visible or not, which ASCEND_RT_VISIBLE_DEVICES counts."""
     nodes_source: str = ""
     """By what the number of nodes and this one's were told; '' for one node that nobody numbered."""
+    driver_version: str | None = None
+    """Of the cards' driver, as npu-smi says it; None where it is not known."""
     job: str | None = None
     """The job's name where the environment says one: equal on all nodes and after a requeue."""
