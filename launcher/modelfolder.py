@@ -90,13 +90,17 @@ def require_model(folder: Path) -> None:
     if shards:
         step = folder.name.rpartition("-")[2]
         hint = f"write its weights as one model: ascend-launch export {run} --checkpoint {step} --out FOLDER; then model.name=FOLDER"
-        raise LaunchError(f"model.name {folder}: is a checkpoint of shards ({shards[0].name}), not a model",
-                          hint=hint if run else "write its weights as one model, for DeepSpeed with its zero_to_fp32.py")  # fmt: skip
+        raise LaunchError(
+            f"model.name {folder}: is a checkpoint of shards ({shards[0].name}), not a model",
+            hint=hint if run else "write its weights as one model, for DeepSpeed with its zero_to_fp32.py",
+        )
     foreign = sorted(p.name for p in folder.iterdir() if p.suffix in _FOREIGN)
     if foreign and (folder / "config.json").is_file():
         # Without this, such a folder would count as a config alone, and training would start from random weights.
         hint = f"name it as model.gguf_file={foreign[0]}" if foreign[0].endswith(".gguf") else _CONVERT
-        raise LaunchError(f"model.name {folder}: its weights ({foreign[0]}) are in a format that is not read here", hint=hint)  # fmt: skip
+        raise LaunchError(
+            f"model.name {folder}: its weights ({foreign[0]}) are in a format that is not read here", hint=hint
+        )
 
 
 _FOREIGN = frozenset({".safetensors", ".bin", ".gguf", ".pth", ".pt", ".ckpt", ".h5", ".msgpack", ".onnx", ".pdparams"})
@@ -136,8 +140,10 @@ def _adapter(folder: Path, run: Path | None) -> LaunchError:
 
 # -- code and classes ----------------------------------------------------------------------------------------------
 
-_MAPPING = {"sequence-classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
-            "causal-lm": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"}  # fmt: skip
+_MAPPING = {
+    "sequence-classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    "causal-lm": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+}
 
 
 @cache
@@ -157,7 +163,7 @@ def native(table: str) -> frozenset[str]:
 
 def _require_native(config: Mapping[str, Any], wanted: Wanted) -> None:
     """Raises LaunchError where the model's classes are in its own folder, or transformers has none for the task."""
-    kind, code = config.get("model_type"), config.get("auto_map")
+    kind, code = str(config.get("model_type")), config.get("auto_map")
     known = native("CONFIG_MAPPING_NAMES")
     if code and known and kind not in known:
         first = next(iter(code.values()), "") if isinstance(code, Mapping) else ""
@@ -168,8 +174,10 @@ def _require_native(config: Mapping[str, Any], wanted: Wanted) -> None:
         )
     heads = native(_MAPPING[wanted.task])
     if known and heads and kind in known and kind not in heads:
-        raise LaunchError(f"model.name {wanted.name}: transformers has no {wanted.task} model of type {kind!r}",
-                          hint="use another model, or another model.task")  # fmt: skip
+        raise LaunchError(
+            f"model.name {wanted.name}: transformers has no {wanted.task} model of type {kind!r}",
+            hint="use another model, or another model.task",
+        )
 
 
 # -- quantised weights ---------------------------------------------------------------------------------------------
@@ -222,23 +230,24 @@ def _require_plain_weights(folder: Path | None, config: Mapping[str, Any], tenso
 
 # -- positions -----------------------------------------------------------------------------------------------------
 
+_BY_LENGTH = (
+    "albert bart bert bert-generation big_bird bigbird_pegasus biogpt blenderbot blenderbot-small canine convbert deberta"
+    " deberta-v2 distilbert electra ernie flaubert fnet gpt_neo layoutlm marian mbart megatron-bert mobilebert mra mvp"
+    " nystromformer opt pegasus plbart rembert roc_bert roformer squeezebert trocr xlm yoso"
+)
 _TABLE = {
-    **dict.fromkeys(
-        ("albert", "bart", "bert", "bert-generation", "big_bird", "bigbird_pegasus", "biogpt", "blenderbot",
-         "blenderbot-small", "canine", "convbert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "flaubert",
-         "fnet", "gpt_neo", "layoutlm", "marian", "mbart", "megatron-bert", "mobilebert", "mra", "mvp", "nystromformer",
-         "opt", "pegasus", "plbart", "rembert", "roc_bert", "roformer", "squeezebert", "trocr", "xlm", "yoso"),
-        "max_position_embeddings"),
+    **dict.fromkeys(_BY_LENGTH.split(), "max_position_embeddings"),
     **dict.fromkeys(("codegen", "ctrl", "gpt2", "gpt-sw3", "gpt_bigcode", "gptj", "openai-gpt"), "n_positions"),
     "mpt": "max_seq_len",
-}  # fmt: skip
+}
 """Families whose positions are rows of a table, and the key of config.json that says how many. Found by running each of
 transformers' models on rows of every length."""
 
-_AFTER_PADDING = frozenset({
-    "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet",
-    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
-})  # fmt: skip
+_BEHIND_PADDING = (
+    "camembert data2vec-text esm ibert layoutlmv3 lilt longformer luke markuplm mpnet roberta roberta-prelayernorm"
+    " xlm-roberta xlm-roberta-xl xmod"
+)
+_AFTER_PADDING = frozenset(_BEHIND_PADDING.split())
 """Families that number positions from behind the padding token's id, as fairseq does: of 514 rows 512 are left."""
 
 _DEFAULT_POSITIONS = {
@@ -273,8 +282,10 @@ def _require_positions(config: Mapping[str, Any], wanted: Wanted) -> None:
     most = limit if -(-limit // wanted.pads_to) * wanted.pads_to <= width else limit // wanted.pads_to * wanted.pads_to
     if wanted.max_length > limit:
         rest = f" ({width} rows, of which {width - limit} are kept for padding)" if limit < width else ""
-        raise LaunchError(f"data.max_length {wanted.max_length} is more than the {limit} positions that {wanted.name} has{rest}",
-                          hint=f"set data.max_length={most} or less")  # fmt: skip
+        raise LaunchError(
+            f"data.max_length {wanted.max_length} is more than the {limit} positions that {wanted.name} has{rest}",
+            hint=f"set data.max_length={most} or less",
+        )
     if padded > width:
         raise LaunchError(
             f"data.max_length {wanted.max_length}: on cards batches are padded to a multiple of {wanted.pads_to}, here"
@@ -290,7 +301,8 @@ def _length_notes(config: Mapping[str, Any], wanted: Wanted) -> Sequence[str]:
     text = config.get("text_config")
     part: Mapping[str, Any] = text if isinstance(text, Mapping) else config
     trained = part.get("max_position_embeddings")
-    scaling = next((part[k] for k in ("rope_scaling", "rope_parameters") if isinstance(part.get(k), Mapping)), {})
+    given = (part.get("rope_scaling"), part.get("rope_parameters"))
+    scaling: Mapping[str, Any] = next((value for value in given if isinstance(value, Mapping)), {})
     original = scaling.get("original_max_position_embeddings") or part.get("original_max_position_embeddings")
     kind, factor = str(scaling.get("rope_type") or scaling.get("type") or "default"), scaling.get("factor")
     if not isinstance(trained, int):
@@ -298,18 +310,28 @@ def _length_notes(config: Mapping[str, Any], wanted: Wanted) -> Sequence[str]:
     if isinstance(original, int) and isinstance(factor, int | float) and kind != "default":
         trained = max(trained, int(original * factor))
     if wanted.max_length > trained:
-        return (f"data.max_length {wanted.max_length} is beyond the {trained} positions that the model was trained on:"
-                " longer rows are computed, and badly",)  # fmt: skip
+        return (
+            f"data.max_length {wanted.max_length} is beyond the {trained} positions that the model was trained on:"
+            " longer rows are computed, and badly",
+        )
     if isinstance(original, int) and wanted.max_length > original:
-        return (f"data.max_length {wanted.max_length} is beyond the {original} positions that the model was trained on first;"
-                f" its RoPE scaling ({kind}) reaches to {trained}",)  # fmt: skip
+        return (
+            f"data.max_length {wanted.max_length} is beyond the {original} positions that the model was trained on first;"
+            f" its RoPE scaling ({kind}) reaches to {trained}",
+        )
     return ()
 
 
 # -- the head ------------------------------------------------------------------------------------------------------
 
-HEADS = ("score.weight", "classifier.weight", "classifier.out_proj.weight", "classification_head.out_proj.weight",
-         "logits_proj.weight", "sequence_summary.summary.weight")  # fmt: skip
+HEADS = (
+    "score.weight",
+    "classifier.weight",
+    "classifier.out_proj.weight",
+    "classification_head.out_proj.weight",
+    "logits_proj.weight",
+    "sequence_summary.summary.weight",
+)
 """The last matrix of a classification head, (labels, hidden), by the names that transformers' models give it."""
 
 
@@ -335,7 +357,9 @@ def _head_notes(folder: Path | None, config: Mapping[str, Any], wanted: Wanted) 
     if there is None:
         return ()
     if there != wanted.num_labels:
-        return (f"{wanted.name} has a head of {there} labels, the recipe {wanted.num_labels}: a new head is trained in its place",)  # fmt: skip
+        return (
+            f"{wanted.name} has a head of {there} labels, the recipe {wanted.num_labels}: a new head is trained in its place",
+        )
     known = config.get("id2label")
     names = [str(known.get(str(i))) for i in range(there)] if isinstance(known, Mapping) else []
     is_named = names and not all(re.fullmatch(r"LABEL_\d+|None", name) for name in names)
@@ -344,8 +368,10 @@ def _head_notes(folder: Path | None, config: Mapping[str, Any], wanted: Wanted) 
         and wanted.label_names
         and tuple(n.lower() for n in names) != tuple(n.lower() for n in wanted.label_names)
     ):
-        return (f"the head of {wanted.name} knows its labels as {', '.join(names)}, in this order; the recipe names"
-                f" {', '.join(wanted.label_names)}",)  # fmt: skip
+        return (
+            f"the head of {wanted.name} knows its labels as {', '.join(names)}, in this order; the recipe names"
+            f" {', '.join(wanted.label_names)}",
+        )
     return ()
 
 

@@ -324,9 +324,9 @@ before all streams had written to it (DeepSpeed pull request 8080, first in 0.19
 
 
 def _overlaps(recipe: RecipeSpec, cluster: Cluster, options: Options) -> bool:
-    asked = recipe.parallel.deepspeed and recipe.parallel.deepspeed.overlap_comm
-    if asked is not None:
-        return asked
+    asked = recipe.parallel.deepspeed
+    if asked is not None and asked.overlap_comm is not None:
+        return asked.overlap_comm
     found = re.match(r"(\d+)\.(\d+)\.(\d+)", options.deepspeed_version or "")
     return cluster.device == "npu" and found is not None and tuple(map(int, found.groups())) >= OVERLAP_SINCE
 

@@ -152,7 +152,16 @@ def _needs(recipe: RecipeSpec, strategy: str) -> tuple[str, ...]:
     return (*ranks, "datasets", "evaluate", "scikit-learn", *(name for name, is_asked in asked.items() if is_asked))
 
 
-def inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *, debug: bool, pretend: bool, elsewhere: bool = False, is_training: bool = True) -> tuple[Loaded, Cluster, Options, dict[str, Any] | None]:  # fmt: skip
+def inputs(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    machine: dict[str, Any],
+    *,
+    debug: bool,
+    pretend: bool,
+    elsewhere: bool = False,
+    is_training: bool = True,
+) -> tuple[Loaded, Cluster, Options, dict[str, Any] | None]:
     """What a plan is made of. `pretend`: nothing is going to be started here; `elsewhere`: nor are this machine's cards meant.
     `is_training`: the recipe's model is what is trained, and is looked at."""
     from launcher import assets, doctor, modelfolder, plan, spec

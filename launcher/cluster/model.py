@@ -114,11 +114,14 @@ def series(name: str) -> Series | None:
     named_a2 = tuple(_BY_NAME[n] for n in ("910b1", "910b2", "910b3", "910b4"))
     ask = "`npu-smi info` shows the name; "
     if key == "910b":
-        return Series((*named_a2, _BY_NAME["910b"]),
-                      hint=ask + "say --chip 910B3, for instance, and --chip 910A for the old 910B, which plans the same")  # fmt: skip
+        return Series(
+            (*named_a2, _BY_NAME["910b"]),
+            hint=ask + "say --chip 910B3, for instance, and --chip 910A for the old 910B, which plans the same",
+        )
     if key == "910" and "ascend" not in name.lower():
-        return Series((_BY_NAME["910a"], *named_a2, usual_a3),
-                      hint=ask + "say --chip 910A, 910B3 or 910C, for instance")  # fmt: skip
+        return Series(
+            (_BY_NAME["910a"], *named_a2, usual_a3), hint=ask + "say --chip 910A, 910B3 or 910C, for instance"
+        )
     if key == "a2":
         return Series(a2, usual_a2, about="the usual chip of an A2 for training; --chip 910B4 has 32 GB")
     if key in ("a3", "910c"):

@@ -366,8 +366,10 @@ def load_model(plan: Plan, prepared: Prepared, tokenizer: Any) -> torch.nn.Modul
     except RuntimeError as error:
         if "mismatch" not in str(error):
             raise
-        raise LaunchError(f"{prepared.model_path}: its weights are not of the sizes that its config.json says",
-                          hint="download the model again, config.json with it") from error  # fmt: skip
+        raise LaunchError(
+            f"{prepared.model_path}: its weights are not of the sizes that its config.json says",
+            hint="download the model again, config.json with it",
+        ) from error
     if other is not None:
         _replace_head(plan, model, prepared.num_labels)
         model.config.update(labels)

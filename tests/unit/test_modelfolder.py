@@ -13,12 +13,21 @@ from launcher import modelfolder
 from launcher.errors import LaunchError
 from launcher.modelfolder import Wanted
 
-LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_hidden_layers": 2,
-         "intermediate_size": 160, "vocab_size": 512, "max_position_embeddings": 512}  # fmt: skip
+LLAMA = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "intermediate_size": 160,
+    "vocab_size": 512,
+    "max_position_embeddings": 512,
+}
 WANTED = Wanted("the-model", "sequence-classification", 5, (), 128)
 
 
-def write(folder: Path, config: dict[str, Any] | None = None, tensors: modelfolder.Tensors | None = None, **files: Any) -> Path:  # fmt: skip
+def write(
+    folder: Path, config: dict[str, Any] | None = None, tensors: modelfolder.Tensors | None = None, **files: Any
+) -> Path:
     """A model folder; weights are a header without data."""
     folder.mkdir(parents=True, exist_ok=True)
     if config is not None:
@@ -77,11 +86,14 @@ def test_a_type_without_the_tasks_class_is_refused():
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "gptq, 4 bit"),
         ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "awq, 4 bit"),
         ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, "bitsandbytes, 4 bit"),
-        ({"quantization_config": {"quant_method": "compressed-tensors", "format": "float-quantized"}}, "compressed-tensors"),
+        (
+            {"quantization_config": {"quant_method": "compressed-tensors", "format": "float-quantized"}},
+            "compressed-tensors",
+        ),
         ({"compression_config": {"format": "int-quantized"}}, "int-quantized"),
         ({"text_config": {"quantization_config": {"quant_method": "mxfp4"}}}, "mxfp4"),
     ],
-)  # fmt: skip
+)
 def test_quantised_weights_are_refused_by_their_config(config: dict[str, Any], how: str):
     """Whatever the method, and before a strategy is looked at."""
     error = refusal(None, {**LLAMA, **config})
@@ -96,10 +108,14 @@ def test_quantised_weights_are_refused_by_their_config(config: dict[str, Any], h
         ({"model.layers.0.q.weight": ("F8_E4M3", (8, 8))}, {}, "fp8"),
         ({"model.layers.0.q.qweight": ("I32", (8, 1))}, {}, "q.qweight"),
         ({"model.layers.0.q.weight.absmax": ("F32", (8,))}, {}, "absmax"),
-        ({"model.layers.0.q.weight": ("I8", (8, 8))}, {"quant_model_description_w8a8__json": {}}, "quant_model_description"),
+        (
+            {"model.layers.0.q.weight": ("I8", (8, 8))},
+            {"quant_model_description_w8a8__json": {}},
+            "quant_model_description",
+        ),
         ({"model.layers.0.q.weight": ("I32", (8, 8))}, {"quantize_config__json": {}}, "quantize_config.json"),
     ],
-)  # fmt: skip
+)
 def test_quantised_weights_are_refused_by_their_files(tmp_path: Path, tensors: Any, files: Any, how: str):
     """Also where config.json says nothing, as beside older GPTQ weights and msModelSlim's."""
     folder = write(tmp_path / "m", LLAMA, tensors, **files)
@@ -177,10 +193,19 @@ def test_padding_on_cards_counts():
     ("config", "words"),
     [
         ({}, "beyond the 512 positions that the model was trained on: longer"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}}, "its RoPE scaling (yarn) reaches to 2048"),
-        ({"max_position_embeddings": 4096, "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 512}}, "(llama3) reaches to 4096"),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}},
+            "its RoPE scaling (yarn) reaches to 2048",
+        ),
+        (
+            {
+                "max_position_embeddings": 4096,
+                "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 512},
+            },
+            "(llama3) reaches to 4096",
+        ),
     ],
-)  # fmt: skip
+)
 def test_rows_beyond_the_trained_length_are_noted(config: dict[str, Any], words: str):
     """A rotary model computes them, and badly: said, not refused."""
     (note,) = modelfolder.check(None, {**LLAMA, **config}, replace(WANTED, max_length=1024)).notes
@@ -291,13 +316,54 @@ def test_a_config_alone_is_a_model(tmp_path: Path):
 @pytest.mark.parametrize(
     ("config", "millions"),
     [
-        ({"model_type": "distilbert", "dim": 768, "n_layers": 6, "hidden_dim": 3072, "vocab_size": 30522, "activation": "gelu"}, 66),
-        ({"model_type": "bert", "hidden_size": 768, "num_hidden_layers": 12, "intermediate_size": 3072, "vocab_size": 30522, "hidden_act": "gelu"}, 109),
+        (
+            {
+                "model_type": "distilbert",
+                "dim": 768,
+                "n_layers": 6,
+                "hidden_dim": 3072,
+                "vocab_size": 30522,
+                "activation": "gelu",
+            },
+            66,
+        ),
+        (
+            {
+                "model_type": "bert",
+                "hidden_size": 768,
+                "num_hidden_layers": 12,
+                "intermediate_size": 3072,
+                "vocab_size": 30522,
+                "hidden_act": "gelu",
+            },
+            109,
+        ),
         ({"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "vocab_size": 50257}, 124),
-        ({"model_type": "gemma2", "hidden_size": 2304, "num_hidden_layers": 26, "intermediate_size": 9216, "vocab_size": 256000, "hidden_act": "gelu_pytorch_tanh"}, 2614),
-        ({"model_type": "mixtral", "hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 14336, "num_local_experts": 8, "vocab_size": 32000, "hidden_act": "silu"}, 46703),
+        (
+            {
+                "model_type": "gemma2",
+                "hidden_size": 2304,
+                "num_hidden_layers": 26,
+                "intermediate_size": 9216,
+                "vocab_size": 256000,
+                "hidden_act": "gelu_pytorch_tanh",
+            },
+            2614,
+        ),
+        (
+            {
+                "model_type": "mixtral",
+                "hidden_size": 4096,
+                "num_hidden_layers": 32,
+                "intermediate_size": 14336,
+                "num_local_experts": 8,
+                "vocab_size": 32000,
+                "hidden_act": "silu",
+            },
+            46703,
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_size_of_a_family_without_a_memory_model_is_estimated(config: dict[str, Any], millions: int):
     """Against the published number of parameters: near enough to tell 66 million from 8 billion."""
     assert millions * 1e6 == pytest.approx(modelfolder.estimate(config), rel=0.1)

@@ -121,7 +121,16 @@ def test_a_recipe_changes_the_few_keys_that_are_safe(recipe: Write):
     made = make(recipe(parallel={"deepspeed": asked}), npu=8, **{"parallel.strategy": "zero2"})
 
     assert asked == {key: zero(made)[key] for key in asked}
-    assert 8 == zero(make(recipe(), npu=8, **{"parallel.strategy": "zero3", "parallel.deepspeed.stage3_param_persistence_threshold": 8}))["stage3_param_persistence_threshold"]  # fmt: skip
+    assert (
+        8
+        == zero(
+            make(
+                recipe(),
+                npu=8,
+                **{"parallel.strategy": "zero3", "parallel.deepspeed.stage3_param_persistence_threshold": 8},
+            )
+        )["stage3_param_persistence_threshold"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -287,9 +296,13 @@ def test_the_recorded_recipe_says_where_values_came_from(recipe: Write, tmp_path
 
 @pytest.mark.parametrize(
     ("report_to", "names"),
-    [("none", set()), ("tensorboard", {"TENSORBOARD_LOGGING_DIR"}), (["wandb", "swanlab"], {"WANDB_DIR", "SWANLAB_LOG_DIR"}),
-     ("mlflow", set())],
-)  # fmt: skip
+    [
+        ("none", set()),
+        ("tensorboard", {"TENSORBOARD_LOGGING_DIR"}),
+        (["wandb", "swanlab"], {"WANDB_DIR", "SWANLAB_LOG_DIR"}),
+        ("mlflow", set()),
+    ],
+)
 def test_trackers_write_into_the_run_directory(recipe, report_to, names):
     """Wherever they would by default; what the user has set stands. mlflow keeps its own default: it takes a database's or
     a server's address, and no longer a folder's."""

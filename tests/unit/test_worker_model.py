@@ -157,11 +157,15 @@ def test_logits_are_computed_for_answer_positions_only(language_model):
 
 # --- against transformers' and peft's own classes ------------------------------------------------------------------
 
-SMALL = {"vocab_size": 64, "hidden_size": 32, "n_embd": 32, "d_model": 32, "dim": 32, "embedding_size": 32, "hidden_dim": 64,
-         "word_embed_proj_dim": 32, "num_hidden_layers": 1, "n_layer": 1, "n_layers": 1, "encoder_layers": 1, "decoder_layers": 1,
-         "num_attention_heads": 2, "n_head": 2, "n_heads": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
-         "intermediate_size": 64, "ffn_dim": 64, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 32,
-         "n_positions": 32, "pad_token_id": PAD, "eos_token_id": 2, "bos_token_id": 0}  # fmt: skip
+SIZES = {
+    32: "hidden_size n_embd d_model dim embedding_size word_embed_proj_dim max_position_embeddings n_positions",
+    64: "vocab_size hidden_dim intermediate_size ffn_dim encoder_ffn_dim decoder_ffn_dim",
+    1: "num_hidden_layers n_layer n_layers encoder_layers decoder_layers pad_token_id",
+    2: "num_attention_heads n_head n_heads encoder_attention_heads decoder_attention_heads eos_token_id",
+    0: "bos_token_id",
+}
+SMALL = {key: size for size, keys in SIZES.items() for key in keys.split()}
+"""One small model of any family, by the keys of all."""
 
 
 @pytest.mark.parametrize(
