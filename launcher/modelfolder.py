@@ -231,17 +231,18 @@ def _require_plain_weights(folder: Path | None, config: Mapping[str, Any], tenso
 # -- positions -----------------------------------------------------------------------------------------------------
 
 _BY_LENGTH = (
-    "albert bart bert bert-generation big_bird bigbird_pegasus biogpt blenderbot blenderbot-small canine convbert deberta"
-    " deberta-v2 distilbert electra ernie flaubert fnet gpt_neo layoutlm marian mbart megatron-bert mobilebert mra mvp"
-    " nystromformer opt pegasus plbart rembert roc_bert roformer squeezebert trocr xlm yoso"
+    "albert bart bert bert-generation big_bird bigbird_pegasus biogpt blenderbot blenderbot-small canine convbert"
+    " deberta deberta-v2 distilbert electra ernie flaubert fnet git gpt_neo layoutlm layoutlmv2 marian mbart megatron-"
+    " bert mobilebert mra mvp nystromformer opt pegasus perceiver plbart reformer rembert roc_bert roformer"
+    " squeezebert trocr xlm yoso"
 )
 _TABLE = {
     **dict.fromkeys(_BY_LENGTH.split(), "max_position_embeddings"),
     **dict.fromkeys(("codegen", "ctrl", "gpt2", "gpt-sw3", "gpt_bigcode", "gptj", "openai-gpt"), "n_positions"),
     "mpt": "max_seq_len",
 }
-"""Families whose positions are rows of a table, and the key of config.json that says how many. Found by running each of
-transformers' models on rows of every length."""
+"""Families whose positions are rows of a table, and the key of config.json that says how many. Found by running
+transformers' models on rows of every length, and by the source of the few that cannot be made small."""
 
 _BEHIND_PADDING = (
     "camembert data2vec-text esm ibert layoutlmv3 lilt longformer luke markuplm mpnet roberta roberta-prelayernorm"
