@@ -232,8 +232,8 @@ def _require_plain_weights(folder: Path | None, config: Mapping[str, Any], tenso
 
 _BY_LENGTH = (
     "albert bart bert bert-generation big_bird bigbird_pegasus biogpt blenderbot blenderbot-small canine convbert"
-    " deberta deberta-v2 distilbert electra ernie flaubert fnet git gpt_neo layoutlm layoutlmv2 marian mbart megatron-"
-    " bert mobilebert mra mvp nystromformer opt pegasus perceiver plbart reformer rembert roc_bert roformer"
+    " deberta deberta-v2 distilbert electra ernie flaubert fnet git gpt_neo layoutlm layoutlmv2 marian mbart"
+    " megatron-bert mobilebert mra mvp nystromformer opt pegasus perceiver plbart reformer rembert roc_bert roformer"
     " squeezebert trocr xlm yoso"
 )
 _TABLE = {

@@ -174,6 +174,13 @@ def test_rows_longer_than_the_table_of_positions_are_refused(config: dict[str, A
     modelfolder.check(None, config, replace(WANTED, max_length=limit))
 
 
+def test_every_family_with_a_table_is_one_of_transformers():
+    """A name with a slip in it would never be met."""
+    names = modelfolder._TABLE.keys() | modelfolder._AFTER_PADDING
+
+    assert set() == names - modelfolder.native("CONFIG_MAPPING_NAMES")
+
+
 def test_deberta_v3_and_rotary_models_have_no_table():
     """DeBERTa v3 has relative positions alone; a rotary model computes positions."""
     assert modelfolder.positions({"model_type": "deberta-v2", "position_biased_input": False}) is None
