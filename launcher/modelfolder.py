@@ -156,8 +156,10 @@ def native(table: str) -> frozenset[str]:
     for name in ("auto_mappings.py", "configuration_auto.py", "modeling_auto.py"):
         if (auto / name).is_file():
             text = (auto / name).read_text(encoding="utf-8")
-            for part in text.split(f"\n{table} = OrderedDict(")[1:]:
+            for part in re.split(rf"\n{table}\b[^=\n]*= OrderedDict[^(\n]*\(", text)[1:]:
                 found |= set(re.findall(r'\(\s*"([^"]+)",\s*[("]', part.partition("\n)\n")[0]))
+            if table in text:  # a few are added one by one
+                found |= set(re.findall(r'"([^"]+)": "\w+Config"', text))
     return frozenset(found)
 
 

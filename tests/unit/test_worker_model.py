@@ -16,6 +16,11 @@ from transformers import (
     BertConfig,
     LlamaConfig,
 )
+from transformers.models.auto import configuration_auto
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
 
 from launcher import modelfolder, plan, spec
 from launcher.cluster.model import Cluster
@@ -166,6 +171,19 @@ SIZES = {
 }
 SMALL = {key: size for size, keys in SIZES.items() for key in keys.split()}
 """One small model of any family, by the keys of all."""
+
+
+@pytest.mark.parametrize(
+    ("table", "own"),
+    [
+        ("CONFIG_MAPPING_NAMES", configuration_auto.CONFIG_MAPPING_NAMES),
+        ("MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES", MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
+        ("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+    ],
+)
+def test_transformers_tables_are_read_whole_without_importing_it(table, own):
+    """A type that is missed would have its model refused."""
+    assert own.keys() == modelfolder.native(table)
 
 
 @pytest.mark.parametrize(
