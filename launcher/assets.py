@@ -85,12 +85,25 @@ def model_config(name: str, revision: str | None = None, env: Mapping[str, str] 
         raise LaunchError(f"model.name: {name}: is a file", hint="name its folder, or a hub id such as org/model")
     if name.startswith((".", "/", "~")):
         raise LaunchError(f"model.name: {name}: no such folder", hint="name a folder, or a hub id such as org/model")
+    file = _snapshot(name, revision, env) / "config.json"
+    return _config(file) if file.is_file() else _known(name)
+
+
+def model_folder(name: str, revision: str | None = None, env: Mapping[str, str] = os.environ) -> Path | None:
+    """Where a model's files are on this machine: the folder named, or the hub's local cache; None where they are not."""
+    path = Path(name)
+    if path.is_dir():
+        return path
+    found = _snapshot(name, revision, env)
+    return found if found.is_dir() else None
+
+
+def _snapshot(name: str, revision: str | None, env: Mapping[str, str]) -> Path:
     home = Path(env.get("HF_HOME") or Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface")
     cache = Path(env.get("HF_HUB_CACHE") or home / "hub") / ("models--" + name.replace("/", "--"))
     ref = cache / "refs" / (revision or "main")
     commit = ref.read_text().strip() if ref.is_file() else (revision or "main")
-    file = cache / "snapshots" / commit / "config.json"
-    return _config(file) if file.is_file() else _known(name)
+    return cache / "snapshots" / commit
 
 
 def _known(name: str) -> dict[str, Any] | None:

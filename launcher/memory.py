@@ -157,6 +157,7 @@ class Lora:
 
     r: int = 8
     target_modules: str | tuple[str, ...] = "all-linear"
+    modules_to_save: tuple[str, ...] = ()
 
     def targets(self, geometry: Geometry) -> tuple[Parameter, ...]:
         """Linear layers that get an adapter; `all-linear` leaves the head out (peft's documentation)."""
@@ -173,14 +174,18 @@ class Lora:
         return found
 
     def trainable(self, geometry: Geometry, task: str) -> tuple[Parameter, ...]:
-        """The adapters, and the copy of the classification head that peft trains beside them."""
+        """The adapters, and the copies that peft trains whole beside them: of a classifier's head and of modules_to_save."""
         out = []
         for p in self.targets(geometry):
             name = p.name.removesuffix(".weight")
             out.append(Parameter(f"{name}.lora_A", (self.r, p.shape[1]), "linear", p.layer))
             out.append(Parameter(f"{name}.lora_B", (p.shape[0], self.r), "linear", p.layer))
-        if task == "sequence-classification":
-            out += [replace(p, name=f"{p.name}.copy") for p in geometry.parameters if p.kind == "head"]
+        head = "head" if task == "sequence-classification" else None
+        out += [
+            replace(p, name=f"{p.name}.copy")
+            for p in geometry.parameters
+            if p.kind == head or any(f".{name}." in f".{p.name}" for name in self.modules_to_save)
+        ]
         return tuple(out)
 
 
@@ -254,6 +259,7 @@ class _Job:
     device: str
     logit_positions: int
     bucket: int
+    overlaps: bool
     trainable: tuple[Parameter, ...] = field(default=())
 
     @property
@@ -299,6 +305,7 @@ def estimate(
     device: str = "npu",
     logit_positions: int | None = None,
     bucket_elements: int | None = None,
+    overlaps: bool = True,
     hccl_buffsize_mib: int = HCCL_BUFFSIZE_MIB,
     num_communicators: int = 2,
 ) -> Breakdown:
@@ -308,6 +315,8 @@ def estimate(
         config: the model's config.json.
         padded: whether rows have unequal lengths; then a mask is kept, and grouped key/value heads are repeated.
         logit_positions: positions of a row whose logits over the vocabulary are computed; causal-lm only. None for all.
+        bucket_elements: reduce_bucket_size of ZeRO's stages 1 and 2; None for the launcher's own.
+        overlaps: DeepSpeed's overlap_comm, which takes a second bucket on cards.
         num_communicators: groups of ranks that HCCL opens; the world, and one that DeepSpeed or FSDP adds.
 
     Raises:
@@ -318,6 +327,7 @@ def estimate(
         shape, task, strategy, precision, world_size, micro_batch, seq_len, gradient_checkpointing, attention or "sdpa",
         accumulation > 1, padded, lora, device, min(logit_positions or seq_len, seq_len),
         bucket_elements or ZERO_BUCKET_ELEMENTS["npu" if device == "npu" else "cpu"],
+        overlaps and device == "npu",
         lora.trainable(shape, task) if lora else shape.parameters,
     )  # fmt: skip
     return _breakdown(job, hccl_buffsize_mib, num_communicators)
@@ -595,7 +605,7 @@ def _is_fsdp(job: _Job) -> bool:
 def _reduction(job: _Job) -> tuple[dict[str, int], ...]:
     """Buckets, and for FSDP2 gathered parameters, at the points of the backward pass: head, last block, first, end."""
     if job.stage in (1, 2):
-        bucket = job.low * job.bucket * (2 if job.device == "npu" else 1)  # overlap_comm has two
+        bucket = job.low * job.bucket * (2 if job.overlaps else 1)
         copy = job.low * min(job.bucket, job.num_trainable)  # flattened for the reduction
         if job.stage == 2:
             # The last bucket's gradients may still be in the copy when the partition is filled, or not: the backend's
@@ -668,6 +678,18 @@ def _step(job: _Job) -> dict[str, int]:
         sub_group = min(_zero3_shard(job), ZERO3_SUB_GROUP_ELEMENTS)
         return _merge(_resident(job), {"buffers": (job.low + 4) * sub_group})
     return _merge(_resident(job), {"gradients": _full_gradients(job)})
+
+
+def state_bytes(strategy: str, num_parameters: int, world_size: int, precision: str) -> int:
+    """Weights, gradients and Adam's state of one rank by the ZeRO paper's table, for families that have no geometry here.
+
+    DDP trains fp32 weights: 4 bytes, 4 of gradient, 8 of moments. DeepSpeed keeps 2, 2 and 12 (4, 4 and 8 in fp32).
+    """
+    low = 4 if precision == "fp32" or strategy == "ddp" else 2
+    optimizer = 8 if low == 4 else 12
+    stage = _STAGE.get(strategy, 0)
+    shards = [world_size if stage >= level else 1 for level in (3, 2, 1)]
+    return sum(num_parameters * size // n for size, n in zip((low, low, optimizer), shards, strict=True))
 
 
 # --- does it fit, and what would -----------------------------------------------------------------------------------

@@ -4,12 +4,13 @@ cannot run. Everything a launch does afterwards follows from the Plan alone."""
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from launcher import __version__, memory
+from launcher import __version__, memory, modelfolder
 from launcher.cluster.model import GIB, Chip, Cluster, chip
 from launcher.errors import LaunchError
 from launcher.program import Program
@@ -18,6 +19,8 @@ from launcher.spec import Loaded, Precision, RecipeSpec, Section, Strategy
 ZERO_STAGE = {"zero1": 1, "zero2": 2, "zero3": 3, "zero3-offload": 3}
 MAX_MICRO_BATCH = 8
 DEBUG_STEPS = 4
+CARD_PADDING = 16
+"""Batches are padded to a multiple of it on cards, whose kernels like that; on CPU every pad token costs."""
 ANSWER_POSITIONS = 32
 """causal-lm: positions of a row whose logits are computed, the answer's. Answers are a word or two; this is ample."""
 
@@ -92,6 +95,12 @@ class Plan(Section):
     """What ranks run instead of the recipe's training: `script:` of a recipe, or the command line's program."""
     rank_table: str | None = None
     """This node's file for RANK_TABLE_FILE, where --rank-table asked for one."""
+    overlap_comm: bool = False
+    """Whether DeepSpeed reduces gradients while others are computed."""
+    driver_version: str | None = None
+    """Of this node's cards; None where it is not known."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about this model with this recipe."""
     hidden_size: PositiveInt | None = None
     """The model's hidden size where its config could be read; ZeRO-3's buffer sizes follow from it."""
 
@@ -114,7 +123,7 @@ class Plan(Section):
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks for beyond the recipe."""
+    """What the command line asks for, and what the model's folder tells, beyond the recipe."""
 
     nproc: int | None = None
     """Ranks on this node; None for one a card (one in all on CPU)."""
@@ -124,6 +133,24 @@ class Options:
     supervision: Supervision = field(default_factory=Supervision)
     use: Use | None = None
     rank_table: str | None = None
+    model: modelfolder.About | None = None
+    """None where nobody looked."""
+    deepspeed_version: str | None = None
+    """Of the package that ranks import; None where there is none."""
+
+
+def wanted(recipe: RecipeSpec, device: str) -> modelfolder.Wanted:
+    """What a recipe asks of its model."""
+    model = recipe.model
+    return modelfolder.Wanted(
+        name=model.name,
+        task=model.task,
+        num_labels=model.num_labels or len(model.label_names or ()) or None,
+        label_names=model.label_names or (),
+        max_length=recipe.data.max_length,
+        gguf_file=model.gguf_file,
+        pads_to=CARD_PADDING if device == "npu" else 1,
+    )
 
 
 def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[str, Any] | None = None) -> Plan:
@@ -148,7 +175,7 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
     world_size = nproc * cluster.num_nodes
     silicon = chip(cluster.devices[0].name) if cluster.devices else None
     precision, precision_reason = _precision(recipe, cluster, silicon)
-    strategy, strategy_reason = _strategy(recipe, cluster, world_size)
+    strategy, strategy_reason = _strategy(recipe, cluster, world_size, precision, model_config, options.model)
     use = options.use
     if use is not None:
         if use.mode == "eval":
@@ -157,7 +184,8 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
         strategy, strategy_reason = _use_strategy(recipe, use)
     else:
         batch = _batch(recipe, world_size, loaded)
-    needs = memory_job(recipe, cluster, world_size, nproc, precision, model_config)
+    overlaps = _overlaps(recipe, cluster, options)
+    needs = memory_job(recipe, cluster, world_size, nproc, precision, model_config, overlaps=overlaps)
     if needs is not None:
         if use is not None:
             _require_room_for_weights(needs, use, strategy)
@@ -186,6 +214,9 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
         debug=options.debug,
         use=use,
         rank_table=options.rank_table if cluster.device == "npu" else None,
+        overlap_comm=overlaps,
+        driver_version=cluster.driver_version,
+        notes=(*(options.model.notes if options.model else ()), *_unused_notes(recipe, strategy)),
         hidden_size=_hidden_size(model_config),
     )
 
@@ -237,7 +268,8 @@ def memory_rows(
     world_size = nproc * cluster.num_nodes
     silicon = chip(cluster.devices[0].name) if cluster.devices else None
     precision, _ = _precision(recipe, cluster, silicon)
-    needs = memory_job(recipe, cluster, world_size, nproc, precision, model_config)
+    overlaps = _overlaps(recipe, cluster, options)
+    needs = memory_job(recipe, cluster, world_size, nproc, precision, model_config, overlaps=overlaps)
     if needs is None:
         return []
     micro = recipe.parallel.micro_batch_size
@@ -279,17 +311,75 @@ def _precision(recipe: RecipeSpec, cluster: Cluster, silicon: Chip | None) -> tu
     return asked, "as the recipe says"
 
 
-def _strategy(recipe: RecipeSpec, cluster: Cluster, world_size: int) -> tuple[Strategy, str]:
+def _strategy(
+    recipe: RecipeSpec,
+    cluster: Cluster,
+    world_size: int,
+    precision: str,
+    config: dict[str, Any] | None,
+    about: modelfolder.About | None,
+) -> tuple[Strategy, str]:
     asked = recipe.parallel.strategy
     if asked != "auto":
         return asked, "as the recipe says"
     if world_size == 1:
         return "ddp", "one rank has nobody to share with"
-    if recipe.adapter is not None:
-        return "ddp", "LoRA trains few weights, so sharding their state saves little"
     if cluster.device == "cpu":
         return "ddp", "CPU ranks share this machine's memory, so sharding saves little"
-    return "zero3", "weights, gradients and optimizer state are all sharded, so that the most fits"
+    why = unmodelled(cluster, config)
+    count = about.num_parameters if about else None
+    hbm_bytes = min((d.hbm_bytes for d in cluster.devices), default=0)
+    if recipe.adapter is not None and (count is None or count * 2 <= memory.usable_bytes(hbm_bytes) * STATE_SHARE):
+        return "ddp", "LoRA trains few weights, so sharding their state saves little"
+    if count is None or not hbm_bytes:
+        return "zero3", f"{why}, so everything is sharded: weights, gradients and optimizer state"
+    share = memory.usable_bytes(hbm_bytes) * STATE_SHARE
+    said = f"{why}; {'' if about and about.is_counted else 'about '}{_count(count)} parameters"
+    for strategy in ("ddp", "zero1", "zero2"):
+        need = memory.state_bytes(strategy, count, world_size, precision)
+        if need <= share:
+            return strategy, f"{said}: weights, gradients and optimizer take {need / GIB:.1f} GiB of a card under it"
+    return "zero3", f"{said}: too many for less than sharding weights, gradients and optimizer state"
+
+
+STATE_SHARE = 0.6
+"""Of a card, what weights, gradients and optimizer may take where activations cannot be computed."""
+
+
+def unmodelled(cluster: Cluster, config: dict[str, Any] | None) -> str:
+    """Why `memory` cannot tell what a job needs, where it cannot."""
+    if cluster.device == "cpu":
+        return "only a card's memory is computed, and this plan is for CPU"
+    if config is None:
+        return "the model's config is not on this machine (a folder, or the hub's cache)"
+    if not min((d.hbm_bytes for d in cluster.devices), default=0):
+        return "no card says how much memory it has"
+    known = ", ".join(memory.ARCHITECTURES)
+    return f"memory of model type {config.get('model_type')!r} is not computed here, only of {known}"
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e9:.1f} billion" if number >= 1e9 else f"{number / 1e6:.0f} million"
+
+
+OVERLAP_SINCE = (0, 19, 3)
+"""The DeepSpeed whose overlap_comm can be relied on together with contiguous_gradients. Before it, a bucket could be reduced
+before all streams had written to it (DeepSpeed pull request 8080, first in 0.19.3), or given back while still in use
+(7965, first in 0.19.0): gradients, and then the loss, became NaN or wrong (issues 7188, 8061)."""
+
+
+def _overlaps(recipe: RecipeSpec, cluster: Cluster, options: Options) -> bool:
+    asked = recipe.parallel.deepspeed
+    if asked is not None and asked.overlap_comm is not None:
+        return asked.overlap_comm
+    found = re.match(r"(\d+)\.(\d+)\.(\d+)", options.deepspeed_version or "")
+    return cluster.device == "npu" and found is not None and tuple(map(int, found.groups())) >= OVERLAP_SINCE
+
+
+def _unused_notes(recipe: RecipeSpec, strategy: Strategy) -> tuple[str, ...]:
+    if recipe.parallel.deepspeed is None or strategy in ZERO_STAGE:
+        return ()
+    return (f"parallel.deepspeed has no effect: the strategy taken is {strategy}",)
 
 
 def memory_job(
@@ -299,6 +389,8 @@ def memory_job(
     nproc: int,
     precision: str,
     model_config: dict[str, Any] | None,
+    *,
+    overlaps: bool = True,
 ) -> dict[str, Any] | None:
     """What `memory` asks about this job, but for the strategy; None where it cannot be told: on CPU, without the
     model's config, for a family whose shapes are not known, or where no card says how much memory it has."""
@@ -324,7 +416,9 @@ def memory_job(
         "seq_len": recipe.data.max_length,
         "gradient_checkpointing": bool(checkpointing),
         "attention": recipe.model.attn_implementation or "sdpa",
-        "lora": adapter and memory.Lora(adapter.r, adapter.target_modules),
+        "lora": adapter and memory.Lora(adapter.r, adapter.target_modules, adapter.modules_to_save or ()),
+        "overlaps": overlaps,
+        "bucket_elements": recipe.parallel.deepspeed and recipe.parallel.deepspeed.reduce_bucket_size,
         "logit_positions": ANSWER_POSITIONS if recipe.model.task == "causal-lm" else None,
     }
 

@@ -232,7 +232,7 @@ def _finished(path: Path) -> LaunchError:
     )
 
 
-_FREE = {"strategy": "auto", "micro_batch_size": "auto", "eval_batch_size": "auto"}
+_FREE = {"strategy": "auto", "micro_batch_size": "auto", "eval_batch_size": "auto", "deepspeed": None}
 """What a checkpoint does not depend on, as it does not on the number of ranks."""
 
 

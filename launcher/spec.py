@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, field_validator
 
 from launcher import assets, training_fields, yamlfile
 from launcher.errors import LaunchError
@@ -119,6 +119,37 @@ class Data(Section):
     """Processes that tokenise. Default: one a core for large data, one for small."""
 
 
+class DeepSpeed(Section):
+    """Keys of DeepSpeed's `zero_optimization` that change speed and memory, not what is trained. What is left out is the launcher's choice, as `--dry-run` shows it."""
+
+    overlap_comm: bool | None = None
+    """Reduce gradients while others are computed, in a second bucket. Left out: on cards from DeepSpeed 0.19.3 on, whose fixes make it safe, else false."""
+    contiguous_gradients: bool | None = None
+    """Copy gradients into one buffer as they come. Left out: true."""
+    reduce_bucket_size: PositiveInt | None = None
+    """Elements that are reduced at once."""
+    allgather_bucket_size: PositiveInt | None = None
+    """zero1 and zero2: elements that are gathered at once."""
+    stage3_prefetch_bucket_size: NonNegativeInt | None = None
+    """zero3: elements that are gathered ahead of their use."""
+    stage3_param_persistence_threshold: NonNegativeInt | None = None
+    """zero3: parameters smaller than this stay whole on every rank."""
+    stage3_max_live_parameters: NonNegativeInt | None = None
+    """zero3: elements that one rank may hold whole at a time."""
+    stage3_max_reuse_distance: NonNegativeInt | None = None
+    """zero3: a parameter stays whole that is used again within so many elements."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        # `5e8` is how DeepSpeed's own examples write a size.
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    def given(self) -> dict[str, Any]:
+        """The keys that are there."""
+        return self.model_dump(exclude_none=True)
+
+
 class Parallel(Section):
     """How the job is spread over ranks. Recipes carry no hosts, ports or card numbers."""
 
@@ -132,6 +163,8 @@ class Parallel(Section):
     """Rows one rank holds at a time. Accumulation follows: global / (ranks x micro)."""
     eval_batch_size: SizeOrAuto = "auto"
     """Rows one rank evaluates at a time."""
+    deepspeed: DeepSpeed | None = None
+    """Sizes and switches of DeepSpeed, for zero1 to zero3-offload."""
 
 
 class Adapter(Section):
@@ -459,6 +492,8 @@ def _sentence(item: Any, path: tuple[str | int, ...]) -> str:
     shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
     if kind == "extra_forbidden":
         section = _section_of(path[:-1])
+        if section is DeepSpeed and path[-1] in _DEEPSPEED_ELSEWHERE:
+            return f"not set here: {_DEEPSPEED_ELSEWHERE[str(path[-1])]}"
         return "unknown key" + (_did_you_mean(str(path[-1]), section) if section else "")
     if kind == "literal_error":
         expected = item["ctx"]["expected"].replace("'", "")
@@ -529,6 +564,26 @@ def _peer_hint(key: str) -> str:
     return ""
 
 
+_DEEPSPEED_ELSEWHERE = {
+    "zero_optimization": "write its keys directly below parallel.deepspeed",
+    "stage": "set parallel.strategy",
+    "offload_optimizer": "set parallel.strategy: zero3-offload",
+    "offload_param": "set parallel.strategy: zero3-offload",
+    "train_batch_size": "set parallel.global_batch_size",
+    "train_micro_batch_size_per_gpu": "set parallel.micro_batch_size",
+    "gradient_accumulation_steps": "it follows from parallel.global_batch_size and micro_batch_size",
+    "gradient_clipping": "set training.max_grad_norm",
+    "bf16": "set parallel.precision",
+    "fp16": "set parallel.precision",
+    "optimizer": "set training.optim",
+    "scheduler": "set training.lr_scheduler_type",
+    "activation_checkpointing": "set training.gradient_checkpointing",
+    "stage3_gather_16bit_weights_on_model_save": "it stays on: without it a checkpoint holds no weights that can be read",
+    "reduce_scatter": "the launcher decides it, since results depend on it",
+    "allgather_partitions": "the launcher decides it",
+}
+"""Keys of DeepSpeed's config that a recipe does not set below parallel.deepspeed, and what to write instead."""
+
 _AT_LEAST = {
     "learning_rate": 0, "num_train_epochs": 0, "weight_decay": 0, "max_grad_norm": 0, "warmup_steps": 0,
     "logging_steps": 0, "eval_steps": 0, "save_steps": 0, "dataloader_num_workers": 0, "save_total_limit": 1,
@@ -583,8 +638,26 @@ def _check_combinations(layers: _Layers, good: dict[str, Any]) -> None:
         )
     if adapter is not None and adapter.use_dora and parallel.strategy in ("zero3", "zero3-offload"):
         layers.mistake(("adapter", "use_dora"), "DoRA reads whole weights, which ZeRO-3 does not keep; use zero2")
+    if parallel.deepspeed is not None:
+        _check_deepspeed(layers, parallel)
     if len(set(good.get("metrics", ()))) < len(good.get("metrics", ())):
         layers.mistake(("metrics",), "a metric is named twice")
+
+
+def _check_deepspeed(layers: _Layers, parallel: Parallel) -> None:
+    """Keys that the strategy has no use for. With `auto` the strategy is not known yet."""
+    assert parallel.deepspeed is not None
+    for key in parallel.deepspeed.given():
+        if parallel.strategy in ("ddp", "fsdp2"):
+            layers.mistake(
+                ("parallel", "deepspeed", key), f"strategy {parallel.strategy} does not use DeepSpeed; leave it out"
+            )
+        elif key.startswith("stage3_") and parallel.strategy in ("zero1", "zero2"):
+            layers.mistake(("parallel", "deepspeed", key), f"is for zero3, and the strategy is {parallel.strategy}")
+        elif key == "allgather_bucket_size" and parallel.strategy in ("zero3", "zero3-offload"):
+            layers.mistake(
+                ("parallel", "deepspeed", key), "is for zero1 and zero2; zero3 has stage3_prefetch_bucket_size"
+            )
 
 
 def _check_task(layers: _Layers, model: Model, data: Data) -> None:

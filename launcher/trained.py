@@ -10,8 +10,9 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from launcher import rundir
+from launcher import modelfolder, rundir
 from launcher.errors import LaunchError
+from launcher.plan import CARD_PADDING
 from launcher.rundir import RunDir
 from launcher.spec import NO_DATA, Data, Model, RecipeSpec, Strategy
 
@@ -22,6 +23,8 @@ _MARKS = ("plan.json", "manifest.json", "config.json", "adapter_config.json", "*
 HEADS = {"ForSequenceClassification": "sequence-classification", "ForCausalLM": "causal-lm"}
 """How an architecture's name in config.json ends, and the task it is for."""
 
+MIN_LENGTH = 8
+"""The least that data.max_length may be."""
 _CHECKPOINT = re.compile(r"(.*/)?checkpoint-\d+")
 
 
@@ -99,7 +102,12 @@ def recipe_of(weights: Weights) -> RecipeSpec:
         raise LaunchError(f"{weights.name}: a causal LM, and nothing beside it says which prompt and answers it knows",
                           hint="give the recipe it was trained with: --recipe FILE")  # fmt: skip
     # A hub id's config is read on the rank side, once it is here.
-    return RecipeSpec(model=Model(name=weights.name), data=Data(path=NO_DATA))
+    data = Data(path=NO_DATA)
+    found = modelfolder.positions(config) if isinstance(config, dict) else None
+    if found is not None:  # texts are cut where the model's table of positions ends, on cards at a multiple of 16
+        most = max(MIN_LENGTH, found[0] // CARD_PADDING * CARD_PADDING)
+        data = data.model_copy(update={"max_length": min(data.max_length, most)})
+    return RecipeSpec(model=Model(name=weights.name), data=data)
 
 
 def _noted(weights: Weights, recipe: dict[str, Any]) -> RecipeSpec:

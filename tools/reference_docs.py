@@ -15,8 +15,16 @@ import click
 from launcher import cli, spec, training_fields
 
 ROOT = Path(__file__).resolve().parents[1]
-SECTIONS = {"model": "Model", "data": "Data", "data.train": "Split", "data.eval": "EvalSplit", "parallel": "Parallel",
-            "adapter": "Adapter", "": "RecipeSpec"}  # fmt: skip
+SECTIONS = {
+    "model": "Model",
+    "data": "Data",
+    "data.train": "Split",
+    "data.eval": "EvalSplit",
+    "parallel": "Parallel",
+    "parallel.deepspeed": "DeepSpeed",
+    "adapter": "Adapter",
+    "": "RecipeSpec",
+}
 """Key of a recipe → the class that describes what is under it."""
 INTRO = """# Recipes
 

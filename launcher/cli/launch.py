@@ -251,7 +251,9 @@ def plan_command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **mach
     loaded, cluster, options, config = inputs(recipe, overrides, machine, debug=False, pretend=True)
     rows = plan.memory_rows(loaded, cluster, options, config)
     if not as_json:
-        show.memory(rows)  # before `make` refuses what does not fit: the table shows by how much
+        show.memory(
+            rows, plan.unmodelled(cluster, config)
+        )  # before `make` refuses what does not fit: the table shows by how much
     show.planned(plan.make(loaded, cluster, options, config), loaded, rows, as_json)
 
 

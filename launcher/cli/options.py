@@ -168,10 +168,21 @@ def _needs(recipe: RecipeSpec, strategy: str) -> tuple[str, ...]:
     return (*ranks, "datasets", "evaluate", "scikit-learn", *(name for name, is_asked in asked.items() if is_asked))
 
 
-def inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *, debug: bool, pretend: bool, elsewhere: bool = False, is_theirs: Callable[[str], bool] = lambda path: False) -> tuple[Loaded, Cluster, Options, dict[str, Any] | None]:  # fmt: skip
-    """What a plan is made of. `pretend`: nothing is going to be started here; `elsewhere`: nor are this machine's cards meant;
-    `is_theirs`: whether a path is one of the job's machines, which this one cannot look into."""
-    from launcher import assets, plan, spec
+def inputs(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    machine: dict[str, Any],
+    *,
+    debug: bool,
+    pretend: bool,
+    elsewhere: bool = False,
+    is_training: bool = True,
+    is_theirs: Callable[[str], bool] = lambda path: False,
+) -> tuple[Loaded, Cluster, Options, dict[str, Any] | None]:
+    """What a plan is made of. `pretend`: nothing is going to be started here; `elsewhere`: nor are this machine's cards meant.
+    `is_training`: the recipe's model is what is trained, and is looked at. `is_theirs`: whether a path is one of the job's
+    machines, which this one cannot look into."""
+    from launcher import assets, doctor, modelfolder, plan, spec
     from launcher.cluster import detect, environment
 
     loaded = spec.load(recipe, overrides)
@@ -191,13 +202,21 @@ def inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *,
     else:
         cluster = detect.here(device, os.environ, nodes)
     model = loaded.spec.model
-    config = None if is_theirs(model.name) else assets.model_config(model.name, model.revision)
+    is_here = not is_theirs(model.name)
+    trains = is_training and is_here and loaded.spec.script is None
+    folder = assets.model_folder(model.name, model.revision) if trains else None
+    if folder is not None and model.gguf_file is None:
+        modelfolder.require_model(folder)
+    config = assets.model_config(model.name, model.revision) if is_here else None
+    about = modelfolder.check(folder, config, plan.wanted(loaded.spec, cluster.device)) if trains else None
     options = plan.Options(
         nproc=nproc,
         nproc_source=source,
         debug=debug,
         supervision=supervision(machine),
         rank_table=_rank_table(machine.get("rank_table")),
+        model=about,
+        deepspeed_version=doctor.installed(["deepspeed"]).get("deepspeed"),
     )
     return loaded, cluster, options, config
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from launcher.cluster import npu
-from launcher.cluster.model import GIB, Cluster, Device, chip, chip_names
+from launcher.cluster.model import GIB, Chip, Cluster, Device, chip, chip_names, described, series
 from launcher.cluster.nodes import ONE_NODE, Nodes
 from launcher.errors import LaunchError
 
@@ -66,27 +66,54 @@ def here(
         )
     names = sorted({d.name or "NPU" for d in devices})
     cluster = _cluster("npu", devices, nodes, f"{len(devices)} x {', '.join(names)} by {found.source}")
-    return replace(cluster, node_devices=found.devices)
+    return replace(cluster, node_devices=found.devices, driver_version=found.driver_version or None)
 
 
 def assumed(nproc: int, nodes: Nodes, name: str = ASSUMED_CHIP, hbm_gib: int | None = None) -> Cluster:
     """Cards that need not be there, for `plan`, `render` and --dry-run.
 
     Raises:
-        LaunchError: no such chip, or one that does not train.
+        LaunchError: no such chip, one that does not train, or a name that several chips of different memory go by.
     """
     nodes.check()
+    silicon, said = _named(name, hbm_gib)
+    if not (hbm_gib or silicon.hbm_gib):
+        raise LaunchError(f"{name} comes with several sizes of memory", hint="say which: --hbm GB, as npu-smi shows it")
+    hbm_bytes = (hbm_gib or silicon.hbm_gib) * GIB
+    short = silicon.short_name
+    devices = tuple(Device(index=i, name=short, hbm_bytes=hbm_bytes, health="OK", physical_id=i) for i in range(nproc))
+    source = f"{nproc} x {said}, {hbm_bytes // GIB} GB, assumed: nothing on this machine was asked"
+    return Cluster(
+        "npu", devices, nodes.count, nodes.rank, nodes.endpoint, source=source, nodes_source=nodes.source, job=nodes.job
+    )
+
+
+def _named(name: str, hbm_gib: int | None) -> tuple[Chip, str]:
+    """The chip that a user means by `name`, and the words for it."""
+    if wide := series(name):
+        chips = [c for c in wide.chips if hbm_gib is None or c.hbm_gib == hbm_gib]
+        if wide.usual is not None and (hbm_gib is None or wide.usual in chips):
+            return wide.usual, f"{wide.usual.short_name} ({wide.about})"
+        if chips and len({(c.supports_bf16, c.hbm_gib) for c in chips}) == 1:
+            return chips[-1], chips[-1].short_name
+        known = ", ".join(map(described, wide.chips))
+        raise LaunchError(f"--chip {name} may be any of {known}", hint=wide.hint)
     silicon = chip(name)
     if silicon is None or not silicon.trainable:
         raise LaunchError(f"{name!r} is no Ascend chip that trains", hint=f"one of {', '.join(chip_names())}")
-    hbm_bytes = (hbm_gib or silicon.hbm_gib or 64) * GIB
-    devices = tuple(Device(index=i, name=name, hbm_bytes=hbm_bytes, health="OK", physical_id=i) for i in range(nproc))
-    source = f"{nproc} x {name}, {hbm_bytes // GIB} GB, assumed: nothing on this machine was asked"
-    return Cluster("npu", devices, nodes.count, nodes.rank, nodes.endpoint, None, source, (), nodes.source, nodes.job)
+    return silicon, silicon.short_name
 
 
 def _cluster(device: Literal["npu", "cpu"], devices: tuple[Device, ...], nodes: Nodes, source: str) -> Cluster:
     host_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Cluster(
-        device, devices, nodes.count, nodes.rank, nodes.endpoint, host_bytes, source, (), nodes.source, nodes.job
+        device,
+        devices,
+        nodes.count,
+        nodes.rank,
+        nodes.endpoint,
+        host_bytes,
+        source,
+        nodes_source=nodes.source,
+        job=nodes.job,
     )

@@ -30,6 +30,11 @@ class Chip:
     devices_per_node: int
     """Dies in the usual server; 0 where there is no usual server."""
 
+    @property
+    def short_name(self) -> str:
+        """As npu-smi prints it: without Ascend, but where nothing that tells would be left."""
+        return self.soc if self.soc == "Ascend910" else self.soc.removeprefix("Ascend")
+
 
 # Cores and clocks: CANN's platform_config. bf16: torch_npu's IsBF16Supported is true from 910B1 (soc 220) upward.
 _CHIPS = (
@@ -73,7 +78,55 @@ def chip(name: str) -> Chip | None:
 
 def chip_names() -> tuple[str, ...]:
     """Short names a user may write, for messages."""
-    return tuple(c.soc.removeprefix("Ascend") or c.soc for c in _CHIPS if c.trainable and c.soc != "Ascend910")
+    exact = (c.short_name for c in _CHIPS if c.trainable and c.soc not in ("Ascend910", "Ascend910B"))
+    return (*exact, "910C", "A2", "A3")
+
+
+@dataclass(frozen=True)
+class Series:
+    """A name that people use for several chips."""
+
+    chips: tuple[Chip, ...]
+    usual: Chip | None = None
+    """The chip that is meant where nothing else is said; None where guessing would plan for the wrong card."""
+    about: str = ""
+    hint: str = ""
+
+
+_SAID = {"Ascend910B": "the old 910B", "Ascend910": "a die of the 910C"}
+
+
+def described(found: Chip) -> str:
+    """A chip among others of its name, with what a plan depends on."""
+    name = _SAID.get(found.soc, found.short_name)
+    return f"{name} ({found.hbm_gib} GB, {'bf16' if found.supports_bf16 else 'no bf16'})"
+
+
+def series(name: str) -> Series | None:
+    """What a name stands for that is no single chip's; None for any other.
+
+    910B1 to 910B4 are "the 910B" to everyone, and CANN gives that name to an old part without bf16. An Atlas A2 for
+    training holds chips of 64 GB, and an A3 (sold as 910C) dies of 64 GB, so those two names can be taken as said.
+    """
+    key = re.sub(r"^(?:huawei|atlas|ascend|800t|900)+", "", re.sub(r"[\s_-]+", "", name).lower())
+    a2, a3 = (tuple(c for c in _CHIPS if c.family == family) for family in ("A2", "A3"))
+    usual_a2, usual_a3 = _BY_NAME["910b3"], _BY_NAME["910"]
+    named_a2 = tuple(_BY_NAME[n] for n in ("910b1", "910b2", "910b3", "910b4"))
+    ask = "`npu-smi info` shows the name; "
+    if key == "910b":
+        return Series(
+            (*named_a2, _BY_NAME["910b"]),
+            hint=ask + "say --chip 910B3, for instance, and --chip 910A for the old 910B, which plans the same",
+        )
+    if key == "910" and "ascend" not in name.lower():
+        return Series(
+            (_BY_NAME["910a"], *named_a2, usual_a3), hint=ask + "say --chip 910A, 910B3 or 910C, for instance"
+        )
+    if key == "a2":
+        return Series(a2, usual_a2, about="the usual chip of an A2 for training; --chip 910B4 has 32 GB")
+    if key in ("a3", "910c"):
+        return Series(a3, usual_a3, about="a die of the 910C in an A3: two a card, 16 a node")
+    return None
 
 
 @dataclass(frozen=True)
@@ -150,5 +203,7 @@ class Cluster:
     """Every device of this node, visible or not, which ASCEND_RT_VISIBLE_DEVICES counts."""
     nodes_source: str = ""
     """By what the number of nodes and this one's were told; '' for one node that nobody numbered."""
+    driver_version: str | None = None
+    """Of the cards' driver, as npu-smi says it; None where it is not known."""
     job: str | None = None
     """The job's name where the environment says one: equal on all nodes and after a requeue."""

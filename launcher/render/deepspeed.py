@@ -15,7 +15,12 @@ def config(plan: Plan) -> dict[str, Any] | None:
     if plan.zero_stage is None:
         return None
     offload = plan.strategy == "zero3-offload"
-    return document(plan.zero_stage, plan.device, plan.hidden_size or LLAMA_8B_HIDDEN, offload=offload)
+    out = document(plan.zero_stage, plan.device, plan.hidden_size or LLAMA_8B_HIDDEN, offload=offload)
+    asked = plan.recipe.parallel.deepspeed
+    there = out["zero_optimization"]
+    there |= {key: value for key, value in asked.given().items() if key in there} if asked else {}
+    there["overlap_comm"] = plan.overlap_comm
+    return out
 
 
 def document(stage: int, device: str, hidden: int, *, offload: bool = False) -> dict[str, Any]:
@@ -23,12 +28,12 @@ def document(stage: int, device: str, hidden: int, *, offload: bool = False) -> 
 
     Batch sizes, clipping and precision stay `"auto"`, to be filled from TrainingArguments: said twice they can
     disagree, and transformers refuses that. `train_batch_size` is absent, since ZeRO-3 checks it before the world is
-    known and fails (DeepSpeed issue 3228). Bucket sizes are integers: DeepSpeed refuses the floats that formulas give.
+    known and fails (DeepSpeed issue 3228). `overlap_comm` is the plan's, by DeepSpeed's version. Bucket sizes are integers: DeepSpeed refuses the floats that formulas give.
     """
     zero: dict[str, Any] = {
         "stage": stage,
         "contiguous_gradients": True,
-        "overlap_comm": device == "npu",
+        "overlap_comm": False,
         "reduce_scatter": True,
         "reduce_bucket_size": ZERO_BUCKET_ELEMENTS[device],
         "allgather_partitions": True,

@@ -175,10 +175,34 @@ def _npu(plan: Plan, run_path: Path, user: Mapping[str, str]) -> list[Row]:
         ("PYTORCH_HAL_BASED_NPU_CHECK", "1", "torch.npu.is_available() then opens no device, so ranks can be forked"),
     ]  # fmt: skip
     if "PYTORCH_ALLOC_CONF" not in user:  # torch_npu raises when both are set
-        rows.append(
-            ("PYTORCH_NPU_ALLOC_CONF", "expandable_segments:True", "less fragmentation: batches differ in length")
-        )
+        rows.append(_allocator(plan.driver_version))
     return rows
+
+
+EXPANDABLE_SINCE = "24.1.rc3"
+"""The driver (HDK) from which on expandable segments are taken. Huawei's documentation of PYTORCH_NPU_ALLOC_CONF asks for HDK
+23.0.0, calls them experimental until CANN 8.0.RC3, and has limits that end with HDK 24.1.RC3; on older ones a job can end
+in copy_d2d with 507001 (vllm-ascend issue 116)."""
+
+
+def _allocator(driver: str | None) -> Row:
+    name = "PYTORCH_NPU_ALLOC_CONF"
+    if driver and _release(driver) < _release(EXPANDABLE_SINCE):
+        reason = (
+            f"driver {driver} is older than {EXPANDABLE_SINCE}, where expandable segments can end a job with 507001"
+        )
+        return name, "expandable_segments:False", f"{reason}; your own value stands"
+    return (
+        name,
+        "expandable_segments:True",
+        "less fragmentation: batches differ in length; should a job end with 507001, export it as False",
+    )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """23.0.rc2 < 23.0.0 < 23.0.3 < 24.1.rc3."""
+    numbers = re.findall(r"\.?(rc)?(\d+)", version.lower())
+    return tuple(part for rc, number in numbers for part in ((0, int(number)) if rc else (1, int(number))))
 
 
 def _trackers(plan: Plan, run_path: Path) -> list[Row]:

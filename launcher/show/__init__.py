@@ -356,6 +356,7 @@ def dry_run(
         print(json.dumps(value, indent=2, ensure_ascii=False))
         return
     out.print(_plan_lines(plan, loaded))
+    _notes(plan)
     for name in ("accelerate.yaml", "deepspeed.json"):
         if name in texts:
             out.print(Text(f"\n{run.path / name}", style="bold"))
@@ -436,14 +437,18 @@ def planned(plan: Plan, loaded: Loaded, rows: Sequence[Row], as_json: bool) -> N
         print(json.dumps(value, indent=2, ensure_ascii=False))
     else:
         out.print(_plan_lines(plan, loaded))
+        _notes(plan)
 
 
-def memory(rows: Sequence[Row]) -> None:
+def _notes(plan: Plan) -> None:
+    for note in plan.notes:
+        out.print(Text.assemble(("note       ", "bold"), note))
+
+
+def memory(rows: Sequence[Row], why_none: str) -> None:
     """A line for each strategy: what one rank holds at its highest, whether that fits, and how fast the strategy is."""
     if not rows:
-        out.print(
-            Text("memory     not told: it needs a card's size and the model's config (a folder, or the hub's cache)")
-        )
+        out.print(Text(f"memory     not told: {why_none}"))
         return
     shape = rows[0].breakdown
     out.print(

@@ -106,6 +106,7 @@ def prepare(plan: Plan, run_dir: RunDir) -> Prepared:
     trained = weights.trained(recipe, plan.use.weights, seed=seed) if plan.use is not None else None
     folder = trained.model if trained else models.locate(recipe)
     tokenizer_folder = models.tokenizer_folder(recipe, trained.tokenizer if trained else folder)
+    said = models.look(recipe, plan.device, folder, is_trained=trained is not None)
     tokenizer = models.load_tokenizer(recipe, tokenizer_folder)
     config = models.load_config(recipe, folder)
     num_labels = models.num_labels(recipe)
@@ -120,7 +121,7 @@ def prepare(plan: Plan, run_dir: RunDir) -> Prepared:
     names = weights.label_names(recipe, trained, config) if trained else recipe.model.label_names
     numbered = labels.number(columns, names=names, num_labels=num_labels, trained=trained is not None)
     label_names = numbered.names
-    notes = [*(trained.notes if trained else ()), *models.notes(recipe, tokenizer, config), *numbered.notes]
+    notes = [*(trained.notes if trained else ()), *said, *models.notes(recipe, tokenizer, config), *numbered.notes]
     notes += [*labels.notes(numbered, columns), *_selection_notes(recipe, raw), *_repeated_notes(recipe, raw)]
     encode = prompts.encoder(recipe, tokenizer, label_names)
     settings = {"max_length": recipe.data.max_length, **encode.settings}

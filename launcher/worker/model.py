@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from launcher import assets, modelfolder
+from launcher import plan as plans
 from launcher.errors import LaunchError
 from launcher.worker import cache
 
@@ -117,6 +120,18 @@ def set_pad_token(config: Any, tokenizer: Any) -> None:
         part.pad_token_id = tokenizer.pad_token_id
 
 
+def look(recipe: RecipeSpec, device: str, folder: Path, *, is_trained: bool = False) -> tuple[str, ...]:
+    """What a model's files say against the recipe, and for it. `is_trained`: its head is used as it is.
+
+    Raises:
+        LaunchError: as `modelfolder.check`.
+    """
+    wanted = plans.wanted(recipe, device)
+    if is_trained:
+        wanted = replace(wanted, name=str(folder), num_labels=None)
+    return modelfolder.check(folder, assets.model_config(str(folder)), wanted).notes
+
+
 def check_labels(recipe: RecipeSpec, config: Any, folder: Path, *, has_head: bool) -> None:
     """Refuse trained weights whose head has another number of labels than the recipe.
 
@@ -201,6 +216,7 @@ def _dequantised(folder: Path, gguf_file: str) -> Path:
 
 def _checked(folder: Path, gguf_file: str | None) -> Path:
     if gguf_file is None:
+        modelfolder.require_model(folder)
         check_folder(folder)
         return folder
     if not (folder / gguf_file).is_file():
@@ -333,6 +349,7 @@ def load_model(plan: Plan, prepared: Prepared, tokenizer: Any) -> torch.nn.Modul
             "id2label": dict(enumerate(prepared.label_names)),
             "label2id": {name: i for i, name in enumerate(prepared.label_names)},
         }
+    other = _other_head(plan, prepared)
     attention = recipe.model.attn_implementation
     try:
         model, loading = auto_class(recipe).from_pretrained(
@@ -340,16 +357,56 @@ def load_model(plan: Plan, prepared: Prepared, tokenizer: Any) -> torch.nn.Modul
             dtype=_load_dtype(plan, has_adapter=bool(recipe.adapter or prepared.adapter_path)),
             trust_remote_code=False,
             output_loading_info=True,
-            **labels,
+            **(labels if other is None else {"num_labels": other}),
             **({"attn_implementation": attention} if attention else {}),
         )
     except (OSError, ValueError, ImportError) as error:
         raise LaunchError(f"{prepared.model_path}: cannot be loaded for {recipe.model.task}: {_first_line(error)}",
                           hint="use a model whose architecture transformers has with that head") from error  # fmt: skip
+    except RuntimeError as error:
+        if "mismatch" not in str(error):
+            raise
+        raise LaunchError(
+            f"{prepared.model_path}: its weights are not of the sizes that its config.json says",
+            hint="download the model again, config.json with it",
+        ) from error
+    if other is not None:
+        _replace_head(plan, model, prepared.num_labels)
+        model.config.update(labels)
+    if plan.strategy == "fsdp2":
+        _wrap_layers_there(model)
     set_pad_token(model.config, tokenizer)
     if plan.use is not None:
         return _with_trained_adapter(plan, prepared, model, sorted(loading["missing_keys"]))
     return model if recipe.adapter is None else _with_adapter(plan, model)
+
+
+def _other_head(plan: Plan, prepared: Prepared) -> int | None:
+    """The labels of a head that the recipe's replaces: one of another size; None where the model's is kept, or has none."""
+    if plan.use is not None or plan.recipe.model.task != "sequence-classification":
+        return None
+    folder = Path(prepared.model_path)
+    there = modelfolder.head_labels(folder, assets.model_config(str(folder)) or {})
+    return there if there != prepared.num_labels else None
+
+
+def _replace_head(plan: Plan, model: Any, num_labels: int) -> None:
+    """A fresh last layer, equal on all ranks. transformers' own ignore_mismatched_sizes does nothing under ZeRO-3."""
+    there = {name for name, _ in model.named_parameters()}
+    path = next(name for name in modelfolder.HEADS if name in there).removesuffix(".weight")
+    old = model.get_submodule(path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.training_arguments.get("seed", 42))
+        new = torch.nn.Linear(old.in_features, num_labels, bias=old.bias is not None)
+        model._init_weights(new)
+    model.set_submodule(path, new.to(old.weight.device, old.weight.dtype))
+    model.num_labels = num_labels
+
+
+def _wrap_layers_there(model: Any) -> None:
+    # accelerate raises for a layer class that this model has no layer of, such as the encoder's of a decoder alone.
+    there = {type(module).__name__ for module in model.modules()}
+    model._no_split_modules = {name for name in model._no_split_modules or () if name in there}
 
 
 def _load_dtype(plan: Plan, *, has_adapter: bool) -> torch.dtype:
@@ -376,8 +433,9 @@ def _with_adapter(plan: Plan, model: Any) -> torch.nn.Module:
     adapter = plan.recipe.adapter
     assert adapter is not None
     options = adapter.model_dump(exclude={"type"})
-    targets = adapter.target_modules
-    options["target_modules"] = targets if isinstance(targets, str) else list(targets)
+    # peft appends to its lists, and takes no tuples.
+    options |= {name: list(value) for name, value in options.items() if isinstance(value, tuple)}
+    _require_modules(model, adapter.modules_to_save or ())
     task = "CAUSAL_LM" if plan.recipe.model.task == "causal-lm" else "SEQ_CLS"
     if plan.training_arguments.get("gradient_checkpointing"):
         # The frozen embedding's output needs a gradient, or the recomputed blocks get none.
@@ -389,6 +447,17 @@ def _with_adapter(plan: Plan, model: Any) -> torch.nn.Module:
     if plan.zero_stage is None:
         _widen_trained(model)
     return model
+
+
+def _require_modules(model: torch.nn.Module, names: Sequence[str]) -> None:
+    """Raises LaunchError where a name is no module's: peft passes such names over, and trains less than was asked for."""
+    there = [name for name, _ in model.named_modules()]
+    absent = [name for name in names if not any(module == name or module.endswith(f".{name}") for module in there)]
+    if absent:
+        known = ", ".join(sorted({module.rpartition(".")[2] for module in there} - {""} - set(map(str, range(1000)))))
+        raise LaunchError(
+            f"adapter.modules_to_save: the model has no module {absent[0]}", hint=f"its modules are {known}"
+        )
 
 
 def _widen_trained(model: torch.nn.Module) -> None:
@@ -451,8 +520,7 @@ class Task(Protocol):
 
 def task(plan: Plan, prepared: Prepared, tokenizer: Any, model: torch.nn.Module) -> Task:
     """The recipe's task, for this model."""
-    # Card kernels like lengths that are a multiple of 16; on CPU every pad token costs.
-    multiple = 16 if plan.device == "npu" else 1
+    multiple = plans.CARD_PADDING if plan.device == "npu" else 1
     smoothing = float(plan.training_arguments.get("label_smoothing_factor", 0.0))
     if plan.recipe.model.task == "sequence-classification":
         return Classification(tokenizer.pad_token_id, multiple, smoothing, needs_mask=not _hides_padding(model))

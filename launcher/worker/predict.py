@@ -41,6 +41,7 @@ def prepare(plan: Plan, run: RunDir) -> None:
     trained = weights.trained(plan.recipe, plan.use.weights, seed=plan.training_arguments.get("seed", 42))
     for text in trained.notes:
         rundir.append_event(run.events_path, {"event": "note", "text": text})
+    models.look(plan.recipe, plan.device, trained.model, is_trained=True)
     config = models.load_config(plan.recipe, trained.model)
     recipe = weights.with_labels(plan.recipe, config, trained)
     folder = models.tokenizer_folder(recipe, trained.tokenizer)

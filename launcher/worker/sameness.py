@@ -16,7 +16,18 @@ from typing import Any
 import launcher
 from launcher.plan import Plan
 
-OWN = frozenset({"recipe_dir", "device_reason", "nodes_reason", "strategy_reason", "precision_reason", "rank_table"})
+OWN = frozenset(
+    {
+        "recipe_dir",
+        "device_reason",
+        "nodes_reason",
+        "strategy_reason",
+        "precision_reason",
+        "rank_table",
+        "driver_version",
+        "notes",
+    }
+)
 """Of a plan: where its values came from, and where files lie, may differ from node to node."""
 SETTINGS = re.compile(r"^(HCCL_|TORCH_HCCL_|PYTORCH_(NPU_)?ALLOC_CONF$|TASK_QUEUE_ENABLE$|ASCEND_LAUNCH_BLOCKING$)")
 MAY_DIFFER = frozenset({"HCCL_IF_IP", "HCCL_SOCKET_IFNAME", "HCCL_LOGIC_SUPERPOD_ID", "HCCL_WHITELIST_FILE"})

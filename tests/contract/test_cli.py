@@ -80,6 +80,52 @@ def test_a_users_mistake_is_exit_code_2_and_no_traceback(recipe: Callable[..., P
     assert (2, True, False) == (ran.code, said in ran.err, "Traceback" in ran.out + ran.err)
 
 
+BERT = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "max_position_embeddings": 512}
+MODELS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "code of its own": (
+        {"model_type": "internlm2", "auto_map": {"AutoConfig": "configuration_internlm2.X"}},
+        "config.json",
+        "needs code",
+    ),
+    "too few positions": (BERT, "config.json", "more than the 512 positions"),
+    "quantised": (
+        BERT | {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+        "config.json",
+        "quantised (gptq, 4 bit)",
+    ),
+    "an adapter": ({"base_model_name_or_path": "org/base"}, "adapter_config.json", "is an adapter of org/base"),
+    "a run directory": ({}, "plan.json", "is a run directory"),
+}
+
+
+LAUNCH, PLAN = ("--nproc", "2"), ("plan", "--nproc", "8", "--chip", "910B3")
+REFUSED = [*((LAUNCH, name) for name in MODELS), (PLAN, "code of its own"), (("--dry-run",), "too few positions")]
+
+
+@pytest.mark.parametrize(("command", "name"), REFUSED)
+def test_a_model_that_cannot_be_trained_is_refused_by_plan_dry_run_and_launch(
+    recipe: Callable[..., Path], ascend_launch: Any, tmp_path: Path, command: tuple[str, ...], name: str
+):
+    """From the model's files alone: before a rank, and before a run directory."""
+    content, file, said = MODELS[name]
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / file).write_text(json.dumps(content))
+    path = recipe(data={"max_length": 600}, output_dir=str(tmp_path / "out"))
+    device = [] if command[0] == "plan" else ["--device", "cpu"]
+    ran = ascend_launch(*command, *device, path, f"model.name={tmp_path / 'model'}")
+
+    assert (2, True, 1) == (ran.code, said in ran.err, ran.err.count("fix:")), ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_plan_asks_which_910b_is_meant(recipe: Callable[..., Path], ascend_launch: Any):
+    """And takes the 910C by its name."""
+    asked = ascend_launch("plan", "--nproc", "8", "--chip", "910B", recipe())
+
+    assert (2, True) == (asked.code, "910B4 (32 GB, bf16)" in asked.err)
+    assert 0 == ascend_launch("plan", "--nproc", "8", "--chip", "910C", recipe()).code
+
+
 def test_a_missing_recipe_is_exit_code_2(ascend_launch: Any, tmp_path: Path):
     """With the nearest name in the same folder."""
     (tmp_path / "yelp.yaml").write_text("")

@@ -22,7 +22,7 @@ LAYERS = [
     {"memory", "program"},
     {"cluster", "llamafactory"},
     {"spec"},
-    {"training_fields", "yamlfile"},
+    {"training_fields", "yamlfile", "modelfolder"},
     {"assets"},
     {"errors"},
 ]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from .conftest import REPO
 from .test_exact import recomputed
 
 pytestmark = pytest.mark.ranks
@@ -52,6 +56,19 @@ def test_lora_trains_adapter_and_head_alone(job, strategy):
     assert (5, 64) == tuple(weights[heads[0]].shape)
     assert all(value.numel() for value in weights.values())
     assert 0.8 < ran.metrics["final"]["accuracy"]
+
+
+def test_a_head_of_another_size_is_replaced_under_zero3(job, tmp_path):
+    """A checkpoint of 3 labels, whose weights are loaded into shards, for a recipe of 5: said, and trained from its body."""
+    config = AutoConfig.from_pretrained(REPO / "recipes" / "tiny", num_labels=3)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(REPO / "recipes" / "tiny" / name, tmp_path)
+    ran = job(2, f"model.name={tmp_path}", "parallel.strategy=zero3", "training.max_steps=2")
+
+    assert 0 == ran.code, ran.out + ran.err
+    assert "has a head of 3 labels, the recipe 5" in ran.out
+    assert (5, 64) == tuple(load_file(ran.dir / "model" / "model.safetensors")["score.weight"].shape)
 
 
 def test_gradient_checkpointing_changes_no_loss(job):

@@ -66,3 +66,54 @@ def test_only_chips_that_train_are_assumed():
     for name in ("310P3", "H100"):
         with pytest.raises(LaunchError, match="no Ascend chip that trains"):
             detect.assumed(4, Nodes(), name)
+
+
+@pytest.mark.parametrize("name", ["910B", "Ascend910B", "ascend 910b", "910b"])
+def test_a_name_of_several_chips_is_asked_about(name: str):
+    """910B1 to 910B4 are the 910B to everyone; CANN's own 910B is an old part without bf16, which nobody means."""
+    with pytest.raises(LaunchError) as caught:
+        detect.assumed(8, Nodes(), name)
+
+    assert 2 == caught.value.exit_code
+    for chip in ("910B1 (64 GB", "910B2 (64 GB", "910B3 (64 GB", "910B4 (32 GB", "the old 910B (32 GB, no bf16)"):
+        assert chip in caught.value.what
+    assert "910A" in caught.value.hint
+
+
+def test_the_bare_910_is_asked_about():
+    """It is the first generation's name, and the beginning of every later one's."""
+    with pytest.raises(LaunchError, match=r"910A \(32 GB, no bf16\).*910C"):
+        detect.assumed(8, Nodes(), "910")
+
+
+@pytest.mark.parametrize(
+    ("name", "hbm", "chip", "gib"),
+    [
+        ("910C", None, "Ascend910", 64),
+        ("Ascend910C", None, "Ascend910", 64),
+        ("a3", None, "Ascend910", 64),
+        ("Atlas 800T A3", None, "Ascend910", 64),
+        ("A2", None, "910B3", 64),
+        ("Ascend910", None, "Ascend910", 64),
+        ("910b4", None, "910B4", 32),
+        ("ASCEND910B3", None, "910B3", 64),
+        ("910B", 64, "910B3", 64),
+        ("910B4-1", 64, "910B4-1", 64),
+    ],
+)
+def test_names_of_series_and_any_spelling_are_taken(name: str, hbm: int | None, chip: str, gib: int):
+    """Series whose chips plan alike, names in any case, with and without Ascend before them."""
+    device = detect.assumed(1, Nodes(), name, hbm).devices[0]
+
+    assert (chip, gib << 30) == (device.name, device.hbm_bytes)
+    assert device.chip is not None
+    assert device.chip.supports_bf16
+
+
+@pytest.mark.parametrize(("name", "hbm"), [("910B4-1", None), ("950", None), ("910B", 32)])
+def test_memory_that_a_name_does_not_tell_is_asked_for(name: str, hbm: int | None):
+    """A 910B of 32 GB may be a 910B4 or the old part; a 950 and a 910B4-1 come with two sizes."""
+    with pytest.raises(LaunchError) as caught:
+        detect.assumed(1, Nodes(), name, hbm)
+
+    assert caught.value.hint

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from launcher import assets, plan, spec
+from launcher import assets, modelfolder, plan, spec
 from launcher.cluster import detect
 from launcher.cluster.model import Cluster
 from launcher.cluster.nodes import Nodes
@@ -144,6 +144,46 @@ def test_auto_strategy_says_why(recipe: Write):
 
     assert ("zero3", "ddp", "ddp") == (full.strategy, lora.strategy, one.strategy)
     assert all(made.strategy_reason for made in (full, lora, one))
+
+
+DISTILBERT = {
+    "model_type": "distilbert",
+    "dim": 768,
+    "n_layers": 6,
+    "hidden_dim": 3072,
+    "vocab_size": 30522,
+    "activation": "gelu",
+}
+
+
+@pytest.mark.parametrize(
+    ("num_parameters", "adapter", "strategy"),
+    [
+        (66_000_000, None, "ddp"),
+        (4_000_000_000, None, "zero1"),
+        (8_000_000_000, None, "zero2"),
+        (60_000_000_000, None, "zero3"),
+        (8_000_000_000, {"r": 8}, "ddp"),
+        (70_000_000_000, {"r": 8}, "zero3"),
+    ],
+)
+def test_a_family_without_a_memory_model_is_sharded_by_its_size(
+    recipe: Write, num_parameters: int, adapter: Any, strategy: str
+):
+    """Eight cards of 64 GB; 66 million parameters need no ZeRO-3, and the reason names family and size."""
+    about = modelfolder.About(num_parameters)
+    path = recipe(adapter=adapter) if adapter else recipe()
+    made = make(path, cards(8), model=about, model_config=DISTILBERT)
+
+    assert strategy == made.strategy
+    if strategy != "ddp" or adapter is None:
+        assert "memory of model type 'distilbert' is not computed here" in made.strategy_reason
+        assert "parameters" in made.strategy_reason
+
+
+def test_what_the_models_files_tell_is_in_the_plan(recipe: Write):
+    """Notes go to plan and --dry-run; a launch says them when its data is prepared."""
+    assert ("a note",) == make(recipe(), model=modelfolder.About(notes=("a note",))).notes
 
 
 def test_the_plan_survives_its_file(recipe: Write):

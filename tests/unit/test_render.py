@@ -94,6 +94,67 @@ def test_several_nodes_name_the_first(recipe: Write):
     assert "standard" == config["deepspeed_config"]["deepspeed_multinode_launcher"]
 
 
+def zero(made: plan.Plan) -> dict[str, Any]:
+    config = deepspeed.config(made)
+    assert config is not None
+    found: dict[str, Any] = config["zero_optimization"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("version", "device", "overlaps"),
+    [("0.19.8", "npu", True), ("0.19.3", "npu", True), ("0.20.0", "npu", True), ("0.19.2", "npu", False), ("0.16.4", "npu", False),
+     (None, "npu", False), ("0.19.8", "cpu", False)],
+)  # fmt: skip
+def test_overlap_comm_follows_deepspeeds_version(recipe: Write, version: str | None, device: str, overlaps: bool):
+    """With contiguous_gradients it made gradients NaN or wrong in versions before 0.19.3; on CPU it gains nothing."""
+    cluster = detect.assumed(8, ONE_NODE) if device == "npu" else Cluster("cpu", source="test")
+    options = plan.Options(nproc=8, deepspeed_version=version)
+    made = plan.make(spec.load(recipe(parallel={"strategy": "zero2"}), (), {}), cluster, options)
+
+    assert (overlaps, True) == (zero(made)["overlap_comm"], zero(made)["contiguous_gradients"])
+
+
+def test_a_recipe_changes_the_few_keys_that_are_safe(recipe: Write):
+    """They reach deepspeed.json as they are, whatever the version says; `5e8` is how DeepSpeed's own examples write sizes."""
+    asked = {"overlap_comm": True, "contiguous_gradients": False, "reduce_bucket_size": 5e8}
+    made = make(recipe(parallel={"deepspeed": asked}), npu=8, **{"parallel.strategy": "zero2"})
+
+    assert asked == {key: zero(made)[key] for key in asked}
+    assert (
+        8
+        == zero(
+            make(
+                recipe(),
+                npu=8,
+                **{"parallel.strategy": "zero3", "parallel.deepspeed.stage3_param_persistence_threshold": 8},
+            )
+        )["stage3_param_persistence_threshold"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("driver", "value"),
+    [
+        ("23.0.3", "False"),
+        ("24.1.rc2", "False"),
+        ("24.1.rc3", "True"),
+        ("24.1.0", "True"),
+        ("25.5.0", "True"),
+        (None, "True"),
+    ],
+)
+def test_expandable_segments_follow_the_driver(recipe: Write, tmp_path: Path, driver: str | None, value: str):
+    """Before 24.1.RC3 they were experimental, and jobs ended with 507001; the reason says how to have it otherwise."""
+    made = make(recipe(), npu=8).model_copy(update={"driver_version": driver})
+    row = next(r for r in env.variables(made, tmp_path, {}) if r.name == "PYTORCH_NPU_ALLOC_CONF")
+
+    assert f"expandable_segments:{value}" == row.value
+    assert "507001" in row.reason
+    own = {"PYTORCH_NPU_ALLOC_CONF": "max_split_size_mb:64"}
+    assert "max_split_size_mb:64" == next(r.value for r in env.variables(made, tmp_path, own) if r.name == row.name)
+
+
 def test_offload_keeps_weights_and_optimizer_on_the_host(recipe: Write):
     """zero3-offload differs from zero3 in exactly that."""
     config = deepspeed.config(strategy(recipe(), "zero3-offload", npu=8))
@@ -235,9 +296,13 @@ def test_the_recorded_recipe_says_where_values_came_from(recipe: Write, tmp_path
 
 @pytest.mark.parametrize(
     ("report_to", "names"),
-    [("none", set()), ("tensorboard", {"TENSORBOARD_LOGGING_DIR"}), (["wandb", "swanlab"], {"WANDB_DIR", "SWANLAB_LOG_DIR"}),
-     ("mlflow", set())],
-)  # fmt: skip
+    [
+        ("none", set()),
+        ("tensorboard", {"TENSORBOARD_LOGGING_DIR"}),
+        (["wandb", "swanlab"], {"WANDB_DIR", "SWANLAB_LOG_DIR"}),
+        ("mlflow", set()),
+    ],
+)
 def test_trackers_write_into_the_run_directory(recipe, report_to, names):
     """Wherever they would by default; what the user has set stands. mlflow keeps its own default: it takes a database's or
     a server's address, and no longer a folder's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -261,3 +262,32 @@ def test_a_single_mistake_says_where_to_mend_it(recipe, sections, override: str,
         spec.load(recipe(**sections), (override,), env)
 
     assert caught.value.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("stage", 2, "not set here: set parallel.strategy"),
+        ("offload_optimizer", {"device": "cpu"}, "parallel.strategy: zero3-offload"),
+        ("train_batch_size", 8, "parallel.global_batch_size"),
+        ("zero_optimization", {"overlap_comm": False}, "write its keys directly below parallel.deepspeed"),
+        ("overlap_com", False, "did you mean `overlap_comm`?"),
+        ("overlap_comm", "yes", "expected true or false"),
+        ("reduce_bucket_size", 0.5, "expected a whole number"),
+        ("stage3_max_live_parameters", 1, "is for zero3, and the strategy is zero2"),
+    ],
+)
+def test_keys_of_deepspeed_that_are_not_safe_are_refused(recipe: Write, key: str, value: object, words: str):
+    """Each at its line, with what to write instead."""
+    (mistake,) = mistakes(recipe(parallel={"strategy": "zero2", "deepspeed": {key: value}}))
+
+    assert re.match(rf".*mine\.yaml:\d+: parallel\.deepspeed\.{key}: ", mistake)
+    assert words in mistake
+
+
+def test_deepspeeds_keys_need_deepspeed(recipe: Write):
+    """Under ddp they would have no effect, and nobody would know."""
+    path = recipe(parallel={"strategy": "ddp", "deepspeed": {"overlap_comm": False}})
+
+    assert "strategy ddp does not use DeepSpeed" in mistakes(path)[0]
+    assert load(path, "parallel.strategy=auto").parallel.deepspeed is not None

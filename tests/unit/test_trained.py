@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,12 @@ def test_odd_files_beside_weights_tell_nothing(tmp_path: Path, config: str, note
 
     assert "sequence-classification" == trained.recipe_of(found).model.task
     assert found.trained_by() is None
+
+
+@pytest.mark.parametrize(("rows", "length"), [(514, 512), (1030, 512), (100, 96)])
+def test_texts_are_cut_where_the_positions_of_a_model_end(tmp_path: Path, rows: int, length: int):
+    """Where no recipe says how long rows were in training, a long text must not end a rank of `predict`."""
+    config = {"model_type": "roberta" if rows == 514 else "bert", "max_position_embeddings": rows, "pad_token_id": 1}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    assert length == trained.recipe_of(trained.find(str(tmp_path), "--model")).data.max_length

@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BertConfig, LlamaConfig
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BartConfig,
+    BertConfig,
+    LlamaConfig,
+)
+from transformers.models.auto import configuration_auto
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
 
-from launcher.worker.model import Answering, Classification, _hides_padding, pad
+from launcher import modelfolder, plan, spec
+from launcher.cluster.model import Cluster
+from launcher.errors import LaunchError
+from launcher.worker.model import (
+    Answering,
+    Classification,
+    _hides_padding,
+    _with_adapter,
+    _wrap_layers_there,
+    load_model,
+    pad,
+)
 
 PAD = 1
 CONFIG = LlamaConfig(
@@ -134,3 +158,126 @@ def test_logits_are_computed_for_answer_positions_only(language_model):
     hook.remove()
 
     assert [(3, 3, 64)] == seen
+
+
+# --- against transformers' and peft's own classes ------------------------------------------------------------------
+
+SIZES = {
+    32: "hidden_size n_embd d_model dim embedding_size word_embed_proj_dim max_position_embeddings n_positions",
+    64: "vocab_size hidden_dim intermediate_size ffn_dim encoder_ffn_dim decoder_ffn_dim",
+    1: "num_hidden_layers n_layer n_layers encoder_layers decoder_layers pad_token_id",
+    2: "num_attention_heads n_head n_heads encoder_attention_heads decoder_attention_heads eos_token_id",
+    0: "bos_token_id",
+}
+SMALL = {key: size for size, keys in SIZES.items() for key in keys.split()}
+"""One small model of any family, by the keys of all."""
+
+
+@pytest.mark.parametrize(
+    ("table", "own"),
+    [
+        ("CONFIG_MAPPING_NAMES", configuration_auto.CONFIG_MAPPING_NAMES),
+        ("MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES", MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
+        ("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+    ],
+)
+def test_transformers_tables_are_read_whole_without_importing_it(table, own):
+    """A type that is missed would have its model refused."""
+    assert own.keys() == modelfolder.native(table)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["albert", "bart", "bert", "deberta", "distilbert", "electra", "gpt2", "mpnet", "opt", "roberta", "xlm-roberta"],
+)
+def test_the_longest_row_of_a_table_of_positions_is_the_one_that_is_said(kind):
+    """A row of that length is computed by the real model, and one of a token more raises, as it would in a rank."""
+    fields = CONFIG_MAPPING[kind]()
+    known = fields.to_dict().keys() | type(fields).attribute_map.keys()
+    config = CONFIG_MAPPING[kind](**{key: value for key, value in SMALL.items() if key in known})
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    limit, _ = modelfolder.positions(config.to_dict())
+
+    def run(length):
+        ids = torch.full((1, length), 5)
+        ids[0, -1] = config.eos_token_id  # BART reads it for its head
+        with torch.no_grad():
+            model(input_ids=ids, attention_mask=torch.ones_like(ids))
+
+    run(limit)
+    with pytest.raises((IndexError, RuntimeError)):
+        run(limit + 1)
+
+
+def planned(recipe, strategy="ddp", **sections):
+    loaded = spec.load(recipe(parallel={"strategy": strategy}, **sections), (), {})
+    return plan.make(loaded, Cluster("cpu", source="a test"), plan.Options())
+
+
+def trained(model):
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize("module", ["embed_tokens", "model.embed_tokens", "score"])
+def test_modules_to_save_are_trained_beside_factors_and_head(recipe, module):
+    """peft appends a classifier's head to the list, which a tuple does not allow."""
+    made = planned(recipe, adapter={"r": 4, "modules_to_save": [module]})
+    model = _with_adapter(made, AutoModelForSequenceClassification.from_config(CONFIG))
+    whole = {name for name in trained(model) if "lora_" not in name}
+
+    heads = {"base_model.model.score.modules_to_save.default.weight"}
+    embedding = {"base_model.model.model.embed_tokens.modules_to_save.default.weight"}
+    assert heads | (set() if module == "score" else embedding) == whole
+    assert 2 * 2 * 7 == len(trained(model) - whole)
+
+
+def test_a_module_to_save_that_the_model_has_not_is_refused(recipe):
+    """peft passes it over, and trains less than was asked for."""
+    with pytest.raises(LaunchError, match=r"has no module embed_token\n") as caught:
+        _with_adapter(
+            planned(recipe, adapter={"modules_to_save": ["embed_token"]}),
+            AutoModelForSequenceClassification.from_config(CONFIG),
+        )
+    assert "embed_tokens" in caught.value.hint
+
+
+def test_fsdp2_wraps_layer_classes_that_are_there():
+    """A BART that only decodes names the encoder's layer class too, for which accelerate raises."""
+    config = BartConfig(**{key: value for key, value in SMALL.items() if key in BartConfig().to_dict()})
+    model = AutoModelForCausalLM.from_config(config)
+    assert "BartEncoderLayer" in model._no_split_modules
+
+    _wrap_layers_there(model)
+    assert {"BartDecoderLayer"} == model._no_split_modules
+
+
+def prepared(folder, num_labels):
+    names = tuple(f"label {i}" for i in range(num_labels))
+    return SimpleNamespace(model_path=str(folder), num_labels=num_labels, label_names=names, adapter_path=None)
+
+
+@pytest.mark.parametrize(("there", "kept"), [(5, True), (3, False)])
+def test_a_head_of_another_size_is_replaced_and_nothing_else(recipe, tmp_path, there, kept):
+    """A checkpoint of 3 labels for a recipe of 5: a new head, and every other weight as it was."""
+    config = copy.deepcopy(CONFIG)
+    config.num_labels = there
+    saved = AutoModelForSequenceClassification.from_config(config)
+    saved.save_pretrained(tmp_path / "model")
+    model = load_model(planned(recipe), prepared(tmp_path / "model", 5), SimpleNamespace(pad_token_id=PAD))
+
+    assert (5, 32) == tuple(model.score.weight.shape)
+    assert kept == (there == 5 and torch.equal(saved.score.weight, model.score.weight))
+    assert (5, "label 4") == (model.config.num_labels, model.config.id2label[4])
+    torch.testing.assert_close(model.model.state_dict(), saved.model.state_dict())
+
+
+def test_weights_that_are_not_their_configs_are_refused(recipe, tmp_path):
+    """Only a head may be of another size: an embedding of another vocabulary is another model's."""
+    config = copy.deepcopy(CONFIG)
+    config.num_labels = 3
+    saved = AutoModelForSequenceClassification.from_config(config)
+    saved.config.vocab_size = 70
+    saved.save_pretrained(tmp_path / "model")
+
+    with pytest.raises(LaunchError, match=r"not of the sizes that its config\.json says"):
+        load_model(planned(recipe), prepared(tmp_path / "model", 5), SimpleNamespace(pad_token_id=PAD))
