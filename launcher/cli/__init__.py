@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 from launcher import __version__
 from launcher.cli import check, completion, launch, ranktable, recipes, report, results, submit
 from launcher.cli.options import COMPLETE_VAR
+from launcher.confined import NotPlainError
 from launcher.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_USER, LaunchError
 
 DEFAULT_COMMAND = "run"
@@ -122,6 +123,9 @@ def _exit_code() -> int | str | None:
     except Exception as error:
         if isinstance(error, OSError) and (isinstance(error, BrokenPipeError) or error.filename == _STDOUT):
             return _lost_output(error)
+        if isinstance(error, NotPlainError):
+            click.echo(f"error: {error.filename}: {error.strerror}\n  fix: remove it, or name another folder", err=True)
+            return EXIT_USER
         if isinstance(error, OSError) and error.errno in _NO_BUGS:
             where = f"{error.filename}: " if error.filename else ""
             click.echo(f"error: {where}{error.strerror}\n  fix: {_NO_BUGS[error.errno]}", err=True)

@@ -93,7 +93,7 @@ class Agent:
 
     def run(self) -> int:
         """Everything, once; failure.json where something went wrong."""
-        self.run_dir.attempt(self.attempt).mkdir(parents=True, exist_ok=True)
+        rundir.make_folder(self.run_dir.attempt(self.attempt))
         self._import()
         _, self.pipe = zygote.start(close_in_child=lambda: None)
         link = self._link()
@@ -195,7 +195,7 @@ class Agent:
             if not isinstance(meeting, nodes.Meeting):
                 return meeting
             self.attempt = meeting.attempt
-            self.run_dir.attempt(self.attempt).mkdir(parents=True, exist_ok=True)
+            rundir.make_folder(self.run_dir.attempt(self.attempt))
             outcome = self._attempt(meeting, link)
             found, again = link.settle(outcome, self._may_restart if left else lambda found: False)
             if found is None or not again or self.stop_signal is not None:

@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
 
+from launcher import rundir
 from launcher.errors import EXIT_JOB_FAILED, EXIT_OK
 from launcher.rundir import RunDir
 from launcher.worker import failure
@@ -123,7 +124,7 @@ def _launch(job: Job, pipe: Connection) -> int:
             str(job.attempt),
             "" if job.rank is None else str(job.rank),
         ]
-        with job.log.open("ab") as out:
+        with os.fdopen(rundir.open_append(job.log), "ab") as out:
             env = {**os.environ, **job.env}
             return subprocess.Popen(
                 argv, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
@@ -170,7 +171,7 @@ def _child(job: Job, pipe: Connection) -> NoReturn:
         # Whatever this rank forks (DataLoader workers) dies with it too.
         os.register_at_fork(after_in_child=lambda: _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
         pipe.close()
-        out = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        out = rundir.open_append(job.log)
         os.dup2(out, 1)
         os.dup2(out, 2)
         os.close(out)
@@ -204,11 +205,11 @@ def _work(run_path: Path, attempt: int, rank: int | None, *, probe: bool = False
             prepare.main(run)
         else:
             rank_module.main(run_path, attempt)
-            done_path(run, attempt, rank).touch()
+            rundir.touch(done_path(run, attempt, rank))
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else EXIT_JOB_FAILED if error.code else EXIT_OK
         if code == EXIT_OK and rank is not None:
-            done_path(run, attempt, rank).touch()
+            rundir.touch(done_path(run, attempt, rank))
         return code
     except BaseException as error:
         return failure.record(error_path(run, attempt, rank), error, rank)

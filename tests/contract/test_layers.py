@@ -23,6 +23,7 @@ LAYERS = [
     {"spec"},
     {"training_fields", "yamlfile"},
     {"assets"},
+    {"confined", "scrub"},
     {"errors"},
 ]
 """From the top down. A module may import those in its own group's siblings' modules and anything below."""
