@@ -158,7 +158,7 @@ def _wrong_seal(path: Path, manifest: Any) -> str | None:
 def _wrong_rows(path: Path, manifest: dict[str, Any]) -> str | None:
     """Whoever can write a manifest can write its digest: it may name files that are elsewhere, and ranks without number."""
     rows, ranks = manifest["files"], manifest["world_size"] if manifest["resumable"] else 0
-    if not isinstance(rows, list) or not isinstance(ranks, int) or not max(0, ranks) <= len(rows) <= MAX_FILES:
+    if not isinstance(rows, list) or not isinstance(ranks, int) or not 0 <= ranks <= len(rows) <= MAX_FILES:
         return f"{MANIFEST} was written by something else"
     for name in (row["name"] for row in rows):
         parts = name.split("/")
