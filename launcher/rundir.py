@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
-from launcher import confined
+from launcher import confined, scrub
 from launcher.confined import NotPlainError
 from launcher.errors import LaunchError
 from launcher.plan import Plan
@@ -321,7 +321,9 @@ def take(path: Path, plan: Plan, node_rank: int) -> RunDir:
     Raises:
         LaunchError: as `create` and `claim`.
     """
-    if _FOLDERS.fullmatch(path.name):  # else a link of such a name, which is the user's, would be taken for a planted one
+    if _FOLDERS.fullmatch(
+        path.name
+    ):  # else a link of such a name, which is the user's, would be taken for a planted one
         path = path.resolve()
     run = for_node(path, node_rank)
     run.create()
@@ -385,8 +387,8 @@ def remove(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Atomic, indented, keys in the order given, non-ASCII text as it is."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Atomic, indented, keys in the order given, non-ASCII text as it is, secrets hidden."""
+    write_text(path, json.dumps(scrub.value(value), indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -398,11 +400,11 @@ def read_json(path: Path) -> Any:
 
 
 def append_event(path: Path, event: dict[str, Any]) -> None:
-    """Add one line to events.jsonl, stamped with the wall clock in seconds. One write, so lines never mix.
+    """Add one line to events.jsonl, stamped with the wall clock in seconds, secrets hidden. One write, so lines never mix.
 
     A disk that is full ends no job for want of a line: that goes to stderr.
     """
-    line = json.dumps({"time": round(time.time(), 3), **event}, ensure_ascii=False) + "\n"
+    line = json.dumps({"time": round(time.time(), 3), **scrub.value(event)}, ensure_ascii=False) + "\n"
     try:
         with os.fdopen(open_append(path), "ab", buffering=0) as file:
             file.write(line.encode())

@@ -79,7 +79,9 @@ def _inner(run: RunDir) -> Iterator[Path]:
     """
     for folder in (run.model_dir, run.checkpoints):
         if folder.is_symlink():
-            raise LaunchError(f"{folder}: is a link to {folder.resolve()}", hint="name that folder itself if you know it")
+            raise LaunchError(
+                f"{folder}: is a link to {folder.resolve()}", hint="name that folder itself if you know it"
+            )
         if folder.is_dir():
             yield folder
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from launcher import __version__
+from launcher import __version__, scrub
 from launcher.cli import check, completion, launch, ranktable, recipes, report, results, submit
 from launcher.cli.options import COMPLETE_VAR
 from launcher.confined import NotPlainError
@@ -109,12 +109,13 @@ def _exit_code() -> int | str | None:
         # Where a pipe's reader left, click puts another object there and ends itself.
         return end.code if sys.stdout is stdout else _lost_output(BrokenPipeError())
     except LaunchError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(scrub.shown(f"error: {error}"), err=True)
         return error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return EXIT_USER
     except click.ClickException as error:
+        error.message = scrub.shown(error.message)
         error.show()
         return EXIT_USER
     except (click.Abort, KeyboardInterrupt):
@@ -139,7 +140,7 @@ def _exit_code() -> int | str | None:
         if str(error).startswith("Symlink loop"):
             click.echo(f"error: {error}\n  fix: {_NO_BUGS[errno.ELOOP]}", err=True)
             return EXIT_USER
-        click.echo(_crash_log(error), err=True)
+        click.echo(scrub.shown(_crash_log(error)), err=True)
         return EXIT_BUG
     return EXIT_OK
 
@@ -193,7 +194,7 @@ def _crash_log(error: Exception) -> str:
     with tempfile.NamedTemporaryFile(
         "w", prefix="ascend-launch-", suffix=".log", delete=False, encoding="utf-8"
     ) as log:
-        log.write(text)
+        log.write(scrub.hide(text))
     return (
         f"error: {type(error).__name__}: {error}\n  this is a bug of ascend-launch's; please report it with {log.name}"
     )

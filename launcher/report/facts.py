@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -13,10 +12,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal
 
-from launcher import confined, rundir, yamlfile
+from launcher import confined, rundir, scrub, yamlfile
 from launcher.errors import LaunchError
 from launcher.history import History
-from launcher.render.env import hidden
 from launcher.rundir import RunDir
 
 Status = Literal["done", "failed", "interrupted", "running", "unfinished"]
@@ -229,7 +227,7 @@ class _Files:
         if text is None:
             return {}
         try:
-            value = confined.loads(text.encode())
+            value = scrub.value(confined.loads(text.encode()), for_showing=True)
         except ValueError as error:
             self.trouble(path, f"not JSON: {error}")
             return {}
@@ -254,7 +252,7 @@ class _Files:
                     except (ValueError, RecursionError):
                         value = None
                     if isinstance(value, dict):
-                        yield value
+                        yield scrub.value(value, for_showing=True) if scrub.is_suspect(line) else value
                     else:
                         bad += 1
         except FileNotFoundError:
@@ -269,23 +267,14 @@ def _failure(run: RunDir, files: _Files) -> Mapping[str, Any]:
     """failure.json of the first node, else of another one that has one."""
     nodes = [RunDir(p) for p in sorted(run.path.glob("node_*"))]
     found = [files.mapping(r.failure_path) for r in (run, *nodes)]
-    one = dict(next((f for f in found if f), {}))
-    for key in ("what", "traceback", "message"):
-        if isinstance(one.get(key), str):
-            one[key] = scrubbed(one[key])
-    return one
+    return dict(next((f for f in found if f), {}))
 
 
 def _log_tail(run: RunDir, failure: Mapping[str, Any]) -> str:
     attempt, rank = failure.get("attempt"), failure.get("rank")
     if not isinstance(attempt, int) or not isinstance(rank, int):
         return ""
-    return scrubbed(rundir.tail(run.rank_log(attempt, rank), LOG_LINES))
-
-
-def scrubbed(text: str) -> str:
-    """Without tokens that a library may have printed, and without a terminal's colours."""
-    return hidden("", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text))
+    return scrub.shown(rundir.tail(run.rank_log(attempt, rank), LOG_LINES))
 
 
 def _recipe(run: RunDir, files: _Files) -> tuple[dict[str, Any], dict[str, str]]:
@@ -296,11 +285,14 @@ def _recipe(run: RunDir, files: _Files) -> tuple[dict[str, Any], dict[str, str]]
     try:
         value = yamlfile.load(run.recipe_path).value
     except LaunchError as error:
-        files.trouble(run.recipe_path, error.what.removeprefix(str(run.recipe_path)).lstrip(":0123456789 ").replace("not valid YAML", "not YAML"))
+        files.trouble(
+            run.recipe_path,
+            error.what.removeprefix(str(run.recipe_path)).lstrip(":0123456789 ").replace("not valid YAML", "not YAML"),
+        )
         return {}, {}
     if not isinstance(value, dict):
         files.trouble(run.recipe_path, "not a mapping of keys")
-    values = flat(value)
+    values = flat(scrub.value(value, for_showing=True))
     origins = {}
     for line in text.splitlines():
         if not line.startswith("#"):
@@ -310,7 +302,7 @@ def _recipe(run: RunDir, files: _Files) -> tuple[dict[str, Any], dict[str, str]]
         keys = [key for key in values if entry.startswith(f"{key}: ")]
         if keys:
             key = max(keys, key=len)
-            origins[key] = entry.removeprefix(f"{key}: ")
+            origins[key] = scrub.shown(entry.removeprefix(f"{key}: "))
     return values, origins
 
 

@@ -126,10 +126,7 @@ def run(job: Job, run_dir: RunDir, on_event: Callable[[Event], None], on_words: 
         stack.callback(lambda: rundir.remove(run_dir.path / token))
         patience = [0.0]
         stack.callback(lambda: hub.close(patience[0]))
-        nodes = [
-            Node(i, c, stack.enter_context(_log_of(c.host, run_dir)))
-            for i, c in enumerate(hub.connections)
-        ]
+        nodes = [Node(i, c, stack.enter_context(_log_of(c.host, run_dir))) for i, c in enumerate(hub.connections)]
         fleet = _Fleet(job, hub, nodes, run_dir, on_event, on_words)
         fleet.connect()
         fleet.prepare(token)
@@ -461,7 +458,7 @@ def _event(line: str) -> Event | None:
 
 def _log_of(host: Host, run_dir: RunDir) -> BinaryIO:
     path = run_dir.path / "nodes" / f"{_file_name(host)}.log"
-    return open(path, "ab", opener=lambda *_: rundir.open_append(path))  # noqa: PTH123 pathlib knows no opener
+    return open(path, "ab", opener=lambda *_: rundir.open_append(path))
 
 
 def _file_name(host: Host) -> str:

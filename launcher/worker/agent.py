@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from launcher import rundir
+from launcher import rundir, scrub
 from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, EXIT_USER, LaunchError
 from launcher.plan import Plan
 from launcher.rundir import RunDir
@@ -428,7 +428,7 @@ if __name__ == "__main__":
     try:
         status = main()
     except LaunchError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(scrub.shown(f"error: {error}"), file=sys.stderr)
         status = error.exit_code
     zygote.flush()
     # Not sys.exit: taking torch down costs seconds on a busy host, and a thread may still wait on a link that was cut.

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from launcher import rundir
+from launcher import rundir, scrub
 from launcher.errors import EXIT_JOB_FAILED, EXIT_TERMINATED, LaunchError
 
 CONSEQUENCE = re.compile(
@@ -35,18 +35,20 @@ def describe(error: BaseException, rank: int | None) -> dict[str, Any]:
     """An error file's content. `time_ns` is the monotonic clock, which all processes of a host share."""
     known = error if isinstance(error, LaunchError) else None
     message = str(error)
-    return {
-        "rank": rank,
-        "type": type(error).__name__,
-        "message": message,
-        "traceback": "".join(traceback.format_exception(error)),
-        "time_ns": time.monotonic_ns(),
-        "time": time.time(),
-        "weight": FOLLOWED if (known.is_consequence if known else _is_consequence(error)) else CAUSE,
-        "what": known.what if known else f"{type(error).__name__}: {message}",
-        "hint": known.hint if known else "",
-        "exit_code": known.exit_code if known else EXIT_JOB_FAILED,
-    }
+    return scrub.value(
+        {
+            "rank": rank,
+            "type": type(error).__name__,
+            "message": message,
+            "traceback": "".join(traceback.format_exception(error)),
+            "time_ns": time.monotonic_ns(),
+            "time": time.time(),
+            "weight": FOLLOWED if (known.is_consequence if known else _is_consequence(error)) else CAUSE,
+            "what": known.what if known else f"{type(error).__name__}: {message}",
+            "hint": known.hint if known else "",
+            "exit_code": known.exit_code if known else EXIT_JOB_FAILED,
+        }
+    )
 
 
 def _is_consequence(error: BaseException) -> bool:
@@ -68,7 +70,7 @@ def record(path: Path, error: BaseException, rank: int | None) -> int:
         found = describe(error, rank)
         with contextlib.suppress(OSError):  # the agent then finds the traceback in the log
             rundir.write_json(path, found)
-    traceback.print_exception(error)
+    print(scrub.hide("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     return int(found["exit_code"])
 
 

@@ -20,6 +20,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Protocol
 
+from launcher import scrub
 from launcher.cluster import network
 from launcher.cluster.nodes import split_endpoint
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
@@ -168,13 +169,13 @@ class ManyNodes:
         """The first node's, as this node found it: a number, since no name server is asked once the nodes meet."""
         self._prepared: Record = {}
         self._same: set[int] = set()
-        self._introduction = {
+        self._introduction: Record = scrub.value({
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "address": self._route and self._route.own,
             "first": self._route and self._route.peer,
             **sameness.introduction(plan),
-        }
+        })  # fmt: skip
 
     # -- meeting ----------------------------------------------------------------------------------------------------
 

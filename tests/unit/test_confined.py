@@ -261,14 +261,14 @@ def test_a_model_whose_files_lead_to_others_is_refused(tmp_path: Path):
 
     with pytest.raises(LaunchError, match=r"--model .*: vocab.txt is a link to .*id_ed25519, outside of the folder"):
         trained.find(str(folder), "--model")
-    with pytest.raises(LaunchError, match="vocab.txt is a link"):
+    with pytest.raises(LaunchError, match=r"vocab\.txt is a link"):
         assets.model_config(str(folder))
 
 
 def test_a_model_with_a_pipe_is_refused_and_not_waited_for(tmp_path: Path):
     os.mkfifo(model(tmp_path / "model") / "model.safetensors")
 
-    with pytest.raises(LaunchError, match="model.safetensors is a named pipe"):
+    with pytest.raises(LaunchError, match=r"model\.safetensors is a named pipe"):
         trained.find(str(tmp_path / "model"), "--model")
 
 
