@@ -33,6 +33,10 @@ LAST_WORDS = "ASCEND_LAUNCH_LAST_WORDS_FD"
 """A file in memory by which an agent says why the job failed where the run directory takes no file any more."""
 LOCK = "ASCEND_LAUNCH_LOCK_FD"
 """The run directory's lock, which a launcher hands on to its agent."""
+JOB_SECRET = "ASCEND_LAUNCH_SECRET"  # noqa: S105 its name
+"""What all nodes of a job share, and know each other's words by (worker/seal.py). It travels by ssh's standard input, in a
+Slurm job's environment, in a Kubernetes Secret, or is the user's own; it is on no command line and in no file of ours, and
+ranks do not inherit it."""
 
 MAX_LINE = 16 << 20
 """Bytes of one event. A file with a longer line is none of ours."""

@@ -17,7 +17,7 @@ from launcher import __version__, confined, rundir
 from launcher.cluster.hosts import Host
 from launcher.cluster.nodes import join_endpoint, split_endpoint
 from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, EXIT_USER, LaunchError
-from launcher.rundir import RunDir
+from launcher.rundir import JOB_SECRET, RunDir
 from launcher.ssh.connection import Answer, Connection, Hub, address_of
 from launcher.supervise import Outcome, stop_signals_to
 
@@ -60,6 +60,8 @@ class Job:
     """Where CANN is on this machine; looked for there first."""
     grace_s: float
     ssh_config: Path | None = None
+    secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
+    """By which the nodes know each other's words, where the user has none. A connection's standard input takes it there."""
 
     def argv(self, node: int, endpoint: str | None) -> list[str]:
         """The words after `ascend-launch` on that node."""
@@ -79,7 +81,7 @@ class Job:
     def host_env(self, node: int) -> dict[str, str]:
         cards = self.hosts[node].cards
         own = {} if cards is None else {"ASCEND_RT_VISIBLE_DEVICES": ",".join(map(str, cards))}
-        return {**self.env, **(self.first_env if node == 0 else {}), **own}
+        return {JOB_SECRET: self.secret, **self.env, **(self.first_env if node == 0 else {}), **own}
 
 
 @dataclass(eq=False)

@@ -25,7 +25,7 @@ from launcher import rundir, scrub
 from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, EXIT_USER, LaunchError
 from launcher.plan import Plan
 from launcher.rundir import RunDir
-from launcher.worker import failure, nodes, seal, stall, start, zygote
+from launcher.worker import failure, nodes, stall, start, zygote
 
 POLL_S = 0.1
 """How soon a signal or another node's word is acted on; a rank's end is heard at once."""
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         zygote.die_with_parent(signal.SIGTERM)
         plan = run.plan()
         start.settle(run)
-        secret = os.environ.pop(seal.SECRET, "")  # ranks, and what they print, need not know it
+        secret = os.environ.pop(rundir.JOB_SECRET, "")  # ranks, and what they print, need not know it
         agent = Agent(run, plan, args.node_rank, attempt=run.last_attempt + 1, secret=secret)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, agent.on_signal)

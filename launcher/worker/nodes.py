@@ -28,6 +28,7 @@ from launcher.cluster import network
 from launcher.cluster.nodes import split_endpoint
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.plan import Plan
+from launcher.rundir import JOB_SECRET
 from launcher.worker import failure, sameness, seal
 
 TICK_S = 0.1
@@ -156,10 +157,9 @@ def _store(address: str, port: int) -> Any:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((address, port))
         port = listening.getsockname()[1]
-        store = TCPStore(
+        return TCPStore(
             address, port, is_master=True, wait_for_workers=False, master_listen_fd=os.dup(listening.fileno())
         )
-    return store
 
 
 class ManyNodes:
@@ -239,8 +239,8 @@ class ManyNodes:
                 return True
             if time.monotonic() > until:
                 raise LaunchError(
-                    f"node {self.node_rank} and the first node at {self.endpoint} do not have the same {seal.SECRET}",
-                    hint=f"export one {seal.SECRET} on every node, or none on any; `openssl rand -hex 32` makes one",
+                    f"node {self.node_rank} and the first node at {self.endpoint} do not have the same {JOB_SECRET}",
+                    hint=f"export one {JOB_SECRET} on every node, or none on any; `openssl rand -hex 32` makes one",
                 )
             time.sleep(TICK_S)
         return False
@@ -260,7 +260,7 @@ class ManyNodes:
         if not self._seal.is_set:
             self._note(
                 f"the nodes do not check who writes to {self.endpoint}: whoever reaches it can end this job; "
-                f"export one {seal.SECRET} on every node (`openssl rand -hex 32` makes one)"
+                f"export one {JOB_SECRET} on every node (`openssl rand -hex 32` makes one)"
             )
         try:
             # Where all nodes are on this host, nobody else need reach them; a name may be another address elsewhere.

@@ -12,9 +12,6 @@ import json
 import secrets
 from typing import Any
 
-SECRET = "ASCEND_LAUNCH_SECRET"
-"""What all nodes of a job share. It travels by ssh's standard input, in a Slurm job's environment, in a Kubernetes Secret,
-or is the user's own; it is on no command line and in no file of ours, and ranks do not inherit it."""
 NONCE = "job"
 """The name under which the first node says which job this is."""
 

@@ -50,7 +50,9 @@ class Met:
     ) -> None:
         self.notes: list[str] = []
         self.links = [
-            ManyNodes(made, n, stop=lambda: None, on_stop=lambda number: None, secret=secrets[n], note=self.notes.append)
+            ManyNodes(
+                made, n, stop=lambda: None, on_stop=lambda number: None, secret=secrets[n], note=self.notes.append
+            )
             for n in (0, 1)
         ]
         self.got: list[Any] = [None, None]
@@ -299,7 +301,13 @@ def test_a_forged_failure_ends_no_job(recipe: Write):
     assert board is not None
     store, name = stranger(first), first._seal.name("node_1")
     said = store.get(name)
-    state = {**board.seen[1].state, "beat_ns": 1 << 62, "stop": 15, "trouble": "failed", "report": {"round": None, "found": {"what": "x"}}}
+    state = {
+        **board.seen[1].state,
+        "beat_ns": 1 << 62,
+        "stop": 15,
+        "trouble": "failed",
+        "report": {"round": None, "found": {"what": "x"}},
+    }
     forged = json.dumps(state)
     for word in (forged, f"{'0' * 64} {forged}", f"{said.decode().split()[0]} {forged}", said.decode()):
         before = board.num_foreign
@@ -329,7 +337,9 @@ def test_what_a_stranger_removes_is_written_again(recipe: Write):
 
 
 @pytest.mark.parametrize("secrets", [("a", "b"), ("a", ""), ("", "b")], ids=["other", "none", "only-one"])
-def test_nodes_with_different_secrets_do_not_meet(recipe: Write, monkeypatch: pytest.MonkeyPatch, secrets: tuple[str, str]):
+def test_nodes_with_different_secrets_do_not_meet(
+    recipe: Write, monkeypatch: pytest.MonkeyPatch, secrets: tuple[str, str]
+):
     monkeypatch.setattr(nodes, "LOST_AFTER_S", 1.0)
     made = two_nodes(recipe(), npu=False)
     first = ManyNodes(made, 0, stop=lambda: None, on_stop=lambda number: None, secret=secrets[0])
