@@ -115,8 +115,9 @@ def _exit_code() -> int | str | None:
         click.echo(error.format_message())
         return EXIT_USER
     except click.ClickException as error:
-        error.message = scrub.shown(error.message)
-        error.show()
+        words = io.StringIO()
+        error.show(file=words)
+        click.echo(scrub.shown(words.getvalue()), err=True, nl=False)
         return EXIT_USER
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)

@@ -541,7 +541,10 @@ def _environment(rows: Sequence[Variable]) -> Text:
 
 
 def _joined(lines: Iterable[tuple[str, str, str, str]]) -> Text:
-    return Text("\n").join(Text.assemble((left, style), (right, other)) for left, style, right, other in lines)
+    out = Text()
+    for number, (left, style, right, other) in enumerate(lines):
+        out.append("\n" if number else "").append(left, style).append(right, other)
+    return out
 
 
 def _epochs(metrics: Mapping[str, Any]) -> Table:

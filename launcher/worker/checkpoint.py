@@ -383,8 +383,8 @@ class Store:
 def _is_ours(path: Path, step: int) -> bool:
     """Whether a folder is a checkpoint that this launcher wrote, of the step that its name tells, and so may be removed."""
     try:
-        manifest = None if path.is_symlink() else rundir.read_json(path / MANIFEST)
-        return _wrong_seal(path, manifest) is None and manifest["step"] == step
+        manifest = rundir.read_json(path / MANIFEST)
+        return not path.is_symlink() and _wrong_seal(path, manifest) is None and bool(manifest["step"] == step)
     except (OSError, *_FOREIGN):
         return False
 

@@ -296,7 +296,7 @@ def test_a_strangers_rubbish_changes_nothing_and_is_noted_once(recipe: Write, se
 def test_a_forged_failure_ends_no_job(recipe: Write):
     """Well-formed, of the right node and session, newer than all before, and even in words that the node said once."""
     met = Met(two_nodes(recipe(), npu=False), secrets=SECRETS)
-    first, other = met.links
+    first = met.links[0]
     board = first._board
     assert board is not None
     store, name = stranger(first), first._seal.name("node_1")
