@@ -78,10 +78,10 @@ def script(plan: Plan, allocation: Allocation, command: Command) -> str:
         f'export PATH={quote(str(command.python.parent))}:"$PATH"',
         *(_cann(command.cann) if plan.device == "npu" else []),
         "",
+        *(_SECRET if plan.num_nodes > 1 else []),
         "# One agent a node, which starts the ranks itself: they must not be bound to one task's core. A node that fails",
         "# has the others told by the agents; what is left after a minute is ended. (--kill-on-bad-exit would end the",
         "# first node while it still explains the failure.)",
-        *(_SECRET if plan.num_nodes > 1 else []),
         *_srun(plan, allocation, command.argv),
         "code=$?",
     ]

@@ -732,15 +732,18 @@ class _Board:
             self.taken_by, self._taken_s = other["host"], time.monotonic()
         return False
 
-    def _peek(self, key: str) -> str | None:
-        """What stands under a key, without waiting for one; None where there is none, or no word of this job."""
-        nothing = "\0"
+    def _came(self, node: int) -> str | None:
+        """How a node introduced itself, without waiting for it; '' where it was given up, None where there is no word of
+        this job."""
+        key, nothing = f"came_{node}", "\0"
         raw = self._store.compare_set(self._seal.name(key), nothing, nothing)
         if raw == nothing.encode():
             return None
         text = self._seal.open(key, raw)
-        self.num_foreign += text is None
-        return text
+        if text == "" or seal.record(text, host=str, session=str) is not None:
+            return text
+        self.num_foreign += 1
+        return None
 
     def _exchange(self) -> None:
         while self._forgotten:
@@ -753,7 +756,7 @@ class _Board:
         with self._lock:
             state = self._state
         if self._written is not None and time.monotonic() - self._written_s > LOST_AFTER_S / 2:
-            self.is_given_up = self._peek(f"came_{self._own}") not in (self._introduction, None)
+            self.is_given_up = self._came(self._own) not in (self._introduction, None)
             if self.is_given_up:
                 raise RuntimeError("given up")
         if state != self._written or time.monotonic() - self._written_s >= BEAT_S:
@@ -774,6 +777,10 @@ class _Board:
         text = json.dumps({**state, "session": self._session, "beat_ns": time.monotonic_ns()})
         self._store.set(self._seal.name(key), self._seal.close(key, text))
         self._written, self._written_s = state, time.monotonic()
+        is_met = state.get("phase") == "running" if self._own == 0 else "ready" in state
+        if not is_met and self._came(self._own) is None:  # somebody wrote over it before the others read it
+            key = f"came_{self._own}"
+            self._store.set(self._seal.name(key), self._seal.close(key, self._introduction))
         if self._own:
             return
         self._store.set(seal.NONCE, self._seal.begun)  # again and again: for one that comes late, whoever wrote there
@@ -786,7 +793,7 @@ class _Board:
         if raw == self._raw.get(node):
             return
         if node not in self.met:
-            text = self._peek(f"came_{node}")
+            text = self._came(node)
             if text == "":  # of one that was given up, and goes on writing after a long sleep
                 self._store.delete_key(self._seal.name(f"node_{node}"))
                 self._raw.pop(node, None)
