@@ -408,7 +408,9 @@ def append_event(path: Path, event: dict[str, Any]) -> None:
 
     A disk that is full ends no job for want of a line: that goes to stderr.
     """
-    line = json.dumps({"time": round(time.time(), 3), **scrub.value(event)}, ensure_ascii=False) + "\n"
+    line = (
+        json.dumps({"time": round(time.time(), 3), **scrub.value(event, for_showing=True)}, ensure_ascii=False) + "\n"
+    )
     try:
         with os.fdopen(open_append(path), "ab", buffering=0) as file:
             file.write(line.encode())

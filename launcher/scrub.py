@@ -7,6 +7,7 @@ service gives its tokens. Doubtful cases are hidden in words that are only shown
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -83,6 +84,33 @@ def hide(text: str) -> str:
     return _MARKED.sub(HIDDEN, text)
 
 
+def own(env: Mapping[str, str]) -> tuple[str, ...]:
+    """The values of secrets among variables, the longest first, as far as they cannot be anything else: a word of letters
+    alone, or a path, may stand in a text for itself."""
+    found = {
+        value
+        for name, value in env.items()
+        if is_secret(name) and _is_strong(name) and re.fullmatch(r"(?=.*[0-9])(?=.*[A-Za-z])[^\s/][^\s]{7,}", value)
+    }
+    return tuple(sorted(found, key=len, reverse=True))
+
+
+def _is_strong(name: str) -> bool:
+    return bool(re.search(r"TOKEN|SECRET|PASS|PWD|CREDENTIAL|API_?KEY|ACCESS_KEY", name))
+
+
+_OWN = own(os.environ)
+
+
+def without(text: str, values: tuple[str, ...] = _OWN) -> str:
+    """`text` without the user's own secrets, wherever a library has put them. For words that are shown, or say what
+    happened; what a job reads again is left alone."""
+    for one in values:
+        if one in text:
+            text = text.replace(one, HIDDEN)
+    return text
+
+
 def has_url_secret(text: str) -> bool:
     """Whether a URL in it carries a user, a password or a token."""
     hidden = _URL.sub(lambda m: m[1] + _without_user(m[1].lower(), m[2]), text)
@@ -154,7 +182,7 @@ def plain(text: str) -> str:
 
 def shown(text: str) -> str:
     """`text` as it may be shown on a terminal or a page."""
-    return hide(plain(text))
+    return hide(without(plain(text)))
 
 
 def escaped(text: str) -> str:

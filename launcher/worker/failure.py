@@ -35,7 +35,7 @@ def describe(error: BaseException, rank: int | None) -> dict[str, Any]:
     """An error file's content. `time_ns` is the monotonic clock, which all processes of a host share."""
     known = error if isinstance(error, LaunchError) else None
     message = str(error)
-    return scrub.value(
+    found = scrub.value(
         {
             "rank": rank,
             "type": type(error).__name__,
@@ -47,8 +47,10 @@ def describe(error: BaseException, rank: int | None) -> dict[str, Any]:
             "what": known.what if known else f"{type(error).__name__}: {message}",
             "hint": known.hint if known else "",
             "exit_code": known.exit_code if known else EXIT_JOB_FAILED,
-        }
+        },
+        for_showing=True,
     )
+    return dict(found)
 
 
 def _is_consequence(error: BaseException) -> bool:
@@ -70,7 +72,7 @@ def record(path: Path, error: BaseException, rank: int | None) -> int:
         found = describe(error, rank)
         with contextlib.suppress(OSError):  # the agent then finds the traceback in the log
             rundir.write_json(path, found)
-    print(scrub.hide("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+    print(scrub.shown("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     return int(found["exit_code"])
 
 

@@ -131,3 +131,12 @@ def test_json_on_a_terminal():
 def test_no_text_takes_long(text: str):
     """Each in linear time; a quadratic one would take minutes."""
     assert scrub.shown(text) is not None
+
+
+def test_the_users_own_secrets_are_known_by_their_values():
+    """Wherever a library puts them; not what may be anything else: a word, a path, a model's name under a weak name."""
+    env = {"MY_TOKEN": "q7w8e9r0t1", "DB_PASSWORD": "longerq7w8e9r0t1", "MODEL_KEY": "bert-base-2024", "SSL_KEY": "/etc/ssl/key1.pem",
+           "HF_TOKEN": "password", "PIN_TOKEN": "a1", "HOME": "/root", "X": "q7w8e9r0t2"}  # fmt: skip
+
+    assert ("longerq7w8e9r0t1", "q7w8e9r0t1") == scrub.own(env)
+    assert "401 for <hidden>, <hidden>" == scrub.without("401 for longerq7w8e9r0t1, q7w8e9r0t1", scrub.own(env))
