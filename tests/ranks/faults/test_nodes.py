@@ -282,7 +282,7 @@ def test_nodes_meet_over_ipv6_and_no_stranger_ends_their_job(
         stranger.wait()
 
     assert (0, 0) == codes, job[0].err + job[1].err
-    notes = [event["text"] for event in job[0].events if event["event"] == "note"]
+    notes = [event["text"] for event in job[0].events("note")]
     assert 1 == sum("somebody else writes to [::1]" in text for text in notes), notes
     assert not any("export one ASCEND_LAUNCH_SECRET" in text for text in notes)
     written = [path for path in job.dir.rglob("*") if path.is_file() and b"s3" * 32 in path.read_bytes()]
