@@ -7,15 +7,19 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from launcher import assets, confined, rundir, trained
+from launcher.cli import outputs, results
 from launcher.confined import NotPlainError
 from launcher.errors import LaunchError
 from launcher.report import facts
 from launcher.rundir import RunDir
+from launcher.ssh import job
+from launcher.ssh.far_side import FarSide
 from launcher.worker import checkpoint
 from launcher.worker.checkpoint import PassedOver
 from launcher.worker.heartbeat import Heart
@@ -333,3 +337,65 @@ def test_an_event_without_an_end_is_not_read_into_memory(tmp_path: Path):
 
     assert ["train"] == [event["event"] for _, event in rundir.events(path)]
     assert ["train"] == [event["event"] for event in facts._Files(tmp_path).events(path)]
+
+
+# -- pages, answers, and other hosts' files ------------------------------------------------------------------------------
+
+
+def test_a_runs_own_page_replaces_a_link_and_one_that_was_named_follows_it(tmp_path: Path, victim: Path):
+    for name in ("own", "named"):
+        (tmp_path / name).symlink_to(victim / "keep")
+    outputs.write(tmp_path / "own", "page", force=True, through_links=False)
+    assert ("page", False) == ((tmp_path / "own").read_text(), (tmp_path / "own").is_symlink())
+    assert untouched(victim)
+
+    outputs.write(tmp_path / "named", "page", force=True)
+    assert "page" == (victim / "keep").read_text()
+
+
+def test_answers_are_not_written_through_a_planted_link(tmp_path: Path, victim: Path):
+    """Under the name that a file has until it is whole."""
+    (tmp_path / "answers.jsonl.partial").symlink_to(victim / "keep")
+
+    with (
+        pytest.raises(LaunchError, match="cannot be written: is a link, not a file"),
+        results._target(str(tmp_path / "answers.jsonl")),
+    ):
+        pass
+    assert untouched(victim)
+
+
+def test_a_host_is_not_asked_for_what_lies_elsewhere_on_it(tmp_path: Path, victim: Path):
+    """Links and pipes in its run directory are passed over, also where a file is asked for by name."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.json").write_text("{}")
+    (tmp_path / "run" / "data.json").symlink_to(victim / "keep")
+    os.mkfifo(tmp_path / "run" / "failure.json")
+    far = FarSide()
+    far.drain = lambda: None  # type: ignore[method-assign]
+    far.do_fetch(str(tmp_path / "run"), None)
+    far.do_fetch(str(tmp_path / "run"), ["data.json", "failure.json"])
+
+    assert b'"file": "metrics.json"' in far.out
+    assert b"mine" not in far.out
+    assert 1 == far.out.count(b'"file"')
+
+
+def test_a_hosts_file_is_not_kept_through_a_link(tmp_path: Path, victim: Path):
+    """A run directory that is here already may hold one."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "attempt_0").symlink_to(victim)
+    (run / "metrics.json").symlink_to(victim / "keep")
+    fleet, words = job._Fleet.__new__(job._Fleet), []
+    fleet.run_dir, fleet.hosts_share, fleet.on_words = RunDir(run), True, lambda host, text: words.append(text)
+    node = job.Node(0, SimpleNamespace(host=SimpleNamespace(name="n0")), None)  # type: ignore[arg-type]
+    for name in ("attempt_0/keep", "metrics.json", "plan.json"):
+        fleet.keep(node, name, b"new")
+
+    assert untouched(victim)
+    assert "new" == (run / "plan.json").read_text()
+    assert [
+        "attempt_0/keep was not kept: is a link, not a folder",
+        "metrics.json was not kept: is a link, not a file",
+    ] == words
