@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from launcher import confined
 from launcher.errors import LaunchError
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -73,6 +74,7 @@ def model_config(name: str, revision: str | None = None, env: Mapping[str, str] 
     """
     path = Path(name)
     if path.is_dir():
+        require_plain(path, f"model.name: {name}")
         file = path / "config.json"
         if not file.is_file():
             if any(path.glob("*.gguf")):
@@ -106,6 +108,31 @@ def _snapshot(name: str, revision: str | None, env: Mapping[str, str]) -> Path:
     return cache / "snapshots" / commit
 
 
+def require_plain(folder: Path, named: str) -> None:
+    """A model folder that can be read to its end and copied: what is in it is files, or links to the same file elsewhere,
+    as people make, or to a blob of the hub's cache. `vocab.txt` that leads to a private key would be copied into every
+    model that is made of it.
+
+    Raises:
+        LaunchError: something in it is not; the words name `named`.
+    """
+    for entry in os.scandir(folder):
+        try:
+            mode = entry.stat().st_mode
+            target = Path(entry.path).resolve() if entry.is_symlink() else None
+        except OSError:  # leads nowhere: as if it were not there
+            continue
+        if target is not None and not _is_expected(target, folder, entry.name):
+            raise LaunchError(f"{named}: {entry.name} is a link to {target}, outside of the folder",
+                              hint="remove it, or put the file itself there if you know it")  # fmt: skip
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise LaunchError(f"{named}: {entry.name} is {confined.kind(mode)}, not a file", hint="remove it")
+
+
+def _is_expected(target: Path, folder: Path, name: str) -> bool:
+    return target.name == name or target.parent.name == "blobs" or target.is_relative_to(folder.resolve())
+
+
 def _known(name: str) -> dict[str, Any] | None:
     import yaml
 
@@ -115,7 +142,7 @@ def _known(name: str) -> dict[str, Any] | None:
 
 def _config(file: Path) -> dict[str, Any]:
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = confined.loads(confined.read(file))
     except (OSError, ValueError) as error:
         raise LaunchError(f"model.name: {file}: not readable as JSON: {error}", hint="fetch the model again") from None
     if not isinstance(value, dict):

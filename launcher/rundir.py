@@ -6,18 +6,22 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
+import stat
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
+from launcher import confined, scrub
+from launcher.confined import NotPlainError
 from launcher.errors import LaunchError
 from launcher.plan import Plan
 
@@ -29,6 +33,22 @@ LAST_WORDS = "ASCEND_LAUNCH_LAST_WORDS_FD"
 """A file in memory by which an agent says why the job failed where the run directory takes no file any more."""
 LOCK = "ASCEND_LAUNCH_LOCK_FD"
 """The run directory's lock, which a launcher hands on to its agent."""
+JOB_SECRET = "ASCEND_LAUNCH_SECRET"  # noqa: S105 its name
+"""What all nodes of a job share, and know each other's words by (worker/seal.py). It travels by ssh's standard input, in a
+Slurm job's environment, in a Kubernetes Secret, or is the user's own; it is on no command line and in no file of ours, and
+ranks do not inherit it."""
+
+MAX_LINE = 16 << 20
+"""Bytes of one event. A file with a longer line is none of ours."""
+_FILES = re.compile(
+    r"(recipe|accelerate)\.yaml|(plan|deepspeed|env|data|metrics|failure)\.json|(events|predictions)\.jsonl"
+    r"|report\.html|agent\.log|\.lock"
+)
+_FOLDERS = re.compile(
+    r"checkpoints|model|chunks|nodes|plog|tensorboard|swanlab|wandb|(node|attempt)_[0-9]+"
+    r"|(\.(tmp|old|before)-)?(checkpoint-[0-9]+|model)"
+)
+"""The names that a launch writes to in a run directory, at any depth."""
 
 
 class RunDir:
@@ -87,7 +107,7 @@ class RunDir:
             LaunchError: it is missing, cannot be read, or another version of the launcher wrote it.
         """
         try:
-            return Plan.model_validate_json(self.plan_path.read_bytes())
+            return Plan.model_validate_json(confined.read(self.plan_path))
         except FileNotFoundError:
             raise LaunchError(f"{self.plan_path}: no such file", hint="name a run directory") from None
         except OSError as error:
@@ -105,17 +125,34 @@ class RunDir:
         """Make the folder.
 
         Raises:
-            LaunchError: it cannot be made or written to.
+            LaunchError: it cannot be made or written to, or something in it would lead what is written elsewhere.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            confined.make_folder(self.path, root_of(self.path))
             with tempfile.TemporaryFile(dir=self.path):
                 pass
+            self._require_plain()
+        except NotPlainError as error:
+            raise LaunchError(
+                f"{error.filename}: {error.strerror}, and a launch would write to it",
+                hint="if you have put it there, put the thing itself in its place; if the run directory came from somebody "
+                "else, do not use it: name another --run-dir",
+            ) from None
         except OSError as error:
             raise LaunchError(
                 f"{self.path}: cannot be written to: {error.strerror}",
                 hint="name a writable folder: --run-dir, --out or output_dir=",
             ) from None
+
+    def _require_plain(self) -> None:
+        """Libraries write in here too, and know nothing of `confined`. Raises NotPlainError."""
+        for entry in os.scandir(self.path):
+            is_file, is_folder = _FILES.fullmatch(entry.name), _FOLDERS.fullmatch(entry.name)
+            mode = entry.stat(follow_symlinks=False).st_mode
+            if is_file and confined.kind(mode):
+                raise NotPlainError(entry.path, f"is {confined.kind(mode)}, not a file")
+            if is_folder and not stat.S_ISDIR(mode):
+                raise NotPlainError(entry.path, f"is {confined.kind(mode) or 'a file'}, not a folder")
 
     def lock(self) -> int:
         """Have the folder to oneself: a file descriptor. The kernel lets go of it when all processes that have it ended,
@@ -124,7 +161,7 @@ class RunDir:
         Raises:
             LaunchError: another launch holds it.
         """
-        handle = os.open(self.path / ".lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        handle = confined.open_write(self.path / ".lock", self.path, 0)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -154,7 +191,7 @@ class RunDir:
     def is_held(self) -> bool:
         """Whether a launch is at work here; nothing is made or changed to find out."""
         try:
-            with (self.path / ".lock").open("r") as lock:
+            with os.fdopen(confined.open_read(self.path / ".lock"), "rb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
@@ -165,8 +202,8 @@ class RunDir:
     @property
     def last_attempt(self) -> int:
         """The number of the newest attempt; -1 before the first."""
-        numbers = [p.name.removeprefix("attempt_") for p in self.path.glob("attempt_*")]
-        return max((int(number) for number in numbers if number.isdigit()), default=-1)
+        names = (re.fullmatch(r"attempt_([0-9]{1,9})", p.name) for p in self.path.glob("attempt_*"))
+        return max((int(name[1]) for name in names if name), default=-1)
 
     def claim(self, plan: Plan) -> None:
         """Check that `plan` may run here: the folder is fresh, or holds the same recipe's unfinished run, which then
@@ -211,7 +248,7 @@ class Chunks:
 
     def end(self) -> None:
         """Say that no more rows come."""
-        self._end.touch()
+        touch(self._end)
 
     def waiting(self) -> tuple[list[int], bool]:
         """The chunks without answers, in order, and whether no more come."""
@@ -288,6 +325,10 @@ def take(path: Path, plan: Plan, node_rank: int) -> RunDir:
     Raises:
         LaunchError: as `create` and `claim`.
     """
+    if _FOLDERS.fullmatch(
+        path.name
+    ):  # else a link of such a name, which is the user's, would be taken for a planted one
+        path = path.resolve()
     run = for_node(path, node_rank)
     run.create()
     if node_rank and RunDir(path).metrics_path.exists():  # else this node would wait for a first one that was refused
@@ -309,46 +350,69 @@ def point_latest(path: Path) -> None:
         link.replace(path.parent / "latest")
 
 
+def root_of(folder: Path) -> Path:
+    """What a folder of ours belongs to as a whole: the run directory, for a checkpoint of it. Told by the names alone, since
+    what is in there may come from somebody else."""
+    root = folder
+    for _ in range(3):  # node_1/checkpoints/checkpoint-5
+        if not _FOLDERS.fullmatch(root.name) or root.parent == root:
+            break
+        root = root.parent
+    return root
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = str(path)  # a full disk names none
-        raise
+    """Write a file whole or not at all: a reader never sees half of it.
+
+    Raises:
+        OSError: it cannot be written; NotPlainError where a link would lead out of the run directory.
+    """
+    confined.write_text(path, text, root_of(path.parent))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder of a run directory, and those above it. Raises OSError as `write_text`."""
+    confined.make_folder(path, root_of(path))
+
+
+def open_append(path: Path) -> int:
+    """A descriptor that adds to a file of a run directory. Raises OSError as `write_text`."""
+    return confined.open_write(path, root_of(path.parent), os.O_APPEND)
+
+
+def touch(path: Path) -> None:
+    """Make an empty file of a run directory. Raises OSError as `write_text`."""
+    os.close(confined.open_write(path, root_of(path.parent), 0))
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a whole folder of a run directory, where it is there. Raises OSError as `write_text`."""
+    confined.remove(path, root_of(path.parent))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Atomic, indented, keys in the order given, non-ASCII text as it is."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Atomic, indented, keys in the order given, non-ASCII text as it is, secrets hidden."""
+    write_text(path, json.dumps(scrub.value(value), indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """The file's value, or None where there is none or it is not JSON."""
+    """The file's value, or None where there is none or it is not JSON, or more than any file of ours holds."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError, RecursionError):
+        return confined.loads(confined.read(path))
+    except (FileNotFoundError, NotPlainError, ValueError):
         return None
 
 
 def append_event(path: Path, event: dict[str, Any]) -> None:
-    """Add one line to events.jsonl, stamped with the wall clock in seconds. One write, so lines never mix.
+    """Add one line to events.jsonl, stamped with the wall clock in seconds, secrets hidden. One write, so lines never mix.
 
     A disk that is full ends no job for want of a line: that goes to stderr.
     """
-    line = json.dumps({"time": round(time.time(), 3), **event}, ensure_ascii=False) + "\n"
+    line = (
+        json.dumps({"time": round(time.time(), 3), **scrub.value(event, for_showing=True)}, ensure_ascii=False) + "\n"
+    )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab", buffering=0) as file:
+        with os.fdopen(open_append(path), "ab", buffering=0) as file:
             file.write(line.encode())
     except OSError as error:
         print(f"not written to {path}: {error.strerror}: {line}", end="", file=sys.stderr, flush=True)
@@ -357,16 +421,24 @@ def append_event(path: Path, event: dict[str, Any]) -> None:
 def events(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
     """Whole lines of events.jsonl from byte `offset`, each with the offset after it."""
     try:
-        with path.open("rb") as file:
+        with os.fdopen(confined.open_read(path), "rb") as file:
             file.seek(offset)
-            for line in file:
+            for line in lines(file):
                 if not line.endswith(b"\n"):
                     return
                 offset += len(line)
-                with contextlib.suppress(ValueError):
+                with contextlib.suppress(ValueError, RecursionError):
                     yield offset, json.loads(line)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotPlainError):
         return
+
+
+def lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file, up to one that is longer than any of ours."""
+    while line := file.readline(MAX_LINE):
+        if len(line) == MAX_LINE:
+            return
+        yield line
 
 
 def hand_on(path: Path, offset: int, on_event: Callable[[dict[str, Any]], None]) -> int:
@@ -380,7 +452,7 @@ def hand_on(path: Path, offset: int, on_event: Callable[[dict[str, Any]], None])
 def tail(path: Path, num_lines: int = 30) -> str:
     """The last lines of a log, '' where there is none."""
     try:
-        with path.open("rb") as file:
+        with os.fdopen(confined.open_read(path), "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 64 * 1024))
             return "\n".join(file.read().decode(errors="replace").splitlines()[-num_lines:])
     except OSError:

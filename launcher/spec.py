@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, field_validator
 
-from launcher import assets, training_fields, yamlfile
+from launcher import assets, scrub, training_fields, yamlfile
 from launcher.errors import LaunchError
 
 Strategy = Literal["ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2"]
@@ -237,6 +237,7 @@ def load(path: Path, overrides: Iterable[str] = (), env: Mapping[str, str] | Non
     _file_layer(layers, path, [])
     _env_layer(layers, os.environ if env is None else env)
     _override_layer(layers, overrides)
+    _refuse_secrets(layers)
     _locate(layers)
     spec = _validate(layers)
     script = spec.script and (path.parent / spec.script)
@@ -246,6 +247,19 @@ def load(path: Path, overrides: Iterable[str] = (), env: Mapping[str, str] | Non
         layers.mistake(("script",), f"a file named {script.name} hides the library of that name; rename it")
     layers.raise_if_any()
     return Loaded(spec, path.stem, path, _origins(spec, layers))
+
+
+def _refuse_secrets(layers: _Layers) -> None:
+    """A recipe is copied into run directories, batch scripts and manifests, and every node tells the others of it."""
+    todo: list[tuple[tuple[str | int, ...], Any]] = [((), layers.values)]
+    for path, value in todo:
+        if isinstance(value, str) and scrub.has_url_secret(value):
+            layers.mistake(
+                path, "holds a user, a password or a token in a URL, and a recipe is copied into the run directory; "
+                "leave it out, and have ~/.netrc or a variable such as HF_TOKEN tell it"
+            )  # fmt: skip
+        inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+        todo += [((*path, key), one) for key, one in inner]
 
 
 class _Layers:

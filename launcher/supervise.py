@@ -59,8 +59,8 @@ def run(
     """
     # A run that goes on has events already; only new ones are shown.
     offset = run_dir.events_path.stat().st_size if run_dir.events_path.exists() else 0
-    run_dir.failure_path.unlink(missing_ok=True)
-    with run_dir.agent_log.open("ab") as log:
+    rundir.remove(run_dir.failure_path)
+    with os.fdopen(rundir.open_append(run_dir.agent_log), "ab") as log:
         words = os.fdopen(os.memfd_create("last-words"), "rb")
         handed = {rundir.LAST_WORDS: words.fileno(), **({} if lock is None else {rundir.LOCK: lock})}
         agent = start_agent(argv, env, log, handed, has_stdin=has_stdin)

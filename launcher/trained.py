@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from launcher import modelfolder, rundir
+from launcher import assets, modelfolder, rundir
 from launcher.errors import LaunchError
 from launcher.plan import CARD_PADDING
 from launcher.rundir import RunDir
@@ -60,7 +61,10 @@ def find(text: str, option: str) -> Weights:
                 f"did you mean {latest}?" if latest.is_dir() else "name a run directory, a checkpoint or a model folder"
             )
             raise LaunchError(f"{named}: is no run directory and holds no weights", hint=hint)
-        return Weights(str(path.resolve()), _run_of(path.resolve()))
+        found = Weights(str(path.resolve()), _run_of(path.resolve()))
+        for folder in (path, *(_inner(found.run) if found.run else ())):
+            assets.require_plain(folder, named if folder == path else str(folder))
+        return found
     if path.exists():
         raise LaunchError(f"{named}: is a file", hint="name its folder")
     is_id = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", text)
@@ -68,6 +72,21 @@ def find(text: str, option: str) -> Weights:
     if not is_id or ("/" in text and path.parent.is_dir()) or _CHECKPOINT.fullmatch(text):
         raise LaunchError(f"{named}: no such folder", hint="name a run directory, a checkpoint, a model folder or a hub id")  # fmt: skip
     return Weights(text, None)
+
+
+def _inner(run: RunDir) -> Iterator[Path]:
+    """The folders with weights of a run directory.
+
+    Raises:
+        LaunchError: one of them is a link; a launch makes none.
+    """
+    for folder in (run.model_dir, run.checkpoints):
+        if folder.is_symlink():
+            raise LaunchError(
+                f"{folder}: is a link to {folder.resolve()}", hint="name that folder itself if you know it"
+            )
+        if folder.is_dir():
+            yield folder
 
 
 def _run_of(path: Path) -> RunDir | None:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from launcher import __version__
+from launcher import __version__, scrub
 from launcher.cli import (
     check,
     command,
@@ -26,6 +26,7 @@ from launcher.cli import (
     submit,
 )
 from launcher.cli.options import COMPLETE_VAR
+from launcher.confined import NotPlainError
 from launcher.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_USER, LaunchError
 
 
@@ -125,13 +126,15 @@ def _exit_code() -> int | str | None:
         # Where a pipe's reader left, click puts another object there and ends itself.
         return end.code if sys.stdout is stdout else _lost_output(BrokenPipeError())
     except LaunchError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(scrub.shown(f"error: {error}"), err=True)
         return error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return EXIT_USER
     except click.ClickException as error:
-        error.show()
+        words = io.StringIO()
+        error.show(file=words)
+        click.echo(scrub.shown(words.getvalue()), err=True, nl=False)
         return EXIT_USER
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
@@ -139,6 +142,9 @@ def _exit_code() -> int | str | None:
     except Exception as error:
         if isinstance(error, OSError) and (isinstance(error, BrokenPipeError) or error.filename == _STDOUT):
             return _lost_output(error)
+        if isinstance(error, NotPlainError):
+            click.echo(f"error: {error.filename}: {error.strerror}\n  fix: remove it, or name another folder", err=True)
+            return EXIT_USER
         if isinstance(error, OSError) and error.errno in _NO_BUGS:
             where = f"{error.filename}: " if error.filename else ""
             click.echo(f"error: {where}{error.strerror}\n  fix: {_NO_BUGS[error.errno]}", err=True)
@@ -152,7 +158,7 @@ def _exit_code() -> int | str | None:
         if str(error).startswith("Symlink loop"):
             click.echo(f"error: {error}\n  fix: {_NO_BUGS[errno.ELOOP]}", err=True)
             return EXIT_USER
-        click.echo(_crash_log(error), err=True)
+        click.echo(scrub.shown(_crash_log(error)), err=True)
         return EXIT_BUG
     return EXIT_OK
 
@@ -206,7 +212,7 @@ def _crash_log(error: Exception) -> str:
     with tempfile.NamedTemporaryFile(
         "w", prefix="ascend-launch-", suffix=".log", delete=False, encoding="utf-8"
     ) as log:
-        log.write(text)
+        log.write(scrub.hide(text))
     return (
         f"error: {type(error).__name__}: {error}\n  this is a bug of ascend-launch's; please report it with {log.name}"
     )

@@ -149,12 +149,14 @@ def _report(run: RunDir) -> Path | None:
     """Write the run's page. Whatever goes wrong with it, the job's outcome stands."""
     import traceback
 
+    from launcher import rundir
+
     try:
         from launcher import report
 
         report.write([report.load(run.path)], run.report_path)
     except (Exception, KeyboardInterrupt):
-        with contextlib.suppress(OSError), run.agent_log.open("a", encoding="utf-8") as log:
+        with contextlib.suppress(OSError), os.fdopen(rundir.open_append(run.agent_log), "a", encoding="utf-8") as log:
             log.write(f"report.html was not written:\n{traceback.format_exc()}")
         return None
     return run.report_path

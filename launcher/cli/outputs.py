@@ -66,8 +66,9 @@ def is_stream(path: Path) -> bool:
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
-def write(path: Path, text: str, *, force: bool, can_force: bool = True) -> None:
-    """Write the file whole or not at all. Where it is a link, what the link names is written.
+def write(path: Path, text: str, *, force: bool, can_force: bool = True, through_links: bool = True) -> None:
+    """Write the file whole or not at all. Where it is a link, what the link names is written, or, of a name that nobody
+    gave, the link is replaced.
 
     Raises:
         LaunchError: as `check`, or the disk refuses.
@@ -76,10 +77,10 @@ def write(path: Path, text: str, *, force: bool, can_force: bool = True) -> None
 
     check(path, force=force, can_force=can_force)
     try:
-        if is_stream(path):
+        if through_links and is_stream(path):
             path.write_text(text, encoding="utf-8")
         else:
-            rundir.write_text(path.resolve(), text)
+            rundir.write_text(path.resolve() if through_links else path, text)
     except OSError as error:
         raise _refused(path, error) from None
 

@@ -24,5 +24,5 @@ def report_command(runs: tuple[Path, ...], out: Path | None, force: bool, as_jso
     target = out or own or Path("report.html")
     if out is not None or not as_json:
         force = force or (out is None and own is not None)  # a run's page is the report's own, and made anew
-        outputs.write(target, report.html(found), force=force)
+        outputs.write(target, report.html(found), force=force, through_links=target is not own)
     show.reported(report.summary(found), target, as_json)

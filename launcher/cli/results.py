@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from launcher import confined
 from launcher.cli import outputs
 from launcher.cli.launch import explained, launch, require_health
 from launcher.cli.options import Count, RecipeFile, complete_recipe, inputs, machine_options, require_packages
@@ -205,7 +206,9 @@ def _target(target: str) -> Iterator[int]:
     is_stream = outputs.is_stream(path)
     partial = path if is_stream else path.with_name(path.name + ".partial")
     try:
-        file = partial.open("wb", buffering=0)
+        # What stands there under the name of ours is no link that somebody means us to follow.
+        handle = confined.open_write(partial, partial.parent) if not is_stream else None
+        file = partial.open("wb", buffering=0) if handle is None else os.fdopen(handle, "wb", buffering=0)
     except OSError as error:
         raise LaunchError(
             f"--output {target}: cannot be written: {error.strerror}", hint="name a writable file"

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher import assets
+from launcher import assets, scrub
 from launcher.plan import Plan
 
-SECRET = re.compile(r"TOKEN(?!IZ)|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|PRIVATE", re.IGNORECASE)
 RECORDED = (
     "ACCELERATE_", "ACL_", "ASCEND", "CPU_AFFINITY_CONF", "CUDA_VISIBLE_DEVICES", "DS_", "GLOO_", "HCCL_", "HF_",
     "INF_NAN_MODE_", "MASTER_", "MKL_", "MULTI_STREAM_", "NPU_", "OMP_", "OOM_SNAPSHOT", "P2P_HCCL", "PYTORCH_",
@@ -244,8 +243,4 @@ def record(rows: tuple[Variable, ...], user: Mapping[str, str], unset: tuple[Var
 
 def hidden(name: str, value: str) -> str:
     """`value`, unless the name is a secret's or the value carries one inside (a token in a URL)."""
-    if SECRET.search(name):
-        return "<hidden>"
-    return re.sub(
-        r"(://[^/@\s:]*:)[^/@\s]+@|\bhf_[A-Za-z0-9]{8,}", lambda m: f"{m[1]}<hidden>@" if m[1] else "<hidden>", value
-    )
+    return scrub.hidden(name, value)

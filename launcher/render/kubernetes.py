@@ -16,12 +16,12 @@ from typing import Any, Literal
 
 import yaml
 
+from launcher import scrub
 from launcher.cluster.model import chip
 from launcher.cluster.nodes import port_of
 from launcher.errors import LaunchError
 from launcher.plan import Plan
 from launcher.render import kubernetes_rules as rules
-from launcher.render.env import SECRET
 
 RECIPE_DIR = "/etc/ascend-launch"
 GRACE_MARGIN_S = 60
@@ -348,8 +348,8 @@ def _check(pod: Pod, files: Mapping[str, str]) -> None:
             f"the recipe and its script are {size:,} bytes, more than a ConfigMap holds",
             hint="put the script into the image or onto a mount, and run it from there",
         )
-    for name in pod.env:
-        if SECRET.search(name):
+    for name, value in pod.env.items():
+        if scrub.hidden(name, value) != value:
             raise LaunchError(
                 f"--env {name}: a secret's value must not stand in a manifest",
                 hint=f"make a Secret of it, and say --secret {name}=SECRET:KEY",

@@ -13,6 +13,7 @@ from launcher import __version__
 from launcher.cluster.nodes import is_number
 from launcher.errors import LaunchError
 from launcher.plan import Plan
+from launcher.rundir import JOB_SECRET
 
 SIGNAL_MARGIN_S = 60
 """Between the end of the ranks' grace and the job's end: Slurm may signal a minute late or early."""
@@ -20,6 +21,10 @@ WAIT_S = 60
 """From the first node's end to the others' being ended."""
 MAX_REQUEUES = 200
 """A job whose time limit is too short to get anywhere must not go round for ever."""
+_SECRET = (
+    "# By which the nodes know each other's words: another one at each start, in the job's environment alone.",
+    f'export {JOB_SECRET}="$(od -An -N32 -tx1 /dev/urandom | tr -d " \\n")"',
+)
 CANN_SET_ENV = ("/usr/local/Ascend/cann/set_env.sh", "/usr/local/Ascend/ascend-toolkit/set_env.sh")
 """Where CANN's installer puts it: 8.5 and later, and before."""
 
@@ -73,6 +78,7 @@ def script(plan: Plan, allocation: Allocation, command: Command) -> str:
         f'export PATH={quote(str(command.python.parent))}:"$PATH"',
         *(_cann(command.cann) if plan.device == "npu" else []),
         "",
+        *(_SECRET if plan.num_nodes > 1 else []),
         "# One agent a node, which starts the ranks itself: they must not be bound to one task's core. A node that fails",
         "# has the others told by the agents; what is left after a minute is ended. (--kill-on-bad-exit would end the",
         "# first node while it still explains the failure.)",

@@ -4,7 +4,7 @@ want of a file; what is there and cannot be read is told."""
 from __future__ import annotations
 
 import json
-import re
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -12,18 +12,17 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal
 
-import yaml
-
-from launcher import rundir
+from launcher import confined, rundir, scrub, yamlfile
 from launcher.errors import LaunchError
 from launcher.history import History
-from launcher.render.env import hidden
 from launcher.rundir import RunDir
 
 Status = Literal["done", "failed", "interrupted", "running", "unfinished"]
 LOG_LINES = 40
 MAX_PREDICTIONS = 2_000_000
 """Rows that a confusion matrix is counted from, where metrics.json holds none."""
+MAX_LABELS = 2_000
+"""Of a matrix that is counted here: its size is the square of the largest label."""
 _KNOWN = ("plan.json", "events.jsonl", "metrics.json", "recipe.yaml")
 
 
@@ -196,6 +195,12 @@ def _status(
     return "unfinished"
 
 
+def _said(error: OSError) -> str:
+    if isinstance(error, confined.NotPlainError):
+        return str(error.strerror)
+    return f"cannot be read: {error.strerror}"
+
+
 class _Files:
     """Reads what is there, and keeps what could not be read."""
 
@@ -208,11 +213,11 @@ class _Files:
 
     def text(self, path: Path) -> str | None:
         try:
-            return path.read_text(encoding="utf-8")
+            return confined.read(path).decode("utf-8")
         except FileNotFoundError:
             return None
         except OSError as error:
-            self.trouble(path, f"cannot be read: {error.strerror}")
+            self.trouble(path, _said(error))
         except UnicodeDecodeError as error:
             self.trouble(path, f"not UTF-8 at byte {error.start}")
         return None
@@ -222,8 +227,8 @@ class _Files:
         if text is None:
             return {}
         try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            value = scrub.value(confined.loads(text.encode()), for_showing=True)
+        except ValueError as error:
             self.trouble(path, f"not JSON: {error}")
             return {}
         if not isinstance(value, dict):
@@ -238,8 +243,8 @@ class _Files:
         """The events; a last line without its end is still being written."""
         bad = 0
         try:
-            with path.open("rb") as file:
-                for line in file:
+            with os.fdopen(confined.open_read(path), "rb") as file:
+                for line in rundir.lines(file):
                     if not line.endswith(b"\n"):
                         break
                     try:
@@ -247,13 +252,13 @@ class _Files:
                     except (ValueError, RecursionError):
                         value = None
                     if isinstance(value, dict):
-                        yield value
+                        yield scrub.value(value, for_showing=True) if scrub.is_suspect(line) else value
                     else:
                         bad += 1
         except FileNotFoundError:
             return
         except OSError as error:
-            self.trouble(path, f"cannot be read: {error.strerror}")
+            self.trouble(path, _said(error))
         if bad:
             self.trouble(path, f"{bad} line{'s are' if bad > 1 else ' is'} no event")
 
@@ -262,23 +267,14 @@ def _failure(run: RunDir, files: _Files) -> Mapping[str, Any]:
     """failure.json of the first node, else of another one that has one."""
     nodes = [RunDir(p) for p in sorted(run.path.glob("node_*"))]
     found = [files.mapping(r.failure_path) for r in (run, *nodes)]
-    one = dict(next((f for f in found if f), {}))
-    for key in ("what", "traceback", "message"):
-        if isinstance(one.get(key), str):
-            one[key] = scrubbed(one[key])
-    return one
+    return dict(next((f for f in found if f), {}))
 
 
 def _log_tail(run: RunDir, failure: Mapping[str, Any]) -> str:
     attempt, rank = failure.get("attempt"), failure.get("rank")
     if not isinstance(attempt, int) or not isinstance(rank, int):
         return ""
-    return scrubbed(rundir.tail(run.rank_log(attempt, rank), LOG_LINES))
-
-
-def scrubbed(text: str) -> str:
-    """Without tokens that a library may have printed, and without a terminal's colours."""
-    return hidden("", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text))
+    return scrub.shown(rundir.tail(run.rank_log(attempt, rank), LOG_LINES))
 
 
 def _recipe(run: RunDir, files: _Files) -> tuple[dict[str, Any], dict[str, str]]:
@@ -287,13 +283,16 @@ def _recipe(run: RunDir, files: _Files) -> tuple[dict[str, Any], dict[str, str]]
     if text is None:
         return {}, {}
     try:
-        value = yaml.safe_load(text)
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        files.trouble(run.recipe_path, f"not YAML: {str(error).splitlines()[0]}")
+        value = yamlfile.load(run.recipe_path).value
+    except LaunchError as error:
+        files.trouble(
+            run.recipe_path,
+            error.what.removeprefix(str(run.recipe_path)).lstrip(":0123456789 ").replace("not valid YAML", "not YAML"),
+        )
         return {}, {}
     if not isinstance(value, dict):
         files.trouble(run.recipe_path, "not a mapping of keys")
-    values = flat(value)
+    values = flat(scrub.value(value, for_showing=True))
     origins = {}
     for line in text.splitlines():
         if not line.startswith("#"):
@@ -303,7 +302,7 @@ def _recipe(run: RunDir, files: _Files) -> tuple[dict[str, Any], dict[str, str]]
         keys = [key for key in values if entry.startswith(f"{key}: ")]
         if keys:
             key = max(keys, key=len)
-            origins[key] = entry.removeprefix(f"{key}: ")
+            origins[key] = scrub.shown(entry.removeprefix(f"{key}: "))
     return values, origins
 
 
@@ -331,19 +330,19 @@ def _counted(path: Path, files: _Files, num_labels: int) -> list[list[int]]:
     pairs: dict[tuple[int, int], int] = {}
     number = 0
     try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
+        with os.fdopen(confined.open_read(path), "rb") as file:
+            for number, line in enumerate(rundir.lines(file), 1):
                 row = json.loads(line)
                 pair = (int(row["label"]), int(row["prediction"]))
                 pairs[pair] = pairs.get(pair, 0) + 1
-                if number > MAX_PREDICTIONS or min(pair) < 0:
+                if number > MAX_PREDICTIONS or min(pair) < 0 or max(pair) >= MAX_LABELS:
                     return []
     except FileNotFoundError:
         return []
     except OSError as error:
-        files.trouble(path, f"cannot be read: {error.strerror}")
+        files.trouble(path, _said(error))
         return []
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         files.trouble(path, f"line {number} is no prediction")
         return []
     size = max([num_labels, *(max(p) + 1 for p in pairs)], default=0)

@@ -15,9 +15,8 @@ from typing import Any, NoReturn
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
-from launcher import rundir
+from launcher import rundir, scrub
 from launcher.doctor import Finding
 from launcher.errors import EXIT_OK
 from launcher.explain import Lang, Report, language, render_text
@@ -28,6 +27,7 @@ from launcher.predict import Bad, Feed
 from launcher.render.env import Variable, hidden
 from launcher.rundir import RunDir
 from launcher.show import live
+from launcher.show.text import Text
 from launcher.spec import Loaded
 from launcher.submit import Job
 from launcher.supervise import Outcome
@@ -238,7 +238,7 @@ class JsonView(View):
         self.event({"event": "job", **asdict(job)})
 
     def event(self, event: dict[str, Any]) -> None:
-        print(json.dumps(event, ensure_ascii=False), flush=True)
+        print(_json(event, indent=None), flush=True)
 
     def end(self, outcome: Outcome, run: RunDir, explained: Report | None, report_path: Path | None = None) -> None:
         explanation = explained.to_json() if explained else None
@@ -281,7 +281,7 @@ def predicted(feed: Feed) -> None:
 def exported(result: Mapping[str, Any], as_json: bool) -> None:
     """What `export` wrote."""
     if as_json:
-        print(json.dumps(dict(result), indent=2, ensure_ascii=False))
+        print(_json(dict(result)))
         return
     for note in result["notes"]:
         out.print(Text(note))
@@ -353,7 +353,7 @@ def dry_run(
             "unset": [{"name": r.name, "reason": r.reason} for r in unset],
             "environment": [{"name": r.name, "value": hidden(r.name, r.value), "reason": r.reason} for r in rows],
         }
-        print(json.dumps(value, indent=2, ensure_ascii=False))
+        print(_json(value))
         return
     out.print(_plan_lines(plan, loaded))
     _notes(plan)
@@ -382,7 +382,7 @@ def commands_and_no_more(commands: Mapping[str, str]) -> None:
 def would_submit(text: str, plan: Plan, as_json: bool) -> None:
     """What would be submitted: alone on standard output, so that it can be kept and submitted by hand."""
     if as_json:
-        print(json.dumps({"plan": plan.model_dump(mode="json"), "text": text}, indent=2, ensure_ascii=False))
+        print(_json({"plan": plan.model_dump(mode="json"), "text": text}))
         return
     sys.stdout.buffer.write(text.encode(errors="surrogateescape"))
     sys.stdout.flush()
@@ -393,7 +393,10 @@ def created(made: str, job: str, run_dir: str, text: str, as_json: bool) -> None
     """What kubectl made."""
     if as_json:
         print(
-            json.dumps({"event": "submitted", "job": job, "run_dir": run_dir, "made": made.splitlines(), "text": text})
+            _json(
+                {"event": "submitted", "job": job, "run_dir": run_dir, "made": made.splitlines(), "text": text},
+                indent=None,
+            )
         )
         return
     out.print(Text(made))
@@ -409,7 +412,7 @@ def hosts(rows: Sequence[tuple[str, Sequence[str], Sequence[str], Sequence[str]]
     """What a launch by ssh would run on each host: name, command here, words there, variables sent over."""
     if as_json:
         keys = ("host", "command", "words", "variables")
-        print(json.dumps({"folder": cwd, "hosts": [dict(zip(keys, row, strict=True)) for row in rows]}, indent=2))
+        print(_json({"folder": cwd, "hosts": [dict(zip(keys, row, strict=True)) for row in rows]}))
         return
     for name, command, words, variables in rows:
         out.print(Text(name, style="bold"))
@@ -422,7 +425,7 @@ def hosts(rows: Sequence[tuple[str, Sequence[str], Sequence[str], Sequence[str]]
 def written(run: RunDir, texts: Mapping[str, str], commands: Mapping[str, str], as_json: bool) -> None:
     """The files that `render --out` wrote."""
     if as_json:
-        print(json.dumps({"files": {n: str(run.path / n) for n in texts}, "commands": dict(commands)}, indent=2))
+        print(_json({"files": {n: str(run.path / n) for n in texts}, "commands": dict(commands)}))
         return
     for name in texts:
         out.print(Text(str(run.path / name)))
@@ -434,7 +437,7 @@ def planned(plan: Plan, loaded: Loaded, rows: Sequence[Row], as_json: bool) -> N
     """The plan that a launch would follow."""
     if as_json:
         value = {"plan": plan.model_dump(mode="json"), "memory": [row.to_json() for row in rows]}
-        print(json.dumps(value, indent=2, ensure_ascii=False))
+        print(_json(value))
     else:
         out.print(_plan_lines(plan, loaded))
         _notes(plan)
@@ -494,7 +497,7 @@ def findings(found: Sequence[Finding], node: Mapping[str, Any] | None, as_json: 
     """The doctor's findings, worst last, so that they stand above the prompt."""
     if as_json:
         value = {"findings": [f.to_json() for f in found], **({"node": node} if node is not None else {})}
-        print(json.dumps(value, indent=2, ensure_ascii=False))
+        print(_json(value))
         return
     order = {"skip": 0, "ok": 1, "warn": 2, "fail": 3}
     styles = {"skip": "dim", "ok": "green", "warn": "yellow", "fail": "red"}
@@ -509,7 +512,7 @@ def findings(found: Sequence[Finding], node: Mapping[str, Any] | None, as_json: 
 def explanation(report: Report, lang: Lang, as_json: bool) -> None:
     """What a log tells."""
     if as_json:
-        print(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+        print(_json(report.to_json()))
     else:
         out.print(Text(render_text(report, lang)))
 
@@ -520,7 +523,7 @@ def reported(facts: Mapping[str, Any], path: Path, as_json: bool) -> None:
         for problem in run["unread"]:
             err.print(Text(f"{run['path']}/{problem}"))
     if as_json:
-        print(json.dumps(facts, indent=2, ensure_ascii=False))
+        print(_json(facts))
         return
     for run in facts["runs"]:
         scores = "  ".join(f"{k.replace('_', ' ')} {_number(v, '.4f')}" for k, v in run["figures"].items() if v < 1000)
@@ -566,7 +569,10 @@ def _environment(rows: Sequence[Variable]) -> Text:
 
 
 def _joined(lines: Iterable[tuple[str, str, str, str]]) -> Text:
-    return Text("\n").join(Text.assemble((left, style), (right, other)) for left, style, right, other in lines)
+    out = Text()
+    for number, (left, style, right, other) in enumerate(lines):
+        out.append("\n" if number else "").append(left, style).append(right, other)
+    return out
 
 
 def _epochs(metrics: Mapping[str, Any]) -> Table:
@@ -627,6 +633,11 @@ def _failure(failure: Mapping[str, Any]) -> None:
         err.print(Text(f"  fix: {hint}"))
     if failure.get("exit_code") != 2 and failure.get("log"):
         err.print(Text(f"  log: {failure['log']}"))
+
+
+def _json(value: Any, indent: int | None = 2) -> str:
+    """For a program, or for a person's terminal."""
+    return scrub.escaped(json.dumps(scrub.value(value), indent=indent, ensure_ascii=False))
 
 
 def _number(value: Any, form: str) -> str:

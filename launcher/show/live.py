@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
 from launcher.history import History, own_seconds, stragglers
+from launcher.show.text import Text
 
 MAX_RANKS = 8
 """Ranks that get a line of their own; of more, those that stand out do."""

@@ -16,6 +16,7 @@ import random
 import selectors
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -342,10 +343,16 @@ class FarSide:
         for name in names or sorted(below(folder)):
             path = Path(folder, name)
             try:
-                if path.stat().st_size > MAX_FILE:
-                    skipped.append(name)
-                    continue
-                self.say(path.read_bytes(), file=name)
+                # Not what a link names elsewhere on this host, and no pipe, which would be waited for.
+                handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                with os.fdopen(handle, "rb") as file:
+                    found = os.fstat(handle)
+                    if not stat.S_ISREG(found.st_mode):
+                        continue
+                    if found.st_size > MAX_FILE:
+                        skipped.append(name)
+                        continue
+                    self.say(file.read(), file=name)
             except OSError:
                 continue
             self.drain()  # file by file: memory holds no more

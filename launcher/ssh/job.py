@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
 import signal
 import time
@@ -12,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from launcher import __version__, rundir
+from launcher import __version__, confined, rundir
 from launcher.cluster.hosts import Host
 from launcher.cluster.nodes import join_endpoint, split_endpoint
 from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, EXIT_USER, LaunchError
-from launcher.rundir import RunDir
+from launcher.rundir import JOB_SECRET, RunDir
 from launcher.ssh.connection import Answer, Connection, Hub, address_of
 from launcher.supervise import Outcome, stop_signals_to
 
@@ -59,6 +60,8 @@ class Job:
     """Where CANN is on this machine; looked for there first."""
     grace_s: float
     ssh_config: Path | None = None
+    secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
+    """By which the nodes know each other's words, where the user has none. A connection's standard input takes it there."""
 
     def argv(self, node: int, endpoint: str | None) -> list[str]:
         """The words after `ascend-launch` on that node."""
@@ -78,7 +81,7 @@ class Job:
     def host_env(self, node: int) -> dict[str, str]:
         cards = self.hosts[node].cards
         own = {} if cards is None else {"ASCEND_RT_VISIBLE_DEVICES": ",".join(map(str, cards))}
-        return {**self.env, **(self.first_env if node == 0 else {}), **own}
+        return {JOB_SECRET: self.secret, **self.env, **(self.first_env if node == 0 else {}), **own}
 
 
 @dataclass(eq=False)
@@ -118,18 +121,14 @@ def run(job: Job, run_dir: RunDir, on_event: Callable[[Event], None], on_words: 
         LaunchError: a host cannot take part; all that are in the way are named, and none has started anything.
     """
     token = f".launch-{secrets.token_hex(8)}"
-    (run_dir.path / "nodes").mkdir(exist_ok=True)
-    (run_dir.path / token).touch()
-    run_dir.failure_path.unlink(missing_ok=True)
+    rundir.touch(run_dir.path / token)
+    rundir.remove(run_dir.failure_path)
     hub = Hub(job.hosts, job.python, job.ssh_config)
     with contextlib.ExitStack() as stack:
-        stack.callback(lambda: (run_dir.path / token).unlink(missing_ok=True))
+        stack.callback(lambda: rundir.remove(run_dir.path / token))
         patience = [0.0]
         stack.callback(lambda: hub.close(patience[0]))
-        nodes = [
-            Node(i, c, stack.enter_context((run_dir.path / "nodes" / f"{_file_name(c.host)}.log").open("ab")))
-            for i, c in enumerate(hub.connections)
-        ]
+        nodes = [Node(i, c, stack.enter_context(_log_of(c.host, run_dir))) for i, c in enumerate(hub.connections)]
         fleet = _Fleet(job, hub, nodes, run_dir, on_event, on_words)
         fleet.connect()
         fleet.prepare(token)
@@ -373,8 +372,11 @@ class _Fleet:
         if path.is_absolute() or ".." in path.parts:  # a host may write below its folder here, and nowhere else
             return
         target = self._folder(node, self.run_dir.path) / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
+        try:
+            with os.fdopen(confined.open_write(target, self.run_dir.path), "wb") as file:
+                file.write(data)
+        except OSError as error:
+            self.on_words(node.name, f"{name} was not kept: {error.strerror}")
 
     def outcome(self, stop_signal: int | None) -> Outcome:
         metrics = (self.nodes[0].outcome or {}).get("metrics")
@@ -454,6 +456,11 @@ def _event(line: str) -> Event | None:
         if isinstance(value, dict) and isinstance(value.get("event"), str):
             return value
     return None
+
+
+def _log_of(host: Host, run_dir: RunDir) -> BinaryIO:
+    path = run_dir.path / "nodes" / f"{_file_name(host)}.log"
+    return open(path, "ab", opener=lambda *_: rundir.open_append(path))
 
 
 def _file_name(host: Host) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from launcher import rundir
+from launcher import rundir, scrub
 from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, EXIT_USER, LaunchError
 from launcher.plan import Plan
 from launcher.program import Program, as_typed
@@ -54,7 +54,8 @@ def main(argv: list[str] | None = None) -> int:
         plan = run.plan()
         start.settle(run)
         program = plan.program and as_typed(plan.program, os.environ)
-        agent = Agent(run, plan, args.node_rank, attempt=run.last_attempt + 1, program=program)
+        secret = os.environ.pop(rundir.JOB_SECRET, "")  # ranks, and what they print, need not know it
+        agent = Agent(run, plan, args.node_rank, attempt=run.last_attempt + 1, secret=secret, program=program)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, agent.on_signal)
         return agent.run()
@@ -82,6 +83,8 @@ class Agent:
     plan: Plan
     node_rank: int
     attempt: int = 0
+    secret: str = field(default="", repr=False)
+    """What the nodes of the job share; '' where it has none."""
     stop_signal: int | None = None
     program: Program | None = None
     """What ranks run instead of the recipe's training, with the arguments as typed."""
@@ -98,7 +101,7 @@ class Agent:
 
     def run(self) -> int:
         """Everything, once; failure.json where something went wrong."""
-        self.run_dir.attempt(self.attempt).mkdir(parents=True, exist_ok=True)
+        rundir.make_folder(self.run_dir.attempt(self.attempt))
         self._import()
         _, self.pipe = zygote.start(close_in_child=lambda: None)
         link = self._link()
@@ -213,7 +216,7 @@ class Agent:
             if not isinstance(meeting, nodes.Meeting):
                 return meeting
             self.attempt = meeting.attempt
-            self.run_dir.attempt(self.attempt).mkdir(parents=True, exist_ok=True)
+            rundir.make_folder(self.run_dir.attempt(self.attempt))
             outcome = self._attempt(meeting, link)
             found, again = link.settle(outcome, self._may_restart if left else lambda found: False)
             if found is None or not again or self.stop_signal is not None:
@@ -237,6 +240,8 @@ class Agent:
             self.node_rank,
             stop=lambda: self.stop_signal,
             on_stop=lambda number: self.on_signal(number, None),
+            secret=self.secret,
+            note=lambda text: self._event("note", text=text),
         )
 
     def _attempt(self, meeting: nodes.Meeting, link: nodes.Link) -> dict[str, Any] | None:
@@ -473,7 +478,7 @@ def end() -> NoReturn:
     try:
         status = main()
     except LaunchError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(scrub.shown(f"error: {error}"), file=sys.stderr)
         status = error.exit_code
     zygote.flush()
     # Not sys.exit: taking torch down costs seconds on a busy host, and a thread may still wait on a link that was cut.

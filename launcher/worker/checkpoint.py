@@ -11,11 +11,11 @@ failure is an event, with how many came in a row.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
-import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -27,7 +27,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import Trainer
 
-from launcher import __version__, rundir
+from launcher import __version__, confined, rundir
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.worker import state
 from launcher.worker.losswatch import NAN_REASONS
@@ -49,14 +49,20 @@ TRAINER_STATE = "trainer_state.json"
 UNFINISHED = "checkpoint-is-incomplete.txt"
 """transformers' JIT checkpointing leaves this beside files that it could not finish (trainer_jit_checkpoint.py)."""
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
-_NAME = re.compile(r"checkpoint-(\d+)")
+_NAME = re.compile(r"checkpoint-(0|[1-9][0-9]{0,17})")
 _ASIDE, _OLD, _BEFORE = ".tmp-", ".old-", ".before-"
+_LEFT = re.compile(rf"({re.escape(_ASIDE)}|{re.escape(_OLD)}|{re.escape(_BEFORE)}){_NAME.pattern}")
 _CHUNK = 8 * 1024 * 1024
+MAX_FILES = 100_000
+"""Of one checkpoint; each rank has one, and the weights a few hundred."""
 _LOOK_NUMBERS = 1 << 24
 """So many of a weight's numbers are looked at at a time for NaN."""
 
 
 # -- finding -------------------------------------------------------------------------------------------------------
+
+_FOREIGN = (KeyError, TypeError, AttributeError, ValueError, RecursionError)
+"""What a manifest that is JSON and otherwise anything at all makes of reading it."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +100,13 @@ def check(path: Path, step: int, *, for_resuming: bool = True) -> Checkpoint | P
     """Whether one folder is whole, with the first reason why not. One of weights alone is whole too, unless a training
     is to go on from it."""
     try:
+        if path.is_symlink():
+            return PassedOver(path, "is a link; ascend-launch makes folders")
         manifest = rundir.read_json(path / MANIFEST)
         reason = _wrong_manifest(path, step, manifest, for_resuming) or _wrong_files(path, manifest)
     except OSError as error:
         return PassedOver(path, f"cannot be read: {error.strerror}")
-    except (KeyError, TypeError, AttributeError):
+    except _FOREIGN:
         return PassedOver(path, f"{MANIFEST} was written by something else")
     return PassedOver(path, reason) if reason else Checkpoint(path, step, manifest)
 
@@ -111,7 +119,7 @@ def changed(folder: Path) -> str | None:
         return _wrong_seal(folder, manifest) or _wrong_bytes(folder, manifest)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    except (KeyError, TypeError, AttributeError):
+    except _FOREIGN:
         return f"{MANIFEST} was written by something else"
 
 
@@ -144,6 +152,20 @@ def _wrong_seal(path: Path, manifest: Any) -> str | None:
         return f"{MANIFEST} was changed after it was written"
     if manifest["format"] != FORMAT:
         return f"was written by ascend-launch {manifest['launcher']} in format {manifest['format']}, not {FORMAT}"
+    return _wrong_rows(path, manifest)
+
+
+def _wrong_rows(path: Path, manifest: dict[str, Any]) -> str | None:
+    """Whoever can write a manifest can write its digest: it may name files that are elsewhere, and ranks without number."""
+    rows, ranks = manifest["files"], manifest["world_size"] if manifest["resumable"] else 0
+    if not isinstance(rows, list) or not isinstance(ranks, int) or not 0 <= ranks <= len(rows) <= MAX_FILES:
+        return f"{MANIFEST} was written by something else"
+    for name in (row["name"] for row in rows):
+        parts = name.split("/")
+        if any(part in ("", ".", "..") for part in parts) or "\0" in name:
+            return f"{MANIFEST} names {name[:100]!r}, which is no file of this folder"
+        if any((path / "/".join(parts[: i + 1])).is_symlink() for i in range(len(parts))):
+            return f"{name} is a link; ascend-launch writes files"
     return None
 
 
@@ -160,9 +182,12 @@ def _wrong_files(path: Path, manifest: dict[str, Any]) -> str | None:
 def _wrong_bytes(path: Path, manifest: dict[str, Any]) -> str | None:
     for row in manifest["files"]:
         try:
-            size = (path / row["name"]).stat().st_size
+            found = (path / row["name"]).lstat()
         except OSError:
             return f"{row['name']} is missing"
+        if confined.kind(found.st_mode):
+            return f"{row['name']} is {confined.kind(found.st_mode)}, not a file"
+        size = found.st_size
         if size != row["size"]:
             return f"{row['name']} has {size} bytes of {row['size']}"
     names = [row["name"] for row in manifest["files"]]
@@ -214,7 +239,7 @@ def listed(folder: Path) -> list[tuple[int, Path]]:
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
+    with os.fdopen(confined.open_read(path), "rb", buffering=0) as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
@@ -307,7 +332,7 @@ class Store:
             )
 
     def _write(self, trainer: ResumableTrainer, weights: Any, aside: Path) -> list[Written]:
-        aside.mkdir(parents=True, exist_ok=True)
+        rundir.make_folder(aside)
         written: list[Written] = []
         if not trainer.args.save_only_model:
             is_first = self.peers.index == 0
@@ -333,7 +358,7 @@ class Store:
     def _abandon(self, step: int, aside: Path, failure: str) -> None:
         self.failures_in_a_row += 1
         if self.peers.index == 0:
-            shutil.rmtree(aside, ignore_errors=True)
+            _forget(aside)
         count = f" ({self.failures_in_a_row} in a row)" if self.failures_in_a_row > 1 else ""
         kept = f"checkpoint-{self.saved_step} is still there" if self.saved_step >= 0 else "there is no older one"
         self.events.emit(
@@ -346,13 +371,22 @@ class Store:
         limit = trainer.args.save_total_limit
         if limit is None or limit <= 0:
             return
-        mine = [(step, path) for step, path in listed(self.folder) if (path / MANIFEST).exists()]
+        mine = [(step, path) for step, path in listed(self.folder) if _is_ours(path, step)]
         keep = {step for step, _ in mine[-limit:]} | {self.saved_step, trainer.state.best_global_step}
         if best := trainer.state.best_model_checkpoint:  # an older one, where the best step itself was not saved
             keep.add(step_of(Path(best)))
         for step, path in mine:
             if step not in keep:
                 _remove(path)
+
+
+def _is_ours(path: Path, step: int) -> bool:
+    """Whether a folder is a checkpoint that this launcher wrote, of the step that its name tells, and so may be removed."""
+    try:
+        manifest = rundir.read_json(path / MANIFEST)
+        return not path.is_symlink() and _wrong_seal(path, manifest) is None and bool(manifest["step"] == step)
+    except (OSError, *_FOREIGN):
+        return False
 
 
 def _facts(trainer: ResumableTrainer, *, resumable: bool) -> dict[str, Any]:
@@ -422,31 +456,41 @@ def sync_folder(path: Path) -> None:
 def _remove(path: Path) -> None:
     """Remove a checkpoint: first its name, so that a kill in between leaves no half of it under that."""
     old = path.with_name(_OLD + path.name)
-    shutil.rmtree(old, ignore_errors=True)
+    _forget(old)
+    rundir.make_folder(path.parent)  # which refuses one that is a link
     path.replace(old)
-    shutil.rmtree(old, ignore_errors=True)
+    _forget(old)
+
+
+def _forget(path: Path) -> None:
+    """Remove what nothing needs any more; what stays is removed another time."""
+    with contextlib.suppress(OSError):
+        rundir.remove(path)
 
 
 def _replace(target: Path, whole: Path) -> None:
     """Give a whole folder its name, which an older one may have. That one is removed last: killed in between, one of the
     two is there, under its name or under one that `_remove_leftovers` gives back."""
     before = target.with_name(_BEFORE + target.name)
-    if target.exists():
-        shutil.rmtree(before, ignore_errors=True)
+    rundir.make_folder(target.parent)  # which refuses one that is a link
+    if target.exists() or target.is_symlink():
+        _forget(before)
         target.replace(before)
     whole.replace(target)
     sync_folder(target.parent)
-    shutil.rmtree(before, ignore_errors=True)
+    _forget(before)
 
 
 def _remove_leftovers(folder: Path) -> None:
     """What a killed save left: half a checkpoint, and one that was to be replaced."""
-    for path in [*folder.iterdir()] if folder.is_dir() else []:
+    for path in [*folder.iterdir()] if folder.is_dir() and not folder.is_symlink() else []:
+        if not _LEFT.fullmatch(path.name):
+            continue
         named = path.with_name(path.name.removeprefix(_BEFORE))
         if path != named and not named.exists():
             path.replace(named)
-        elif path.name.startswith((_ASIDE, _OLD, _BEFORE)):
-            shutil.rmtree(path, ignore_errors=True)
+        else:
+            _forget(path)
 
 
 # -- resuming ------------------------------------------------------------------------------------------------------
@@ -540,7 +584,7 @@ class ResumableTrainer(Trainer):
         aside = folder.with_name(_ASIDE + folder.name)
         try:
             if self.args.should_save:
-                shutil.rmtree(aside, ignore_errors=True)
+                rundir.remove(aside)
             self.save_model(str(aside))
             if self.args.should_save:
                 # A model card is there to be edited.
@@ -551,7 +595,7 @@ class ResumableTrainer(Trainer):
                 _replace(folder, aside)
         except BaseException:
             if self.args.should_save:
-                shutil.rmtree(aside, ignore_errors=True)
+                _forget(aside)
             raise
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from launcher import rundir
+from launcher import rundir, scrub
 from launcher.errors import EXIT_JOB_FAILED, EXIT_TERMINATED, LaunchError
 
 CONSEQUENCE = re.compile(
@@ -35,18 +35,22 @@ def describe(error: BaseException, rank: int | None) -> dict[str, Any]:
     """An error file's content. `time_ns` is the monotonic clock, which all processes of a host share."""
     known = error if isinstance(error, LaunchError) else None
     message = str(error)
-    return {
-        "rank": rank,
-        "type": type(error).__name__,
-        "message": message,
-        "traceback": "".join(traceback.format_exception(error)),
-        "time_ns": time.monotonic_ns(),
-        "time": time.time(),
-        "weight": FOLLOWED if (known.is_consequence if known else _is_consequence(error)) else CAUSE,
-        "what": known.what if known else f"{type(error).__name__}: {message}",
-        "hint": known.hint if known else "",
-        "exit_code": known.exit_code if known else EXIT_JOB_FAILED,
-    }
+    found = scrub.value(
+        {
+            "rank": rank,
+            "type": type(error).__name__,
+            "message": message,
+            "traceback": "".join(traceback.format_exception(error)),
+            "time_ns": time.monotonic_ns(),
+            "time": time.time(),
+            "weight": FOLLOWED if (known.is_consequence if known else _is_consequence(error)) else CAUSE,
+            "what": known.what if known else f"{type(error).__name__}: {message}",
+            "hint": known.hint if known else "",
+            "exit_code": known.exit_code if known else EXIT_JOB_FAILED,
+        },
+        for_showing=True,
+    )
+    return dict(found)
 
 
 def _is_consequence(error: BaseException) -> bool:
@@ -64,7 +68,7 @@ def _is_consequence(error: BaseException) -> bool:
 def record(path: Path, error: BaseException, rank: int | None) -> int:
     """Write the error file, unless this process wrote one already, and the traceback to stderr; the exit code."""
     found = leave(path, error, rank)
-    traceback.print_exception(error)
+    print(scrub.shown("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     return int(found["exit_code"])
 
 

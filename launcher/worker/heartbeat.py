@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from launcher import confined, rundir
+
 _SIZE = 64
 """Bytes of a beat; one page, one write, so a reader never sees half of one."""
 
@@ -32,7 +34,7 @@ class Beat:
 def read_beat(path: Path) -> Beat | None:
     """A rank's latest beat, or None where it has not beaten yet."""
     try:
-        time_ns, step, phase = path.read_text(encoding="ascii").split(maxsplit=2)
+        time_ns, step, phase = confined.read(path, _SIZE).decode("ascii").split(maxsplit=2)
         return Beat(int(time_ns), int(step), phase.strip())
     except (OSError, ValueError):
         return None
@@ -46,8 +48,7 @@ class Heart:
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        self._file = confined.open_write(path, rundir.root_of(path.parent), 0)
         self._step = 0
 
     def beat(self, phase: str, step: int | None = None) -> None:
@@ -64,6 +65,5 @@ class Heart:
 def dump_stacks_on_signal(path: Path) -> None:
     """On SIGUSR2, add the Python stacks of all threads to `path`, also while the main thread waits in a collective."""
     global _stacks
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _stacks = path.open("a", encoding="utf-8")
+    _stacks = os.fdopen(rundir.open_append(path), "a", encoding="utf-8")
     faulthandler.register(signal.SIGUSR2, file=_stacks, all_threads=True, chain=False)

@@ -5,12 +5,15 @@ under a key of its own; the others read the first node's, and the first node rea
 c10d rendezvous stands in the way: it hands the second attempt the first one's store, keys and all; it numbers nodes by
 their addresses; and its calls, as all calls of a TCPStore, never return on a link that was cut. So the store is used
 alone, on a thread of its own, and what counts is how long ago a node was last heard of.
+
+Whoever reaches the store can write to it. What is not a node's word is passed over (see `seal`), and said once.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import threading
 import time
@@ -20,11 +23,13 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Protocol
 
+from launcher import scrub
 from launcher.cluster import network
 from launcher.cluster.nodes import split_endpoint
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.plan import Plan
-from launcher.worker import failure, sameness
+from launcher.rundir import JOB_SECRET
+from launcher.worker import failure, sameness, seal
 
 TICK_S = 0.1
 BEAT_S = 1.0
@@ -105,7 +110,7 @@ class OneNode:
     def join(self, attempt: int, found: Record | None) -> Meeting | Record | None:
         if found is not None:
             return found
-        self._store = _ranks_store(self._port)
+        self._store = _ranks_store("127.0.0.1", self._port)
         base = None
         if self._blocks is not None:
             base = next(iter(self._blocks.offer(1)), None)
@@ -128,8 +133,9 @@ def _blocks(plan: Plan, job: str) -> network.Blocks | None:
     return network.Blocks(job)
 
 
-def _ranks_store(port: int = 0) -> Any:
-    """The store of one attempt's ranks. A new one each time: the last one's keys would lead ranks to peers that are gone.
+def _ranks_store(address: str, port: int = 0) -> Any:
+    """The store of one attempt's ranks, at that address of this host alone; at all where it is ''. A new one each time: the
+    last one's keys would lead ranks to peers that are gone.
 
     Port 0: no port is chosen, tried and lost to somebody else in between. A program may ask for one (--master-port).
 
@@ -137,13 +143,10 @@ def _ranks_store(port: int = 0) -> Any:
         LaunchError: somebody else has that port.
     """
     try:
-        from torch.distributed import TCPStore
+        return _store(address, port)
     except ImportError:  # a program that needs no torch; whatever it meets by, it finds a free port
         return _NoStore(port)
-    network.ask_no_name_server()
-    try:
-        return TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
-    except RuntimeError:
+    except (OSError, RuntimeError):
         if not port:
             raise
         raise LaunchError(
@@ -160,6 +163,27 @@ class _NoStore:
             self.port = probe.getsockname()[1]
 
 
+def _store(address: str, port: int) -> Any:
+    """A store that is served at one address. torch by itself serves at every one of the host.
+
+    Raises:
+        OSError, RuntimeError: the port is taken.
+    """
+    from torch.distributed import TCPStore
+
+    network.ask_no_name_server()
+    if not address:
+        # By the loopback address: this node's own words need no network.
+        return TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((address, port))
+        port = listening.getsockname()[1]
+        return TCPStore(
+            address, port, is_master=True, wait_for_workers=False, master_listen_fd=os.dup(listening.fileno())
+        )
+
+
 class ManyNodes:
     """Several nodes. What a node says of itself, under its key:
 
@@ -170,14 +194,16 @@ class ManyNodes:
     """
 
     def __init__(
-        self, plan: Plan, node_rank: int, *, stop: Callable[[], int | None], on_stop: Callable[[int], None]
-    ) -> None:
+        self, plan: Plan, node_rank: int, *, stop: Callable[[], int | None], on_stop: Callable[[int], None],
+        secret: str = "", note: Callable[[str], None] = lambda text: None,
+    ) -> None:  # fmt: skip
         assert plan.rdzv_endpoint is not None
         self.plan, self.node_rank, self.num_nodes = plan, node_rank, plan.num_nodes
         self.endpoint = plan.rdzv_endpoint
         self.host, self.port = split_endpoint(self.endpoint)
         self.timeout_s = plan.supervision.join_timeout_s
-        self._stop, self._on_stop = stop, on_stop
+        self._stop, self._on_stop, self._note = stop, on_stop, note
+        self._seal, self._has_noted = seal.Seal(secret), False
         self._is_first = node_rank == 0
         self._others = range(1, self.num_nodes) if self._is_first else range(1)
         self._round = 0
@@ -190,13 +216,14 @@ class ManyNodes:
         """The first node's, as this node found it: a number, since no name server is asked once the nodes meet."""
         self._prepared: Record = {}
         self._same: set[int] = set()
-        self._introduction = {
+        self._introduction: Record = scrub.value({
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "session": secrets.token_hex(8),
             "address": self._route and self._route.own,
             "first": self._route and self._route.peer,
             **sameness.introduction(plan),
-        }
+        })  # fmt: skip
 
     # -- meeting ----------------------------------------------------------------------------------------------------
 
@@ -205,7 +232,9 @@ class ManyNodes:
         store = self._serve() if self._is_first else self._connect(deadline)
         if store is None:
             return
-        self._board = _Board(store, self.node_rank, self._others, self._introduction)
+        if not self._is_first and not self._knows_the_job(store, deadline):
+            return
+        self._board = _Board(store, self.node_rank, self._others, self._introduction, self._seal)
         while not self._is_stopping():
             self._refuse_others(self._board.met)
             if len(self._board.met) == len(self._others):
@@ -220,6 +249,24 @@ class ManyNodes:
                 raise self._absent() if self._is_first else self._unreachable()
             time.sleep(TICK_S / 2)
 
+    def _knows_the_job(self, store: Any, deadline: float) -> bool:
+        """Hear from the first node which job this is; False where this node is told to stop before.
+
+        Raises:
+            LaunchError: the first node's secret is another.
+        """
+        until = min(deadline, time.monotonic() + LOST_AFTER_S)  # somebody else's word there is soon replaced
+        while not self._is_stopping():
+            if store.check([seal.NONCE]) and self._seal.join(store.get(seal.NONCE)):
+                return True
+            if time.monotonic() > until:
+                raise LaunchError(
+                    f"node {self.node_rank} and the first node at {self.endpoint} do not have the same {JOB_SECRET}",
+                    hint=f"export one {JOB_SECRET} on every node, or none on any; `openssl rand -hex 32` makes one",
+                )
+            time.sleep(TICK_S)
+        return False
+
     def _absent(self) -> LaunchError:
         assert self._board is not None
         absent = [str(n) for n in self._others if n not in self._board.met]
@@ -231,14 +278,19 @@ class ManyNodes:
         )
 
     def _serve(self) -> Any:
-        from torch.distributed import TCPStore
-
-        network.ask_no_name_server()
         network.open_many_files()
+        if not self._seal.is_set:
+            self._note(
+                f"the nodes do not check who writes to {self.endpoint}: whoever reaches it can end this job; "
+                f"export one {JOB_SECRET} on every node (`openssl rand -hex 32` makes one)"
+            )
         try:
-            # By the loopback address: this node's own words need no network.
-            return TCPStore("127.0.0.1", self.port, is_master=True, wait_for_workers=False)
-        except RuntimeError as error:
+            # Where all nodes are on this host, nobody else need reach them; a name may be another address elsewhere.
+            store = _store(self.host if self.host in ("127.0.0.1", "::1") else "", self.port)
+            self._seal.begin()
+            store.set(seal.NONCE, self._seal.begun)
+            return store
+        except (RuntimeError, OSError) as error:
             if "EADDRINUSE" not in str(error) and "in use" not in str(error):
                 raise
             raise LaunchError(
@@ -307,6 +359,9 @@ class ManyNodes:
         board = self._board
         if board is None:
             return
+        if board.num_foreign and not self._has_noted:
+            self._has_noted = True
+            self._note(f"somebody else writes to {self.endpoint}, where the nodes of this job meet; it is passed over")
         for node in self._others:
             seen = board.seen.get(node, _NOTHING)
             if node in self._lost or (seen.state.get("left") and self._said_why(node)):
@@ -422,15 +477,19 @@ class ManyNodes:
     def _meeting(self, attempt: int) -> Meeting:
         """Open the ranks' store, and tell the others where it is."""
         assert self._board is not None
-        self._ranks_store = _ranks_store()
-        port, base = self._ranks_store.port, self._agreed_block()
+        base = self._agreed_block()
         met = self._board.met[self._others[0]]
         # By the address that the others know this node by, where it is this node's own: a name may stand for a service
         # that forwards to it (MindCluster's MASTER_ADDR), and this node's own name for 127.0.1.1.
         interface = network.interface_of(met["first"]) if met["first"] else None
         way = network.route_to(met["address"]) if met["address"] else None
+        address = met["first"] if interface else way.own if way else ""
         interface = interface or (way.interface if way else None)
-        addresses = [way.own] if way else []
+        addresses = list(dict.fromkeys(filter(None, (address, way and way.own))))
+        if any(self._board.met[n]["first"] != met["first"] for n in self._others):  # they come by different ways
+            address = ""
+        self._ranks_store = _ranks_store(address)
+        port = self._ranks_store.port
         self._board.post(phase="running", port=port, attempt=attempt, addresses=addresses, hccl_base=base)
         return Meeting(self._reachable(addresses, port), port, attempt, interface, base)
 
@@ -462,7 +521,7 @@ class ManyNodes:
             LaunchError: none does.
         """
         deadline = time.monotonic() + REACH_S
-        hosts = list(dict.fromkeys([self._address, *addresses]))
+        hosts = list(dict.fromkeys([self._address, *addresses]))  # the store may be served at one of them alone
         while not self._is_stopping():
             for host in hosts:
                 if network.listener(host, port) is not None:
@@ -617,9 +676,12 @@ _NOTHING = _Seen()
 class _Board:
     """Writes this node's key and reads the others', on a thread of its own."""
 
-    def __init__(self, store: Any, own: int, others: range, introduction: Record) -> None:
-        self._store, self._own, self._others = store, own, others
+    def __init__(self, store: Any, own: int, others: range, introduction: Record, mark: seal.Seal) -> None:
+        self._store, self._own, self._others, self._seal = store, own, others, mark
+        self._session = introduction["session"]
         self._introduction = json.dumps(introduction)
+        self.num_foreign = 0
+        """Words in the store that no node of this job wrote."""
         self.met: dict[int, Record] = {}
         """Who came, by what each said of itself when it came."""
         self.seen: dict[int, _Seen] = {}
@@ -678,53 +740,99 @@ class _Board:
             self.error = str(error) or type(error).__name__
 
     def _introduced(self) -> bool:
-        taken = self._store.compare_set(f"came_{self._own}", "", self._introduction).decode()
-        if taken == self._introduction:
+        key = f"came_{self._own}"
+        own = self._seal.close(key, self._introduction)
+        raw = self._store.compare_set(self._seal.name(key), "", own)
+        if raw == own.encode():
             return True
+        taken = self._seal.open(key, raw)
+        other = seal.record(taken, host=str)
+        if other is None:  # given up before, or no node's word
+            self.num_foreign += taken != ""
+            return bool(self._store.compare_set(self._seal.name(key), raw, own) == own.encode())
         if not self.taken_by:
-            self.taken_by, self._taken_s = json.loads(taken)["host"], time.monotonic()
+            self.taken_by, self._taken_s = other["host"], time.monotonic()
         return False
+
+    def _came(self, node: int) -> str | None:
+        """How a node introduced itself, without waiting for it; '' where it was given up, None where there is no word of
+        this job."""
+        key, nothing = f"came_{node}", "\0"
+        raw = self._store.compare_set(self._seal.name(key), nothing, nothing)
+        if raw == nothing.encode():
+            return None
+        text = self._seal.open(key, raw)
+        if text == "" or seal.record(text, host=str, session=str) is not None:
+            return text
+        self.num_foreign += 1
+        return None
 
     def _exchange(self) -> None:
         while self._forgotten:
             node = self._forgotten.pop()
-            self._store.delete_key(f"node_{node}")
+            self._store.delete_key(self._seal.name(f"node_{node}"))
             self._raw.pop(node, None)
-            self._store.set(f"came_{node}", "")
+            self._store.set(self._seal.name(f"came_{node}"), self._seal.close(f"came_{node}", ""))
             self.met.pop(node, None)  # read once more in the meantime
             self.seen.pop(node, None)
         with self._lock:
             state = self._state
         if self._written is not None and time.monotonic() - self._written_s > LOST_AFTER_S / 2:
-            self.is_given_up = self._store.get(f"came_{self._own}").decode() != self._introduction
+            self.is_given_up = self._came(self._own) not in (self._introduction, None)
             if self.is_given_up:
                 raise RuntimeError("given up")
         if state != self._written or time.monotonic() - self._written_s >= BEAT_S:
-            self._store.set(f"node_{self._own}", json.dumps({**state, "beat_ns": time.monotonic_ns()}))
-            self._written, self._written_s = state, time.monotonic()
-        # A key that was there stays until it is forgotten here, so that reading all of them at once never waits.
-        known = [n for n in self._others if n in self._raw]
-        raws = self._store.multi_get([f"node_{n}" for n in known]) if known else []
-        for node, raw in zip(known, raws, strict=True):
+            self._write(state)
+        # A key that was there stays until it is forgotten here, unless somebody else removes it; reading would wait for it.
+        known = {n: self._seal.name(f"node_{n}") for n in self._others if n in self._raw}
+        are_there = bool(known) and self._store.check(list(known.values()))
+        raws = self._store.multi_get(list(known.values())) if are_there else []
+        for node, raw in zip(known, raws, strict=are_there):
             self._took(node, raw)
         for node in self._others:
-            if node not in self._raw and self._store.check([f"node_{node}"]):
-                self._took(node, self._store.get(f"node_{node}"))
+            name = self._seal.name(f"node_{node}")
+            if not (are_there and node in known) and self._store.check([name]):
+                self._took(node, self._store.get(name))
+
+    def _write(self, state: Record) -> None:
+        key = f"node_{self._own}"
+        text = json.dumps({**state, "session": self._session, "beat_ns": time.monotonic_ns()})
+        self._store.set(self._seal.name(key), self._seal.close(key, text))
+        self._written, self._written_s = state, time.monotonic()
+        is_met = state.get("phase") == "running" if self._own == 0 else "ready" in state
+        if not is_met and self._came(self._own) is None:  # somebody wrote over it before the others read it
+            key = f"came_{self._own}"
+            self._store.set(self._seal.name(key), self._seal.close(key, self._introduction))
+        if self._own:
+            return
+        self._store.set(seal.NONCE, self._seal.begun)  # again and again: for one that comes late, whoever wrote there
+        # Where all words have names that nobody can guess, anything else is somebody else's.
+        expected = 1 + 2 * (len(self._others) + 1)
+        if self._seal.is_set and self._store.num_keys() > expected:
+            self.num_foreign += 1
 
     def _took(self, node: int, raw: bytes) -> None:
         if raw == self._raw.get(node):
             return
         if node not in self.met:
-            came = self._store.get(f"came_{node}")
-            if not came:  # of one that was given up, and goes on writing after a long sleep
-                self._store.delete_key(f"node_{node}")
+            text = self._came(node)
+            if text == "":  # of one that was given up, and goes on writing after a long sleep
+                self._store.delete_key(self._seal.name(f"node_{node}"))
                 self._raw.pop(node, None)
                 return
-            self.met[node] = json.loads(came)
+            came = seal.record(text, host=str, session=str)
+            if came is None or not {"address", "first"} <= came.keys():
+                return
+            self.met[node] = came
         self._raw[node] = raw
-        state = json.loads(raw)
+        state, before = seal.record(self._seal.open(f"node_{node}", raw), beat_ns=int), self.seen.get(node)
+        if state is None or state.get("session") != self.met[node]["session"]:
+            self.num_foreign += 1
+            return
+        if before is not None and state["beat_ns"] <= before.state["beat_ns"]:  # said before, and now by somebody else
+            self.num_foreign += 1
+            return
         offset = time.monotonic_ns() - state["beat_ns"]
-        before = self.seen.get(node)
         self.seen[node] = _Seen(state, time.monotonic(), min(offset, before.offset_ns) if before else offset)
 
 

@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from launcher import confined
 from launcher.errors import LaunchError
 
 DTYPES = {
@@ -52,7 +53,7 @@ def write(path: Path, tensors: Iterable[tuple[str, Tensor]], tree: Any = None) -
     # Wide elements first: every tensor then starts on a multiple of its own element.
     entries.sort(key=lambda entry: -entry[1].element_size())
     digest, size = hashlib.sha256(), 0
-    with path.open("wb") as file:
+    with os.fdopen(confined.open_write(path, path.parent), "wb") as file:
         rows = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in entries]
         for chunk in (safetensors_header(rows, {_TREE: text}), *(_bytes(tensor) for _, tensor in entries)):
             file.write(chunk)

@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
 
+from launcher import rundir
 from launcher.errors import EXIT_JOB_FAILED, EXIT_OK, LaunchError
 from launcher.program import ARGS, Program, as_typed
 from launcher.rundir import RunDir
@@ -130,7 +131,7 @@ def _launch(job: Job, pipe: Connection) -> int:
             str(job.attempt),
             "" if job.rank is None else str(job.rank),
         ]
-        with job.log.open("ab") as out:
+        with os.fdopen(rundir.open_append(job.log), "ab") as out:
             env = {**os.environ, **job.env}
             if job.program is not None:
                 env[ARGS] = json.dumps(job.program.args)
@@ -185,7 +186,7 @@ def _child(job: Job, pipe: Connection) -> NoReturn:
         # Whatever this rank forks (DataLoader workers) dies with it too.
         os.register_at_fork(after_in_child=lambda: _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
         pipe.close()
-        out = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        out = rundir.open_append(job.log)
         os.dup2(out, 1)
         os.dup2(out, 2)
         os.close(out)
@@ -214,7 +215,7 @@ def _program(program: Program, run: RunDir, attempt: int, rank: int) -> NoReturn
         stream.reconfigure(write_through=True)  # type: ignore[union-attr]
     code = program_module.main(program, run, attempt, rank)
     if code == EXIT_OK:
-        done_path(run, attempt, rank).touch()
+        rundir.touch(done_path(run, attempt, rank))
     program_module.end(code)
 
 
@@ -246,11 +247,11 @@ def _work(run_path: Path, attempt: int, rank: int | None, *, probe: bool = False
             from launcher.worker import rank as rank_module
 
             rank_module.main(run_path, attempt)
-            done_path(run, attempt, rank).touch()
+            rundir.touch(done_path(run, attempt, rank))
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else EXIT_JOB_FAILED if error.code else EXIT_OK
         if code == EXIT_OK and rank is not None:
-            done_path(run, attempt, rank).touch()
+            rundir.touch(done_path(run, attempt, rank))
         return code
     except BaseException as error:
         return failure.record(error_path(run, attempt, rank), error, rank)

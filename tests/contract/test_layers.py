@@ -24,6 +24,7 @@ LAYERS = [
     {"spec"},
     {"training_fields", "yamlfile", "modelfolder"},
     {"assets"},
+    {"confined", "scrub"},
     {"errors"},
 ]
 """From the top down. A module may import those in its own group's siblings' modules and anything below."""

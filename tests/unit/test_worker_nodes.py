@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from launcher import plan, spec
@@ -17,6 +20,7 @@ from launcher.cluster.model import Cluster
 from launcher.cluster.nodes import Nodes
 from launcher.errors import LaunchError
 from launcher.rundir import RunDir
+from launcher.worker import nodes
 from launcher.worker.agent import Agent
 from launcher.worker.nodes import ManyNodes, Meeting, OneNode
 
@@ -41,8 +45,16 @@ def two_nodes(path: Path, *, npu: bool = True) -> plan.Plan:
 class Met:
     """Both nodes' meetings of one attempt, or what each raised."""
 
-    def __init__(self, made: plan.Plan, prepared: tuple[Any, Any] = ({}, {})) -> None:
-        self.links = [ManyNodes(made, n, stop=lambda: None, on_stop=lambda number: None) for n in (0, 1)]
+    def __init__(
+        self, made: plan.Plan, prepared: tuple[Any, Any] = ({}, {}), secrets: tuple[str, str] = ("", "")
+    ) -> None:
+        self.notes: list[str] = []
+        self.links = [
+            ManyNodes(
+                made, n, stop=lambda: None, on_stop=lambda number: None, secret=secrets[n], note=self.notes.append
+            )
+            for n in (0, 1)
+        ]
         self.got: list[Any] = [None, None]
         threads = [threading.Thread(target=self._meet, args=(n, prepared[n])) for n in (0, 1)]
         for thread in threads:
@@ -234,3 +246,140 @@ def test_a_node_that_was_given_up_and_wakes_up_changes_nothing(recipe: Write):
     assert (False, "") == (was_heard, error)
     assert sleeper.is_given_up
     assert 1 in heard
+
+
+# -- strangers ---------------------------------------------------------------------------------------------------------
+
+SECRETS = ("a" * 64, "a" * 64)
+
+
+def stranger(link: ManyNodes) -> Any:
+    """Whoever reaches the port where the nodes meet."""
+    from torch.distributed import TCPStore
+
+    return TCPStore("127.0.0.1", link.port, is_master=False, wait_for_workers=False)
+
+
+def wait_for(condition: Callable[[], bool], within_s: float = 10.0) -> bool:
+    deadline = time.monotonic() + within_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+@pytest.mark.parametrize("secrets", [SECRETS, ("", "")], ids=["sealed", "open"])
+def test_a_strangers_rubbish_changes_nothing_and_is_noted_once(recipe: Write, secrets: tuple[str, str]):
+    """Under every name that there is, and others."""
+    met = Met(two_nodes(recipe(), npu=False), secrets=secrets)
+    first, other = met.links
+    assert first._board is not None and other._board is not None
+    store = stranger(first)
+    names = {"node_1", "node_0", "came_1", "came_0", "job", "else"} | {
+        first._seal.name(f"{word}_{n}") for word in ("node", "came") for n in (0, 1)
+    }
+    beats = [first._board.seen[1].heard_s, other._board.seen[0].heard_s]
+    for rubbish in (b"\xff\xfe", b"{", b"[]", b'{"report": {"round": null}}', b"null", b'"x"', b"1" * 5000):
+        for name in names:
+            store.set(name, rubbish)
+        assert "" == first.pulse("") == other.pulse("")
+        time.sleep(0.15)
+
+    assert wait_for(lambda: first._board.seen[1].heard_s > beats[0] and other._board.seen[0].heard_s > beats[1])
+    assert wait_for(lambda: first.pulse("") == "" and any("somebody else writes" in note for note in met.notes))
+    assert "" == first.pulse("") == other.pulse("")
+    assert ("", "") == (first._board.error, other._board.error)
+    met.close()
+    counts = Counter(note for note in met.notes if "somebody else writes" in note)
+    assert 1 <= sum(counts.values()) <= 2  # each node says it once
+
+
+def test_a_forged_failure_ends_no_job(recipe: Write):
+    """Well-formed, of the right node and session, newer than all before, and even in words that the node said once."""
+    met = Met(two_nodes(recipe(), npu=False), secrets=SECRETS)
+    first = met.links[0]
+    board = first._board
+    assert board is not None
+    store, name = stranger(first), first._seal.name("node_1")
+    said = store.get(name)
+    state = {
+        **board.seen[1].state,
+        "beat_ns": 1 << 62,
+        "stop": 15,
+        "trouble": "failed",
+        "report": {"round": None, "found": {"what": "x"}},
+    }
+    forged = json.dumps(state)
+    for word in (forged, f"{'0' * 64} {forged}", f"{said.decode().split()[0]} {forged}", said.decode()):
+        before = board.num_foreign
+        store.set(name, word)
+        store.set("node_1", forged)
+        assert wait_for(lambda before=before: board.num_foreign > before)
+        assert "" == first.pulse("")
+
+    assert (None, False, {}) == (first._over(), first._is_stopping(), first._lost)
+    heard = board.seen[1].heard_s
+    assert wait_for(lambda: board.seen[1].heard_s > heard)
+    met.close()
+
+
+def test_what_a_stranger_removes_is_written_again(recipe: Write):
+    met = Met(two_nodes(recipe(), npu=False), secrets=SECRETS)
+    first, other = met.links
+    store = stranger(first)
+    for name in ("node_0", "node_1", "came_0", "came_1"):
+        store.delete_key(first._seal.name(name))
+    boards = [link._board for link in met.links]
+    heard = [boards[0].seen[1].heard_s, boards[1].seen[0].heard_s]
+
+    assert wait_for(lambda: boards[0].seen[1].heard_s > heard[0] and boards[1].seen[0].heard_s > heard[1])
+    assert "" == first.pulse("") == other.pulse("")
+    met.close()
+
+
+@pytest.mark.parametrize("secrets", [("a", "b"), ("a", ""), ("", "b")], ids=["other", "none", "only-one"])
+def test_nodes_with_different_secrets_do_not_meet(
+    recipe: Write, monkeypatch: pytest.MonkeyPatch, secrets: tuple[str, str]
+):
+    monkeypatch.setattr(nodes, "LOST_AFTER_S", 1.0)
+    made = two_nodes(recipe(), npu=False)
+    first = ManyNodes(made, 0, stop=lambda: None, on_stop=lambda number: None, secret=secrets[0])
+    other = ManyNodes(made, 1, stop=lambda: None, on_stop=lambda number: None, secret=secrets[1])
+    store = first._serve()
+
+    with pytest.raises(LaunchError, match="do not have the same ASCEND_LAUNCH_SECRET"):
+        other.meet()
+    del store
+
+
+def test_a_job_without_a_secret_says_so_once(recipe: Write):
+    met = Met(two_nodes(recipe(), npu=False))
+    met.close()
+
+    assert 1 == sum("export one ASCEND_LAUNCH_SECRET on every node" in note for note in met.notes)
+
+
+# -- where is listened -------------------------------------------------------------------------------------------------
+
+
+def listening(port: int) -> set[str]:
+    """The addresses at which this process listens at that port."""
+    found = psutil.Process().net_connections("tcp")
+    return {c.laddr.ip for c in found if c.status == psutil.CONN_LISTEN and c.laddr.port == port}
+
+
+def test_one_nodes_store_is_served_on_the_loopback_interface_alone(recipe: Write):
+    link = OneNode(plan.make(spec.load(recipe(), (), {}), Cluster("cpu", (), 2, 0, None), plan.Options(nproc=2)), "run")
+    meeting = link.join(0, None)
+    assert isinstance(meeting, Meeting)
+
+    assert {"127.0.0.1"} == listening(meeting.port)
+    link.close()
+
+
+def test_the_stores_of_several_nodes_are_served_where_these_meet(recipe: Write):
+    """Here all are on this host; the ranks' own is at the address by which the others came."""
+    met = Met(two_nodes(recipe(), npu=False), secrets=SECRETS)
+
+    assert {"127.0.0.1"} == listening(met.links[0].port)
+    assert {"127.0.0.1"} == listening(met.got[0].port)
+    met.close()

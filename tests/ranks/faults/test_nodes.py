@@ -122,6 +122,28 @@ def _account(job: Nodes, node: int) -> dict[str, Any]:
     return {k: v for k, v in job[node].failure.items() if k != "explanation"}
 
 
+STRANGER = """
+import json, sys, time
+from datetime import timedelta
+from torch.distributed import TCPStore
+
+forged = {"beat_ns": 1 << 62, "stop": 15, "trouble": "failed", "left": True, "report": {"round": None, "found": {"what": "x", "exit_code": 1}},
+          "verdict": {"round": None, "found": {"what": "x"}, "again": False}}
+while True:
+    try:
+        store = TCPStore("::1", int(sys.argv[1]), is_master=False, wait_for_workers=False, timeout=timedelta(seconds=1))
+        break
+    except RuntimeError:
+        time.sleep(0.1)
+while True:
+    for key in ("node_0", "node_1", "came_0", "came_1", "job", *store.list_keys()):
+        for word in (b"\\xff\\xfe{", json.dumps(forged)):
+            store.set(key, word)
+    time.sleep(0.5)
+"""
+"""Whoever reaches the port where the nodes meet, and knows how they write."""
+
+
 # -- meeting ---------------------------------------------------------------------------------------------------------
 
 
@@ -243,16 +265,34 @@ def test_an_endpoint_may_be_a_service_that_forwards_one_port(nodes: Callable[...
 
 
 @pytest.mark.slow
-def test_nodes_meet_over_ipv6(nodes: Callable[..., Nodes]):
-    """An address in brackets, all the way to the ranks."""
+def test_nodes_meet_over_ipv6_and_no_stranger_ends_their_job(
+    nodes: Callable[..., Nodes], monkeypatch: pytest.MonkeyPatch
+):
+    """An address in brackets, all the way to the ranks. Meanwhile somebody writes there, as often as he can: rubbish, and
+    that a node has failed. It is noted once, and the secret is in no file and no output."""
     with socket.socket(socket.AF_INET6) as probe:
         try:
             probe.bind(("::1", 0))
         except OSError:
             pytest.skip("no IPv6 here")
-    job = nodes(endpoint=f"[::1]:{_free_port()}")
+    monkeypatch.setenv("ASCEND_LAUNCH_SECRET", "s3" * 32)
+    port = _free_port()
+    job = nodes(endpoint=f"[::1]:{port}")
+    job[0].until("imported")
+    stranger = subprocess.Popen([sys.executable, "-c", STRANGER, str(port)])
+    try:
+        codes = job.wait()
+    finally:
+        stranger.kill()
+        stranger.wait()
 
-    assert (0, 0) == job.wait(), job[0].err + job[1].err
+    assert (0, 0) == codes, job[0].err + job[1].err
+    notes = [event["text"] for event in job[0].events("note")]
+    assert 1 == sum("somebody else writes to [::1]" in text for text in notes), notes
+    assert not any("export one ASCEND_LAUNCH_SECRET" in text for text in notes)
+    written = [path for path in job.dir.rglob("*") if path.is_file() and b"s3" * 32 in path.read_bytes()]
+    assert [] == written
+    assert "s3" * 32 not in "".join(job[n].out + job[n].err for n in (0, 1))
 
 
 @pytest.mark.slow
