@@ -222,7 +222,7 @@ class _Files:
         if text is None:
             return {}
         try:
-            value = json.loads(text)
+            value = json.loads(text, parse_constant=lambda _: None)
         except (ValueError, RecursionError) as error:
             self.trouble(path, f"not JSON: {error}")
             return {}
@@ -243,7 +243,7 @@ class _Files:
                     if not line.endswith(b"\n"):
                         break
                     try:
-                        value = json.loads(line)
+                        value = json.loads(line, parse_constant=lambda _: None)
                     except (ValueError, RecursionError):
                         value = None
                     if isinstance(value, dict):
@@ -334,6 +334,8 @@ def _counted(path: Path, files: _Files, num_labels: int) -> list[list[int]]:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 row = json.loads(line)
+                if row["prediction"] is None:  # a row without scores: no table of the others
+                    return []
                 pair = (int(row["label"]), int(row["prediction"]))
                 pairs[pair] = pairs.get(pair, 0) + 1
                 if number > MAX_PREDICTIONS or min(pair) < 0:

@@ -315,7 +315,7 @@ class Store:
             written.append(write(aside / state_file(self.peers.index), tensors, tree))
         if self.peers.index == 0:
             trainer.write_model(aside, weights)
-            trainer.state.save_to_json(str(aside / TRAINER_STATE))
+            rundir.write_json(aside / TRAINER_STATE, asdict(trainer.state))  # Trainer's own writes NaN
             known = {file.name for file in written}
             others = [p for p in sorted(aside.rglob("*")) if p.is_file() and not p.name.startswith("state_")]
             written += [_synced(p, aside) for p in others if p.name not in known]

@@ -103,6 +103,8 @@ def _train(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
         events.emit("model", path=str(run.model_dir))
         _write_results(plan, run, trainer, progress, final, output.metrics)
         _end(events, final)
+        if trainer.predictions is not None:
+            trainer.predictions.require_scores(run.metrics_path)
 
 
 def _evaluate(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
@@ -119,8 +121,10 @@ def _evaluate(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
         assert trainer.predictions is not None and plan.use is not None
         final = _plain(trainer.figures)
         rundir.write_text(run.predictions_path, "".join(trainer.predictions.lines()))
-        rundir.write_json(run.metrics_path, {**_facts(plan), "checkpoint": prepared.weights, "final": final})
+        facts = _facts(plan) | trainer.predictions.unscored_facts()
+        rundir.write_json(run.metrics_path, {**facts, "checkpoint": prepared.weights, "final": final})
         _end(events, final)
+        trainer.predictions.require_scores(run.metrics_path)
 
 
 def _end(events: Events, final: dict[str, Any]) -> None:
@@ -208,8 +212,10 @@ def _plain(figures: dict[str, Any]) -> dict[str, Any]:
 def _write_results(
     plan: Plan, run: RunDir, trainer: RecipeTrainer, progress: Progress, final: dict[str, Any], train: dict[str, Any]
 ) -> None:
+    facts = _facts(plan)
     if trainer.predictions is not None:
         rundir.write_text(run.predictions_path, "".join(trainer.predictions.lines()))
+        facts |= trainer.predictions.unscored_facts()
     state = trainer.state
     figures = {
         "global_step": state.global_step,
@@ -218,7 +224,7 @@ def _write_results(
         "total_flos": state.total_flos,
         "epoch": state.epoch,
     }
-    rundir.write_json(run.metrics_path, {**_facts(plan), "epochs": progress.epochs, "final": final, "train": figures})
+    rundir.write_json(run.metrics_path, {**facts, "epochs": progress.epochs, "final": final, "train": figures})
 
 
 def _run_script(script: Path, run: RunDir) -> None:

@@ -200,6 +200,8 @@ class RecipeTrainer(ResumableTrainer):
             self.predictions = Predictions.from_rows(rows, losses, num_rows=len(self.eval_dataset))
             figures = metrics.compute(self.metric_names, self.predictions, num_labels=self.num_labels)
             found = [{"loss": self.predictions.loss, **figures}]  # type: ignore[list-item]
+            if self.predictions.unscored:
+                self.store.events.emit("note", text=self.predictions.unscored_text())
         broadcast_object_list(found)
         seconds = time.monotonic() - start_s
         assert found[0] is not None
