@@ -152,12 +152,13 @@ def _needs(recipe: RecipeSpec, strategy: str) -> tuple[str, ...]:
     return (*ranks, "datasets", "evaluate", "scikit-learn", *(name for name, is_asked in asked.items() if is_asked))
 
 
-def inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *, debug: bool, pretend: bool, elsewhere: bool = False) -> tuple[Loaded, Cluster, Options, dict[str, Any] | None]:  # fmt: skip
-    """What a plan is made of. `pretend`: nothing is going to be started here; `elsewhere`: nor are this machine's cards meant."""
+def inputs(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *, debug: bool, pretend: bool, elsewhere: bool = False, trains: bool = True) -> tuple[Loaded, Cluster, Options, dict[str, Any] | None]:  # fmt: skip
+    """What a plan is made of. `pretend`: nothing is going to be started here; `elsewhere`: nor are this machine's cards meant;
+    `trains`: and so needs what its optimizer and trackers are imported from."""
     from launcher import assets, plan, spec
     from launcher.cluster import detect, environment
 
-    loaded = spec.load(recipe, overrides)
+    loaded = spec.load(recipe, overrides, trains_here=trains and not elsewhere)
     told = (machine["nnodes"], machine["node_rank"], machine["rdzv_endpoint"])
     nodes = environment.find(os.environ, *told, pretend=pretend).told_nproc(machine["nproc"])
     device, chip, hbm = machine["device"], machine["chip"], machine["hbm"]

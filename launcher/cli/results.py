@@ -38,7 +38,7 @@ def eval_command(recipe: Path, overrides: tuple[str, ...], checkpoint: str, run_
     from launcher import plan, trained
 
     weights = trained.find(checkpoint, "--checkpoint")
-    loaded, cluster, options, config = inputs(recipe, overrides, machine, debug=False, pretend=False)
+    loaded, cluster, options, config = inputs(recipe, overrides, machine, debug=False, pretend=False, trains=False)
     if loaded.spec.data.eval is None:
         raise LaunchError(f"{recipe}: data.eval is null", hint="name a split: data.eval.split=test")
     loaded = replace(loaded, name=f"{loaded.name}-eval")

@@ -472,6 +472,8 @@ class ResumableTrainer(Trainer):
     """An evaluation of this step was put off, so that a checkpoint was in time."""
     save_is_due = False
     """A save was put off to the epoch's end."""
+    has_best_model = False
+    """The weights are the best checkpoint's again, and no more those of the last step."""
     check_losses: Callable[[], None] = staticmethod(lambda: None)
     """Raises where a loss since the last look was no number; every rank calls it."""
 
@@ -664,6 +666,13 @@ class ResumableTrainer(Trainer):
             raise LaunchError(f"the best checkpoint {path.name} cannot be loaded: it {found.reason}",
                               hint="set training.load_best_model_at_end=false to end with the last weights", exit_code=1)  # fmt: skip
         self._live_state().load_weights(self._open(path, found.manifest))
+        self.has_best_model = True
+        self.store.events.emit("note", text=f"the model of step {self.state.best_global_step} is kept, the best by {self.best_facts()['metric']}: {self.state.best_metric}")  # fmt: skip
+
+    def best_facts(self) -> dict[str, Any]:
+        """Of metrics.json: which step's model was kept, and by which figure."""
+        name = str(self.args.metric_for_best_model)
+        return {"step": self.state.best_global_step, "metric": name, "value": self.state.best_metric}
 
     def _sums(self) -> dict[str, float]:
         """Running sums of this rank's losses."""

@@ -380,7 +380,7 @@ def _with_adapter(plan: Plan, model: Any) -> torch.nn.Module:
     targets = adapter.target_modules
     options["target_modules"] = targets if isinstance(targets, str) else list(targets)
     task = "CAUSAL_LM" if plan.recipe.model.task == "causal-lm" else "SEQ_CLS"
-    if plan.training_arguments.get("gradient_checkpointing"):
+    if plan.recomputes_activations:
         # The frozen embedding's output needs a gradient, or the recomputed blocks get none.
         model.enable_input_require_grads()
     try:

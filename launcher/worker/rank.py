@@ -216,6 +216,8 @@ def _write_results(
     if trainer.predictions is not None:
         rundir.write_text(run.predictions_path, "".join(trainer.predictions.lines()))
         facts |= trainer.predictions.unscored_facts()
+    if trainer.has_best_model:
+        facts["best"] = trainer.best_facts()
     state = trainer.state
     figures = {
         "global_step": state.global_step,

@@ -249,6 +249,7 @@ class RecipeTrainer(ResumableTrainer):
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory,
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
             multiprocessing_context=self.args.dataloader_multiprocessing_context if workers else None,
         )
 

@@ -21,7 +21,7 @@ LAYERS = [
     {"memory"},
     {"cluster", "llamafactory"},
     {"spec"},
-    {"training_fields", "yamlfile"},
+    {"training_fields", "training_rules", "yamlfile"},
     {"assets"},
     {"errors"},
 ]
