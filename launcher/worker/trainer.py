@@ -58,6 +58,7 @@ class RecipeTrainer(ResumableTrainer):
         device.allow_fsdp_on_cpu(plan)
         device.drop_needless_ddp(plan)
         super().__init__(train_dataset=train_dataset, eval_dataset=eval_dataset, data_collator=task.collate, **options)
+        device.shard_layers_that_exist(getattr(self.accelerator.state, "fsdp_plugin", None), self.model)
         # Counting labels over ranks is for losses that are divided by the count; ours are not.
         self.model_accepts_loss_kwargs = False
         # Gradients live in DDP's buckets, instead of being copied there and back: a fourth less memory for a model's state.
