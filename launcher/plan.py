@@ -375,7 +375,7 @@ def _require_effect(loaded: Loaded, cluster: Cluster, strategy: Strategy) -> Non
         LaunchError: with the place of the first of them.
     """
     training = loaded.spec.training
-    wrong = {name: f"is DDP's, and the strategy is {strategy}" for name in _OF_DDP} if strategy != "ddp" else {}
+    wrong = dict.fromkeys(_OF_DDP, f"is DDP's, and the strategy is {strategy}") if strategy != "ddp" else {}
     if cluster.device == "cpu":
         wrong["use_liger_kernel"] = "its kernels need cards"
         if training.get("optim") == "adamw_torch_npu_fused":
@@ -391,7 +391,12 @@ _OF_DDP = ("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buf
 
 def _use_arguments(recipe: RecipeSpec, use: Use, strategy: Strategy) -> dict[str, Any]:
     training = recipe.training
-    arguments: dict[str, Any] = {"do_train": False, "report_to": "none", "gradient_checkpointing": False, **_NO_EVALUATION}
+    arguments: dict[str, Any] = {
+        "do_train": False,
+        "report_to": "none",
+        "gradient_checkpointing": False,
+        **_NO_EVALUATION,
+    }
     if "activation_checkpointing" in training:  # the newer name, which wins where both are
         arguments["activation_checkpointing"] = False
     arguments |= _unscheduled(training)

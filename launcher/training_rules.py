@@ -19,16 +19,21 @@ Problem = tuple[str, str]
 GREATER_IS_BETTER = {"loss": False, "accuracy": True, "precision": True, "recall": True, "f1": True, "mae": False}
 """Every figure of an evaluation that is one number, and whether more of it is better."""
 
+
+def _keys(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # -- single values -------------------------------------------------------------------------------------------------
 
-ABOVE_0 = frozenset({
-    "learning_rate", "num_train_epochs", "logging_steps", "eval_steps", "save_steps", "save_total_limit",
-    "neftune_noise_alpha", "torch_empty_cache_steps", "ddp_timeout", "ddp_bucket_cap_mb", "dataloader_prefetch_factor",
-})  # fmt: skip
-AT_LEAST_0 = frozenset({
-    "weight_decay", "max_grad_norm", "warmup_steps", "dataloader_num_workers", "eval_delay", "adam_beta1", "adam_beta2",
-    "adam_epsilon", "label_smoothing_factor", "seed", "data_seed",
-})  # fmt: skip
+ABOVE_0 = _keys(
+    "learning_rate num_train_epochs logging_steps eval_steps save_steps save_total_limit "
+    "neftune_noise_alpha torch_empty_cache_steps ddp_timeout ddp_bucket_cap_mb dataloader_prefetch_factor"
+)
+AT_LEAST_0 = _keys(
+    "weight_decay max_grad_norm warmup_steps dataloader_num_workers eval_delay adam_beta1 adam_beta2 "
+    "adam_epsilon label_smoothing_factor seed data_seed"
+)
 BELOW = {"adam_beta1": 1, "adam_beta2": 1, "label_smoothing_factor": 1, "seed": 2**32, "data_seed": 2**32}
 """NumPy takes no seed from 2**32 on."""
 STEPS_OR_SHARE = ("logging_steps", "eval_steps", "save_steps", "warmup_steps")
@@ -105,7 +110,8 @@ def _schedule(training: Mapping[str, Any], schedule: Schedule, *, has_eval: bool
             if kind == "eval" and not has_eval:
                 yield key, "there is no data.eval to evaluate on; set it, or leave this out"
             elif not (kind == "logging" and schedule.evaluation == "steps" and training.get("eval_steps") is None):
-                yield key, f"has no effect with {kind}_strategy: {strategy}; leave it out, or set {kind}_strategy: steps"
+                name = f"{kind}_strategy"
+                yield key, f"has no effect with {name}: {strategy}; leave it out, or set {name}: steps"
     asked = training.get("eval_strategy")
     if not has_eval and asked not in (None, "no"):
         yield "eval_strategy", "there is no data.eval to evaluate on; set it or say `no`"
@@ -170,7 +176,8 @@ def _load_best(training: Mapping[str, Any], schedule: Schedule) -> Iterator[Prob
     if schedule.saving == "no":
         yield key, "needs save_strategy: epoch or steps"
     elif schedule.saving != "best" and schedule.saving != schedule.evaluation:
-        yield key, f"needs a save for each evaluation, but saving is by {schedule.saving} and evaluation by {schedule.evaluation}; give save_strategy and eval_strategy the same value"  # fmt: skip
+        found = f"saving is by {schedule.saving} and evaluation by {schedule.evaluation}"
+        yield key, f"needs a save for each evaluation, but {found}; give save_strategy and eval_strategy the same value"
     elif schedule.saving == "steps":
         logging = training.get("logging_steps") or DEFAULT_STEPS["logging_steps"]
         save, every = training.get("save_steps") or DEFAULT_STEPS["save_steps"], training.get("eval_steps") or logging
@@ -202,10 +209,6 @@ class Scheduler:
     """Whether it reads warmup_steps."""
 
 
-def _keys(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
 _PLATEAU = _keys("mode factor patience threshold threshold_mode cooldown min_lr eps")
 SCHEDULERS = {
     "linear": Scheduler(),
@@ -229,8 +232,14 @@ SCHEDULERS = {
     ),
 }
 _SHAPES = ("linear", "cosine", "1-sqrt")
-_WORDS = {"mode": ("min", "max"), "threshold_mode": ("rel", "abs"), "warmup_type": _SHAPES, "decay_type": _SHAPES,
-          "verbose": (True, False), "smooth": (True, False)}  # fmt: skip
+_WORDS = {
+    "mode": ("min", "max"),
+    "threshold_mode": ("rel", "abs"),
+    "warmup_type": _SHAPES,
+    "decay_type": _SHAPES,
+    "verbose": (True, False),
+    "smooth": (True, False),
+}
 """Keys of lr_scheduler_kwargs that are no numbers, and what they may be."""
 
 
@@ -247,9 +256,10 @@ def _scheduler(training: Mapping[str, Any], schedule: Schedule) -> Iterator[Prob
         elif (text := _argument(key, value)) is not None:
             yield "lr_scheduler_kwargs", text
     if found.needs_one_of and sum(given.get(key) is not None for key in found.needs_one_of) != 1:
-        one = " or ".join(found.needs_one_of)
+        first, names = found.needs_one_of[0], " or ".join(found.needs_one_of)
+        one = f"one of {names}" if len(found.needs_one_of) > 1 else names
         where = "lr_scheduler_kwargs" if given else "lr_scheduler_type"
-        yield where, f"{name} needs {'one of ' if ' ' in one else ''}{one} in lr_scheduler_kwargs, as in lr_scheduler_kwargs: {{{found.needs_one_of[0]}: {_EXAMPLE[found.needs_one_of[0]]}}}"  # fmt: skip
+        yield where, f"{name} needs {one}, as in lr_scheduler_kwargs: {{{first}: {_EXAMPLE[first]}}}"
     if training.get("warmup_steps") and not found.warms_up:
         hint = "; constant_with_warmup has one" if name == "constant" else ""
         yield "warmup_steps", f"has no effect: lr_scheduler_type {name} has no warmup{hint}"
@@ -278,7 +288,8 @@ def _rates(name: str, given: Mapping[str, Any], rate: Any) -> Iterator[Problem]:
     key = "lr_end" if name == "polynomial" else "min_lr"
     least = given.get(key, 1e-7 if name == "polynomial" else None)
     if _is_number(least) and _is_number(rate) and (least >= rate if name == "polynomial" else least > rate):
-        yield "lr_scheduler_kwargs" if key in given else "learning_rate", f"{key} {least} must be below the learning_rate, {rate}"  # fmt: skip
+        where = "lr_scheduler_kwargs" if key in given else "learning_rate"
+        yield where, f"{key} {least} must be below the learning_rate, {rate}"
     if name in BY_METRIC and _is_number(given.get("factor")) and not 0 < given["factor"] < 1:
         yield "lr_scheduler_kwargs", f"factor: {given['factor']} must be between 0 and 1"
 
@@ -348,7 +359,9 @@ OPTIMIZERS = {
     "sgd": Optimizer((), _keys("momentum dampening weight_decay nesterov")),
     "adagrad": Optimizer((), _keys("lr_decay weight_decay eps")),
     "rmsprop": Optimizer((), _keys("momentum alpha eps weight_decay centered")),
-    **_bitsandbytes("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "ademamix", "ademamix_8bit"),
+    **_bitsandbytes(
+        "adamw_bnb_8bit", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "ademamix", "ademamix_8bit"
+    ),
     **_bitsandbytes("paged_ademamix_32bit", "paged_ademamix_8bit", "lion_8bit", "lion_32bit", "paged_lion_32bit"),
     **_bitsandbytes("paged_lion_8bit", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit"),
     **dict.fromkeys(
@@ -356,7 +369,10 @@ OPTIMIZERS = {
         Optimizer(args=_keys("block_size bf16_stochastic_round"), package="torchao", pip="torchao"),
     ),
     **{name: _galore(name) for name in ("galore_adamw", "galore_adamw_8bit", "galore_adafactor")},
-    **{f"{name}_layerwise": _galore(f"{name}_layerwise") for name in ("galore_adamw", "galore_adamw_8bit", "galore_adafactor")},
+    **{
+        f"{name}_layerwise": _galore(f"{name}_layerwise")
+        for name in ("galore_adamw", "galore_adamw_8bit", "galore_adafactor")
+    },
     **{name: _apollo(name) for name in ("apollo_adamw", "apollo_adamw_layerwise")},
     **dict.fromkeys(("lomo", "adalomo"), Optimizer((), package="lomo_optim", pip="lomo-optim")),
     "grokadamw": Optimizer(
@@ -367,7 +383,7 @@ OPTIMIZERS = {
         for name, adam in {"radam": ADAM, "adamw": ADAM, "sgd": ()}.items()
     },
     "stable_adamw": Optimizer(args=_keys("max_lr kahan_sum decouple_lr"), package="optimi", pip="torch-optimi"),
-}  # fmt: skip
+}
 
 
 def _optimizer(training: Mapping[str, Any]) -> Iterator[Problem]:
@@ -401,11 +417,8 @@ def _optim_args(name: str, text: Any, takes: frozenset[str]) -> Iterator[Problem
 
 # -- what has an effect only together with something else ----------------------------------------------------------
 
-TRACKERS = {
-    "azure_ml": "azureml", "clearml": "clearml", "codecarbon": "codecarbon", "comet_ml": "comet_ml", "dagshub": "dagshub",
-    "dvclive": "dvclive", "flyte": "flytekit", "kubeflow": "kubeflow", "mlflow": "mlflow", "neptune": "neptune",
-    "swanlab": "swanlab", "tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb",
-}  # fmt: skip
+_TRACKERS = "clearml codecarbon comet_ml dagshub dvclive kubeflow mlflow neptune swanlab tensorboard trackio wandb"
+TRACKERS = {name: name for name in _TRACKERS.split()} | {"azure_ml": "azureml", "flyte": "flytekit"}
 """training.report_to → the module that it needs on every node."""
 NAMES_RUNS = frozenset({"comet_ml", "dagshub", "mlflow", "swanlab", "trackio", "wandb"})
 """Trackers that read run_name."""
@@ -413,7 +426,7 @@ _ALTERNATIVES = {"tensorboard": ("tensorboardX",)}
 _TRACKIO = ("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id")
 OF_WORKERS = ("dataloader_prefetch_factor", "dataloader_persistent_workers", "dataloader_multiprocessing_context")
 """Arguments of the processes that dataloader_num_workers starts."""
-_LEVELS = ("debug", "info", "warning", "error", "critical", "passive")
+_LEVELS = ("detail", "debug", "info", "warning", "error", "critical", "passive")
 
 
 def trackers(training: Mapping[str, Any]) -> list[str]:
@@ -422,39 +435,45 @@ def trackers(training: Mapping[str, Any]) -> list[str]:
     return [name for name in ([asked] if isinstance(asked, str) else asked) if name != "none"]
 
 
-def _together(training: Mapping[str, Any]) -> Iterator[Problem]:
+def _reporting(training: Mapping[str, Any]) -> Iterator[Problem]:
     asked = trackers(training)
     for name in asked:
         if name not in TRACKERS and name != "all":
-            yield "report_to", f"`{name}` is none of all, none, {', '.join(TRACKERS)}" + _did_you_mean(str(name), TRACKERS)  # fmt: skip
+            choices = ", ".join(["all", "none", *sorted(TRACKERS)])
+            yield "report_to", f"`{name}` is none of {choices}" + _did_you_mean(str(name), TRACKERS)
     if training.get("run_name") is not None and not NAMES_RUNS.union(["all"]) & set(asked):
-        yield "run_name", f"has no effect: it names the run for trackers ({', '.join(sorted(NAMES_RUNS))}); set report_to, or leave it out"  # fmt: skip
+        names = ", ".join(sorted(NAMES_RUNS))
+        yield "run_name", f"has no effect: it names the run for {names}; set report_to, or leave it out"
     for key in _TRACKIO:
         if training.get(key) is not None and not {"trackio", "all"} & set(asked):
             yield key, "has no effect without report_to: trackio"
+    for key in ("log_level", "log_level_replica"):
+        level = training.get(key)
+        if level is not None and level not in _LEVELS:
+            yield key, f"{level!r} is none of {', '.join(_LEVELS)}" + _did_you_mean(str(level), _LEVELS)
+
+
+def _recomputation(training: Mapping[str, Any]) -> Iterator[Problem]:
+    is_on = training.get("gradient_checkpointing") or training.get("activation_checkpointing")
+    for end in ("", "_kwargs"):
+        old, new = f"gradient_checkpointing{end}", f"activation_checkpointing{end}"
+        if training.get(old) is not None and training.get(new) is not None:
+            yield old, f"is the older name of {new}; give one of them"
+        for key in (old, new):
+            if end and training.get(key) and not is_on:
+                yield key, f"has no effect without {key.removesuffix(end)}: true"
+
+
+def _together(training: Mapping[str, Any]) -> Iterator[Problem]:
     for key in OF_WORKERS:
         if training.get(key) and not training.get("dataloader_num_workers"):
             yield key, "has no effect without dataloader_num_workers, since rows are then loaded by the rank itself"
-    for old, new in (
-        ("gradient_checkpointing", "activation_checkpointing"),
-        ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
-    ):
-        if training.get(old) is not None and training.get(new) is not None:
-            yield old, f"is the older name of {new}; give one of them"
-        if new.endswith("kwargs") and not (
-            training.get("gradient_checkpointing") or training.get("activation_checkpointing")
-        ):
-            for key in (old, new):
-                if training.get(key):
-                    yield key, f"has no effect without {key.removesuffix('_kwargs')}: true"
     if training.get("liger_kernel_config") is not None and not training.get("use_liger_kernel"):
         yield "liger_kernel_config", "has no effect without use_liger_kernel: true"
-    for key in ("log_level", "log_level_replica"):
-        if training.get(key) is not None and training[key] not in _LEVELS:
-            yield key, f"{training[key]!r} is none of {', '.join(_LEVELS)}" + _did_you_mean(str(training[key]), _LEVELS)
     yield from _debug(training.get("debug"))
     if training.get("train_sampling_strategy") == "batch_rebalance":
-        yield "train_sampling_strategy", "batch_rebalance depends on the number of ranks; group_by_length balances ranks too"  # fmt: skip
+        text = "batch_rebalance depends on the number of ranks; group_by_length balances ranks too"
+        yield "train_sampling_strategy", text
 
 
 def _debug(value: Any) -> Iterator[Problem]:
@@ -487,6 +506,8 @@ def problems(
         yield from _best(training, schedule, metrics)
     yield from _scheduler(training, schedule)
     yield from _optimizer(training)
+    yield from _reporting(training)
+    yield from _recomputation(training)
     yield from _together(training)
 
 
@@ -494,9 +515,10 @@ def missing_packages(training: Mapping[str, Any]) -> Iterator[Problem]:
     """What the training section needs and this environment does not have. Looks for modules, and imports none."""
     optimizer = OPTIMIZERS.get(training.get("optim", ""), Optimizer())
     if optimizer.package and not optimizer.refused and not _is_installed(optimizer.package):
-        yield "optim", f"{training['optim']} needs {optimizer.package}, which is not installed: pip install {optimizer.pip}"
+        needs = f"needs {optimizer.package}, which is not installed: pip install {optimizer.pip}"
+        yield "optim", f"{training['optim']} {needs}"
     if training.get("use_liger_kernel") and not _is_installed("liger_kernel"):
-        yield "use_liger_kernel", "needs liger_kernel, which is not installed: pip install liger-kernel, or leave it out"
+        yield "use_liger_kernel", "needs liger_kernel, which is not installed: pip install liger-kernel"
     for name in trackers(training):
         modules = (TRACKERS.get(name, ""), *_ALTERNATIVES.get(name, ()))
         if modules[0] and not any(map(_is_installed, modules)):

@@ -667,7 +667,9 @@ class ResumableTrainer(Trainer):
                               hint="set training.load_best_model_at_end=false to end with the last weights", exit_code=1)  # fmt: skip
         self._live_state().load_weights(self._open(path, found.manifest))
         self.has_best_model = True
-        self.store.events.emit("note", text=f"the model of step {self.state.best_global_step} is kept, the best by {self.best_facts()['metric']}: {self.state.best_metric}")  # fmt: skip
+        best = self.best_facts()
+        text = f"the model of step {best['step']} is kept, the best by {best['metric']}: {best['value']}"
+        self.store.events.emit("note", text=text)
 
     def best_facts(self) -> dict[str, Any]:
         """Of metrics.json: which step's model was kept, and by which figure."""

@@ -71,7 +71,7 @@ class Predictions:
         """The same in words."""
         rows = self.unscored
         names = ", ".join(map(str, rows[:NUM_NAMED])) + (", …" if len(rows) > NUM_NAMED else "")
-        return f"{len(rows)} of {len(self.labels)} rows have scores that are NaN or infinite, so they have no label: {'row' if len(rows) == 1 else 'rows'} {names} of the eval split, counted from 0"  # fmt: skip
+        return f"{len(rows)} of {len(self.labels)} rows have scores that are NaN or infinite, so they have no label: {'row' if len(rows) == 1 else 'rows'} {names} of the eval split, counted from 0"
 
     def require_scores(self, kept: Path) -> None:
         """Fail where a row has no scores; the results are in `kept` by then.

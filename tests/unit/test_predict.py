@@ -237,9 +237,11 @@ def test_texts_without_scores_are_answered_with_null_and_end_in_a_failure(tmp_pa
     played(feed, ranks)
 
     rows = [json.loads(line, parse_constant=pytest.fail) for line in out.read_text().splitlines()]
-    assert [i % 2 == 1 for i in range(50)] == [row["label"] is row["label_name"] is row["probabilities"] for row in rows]
+    assert [i % 2 == 1 for i in range(50)] == [
+        row["label"] is row["label_name"] is row["probabilities"] for row in rows
+    ]
     assert {None} == {row["input"]["given"] for row in rows}
-    said = "in: 25 of 50 texts have scores that are NaN or infinite, so their label is null: lines 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, …"  # fmt: skip
+    said = "in: 25 of 50 texts have scores that are NaN or infinite, so their label is null: lines 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, …"
     with pytest.raises(LaunchError) as caught:
         feed.require_scores()
     assert (said, EXIT_JOB_FAILED) == (caught.value.what, caught.value.exit_code)

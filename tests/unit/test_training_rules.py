@@ -67,7 +67,11 @@ def arguments(path: Path, *overrides: str, **options: Any) -> dict[str, Any]:
         ({"save_strategy": "best", "eval_strategy": "no"}, "save_strategy", "set eval_strategy"),
         ({"eval_strategy": "no", "eval_delay": 3}, "eval_delay", "has no effect"),
         # the figure
-        ({**BEST, "metric_for_best_model": "f2"}, "metric_for_best_model", "`f2` is none of loss, accuracy, f1; did you mean `f1`?"),
+        (
+            {**BEST, "metric_for_best_model": "f2"},
+            "metric_for_best_model",
+            "`f2` is none of loss, accuracy, f1; did you mean `f1`?",
+        ),
         ({**BEST, "metric_for_best_model": "eval_F1"}, "metric_for_best_model", "did you mean `f1`?"),
         ({**BEST, "metric_for_best_model": "los"}, "metric_for_best_model", "did you mean `loss`?"),
         ({**BEST, "metric_for_best_model": "mae"}, "metric_for_best_model", "mae is not computed"),
@@ -75,27 +79,69 @@ def arguments(path: Path, *overrides: str, **options: Any) -> dict[str, Any]:
         ({"metric_for_best_model": "f2"}, "metric_for_best_model", "is none of"),
         ({"metric_for_best_model": "f1", "eval_strategy": "no"}, "metric_for_best_model", "nothing is evaluated"),
         ({**BEST, "greater_is_better": True}, "greater_is_better", "of loss less is better"),
-        ({**BEST, "metric_for_best_model": "f1", "greater_is_better": False}, "greater_is_better", "of f1 more is better"),
+        (
+            {**BEST, "metric_for_best_model": "f1", "greater_is_better": False},
+            "greater_is_better",
+            "of f1 more is better",
+        ),
         ({"greater_is_better": True}, "greater_is_better", "has no effect without metric_for_best_model"),
         # schedulers
         ({"lr_scheduler_type": "cosine_with_min_lr"}, "lr_scheduler_type", "needs one of min_lr or min_lr_rate"),
         ({"lr_scheduler_type": "cosine_warmup_with_min_lr"}, "lr_scheduler_type", "needs one of min_lr or min_lr_rate"),
         ({"lr_scheduler_type": "warmup_stable_decay"}, "lr_scheduler_type", "needs num_decay_steps"),
         ({"lr_scheduler_type": "greedy"}, "lr_scheduler_type", "needs min_lr"),
-        ({"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-7, "min_lr_rate": 0.1}}, "lr_scheduler_kwargs", "needs one of"),
-        ({"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": "low"}}, "lr_scheduler_kwargs", "min_lr: expected a number, got 'low'"),
-        ({"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1.0}}, "lr_scheduler_kwargs", "min_lr 1.0 must be below the learning_rate"),
-        ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycels": 1}}, "lr_scheduler_kwargs", "did you mean `num_cycles`?"),
-        ({"lr_scheduler_type": "linear", "lr_scheduler_kwargs": {"min_lr": 1e-7}}, "lr_scheduler_kwargs", "unknown key 'min_lr'; linear takes none"),
+        (
+            {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-7, "min_lr_rate": 0.1}},
+            "lr_scheduler_kwargs",
+            "needs one of",
+        ),
+        (
+            {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": "low"}},
+            "lr_scheduler_kwargs",
+            "min_lr: expected a number, got 'low'",
+        ),
+        (
+            {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1.0}},
+            "lr_scheduler_kwargs",
+            "min_lr 1.0 must be below the learning_rate",
+        ),
+        (
+            {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycels": 1}},
+            "lr_scheduler_kwargs",
+            "did you mean `num_cycles`?",
+        ),
+        (
+            {"lr_scheduler_type": "linear", "lr_scheduler_kwargs": {"min_lr": 1e-7}},
+            "lr_scheduler_kwargs",
+            "unknown key 'min_lr'; linear takes none",
+        ),
         ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": "{}"}, "lr_scheduler_kwargs", "expected a mapping"),
-        ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycles": math.nan}}, "lr_scheduler_kwargs", "is no number to compute with"),
+        (
+            {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycles": math.nan}},
+            "lr_scheduler_kwargs",
+            "is no number to compute with",
+        ),
         ({"lr_scheduler_type": "constant", "warmup_steps": 5}, "warmup_steps", "constant_with_warmup has one"),
         ({"lr_scheduler_type": "polynomial", "learning_rate": 1e-8}, "learning_rate", "lr_end 1e-07 must be below"),
-        ({"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 5, "decay_type": "round"}}, "lr_scheduler_kwargs", "'round' is none of"),
+        (
+            {
+                "lr_scheduler_type": "warmup_stable_decay",
+                "lr_scheduler_kwargs": {"num_decay_steps": 5, "decay_type": "round"},
+            },
+            "lr_scheduler_kwargs",
+            "'round' is none of",
+        ),
         ({**PLATEAU, "eval_strategy": "no"}, "lr_scheduler_type", "nothing is evaluated"),
-        ({**PLATEAU, "metric_for_best_model": "f1", "lr_scheduler_kwargs": {"mode": "min"}}, "lr_scheduler_kwargs", "mode is max for f1"),
+        (
+            {**PLATEAU, "metric_for_best_model": "f1", "lr_scheduler_kwargs": {"mode": "min"}},
+            "lr_scheduler_kwargs",
+            "mode is max for f1",
+        ),
         # optimizers
-        *(({"optim": name}, "optim", "needs bitsandbytes") for name in ("adamw_8bit", "paged_adamw_32bit", "lion_8bit", "rmsprop_bnb")),
+        *(
+            ({"optim": name}, "optim", "needs bitsandbytes")
+            for name in ("adamw_8bit", "paged_adamw_32bit", "lion_8bit", "rmsprop_bnb")
+        ),
         ({"optim": "galore_adamw"}, "optim", "needs optim_target_modules"),
         ({"optim": "galore_adamw_layerwise"}, "optim", "neither several ranks nor"),
         ({"optim": "sgd", "adam_beta1": 0.8}, "adam_beta1", "has no effect: optim sgd does not read it"),
@@ -109,7 +155,11 @@ def arguments(path: Path, *overrides: str, **options: Any) -> dict[str, Any]:
         ({"trackio_space_id": "x"}, "trackio_space_id", "without report_to: trackio"),
         ({"dataloader_prefetch_factor": 2}, "dataloader_prefetch_factor", "without dataloader_num_workers"),
         ({"gradient_checkpointing": True, "activation_checkpointing": True}, "gradient_checkpointing", "older name"),
-        ({"gradient_checkpointing_kwargs": {"use_reentrant": False}}, "gradient_checkpointing_kwargs", "has no effect without gradient_checkpointing"),
+        (
+            {"gradient_checkpointing_kwargs": {"use_reentrant": False}},
+            "gradient_checkpointing_kwargs",
+            "has no effect without gradient_checkpointing",
+        ),
         ({"liger_kernel_config": {"rope": False}}, "liger_kernel_config", "without use_liger_kernel"),
         ({"log_level": "warn"}, "log_level", "did you mean `warning`?"),
         ({"debug": "tpu_metrics_debug"}, "debug", "`underflow_overflow` is the only one"),
@@ -120,7 +170,7 @@ def arguments(path: Path, *overrides: str, **options: Any) -> dict[str, Any]:
         ({"push_to_hub": True}, "push_to_hub", "hf upload"),
         ({"resume_from_checkpoint": "x"}, "resume_from_checkpoint", "--run-dir"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_one_line_with_its_place(recipe: Write, training: dict[str, Any], key: str, words: str):
     """Before anything starts, so in --dry-run and submit too."""
     path = recipe(training=training)
@@ -165,7 +215,9 @@ def test_figures_of_a_script_are_its_own(recipe: Write, tmp_path: Path):
 @pytest.mark.parametrize(("name", "greater"), training_rules.GREATER_IS_BETTER.items())
 def test_the_best_is_looked_for_in_the_right_direction(recipe: Write, name: str, greater: bool):
     """transformers takes every figure but the loss for one of which more is better, and keeps the worst by mae."""
-    path = recipe(metrics=["accuracy", "precision", "recall", "f1", "mae"], training={**BEST, "metric_for_best_model": name})  # fmt: skip
+    path = recipe(
+        metrics=["accuracy", "precision", "recall", "f1", "mae"], training={**BEST, "metric_for_best_model": name}
+    )
     found = arguments(path)
 
     assert (name, greater) == (found["metric_for_best_model"], found["greater_is_better"])
@@ -232,7 +284,9 @@ def test_a_nul_is_refused_wherever_it_stands(recipe: Write, place: dict[str, Any
         ({"report_to": "wandb"}, "report_to", "wandb"),
     ],
 )
-def test_a_package_that_is_missing_is_named_where_the_training_is_to_run(recipe: Write, training: dict[str, Any], key: str, package: str):  # fmt: skip
+def test_a_package_that_is_missing_is_named_where_the_training_is_to_run(
+    recipe: Write, training: dict[str, Any], key: str, package: str
+):
     """Not where it is only planned or submitted from: another machine has it. None of them is in this environment."""
     path = recipe(training=training)
     spec.load(path, (), {})
@@ -249,7 +303,9 @@ def test_a_package_that_is_missing_is_named_where_the_training_is_to_run(recipe:
         ({"use_liger_kernel": True}, CPU, "its kernels need cards"),
     ],
 )
-def test_what_the_strategy_or_the_device_would_ignore_is_refused(recipe: Write, training: dict[str, Any], cluster: Cluster, words: str):  # fmt: skip
+def test_what_the_strategy_or_the_device_would_ignore_is_refused(
+    recipe: Write, training: dict[str, Any], cluster: Cluster, words: str
+):
     loaded = spec.load(recipe(training=training), (), {})
     with pytest.raises(LaunchError) as caught:
         plan.make(loaded, cluster, plan.Options())

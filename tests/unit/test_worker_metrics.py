@@ -73,7 +73,9 @@ def test_rows_without_scores_are_counted_and_named_and_spoil_every_figure():
     assert {"unscored": {"count": 2, "first_rows": [3, 40]}} == predictions.unscored_facts()
     assert all(map(math.isnan, compute(("accuracy", "mae"), predictions, num_labels=5).values()))
     assert {"index": 3, "label": rows[3][1], "prediction": None} == json.loads(list(predictions.lines())[3])
-    with pytest.raises(LaunchError, match=r"^2 of 101 rows have scores that are NaN or infinite.*rows 3, 40 of") as caught:
+    with pytest.raises(
+        LaunchError, match=r"^2 of 101 rows have scores that are NaN or infinite.*rows 3, 40 of"
+    ) as caught:
         predictions.require_scores(Path("metrics.json"))
     assert EXIT_JOB_FAILED == caught.value.exit_code
 
