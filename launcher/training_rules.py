@@ -1,7 +1,7 @@
 """What TrainingArguments need of each other and of the recipe, so that nothing is refused only in the ranks, or ignored.
 
 The tables repeat rules of transformers 5.23 (training_args.py, optimization.py, trainer_optimizer.py, trainer.py), since
-importing it takes seconds; tests/contract/test_training_rules.py compares them with the installed version.
+importing it takes seconds; tests/contract/test_training_arguments.py compares them with the installed version.
 """
 
 from __future__ import annotations
