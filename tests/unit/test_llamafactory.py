@@ -391,3 +391,17 @@ def test_a_missing_file_is_no_recipe(tmp_path: Path):
     with pytest.raises(LaunchError, match="no such file") as caught:
         llamafactory.convert(tmp_path / "none.yaml", nproc=1, task="causal-lm")
     assert "name a training file" == caught.value.hint
+
+
+def test_arguments_that_would_do_nothing_are_listed_and_not_kept(job, tmp_path: Path):
+    """LLaMA-Factory passes over them in silence; here they would be refused, and the file with them."""
+    changes = {"save_strategy": "epoch", "run_name": "mine", "optim": "adamw_8bit", "lr_scheduler_kwargs": {"min_lr": 1e-6}}
+    recipe, made = loaded(job(changes), tmp_path)
+
+    left = {x.key: x.reason for x in made.left}
+    assert not {"save_steps", "run_name", "optim", "lr_scheduler_kwargs"} & recipe.training.keys()
+    assert "epoch" == recipe.training["save_strategy"]
+    assert left["save_steps"].startswith("has no effect with save_strategy: epoch")
+    assert "bitsandbytes" in left["optim"]
+    assert "linear" not in left["lr_scheduler_kwargs"]
+    assert "it names the run for" in left["run_name"]
