@@ -48,7 +48,7 @@ def value_problem(name: str, value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if not _is_finite(value):
-        return f"{_short(value)} is no number to compute with"
+        return f"{_short(value)} is not a finite number"
     if name in ABOVE_0 and value <= 0:
         return f"{value} must be above 0"
     if name in AT_LEAST_0 and value < 0:
@@ -70,7 +70,7 @@ def _is_finite(value: float) -> bool:
 
 
 def _short(value: float) -> str:
-    text = str(value) if not isinstance(value, int) or value.bit_length() < 64 else "this whole number"
+    text = str(value) if not isinstance(value, int) or value.bit_length() < 64 else "a number of that size"
     return {"nan": ".nan", "inf": ".inf", "-inf": "-.inf"}.get(text, text)
 
 

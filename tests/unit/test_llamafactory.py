@@ -395,7 +395,12 @@ def test_a_missing_file_is_no_recipe(tmp_path: Path):
 
 def test_arguments_that_would_do_nothing_are_listed_and_not_kept(job, tmp_path: Path):
     """LLaMA-Factory passes over them in silence; here they would be refused, and the file with them."""
-    changes = {"save_strategy": "epoch", "run_name": "mine", "optim": "adamw_8bit", "lr_scheduler_kwargs": {"min_lr": 1e-6}}
+    changes = {
+        "save_strategy": "epoch",
+        "run_name": "mine",
+        "optim": "adamw_8bit",
+        "lr_scheduler_kwargs": {"min_lr": 1e-6},
+    }
     recipe, made = loaded(job(changes), tmp_path)
 
     left = {x.key: x.reason for x in made.left}

@@ -36,11 +36,11 @@ def arguments(path: Path, *overrides: str, **options: Any) -> dict[str, Any]:
     ("training", "key", "words"),
     [
         ({"learning_rate": 0}, "learning_rate", "0 must be above 0"),
-        ({"learning_rate": math.inf}, "learning_rate", ".inf is no number to compute with"),
-        ({"learning_rate": math.nan}, "learning_rate", ".nan is no number to compute with"),
-        ({"learning_rate": 10**400}, "learning_rate", "this whole number is no number"),
+        ({"learning_rate": math.inf}, "learning_rate", ".inf is not a finite number"),
+        ({"learning_rate": math.nan}, "learning_rate", ".nan is not a finite number"),
+        ({"learning_rate": 10**400}, "learning_rate", "a number of that size is not a finite number"),
         ({"num_train_epochs": 0}, "num_train_epochs", "0 must be above 0"),
-        ({"num_train_epochs": math.inf}, "num_train_epochs", "is no number to compute with"),
+        ({"num_train_epochs": math.inf}, "num_train_epochs", "is not a finite number"),
         ({"max_steps": -3}, "max_steps", "-3 steps train nothing"),
         ({"seed": -1}, "seed", "-1 must be at least 0"),
         ({"seed": 2**32}, "seed", "must be below 4294967296"),
@@ -48,7 +48,7 @@ def arguments(path: Path, *overrides: str, **options: Any) -> dict[str, Any]:
         ({"adam_beta2": 1.0}, "adam_beta2", "1.0 must be below 1"),
         ({"save_steps": 0}, "save_steps", "0 must be above 0"),
         ({"eval_steps": 2.5}, "eval_steps", "2.5 must be a whole number of steps"),
-        ({"weight_decay": math.nan}, "weight_decay", "is no number"),
+        ({"weight_decay": math.nan}, "weight_decay", "is not a finite number"),
         ({"ddp_timeout": 0}, "ddp_timeout", "0 must be above 0"),
         # schedules
         ({"save_strategy": "epoch", "save_steps": 5}, "save_steps", "has no effect with save_strategy: epoch"),
@@ -119,7 +119,7 @@ def arguments(path: Path, *overrides: str, **options: Any) -> dict[str, Any]:
         (
             {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycles": math.nan}},
             "lr_scheduler_kwargs",
-            "is no number to compute with",
+            "is not a finite number",
         ),
         ({"lr_scheduler_type": "constant", "warmup_steps": 5}, "warmup_steps", "constant_with_warmup has one"),
         ({"lr_scheduler_type": "polynomial", "learning_rate": 1e-8}, "learning_rate", "lr_end 1e-07 must be below"),
