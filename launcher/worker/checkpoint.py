@@ -26,6 +26,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import Trainer
+from transformers.trainer_utils import SaveStrategy
 
 from launcher import __version__, rundir
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
@@ -673,8 +674,17 @@ class ResumableTrainer(Trainer):
 
     def best_facts(self) -> dict[str, Any]:
         """Of metrics.json: which step's model was kept, and by which figure."""
-        name = str(self.args.metric_for_best_model)
-        return {"step": self.state.best_global_step, "metric": name, "value": self.state.best_metric}
+        name, step = str(self.args.metric_for_best_model), step_of(Path(str(self.state.best_model_checkpoint)))
+        rows = [row for row in self.state.log_history if row.get("step") == step and f"eval_{name}" in row]
+        return {"step": step, "metric": name, "value": rows[-1][f"eval_{name}"] if rows else None}
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """The best of those steps that are saved: of several evaluations between two saves Trainer may take one for the
+        best that is nowhere, and then ends with other weights without a word."""
+        is_kept = self.control.should_save or self.store.saved_step == self.state.global_step
+        if self.args.load_best_model_at_end and self.args.save_strategy == SaveStrategy.STEPS and not is_kept:
+            return False
+        return super()._determine_best_metric(metrics, trial)
 
     def _sums(self) -> dict[str, float]:
         """Running sums of this rank's losses."""
