@@ -159,8 +159,7 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
             _require_room_for_weights(needs, use, strategy)
         else:
             strategy, strategy_reason, batch = _fitted(recipe, needs, batch, world_size)
-    if use is None:
-        _require_effect(loaded, cluster, strategy)
+    _require_effect(loaded, cluster, strategy if use is None else None)
     return Plan(
         name=loaded.name,
         recipe_dir=str(loaded.path.resolve().parent),
@@ -368,22 +367,24 @@ def _require_room_for_weights(needs: dict[str, Any], use: Use, strategy: Strateg
         )
 
 
-def _require_effect(loaded: Loaded, cluster: Cluster, strategy: Strategy) -> None:
-    """Refuse training arguments that this strategy or device would ignore, or cannot have.
+def _require_effect(loaded: Loaded, cluster: Cluster, strategy: Strategy | None) -> None:
+    """Refuse what this strategy or device would ignore, or cannot have. `strategy`: None where nothing is trained.
 
     Raises:
-        LaunchError: with the place of the first of them.
+        LaunchError: with all of them, a line each.
     """
-    training = loaded.spec.training
-    wrong = dict.fromkeys(_OF_DDP, f"is DDP's, and the strategy is {strategy}") if strategy != "ddp" else {}
+    training = loaded.spec.training if strategy is not None else {}
+    wrong = {} if strategy in ("ddp", None) else dict.fromkeys(_OF_DDP, f"is DDP's, and the strategy is {strategy}")
     if cluster.device == "cpu":
         wrong["use_liger_kernel"] = "its kernels need cards"
         if training.get("optim") == "adamw_torch_npu_fused":
             wrong["optim"] = "adamw_torch_npu_fused needs NPUs"
-    for name, reason in wrong.items():
-        if training.get(name):
-            where = loaded.origins.get(f"training.{name}", "recipe")
-            raise LaunchError(f"{where}: training.{name}: {reason}", hint="leave it out")
+    found = {f"training.{name}": reason for name, reason in wrong.items() if training.get(name)}
+    if cluster.device == "cpu" and loaded.spec.model.attn_implementation == "flash_attention_2":
+        found["model.attn_implementation"] = "flash_attention_2 needs cards; sdpa computes the same"
+    if found:
+        lines = [f"{loaded.origins.get(key, 'recipe')}: {key}: {reason}" for key, reason in found.items()]
+        raise LaunchError("\n".join(lines), hint=f"leave {'it' if len(lines) == 1 else 'them'} out")
 
 
 _OF_DDP = ("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph")

@@ -312,3 +312,13 @@ def test_what_the_strategy_or_the_device_would_ignore_is_refused(
 
     assert words in caught.value.what
     assert "mine.yaml:" in caught.value.what
+
+
+@pytest.mark.parametrize("use", [None, plan.Use(mode="eval", weights="/x"), plan.Use(mode="predict", weights="/x")])
+def test_attention_that_needs_cards_is_refused_without_them(recipe: Write, use: plan.Use | None):
+    """Whatever is done with the model; it would be refused when the ranks load it."""
+    loaded = spec.load(recipe(model={"attn_implementation": "flash_attention_2"}), (), {})
+    with pytest.raises(LaunchError, match=r"mine.yaml:\d+: model.attn_implementation: flash_attention_2 needs cards"):
+        plan.make(loaded, CPU, plan.Options(use=use))
+
+    assert plan.make(loaded, detect.assumed(8, Nodes()), plan.Options(use=use))
