@@ -73,7 +73,7 @@ def read(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
 
 
 def loads(data: bytes) -> Any:
-    """JSON of at most MAX_VALUES values.
+    """JSON of at most MAX_VALUES values; NaN and infinities, which are none, are null.
 
     Raises:
         ValueError: it is no JSON, holds more values, or is nested too deeply to be read.
@@ -81,7 +81,7 @@ def loads(data: bytes) -> Any:
     if sum(data.count(c) for c in (b",", b"[", b"{")) > MAX_VALUES:
         raise ValueError(f"more than {MAX_VALUES:,} values")
     try:
-        return json.loads(data)
+        return json.loads(data, parse_constant=lambda _: None)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

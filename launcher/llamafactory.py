@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launcher import spec, training_fields, yamlfile
+from launcher import spec, training_fields, training_rules, yamlfile
 from launcher.errors import LaunchError
 
 MAX_LABELS = 64
@@ -665,6 +665,18 @@ class _Import:
                     raise self._fail(key, f"{key}: {problem}", "correct or remove that line")
             else:
                 self._leave(key, "has no counterpart here")
+        self._leave_without_effect()
+
+    def _leave_without_effect(self) -> None:
+        """Arguments that do nothing, or nothing good, beside the others. A value that is wrong by itself makes no recipe."""
+        rows = self.out.values.get("training", {})
+        has_eval = self.out.values["data"].get("eval", (None, ""))[0] is not None
+        values = {key: value for key, (value, _) in rows.items()}
+        if any(training_rules.value_problem(key, value) for key, value in values.items()):
+            return
+        for key, reason in training_rules.problems(values, metrics=("accuracy", "f1"), has_eval=has_eval):
+            if key in self.given and rows.pop(key, None) is not None:
+                self._leave(key, reason)
 
     def _saves(self) -> None:
         """Saves by steps where the file leaves it to transformers' default, which is no default of a recipe."""

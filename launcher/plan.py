@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from launcher import __version__, memory, modelfolder
+from launcher import __version__, memory, modelfolder, training_rules
 from launcher.cluster.model import GIB, Chip, Cluster, chip
 from launcher.errors import LaunchError
 from launcher.program import Program
 from launcher.spec import Loaded, Precision, RecipeSpec, Section, Strategy
+from launcher.training_rules import Schedule
 
 ZERO_STAGE = {"zero1": 1, "zero2": 2, "zero3": 3, "zero3-offload": 3}
 MAX_MICRO_BATCH = 8
@@ -113,6 +114,12 @@ class Plan(Section):
         return ZERO_STAGE.get(self.strategy)
 
     @property
+    def recomputes_activations(self) -> bool:
+        """Whether the backward pass computes activations again, by the newer name or the older."""
+        given = self.training_arguments
+        return bool(given.get("activation_checkpointing", given.get("gradient_checkpointing")))
+
+    @property
     def computes_in_weights(self) -> bool:
         """Whether the weights themselves have the precision that is computed in. DeepSpeed keeps fp32 ones beside them;
         DDP and FSDP2 train fp32 weights under autocast. An evaluation rounds as its training did."""
@@ -191,6 +198,7 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
             _require_room_for_weights(needs, use, strategy)
         else:
             strategy, strategy_reason, batch = _fitted(recipe, needs, batch, world_size)
+    _require_effect(loaded, cluster, strategy if use is None else None)
     return Plan(
         name=loaded.name,
         recipe_dir=str(loaded.path.resolve().parent),
@@ -209,7 +217,7 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
         precision_reason=precision_reason,
         batch=batch,
         training_arguments=_training_arguments(recipe, cluster, strategy, precision, batch, options.debug)
-        | (_use_arguments(use, strategy) if use else {}),
+        | (_use_arguments(recipe, use, strategy) if use else {}),
         supervision=options.supervision,
         debug=options.debug,
         use=use,
@@ -498,11 +506,40 @@ def _require_room_for_weights(needs: dict[str, Any], use: Use, strategy: Strateg
         )
 
 
-def _use_arguments(use: Use, strategy: Strategy) -> dict[str, Any]:
+def _require_effect(loaded: Loaded, cluster: Cluster, strategy: Strategy | None) -> None:
+    """Refuse what this strategy or device would ignore, or cannot have. `strategy`: None where nothing is trained.
+
+    Raises:
+        LaunchError: with all of them, a line each.
+    """
+    training = loaded.spec.training if strategy is not None else {}
+    wrong = {} if strategy in ("ddp", None) else dict.fromkeys(_OF_DDP, f"is DDP's, and the strategy is {strategy}")
+    if cluster.device == "cpu":
+        wrong["use_liger_kernel"] = "its kernels need cards"
+        if training.get("optim") == "adamw_torch_npu_fused":
+            wrong["optim"] = "adamw_torch_npu_fused needs NPUs"
+    found = {f"training.{name}": reason for name, reason in wrong.items() if training.get(name)}
+    if cluster.device == "cpu" and loaded.spec.model.attn_implementation == "flash_attention_2":
+        found["model.attn_implementation"] = "flash_attention_2 needs cards; sdpa computes the same"
+    if found:
+        lines = [f"{loaded.origins.get(key, 'recipe')}: {key}: {reason}" for key, reason in found.items()]
+        raise LaunchError("\n".join(lines), hint=f"leave {'it' if len(lines) == 1 else 'them'} out")
+
+
+_OF_DDP = ("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph")
+
+
+def _use_arguments(recipe: RecipeSpec, use: Use, strategy: Strategy) -> dict[str, Any]:
+    training = recipe.training
     arguments: dict[str, Any] = {
-        "do_train": False, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False,
-        "report_to": "none", "gradient_checkpointing": False,
-    }  # fmt: skip
+        "do_train": False,
+        "report_to": "none",
+        "gradient_checkpointing": False,
+        **_NO_EVALUATION,
+    }
+    if "activation_checkpointing" in training:  # the newer name, which wins where both are
+        arguments["activation_checkpointing"] = False
+    arguments |= _unscheduled(training)
     if strategy == "ddp" and use.trained_by in ZERO_STAGE:
         arguments |= {"bf16": False, "fp16": False}  # no autocast over weights that are in that precision themselves
     return arguments
@@ -511,11 +548,12 @@ def _use_arguments(use: Use, strategy: Strategy) -> dict[str, Any]:
 def _training_arguments(
     recipe: RecipeSpec, cluster: Cluster, strategy: str, precision: str, batch: Batch, debug: bool
 ) -> dict[str, Any]:
+    schedule = Schedule.of(recipe.training, has_eval=recipe.data.eval is not None)
     arguments: dict[str, Any] = {
-        "eval_strategy": "epoch" if recipe.data.eval else "no",
+        "eval_strategy": schedule.evaluation,
         # A log line every ten steps costs nothing; the guide's table without one hides a diverging loss.
-        "logging_steps": 10,
-        "save_strategy": "epoch",
+        "logging_steps": training_rules.DEFAULT_STEPS["logging_steps"],
+        "save_strategy": schedule.saving,
         "save_total_limit": 2,
         "train_sampling_strategy": "group_by_length",
         "report_to": "none",
@@ -523,7 +561,7 @@ def _training_arguments(
     if precision == "fp16" and cluster.device == "npu" and strategy not in ZERO_STAGE:
         # torch_npu's gradient scaler hands itself to fused optimizers, and torch's own does not take it.
         arguments["optim"] = "adamw_torch"
-    arguments |= recipe.training
+    arguments |= recipe.training | _direction(recipe)
     arguments |= {
         "per_device_train_batch_size": batch.micro_size,
         "gradient_accumulation_steps": batch.accumulation,
@@ -550,9 +588,29 @@ def _training_arguments(
             "state_dict_type": "FULL_STATE_DICT",
         }
     if debug:
-        arguments |= {"max_steps": DEBUG_STEPS, "logging_steps": 1, "save_strategy": "no", "dataloader_num_workers": 0}
-        arguments |= {"eval_strategy": "no", "load_best_model_at_end": False}
+        arguments |= {"max_steps": DEBUG_STEPS, "logging_steps": 1, "logging_strategy": "steps"}
+        arguments |= {"dataloader_num_workers": 0, **_NO_EVALUATION, **_unscheduled(arguments)}
+        arguments = {name: value for name, value in arguments.items() if name not in training_rules.OF_WORKERS}
     return arguments
+
+
+def _direction(recipe: RecipeSpec) -> dict[str, Any]:
+    """By which figure evaluations are compared, and which way: transformers takes every figure but the loss for one of
+    which more is better. The figures of a user's own script are the script's."""
+    if recipe.script is not None or not training_rules.looks_for_best(recipe.training):
+        return {}
+    name = training_rules.best_metric(recipe.training)
+    direction = {"metric_for_best_model": name, "greater_is_better": training_rules.GREATER_IS_BETTER[name]}
+    return direction | training_rules.scheduler_mode(recipe.training)
+
+
+_NO_EVALUATION = {"eval_strategy": "no", "eval_on_start": False, "save_strategy": "no", "load_best_model_at_end": False}
+
+
+def _unscheduled(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Without evaluations a scheduler that follows them would be refused."""
+    is_by_metric = arguments.get("lr_scheduler_type") in training_rules.BY_METRIC
+    return {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": None} if is_by_metric else {}
 
 
 def _hidden_size(model_config: dict[str, Any] | None) -> int | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
-from launcher.rundir import Chunks, write_text
+from launcher.rundir import Chunks, json_text, write_text
 
 Format = Literal["jsonl", "text"]
 
@@ -28,6 +28,8 @@ IDLE_S = 0.2
 """How long rows wait for others to fill their chunk when the input pauses."""
 READ_BYTES = 1 << 16
 MAX_LINE_BYTES = 16 << 20
+NUM_NAMED = 10
+"""So many lines without a label are named."""
 PIPE_BYTES = 4096
 """What POSIX lets a pipe take whole once it is writable."""
 
@@ -144,6 +146,10 @@ class Feed:
     max_chunks: int = CHUNKS_A_RANK
     num_rows: int = 0
     num_bad: int = 0
+    num_unscored: int = 0
+    """Texts whose scores are no numbers."""
+    unscored: list[int] = field(default_factory=list)
+    """The first lines of those."""
     bad: list[Bad] = field(default_factory=list)
     """Those not reported yet."""
     error: Bad | None = None
@@ -262,10 +268,34 @@ class Feed:
 
     def _answer_lines(self, rows: list[Row], answers: list[Any]) -> Iterator[bytes]:
         for row, (label, shares) in zip(rows, answers, strict=True):
-            value: dict[str, Any] = {"label": label, "label_name": self.label_names[label], "probabilities": shares}
+            if label is None:
+                self._note_unscored(row)
+            name = None if label is None else self.label_names[label]
+            value: dict[str, Any] = {"label": label, "label_name": name, "probabilities": shares}
             if self.keep:
                 value["input"] = row.given
-            yield (json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+            yield (json_text(value) + "\n").encode("utf-8", "surrogatepass")
+
+    def _note_unscored(self, row: Row) -> None:
+        self.num_unscored += 1
+        if len(self.unscored) < NUM_NAMED:
+            self.unscored.append(row.line)
+
+    def require_scores(self) -> None:
+        """Fail where a text got no label, once all answers are written.
+
+        Raises:
+            LaunchError: with the first lines of those.
+        """
+        if not self.num_unscored:
+            return
+        lines = ", ".join(map(str, self.unscored)) + (", …" if self.num_unscored > len(self.unscored) else "")
+        raise LaunchError(
+            f"{self.name}: {self.num_unscored} of {self.num_rows} texts have scores that are NaN or infinite, so their label "
+            f"is null: {'line' if self.num_unscored == 1 else 'lines'} {lines}",
+            hint="look at those texts and at the weights for NaN, and try a recipe with parallel.precision: fp32 (--recipe)",
+            exit_code=EXIT_JOB_FAILED,
+        )
 
     def _write(self) -> bool:
         moved = False

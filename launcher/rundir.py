@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import re
 import secrets
@@ -390,13 +391,35 @@ def remove(path: Path) -> None:
     confined.remove(path, root_of(path.parent))
 
 
+def json_text(value: Any, **options: Any) -> str:
+    """JSON as the standard has it, non-ASCII text as it is: NaN and infinities, which it does not know, become null.
+
+    Args:
+        value: what json.dumps takes.
+        options: of json.dumps.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(_without_nan(value), ensure_ascii=False, allow_nan=False, **options)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Atomic, indented, keys in the order given, non-ASCII text as it is, secrets hidden."""
-    write_text(path, json.dumps(scrub.value(value), indent=2, ensure_ascii=False) + "\n")
+    """Atomic, indented, keys in the order given, secrets hidden; see `json_text`."""
+    write_text(path, json_text(scrub.value(value), indent=2) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """The file's value, or None where there is none or it is not JSON, or more than any file of ours holds."""
+    """The file's value, or None where there is none or it is not JSON, or more than any file of ours holds. NaN, which older
+    versions wrote, is null."""
     try:
         return confined.loads(confined.read(path))
     except (FileNotFoundError, NotPlainError, ValueError):
@@ -408,9 +431,7 @@ def append_event(path: Path, event: dict[str, Any]) -> None:
 
     A disk that is full ends no job for want of a line: that goes to stderr.
     """
-    line = (
-        json.dumps({"time": round(time.time(), 3), **scrub.value(event, for_showing=True)}, ensure_ascii=False) + "\n"
-    )
+    line = json_text({"time": round(time.time(), 3), **scrub.value(event, for_showing=True)}) + "\n"
     try:
         with os.fdopen(open_append(path), "ab", buffering=0) as file:
             file.write(line.encode())
@@ -428,7 +449,7 @@ def events(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
                     return
                 offset += len(line)
                 with contextlib.suppress(ValueError, RecursionError):
-                    yield offset, json.loads(line)
+                    yield offset, json.loads(line, parse_constant=lambda _: None)
     except (FileNotFoundError, NotPlainError):
         return
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, field_validator
 
-from launcher import assets, scrub, training_fields, yamlfile
+from launcher import assets, scrub, training_fields, training_rules, yamlfile
 from launcher.errors import LaunchError
 
 Strategy = Literal["ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2"]
@@ -222,13 +222,16 @@ class Loaded:
     """`training.learning_rate` → `recipes/yelp.yaml:21`, `command line`, `environment ASCEND_LAUNCH_…` or `default`."""
 
 
-def load(path: Path, overrides: Iterable[str] = (), env: Mapping[str, str] | None = None) -> Loaded:
+def load(
+    path: Path, overrides: Iterable[str] = (), env: Mapping[str, str] | None = None, *, trains_here: bool = False
+) -> Loaded:
     """Read, merge and check a recipe: defaults, then files from the base up, then environment, then overrides.
 
     Args:
         path: the recipe file.
         overrides: `KEY=VALUE` words, dotted keys, YAML values.
         env: the environment to read ASCEND_LAUNCH_* from; os.environ when None.
+        trains_here: look for the packages that the training needs in this environment, too.
 
     Raises:
         LaunchError: with every mistake in it, one line each.
@@ -237,9 +240,13 @@ def load(path: Path, overrides: Iterable[str] = (), env: Mapping[str, str] | Non
     _file_layer(layers, path, [])
     _env_layer(layers, os.environ if env is None else env)
     _override_layer(layers, overrides)
+    if _has_nul(layers, layers.values):
+        layers.raise_if_any()  # before anything looks for such a file
     _refuse_secrets(layers)
     _locate(layers)
     spec = _validate(layers)
+    for name, text in training_rules.missing_packages(spec.training) if trains_here else ():
+        layers.mistake(("training", name), text)
     script = spec.script and (path.parent / spec.script)
     if script and not script.is_file():
         layers.mistake(("script",), f"{script}: no such file")
@@ -449,6 +456,19 @@ def _validate(layers: _Layers) -> RecipeSpec:
     return RecipeSpec(**good)
 
 
+def _has_nul(layers: _Layers, value: Any, path: tuple[str | int, ...] = ()) -> bool:
+    """Whether a path, name or word holds a NUL; each is noted. The system's calls would refuse it later, in their words."""
+    if isinstance(value, str):
+        if "\0" in value:
+            layers.mistake(path, f"{value!r} holds a NUL character (\\0), which no path or text may")
+        return "\0" in value
+    if not isinstance(value, dict | list):
+        return False
+    found = isinstance(value, dict) and _has_nul(layers, list(value), path)
+    rows = value.items() if isinstance(value, dict) else enumerate(value)
+    return any([found, *(_has_nul(layers, inner, (*path, key)) for key, inner in rows)])
+
+
 def _json(value: Any) -> str:
     # YAML also knows dates and sets; as text they fail the check of a field that wants no text.
     return json.dumps(value, default=str)
@@ -598,31 +618,27 @@ _DEEPSPEED_ELSEWHERE = {
 }
 """Keys of DeepSpeed's config that a recipe does not set below parallel.deepspeed, and what to write instead."""
 
-_AT_LEAST = {
-    "learning_rate": 0, "num_train_epochs": 0, "weight_decay": 0, "max_grad_norm": 0, "warmup_steps": 0,
-    "logging_steps": 0, "eval_steps": 0, "save_steps": 0, "dataloader_num_workers": 0, "save_total_limit": 1,
-}  # fmt: skip
-
 
 def _check_training(layers: _Layers, good: dict[str, Any]) -> None:
     training = good.get("training")
     if not isinstance(training, dict):
         return
     good["training"] = training = {name: training_fields.as_meant(name, value) for name, value in training.items()}
-    for name, value in training.items():
-        text = training_fields.problem(name, value)
-        floor = _AT_LEAST.get(name)
-        if not text and floor is not None and isinstance(value, int | float) and value < floor:
-            text = f"{value} must be at least {floor}"
-        if text:
-            layers.mistake(("training", name), text)
+    wrong = {name: text for name, value in training.items() if (text := training_fields.problem(name, value))}
+    data = good.get("data")
+    found = training_rules.problems(
+        {name: value for name, value in training.items() if name not in wrong},
+        metrics=good.get("metrics", RecipeSpec.model_fields["metrics"].default),
+        has_eval=data is None or data.eval is not None,
+        has_script=bool(good.get("script")),
+    )
+    for name, text in [*wrong.items(), *found]:
+        layers.mistake(("training", name), text)
 
 
 def _check_combinations(layers: _Layers, good: dict[str, Any]) -> None:
     model, data = good.get("model"), good.get("data")
     parallel, adapter = good.get("parallel", Parallel()), good.get("adapter")
-    training = good.get("training") if isinstance(good.get("training"), dict) else {}
-    assert training is not None
     if model is not None:
         names = model.label_names
         if model.num_labels is None and names is None and not good.get("script"):
@@ -633,17 +649,6 @@ def _check_combinations(layers: _Layers, good: dict[str, Any]) -> None:
             layers.mistake(("model", "label_names"), "the same name stands for two labels")
     if model is not None and data is not None:
         _check_task(layers, model, data)
-    if training.get("load_best_model_at_end") and training.get("save_strategy", "no") == "no":
-        layers.mistake(("training", "load_best_model_at_end"), "needs save_strategy: epoch or steps")
-    if training.get("load_best_model_at_end") and training.get("save_only_model"):
-        layers.mistake(("training", "load_best_model_at_end"), "needs whole checkpoints: leave out save_only_model")
-    evaluates = training.get("eval_strategy", "epoch") != "no"
-    if data is not None and data.eval is None and evaluates and "eval_strategy" in training:
-        layers.mistake(("training", "eval_strategy"), "there is no data.eval to evaluate on; set it or say `no`")
-    if training.get("eval_strategy") == "steps" and not training.get("eval_steps", training.get("logging_steps")):
-        layers.mistake(("training", "eval_strategy"), "`steps` needs eval_steps")
-    if training.get("max_steps", -1) in (0,):
-        layers.mistake(("training", "max_steps"), "0 steps train nothing; leave it out for num_train_epochs")
     micro, total = parallel.micro_batch_size, parallel.global_batch_size
     if micro != "auto" and total % micro:
         layers.mistake(

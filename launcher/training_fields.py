@@ -31,7 +31,7 @@ RENAMED = {
     "adafactor": "optim: adafactor",
     "fsdp_min_num_params": "parallel.strategy: fsdp2",
     "fsdp_transformer_layer_cls_to_wrap": "parallel.strategy: fsdp2",
-    "push_to_hub_model_id": "hub_model_id",
+    "push_to_hub_model_id": "`hf upload` afterwards",
     "push_to_hub_token": "the HF_TOKEN variable",
     "half_precision_backend": "parallel.precision",
     "dispatch_batches": "nothing: every rank loads its own rows",
@@ -39,6 +39,11 @@ RENAMED = {
 }
 """Names of transformers 4 that 5 rejects, and what to write today (transformers 5.23, training_args.py)."""
 
+_COMPILED = (
+    "not supported here: batches have many lengths, and each would be compiled anew; a compiled model is another class, "
+    "which sharding, checkpoints and exports would have to know"
+)
+_UPLOAD = "an upload that fails would end the run; afterwards: hf upload ORG/NAME RUN/model"
 _BATCH = "set parallel.global_batch_size (and, if you must, parallel.micro_batch_size)"
 OWNED = {
     "deepspeed": "the launcher renders one DeepSpeed config for the job; set parallel.strategy",
@@ -51,6 +56,9 @@ OWNED = {
     "bf16_full_eval": "set parallel.precision",
     "fp16_full_eval": "set parallel.precision",
     "tf32": "it exists on GPUs only",
+    "torch_compile": _COMPILED,
+    "torch_compile_backend": _COMPILED,
+    "torch_compile_mode": _COMPILED,
     "per_device_train_batch_size": _BATCH,
     "gradient_accumulation_steps": _BATCH,
     "auto_find_batch_size": _BATCH,
@@ -73,6 +81,20 @@ OWNED = {
     "eval_accumulation_steps": "evaluation keeps one number a row, so there is nothing to accumulate",
     "average_tokens_across_devices": "it stays on: without it the loss changes with the number of ranks",
     "full_determinism": "it sets CUDA switches; use seed, and HCCL_DETERMINISTIC=true on NPUs",
+    "disable_tqdm": "the launcher shows the progress itself",
+    "skip_memory_metrics": "the memory of each rank is always measured; the report shows it",
+    "dataloader_in_order": "the order of rows is fixed, so that a run that goes on is the run that was interrupted",
+    "ignore_data_skip": "a run that is launched again goes on with the next rows",
+    "enable_jit_checkpoint": "the launcher saves on SIGTERM by itself",
+    "restore_callback_states_from_checkpoint": "the launcher's checkpoints hold all state there is",
+    "resume_from_checkpoint": "launch again with --run-dir RUN: it goes on from its newest whole checkpoint",
+    "save_on_each_node": "all nodes share the run directory, so each file is written once",
+    "push_to_hub": _UPLOAD,
+    "hub_model_id": _UPLOAD,
+    "hub_strategy": _UPLOAD,
+    "hub_private_repo": _UPLOAD,
+    "hub_always_push": _UPLOAD,
+    "hub_revision": _UPLOAD,
     "hub_token": "export HF_TOKEN: a recipe is copied into the run directory and must hold no secret",
 }
 """Fields of TrainingArguments that a recipe may not set, each with the reason or the key to use instead."""
@@ -175,8 +197,10 @@ def problem(name: str, value: Any) -> str | None:
         close = difflib.get_close_matches(name, known.keys() - OWNED.keys(), n=1, cutoff=0.6)
         return "no such TrainingArguments field" + (f"; did you mean `{close[0]}`?" if close else "")
     field = known[name]
-    if not _fits(value, field.types):
-        wanted = " or ".join(sorted(_TYPE_WORDS[t] for t in field.types))
+    # transformers also takes a mapping as JSON text, and as a file; a recipe has it as it is.
+    types = field.types - {"str"} if "dict" in field.types else field.types
+    if not _fits(value, types):
+        wanted = " or ".join(sorted(_TYPE_WORDS[t] for t in types))
         return f"expected {wanted}, got {value!r}"
     if field.choices and isinstance(value, str) and value not in field.choices:
         close = difflib.get_close_matches(value, field.choices, n=1)

@@ -180,12 +180,12 @@ def inputs(
     is_theirs: Callable[[str], bool] = lambda path: False,
 ) -> tuple[Loaded, Cluster, Options, dict[str, Any] | None]:
     """What a plan is made of. `pretend`: nothing is going to be started here; `elsewhere`: nor are this machine's cards meant.
-    `is_training`: the recipe's model is what is trained, and is looked at. `is_theirs`: whether a path is one of the job's
-    machines, which this one cannot look into."""
+    `is_training`: the recipe's model is what is trained, and is looked at, as are the packages of its optimizer and trackers.
+    `is_theirs`: whether a path is one of the job's machines, which this one cannot look into."""
     from launcher import assets, doctor, modelfolder, plan, spec
     from launcher.cluster import detect, environment
 
-    loaded = spec.load(recipe, overrides)
+    loaded = spec.load(recipe, overrides, trains_here=is_training and not elsewhere)
     told = (machine["nnodes"], machine["node_rank"], machine["rdzv_endpoint"])
     nodes = environment.find(os.environ, *told, pretend=pretend).told_nproc(machine["nproc"])
     device, chip, hbm = machine["device"], machine["chip"], machine["hbm"]

@@ -106,6 +106,7 @@ def predict_command(model: str, source: str, target: str, force: bool, form: str
             raise LaunchError(f"{feed.name}:{feed.error.line}: {feed.error.reason}",
                               hint=f"mend that line, or pass over such lines with --skip-bad; the {feed.num_rows} texts before it were answered")  # fmt: skip
     show.predicted(feed)
+    feed.require_scores()
 
 
 def _prepare_ranks(loaded: Loaded, weights: Weights, run: RunDir, batch_size: int | None, nproc: int | None, device: Any, max_restarts: int) -> tuple[Plan, dict[str, str]]:  # fmt: skip

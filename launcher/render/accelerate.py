@@ -44,8 +44,7 @@ def config(plan: Plan, deepspeed_path: Path, node_rank: int = 0) -> dict[str, An
             # The other launchers log in to every node and write the environment, tokens too, to a file.
             out["deepspeed_config"]["deepspeed_multinode_launcher"] = "standard"
     if plan.strategy == "fsdp2":
-        checkpointing = plan.training_arguments.get("gradient_checkpointing")
-        out["fsdp_config"]["fsdp_activation_checkpointing"] = bool(checkpointing)
+        out["fsdp_config"]["fsdp_activation_checkpointing"] = plan.recomputes_activations
     if plan.num_nodes > 1 and plan.rdzv_endpoint:
         out["main_process_ip"], out["main_process_port"] = split_endpoint(plan.rdzv_endpoint)
     elif plan.world_size > 1:

@@ -13,11 +13,12 @@ from launcher import __version__, rundir
 from launcher.history import FIGURES, macro_text
 from launcher.report import charts
 from launcher.report.facts import Run, flat, load, load_all
+from launcher.training_rules import GREATER_IS_BETTER
 
 __all__ = ["Run", "html", "load", "load_all", "summary", "write"]
 
 _HERE = Path(__file__).parent
-LOWER_IS_BETTER = ("loss", "mae", "seconds_per_step")
+LOWER_IS_BETTER = (*(name for name, greater in GREATER_IS_BETTER.items() if not greater), "seconds_per_step")
 MAX_CLASSES = 40
 """Up to here a confusion matrix is shown whole."""
 _UNITS = {"samples_per_second": "rows/s", "tokens_per_second": "tokens/s", "seconds_per_step": "s/step"}

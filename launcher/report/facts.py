@@ -248,7 +248,7 @@ class _Files:
                     if not line.endswith(b"\n"):
                         break
                     try:
-                        value = json.loads(line)
+                        value = json.loads(line, parse_constant=lambda _: None)
                     except (ValueError, RecursionError):
                         value = None
                     if isinstance(value, dict):
@@ -333,6 +333,8 @@ def _counted(path: Path, files: _Files, num_labels: int) -> list[list[int]]:
         with os.fdopen(confined.open_read(path), "rb") as file:
             for number, line in enumerate(rundir.lines(file), 1):
                 row = json.loads(line)
+                if row["prediction"] is None:  # a row without scores: no table of the others
+                    return []
                 pair = (int(row["label"]), int(row["prediction"]))
                 pairs[pair] = pairs.get(pair, 0) + 1
                 if number > MAX_PREDICTIONS or min(pair) < 0 or max(pair) >= MAX_LABELS:

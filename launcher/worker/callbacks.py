@@ -78,6 +78,8 @@ class Progress(TrainerCallback):
     ) -> None:
         figures = {k.removeprefix("eval_") if k != "eval_loss" else k: v for k, v in metrics.items()}
         figures = {k: v for k, v in figures.items() if k in ("eval_loss", *self._trainer.metric_names)}
+        if self._trainer.has_best_model:  # of another step than this one: of metrics.json's `final`, and of no epoch
+            return
         self._events.emit("eval", step=state.global_step, epoch=_epoch(state), **figures)
         if self.epochs and self.epochs[-1]["epoch"] == _epoch(state):
             self.epochs[-1].update(figures)

@@ -26,6 +26,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import Trainer
+from transformers.trainer_utils import SaveStrategy
 
 from launcher import __version__, confined, rundir
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
@@ -340,7 +341,7 @@ class Store:
             written.append(write(aside / state_file(self.peers.index), tensors, tree))
         if self.peers.index == 0:
             trainer.write_model(aside, weights)
-            trainer.state.save_to_json(str(aside / TRAINER_STATE))
+            rundir.write_json(aside / TRAINER_STATE, asdict(trainer.state))  # Trainer's own writes NaN
             known = {file.name for file in written}
             others = [p for p in sorted(aside.rglob("*")) if p.is_file() and not p.name.startswith("state_")]
             written += [_synced(p, aside) for p in others if p.name not in known]
@@ -519,6 +520,8 @@ class ResumableTrainer(Trainer):
     """An evaluation of this step was put off, so that a checkpoint was in time."""
     save_is_due = False
     """A save was put off to the epoch's end."""
+    has_best_model = False
+    """The weights are the best checkpoint's again, and no more those of the last step."""
     check_losses: Callable[[], None] = staticmethod(lambda: None)
     """Raises where a loss since the last look was no number; every rank calls it."""
 
@@ -741,6 +744,24 @@ class ResumableTrainer(Trainer):
             raise LaunchError(f"the best checkpoint {path.name} cannot be loaded: it {found.reason}",
                               hint="set training.load_best_model_at_end=false to end with the last weights", exit_code=1)  # fmt: skip
         self._live_state().load_weights(self._open(path, found.manifest))
+        self.has_best_model = True
+        best = self.best_facts()
+        text = f"the model of step {best['step']} is kept, the best by {best['metric']}: {best['value']}"
+        self.store.events.emit("note", text=text)
+
+    def best_facts(self) -> dict[str, Any]:
+        """Of metrics.json: which step's model was kept, and by which figure."""
+        name, step = str(self.args.metric_for_best_model), step_of(Path(str(self.state.best_model_checkpoint)))
+        rows = [row for row in self.state.log_history if row.get("step") == step and f"eval_{name}" in row]
+        return {"step": step, "metric": name, "value": rows[-1][f"eval_{name}"] if rows else None}
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """The best of those steps that are saved: of several evaluations between two saves Trainer may take one for the
+        best that is nowhere, and then ends with other weights without a word."""
+        is_kept = self.control.should_save or self.store.saved_step == self.state.global_step
+        if self.args.load_best_model_at_end and self.args.save_strategy == SaveStrategy.STEPS and not is_kept:
+            return False
+        return super()._determine_best_metric(metrics, trial)
 
     def _sums(self) -> dict[str, float]:
         """Running sums of this rank's losses."""

@@ -150,6 +150,22 @@ def allow_fsdp_on_cpu(plan: Plan) -> None:
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_NPU
 
 
+def shard_layers_that_exist(plugin: Any, model: Any) -> None:
+    """Have FSDP2 shard by those layer classes of `_no_split_modules` that this model has.
+
+    transformers names them for a whole family, and accelerate 1.15 refuses a class that is not there: the vision blocks
+    of a text-only Qwen3.5, the encoder layers of BartForCausalLM. Call after Trainer has made its accelerator.
+
+    Args:
+        plugin: accelerate's FullyShardedDataParallelPlugin; None without FSDP.
+        model: what is trained, not yet wrapped.
+    """
+    if plugin is None:
+        return
+    there = {type(module).__name__ for module in model.modules()}
+    plugin.transformer_cls_names_to_wrap = sorted(set(getattr(model, "_no_split_modules", None) or ()) & there)
+
+
 def drop_needless_ddp(plan: Plan) -> None:
     """Keep accelerate from wrapping the model of a single rank in DDP, which would copy every gradient for nobody.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from launcher.errors import EXIT_JOB_FAILED, LaunchError
+from launcher.rundir import json_text
+
 MODULE = Path(__file__).parent / "evaluate_modules" / "labels.py"
 """An `evaluate` module over scikit-learn; its configurations are our metric names."""
+
+NO_LABEL = -1
+"""Predicted for a row whose scores are not all numbers: the highest of them means nothing."""
+NUM_NAMED = 10
+"""So many of those rows are named."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +30,7 @@ class Predictions:
     labels: np.ndarray
     """int64"""
     predicted: np.ndarray
-    """int64"""
+    """int64; NO_LABEL where a score is NaN or infinite"""
     losses: np.ndarray
 
     @classmethod
@@ -50,13 +58,45 @@ class Predictions:
 
     def macro_facts(self, *, num_labels: int) -> dict[str, Any]:
         """Of metrics.json: which labels precision, recall and f1 are averaged over, and how many others there are."""
-        labels = np.union1d(self.labels, self.predicted)
+        labels = np.union1d(self.labels, self.predicted[self.predicted != NO_LABEL])
         return {"macro_average": {"labels": labels.tolist(), "num_labels": num_labels}}
+
+    @functools.cached_property
+    def unscored(self) -> list[int]:
+        """Indices of the rows without a prediction, or with a loss that is no number."""
+        found: list[int] = np.flatnonzero((self.predicted == NO_LABEL) | ~np.isfinite(self.losses)).tolist()
+        return found
+
+    def unscored_facts(self) -> dict[str, Any]:
+        """Of metrics.json: how many rows have no scores and the first of them; nothing where all have."""
+        rows = self.unscored
+        return {"unscored": {"count": len(rows), "first_rows": rows[:NUM_NAMED]}} if rows else {}
+
+    def unscored_text(self) -> str:
+        """The same in words."""
+        rows = self.unscored
+        names = ", ".join(map(str, rows[:NUM_NAMED])) + (", …" if len(rows) > NUM_NAMED else "")
+        return f"{len(rows)} of {len(self.labels)} rows have scores that are NaN or infinite, so they have no label: {'row' if len(rows) == 1 else 'rows'} {names} of the eval split, counted from 0"
+
+    def require_scores(self, kept: Path) -> None:
+        """Fail where a row has no scores; the results are in `kept` by then.
+
+        Raises:
+            LaunchError: with those rows.
+        """
+        if self.unscored:
+            raise LaunchError(
+                self.unscored_text(),
+                hint=f"{kept} has null for them, and for every figure; look at those rows and at the weights for NaN, "
+                "and try parallel.precision=fp32",
+                exit_code=EXIT_JOB_FAILED,
+            )
 
     def lines(self) -> Iterable[str]:
         """predictions.jsonl: a line a row, in dataset order."""
         for index, (label, prediction) in enumerate(zip(self.labels, self.predicted, strict=True)):
-            yield json.dumps({"index": index, "label": int(label), "prediction": int(prediction)}) + "\n"
+            found = None if prediction == NO_LABEL else int(prediction)
+            yield json_text({"index": index, "label": int(label), "prediction": found}) + "\n"
 
 
 def compute(names: Sequence[str], predictions: Predictions, *, num_labels: int) -> dict[str, Any]:
@@ -70,8 +110,11 @@ def compute(names: Sequence[str], predictions: Predictions, *, num_labels: int) 
         num_labels: labels are 0..num_labels-1; a class without rows still has its row and column.
 
     Returns:
-        name → number, or a num_labels x num_labels list of counts for confusion_matrix.
+        name → number, or a num_labels x num_labels list of counts for confusion_matrix. NaN for each name where a row
+        has no prediction: figures of the other rows would be of another evaluation.
     """
+    if predictions.unscored:
+        return dict.fromkeys(names, math.nan)
     figures: dict[str, Any] = {}
     for name in names:
         found = _module(name).compute(

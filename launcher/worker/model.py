@@ -17,6 +17,7 @@ from launcher import assets, modelfolder
 from launcher import plan as plans
 from launcher.errors import LaunchError
 from launcher.worker import cache
+from launcher.worker.metrics import NO_LABEL
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -437,7 +438,7 @@ def _with_adapter(plan: Plan, model: Any) -> torch.nn.Module:
     options |= {name: list(value) for name, value in options.items() if isinstance(value, tuple)}
     _require_modules(model, adapter.modules_to_save or ())
     task = "CAUSAL_LM" if plan.recipe.model.task == "causal-lm" else "SEQ_CLS"
-    if plan.training_arguments.get("gradient_checkpointing"):
+    if plan.recomputes_activations:
         # The frozen embedding's output needs a gradient, or the recomputed blocks get none.
         model.enable_input_require_grads()
     try:
@@ -511,11 +512,17 @@ class Task(Protocol):
         """Loss of each row, fp32, shape (rows,)."""
 
     def evaluate(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Predicted label (int64) and loss (fp32) of each row, both of shape (rows,), on the batch's device."""
+        """Predicted label (int64; see `labels_of`) and loss (fp32) of each row, both of shape (rows,), on the batch's
+        device."""
 
     def scores(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Score of each label for each row, fp32, shape (rows, labels); their softmax is the labels' probability. The
         labels of the batch are not looked at."""
+
+
+def labels_of(scores: Tensor) -> Tensor:
+    """The label of each row's highest score; NO_LABEL where one is NaN or infinite, which argmax would take for it."""
+    return torch.where(scores.isfinite().all(-1), scores.argmax(-1), NO_LABEL)
 
 
 def task(plan: Plan, prepared: Prepared, tokenizer: Any, model: torch.nn.Module) -> Task:
@@ -570,7 +577,7 @@ class Classification:
 
     def evaluate(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         logits = self.scores(model, batch)
-        return logits.argmax(-1), functional.cross_entropy(logits, batch["labels"], reduction="none")
+        return labels_of(logits), functional.cross_entropy(logits, batch["labels"], reduction="none")
 
     def scores(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
         mask = {"attention_mask": batch["attention_mask"]} if self._needs_mask else {}
@@ -612,7 +619,7 @@ class Answering:
     def evaluate(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         logits = self._answer_logits(model, batch)
         losses = self._mean_loss(logits, batch["targets"], 0.0)
-        return self._scores(model, batch, logits).argmax(-1), losses
+        return labels_of(self._scores(model, batch, logits)), losses
 
     def scores(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
         return self._scores(model, batch, self._answer_logits(model, batch) if self._one_token else None)

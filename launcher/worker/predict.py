@@ -20,6 +20,7 @@ from launcher import rundir
 from launcher.rundir import Chunks, RunDir
 from launcher.worker import cache, data, device, preempt, prompts, weights
 from launcher.worker import model as models
+from launcher.worker.metrics import NO_LABEL
 from launcher.worker.preempt import Preempted
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def main(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
         if mine:
             heart.beat("predicting", done)
             rows = json.loads(chunks.rows(mine[0]).read_text(encoding="utf-8"))
-            rundir.write_text(chunks.answers(mine[0]), json.dumps(predictor(rows)))
+            rundir.write_text(chunks.answers(mine[0]), rundir.json_text(predictor(rows)))
             done += 1
         elif is_end:
             return
@@ -98,7 +99,7 @@ def main(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
 
 
 class Predictor:
-    """Texts in, (label, probabilities) out, in the same order."""
+    """Texts in, (label, probabilities) out, in the same order; (None, None) where a score is NaN or infinite."""
 
     def __init__(self, plan: Plan, prepared: data.Prepared, where: torch.device) -> None:
         recipe, names = plan.recipe, prepared.label_names
@@ -113,7 +114,7 @@ class Predictor:
         dtype = torch.bfloat16 if plan.precision == "bf16" else torch.float16
         self._precision = torch.autocast(where.type, dtype) if is_mixed else contextlib.nullcontext()
 
-    def __call__(self, texts: list[str]) -> list[tuple[int, list[float]]]:
+    def __call__(self, texts: list[str]) -> list[tuple[int | None, list[float] | None]]:
         ids = self._encode.ids(texts)
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         found: list[Any] = [None] * len(ids)
@@ -123,6 +124,6 @@ class Predictor:
             with torch.no_grad(), self._precision:
                 scores = self._task.scores(self._model, {k: v.to(self._where) for k, v in batch.items()})
             shares = torch.softmax(scores.float(), -1).tolist()
-            for i, label, share in zip(rows, scores.argmax(-1).tolist(), shares, strict=True):
-                found[i] = (label, share)
+            for i, label, share in zip(rows, models.labels_of(scores).tolist(), shares, strict=True):
+                found[i] = (None, None) if label == NO_LABEL else (label, share)
         return found

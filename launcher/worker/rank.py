@@ -98,6 +98,8 @@ def _train(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
         events.emit("model", path=str(run.model_dir))
         _write_results(plan, run, trainer, progress, final, output.metrics)
         _end(events, final)
+        if trainer.predictions is not None:
+            trainer.predictions.require_scores(run.metrics_path)
 
 
 def _evaluate(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
@@ -114,9 +116,11 @@ def _evaluate(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
         assert trainer.predictions is not None and plan.use is not None
         final = _plain(trainer.figures)
         rundir.write_text(run.predictions_path, "".join(trainer.predictions.lines()))
-        facts = _facts(plan) | trainer.predictions.macro_facts(num_labels=trainer.num_labels)
+        predictions = trainer.predictions
+        facts = _facts(plan) | predictions.macro_facts(num_labels=trainer.num_labels) | predictions.unscored_facts()
         rundir.write_json(run.metrics_path, {**facts, "checkpoint": prepared.weights, "final": final})
         _end(events, final)
+        trainer.predictions.require_scores(run.metrics_path)
 
 
 def _end(events: Events, final: dict[str, Any]) -> None:
@@ -208,7 +212,9 @@ def _write_results(
     facts = _facts(plan)
     if trainer.predictions is not None:
         rundir.write_text(run.predictions_path, "".join(trainer.predictions.lines()))
-        facts |= trainer.predictions.macro_facts(num_labels=trainer.num_labels)
+        facts |= trainer.predictions.macro_facts(num_labels=trainer.num_labels) | trainer.predictions.unscored_facts()
+    if trainer.has_best_model:
+        facts["best"] = trainer.best_facts()
     state = trainer.state
     figures = {
         "global_step": state.global_step,

@@ -58,6 +58,7 @@ class RecipeTrainer(ResumableTrainer):
         device.allow_fsdp_on_cpu(plan)
         device.drop_needless_ddp(plan)
         super().__init__(train_dataset=train_dataset, eval_dataset=eval_dataset, data_collator=task.collate, **options)
+        device.shard_layers_that_exist(getattr(self.accelerator.state, "fsdp_plugin", None), self.model)
         # Counting labels over ranks is for losses that are divided by the count; ours are not.
         self.model_accepts_loss_kwargs = False
         self._order = _order(
@@ -206,6 +207,8 @@ class RecipeTrainer(ResumableTrainer):
             self.predictions = Predictions.from_rows(rows, losses, num_rows=len(self.eval_dataset))
             figures = metrics.compute(self.metric_names, self.predictions, num_labels=self.num_labels)
             found = [{"loss": self.predictions.loss, **figures}]  # type: ignore[list-item]
+            if self.predictions.unscored:
+                self.store.events.emit("note", text=self.predictions.unscored_text())
         broadcast_object_list(found)
         seconds = time.monotonic() - start_s
         assert found[0] is not None
@@ -253,6 +256,7 @@ class RecipeTrainer(ResumableTrainer):
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory,
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
             multiprocessing_context=self.args.dataloader_multiprocessing_context if workers else None,
         )
 

@@ -22,7 +22,7 @@ LAYERS = [
     {"memory", "program"},
     {"cluster", "llamafactory"},
     {"spec"},
-    {"training_fields", "yamlfile", "modelfolder"},
+    {"training_fields", "training_rules", "yamlfile", "modelfolder"},
     {"assets"},
     {"confined", "scrub"},
     {"errors"},

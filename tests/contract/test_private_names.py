@@ -86,6 +86,7 @@ ATTRIBUTES = {
         "_globalstep_last_logged", "_tr_loss", "_total_loss_scalar", "control", "is_deepspeed_enabled", "is_fsdp_enabled",
         "loss_is_scaled_for_ga", "model_accepts_loss_kwargs", "model_wrapped",
     ),
+    "transformers.modeling_utils:PreTrainedModel": ("_no_split_modules",),
 }  # fmt: skip
 """A class, or a module that sets it on objects of others → what we read or set."""
 

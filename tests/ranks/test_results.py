@@ -10,8 +10,8 @@ import subprocess
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tests.support import launch
 from tests.support.launch import REPO
@@ -262,3 +262,68 @@ def test_a_finished_model_that_was_changed_is_refused_by_name(job, ascend_launch
         ran = ascend_launch(*command, cwd=tmp_path, **ONE_THREAD)
         assert (0, True) == (ran.code, "has no manifest.json" in ran.out + ran.err), ran.err
     assert [] == list(trained.dir.glob(".tmp-*"))
+
+
+def _without_numbers_for(word: str, model, folder):
+    """The model, but for the weights of one word's first token, which are NaN."""
+    shutil.copytree(model, folder, ignore=shutil.ignore_patterns("manifest.json"))
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    (table,) = (t for name, t in weights.items() if name.endswith("embed_tokens.weight"))
+    token = AutoTokenizer.from_pretrained(folder).encode(word, add_special_tokens=False)[0]
+    table[token] = float("nan")
+    save_file(weights, path, metadata={"format": "pt"})
+    return token
+
+
+def test_a_row_without_scores_is_named_and_null_and_no_label(job, ascend_launch, tmp_path):
+    """argmax of NaN is label 0. In predictions, metrics, events and answers it is null, which every JSON reader takes, and
+    the command fails."""
+    trained, folder = job(2, *SAVING, "parallel.strategy=zero2"), tmp_path / "nan"
+    token = _without_numbers_for(" garden", trained.dir / "model", folder)
+    encode = AutoTokenizer.from_pretrained(folder).encode
+    bad = [i for i, line in enumerate(TEST.read_text().splitlines()) if token in encode(json.loads(line)["text"])]
+    out = tmp_path / "out.jsonl"
+
+    ran = ascend_launch(
+        "eval", "--device", "cpu", "--run-dir", tmp_path / "eval", TINY, "--checkpoint", folder, **ONE_THREAD
+    )
+    asked = ascend_launch(
+        "predict", "--device", "cpu", "--model", folder, "--input", TEST, "--output", out, **ONE_THREAD
+    )
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} in a file")
+
+    def rows(path):
+        return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+
+    assert 0 < len(bad) < 101
+    assert (1, 1) == (ran.code, asked.code), ran.err + asked.err
+    assert f"{len(bad)} of 101 rows have scores that are NaN or infinite" in ran.err
+    assert f"rows {', '.join(map(str, bad[:10]))}" in ran.err
+    assert f"{TEST}: {len(bad)} of 101 texts have scores that are NaN or infinite" in asked.err
+    assert f"lines {', '.join(str(i + 1) for i in bad[:10])}" in asked.err
+    assert bad == [r["index"] for r in rows(tmp_path / "eval" / "predictions.jsonl") if r["prediction"] is None]
+    assert bad == [
+        i for i, r in enumerate(rows(out)) if r == {"label": None, "label_name": None, "probabilities": None}
+    ]
+    metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text(), parse_constant=refuse)
+    assert {None} == {metrics["final"][name] for name in FIGURES}
+    assert {"count": len(bad), "first_rows": bad[:10]} == metrics["unscored"]
+    assert rows(tmp_path / "eval" / "events.jsonl")
+
+
+def test_the_best_by_mae_is_the_one_with_the_least_and_each_epoch_keeps_its_own_figures(job):
+    """transformers alone keeps the first, whose error is largest, and the kept model's figures stood in the last row."""
+    best = ("training.load_best_model_at_end=true", "training.metric_for_best_model=mae")
+    ran = job(1, "training.learning_rate=0.005", "training.save_strategy=epoch", *best)
+    assert 0 == ran.code, ran.err
+    rows, final = ran.metrics["epochs"], ran.metrics["final"]
+
+    kept = min(rows, key=lambda row: row["mae"])
+    assert figures(kept) == figures(final)
+    assert {"step": 20 * int(kept["epoch"]), "metric": "mae", "value": kept["mae"]} == ran.metrics["best"]
+    assert kept is not rows[-1]
+    assert figures(rows[-1]) != figures(final)
+    assert [row["eval_loss"] for row in rows] == [event["eval_loss"] for event in ran.events("eval")]

@@ -526,3 +526,22 @@ def test_no_reading_of_a_value_is_silent(job, tmp_path: Path):
     _, made = loaded(path, tmp_path)
 
     assert {"flash_attn", "val_size"} <= {x.key for x in made.left}
+
+
+def test_arguments_that_would_do_nothing_are_listed_and_not_kept(job, tmp_path: Path):
+    """LLaMA-Factory passes over them in silence; here they would be refused, and the file with them."""
+    changes = {
+        "save_strategy": "epoch",
+        "run_name": "mine",
+        "optim": "adamw_8bit",
+        "lr_scheduler_kwargs": {"min_lr": 1e-6},
+    }
+    recipe, made = loaded(job(changes), tmp_path)
+
+    left = {x.key: x.reason for x in made.left}
+    assert not {"save_steps", "run_name", "optim", "lr_scheduler_kwargs"} & recipe.training.keys()
+    assert "epoch" == recipe.training["save_strategy"]
+    assert left["save_steps"].startswith("has no effect with save_strategy: epoch")
+    assert "bitsandbytes" in left["optim"]
+    assert "linear" not in left["lr_scheduler_kwargs"]
+    assert "it names the run for" in left["run_name"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launcher import predict
-from launcher.errors import LaunchError
+from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.predict import Bad, Feed, Lines, Row, guess, parse
 from launcher.rundir import Chunks
 
@@ -79,13 +79,15 @@ class Ranks:
         folder.mkdir()
         self.chunks = Chunks(folder)
         self.most = 0
+        self.no_scores = "\0"
+        """Texts that hold this get no label."""
 
     def answer(self, *, last_first: bool = False) -> bool:
         waiting, is_end = self.chunks.waiting()
         self.most = max(self.most, len(waiting))
         for number in [waiting[-1 if last_first else 0]] if waiting else []:
             texts = json.loads(self.chunks.rows(number).read_text())
-            found = [[int("good" in t), [0.5, 0.5]] for t in texts]
+            found = [[None, None] if self.no_scores in t else [int("good" in t), [0.5, 0.5]] for t in texts]
             self.chunks.answers(number).write_text(json.dumps(found))
         return bool(waiting) or not is_end
 
@@ -223,3 +225,23 @@ def test_an_input_that_cannot_be_read_ends_it_in_a_sentence(tmp_path: Path):
 
     with pytest.raises(LaunchError, match="the input cannot be read: Is a directory"):
         lines.read()
+
+
+def test_texts_without_scores_are_answered_with_null_and_end_in_a_failure(tmp_path: Path):
+    """In their places, with the lines of the first; a NaN that came with a text goes out as null too."""
+    ranks = Ranks(tmp_path / "chunks")
+    ranks.no_scores = "odd"
+    text = "\n".join(f'{{"text": "{"odd" if i % 2 else "good"}", "given": NaN}}' for i in range(50))
+    feed, out = feed_of(text, tmp_path, ranks, keep=True)
+
+    played(feed, ranks)
+
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in out.read_text().splitlines()]
+    assert [i % 2 == 1 for i in range(50)] == [
+        row["label"] is row["label_name"] is row["probabilities"] for row in rows
+    ]
+    assert {None} == {row["input"]["given"] for row in rows}
+    said = "in: 25 of 50 texts have scores that are NaN or infinite, so their label is null: lines 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, …"
+    with pytest.raises(LaunchError) as caught:
+        feed.require_scores()
+    assert (said, EXIT_JOB_FAILED) == (caught.value.what, caught.value.exit_code)

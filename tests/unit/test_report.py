@@ -407,3 +407,23 @@ def test_a_field_of_another_type_costs_itself_only(tmp_path: Path, event: dict):
         file.write(json.dumps({**whole, **event}) + "\n")
 
     assert "accuracy" in page(folder).text
+
+
+def test_figures_that_are_no_numbers_are_left_out_of_the_page(tmp_path: Path):
+    """An evaluation of which a row has no scores: null in metrics, events and predictions. No matrix of the other rows."""
+    folder = write_run(tmp_path / "run")
+    final = {"accuracy": None, "eval_loss": None, "eval_samples": 2}
+    (folder / "metrics.json").write_text(json.dumps({"world_size": 2, "final": final, "train": {"train_loss": 0.2}}))
+    rows = [{"index": 0, "label": 1, "prediction": 1}, {"index": 1, "label": 1, "prediction": None}]
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with (folder / "events.jsonl").open("a") as events:
+        events.write(
+            json.dumps({"event": "eval", "time": 1.8e9, "step": 40, "epoch": 4.0, "eval_loss": None, "accuracy": None})
+            + "\n"
+        )
+
+    (run,) = report.load_all([folder])
+
+    assert not {"accuracy", "eval_loss"} & run.figures.keys()
+    assert ([], []) == (run.confusion, list(run.unread))
+    assert page(folder).text

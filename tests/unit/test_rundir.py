@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -176,3 +178,23 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path):
 
     assert str(tmp_path / "x") == caught.value.filename
     assert ["x"] == [p.name for p in tmp_path.iterdir()]
+
+
+def test_no_file_of_ours_holds_a_number_that_json_does_not_know(tmp_path: Path):
+    """NaN and infinities are null in files and events, at any depth; every other value is as it was."""
+    value = {"a": [1.5, math.nan, {"b": (math.inf, "NaN", True)}], "c": -math.inf}
+    rundir.write_json(tmp_path / "x.json", value)
+    rundir.append_event(tmp_path / "events.jsonl", {"event": "log", "loss": math.nan})
+
+    assert {"a": [1.5, None, {"b": [None, "NaN", True]}], "c": None} == _strict((tmp_path / "x.json").read_text())
+    assert _strict((tmp_path / "events.jsonl").read_text())["loss"] is None
+
+
+def test_files_of_older_versions_are_read_with_null_for_nan(tmp_path: Path):
+    (tmp_path / "x.json").write_text('{"loss": NaN}')
+
+    assert {"loss": None} == rundir.read_json(tmp_path / "x.json")
+
+
+def _strict(text: str) -> Any:
+    return json.loads(text, parse_constant=pytest.fail)

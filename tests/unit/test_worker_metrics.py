@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sklearn.metrics
+import torch
 
-from launcher.worker.metrics import Predictions, compute
+from launcher.errors import EXIT_JOB_FAILED, LaunchError
+from launcher.worker.metrics import NO_LABEL, Predictions, compute
+from launcher.worker.model import labels_of
 
 DOCS = Path(__file__).parents[2] / "docs" / "results.md"
 RANDOM = random.Random(5)
@@ -82,3 +86,38 @@ def test_a_row_missing_or_counted_twice_is_an_error(rows):
     """A gather that loses or repeats a row cannot become a figure."""
     with pytest.raises(ValueError, match="not 0 to 100 once each"):
         of(rows)
+
+
+def test_rows_without_scores_are_counted_and_named_and_spoil_every_figure():
+    """A mean over the other rows would be another evaluation's; a loss that is no number counts as no scores."""
+    rows = [list(row) for row in ROWS]
+    rows[3][2], rows[40][3] = NO_LABEL, math.inf
+
+    predictions = of(rows)
+
+    assert [3, 40] == predictions.unscored
+    assert {"unscored": {"count": 2, "first_rows": [3, 40]}} == predictions.unscored_facts()
+    assert all(map(math.isnan, compute(("accuracy", "mae"), predictions, num_labels=5).values()))
+    assert {"index": 3, "label": rows[3][1], "prediction": None} == json.loads(list(predictions.lines())[3])
+    with pytest.raises(
+        LaunchError, match=r"^2 of 101 rows have scores that are NaN or infinite.*rows 3, 40 of"
+    ) as caught:
+        predictions.require_scores(Path("metrics.json"))
+    assert EXIT_JOB_FAILED == caught.value.exit_code
+
+
+def test_many_rows_without_scores_are_not_all_named():
+    predictions = of([(i, label, NO_LABEL, math.nan) for i, label, _, _ in ROWS])
+
+    assert {"count": 101, "first_rows": list(range(10))} == predictions.unscored_facts()["unscored"]
+    assert "rows 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, … of" in predictions.unscored_text()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_score_that_is_no_number_gives_no_label(bad: float, place: int):
+    """Wherever among the scores it stands; the rows beside it keep theirs."""
+    scores = torch.tensor([[0.0, 2.0, 1.0], [0.0, 2.0, 1.0]])
+    scores[1, place] = bad
+
+    assert [1, NO_LABEL] == labels_of(scores).tolist()
