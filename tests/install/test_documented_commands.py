@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cli import cli
+from launcher.cli import cli, command_line, program
 
 from .conftest import REPO, Installed
 
@@ -38,7 +38,8 @@ def commands(page: Path) -> list[tuple[list[str], bool]]:
             words = shlex.split(line.removeprefix("$ "), comments=True)[1:]
             words = words[: words.index("|")] if "|" in words else words
             is_named = words[0] in cli.commands or words[0].startswith("--help")
-            found.append((words if is_named else ["run", *words], below.startswith("error:")))
+            whole = words if is_named else command_line.with_command(words, program.program_command.params)
+            found.append((whole, below.startswith("error:")))
     return found
 
 
