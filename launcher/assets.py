@@ -62,7 +62,21 @@ def _from_here(path: Path) -> Path:
 def cache_dir(env: Mapping[str, str] = os.environ) -> Path:
     """Where tokenised data and built operators are kept between runs: ASCEND_LAUNCH_CACHE, or the user's cache."""
     given = env.get("ASCEND_LAUNCH_CACHE")
-    return Path(given) if given else Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ascend-launch"
+    return Path(given) if given else user_cache(env) / "ascend-launch"
+
+
+def user_cache(env: Mapping[str, str] = os.environ) -> Path:
+    """Where programs of this user keep what they can make again.
+
+    Raises:
+        LaunchError: nothing says where that is, as in a container under a number that has no name.
+    """
+    try:
+        return Path(env.get("XDG_CACHE_HOME") or Path(env.get("HOME") or Path.home()) / ".cache")
+    except RuntimeError:
+        raise LaunchError(
+            "HOME is not set, and this user has none by name", hint="set HOME to a folder that can be written to"
+        ) from None
 
 
 def model_config(name: str, revision: str | None = None, env: Mapping[str, str] = os.environ) -> dict[str, Any] | None:
@@ -101,7 +115,7 @@ def model_folder(name: str, revision: str | None = None, env: Mapping[str, str] 
 
 
 def _snapshot(name: str, revision: str | None, env: Mapping[str, str]) -> Path:
-    home = Path(env.get("HF_HOME") or Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface")
+    home = Path(env.get("HF_HOME") or user_cache(env) / "huggingface")
     cache = Path(env.get("HF_HUB_CACHE") or home / "hub") / ("models--" + name.replace("/", "--"))
     ref = cache / "refs" / (revision or "main")
     commit = ref.read_text().strip() if ref.is_file() else (revision or "main")

@@ -16,11 +16,13 @@ import re
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from launcher import places
 from launcher.cluster import network, npu
 from launcher.cluster.model import GIB, Chip, Device
 from launcher.cluster.nodes import is_loopback, split_endpoint
@@ -74,6 +76,9 @@ class Context:
     precision: str = "auto"
     strategy: str = "auto"
     output_dir: Path | None = None
+    """Where checkpoints go: the run directory of a launch."""
+    loader_workers: int = 0
+    """DataLoader workers of each rank."""
     checkpoint_bytes: int | None = None
     """Space that one checkpoint takes."""
     host_bytes: int | None = None
@@ -901,21 +906,38 @@ def check_disk(ctx: Context) -> Finding:
     name = "disk"
     if ctx.output_dir is None:
         return skip(name, "no output folder given")
-    place = ctx.output_dir.absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if not os.access(place, os.W_OK):
-        return Finding(
-            name, "fail", f"{place} may not be written to", "no checkpoint can be saved", "set output_dir elsewhere"
-        )
+    place = next(p for p in (ctx.output_dir.absolute(), *ctx.output_dir.absolute().parents) if p.exists())
+    elsewhere = "name another folder: --run-dir or output_dir="
+    if why := places.obstacle(place):
+        fix = places.Place(name, place, elsewhere).fix(why)
+        return Finding(name, "fail", f"{place} cannot be written to: {why}", "no checkpoint can be saved", fix)
     free = shutil.disk_usage(place).free
     # save_total_limit of 2: the new checkpoint is written before the oldest goes.
     need = 3 * ctx.checkpoint_bytes if ctx.checkpoint_bytes else GIB
     if free < need:
-        return Finding(name, "fail", f"{free / GIB:.1f} GiB free at {place}, three checkpoints take {need / GIB:.1f}",
+        wants = f"three checkpoints take {need / GIB:.1f}" if ctx.checkpoint_bytes else "checkpoints may take more"
+        return Finding(name, "fail" if ctx.checkpoint_bytes else "warn", f"{free / GIB:.1f} GiB free at {place}, {wants}",
                        "a save in the middle of the run fails and leaves half a checkpoint",
-                       "free space, set output_dir elsewhere, or save_only_model=true")  # fmt: skip
+                       f"free space, {elsewhere}, or save_only_model=true")  # fmt: skip
     return ok(name, f"{free / GIB:.1f} GiB free at {place}")
+
+
+def check_places(ctx: Context) -> Finding:
+    """A cache that is whole already is only read, so that this alone ends no launch."""
+    name = "caches"
+    try:
+        tempfile.gettempdir()
+        found = [(place, why) for place in places.of_job(ctx.env) if (why := places.obstacle(place.path))]
+    except LaunchError as error:
+        return Finding(name, "fail", error.what, "nothing can be kept between runs", error.hint)
+    except FileNotFoundError as error:
+        refused = places.no_temporary(error)
+        return Finding(name, "fail", refused.what, "programs and libraries cannot start", refused.hint)
+    if not found:
+        return ok(name, "caches and temporary files can be written")
+    what = "; ".join(f"{place.name}, {place.path}: {why}" for place, why in found)
+    return Finding(name, "warn", what, "what is not there already cannot be downloaded or prepared",
+                   "; ".join(dict.fromkeys(place.fix(why) for place, why in found)))  # fmt: skip
 
 
 def memory_limit_bytes(ctx: Context) -> int | None:
@@ -946,9 +968,13 @@ def check_shm(ctx: Context) -> Finding:
         usage = shutil.disk_usage(ctx.path("dev") / "shm")
     except OSError:
         return skip(name, "not there")
+    if why := places.obstacle(ctx.path("dev") / "shm"):
+        fix = places.SHARED_MEMORY_HINT + (", or say training.dataloader_num_workers=0" if ctx.loader_workers else "")
+        return Finding(name, "fail" if ctx.loader_workers else "warn", f"cannot be written to: {why}",
+                       "DataLoader workers hand their batches over in /dev/shm", fix)  # fmt: skip
     if usage.total < GIB:
         return Finding(name, "warn", f"{usage.total / GIB:.2f} GiB", "DataLoader workers end with a bus error",
-                       "start the container with --shm-size=16g or --ipc=host")  # fmt: skip
+                       places.SHARED_MEMORY_HINT)  # fmt: skip
     return ok(name, f"{usage.total / GIB:.0f} GiB")
 
 
@@ -1066,7 +1092,7 @@ NPU_CHECKS: tuple[Check, ...] = (
 )  # fmt: skip
 HOST_CHECKS: tuple[Check, ...] = (
     check_python, check_torch_pair, check_packages, check_transformers, check_fsdp2, check_trackers, check_autoload, check_cluster, check_rendezvous,
-    check_compiler, check_disk,
+    check_compiler, check_disk, check_places,
     check_host_memory, check_shm, check_ulimit, check_model, check_token,
 )  # fmt: skip
 OF_RECIPES: tuple[Check, ...] = (check_packages, check_trackers, check_compiler, check_model, check_token)

@@ -109,6 +109,18 @@ class Plan(Section):
     def world_size(self) -> int:
         return self.num_nodes * self.nproc_per_node
 
+    def options(self, node_rank: int = 0) -> list[str]:
+        """The words of `ascend-launch run` that lead to this plan again, but for its recipe."""
+        words = ["--device", self.device, "--nproc", str(self.nproc_per_node)]
+        if self.num_nodes > 1:
+            words += ["--nnodes", str(self.num_nodes), "--node-rank", str(node_rank)]
+            words += ["--rdzv-endpoint", self.rdzv_endpoint] if self.rdzv_endpoint else []
+        words += ["--rank-table", self.rank_table] if self.rank_table else []
+        for name, value in self.supervision:
+            if value != Supervision.model_fields[name].default:
+                words += [f"--{name.removesuffix('_s').replace('_', '-')}", str(value)]
+        return words
+
     @property
     def zero_stage(self) -> int | None:
         return ZERO_STAGE.get(self.strategy)
@@ -201,7 +213,7 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
     _require_effect(loaded, cluster, strategy if use is None else None)
     return Plan(
         name=loaded.name,
-        recipe_dir=str(loaded.path.resolve().parent),
+        recipe_dir=str(loaded.recipe_dir or loaded.path.resolve().parent),
         recipe=recipe,
         device=cluster.device,
         device_reason=cluster.source,

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
-from launcher import confined, scrub
+from launcher import again, confined, scrub
 from launcher.confined import NotPlainError
 from launcher.errors import LaunchError
 from launcher.plan import Plan
@@ -201,14 +201,24 @@ class RunDir:
         return False
 
     @property
+    def has_checkpoints(self) -> bool:
+        """Whether there is work to go on from."""
+        return any(self.checkpoints.glob("checkpoint-*"))
+
+    def _came_to_nothing(self) -> bool:
+        """Whether a launch ended before its first rank, by a mistake in the recipe: a corrected one may take its place."""
+        return self.events_path.exists() and not any(self.path.glob("attempt_*/rank_*.log"))
+
+    @property
     def last_attempt(self) -> int:
         """The number of the newest attempt; -1 before the first."""
         names = (re.fullmatch(r"attempt_([0-9]{1,9})", p.name) for p in self.path.glob("attempt_*"))
         return max((int(name[1]) for name in names if name), default=-1)
 
-    def claim(self, plan: Plan) -> None:
+    def claim(self, plan: Plan, finish: str = "") -> None:
         """Check that `plan` may run here: the folder is fresh, or holds the same recipe's unfinished run, which then
-        goes on from its newest checkpoint.
+        goes on from its newest checkpoint. `finish` is the command that finishes a run of another recipe, where it is
+        not the plain one.
 
         Raises:
             LaunchError: another launch is at work here, the run is finished, or it is another recipe's.
@@ -221,10 +231,10 @@ class RunDir:
             raise _finished(self.path)
         before = self.plan()
         changed = _changed(plan, before)
-        if changed:
+        if changed and not self._came_to_nothing():
             raise LaunchError(
                 f"{self.path}: holds an unfinished run of another recipe ({', '.join(changed)} differ)",
-                hint=f"name a new --run-dir, or launch {self.recipe_path} to finish that run",
+                hint=f"name a new --run-dir, or finish that run: {finish or _finish(before, self)}",
             )
 
     def is_open_to(self, plan: Plan) -> bool:
@@ -257,6 +267,28 @@ class Chunks:
         names = {entry.name for entry in os.scandir(self.folder)}
         numbers = (n.removeprefix("in_").removesuffix(".json") for n in names if n.startswith("in_"))
         return sorted(int(k) for k in numbers if f"out_{k}.json" not in names), is_end
+
+
+def _finish(before: Plan, run: RunDir) -> str:
+    """The command that finishes a run from its own plan and recipe."""
+    node = re.fullmatch(r"node_(\d+)", run.path.name) if before.num_nodes > 1 else None
+    words = before.options(int(node[1]) if node else 0)
+    if before.use is not None:
+        words = ["--checkpoint", before.use.weights, *words]
+    mode = "run" if before.use is None else before.use.mode
+    folder = run.path.parent if node else run.path
+    return again.command([mode, *words, "--run-dir", str(folder), str(run.recipe_path)])
+
+
+def plan_beside(recipe: Path) -> Plan | None:
+    """The plan of the run whose own recipe a file is; None where its name would lead a new run elsewhere."""
+    run = RunDir(recipe.parent)
+    if recipe.name != run.recipe_path.name or not run.plan_path.is_file():
+        return None
+    with contextlib.suppress(LaunchError):
+        plan = run.plan()
+        return plan if re.fullmatch(r"[^/\0]+", plan.name) and plan.name not in (".", "..") else None
+    return None
 
 
 def _finished(path: Path) -> LaunchError:
@@ -410,6 +442,17 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_nan(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def open_by_umask(folder: Path) -> None:
+    """Give the files that a library left to their owner alone, as safetensors does, the mode that any new file there gets."""
+    probe = folder / f".mode-{secrets.token_hex(4)}"
+    probe.touch(0o666, exist_ok=False)
+    mode = probe.stat().st_mode
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if not path.is_symlink() and path.stat().st_mode == stat.S_IFREG | 0o600:
+            path.chmod(stat.S_IMODE(mode))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -220,10 +220,19 @@ class Loaded:
     path: Path
     origins: dict[str, str]
     """`training.learning_rate` → `recipes/yelp.yaml:21`, `command line`, `environment ASCEND_LAUNCH_…` or `default`."""
+    recipe_dir: Path | None = None
+    """Where `script:` lies, for a recipe that is a run directory's own; None beside the recipe."""
+    pins: tuple[str, ...] = ()
+    """KEY=VALUE words for paths that were given by a link, with what it led to when the job was planned."""
 
 
 def load(
-    path: Path, overrides: Iterable[str] = (), env: Mapping[str, str] | None = None, *, trains_here: bool = False
+    path: Path,
+    overrides: Iterable[str] = (),
+    env: Mapping[str, str] | None = None,
+    *,
+    trains_here: bool = False,
+    recipe_dir: Path | None = None,
 ) -> Loaded:
     """Read, merge and check a recipe: defaults, then files from the base up, then environment, then overrides.
 
@@ -232,6 +241,7 @@ def load(
         overrides: `KEY=VALUE` words, dotted keys, YAML values.
         env: the environment to read ASCEND_LAUNCH_* from; os.environ when None.
         trains_here: look for the packages that the training needs in this environment, too.
+        recipe_dir: the folder of `script:`; the recipe's own when None.
 
     Raises:
         LaunchError: with every mistake in it, one line each.
@@ -247,13 +257,13 @@ def load(
     spec = _validate(layers)
     for name, text in training_rules.missing_packages(spec.training) if trains_here else ():
         layers.mistake(("training", name), text)
-    script = spec.script and (path.parent / spec.script)
+    script = spec.script and ((recipe_dir or path.parent) / spec.script)
     if script and not script.is_file():
         layers.mistake(("script",), f"{script}: no such file")
     elif script and _shadows(script):
         layers.mistake(("script",), f"a file named {script.name} hides the library of that name; rename it")
     layers.raise_if_any()
-    return Loaded(spec, path.stem, path, _origins(spec, layers))
+    return Loaded(spec, path.stem, path, _origins(spec, layers), recipe_dir)
 
 
 def _refuse_secrets(layers: _Layers) -> None:
@@ -740,3 +750,49 @@ def _given(values: Any, path: tuple[str | int, ...]) -> bool:
             return False
         values = values[part]
     return True
+
+
+# -- links ----------------------------------------------------------------------------------------------------------
+
+
+def pinned(loaded: Loaded) -> Loaded:
+    """With links in paths of the model and the data followed: `latest` leads elsewhere once this job's ranks start."""
+    spec = loaded.spec
+    model = {key: _followed(getattr(spec.model, key)) for key in ("name", "tokenizer")}
+    data = {key: _followed(getattr(spec.data, key)) for key in ("path", "data_files")}
+    pins = tuple(
+        f"{name}.{key}={json.dumps(value, ensure_ascii=False)}"
+        for name, section, values in (("model", spec.model, model), ("data", spec.data, data))
+        for key, value in values.items()
+        if value != getattr(section, key)
+    )
+    if not pins:
+        return loaded
+    sections = {"model": spec.model.model_copy(update=model), "data": spec.data.model_copy(update=data)}
+    return replace(loaded, spec=spec.model_copy(update=sections), pins=pins)
+
+
+def _followed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _followed(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_followed(inner) for inner in value]
+    if not isinstance(value, str) or "\0" in value:
+        return value
+    path, out = Path(value), Path()
+    for part in path.parts:
+        out = _end_of(out / part)
+    return value if out == path else str(out)
+
+
+def _end_of(path: Path, depth: int = 0) -> Path:
+    """Where a link to a folder beside it leads. One to an absolute path is the same for ever, and may be another on each
+    node (an automounter's), unless there is a link of the other kind on its way. A file keeps its name, which says what it is.
+    """
+    if depth > 40 or not path.is_symlink() or not path.is_dir():
+        return path
+    target = path.readlink()
+    if not target.is_absolute():
+        return _end_of(path.parent / target, depth + 1)
+    end = Path(_followed(str(target)))
+    return path if end == target else end

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from launcher import rundir
+from launcher import rundir, streams
 from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, EXIT_USER, LaunchError
 from launcher.rundir import RunDir
 
@@ -202,6 +202,7 @@ class _Stop:
             self.deadline = 0.0
             return
         if self.signal is None:
+            streams.hurry()
             self.signal = number
             self.deadline = time.monotonic() + self.kill_after_s
             if self.agent.poll() is None:

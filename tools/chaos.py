@@ -1,6 +1,7 @@
 """Injects faults into real ranks again and again, and prints what came of it: ascend-launch beside torchrun.
 
     python tools/chaos.py [--repeats 1] [--only slow_teardown] [--no-torchrun] [--restarts]
+    python tools/chaos.py --random 60 [--seed 0]
 
 ascend-launch trains recipes/tiny-cpu.yaml; torchrun trains tools/chaos_stock.py, the Trainer with its own checkpoints
 and resume. Both have two CPU ranks, a toy Llama and a checkpoint every five steps; the fault strikes rank 1 at the
@@ -8,23 +9,31 @@ beginning of step 33, or the launcher or the disk at that moment. Printed are th
 the launcher has ended, what is left alive, and what the same command does when it is given once more: whether it
 finishes, and how many steps are done twice. With --restarts the launcher itself starts the ranks again, and the seconds
 are those from the fault to the next step. The two run one after the other in each round.
+
+With --random, ascend-launch alone: each time a strategy, a fault, the rank and the step that it strikes are drawn, and the
+model, the figures of each epoch and the predictions are compared, bit by bit, with those of a run that nothing befell.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
+import pty
+import random
 import re
+import select
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +47,24 @@ SIGNALS = {"term": signal.SIGTERM, "int": signal.SIGINT, "kill_launcher": signal
 DISK = ("disk_full", "read_only")
 DAMAGE = ("truncated", "bit_flipped", "incomplete")
 """Of the newest checkpoint, after a kill and before the second command."""
+STREAMS = {
+    "head": '"$@" 2>&1 | head -3; exit ${PIPESTATUS[0]}',
+    "head_term": '"$@" 2>&1 | head -3; exit ${PIPESTATUS[0]}',
+    "full_stdout": 'exec "$@" >/dev/full 2>&1',
+    "full_stdout_json": 'exec "$@" --json >/dev/full',
+    "closed_streams": 'exec "$@" <&- >&- 2>&-',
+    "tee_int": '"$@" 2>&1 | tee /dev/null; exit ${PIPESTATUS[0]}',
+    "window": 'exec "$@"',
+    "disown": 'set -m; ("$@"; echo $? >"$CODE.part"; mv "$CODE.part" "$CODE") & disown; sleep 600',
+}
+"""Standard output that cannot be written, each as a shell's line. tee_int: ^C at a terminal, which the reader gets too;
+window, disown: the terminal is closed, under a command in the foreground and in the background; head_term: SIGTERM after the
+reader left."""
+TERMINAL = ("tee_int", "window", "disown")
+TRAINS_ON = ("head", "full_stdout", "full_stdout_json", "closed_streams", "window", "disown")
 FAULTS = (*IN_RANK, *SIGNALS, *DISK, *DAMAGE)
+DRAWN = ("raise", "kill", "exit", "stop", "sleep", *SIGNALS, "disk_full", *DAMAGE)
+STRATEGIES = ("ddp", "zero2", "fsdp2")
 RESTARTED = ("raise", "kill", "exit", "kill_loader", "stop", "sleep")
 HANG_S = 8
 PATIENCE_S = 90
@@ -59,15 +85,22 @@ class Result:
     """Exit code of the same command, given once more."""
     lost: int | None = None
     """Steps that were done before the fault and had to be done again."""
+    traces: dict[str, str] = field(default_factory=dict)
+    """Of what there is at the end, for comparison."""
 
 
 class Job:
     """One launcher in one folder."""
 
-    def __init__(self, launcher: str, folder: Path, fault: str, restarts: int) -> None:
-        self.out, self.stamp = folder / "run", folder / "stamp"
+    def __init__(
+        self, launcher: str, folder: Path, fault: str, restarts: int, *, rank: int = RANK, step: int = STEP,
+        strategy: str = "ddp",
+    ) -> None:  # fmt: skip
+        self.out, self.stamp, self.code = folder / "run", folder / "stamp", folder / "code"
         self.launcher, self.fault, self.restarts = launcher, fault, restarts
+        self.rank, self.step, self.strategy = rank, step, strategy
         self.tag = folder.name
+        self.terminal: Terminal | None = None
 
     def argv(self) -> list[str]:
         if self.launcher == "torchrun":
@@ -75,7 +108,7 @@ class Job:
             options = ["--standalone", "--nproc-per-node", "2", f"--max-restarts={self.restarts}"]
             return [program, *options, str(REPO / "tools/chaos_stock.py"), str(self.out)]
         options = ["--device", "cpu", "--nproc", "2", "--hang-timeout", str(HANG_S), "--run-dir", str(self.out)]
-        words = ["training.save_strategy=steps", "training.save_steps=5"]
+        words = ["training.save_strategy=steps", "training.save_steps=5", f"parallel.strategy={self.strategy}"]
         words += ["training.dataloader_num_workers=1"] if self.fault == "kill_loader" else []
         restarts = ["--max-restarts", str(self.restarts)] if self.restarts else []
         return [sys.executable, "-m", "launcher.cli", *options, *restarts, "recipes/tiny-cpu.yaml", *words]
@@ -87,12 +120,19 @@ class Job:
         if self.fault == "kill_loader":
             env["LOADER_WORKERS"] = "1"
         in_rank = fault if fault in IN_RANK else "kill" if fault in DAMAGE else "none"
-        return env | {"FAULT": f"{in_rank} {RANK} {STEP if fault else -1}", "FAULT_STAMP": str(self.stamp)}
+        strikes = f"{in_rank} {self.rank} {self.step if fault else -1}"
+        return env | {"FAULT": strikes, "FAULT_STAMP": str(self.stamp), "CODE": str(self.code)}
 
     def start(self, fault: str, log: Path) -> psutil.Popen:
         limit = ["prlimit", f"--as={MEMORY_BYTES}"] if fault == "memory" else []
         if self.fault == "read_only":  # for root too
             limit = ["setpriv", "--bounding-set=-dac_override"]
+        if fault in TERMINAL:
+            self.terminal = Terminal()
+            argv = ["setsid", "--ctty", "bash", "-c", STREAMS[fault], "bash", *self.argv()]
+            return self.terminal.start(argv, self.env(fault))
+        if fault in STREAMS:
+            limit = ["bash", "-c", STREAMS[fault], "bash"]
         with log.open("w") as out:
             return psutil.Popen(
                 [*limit, *self.argv()],
@@ -112,6 +152,10 @@ class Job:
                 with contextlib.suppress(ValueError):  # a full disk takes half a line
                     events.append(json.loads(line))
         return events
+
+    def has_struck(self) -> bool:
+        """Whether the fault happened; the file is made a moment before the time is in it."""
+        return self.stamp.exists() and bool(self.stamp.read_text())
 
     def steps(self) -> list[tuple[float, int]]:
         """Time and number of each step that was done."""
@@ -140,13 +184,47 @@ class Job:
         return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
 
 
-def one(launcher: str, fault: str, restarts: int) -> Result:
+class Terminal:
+    """A terminal that is read until somebody types, or its window is closed."""
+
+    def __init__(self) -> None:
+        self.master, self.slave = pty.openpty()
+        self.is_closed = threading.Event()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+
+    def start(self, argv: list[str], env: dict[str, str]) -> psutil.Popen:
+        slave = self.slave
+        env = env | {"TERM": "xterm-256color"}
+        process = psutil.Popen(argv, cwd=REPO, env=env, stdin=slave, stdout=slave, stderr=slave)
+        os.close(slave)
+        self.reader.start()
+        return process
+
+    def type(self, keys: bytes) -> None:
+        os.write(self.master, keys)
+
+    def close(self) -> None:
+        self.is_closed.set()
+        self.reader.join()
+        os.close(self.master)
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):  # everybody on the other side has left
+            while not self.is_closed.is_set():
+                if select.select([self.master], [], [], 0.1)[0]:
+                    os.read(self.master, 1 << 16)
+
+
+def one(launcher: str, fault: str, restarts: int, **where: Any) -> Result:
+    """Have the fault in one job; `where`: its rank, step and strategy."""
     with tempfile.TemporaryDirectory(prefix="chaos-") as parent, _disk(Path(parent) / "run", fault in DISK) as disk:
-        job = Job(launcher, Path(parent), fault, restarts)
+        job = Job(launcher, Path(parent), fault, restarts, **where)
         log = Path(parent) / "log"
         process = job.start(fault, log)
         try:
-            return _observed(job, process, log, disk)
+            result = _observed(job, process, log, disk)
+            result.traces = _traces(job.out)
+            return result
         finally:
             for left in job.processes():
                 with contextlib.suppress(psutil.Error):
@@ -156,12 +234,19 @@ def one(launcher: str, fault: str, restarts: int) -> Result:
 
 def _observed(job: Job, process: psutil.Popen, log: Path, disk: Callable[[str], None]) -> Result:
     result = Result()
-    _wait(lambda: job.stamp.exists() or process.poll() is not None, 4 * PATIENCE_S)
-    if not job.stamp.exists():
+    _wait(lambda: job.has_struck() or process.poll() is not None, 4 * PATIENCE_S)
+    if not job.has_struck():
         sys.exit(f"{job.launcher}: no fault happened:\n{log.read_text()}")
     struck = float(job.stamp.read_text())
     if job.fault in SIGNALS:
         process.send_signal(SIGNALS[job.fault])
+    if job.fault == "head_term":
+        _launcher(process).send_signal(signal.SIGTERM)
+    if job.terminal is not None:
+        if job.fault == "tee_int":
+            job.terminal.type(b"\x03")
+        else:
+            job.terminal.close()
     disk(job.fault)
     if job.restarts:
         after: list[tuple[float, int]] = []
@@ -170,7 +255,10 @@ def _observed(job: Job, process: psutil.Popen, log: Path, disk: Callable[[str], 
         _wait(lambda: process.poll() is not None, PATIENCE_S)
         result.code = process.poll()
         return result
-    if _wait(lambda: process.poll() is not None, PATIENCE_S):
+    if job.fault == "disown":  # the shell has gone with the window, and leaves the command's code
+        if _wait(job.code.exists, PATIENCE_S):
+            result.code, result.seconds = int(job.code.read_text()), time.time() - struck
+    elif _wait(lambda: process.poll() is not None, PATIENCE_S):
         result.code, result.seconds = process.returncode, time.time() - struck
         _wait(lambda: not job.processes(), 5)
     result.left, result.blamed = len(job.processes()), job.blamed(log)
@@ -187,8 +275,13 @@ def _observed(job: Job, process: psutil.Popen, log: Path, disk: Callable[[str], 
     _wait(lambda: again.poll() is not None, PATIENCE_S)
     result.again = again.poll()
     after = [step for step in job.steps() if step[0] > began]
-    result.lost = max(0, STEP - after[0][1] + 1) if after else None
+    result.lost = max(0, job.step - after[0][1] + 1) if after else None
     return result
+
+
+def _launcher(shell: psutil.Popen) -> psutil.Process:
+    """The command among what a shell has started."""
+    return next(p for p in shell.children() if "launcher.cli" in p.cmdline())
 
 
 def _next(job: Job, struck: float) -> list[tuple[float, int]]:
@@ -276,20 +369,65 @@ def show(fault: str, name: str, results: list[Result], restarts: int) -> None:
     print(f"| {fault} | {name} | {blamed} | {end} | {left} left | {again} | {lost} steps again |", flush=True)
 
 
+def drawn(count: int, seed: int) -> None:
+    """That many faults by chance, each in a job of its own, and whether the job ended as if nothing had happened."""
+    draw = random.Random(seed)
+    whole = {strategy: _whole(strategy) for strategy in STRATEGIES}
+    kinds = [*DRAWN, *STREAMS]
+    equal = 0
+    for number in range(count):
+        strategy, fault = STRATEGIES[number % len(STRATEGIES)], draw.choice(kinds)
+        rank, step = draw.randrange(2), draw.randrange(6, 55)
+        result = one("ascend-launch", fault, 0, rank=rank, step=step, strategy=strategy)
+        differ = [name for name in whole[strategy] if result.traces.get(name) != whole[strategy][name]]
+        is_right = not differ and not result.left and (fault not in TRAINS_ON or result.code == 0)
+        equal += is_right
+        verdict = "bit-equal" if is_right else f"DIFFERENT: {', '.join(differ) or result}"
+        print(f"{number + 1:>3}  {strategy:<6} {fault:<17} rank {rank} step {step:>2}  exit {result.code}, then {result.again}  {verdict}", flush=True)  # fmt: skip
+    print(f"{equal} of {count} bit-equal (seed {seed})")
+
+
+def _whole(strategy: str) -> dict[str, str]:
+    """What a job leaves that nothing befell."""
+    with tempfile.TemporaryDirectory(prefix="chaos-") as parent:
+        job, log = Job("ascend-launch", Path(parent), "", 0, strategy=strategy), Path(parent) / "log"
+        if job.start("", log).wait():
+            sys.exit(f"{strategy}: a job without a fault failed:\n{log.read_text()}")
+        return _traces(job.out)
+
+
+def _traces(out: Path) -> dict[str, str]:
+    """Digests of what a training is for, as far as it is there."""
+    traces = {}
+    for name in ("model/model.safetensors", "predictions.jsonl"):
+        with contextlib.suppress(OSError):
+            traces[name] = hashlib.sha256((out / name).read_bytes()).hexdigest()
+    with contextlib.suppress(OSError, ValueError):
+        traces["epochs"] = json.dumps(json.loads((out / "metrics.json").read_text())["epochs"])
+    return traces
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--only", choices=FAULTS, action="append")
+    parser.add_argument("--only", choices=(*FAULTS, *STREAMS), action="append")
     parser.add_argument("--no-torchrun", action="store_true")
     parser.add_argument("--restarts", action="store_true")
+    parser.add_argument("--random", type=int, metavar="N")
+    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.random:
+        drawn(args.random, args.seed)
+        return
     launchers = ("ascend-launch",) if args.no_torchrun else ("ascend-launch", "torchrun")
     # torchrun often needs two: its second attempt finds the first one's addresses in the store, and fails.
     restarts = {"ascend-launch": 1, "torchrun": 3} if args.restarts else dict.fromkeys(launchers, 0)
-    for fault in args.only or (RESTARTED if args.restarts else FAULTS):
-        results: dict[str, list[Result]] = {name: [] for name in launchers}
+    for fault in args.only or (RESTARTED if args.restarts else (*FAULTS, *STREAMS)):
+        # The Trainer under torchrun is not asked what it does without a terminal.
+        names = launchers if fault in FAULTS else launchers[:1]
+        results: dict[str, list[Result]] = {name: [] for name in names}
         for _ in range(args.repeats):
-            for name in launchers:
+            for name in names:
                 results[name].append(one(name, fault, restarts[name]))
         for name, found in results.items():
             show(fault, name, found, restarts[name])

@@ -6,12 +6,11 @@ import errno
 import io
 import os
 import sys
-from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from launcher import __version__, scrub
+from launcher import __version__, scrub, streams
 from launcher.cli import (
     check,
     command,
@@ -85,7 +84,7 @@ for one in (
     cli.add_command(one)
 
 
-_STDOUT = "standard output"
+_STDOUT = streams.NAMES[1]
 _NO_BUGS = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space",
@@ -105,15 +104,14 @@ _NO_BUGS = {
 
 def main() -> None:
     """The console script: every ending has its exit code, and only a bug of ours shows a traceback (in a file)."""
-    _settle_standard_streams()
+    streams.settle()
     if COMPLETE_VAR in os.environ:
         completion.register()
     code = _exit_code()
-    if sys.stdout is not None:
-        try:
-            sys.stdout.flush()
-        except OSError as error:
-            code = _lost_output(error) or code
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        code = _lost_output(error) or code
     sys.exit(code)
 
 
@@ -145,6 +143,12 @@ def _exit_code() -> int | str | None:
         if isinstance(error, NotPlainError):
             click.echo(f"error: {error.filename}: {error.strerror}\n  fix: remove it, or name another folder", err=True)
             return EXIT_USER
+        if isinstance(error, OSError):
+            from launcher import places
+
+            if places.NO_TEMPORARY in str(error):
+                click.echo(f"error: {places.no_temporary(error)}", err=True)
+                return EXIT_USER
         if isinstance(error, OSError) and error.errno in _NO_BUGS:
             where = f"{error.filename}: " if error.filename else ""
             click.echo(f"error: {where}{error.strerror}\n  fix: {_NO_BUGS[error.errno]}", err=True)
@@ -161,32 +165,6 @@ def _exit_code() -> int | str | None:
         click.echo(scrub.shown(_crash_log(error)), err=True)
         return EXIT_BUG
     return EXIT_OK
-
-
-def _settle_standard_streams() -> None:
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:  # closed: the next file that is opened would take its place, here and in what is started
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-    before = sys.stdout
-    if isinstance(before, io.TextIOWrapper) and before is sys.__stdout__:
-        # A name that is not UTF-8 is shown all the same.
-        sys.stdout = io.TextIOWrapper(
-            io.BufferedWriter(_Stdout(before.fileno(), "w", closefd=False)), before.encoding, "backslashreplace",
-            line_buffering=before.line_buffering or bool(os.environ.get("PYTHONUNBUFFERED")),
-        )  # fmt: skip
-
-
-class _Stdout(io.FileIO):
-    """Names itself where it cannot be written, so that this is not taken for another file's trouble."""
-
-    def write(self, data: Any) -> int:
-        try:
-            return super().write(data)
-        except OSError as error:
-            error.filename = _STDOUT
-            raise
 
 
 def _lost_output(error: OSError) -> int:
@@ -209,10 +187,13 @@ def _crash_log(error: Exception) -> str:
         f"### version\n\n```\nascend-launch {__version__}, Python {platform.python_version()}, {platform.platform()}\n```\n"
         f"\n### traceback\n\n```\n{''.join(traceback.format_exception(error))}```\n"
     )
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="ascend-launch-", suffix=".log", delete=False, encoding="utf-8"
-    ) as log:
-        log.write(scrub.hide(text))
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="ascend-launch-", suffix=".log", delete=False, encoding="utf-8"
+        ) as log:
+            log.write(scrub.hide(text))
+    except OSError:  # nothing takes a file
+        return f"{scrub.hide(text)}error: this is a bug of ascend-launch's; please report it with the lines above"
     return (
         f"error: {type(error).__name__}: {error}\n  this is a bug of ascend-launch's; please report it with {log.name}"
     )

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from launcher import streams
+from launcher.cli.options import given as options_given
+from launcher.cli.options import load
 from launcher.errors import LaunchError
 
 if TYPE_CHECKING:
@@ -45,8 +48,8 @@ def refuse_alone(far: dict[str, Any]) -> None:
 
 def launch(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, dry_run: bool, debug: bool, as_json: bool, machine: dict[str, Any], far: dict[str, Any]) -> int:  # fmt: skip
     """Train RECIPE on the hosts of a hostfile; the exit code."""
-    from launcher import rundir, show, spec
-    from launcher.cli.launch import explained
+    from launcher import again, rundir, show
+    from launcher.cli.launch import explained, goes_on
     from launcher.plan import Plan
     from launcher.rundir import RunDir
     from launcher.ssh import connection, job
@@ -58,7 +61,8 @@ def launch(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, dry_r
             "--hostfile says itself how many nodes there are, and which is which",
             hint="leave --nnodes and --node-rank out; --include and --exclude choose among the hosts",
         )
-    loaded = spec.load(recipe, overrides)
+    loaded = load(recipe, overrides)
+    overrides = (*overrides, *loaded.pins)
     planned = _job(recipe, overrides, run_dir or Path(loaded.spec.output_dir) / loaded.name / "RUN", machine, far)
     if dry_run:
         rows = [
@@ -74,6 +78,7 @@ def launch(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, dry_r
         run = RunDir(run_dir)
         run.create()
     planned = _job(recipe, overrides, run.path, machine, far)
+    streams.outlive()
     view = show.view(as_json)
     has_ranks = False
 
@@ -94,7 +99,10 @@ def launch(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, dry_r
         if is_new:  # nothing was started
             rundir.discard(run)
         raise
-    view.end(outcome, run, explained(outcome, run), run.report_path if run.report_path.exists() else None)
+    words = options_given({"run_dir", "dry_run", "debug"})
+    continuing = again.command(["run", *words, "--run-dir", str(run.path), str(recipe), *overrides])
+    report_path = run.report_path if run.report_path.exists() else None
+    view.end(outcome, run, explained(outcome, run), report_path, continuing if goes_on(outcome, run) else "")
     return outcome.exit_code
 
 
@@ -118,7 +126,8 @@ def _job(recipe: Path, overrides: tuple[str, ...], run_dir: Path, machine: dict[
     every, first = env.passed(os.environ, far["pass_env"])
     return job.Job(
         hosts=chosen,
-        words=_words(),
+        # Those that variables say are passed with the environment.
+        words=tuple(options_given(NOT_PASSED, sources=("COMMANDLINE",))),
         recipe=recipe,
         overrides=overrides,
         digest=hashlib.sha256(recipe.read_bytes()).hexdigest(),
@@ -143,22 +152,3 @@ def _here() -> str:
         return logical if Path(logical).samefile(".") else str(Path.cwd())
     except OSError:
         return str(Path.cwd())
-
-
-def _words() -> tuple[str, ...]:
-    """The options that the user gave on the command line, and that every node is to have. Those from the environment
-    are passed with it."""
-    context = click.get_current_context()
-    words: list[str] = []
-    for param in context.command.params:
-        source = context.get_parameter_source(param.name or "")
-        if (
-            not isinstance(param, click.Option)
-            or param.name in NOT_PASSED
-            or source is None
-            or source.name != "COMMANDLINE"
-        ):
-            continue
-        value = context.params[param.name or ""]
-        words += [param.opts[-1]] if param.is_flag else [param.opts[-1], str(value)]
-    return tuple(words)

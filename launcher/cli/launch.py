@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from launcher import streams
 from launcher.cli import hostfile, outputs
 from launcher.cli.options import decide, doctor_values, inputs, machine_options
-from launcher.errors import EXIT_USER, LaunchError
+from launcher.cli.options import given as options_given
+from launcher.errors import EXIT_OK, EXIT_USER, LaunchError
 
 if TYPE_CHECKING:
     from launcher.cluster.model import Cluster
@@ -73,7 +75,7 @@ def launch(loaded: Loaded, cluster: Cluster, plan: Plan, run_dir: Path | None, a
     run, is_new = run_directory(run_dir, loaded, plan, job, cluster.node_rank), run_dir is None and job is None
     lock = run.lock()
     try:
-        machine_facts = require_health(plan, cluster)
+        machine_facts = require_health(plan, cluster, run)
         _require_rank_table(plan)
     except LaunchError:
         if is_new:
@@ -83,6 +85,7 @@ def launch(loaded: Loaded, cluster: Cluster, plan: Plan, run_dir: Path | None, a
     files.write(files.texts(loaded, plan, run, user_env, cluster.node_rank), run)
     child_env = env.of_agent(plan, run.path.resolve(), user_env)
     rundir.append_event(run.events_path, {"event": "machine", **machine_facts})
+    streams.outlive()
     view = show.view(as_json, cluster.node_rank)
     view.plan(plan, run, loaded)
     for row in env.removed(plan, user_env):
@@ -103,10 +106,29 @@ def launch(loaded: Loaded, cluster: Cluster, plan: Plan, run_dir: Path | None, a
         outcome = supervise.run(files.agent_argv(run, cluster.node_rank), run, child_env, on_event, lock=lock)
     is_nothing = is_new and not has_ranks and outcome.exit_code == EXIT_USER
     has_report = plan.recipe.report and cluster.node_rank == 0 and not is_nothing
-    view.end(outcome, run, explained(outcome, run), _report(run) if has_report else None)
+    continuing = continuing_command(plan, run, cluster.node_rank) if goes_on(outcome, run) and not is_nothing else ""
+    view.end(outcome, run, explained(outcome, run), _report(run) if has_report else None, continuing)
     if is_nothing:
         rundir.discard(run)
     sys.exit(outcome.exit_code)
+
+
+def goes_on(outcome: Outcome, run: RunDir) -> bool:
+    """Whether giving the command again makes sense as it is: what only the user can correct would be found wrong again,
+    unless there is work to go on from."""
+    return outcome.exit_code not in (EXIT_OK, EXIT_USER) or (outcome.exit_code == EXIT_USER and run.has_checkpoints)
+
+
+def continuing_command(plan: Plan, run: RunDir, node_rank: int) -> str:
+    """The command that goes on with this run. Its own recipe holds every override, with links followed."""
+    from launcher import again
+
+    weights = {"checkpoint": plan.use.weights} if plan.use else {}
+    words = options_given({"run_dir", "dry_run", "debug"}, weights)
+    folder = run.path.parent if node_rank else run.path
+    context = click.get_current_context()
+    what = context.params["words"] if context.info_name == "program" else [str(run.recipe_path)]
+    return again.command([context.info_name or "run", *words, "--run-dir", str(folder), *what])
 
 
 def run_directory(given: Path | None, loaded: Loaded, plan: Plan, job: str | None, node_rank: int) -> RunDir:
@@ -176,7 +198,7 @@ def _require_rank_table(plan: Plan) -> None:
         )
 
 
-def require_health(plan: Plan, cluster: Cluster) -> dict[str, Any]:
+def require_health(plan: Plan, cluster: Cluster, run: RunDir) -> dict[str, Any]:
     """The doctor's cheap checks, before anything is started; what the machine is, for the run's report.
 
     Raises:
@@ -188,6 +210,7 @@ def require_health(plan: Plan, cluster: Cluster) -> dict[str, Any]:
     values = doctor_values(plan.recipe, plan.precision, plan.strategy, plan.training_arguments)
     if plan.program is not None:
         values |= {"is_program": True, "needs": (), "precision": "auto", "strategy": "auto", "model_name": None}
+    values["output_dir"] = run.path
     if plan.use is not None:  # the model that they were trained from is not needed any more
         values["model_name"] = plan.use.weights
     context = doctor.context(

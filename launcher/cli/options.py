@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,6 +132,7 @@ def doctor_values(recipe: RecipeSpec, precision: str, strategy: str, training: d
         "precision": precision,
         "strategy": strategy,
         "output_dir": Path(recipe.output_dir),
+        "loader_workers": int(training.get("dataloader_num_workers") or 0),
         "report_to": env.report_to(training),
         "model_name": recipe.model.name,
         "hub": recipe.model.hub,
@@ -182,10 +183,10 @@ def inputs(
     """What a plan is made of. `pretend`: nothing is going to be started here; `elsewhere`: nor are this machine's cards meant.
     `is_training`: the recipe's model is what is trained, and is looked at, as are the packages of its optimizer and trackers.
     `is_theirs`: whether a path is one of the job's machines, which this one cannot look into."""
-    from launcher import assets, doctor, modelfolder, plan, spec
+    from launcher import assets, doctor, modelfolder, plan
     from launcher.cluster import detect, environment
 
-    loaded = spec.load(recipe, overrides, trains_here=is_training and not elsewhere)
+    loaded = load(recipe, overrides, trains_here=is_training and not elsewhere)
     told = (machine["nnodes"], machine["node_rank"], machine["rdzv_endpoint"])
     nodes = environment.find(os.environ, *told, pretend=pretend).told_nproc(machine["nproc"])
     device, chip, hbm = machine["device"], machine["chip"], machine["hbm"]
@@ -219,6 +220,40 @@ def inputs(
         deepspeed_version=doctor.installed(["deepspeed"]).get("deepspeed"),
     )
     return loaded, cluster, options, config
+
+
+GIVEN = ("COMMANDLINE", "ENVIRONMENT")
+
+
+def load(recipe: Path, overrides: tuple[str, ...], *, trains_here: bool = False) -> Loaded:
+    """The recipe as it stands now: links in its paths are followed. A run directory's own goes by that run's name."""
+    from dataclasses import replace
+
+    from launcher import rundir, spec
+
+    before = rundir.plan_beside(recipe)
+    if before is None:
+        return spec.pinned(spec.load(recipe, overrides, trains_here=trains_here))
+    loaded = spec.load(recipe, overrides, trains_here=trains_here, recipe_dir=Path(before.recipe_dir))
+    return replace(spec.pinned(loaded), name=before.name)
+
+
+def given(skip: Container[str], changed: Mapping[str, str] = {}, sources: Container[str] = GIVEN) -> list[str]:
+    """The options of this command that were given, on the command line or by a variable, as words to give them again."""
+    context = click.get_current_context()
+    words: list[str] = []
+    for param in context.command.params:
+        name = param.name or ""
+        source = context.get_parameter_source(name)
+        if not isinstance(param, click.Option) or name in skip or source is None or source.name not in sources:
+            continue
+        value = changed.get(name, context.params[name])
+        if param.is_flag:
+            words.append(param.opts[-1] if value else param.secondary_opts[-1])
+            continue
+        for one in value if param.multiple else [value]:
+            words += [param.opts[-1], "auto" if one is None else str(one)]
+    return words
 
 
 def _rank_table(path: Path | None) -> str | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
+from launcher import streams
 from launcher.cli import outputs
 from launcher.cli.options import Count, supervision, supervision_options
 from launcher.errors import EXIT_JOB_FAILED, EXIT_OK, LaunchError
@@ -194,7 +195,7 @@ def launch(
     run = launching.run_directory(run_dir, loaded, plan, job, cluster.node_rank)
     lock = run.lock()
     try:
-        facts = launching.require_health(plan, cluster)
+        facts = launching.require_health(plan, cluster, run)
     except LaunchError:
         if is_new:
             rundir.discard(run)
@@ -206,6 +207,7 @@ def launch(
     child_env = env.of_agent(plan, run.path.resolve(), user_env)
     if program != plan.program:
         child_env[programs.ARGS] = json.dumps(program.args)
+    streams.outlive()
     view = show.view(True) if as_json else view_module.ProgramView(shown.ranks)
     view.plan(plan, run, loaded)
     if is_new:
@@ -219,7 +221,10 @@ def launch(
         )  # fmt: skip
         if not as_json:
             output.finish()
-    view.end(outcome, run, _explained(outcome, run))
+    # A secret among its arguments is not shown again.
+    is_shown = program == plan.program and launching.goes_on(outcome, run)
+    again = launching.continuing_command(plan, run, cluster.node_rank) if is_shown else ""
+    view.end(outcome, run, _explained(outcome, run), again=again)
     sys.exit(EXIT_OK if outcome.exit_code == EXIT_OK else EXIT_JOB_FAILED)
 
 

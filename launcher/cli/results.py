@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from launcher import confined
+from launcher import confined, streams
 from launcher.cli import outputs
-from launcher.cli.launch import explained, launch, require_health
+from launcher.cli.launch import explained, goes_on, launch, require_health
 from launcher.cli.options import Count, RecipeFile, complete_recipe, inputs, machine_options, require_packages
+from launcher.cli.options import given as options_given
 from launcher.errors import EXIT_OK, LaunchError
 
 if TYPE_CHECKING:
@@ -36,13 +37,15 @@ def eval_command(recipe: Path, overrides: tuple[str, ...], checkpoint: str, run_
     """Evaluate the weights P on RECIPE's eval split, on every rank, with the figures of a training's evaluation."""
     from dataclasses import replace
 
-    from launcher import plan, trained
+    from launcher import plan, rundir, trained
 
     weights = trained.find(checkpoint, "--checkpoint")
     loaded, cluster, options, config = inputs(recipe, overrides, machine, debug=False, pretend=False, is_training=False)
     if loaded.spec.data.eval is None:
         raise LaunchError(f"{recipe}: data.eval is null", hint="name a split: data.eval.split=test")
-    loaded = replace(loaded, name=f"{loaded.name}-eval")
+    before = rundir.plan_beside(recipe)
+    if before is None or before.use is None:  # else it is that of an evaluation, which is to go on
+        loaded = replace(loaded, name=f"{loaded.name}-eval")
     use = plan.Use(mode="eval", weights=weights.name, trained_by=weights.trained_by())
     made = plan.make(loaded, cluster, replace(options, use=use), config)
     launch(loaded, cluster, made, run_dir, as_json)
@@ -73,7 +76,7 @@ def predict_command(model: str, source: str, target: str, force: bool, form: str
     """Label texts: one JSON line a text, with label, label_name and probabilities, in the order of the input."""
     import tempfile
 
-    from launcher import predict, show, spec, trained
+    from launcher import again, predict, show, spec, trained
     from launcher.rundir import Chunks, RunDir
 
     known = _format(form, source)
@@ -84,6 +87,7 @@ def predict_command(model: str, source: str, target: str, force: bool, form: str
     with contextlib.ExitStack() as stack:
         stack.callback(_forget, kept)
         handle = _opened(stack, source)
+        streams.outlive()
         plan, child_env = _prepare_ranks(loaded, weights, kept, batch_size, nproc, device, max_restarts)
         feed = predict.Feed(
             lines=predict.Lines(handle),
@@ -101,6 +105,8 @@ def predict_command(model: str, source: str, target: str, force: bool, form: str
         if outcome.failure is not None:
             show.failure(outcome.failure, explained(outcome, kept))
         if outcome.exit_code != EXIT_OK:
+            if goes_on(outcome, kept):
+                show.to_repeat(again.command(["predict", *options_given(())]), is_stream=source == "-")
             sys.exit(outcome.exit_code)
         if feed.error is not None:
             raise LaunchError(f"{feed.name}:{feed.error.line}: {feed.error.reason}",
@@ -128,7 +134,7 @@ def _prepare_ranks(loaded: Loaded, weights: Weights, run: RunDir, batch_size: in
     use = plan.Use(mode="predict", weights=weights.name, trained_by=weights.trained_by())
     options = plan.Options(nproc=nproc, supervision=plan.Supervision(max_restarts=max_restarts), use=use)
     made = plan.make(loaded, cluster, options, _config(weights, recipe))
-    require_health(made, cluster)
+    require_health(made, cluster, run)
     user_env = dict(os.environ)
     files.write(files.texts(loaded, made, run, user_env), run)
     run.chunks_path.mkdir()
@@ -187,7 +193,7 @@ def _opened(stack: contextlib.ExitStack, source: str) -> int:
 
 def _require_target(source: str, target: str, *, force: bool) -> None:
     if target == "-":
-        if sys.stdout is None:
+        if streams.is_closed(1):
             raise LaunchError("--output -: standard output is closed", hint="name a file with --output")
         return
     path = Path(target)

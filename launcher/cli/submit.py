@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from launcher.cli.options import Count, inputs, recipe_arguments, supervision_options
+from launcher import streams
+from launcher.cli.options import Count, given, inputs, recipe_arguments, supervision_options
 from launcher.errors import EXIT_INTERRUPTED, LaunchError
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def submit_command(ctx: click.Context, recipe: Path, overrides: tuple[str, ...],
 
     made = plan.make(loaded, cluster, plan_options, config)
     if target == "slurm":
-        _slurm(ctx, loaded, made, recipe, overrides, options)
+        _slurm(ctx, loaded, made, recipe, (*overrides, *loaded.pins), options)
     else:
         _kubernetes(ctx, loaded, made, TARGETS[target], options)
 
@@ -240,9 +241,11 @@ def _slurm(ctx: click.Context, loaded: Loaded, plan: Plan, recipe: Path, overrid
         show.would_submit(text, plan, options["as_json"])
         return
     if run_dir is not None:
-        RunDir(run_dir).claim(plan)
+        before = RunDir(run_dir)
+        before.claim(plan, _again(before, recipe, overrides))
     RunDir(home).create()
     env = dict(os.environ)
+    streams.outlive()
     job = submit.sbatch(text, env)
     run = RunDir(run_dir or home / f"slurm-{job}")
     view = show.view(options["as_json"])
@@ -251,12 +254,20 @@ def _slurm(ctx: click.Context, loaded: Loaded, plan: Plan, recipe: Path, overrid
     output = Path(sbatch.filled(allocation.output, job))
     view.submitted(job, str(output), text)
     if options["follow"]:
-        _follow(view, job, run, output, env)
+        _follow(view, job, run, output, env, _again(run, recipe, overrides))
 
 
-def _follow(view: Any, job: str, run: RunDir, output: Path, env: dict[str, str]) -> None:
+def _again(run: RunDir, recipe: Path, overrides: tuple[str, ...]) -> str:
+    """The command that submits a job which goes on with a run: by its own recipe, once it has one."""
+    from launcher import again
+
+    words = [str(run.recipe_path)] if run.recipe_path.exists() else [str(recipe), *overrides]
+    return again.command(["submit", *given({"run_dir", "dry_run"}), "--run-dir", str(run.path), *words])
+
+
+def _follow(view: Any, job: str, run: RunDir, output: Path, env: dict[str, str], again: str) -> None:
     from launcher import submit
-    from launcher.cli.launch import explained
+    from launcher.cli.launch import explained, goes_on
 
     try:
         with view:
@@ -264,7 +275,8 @@ def _follow(view: Any, job: str, run: RunDir, output: Path, env: dict[str, str])
     except KeyboardInterrupt:
         view.detached(job)
         sys.exit(EXIT_INTERRUPTED)
-    view.end(outcome, run, explained(outcome, run) if run.path.exists() else None)
+    report = explained(outcome, run) if run.path.exists() else None
+    view.end(outcome, run, report, again=again if goes_on(outcome, run) else "")
     sys.exit(outcome.exit_code)
 
 
@@ -302,6 +314,7 @@ def _kubernetes(ctx: click.Context, loaded: Loaded, plan: Plan, kind: Any, optio
     if options["dry_run"]:
         show.would_submit(text, plan, options["as_json"])
         return
+    streams.outlive()
     made = submit.kubectl(text, options["namespace"], dict(os.environ))
     show.created(made, name, str(run_dir), text, options["as_json"])
 

@@ -59,6 +59,7 @@ class View:
     def __init__(self) -> None:
         self.history = History()
         self.run: RunDir | None = None
+        self.has_doubt = False
 
     def __enter__(self) -> View:
         return self
@@ -90,13 +91,24 @@ class View:
         err.print(Text(f"no longer following; job {job} goes on, and scancel {job} ends it"))
 
     def event(self, event: dict[str, Any]) -> None:
-        """Show one event of events.jsonl; kinds that are not for a person are passed over."""
-        self.history.add(event)
-        show = getattr(self, f"_on_{event.get('event')}", None)
-        if show is not None:
-            show(event)
+        """Show one event of events.jsonl; kinds that are not for a person are passed over. One that cannot be shown ends no
+        job: that is said once."""
+        try:
+            self.history.add(event)
+            show = getattr(self, f"_on_{event.get('event')}", None)
+            if show is not None:
+                show(event)
+        except Exception as error:
+            self._doubt(error)
 
-    def end(self, outcome: Outcome, run: RunDir, explained: Report | None, report_path: Path | None = None) -> None:
+    def _doubt(self, error: Exception) -> None:
+        if not self.has_doubt:
+            self.has_doubt = True
+            err.print(Text(f"not everything can be shown ({type(error).__name__}: {error}); the job goes on"))
+
+    def end(
+        self, outcome: Outcome, run: RunDir, explained: Report | None, report_path: Path | None = None, again: str = ""
+    ) -> None:
         """The table of epochs and the figures, or the failing rank's traceback, once, and what is known about it."""
         if outcome.failure is not None:
             failure(outcome.failure, explained)
@@ -116,8 +128,11 @@ class View:
             out.print(Text(rundir.tail(log)))
         else:
             out.print(Text(f"stopped; what there is lies in {run.path}"))
+        stream = err if outcome.failure is not None else out
         if report_path is not None:
-            (err if outcome.failure is not None else out).print(Text(f"report: {report_path}"))
+            stream.print(Text(f"report: {report_path}"))
+        if again:
+            stream.print(Text(f"continue with:\n  {again}"))
 
     # -- events ---------------------------------------------------------------------------------------------------
 
@@ -191,7 +206,11 @@ class LiveView(View):
 
     def _panel(self) -> RenderableType:
         size = self.console.size
-        return live.panel(self.history, time.time(), width=size.width, height=size.height)
+        try:
+            return live.panel(self.history, time.time(), width=size.width, height=size.height)
+        except Exception as error:
+            self._doubt(error)
+            return Text()
 
     def _on_log(self, event: dict[str, Any]) -> None:
         """The panel shows it."""
@@ -220,9 +239,13 @@ class OtherNodeView(View):
     def event(self, event: dict[str, Any]) -> None:
         return None
 
-    def end(self, outcome: Outcome, run: RunDir, explained: Report | None, report_path: Path | None = None) -> None:
+    def end(
+        self, outcome: Outcome, run: RunDir, explained: Report | None, report_path: Path | None = None, again: str = ""
+    ) -> None:
         if outcome.failure is not None:
-            super().end(outcome, run, explained, report_path)
+            super().end(outcome, run, explained, report_path, again)
+        elif again:
+            out.print(Text(f"node {self.node_rank}: continue with:\n  {again}"))
 
 
 class JsonView(View):
@@ -240,7 +263,9 @@ class JsonView(View):
     def event(self, event: dict[str, Any]) -> None:
         print(_json(event, indent=None), flush=True)
 
-    def end(self, outcome: Outcome, run: RunDir, explained: Report | None, report_path: Path | None = None) -> None:
+    def end(
+        self, outcome: Outcome, run: RunDir, explained: Report | None, report_path: Path | None = None, again: str = ""
+    ) -> None:
         explanation = explained.to_json() if explained else None
         self.event(
             {
@@ -250,6 +275,7 @@ class JsonView(View):
                 "failure": outcome.failure,
                 "metrics": outcome.metrics,
                 "report": str(report_path) if report_path else None,
+                "continue": again or None,
             }
         )
 
@@ -270,6 +296,11 @@ def bad_line(name: str, bad: Bad) -> None:
 def doubt(name: str, text: str) -> None:
     """What the input was taken for, where that may be wrong."""
     err.print(Text(f"{name}: {text}"))
+
+
+def to_repeat(command: str, *, is_stream: bool) -> None:
+    """How a prediction that stopped is started again."""
+    err.print(Text(f"start it again{', with the same input,' if is_stream else ''} with:\n  {command}"))
 
 
 def predicted(feed: Feed) -> None:

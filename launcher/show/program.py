@@ -98,12 +98,16 @@ class ProgramView(View):
         self._line(f"each rank runs {plan.program.command}")
         self._line(f"run directory  {run.path}")
 
-    def end(self, outcome: Outcome, run: RunDir, explained: Report | None, report_path: Path | None = None) -> None:
+    def end(
+        self, outcome: Outcome, run: RunDir, explained: Report | None, report_path: Path | None = None, again: str = ""
+    ) -> None:
         if outcome.failure is not None:
             shown = outcome.failure.get("rank") in self.shown_ranks
             failure({**outcome.failure, "traceback": ""} if shown else outcome.failure, explained)
         elif outcome.exit_code != EXIT_OK:
             self._line(f"stopped; every rank's output is in {run.attempt(max(run.last_attempt, 0))}")
+        if again:
+            self._line(f"start it again with:\n  {again}")
 
     def _on_preload(self, event: dict[str, Any]) -> None:
         done = ", ".join(event["modules"]) or "nothing"

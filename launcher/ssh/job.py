@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from launcher import __version__, confined, rundir
+from launcher import __version__, confined, rundir, streams
 from launcher.cluster.hosts import Host
 from launcher.cluster.nodes import join_endpoint, split_endpoint
 from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, EXIT_USER, LaunchError
@@ -424,6 +424,7 @@ class _Signals:
         self._new: list[int] = []
 
     def on_signal(self, number: int, frame: object) -> None:
+        streams.hurry()
         # A second ^C ends it at once over there too; other signals count once.
         if self.first is None or number == signal.SIGINT:
             self._new.append(number)

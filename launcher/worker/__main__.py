@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from launcher import streams
 from launcher.rundir import RunDir
 from launcher.worker import start
 
 
 def main() -> None:
     """Settle the environment before anything imports torch, then train."""
+    streams.settle(may_be_lost=True)
     parser = argparse.ArgumentParser(prog="python -m launcher.worker", description=__doc__.partition(":")[0])
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--attempt", type=int, default=0)

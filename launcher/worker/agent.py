@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from launcher import rundir, scrub
+from launcher import rundir, scrub, streams
 from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, EXIT_USER, LaunchError
 from launcher.plan import Plan
 from launcher.program import Program, as_typed
@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         agent = Agent(run, plan, args.node_rank, attempt=run.last_attempt + 1, secret=secret, program=program)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, agent.on_signal)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a session's end is no end of the job; ranks inherit it
         return agent.run()
 
 
@@ -475,6 +476,7 @@ def _oom_kills() -> int:
 
 def end() -> NoReturn:
     """Run as a program, and end with main's code."""
+    streams.settle(may_be_lost=True)
     try:
         status = main()
     except LaunchError as error:

@@ -566,6 +566,7 @@ class ResumableTrainer(Trainer):
         rundir.write_json(folder / rundir.MODEL_NOTE, self.note)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(str(folder))
+        rundir.open_by_umask(folder)
 
     def publish_model(self, folder: Path) -> None:
         """Leave the finished model in `folder`, with a manifest as a checkpoint has: all of it, or what was there before.
@@ -590,6 +591,7 @@ class ResumableTrainer(Trainer):
                 rundir.remove(aside)
             self.save_model(str(aside))
             if self.args.should_save:
+                rundir.open_by_umask(aside)
                 # A model card is there to be edited.
                 names = [p for p in sorted(aside.rglob("*")) if p.is_file() and p.name != "README.md"]
                 facts = _facts(self, resumable=False)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from launcher import rundir
+import os
+
+from launcher import places, rundir
+from launcher.plan import Plan
 from launcher.rundir import RunDir
 from launcher.worker import data, ops, predict
 
@@ -14,6 +17,16 @@ def main(run: RunDir) -> None:
         LaunchError: whatever the user must change, found while there is one process and no card in use.
     """
     plan = run.plan()
+    try:
+        _prepare(plan, run)
+    except Exception as error:
+        found = places.explained(error, os.environ)
+        if found is None:
+            raise
+        raise found from error
+
+
+def _prepare(plan: Plan, run: RunDir) -> None:
     ops.load(plan, lambda text: rundir.append_event(run.events_path, {"event": "note", "text": text}))
     if plan.use is not None and plan.use.mode == "predict":
         predict.prepare(plan, run)

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
 
-from launcher import rundir
+from launcher import rundir, streams
 from launcher.errors import EXIT_JOB_FAILED, EXIT_OK, LaunchError
 from launcher.program import ARGS, Program, as_typed
 from launcher.rundir import RunDir
@@ -221,6 +221,7 @@ def _program(program: Program, run: RunDir, attempt: int, rank: int) -> NoReturn
 
 def spawned(run_path: str, attempt: str, rank: str) -> NoReturn:
     """Entry of a child in a fresh interpreter."""
+    streams.settle(may_be_lost=True)
     die_with_parent(signal.SIGKILL)
     run = RunDir(Path(run_path))
     start_module.settle(run)

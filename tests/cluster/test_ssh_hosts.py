@@ -44,6 +44,7 @@ class Launch(Run):
         del base["ASCEND_LAUNCH_REPORT"]
         base |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{INJECT}:{REPO}", **env}
         passed = [f"--pass-env={name}" for name in ("PYTHONPATH", "FAULT") if name in base]
+        self.env = base
         hostfile = machines.folder / f"{folder.parent.name}.txt"
         hostfile.write_text(hosts or "node0 slots=2\nnode1 slots=2\n")
         options = [w for w in words if w.startswith("--")]
@@ -89,10 +90,9 @@ def launch(machines: sshd.Machines, shared_cache: str, tmp_path: Path) -> Iterat
     """Start tiny-cpu on two hosts with two ranks each, or on those of `hosts`; nothing may be left on any."""
     started: list[Launch] = []
 
-    def start(*words: str, hosts: str | None = None, where: str = "shared", again: Launch | None = None, **env: str) -> Launch:  # fmt: skip
+    def start(*words: str, hosts: str | None = None, where: str = "shared", **env: str) -> Launch:
         # A name that breaks what is put together by hand, on this side and on that.
         folder = machines.folder / where / f"{tmp_path.name}{len(started)}" / 'it\'s $(touch /tmp/pwned)\n"run"'
-        folder = again.dir if again is not None else folder
         started.append(Launch(machines, folder, words, {"ASCEND_LAUNCH_CACHE": shared_cache, **env}, hosts))
         return started[-1]
 
@@ -247,7 +247,7 @@ def test_a_launcher_that_refuses_to_start_ends_the_others(launch: Callable[..., 
 
 
 def test_an_interrupted_job_goes_on_to_the_same_weights(launch: Callable[..., Launch], machines: sshd.Machines, alone: Path):  # fmt: skip
-    """^C gives 130, and the step is kept on what the hosts share. The same command again ends with the weights and the
+    """^C gives 130, and the step is kept on what the hosts share. The command that is printed ends with the weights and the
     predictions of a run that was left alone, bit for bit."""
     job = launch(EXACT, FAULT="drag 1 10")
     job.until_step(12)
@@ -257,11 +257,13 @@ def test_an_interrupted_job_goes_on_to_the_same_weights(launch: Callable[..., La
     assert not (job.dir / "failure.json").exists()
     there = machines.files(0) / job.dir.relative_to("/")
     (kept,) = (there / "checkpoints").glob("checkpoint-*")
-    again = launch(EXACT, again=job)
-    assert 0 == again.wait(), again.err
+    command = job.out.partition("continue with:\n")[2]
+    argv = [*machines.here, "bash", "-c", command]
+    again = subprocess.run(argv, cwd=REPO, env=job.env, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    assert 0 == again.returncode, again.stderr
     assert 12 <= int(kept.name.removeprefix("checkpoint-")) < 60
     assert (alone / "model" / "model.safetensors").read_bytes() == (there / "model" / "model.safetensors").read_bytes()
-    assert (alone / "predictions.jsonl").read_bytes() == (again.dir / "predictions.jsonl").read_bytes()
+    assert (alone / "predictions.jsonl").read_bytes() == (job.dir / "predictions.jsonl").read_bytes()
 
 
 # -- a host cannot take part -----------------------------------------------------------------------------------------

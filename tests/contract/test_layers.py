@@ -22,10 +22,10 @@ LAYERS = [
     {"memory", "program"},
     {"cluster", "llamafactory"},
     {"spec"},
-    {"training_fields", "training_rules", "yamlfile", "modelfolder"},
+    {"training_fields", "training_rules", "yamlfile", "modelfolder", "places"},
     {"assets"},
     {"confined", "scrub"},
-    {"errors"},
+    {"errors", "streams", "again"},
 ]
 """From the top down. A module may import those in its own group's siblings' modules and anything below."""
 RANK_SIDE = {"torch", "transformers", "accelerate", "deepspeed", "datasets", "evaluate", "sklearn", "peft", "numpy"}

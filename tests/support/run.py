@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -142,19 +143,36 @@ class Running(Run):
         env: Mapping[str, str],
         prefix: list[str],
         cwd: Path = launch.REPO,
+        **options: Any,
     ) -> None:
         super().__init__(folder)
         self.started_s = time.monotonic()
         # -m puts the working directory first, so that a copy of the launcher there is the one that runs.
         self.process = launch.popen(
             [*prefix, *launch.command("--device", "cpu", "--run-dir", folder, *words)], env, cwd=cwd,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
         )  # fmt: skip
+        self.env, self.cwd = env, cwd
         self.out = self.err = ""
 
     def wait(self) -> int:
         self.out, self.err = self.process.communicate(timeout=TIMEOUT_S)
         return self.process.returncode
+
+    def lose_display(self) -> None:
+        """Close the window: SIGHUP, and nobody reads what is printed from here on."""
+        for stream in (self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
+        self.process.send_signal(signal.SIGHUP)
+
+    def continued(self) -> subprocess.CompletedProcess[str]:
+        """Paste the command that was printed at the end, and wait for it."""
+        command = f"{self.out}\n{self.err}".partition("continue with:\n")[2].splitlines()[0]
+        argv = ["bash", "-c", command]
+        return subprocess.run(
+            argv, cwd=self.cwd, env=self.env, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
 
     def until(self, kind: str, found: Callable[[dict[str, Any]], bool] = lambda e: True) -> dict[str, Any]:
         """The first such event, waited for."""

@@ -271,6 +271,7 @@ def settle(child: Child, streams: list[int], kept: Collection[int]) -> None:
     os.environ.update(child.env)
     tempfile.tempdir = None  # of another TMPDIR
     rename(child.argv)
+    sys.orig_argv = child.argv
     forget(OWN)
     first = {"-m": str(Path.cwd()), "-c": ""}.get(child.argv[1], str(Path(child.argv[1]).resolve().parent))
     sys.path[:] = [first, *filter(None, child.env.get("PYTHONPATH", "").split(os.pathsep)), *BASE_PATH]

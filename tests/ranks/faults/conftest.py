@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -20,10 +21,11 @@ class Running(Started):
     """A launched job, in which a fault may happen: FAULT says which, see inject/."""
 
     def __init__(
-        self, folder: Path, words: tuple[str, ...], env: dict[str, str], prefix: list[str], cwd: Path = REPO
-    ) -> None:
+        self, folder: Path, words: tuple[str, ...], env: dict[str, str], prefix: list[str], cwd: Path = REPO,
+        **options: Any,
+    ) -> None:  # fmt: skip
         full = launching.environment(**{"PYTHONPATH": f"{INJECT}:{REPO}", **env})
-        super().__init__(folder, words, full, prefix, cwd)
+        super().__init__(folder, words, full, prefix, cwd, **options)
 
 
 @pytest.fixture
@@ -32,15 +34,16 @@ def launch(tmp_path_factory: pytest.TempPathFactory, shared_cache: str) -> Itera
     jobs: list[Running] = []
 
     def start(
-        *words: str, fault: str = "", folder: Path | None = None, prefix: tuple[str, ...] = (), **env: str
-    ) -> Running:
+        *words: str, fault: str = "", folder: Path | None = None, prefix: tuple[str, ...] = (),
+        pass_fds: tuple[int, ...] = (), **env: str,
+    ) -> Running:  # fmt: skip
         folder = folder or tmp_path_factory.mktemp("fault")
         options = [w for w in words if w.startswith("--")]
         overrides = [w for w in words if not w.startswith("--")]
         env |= {"ASCEND_LAUNCH_CACHE": shared_cache, **({"FAULT": fault} if fault else {})}
         recipe = next((w for w in overrides if w.endswith(".yaml")), "recipes/tiny-cpu.yaml")
         rest = [w for w in overrides if not w.endswith(".yaml")]
-        jobs.append(Running(folder, (*options, recipe, *rest), env, list(prefix)))
+        jobs.append(Running(folder, (*options, recipe, *rest), env, list(prefix), pass_fds=pass_fds))
         return jobs[-1]
 
     yield start

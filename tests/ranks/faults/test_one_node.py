@@ -72,7 +72,7 @@ def test_leaving_without_an_error_is_an_error(launch: Launch):
 
 def test_a_restart_resumes_and_ends_as_if_nothing_had_happened(launch: Launch, tmp_path: Path):
     """A rank is killed at step 33; the second attempt goes on from step 30 to the same figures."""
-    whole = launch("--nproc=2", *SAVES)
+    whole = launch("--nproc=2", *SAVES, prefix=("bash", "-c", 'umask 027; exec "$@"', "bash"))
     assert 0 == whole.wait(), whole.err
     job = launch("--nproc=2", "--max-restarts=1", *SAVES, fault="kill 1 33")
 
@@ -82,6 +82,8 @@ def test_a_restart_resumes_and_ends_as_if_nothing_had_happened(launch: Launch, t
     assert whole.metrics["epochs"] == job.metrics["epochs"]
     assert (whole.dir / "predictions.jsonl").read_bytes() == (job.dir / "predictions.jsonl").read_bytes()
     assert (whole.dir / "model/model.safetensors").read_bytes() == (job.dir / "model/model.safetensors").read_bytes()
+    modes = {path: oct(path.stat().st_mode & 0o777) for path in whole.dir.rglob("*")}
+    assert {} == {path: mode for path, mode in modes.items() if mode != ("0o750" if path.is_dir() else "0o640")}
 
 
 def test_restarts_end(launch: Launch):
@@ -145,7 +147,7 @@ def test_nan_stops_the_run_with_the_reason(launch: Launch):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)])
 def test_a_stop_signal_saves_and_the_run_goes_on_later(launch: Launch, number: int, code: int):
-    """All ranks save one step, DataLoader workers alive; the same command then finishes the run."""
+    """All ranks save one step, DataLoader workers alive; the command that is printed then finishes the run."""
     words = ("--nproc=2", "training.num_train_epochs=6", "training.dataloader_num_workers=1")
     job = launch(*words)
     job.until("step", lambda e: e["step"] >= 25)
@@ -156,9 +158,9 @@ def test_a_stop_signal_saves_and_the_run_goes_on_later(launch: Launch, number: i
     assert stopped["saved"]
     assert (job.dir / f"checkpoints/checkpoint-{stopped['step']}").is_dir()
     assert job.gone(2)
-    again = launch(*words, folder=job.dir)
-    assert 0 == again.wait(), again.err
-    assert 120 == again.metrics["train"]["global_step"]
+    again = job.continued()
+    assert 0 == again.returncode, again.stderr
+    assert (120, 2) == (job.metrics["train"]["global_step"], job.metrics["world_size"])
 
 
 def test_a_stop_signal_that_comes_too_late_changes_nothing(launch: Launch):
@@ -250,9 +252,10 @@ def test_a_run_directory_that_turns_read_only_ends_with_the_reason(launch: Launc
 
 
 def test_two_launches_on_one_run_directory(launch: Launch):
-    """The second is refused, and the first goes on."""
+    """The second is refused, and the first goes on, although its window is closed."""
     job = launch("--nproc=2", "training.num_train_epochs=6")
     job.until("step")
+    job.lose_display()
     second = launch("--nproc=2", "training.num_train_epochs=6", folder=job.dir)
 
     assert 2 == second.wait()
@@ -295,6 +298,26 @@ def test_sigterm_to_every_process_saves(launch: Launch):
     (stopped,) = job.events("preempted")
     assert stopped["saved"]
     assert (job.dir / "checkpoints" / f"checkpoint-{stopped['step']}").is_dir()
+    assert job.gone(2)
+
+
+def test_an_interrupt_that_ends_the_reader_too_saves(launch: Launch):
+    """`2>&1 | tee log` and then ^C, which a terminal sends to both: what is said meanwhile goes nowhere."""
+    read, write = os.pipe()
+    tee = subprocess.Popen(["tee", os.devnull], stdin=read, stdout=subprocess.DEVNULL)
+    os.close(read)
+    into_tee = ("bash", "-c", f'exec "$@" >/dev/fd/{write} 2>&1', "bash")
+    job = launch("--nproc=1", "training.num_train_epochs=300", prefix=into_tee, pass_fds=(write,))
+    os.close(write)
+    job.until("step", lambda e: e["step"] >= 5)
+    for process in (tee, job.process):
+        process.send_signal(signal.SIGINT)
+
+    assert 130 == job.wait()
+    (stopped,) = job.events("preempted")
+    assert stopped["saved"]
+    assert (job.dir / "checkpoints" / f"checkpoint-{stopped['step']}").is_dir()
+    assert -signal.SIGINT == tee.wait()
     assert job.gone(2)
 
 
