@@ -252,33 +252,27 @@ def check_python(ctx: Context) -> Finding:
                    f"make an environment with Python {span}")  # fmt: skip
 
 
-def check_packages(ctx: Context) -> Finding:
-    """What the job imports: there, and of a release that this launcher was made for."""
+def _fits(package: str, version: str) -> bool:
     from packaging.specifiers import SpecifierSet
 
-    name = "packages"
+    return SpecifierSet(BOUNDS[package]).contains(version, prereleases=True)
+
+
+def check_packages(ctx: Context) -> Finding:
+    """What the job imports beside torch: there, and of a release that this launcher was made for."""
     needs = [n for n in BOUNDS if n not in EXTRA] if ctx.needs is None else ctx.needs
-    absent = [n for n in needs if n not in ctx.versions and n != "torch"]
-    wrong = [
-        n
-        for n in needs
-        if n in ctx.versions and not SpecifierSet(BOUNDS[n]).contains(ctx.versions[n], prereleases=True)
-    ]
+    have = {n: ctx.versions.get(n) for n in needs if n != "torch"}
+    absent = [n for n, version in have.items() if version is None]
+    wrong = [n for n, version in have.items() if version is not None and not _fits(n, version)]
     if not absent and not wrong:
-        return ok(name, ", ".join(f"{n} {ctx.versions[n]}" for n in needs if n in ctx.versions) or "none is needed")
+        return ok("packages", ", ".join(f"{n} {version}" for n, version in have.items()) or "none is needed")
     extras = sorted({EXTRA.get(n, "train") for n in absent}, key=["train", *EXTRA.values()].index)
     words = [f"'ascend-launch[{','.join(extras)}]'"] if extras else []
     words += [f"'{n}{BOUNDS[n]}'" for n in wrong]
     what = [f"{', '.join(absent)} not installed"] if absent else []
-    what += [f"{n} {ctx.versions[n]} is not {BOUNDS[n]}" for n in wrong]
-    verdict: Verdict = "fail" if ctx.needs is not None else "warn"
-    return Finding(
-        name,
-        verdict,
-        "; ".join(what),
-        "a launch of a recipe that needs them is refused",
-        f"pip install {' '.join(words)}",
-    )
+    what += [f"{n} {have[n]} is not {BOUNDS[n]}" for n in wrong]
+    return Finding("packages", "warn" if ctx.needs is None else "fail", "; ".join(what),
+                   "a launch of a recipe that needs them is refused", f"pip install {' '.join(words)}")  # fmt: skip
 
 
 def check_torch_pair(ctx: Context) -> Finding:
@@ -286,13 +280,10 @@ def check_torch_pair(ctx: Context) -> Finding:
     name, torch, torch_npu = "torch and torch_npu", ctx.versions.get("torch"), ctx.versions.get("torch-npu")
     if torch is None and ctx.is_program and ctx.device == "cpu":
         return skip(name, "torch is not installed")
-    if torch is None:
-        verdict: Verdict = "fail" if ctx.device == "npu" or ctx.needs is not None else "warn"
-        wanted = _release(torch_npu) if torch_npu else PAIR if ctx.device == "npu" else ""
-        install = f"pip install torch{wanted and f'=={wanted}'} --index-url {CPU_INDEX}"
-        if ctx.device == "npu" and torch_npu is None:
-            install += f", then pip install 'ascend-launch[npu]' --extra-index-url {CPU_INDEX}"
-        return Finding(name, verdict, "torch is not installed", "nothing can train", install)
+    if torch is None or not _fits("torch", torch):
+        what = "torch is not installed" if torch is None else f"torch {torch} is not {BOUNDS['torch']}"
+        is_error = ctx.needs is not None or (ctx.device == "npu" and torch is None)
+        return Finding(name, "fail" if is_error else "warn", what, "no recipe can train", _torch_lines(ctx))
     if ctx.device == "cpu":
         return ok(name, f"torch {torch}")
     if torch_npu is None:
@@ -311,6 +302,16 @@ def check_torch_pair(ctx: Context) -> Finding:
         return Finding(name, "fail", built, "the process is aborted when torch_npu loads: Duplicated key "
                        "'pinned_reserve_segment_size_mb'", fix)  # fmt: skip
     return ok(name, f"torch {torch}, torch_npu {torch_npu}")
+
+
+def _torch_lines(ctx: Context) -> str:
+    """The pip lines that bring a torch: the one of the torch_npu that is there, else a pair on cards and any on CPU."""
+    torch_npu = ctx.versions.get("torch-npu", "")
+    keeps = _fits("torch", torch_npu) if torch_npu else False
+    if ctx.device == "cpu":
+        return f"pip install '{'torch==' + _release(torch_npu) if keeps else 'torch' + BOUNDS['torch']}' --index-url {CPU_INDEX}"
+    line = f"pip install torch=={_release(torch_npu) if keeps else PAIR} --index-url {CPU_INDEX}"
+    return line if keeps else f"{line}, then pip install 'ascend-launch[npu]' --extra-index-url {CPU_INDEX}"
 
 
 def _release(version: str) -> str:

@@ -72,10 +72,7 @@ def test_bash_offers(line: str, offered: list[str], bin_dir: Path):
 
 def test_a_shipped_recipe_is_found_from_anywhere(bin_dir: Path, tmp_path: Path):
     """By its name, where no file begins so."""
-    (found,) = completed("ascend-launch yelp-l", bin_dir, tmp_path)
-
-    assert "yelp-lora.yaml" == Path(found).name
-    assert (tmp_path / found).is_file()
+    assert ["yelp-lora"] == completed("ascend-launch yelp-l", bin_dir, tmp_path)
 
 
 def test_a_key_takes_no_space_after_it(bin_dir: Path):

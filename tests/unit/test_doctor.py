@@ -201,7 +201,6 @@ RECIPE_NEEDS = tuple(STACK)
         ({"transformers": "5.0.0"}, "transformers 5.0.0 is not >=5.", "pip install 'transformers>=5."),
         ({"transformers": "4.57.6"}, "transformers 4.57.6 is not", "'transformers>=5."),
         ({"transformers": "6.0.0"}, "transformers 6.0.0 is not", ",<6'"),
-        ({"torch": "2.1.0"}, "torch 2.1.0 is not >=2.6", "pip install 'torch>=2.6'"),
         ({"accelerate": "1.6.0"}, "accelerate 1.6.0 is not", "pip install 'accelerate>="),
         ({"deepspeed": "0.16.9"}, "deepspeed 0.16.9 is not", "pip install 'deepspeed>="),
         ({"datasets": None}, "datasets not installed", "pip install 'ascend-launch[train]'"),
@@ -236,9 +235,16 @@ def test_a_node_without_torch_is_told_both_lines(machine: Context):
         doctor.check_torch_pair(replace(machine, device="cpu", versions={})),
         "warn",
         "",
-        "pip install torch --index-url",
+        "pip install 'torch>=2.6' --index-url",
     )
     said(doctor.check_torch_pair(replace(machine, device="cpu", versions={}, needs=RECIPE_NEEDS)), "fail", "")
+
+
+def test_a_torch_that_is_too_old_is_replaced_with_its_torch_npu(machine: Context):
+    """A recipe is refused; without one it is a warning, since a program may run on it."""
+    old = replace(machine, versions={"torch": "2.1.0", "torch-npu": "2.1.0.post17"})
+    said(doctor.check_torch_pair(replace(old, needs=RECIPE_NEEDS)), "fail", "torch 2.1.0 is not >=2.6", "then pip install 'ascend-launch[npu]'")  # fmt: skip
+    said(doctor.check_torch_pair(old), "warn", "torch 2.1.0", f"torch=={doctor.PAIR} --index-url")
 
 
 def test_an_adapter_needs_its_own_extra(machine: Context):
