@@ -32,6 +32,7 @@ SIGNATURES = {
     f"{TRAINER}.__init__": "self model= args= data_collator= train_dataset= eval_dataset= processing_class= model_init= "
     "compute_loss_func= compute_metrics= callbacks= optimizers= optimizer_cls_and_kwargs= preprocess_logits_for_metrics=",
     f"{TRAINER}._evaluate": "self trial ignore_keys_for_eval skip_scheduler=",
+    f"{TRAINER}._get_grad_norm": "self model grad_norm=",
     f"{TRAINER}._load_best_model": "self",
     f"{TRAINER}._load_from_checkpoint": "self resume_from_checkpoint model=",
     f"{TRAINER}._load_rng_state": "self checkpoint",
@@ -68,6 +69,7 @@ SIGNATURES = {
 
 ATTRIBUTES = {
     "accelerate.state:PartialState": ("_shared_state",),
+    "datasets.arrow_dataset:Dataset": ("_indices",),
     "deepspeed.ops": ("__compatible_ops__",),
     "deepspeed.runtime.zero.partition_parameters": ("ds_numel", "ds_tensor"),
     "deepspeed.utils.mixed_precision_linkage": ("_hp_mapping",),
