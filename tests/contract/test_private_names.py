@@ -9,7 +9,6 @@ import ast
 import functools
 import importlib
 import inspect
-import pkgutil
 import textwrap
 import types
 from collections.abc import Iterator
@@ -259,10 +258,8 @@ def syntax(path: Path) -> ast.Module:
 @functools.cache
 def our_classes() -> tuple[type, ...]:
     """Every class of launcher/worker."""
-    names = [
-        m.name for m in pkgutil.walk_packages(launcher.worker.__path__, "launcher.worker.") if "__main__" not in m.name
-    ]
-    modules = [importlib.import_module(name) for name in names]
+    files = [path.relative_to(REPO).with_suffix("") for path in (REPO / "launcher" / "worker").rglob("[!_]*.py")]
+    modules = [importlib.import_module(".".join(path.parts)) for path in files]
     return tuple(c for m in modules for c in vars(m).values() if isinstance(c, type) and c.__module__ == m.__name__)
 
 
