@@ -9,7 +9,6 @@ import ast
 import functools
 import importlib
 import inspect
-import pkgutil
 import textwrap
 import types
 from collections.abc import Iterator
@@ -32,6 +31,7 @@ SIGNATURES = {
     f"{TRAINER}.__init__": "self model= args= data_collator= train_dataset= eval_dataset= processing_class= model_init= "
     "compute_loss_func= compute_metrics= callbacks= optimizers= optimizer_cls_and_kwargs= preprocess_logits_for_metrics=",
     f"{TRAINER}._evaluate": "self trial ignore_keys_for_eval skip_scheduler=",
+    f"{TRAINER}._get_grad_norm": "self model grad_norm=",
     f"{TRAINER}._load_best_model": "self",
     f"{TRAINER}._load_from_checkpoint": "self resume_from_checkpoint model=",
     f"{TRAINER}._load_rng_state": "self checkpoint",
@@ -69,6 +69,7 @@ SIGNATURES = {
 
 ATTRIBUTES = {
     "accelerate.state:PartialState": ("_shared_state",),
+    "datasets.arrow_dataset:Dataset": ("_indices",),
     "deepspeed.ops": ("__compatible_ops__",),
     "deepspeed.runtime.zero.partition_parameters": ("ds_numel", "ds_tensor"),
     "deepspeed.utils.mixed_precision_linkage": ("_hp_mapping",),
@@ -259,10 +260,8 @@ def syntax(path: Path) -> ast.Module:
 @functools.cache
 def our_classes() -> tuple[type, ...]:
     """Every class of launcher/worker."""
-    names = [
-        m.name for m in pkgutil.walk_packages(launcher.worker.__path__, "launcher.worker.") if "__main__" not in m.name
-    ]
-    modules = [importlib.import_module(name) for name in names]
+    files = [path.relative_to(REPO).with_suffix("") for path in (REPO / "launcher" / "worker").rglob("[!_]*.py")]
+    modules = [importlib.import_module(".".join(path.parts)) for path in files]
     return tuple(c for m in modules for c in vars(m).values() if isinstance(c, type) and c.__module__ == m.__name__)
 
 
