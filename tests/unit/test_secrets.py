@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -209,7 +210,7 @@ def test_ranks_do_not_inherit_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     )
     monkeypatch.setattr(agent_module.zygote, "die_with_parent", lambda number: None)
     monkeypatch.setattr(agent_module.start, "settle", lambda run: None)
-    monkeypatch.setattr(rundir.RunDir, "plan", lambda run: None)
+    monkeypatch.setattr(rundir.RunDir, "plan", lambda run: SimpleNamespace(program=None))
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
         found = agent_module.main(["--run-dir", str(tmp_path)])

@@ -86,9 +86,10 @@ def nodes(tmp_path_factory: pytest.TempPathFactory, shared_cache: str) -> Iterat
     """Start tiny-cpu on two nodes; whatever is left is killed at the end of the test."""
     jobs: list[Nodes] = []
 
-    def start(*words: str, fault: str = "", cable: netns.Lan | None = None, port: int | None = None, only: int | None = None, own: dict[int, tuple[str, ...]] | None = None, cwd: dict[int, Path] | None = None, endpoint: str = "") -> Nodes:  # fmt: skip
+    def start(*words: str, fault: str = "", cable: netns.Lan | None = None, port: int | None = None, only: int | None = None, own: dict[int, tuple[str, ...]] | None = None, cwd: dict[int, Path] | None = None, endpoint: str = "", secret: str = "") -> Nodes:  # fmt: skip
         # One thread a rank: the nodes share this machine's cores.
         env = {"ASCEND_LAUNCH_CACHE": shared_cache, "OMP_NUM_THREADS": "1", **({"FAULT": fault} if fault else {})}
+        env |= {"ASCEND_LAUNCH_SECRET": secret} if secret else {}
         folder = tmp_path_factory.mktemp("nodes")
         jobs.append(
             Nodes(
@@ -265,9 +266,7 @@ def test_an_endpoint_may_be_a_service_that_forwards_one_port(nodes: Callable[...
 
 
 @pytest.mark.slow
-def test_nodes_meet_over_ipv6_and_no_stranger_ends_their_job(
-    nodes: Callable[..., Nodes], monkeypatch: pytest.MonkeyPatch
-):
+def test_nodes_meet_over_ipv6_and_no_stranger_ends_their_job(nodes: Callable[..., Nodes]):
     """An address in brackets, all the way to the ranks. Meanwhile somebody writes there, as often as he can: rubbish, and
     that a node has failed. It is noted once, and the secret is in no file and no output."""
     with socket.socket(socket.AF_INET6) as probe:
@@ -275,12 +274,10 @@ def test_nodes_meet_over_ipv6_and_no_stranger_ends_their_job(
             probe.bind(("::1", 0))
         except OSError:
             pytest.skip("no IPv6 here")
-    monkeypatch.setenv("ASCEND_LAUNCH_SECRET", "s3" * 32)
     port = _free_port()
-    job = nodes(endpoint=f"[::1]:{port}")
-    job[0].until("imported")
     stranger = subprocess.Popen([sys.executable, "-c", STRANGER, str(port)])
     try:
+        job = nodes(endpoint=f"[::1]:{port}", secret="s3" * 32)
         codes = job.wait()
     finally:
         stranger.kill()
