@@ -6,6 +6,7 @@ become the label answers of a causal LM (or the classes of a head).
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import re
@@ -212,11 +213,11 @@ def convert(path: Path, *, nproc: int, task: str, labels: tuple[str, ...] = ()) 
         try:
             made.write_text(text, encoding="utf-8")
         except UnicodeEncodeError:
-            raise LaunchError(f"{path}: one of its values or labels holds half of a surrogate pair, which is no text", hint="mend it there") from None  # fmt: skip
+            raise LaunchError(f"{path}: one of its values or labels holds half of a surrogate pair, which is no text", hint="correct it there") from None  # fmt: skip
         try:
             spec.load(made, env={})
         except LaunchError as error:
-            raise LaunchError(f"{path}: its values make no recipe:\n{error.what.replace(str(made), 'imported')}", hint="mend them there") from None  # fmt: skip
+            raise LaunchError(f"{path}: its values make no recipe:\n{error.what.replace(str(made), 'imported')}", hint="correct them there") from None  # fmt: skip
     return Imported(text, job.left)
 
 
@@ -267,7 +268,7 @@ class _Import:
         if value is None:
             return default
         if kind is not None and not _KINDS[kind](value):
-            raise self._fail(key, f"{key}: expected {kind}, got {value!r}", "mend that line")
+            raise self._fail(key, f"{key}: expected {kind}, got {value!r}", "correct that line")
         return value
 
     def _names(self, key: str, default: str = "") -> list[str]:
@@ -372,7 +373,9 @@ class _Import:
             parts = [zero.get(k) for k in ("offload_param", "offload_optimizer")]
             offloads = any(isinstance(part, dict) and part.get("device") == "cpu" for part in parts)
             if not isinstance(stage, int) or stage not in _STRATEGY:
-                raise self._fail("deepspeed", f"{config}: stage {stage!r} is none of 0, 1, 2 and 3", "mend that file")
+                raise self._fail(
+                    "deepspeed", f"{config}: stage {stage!r} is none of 0, 1, 2 and 3", "correct that file"
+                )
         if offloads and stage != 3:
             self._leave("deepspeed", f"offload of ZeRO-{stage}: only ZeRO-3 offloads here (zero3-offload)")
         self._leave("deepspeed", "everything in that file but the ZeRO stage: the launcher renders its own")
@@ -496,7 +499,7 @@ class _Import:
         for needed in (query if has_query else prompt, response):
             number = next((i for i, row in enumerate(rows, 1) if row.get(needed) is None), None)
             if number is not None:
-                raise self._fail("dataset", f"{title}: row {number} has no {needed!r}", "mend the data, or name its columns in dataset_info.json")  # fmt: skip
+                raise self._fail("dataset", f"{title}: row {number} has no {needed!r}", "correct the data, or name its columns in dataset_info.json")  # fmt: skip
         system = {row.get(system_column) or "" for row in rows}
         origin = f"columns of {title} in {first['info']}"
         if has_query and len(instructions) > 1:
@@ -549,7 +552,7 @@ class _Import:
             raise self._fail(key, f"no dataset_info.json in {folder}", "put it there, or set dataset_dir in that file")
         info = _read_json(info_path)
         if not isinstance(info, dict):
-            raise LaunchError(f"{info_path}: is no mapping of data sets' names", hint="mend that file")
+            raise LaunchError(f"{info_path}: is no mapping of data sets' names", hint="correct that file")
         found = [self._dataset(key, name, info, info_path) for name in names]
         self._require_labels(key, found, labels)
         for row in found[1:]:
@@ -724,20 +727,26 @@ def _number(value: Any) -> Any:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a local JSON or JSON lines file; none of another kind, whose labels must be named."""
-    if path.suffix not in (".json", ".jsonl"):
-        return []
+    """Rows of a local file; none of a kind that is not read here, whose labels must be named."""
     try:
-        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".parquet":
+            import pyarrow.parquet
+
+            return pyarrow.parquet.read_table(path).to_pylist()
+        if path.suffix not in (".json", ".jsonl", ".csv"):
+            return []
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix == ".csv":
+            return list(csv.DictReader(text.splitlines(keepends=True)))
         value = (
             json.loads(text)
             if text.lstrip().startswith("[")
-            else [json.loads(line) for line in text.splitlines() if line.strip()]
+            else [json.loads(line) for line in text.split("\n") if line.strip()]
         )
         if odd := [i for i, row in enumerate(value, 1) if not isinstance(row, dict)]:
             raise ValueError(f"row {odd[0]} is no JSON object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise LaunchError(f"{path}: cannot be read: {error}", hint="mend that file") from None
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
+        raise LaunchError(f"{path}: cannot be read: {error}", hint="correct that file") from None
     return value
 
 
@@ -745,4 +754,4 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise LaunchError(f"{path}: cannot be read: {error}", hint="mend that file") from None
+        raise LaunchError(f"{path}: cannot be read: {error}", hint="correct that file") from None

@@ -47,7 +47,7 @@ class Model(Section):
     task: Literal["sequence-classification", "causal-lm"] = "sequence-classification"
     """A classification head on the model, or a chat whose answer is the label."""
     num_labels: Annotated[int, Field(ge=2)] | None = None
-    """Number of classes. Labels in the data run from 0 to num_labels - 1."""
+    """Number of classes. Labels in the data run from 0 to num_labels - 1, or are so many values, numbered in order."""
     label_names: tuple[Text, ...] | None = None
     """One name a label, written into the model's config and into reports."""
     revision: Text | None = None
@@ -94,7 +94,7 @@ class Data(Section):
     name: Text | None = None
     """Configuration of the dataset."""
     data_files: str | list[str] | dict[str, str | list[str]] | None = None
-    """A file, several, or a mapping from split to files."""
+    """A file, several, or a mapping from split to files. With csv, a file named .tsv has tabs between its columns."""
     data_dir: Text | None = None
     """Folder inside the dataset."""
     revision: Text | None = None
@@ -106,7 +106,7 @@ class Data(Section):
     text: Text = "text"
     """Column with the text."""
     label: Text = "label"
-    """Column with the label: a number from 0, or a name of model.label_names."""
+    """Column with the label: a whole number, or a name of model.label_names. Names that are numbers name the data's."""
     max_length: Annotated[int, Field(ge=8)] = 512
     """Tokens kept of a row. Rows are padded to the longest of their batch, never to this."""
     prompt: str | None = None

@@ -122,6 +122,7 @@ def prepare(plan: Plan, run_dir: RunDir) -> Prepared:
     numbered = labels.number(columns, names=names, num_labels=num_labels, trained=trained is not None)
     label_names = numbered.names
     notes = [*(trained.notes if trained else ()), *said, *models.notes(recipe, tokenizer, config), *numbered.notes]
+    notes += [note for k, part in raw.items() for note in rows.notes(recipe, part, splits[k])]
     notes += [*labels.notes(numbered, columns), *_selection_notes(recipe, raw), *_repeated_notes(recipe, raw)]
     encode = prompts.encoder(recipe, tokenizer, label_names)
     settings = {"max_length": recipe.data.max_length, **encode.settings}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from launcher.errors import LaunchError
 from launcher.spec import RecipeSpec, Split
@@ -59,6 +60,19 @@ def read(recipe: RecipeSpec, split: Split, *, is_eval: bool = False) -> Dataset:
 def texts(recipe: RecipeSpec, rows: Dataset) -> pa.ChunkedArray:
     """The text column of the chosen rows."""
     return _column(rows, recipe.data.text)
+
+
+def notes(recipe: RecipeSpec, rows: Dataset, split: Split) -> list[str]:
+    """What the user should know about how a split was read."""
+    if not _by_name(recipe, split):
+        return []
+    broken = pc.sum(pc.match_substring(texts(recipe, rows), "\n")).as_py()
+    if not broken:
+        return []
+    return [
+        f"{where(recipe, split)}: {broken} texts hold line breaks, since quotes are read as in CSV; where a quote is a plain"
+        " character, write the data as JSON lines"
+    ]
 
 
 def label_column(recipe: RecipeSpec, rows: Dataset, split: Split, *, is_eval: bool) -> labels.Column:

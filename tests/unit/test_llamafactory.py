@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import yaml
 
@@ -430,6 +433,29 @@ def test_labels_that_are_named_must_be_the_datas(job, tmp_path: Path):
 
     assert ("bad", "good", "odd") == recipe.model.label_names
     assert any("no row of reviews has the label 'odd'" in x.reason for x in made.left)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_rows_of_tables_are_looked_at(job, tmp_path: Path, kind: str):
+    """Labels are read from them, and texts refused."""
+
+    def table(rows: list[dict[str, str]]) -> Path:
+        path = job({}, file_name=f"reviews.{kind}")
+        if kind == "csv":
+            with (tmp_path / "data" / "reviews.csv").open("w", newline="") as file:
+                writer = csv.DictWriter(file, rows[0])
+                writer.writeheader()
+                writer.writerows(rows)
+        else:
+            pyarrow.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "data" / "reviews.parquet")
+        return path
+
+    recipe, _ = loaded(table(ROWS), tmp_path)
+    assert (("bad", "good"), kind) == (recipe.model.label_names, recipe.data.path)
+    with pytest.raises(LaunchError, match="8 different responses in 12 rows"):
+        llamafactory.convert(table(WRITTEN), nproc=1, task="causal-lm")
+    with pytest.raises(LaunchError, match="row 1 has the response 'I do not know"):
+        llamafactory.convert(table(WRITTEN), nproc=1, task="causal-lm", labels=("bad", "good"))
 
 
 def test_few_rows_are_labels_where_they_are_named(job, tmp_path: Path):

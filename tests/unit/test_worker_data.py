@@ -345,7 +345,12 @@ def test_tabs_part_the_columns_of_a_tsv_file(csv):
     """By its name; commas stay in the text."""
     table = "sentence\tlabel\n" + "".join(f"good, row {i}\t{i % 5}\n" for i in range(10))
 
-    assert "good, row 9" == csv(table, "data.text=sentence", name="mails.tsv").sample["text"]
+    prepared = csv(table, "data.text=sentence", name="mails.tsv")
+    assert "good, row 9" == prepared.sample["text"]
+    assert not [note for note in prepared.notes if "line breaks" in note]
+
+    quoted = table.replace("good, row 3", '"good').replace("good, row 5", 'row" 5')
+    assert any("1 texts hold line breaks" in n for n in csv(quoted, "data.text=sentence", name="mails.tsv").notes)
 
 
 @pytest.mark.parametrize(
