@@ -362,6 +362,8 @@ def _matches_in(text: str, rows: Iterable[_Row]) -> list[tuple[Signature, dict[s
 def _refined(match: _Match) -> _Match:
     if match.signature.refine == "oom" and _others_hold_the_card(match.groups):
         return replace(match, signature=_by_id()["oom-npu-others"])
+    if match.signature.refine == "positions" and int(match.groups["length"]) <= int(match.groups["positions"]):
+        return replace(match, signature=_by_id()["shape-mismatch"], groups={})
     return match
 
 
@@ -692,6 +694,7 @@ def _fields(source: _Source, event: Sequence[_Match], chosen: _Match, ranks: Seq
     if fields.get("count", "").isdecimal() and int(fields["count"]) > 0:
         fields["last"] = str(int(fields["count"]) - 1)
     if chosen.signature.refine in ("cann", "acl", "hccl"):
+        fields |= {"text": fields["text"].rstrip(". ")} if "text" in fields else {}
         fields |= _behind(source.text, chosen.line.number)
         fields |= error_codes.words(chosen.signature.refine, fields, lang)
     return fields
