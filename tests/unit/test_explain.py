@@ -117,7 +117,7 @@ def test_the_cheap_look_sees_every_row(row: explain._Row):
     assert row.signature.look or row.needles
     assert all(len(text) >= 3 for text in row.needles)
     for text in row.signature.examples if row.signature.id != "oom-npu-others" else ():
-        assert row in explain._candidates(explain._shape(text))
+        assert row.signature in [r.signature for r in explain._candidates(explain._shape(text))]
     for pattern in () if row.signature.look else row.signature.patterns:
         assert explain._needles(explain._parser.parse(pattern.pattern)), pattern.pattern
 
