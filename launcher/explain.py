@@ -327,9 +327,9 @@ def _rows() -> tuple[_Row, ...]:
 
 
 @functools.cache
-def _index() -> tuple[tuple[str, int], ...]:
-    """(text, place of its row), all digits of a text being 1 as in a shape."""
-    return tuple((n, place) for place, row in enumerate(_rows()) for n in {n.translate(_DIGITS) for n in row.needles})
+def _index() -> tuple[tuple[str, int, str], ...]:
+    """(text with all digits 1, as in a shape; place of its row; text)."""
+    return tuple((n.translate(_DIGITS), place, n) for place, row in enumerate(_rows()) for n in row.needles)
 
 
 @functools.cache
@@ -338,10 +338,12 @@ def _looks() -> tuple[tuple[re.Pattern[str], int], ...]:
 
 
 def _candidates(shape: str) -> tuple[_Row, ...]:
-    """The rows that could know lines of a shape."""
-    places = {place for needle, place in _index() if needle in shape}
-    places |= {place for look, place in _looks() if look.search(shape)}
-    return tuple(_rows()[place] for place in sorted(places))
+    """The rows that could know lines of a shape, each with those of its texts that may be in them."""
+    places: dict[int, tuple[str, ...]] = {place: () for look, place in _looks() if look.search(shape)}
+    for needle, place, text in _index():
+        if needle in shape:
+            places[place] = (*places.get(place, ()), text)
+    return tuple(_Row(_rows()[place].signature, places[place]) for place in sorted(places))
 
 
 def _matches_in(text: str, rows: Iterable[_Row]) -> list[tuple[Signature, dict[str, str]]]:
@@ -362,6 +364,8 @@ def _matches_in(text: str, rows: Iterable[_Row]) -> list[tuple[Signature, dict[s
 def _refined(match: _Match) -> _Match:
     if match.signature.refine == "oom" and _others_hold_the_card(match.groups):
         return replace(match, signature=_by_id()["oom-npu-others"])
+    if match.signature.refine == "positions" and int(match.groups["length"]) <= int(match.groups["positions"]):
+        return replace(match, signature=_by_id()["shape-mismatch"], groups={})
     return match
 
 
@@ -692,6 +696,7 @@ def _fields(source: _Source, event: Sequence[_Match], chosen: _Match, ranks: Seq
     if fields.get("count", "").isdecimal() and int(fields["count"]) > 0:
         fields["last"] = str(int(fields["count"]) - 1)
     if chosen.signature.refine in ("cann", "acl", "hccl"):
+        fields |= {"text": fields["text"].rstrip(". ")} if "text" in fields else {}
         fields |= _behind(source.text, chosen.line.number)
         fields |= error_codes.words(chosen.signature.refine, fields, lang)
     return fields

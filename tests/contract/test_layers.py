@@ -19,11 +19,11 @@ LAYERS = [
     {"doctor", "report", "supervise", "explain", "trained", "predict"},
     {"render", "rundir", "history"},
     {"plan"},
-    {"memory", "program"},
+    {"memory", "program", "paths"},
     {"cluster", "llamafactory"},
     {"spec"},
     {"training_fields", "training_rules", "yamlfile", "modelfolder", "places"},
-    {"assets"},
+    {"assets", "error_codes"},
     {"confined", "scrub"},
     {"errors", "streams", "again"},
 ]

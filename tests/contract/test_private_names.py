@@ -80,6 +80,7 @@ ATTRIBUTES = {
         "dp_process_group", "fp16_groups", "fp16_partitioned_groups", "fp16_partitioned_groups_flat",
         "fp32_partitioned_groups_flat", "grad_position", "loss_scaler", "unflatten",
     ),
+    "launcher.explain": ("_parser",),  # of re, by the name that it has in this version of Python
     "torch.nn.modules.module:Module": ("_buffers", "_non_persistent_buffers_set"),
     "transformers.configuration_utils:PreTrainedConfig": ("_attn_implementation",),
     "transformers.models.auto.auto_factory:_BaseAutoModelClass": ("_model_mapping",),
