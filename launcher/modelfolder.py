@@ -331,6 +331,7 @@ HEADS = (
     "score.weight",
     "classifier.weight",
     "classifier.out_proj.weight",
+    "classifier.linear_out.weight",
     "classification_head.out_proj.weight",
     "logits_proj.weight",
     "sequence_summary.summary.weight",

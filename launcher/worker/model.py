@@ -394,7 +394,12 @@ def _other_head(plan: Plan, prepared: Prepared) -> int | None:
 def _replace_head(plan: Plan, model: Any, num_labels: int) -> None:
     """A fresh last layer, equal on all ranks. transformers' own ignore_mismatched_sizes does nothing under ZeRO-3."""
     there = {name for name, _ in model.named_parameters()}
-    path = next(name for name in modelfolder.HEADS if name in there).removesuffix(".weight")
+    path = next((name for name in modelfolder.HEADS if name in there), "").removesuffix(".weight")
+    if not path:
+        raise LaunchError(
+            f"the head of {type(model).__name__} has {model.config.num_labels} labels, the recipe {num_labels}",
+            hint="name a model without a head, or one whose head has as many labels",
+        )
     old = model.get_submodule(path)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.training_arguments.get("seed", 42))
