@@ -410,8 +410,13 @@ def _replace_head(plan: Plan, model: Any, num_labels: int) -> None:
 
 
 def _wrap_layers_there(model: Any) -> None:
-    # accelerate raises for a layer class that this model has no layer of, such as the encoder's of a decoder alone.
-    there = {type(module).__name__ for module in model.modules()}
+    """Leave FSDP2 the layer classes that it can wrap. accelerate raises for one that this model has no layer of, such as
+    the encoder's of a decoder alone; and torch for one around the input embedding, such as BertEmbeddings, since
+    accelerate 1.15 shards the embedding by itself too."""
+    embedding = model.get_input_embeddings()
+    there = {
+        type(module).__name__ for module in model.modules() if all(part is not embedding for part in module.modules())
+    }
     model._no_split_modules = {name for name in model._no_split_modules or () if name in there}
 
 

@@ -241,14 +241,21 @@ def test_a_module_to_save_that_the_model_has_not_is_refused(recipe):
     assert "embed_tokens" in caught.value.hint
 
 
-def test_fsdp2_wraps_layer_classes_that_are_there():
-    """A BART that only decodes names the encoder's layer class too, for which accelerate raises."""
-    config = BartConfig(**{key: value for key, value in SMALL.items() if key in BartConfig().to_dict()})
-    model = AutoModelForCausalLM.from_config(config)
-    assert "BartEncoderLayer" in model._no_split_modules
+@pytest.mark.parametrize(
+    ("config", "head", "named", "wrapped"),
+    [
+        (BartConfig, AutoModelForCausalLM, "BartEncoderLayer", {"BartDecoderLayer"}),
+        (BertConfig, AutoModelForSequenceClassification, "BertEmbeddings", {"BertLayer"}),
+    ],
+)
+def test_fsdp2_wraps_layer_classes_that_it_can(config, head, named, wrapped):
+    """A BART that only decodes names the encoder's layer, for which accelerate raises; BertEmbeddings holds the input
+    embedding, which accelerate shards by itself, and torch raises for the second time."""
+    model = head.from_config(config(**{key: value for key, value in SMALL.items() if key in config().to_dict()}))
+    assert named in model._no_split_modules
 
     _wrap_layers_there(model)
-    assert {"BartDecoderLayer"} == model._no_split_modules
+    assert wrapped == model._no_split_modules
 
 
 def prepared(folder, num_labels):
