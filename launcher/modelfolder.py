@@ -171,8 +171,8 @@ def _require_native(config: Mapping[str, Any], wanted: Wanted) -> None:
         first = next(iter(code.values()), "") if isinstance(code, Mapping) else ""
         file = f"{str(first).rpartition('--')[2].partition('.')[0]}.py"
         raise LaunchError(
-            f"model.name {wanted.name}: model type {kind!r} needs code from its own folder (auto_map names {file}), which is never run",
-            hint="use a model whose type transformers has, such as a copy converted to Llama's or Qwen's layout",
+            f"model.name {wanted.name}: model type {kind!r} needs code from its own folder (auto_map names {file})",
+            hint="that code is never run here; use a model whose type transformers has, such as a copy converted to Llama's or Qwen's layout",
         )
     heads = native(_MAPPING[wanted.task])
     if known and heads and kind in known and kind not in heads:

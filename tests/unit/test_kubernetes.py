@@ -40,9 +40,11 @@ AWKWARD = [
 ]  # fmt: skip
 
 
-def make(path: Path, *, nodes: int = 2, npu: int = 8, chip: str = "910B3", grace: float = 60.0) -> plan.Plan:
+def make(
+    path: Path, *, nodes: int = 2, npu: int = 8, chip: str = "910B3", hbm: int | None = None, grace: float = 60.0
+) -> plan.Plan:
     where = Nodes(nodes, 0, "first:29400" if nodes > 1 else None)
-    cluster = detect.assumed(npu or 1, where, chip)
+    cluster = detect.assumed(npu or 1, where, chip, hbm)
     cluster = cluster if npu else replace(cluster, device="cpu", devices=())
     options = plan.Options(nproc=npu or 2, supervision=plan.Supervision(grace_s=grace))
     return plan.make(spec.load(path, ["parallel.global_batch_size=240"], {}), cluster, options, {"hidden_size": 64})
@@ -159,7 +161,7 @@ def test_every_chip_that_trains_has_one_name_in_the_cluster(recipe: Callable[...
 
 
 def test_a_chip_without_a_known_name_needs_one(recipe: Callable[..., Path]):
-    made = make(recipe(), chip="950PR")
+    made = make(recipe(), chip="950PR", hbm=128)
 
     with pytest.raises(LaunchError, match="950PR") as error:
         manifest(made, "volcano")
