@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from launcher.cluster import npu
-from launcher.cluster.model import GIB, Chip, Cluster, Device, chip, chip_names, described, series
+from launcher.cluster.model import GIB, Chip, Cluster, Device, chip, chip_names, described, is_family, series
 from launcher.cluster.nodes import ONE_NODE, Nodes
 from launcher.errors import LaunchError
 
@@ -77,11 +77,11 @@ def assumed(nproc: int, nodes: Nodes, name: str = ASSUMED_CHIP, hbm_gib: int | N
     """
     nodes.check()
     silicon, said = _named(name, hbm_gib)
+    called = name if is_family(silicon) else silicon.short_name
     if not (hbm_gib or silicon.hbm_gib):
         raise LaunchError(f"{name} comes with several sizes of memory", hint="say which: --hbm GB, as npu-smi shows it")
     hbm_bytes = (hbm_gib or silicon.hbm_gib) * GIB
-    short = silicon.short_name
-    devices = tuple(Device(index=i, name=short, hbm_bytes=hbm_bytes, health="OK", physical_id=i) for i in range(nproc))
+    devices = tuple(Device(index=i, name=called, hbm_bytes=hbm_bytes, health="OK", physical_id=i) for i in range(nproc))
     source = f"{nproc} x {said}, {hbm_bytes // GIB} GB, assumed: nothing on this machine was asked"
     return Cluster(
         "npu", devices, nodes.count, nodes.rank, nodes.endpoint, source=source, nodes_source=nodes.source, job=nodes.job
@@ -101,7 +101,7 @@ def _named(name: str, hbm_gib: int | None) -> tuple[Chip, str]:
     silicon = chip(name)
     if silicon is None or not silicon.trainable:
         raise LaunchError(f"{name!r} is no Ascend chip that trains", hint=f"one of {', '.join(chip_names())}")
-    return silicon, silicon.short_name
+    return silicon, name if is_family(silicon) else silicon.short_name
 
 
 def _cluster(device: Literal["npu", "cpu"], devices: tuple[Device, ...], nodes: Nodes, source: str) -> Cluster:

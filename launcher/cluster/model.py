@@ -76,6 +76,11 @@ def chip(name: str) -> Chip | None:
     return next((c for pattern, c in _FAMILIES if pattern.match(key)), None)
 
 
+def is_family(found: Chip) -> bool:
+    """Whether it stands for many part numbers, such as 950PR, which only a card's own name tells apart."""
+    return found not in _CHIPS
+
+
 def chip_names() -> tuple[str, ...]:
     """Short names a user may write, for messages."""
     exact = (c.short_name for c in _CHIPS if c.trainable and c.soc not in ("Ascend910", "Ascend910B"))
