@@ -33,7 +33,6 @@ SIGNATURES = {
     f"{TRAINER}._evaluate": "self trial ignore_keys_for_eval skip_scheduler=",
     f"{TRAINER}._get_grad_norm": "self model grad_norm=",
     f"{TRAINER}._load_best_model": "self",
-    f"{TRAINER}._get_grad_norm": "self model grad_norm=",
     f"{TRAINER}._load_from_checkpoint": "self resume_from_checkpoint model=",
     f"{TRAINER}._load_optimizer_and_scheduler": "self checkpoint",
     f"{TRAINER}._load_rng_state": "self checkpoint",
