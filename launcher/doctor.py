@@ -282,7 +282,7 @@ def check_torch_pair(ctx: Context) -> Finding:
         return skip(name, "torch is not installed")
     if torch is None or not _fits("torch", torch):
         what = "torch is not installed" if torch is None else f"torch {torch} is not {BOUNDS['torch']}"
-        is_error = ctx.needs is not None or (ctx.device == "npu" and torch is None)
+        is_error = "torch" in (ctx.needs or ()) or (ctx.device == "npu" and torch is None)
         return Finding(name, "fail" if is_error else "warn", what, "no recipe can train", _torch_lines(ctx))
     if ctx.device == "cpu":
         return ok(name, f"torch {torch}")
