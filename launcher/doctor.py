@@ -128,7 +128,7 @@ BOUNDS: Mapping[str, str] = {
     "torch": ">=2.6",
     "transformers": ">=5.2,<6",
     "accelerate": ">=1.8,<2",
-    "deepspeed": ">=0.17,<0.20",
+    "deepspeed": ">=0.16.9,<0.20",
     "datasets": ">=4",
     "evaluate": ">=0.4.5",
     "scikit-learn": ">=1.4",
@@ -282,7 +282,7 @@ def check_torch_pair(ctx: Context) -> Finding:
         return skip(name, "torch is not installed")
     if torch is None or not _fits("torch", torch):
         what = "torch is not installed" if torch is None else f"torch {torch} is not {BOUNDS['torch']}"
-        is_error = ctx.needs is not None or (ctx.device == "npu" and torch is None)
+        is_error = "torch" in (ctx.needs or ()) or (ctx.device == "npu" and torch is None)
         return Finding(name, "fail" if is_error else "warn", what, "no recipe can train", _torch_lines(ctx))
     if ctx.device == "cpu":
         return ok(name, f"torch {torch}")

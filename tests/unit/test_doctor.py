@@ -202,7 +202,7 @@ RECIPE_NEEDS = tuple(STACK)
         ({"transformers": "4.57.6"}, "transformers 4.57.6 is not", "'transformers>=5."),
         ({"transformers": "6.0.0"}, "transformers 6.0.0 is not", ",<6'"),
         ({"accelerate": "1.6.0"}, "accelerate 1.6.0 is not", "pip install 'accelerate>="),
-        ({"deepspeed": "0.16.9"}, "deepspeed 0.16.9 is not", "pip install 'deepspeed>="),
+        ({"deepspeed": "0.15.4"}, "deepspeed 0.15.4 is not", "pip install 'deepspeed>="),
         ({"datasets": None}, "datasets not installed", "pip install 'ascend-launch[train]'"),
         (
             {"datasets": None, "accelerate": "1.6.0"},
