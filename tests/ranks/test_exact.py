@@ -24,7 +24,7 @@ MICRO = {1: 4, 2: 3, 3: 4, 4: 1}
 
 SHARDED = ("zero1", "zero2", "zero3")
 PROOF = (
-    ("ddp", 1), ("ddp", 2), ("ddp", 3), ("ddp", 4), ("zero1", 2), ("zero2", 2), ("zero2", 3), ("zero3", 2), ("fsdp2", 2),
+    ("ddp", 1), ("ddp", 2), ("ddp", 3), ("ddp", 4), ("zero1", 2), ("zero2", 2), ("zero3", 2), ("fsdp2", 2),
 )  # fmt: skip
 MORE = tuple(c for c in (*itertools.product(("ddp", *SHARDED), (1, 2, 3, 4)), ("fsdp2", 3)) if c not in PROOF)
 

@@ -88,7 +88,13 @@ def assert_same(whole: Run, resumed: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "nproc"), [("ddp", 2), ("ddp", 4), ("zero1", 2), ("zero2", 2), ("zero3", 2), ("fsdp2", 2)]
+    ("strategy", "nproc"),
+    [
+        ("ddp", 4),
+        ("zero2", 2),
+        ("fsdp2", 2),
+        *(pytest.param(s, 2, marks=pytest.mark.slow) for s in ("ddp", "zero1", "zero3")),
+    ],
 )
 def test_a_killed_run_resumes_exactly(render: Callable[..., Run], start: Callable, strategy: str, nproc: int):
     """Killed in the middle of an epoch and started again, it ends with the same weights, bit for bit, and the same

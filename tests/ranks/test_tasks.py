@@ -32,6 +32,7 @@ def test_answers_of_one_token_are_learnt_and_scored(job):
     assert 0.8 < two.metrics["final"]["accuracy"]
 
 
+@pytest.mark.slow
 def test_answers_of_many_tokens_are_scored_whole_under_zero3(job):
     """Label names as answers, of different lengths, with sharded weights on 3 ranks."""
     ran = job(3, *CHAT, "parallel.strategy=zero3")
@@ -42,7 +43,7 @@ def test_answers_of_many_tokens_are_scored_whole_under_zero3(job):
     assert 0.5 < ran.metrics["final"]["accuracy"]
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "zero3", "fsdp2"])
+@pytest.mark.parametrize("strategy", ["ddp", *(pytest.param(s, marks=pytest.mark.slow) for s in ("zero3", "fsdp2"))])
 def test_lora_trains_adapter_and_head_alone(job, strategy):
     """The adapter folder holds LoRA matrices and the classification head, and learns under every kind of engine."""
     pytest.importorskip("peft", reason="the lora extra is not installed")
@@ -71,6 +72,7 @@ def test_a_head_of_another_size_is_replaced_under_zero3(job, tmp_path):
     assert (5, 64) == tuple(load_file(ran.dir / "model" / "model.safetensors")["score.weight"].shape)
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_no_loss(job):
     """Recomputed activations give the same losses."""
     plain, recomputing = job(2, *LORA, "parallel.strategy=ddp"), job(2, *LORA, "training.gradient_checkpointing=true")

@@ -226,6 +226,7 @@ def test_a_run_under_way_is_told_by_its_lock(tmp_path: Path):
 FILES = ["plan.json", "events.jsonl", "metrics.json", "recipe.yaml", "data.json", "failure.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"null", b'"text"', b"\xff\xfe", b'{"final": 3, "batch": [], "train": "x"}'])  # fmt: skip
 def test_broken_and_missing_files_cost_their_part_only(tmp_path: Path, name: str, content: bytes | None):

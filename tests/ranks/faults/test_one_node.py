@@ -145,7 +145,14 @@ def test_nan_stops_the_run_with_the_reason(launch: Launch):
     assert 1 == job.err.count(job.failure["what"])
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGUSR1, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    ],
+)
 def test_a_stop_signal_saves_and_the_run_goes_on_later(launch: Launch, number: int, code: int):
     """All ranks save one step, DataLoader workers alive; the command that is printed then finishes the run."""
     words = ("--nproc=2", "training.num_train_epochs=6", "training.dataloader_num_workers=1")
