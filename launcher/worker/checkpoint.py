@@ -174,6 +174,11 @@ def _wrong_files(path: Path, manifest: dict[str, Any]) -> str | None:
     pickles = sorted(p.name for p in path.rglob("*") if p.suffix in PICKLES)
     if pickles:
         return f"holds {pickles[0]}, a pickle, which can run code when it is read; ascend-launch writes none"
+    odd = next((p for p in sorted(path.rglob("*")) if not p.is_dir() and confined.kind(p.lstat().st_mode)), None)
+    if odd is not None:  # a vocabulary that leads to another file would be copied into every model made of it
+        return (
+            f"holds {odd.relative_to(path)}, which is {confined.kind(odd.lstat().st_mode)}; ascend-launch writes files"
+        )
     if reason := _wrong_bytes(path, manifest):
         return reason
     # Whoever can change a file can change the manifest; what is not a safetensors file is not opened any further.
