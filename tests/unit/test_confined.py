@@ -303,7 +303,11 @@ def test_links_beside_a_runs_weights_are_the_users(tmp_path: Path):
 
 def test_a_checkpoint_with_more_than_its_manifest_names_is_passed_over(tmp_path: Path, victim: Path):
     """A vocabulary that is a link would be read, and copied by an export."""
-    path = sealed(tmp_path / "checkpoint-5", files=[])
+    text = tmp_path / "checkpoint-5" / "trainer_state.json"
+    text.parent.mkdir()
+    text.touch()
+    named = {**file_row("trainer_state.json"), "sha256": checkpoint._sha256(text)}
+    path = sealed(text.parent, files=[named, *[named] * 8])
     (path / "vocab.txt").symlink_to(victim / "keep")
     found = checkpoint.check(path, 5, for_resuming=False)
 
