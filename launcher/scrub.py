@@ -62,6 +62,8 @@ _BARE = re.compile(r"(?<![\w/@.])[\w.+-]+:[^\s@/:\"']+@(?=[\w.-]+:\d)")
 """user:password@host:port, as proxies are told without a scheme."""
 _SETTING = re.compile(r"(?<![\w-])(--[A-Za-z][\w-]{1,63}(?:=|[ ]+)(?=[^\s-])|[A-Za-z][\w-]{1,63}[\"']?[ ]?[=:][ ]?)")
 _VALUE = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'|[^\s\"',;)}\]]+")
+_PROSE = re.compile(r"[a-z]{1,12},? [a-z]")
+"""What follows `HF_TOKEN: ` in a sentence: words."""
 _MARKED = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{8,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|sk-[\w-]{16,}"
     r"|xox[abprs]-[\w-]{10,}|AKIA[A-Z0-9]{16}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,})"
@@ -155,6 +157,8 @@ def _without_settings(text: str) -> str:
         name = match[1].rstrip(" =:\"'")
         is_one = is_secret(name) if name.startswith("--") else _is_secret_setting(name)
         found = _VALUE.match(text, match.end()) if is_one and match.start() >= end else None
+        if found is not None and ": " in match[0] and _PROSE.match(text, match.end()):
+            continue
         if found is not None and not found[0].strip("\"'").startswith(("None", HIDDEN)):
             quote = found[0][0] if found[0][0] in "\"'" else ""
             out += [text[end : match.end()], quote, HIDDEN, quote]

@@ -62,8 +62,9 @@ def find(text: str, option: str) -> Weights:
             )
             raise LaunchError(f"{named}: is no run directory and holds no weights", hint=hint)
         found = Weights(str(path.resolve()), _run_of(path.resolve()))
-        for folder in (path, *(_inner(found.run) if found.run else ())):
-            assets.require_plain(folder, named if folder == path else str(folder))
+        # What lies in a run directory beside its weights is not read as a model.
+        for folder in [*_inner(found.run)] if found.run else [path]:
+            assets.require_plain(folder, str(folder) if found.run else named)
         return found
     if path.exists():
         raise LaunchError(f"{named}: is a file", hint="name its folder")
@@ -80,7 +81,7 @@ def _inner(run: RunDir) -> Iterator[Path]:
     Raises:
         LaunchError: one of them is a link; a launch makes none.
     """
-    for folder in (run.model_dir, run.checkpoints):
+    for folder in (run.model_dir, run.checkpoints):  # each checkpoint is looked at when it is chosen
         if folder.is_symlink():
             raise LaunchError(
                 f"{folder}: is a link to {folder.resolve()}", hint="name that folder itself if you know it"

@@ -176,6 +176,10 @@ def _wrong_files(path: Path, manifest: dict[str, Any]) -> str | None:
         return f"holds {pickles[0]}, a pickle, which can run code when it is read; ascend-launch writes none"
     if reason := _wrong_bytes(path, manifest):
         return reason
+    # A vocabulary that leads to another file would be copied into every model made of it.
+    kinds = ((p, confined.kind(p.lstat().st_mode)) for p in sorted(path.rglob("*")))
+    if odd := next(((p, kind) for p, kind in kinds if kind not in ("", "a folder")), None):
+        return f"holds {odd[0].relative_to(path)}, which is {odd[1]}; ascend-launch writes files"
     # Whoever can change a file can change the manifest; what is not a safetensors file is not opened any further.
     return next(filter(None, (_unreadable(path / name) for name in state_files(manifest))), None)
 

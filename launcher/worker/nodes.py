@@ -110,6 +110,7 @@ class OneNode:
     def join(self, attempt: int, found: Record | None) -> Meeting | Record | None:
         if found is not None:
             return found
+        self._store = None  # the last one has the port, where one was asked for
         self._store = _ranks_store("127.0.0.1", self._port)
         base = None
         if self._blocks is not None:

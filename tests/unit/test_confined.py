@@ -293,6 +293,28 @@ def test_models_made_of_links_are_read(tmp_path: Path):
         assert str(folder) == trained.find(str(folder), "--model").name
 
 
+def test_links_beside_a_runs_weights_are_the_users(tmp_path: Path):
+    folder = model(tmp_path / "run" / "model").parent
+    (folder / "plan.json").write_text("{}")
+    (folder / "notes").symlink_to(tmp_path)
+
+    assert str(folder) == trained.find(str(folder), "").name
+
+
+def test_a_checkpoint_with_more_than_its_manifest_names_is_passed_over(tmp_path: Path, victim: Path):
+    """A vocabulary that is a link would be read, and copied by an export."""
+    text = tmp_path / "checkpoint-5" / "trainer_state.json"
+    text.parent.mkdir()
+    text.touch()
+    named = {**file_row("trainer_state.json"), "sha256": checkpoint._sha256(text)}
+    path = sealed(text.parent, files=[named, *[named] * 8])
+    (path / "vocab.txt").symlink_to(victim / "keep")
+    found = checkpoint.check(path, 5, for_resuming=False)
+
+    assert isinstance(found, PassedOver)
+    assert "holds vocab.txt, which is a link; ascend-launch writes files" == found.reason
+
+
 def test_a_run_whose_model_is_a_link_is_refused(tmp_path: Path, victim: Path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "plan.json").write_text("{}")

@@ -71,7 +71,7 @@ def test_secrets_in_text(text: str, shown: str):
      "git+https://github.com/org/repo.git@v1.0", "https://host:8080/x?page=2&max_new_tokens=8", "max_new_tokens=64", "tokenizer_key: text",
      "pad_token: [PAD]", "TOKENIZERS_PARALLELISM=false", "PWD=/home/anna", "num_tokens=8", "file:///data/a@b/c", "tcp://10.0.0.1:29500",
      "RuntimeError: key 'label' is missing", "KeyError: 'token_type_ids'", "step 5/10  loss 0.5  grad norm 3", "/data/user@host/x", "12:30:05",
-     "metric_for_best_model=f1", "eos_token='</s>'", "unexpected token: ','", "pass: 3 of 4", "--max-tokens 5", "--tokenizer x"],
+     "environment HF_TOKEN: no recipe key `token`", "DB_PASSWORD: is not set", "metric_for_best_model=f1", "eos_token='</s>'", "unexpected token: ','", "pass: 3 of 4", "--max-tokens 5", "--tokenizer x"],
 )  # fmt: skip
 def test_what_is_no_secret_stays(text: str):
     assert text == scrub.shown(text)

@@ -122,6 +122,11 @@ def test_a_recipe_with_a_secret_is_refused_without_saying_it(recipe: Write, valu
         assert SECRET not in str(caught.value)
 
 
+def test_the_jobs_secret_is_no_recipe_key(recipe: Write):
+    """As all variables of that prefix are that name a section."""
+    assert spec.load(recipe(), (), {"ASCEND_LAUNCH_SECRET": SECRET}).spec
+
+
 def test_a_recipe_with_addresses_is_taken(recipe: Write):
     loaded = spec.load(
         recipe(data={"path": "https://host:8080/@scope/x?page=2"}), ("output_dir=/data/me@example.com/runs",), {}
