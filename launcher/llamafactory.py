@@ -31,6 +31,15 @@ _LEFT_OUT = {
     "overwrite_output_dir": "every run has a directory of its own",
     "plot_loss": "every run keeps its events; nothing has to be asked for",
     "trust_remote_code": "code out of a model's folder is never run",
+    **dict.fromkeys(
+        ("quantization_method", "quantization_type", "double_quantization", "quantization_device_map"),
+        "it has no effect without quantization_bit",
+    ),
+    **dict.fromkeys(
+        ("freeze_trainable_layers", "freeze_trainable_modules", "freeze_extra_modules"),
+        "it has no effect where finetuning_type is not freeze",
+    ),
+    "create_new_adapter": "it has no effect without adapter_name_or_path",
     "predict_with_generate": "labels are scored, not generated",
     "do_predict": "use `ascend-launch predict`",
     "do_eval": "a run trains and evaluates; `ascend-launch eval` evaluates alone",
@@ -51,51 +60,29 @@ _OTHER_MODEL = "the model is trained as its own files say"
 _REFUSED = {
     "adapter_name_or_path": "training on from an adapter has no counterpart; merge it with `ascend-launch export` and name the result",
     "resume_from_checkpoint": "checkpoints of LLaMA-Factory are not continued; a run of ours goes on with --run-dir",
+    **dict.fromkeys(("quantization_bit", "fp8"), _QUANTIZED),
     **dict.fromkeys(
-        (
-            "quantization_bit",
-            "quantization_method",
-            "quantization_type",
-            "double_quantization",
-            "quantization_device_map",
-            "fp8",
-            "enable_fp8_fsdp_float8_all_gather",
-        ),
-        _QUANTIZED,
-    ),
-    **dict.fromkeys(
-        (
+        [
             "use_galore",
             "use_apollo",
             "use_badam",
             "use_muon",
             "use_adam_mini",
             "use_llama_pro",
-            "use_mca",
-            "use_kt",
+            "use_oft",
+            "use_dft_loss",
             "pissa_init",
             "loraplus_lr_ratio",
-            "use_swanlab_lr",
-            "freeze_trainable_layers",
-            "freeze_trainable_modules",
-            "freeze_extra_modules",
-            "create_new_adapter",
-            "use_oft",
             "pure_bf16",
-            "use_dft_loss",
-            "use_asft_loss",
-            "use_eaft_loss",
-            "ref_model",
-            "ref_model_adapters",
-        ),
+        ],
         _OTHER_UPDATE,
     ),
     **dict.fromkeys(
-        ("packing", "neat_packing", "mix_strategy", "interleave_probs", "mask_history", "tokenized_path"), _OTHER_ROWS
+        ["packing", "neat_packing", "mix_strategy", "interleave_probs", "mask_history", "tokenized_path"], _OTHER_ROWS
     ),
-    **dict.fromkeys(("train_on_prompt", "compute_dtype", "moe_aux_loss_coef", "z_loss_weight"), _OTHER_LOSS),
+    **dict.fromkeys(("train_on_prompt", "moe_aux_loss_coef"), _OTHER_LOSS),
     **dict.fromkeys(
-        (
+        [
             "rope_scaling",
             "shift_attn",
             "mixture_of_depths",
@@ -104,27 +91,19 @@ _REFUSED = {
             "new_special_tokens",
             "add_special_tokens",
             "split_special_tokens",
-            "init_special_tokens",
             "upcast_layernorm",
             "upcast_lmhead_output",
             "default_system",
             "enable_thinking",
             "tool_format",
             "train_from_scratch",
-        ),
+        ],
         _OTHER_MODEL,
     ),
 }
 """Keys that change what is learned and have no counterpart, with the reason, unless they are off."""
 _OFF = (None, False, 0, "", "none", "false")
-_AS_HERE = {
-    "mix_strategy": "concat",
-    "double_quantization": True,
-    "quantization_method": "bnb",
-    "quantization_type": "nf4",
-    "tool_format": None,
-    "enable_thinking": True,
-}
+_AS_HERE = {"mix_strategy": "concat", "enable_thinking": True}
 """Of those keys, the values that change nothing by themselves."""
 _DEEPSPEED = ("optimizer", "scheduler", "gradient_clipping", "train_batch_size")
 """Sections and values of a DeepSpeed config that change what is learned, where they are not `auto`."""
@@ -683,12 +662,6 @@ class _Import:
 
     def _saves(self) -> None:
         """Saves by steps where the file leaves it to transformers' default, which is no default of a recipe."""
-        for what, default in (("save", "steps"), ("eval", "no")):
-            given = self.given.get(
-                f"{what}_strategy", self.given.get("evaluation_strategy") if what == "eval" else None
-            )
-            if (given or default) != "steps":
-                self._leave(f"{what}_steps", f"{what}_strategy is {given or default}, so it has no effect")
         if self.given.get("save_strategy") is None:
             self.done.add("save_strategy")
             self.out.put("training.save_strategy", "steps", "its default")

@@ -281,7 +281,7 @@ def _unknown(column: Column, values: pa.ChunkedArray, rows: np.ndarray, order: _
         hint = f"write it as {close[0]!r} in the data" if close else hint
     elif order.is_plain or _meant(order.names) is None:
         count = len(order.names)
-        what = f"label {value}, but there are {count} labels, so they run from 0 to {count - 1}"
+        what = f"label {value}, but there are {count} names, and labels run from 0 to {count - 1}"
     else:
         what = f"label {value}, which is none of the labels {order.shown}"
     return LaunchError(f"{column.at(row)} has {what}{more}", hint=hint)

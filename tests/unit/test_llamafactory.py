@@ -485,7 +485,6 @@ def test_few_rows_are_labels_where_they_are_named(job, tmp_path: Path):
         ("resume_from_checkpoint", "saves/checkpoint-5"),
         ("new_special_tokens", "<a>"),
         ("mix_strategy", "interleave_under"),
-        ("freeze_trainable_layers", 2),
     ],
 )
 def test_a_key_that_changes_what_is_learned_is_kept_or_refused(job, key: str, value: Any):
@@ -548,10 +547,12 @@ def test_earlier_turns_are_refused_with_their_row(job):
 
 def test_no_reading_of_a_value_is_silent(job, tmp_path: Path):
     """An attention that is not known, and rows held out twice."""
-    path = job({"flash_attn": "fa9", "eval_dataset": "reviews"})
+    path = job(
+        {"flash_attn": "fa9", "eval_dataset": "reviews", "quantization_method": "bnb", "freeze_trainable_layers": 2}
+    )
     _, made = loaded(path, tmp_path)
 
-    assert {"flash_attn", "val_size"} <= {x.key for x in made.left}
+    assert {"flash_attn", "val_size", "quantization_method", "freeze_trainable_layers"} <= {x.key for x in made.left}
 
 
 def test_arguments_that_would_do_nothing_are_listed_and_not_kept(job, tmp_path: Path):

@@ -101,7 +101,12 @@ def test_a_data_sets_own_names_go_before_its_numbers():
         ([0, 7, 9], None, {"num_labels": 2}, "has label 7"),
         (["c", "a", "b"], None, {"num_labels": 2}, "holds the text 'c'"),
         (["a", "b"], None, {"num_labels": 3}, "2 different labels are there: a, b"),
-        ([1, 2, 3], None, {"num_labels": 3, "names": ("bad", "so", "good")}, "has label 3, but there are 3 labels"),
+        (
+            [1, 2, 3],
+            None,
+            {"num_labels": 3, "names": ("bad", "so", "good")},
+            "has label 3, but there are 3 names, and labels run from 0 to 2",
+        ),
         (["bad", "odd"], ["new"], {"num_labels": 2, "names": ("bad", "good")}, "the text 'odd'"),
         ([1, 2], [0], {"num_labels": 2, "names": ("1", "2")}, "label 0, which is none of the labels 1, 2"),
         ([-1, 0, 1], None, {"num_labels": 3}, "has label -1, which marks rows without a label"),
