@@ -25,7 +25,9 @@ Metric = Literal["accuracy", "precision", "recall", "f1", "mae", "confusion_matr
 Text = Annotated[str, Field(min_length=1)]
 
 ENV_PREFIX = "ASCEND_LAUNCH_"
-ENV_NOT_RECIPE = frozenset({"CACHE", "NPROC", "DEVICE", "LANG", "NNODES", "NODE_RANK", "RDZV_ENDPOINT", "RUN_DIR", "SECRET"})
+ENV_NOT_RECIPE = frozenset(
+    {"CACHE", "NPROC", "DEVICE", "LANG", "NNODES", "NODE_RANK", "RDZV_ENDPOINT", "RUN_DIR", "SECRET"}
+)
 """ASCEND_LAUNCH_* variables that are not recipe keys: the cache folder, defaults of command line options, and the run
 directory that a script's ranks are told."""
 
