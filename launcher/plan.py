@@ -608,8 +608,8 @@ def _training_arguments(
 
 def _direction(recipe: RecipeSpec) -> dict[str, Any]:
     """By which figure evaluations are compared, and which way: transformers takes every figure but the loss for one of
-    which more is better. The figures of a user's own script are the script's."""
-    if recipe.script is not None or not training_rules.looks_for_best(recipe.training):
+    which more is better."""
+    if not training_rules.looks_for_best(recipe.training):
         return {}
     name = training_rules.best_metric(recipe.training)
     direction = {"metric_for_best_model": name, "greater_is_better": training_rules.GREATER_IS_BETTER[name]}

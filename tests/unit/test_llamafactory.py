@@ -568,7 +568,7 @@ def test_arguments_that_would_do_nothing_are_listed_and_not_kept(job, tmp_path: 
     left = {x.key: x.reason for x in made.left}
     assert not {"save_steps", "run_name", "optim", "lr_scheduler_kwargs"} & recipe.training.keys()
     assert "epoch" == recipe.training["save_strategy"]
-    assert left["save_steps"].startswith("has no effect with save_strategy: epoch")
+    assert "no effect" in left["save_steps"]
     assert "bitsandbytes" in left["optim"]
     assert "linear" not in left["lr_scheduler_kwargs"]
     assert "it names the run for" in left["run_name"]
