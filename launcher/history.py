@@ -282,11 +282,19 @@ def _is_time(value: Any) -> bool:
 
 
 def _is_scalar(value: Any) -> bool:
-    return _is_number(value) and abs(value) < sys.float_info.max
+    return type(value) in (float, int) and -sys.float_info.max < value < sys.float_info.max
 
 
 def _is_series(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_scalar, value))
+    """A million events have lists of as many ranks as there are: those of one kind are looked at without a loop."""
+    if not isinstance(value, list):
+        return False
+    kinds = set(map(type, value))
+    if kinds == {float}:
+        return all(map(math.isfinite, value))
+    if kinds == {int}:
+        return -sys.float_info.max < min(value) and max(value) < sys.float_info.max
+    return all(map(_is_scalar, value))
 
 
 _FITS: dict[str, Callable[[Any], bool]] = {

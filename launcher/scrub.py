@@ -196,7 +196,7 @@ def escaped(text: str) -> str:
 
 # -- records -------------------------------------------------------------------------------------------------------
 
-_SUSPECT = re.compile(rb"://|[=@\x1b\x7f]|\\u00|hf_|sk-|[Bb]earer|[Bb]asic |--|[Kk][Ee][Yy]|[Tt]oken|TOKEN|[Ss]ecret|SECRET|[Pp]ass|PASS|"
+_SUSPECT = re.compile(rb"://|[=@\x1b\x7f]|\\u00|hf_|sk-|[Bb]earer|[Bb]asic |--|[Kk][Ee][Yy]|[Tt]oken(?!s\x22: ?\d)|TOKEN|[Ss]ecret|SECRET|[Pp]ass|PASS|"
                       rb"PWD|AUTH|[Cc]redential|gh._|pat[_-]|xox|AKIA|eyJ|\xc2|\xd8|\xe2")  # fmt: skip
 
 
