@@ -823,7 +823,7 @@ def check_way(ctx: Context) -> Finding:
                        "look at `ip route`, or name an address of node 0 that all nodes reach")  # fmt: skip
     if not ctx.is_first_node and is_loopback(way.peer):
         return Finding(name, "fail", f"{host} is {way.peer} here, which is this node", "the nodes cannot meet",
-                       "give node 0's own address in --rdzv-endpoint, or mend /etc/hosts")  # fmt: skip
+                       "give node 0's own address in --rdzv-endpoint, or correct /etc/hosts")  # fmt: skip
     chosen = ctx.env.get("GLOO_SOCKET_IFNAME")
     if chosen and way.interface and not is_loopback(way.peer) and way.interface not in chosen.split(","):
         return Finding(name, "warn", f"GLOO_SOCKET_IFNAME={chosen}, and the way to {host} is {way.interface}",

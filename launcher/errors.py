@@ -11,7 +11,7 @@ EXIT_TERMINATED = 143
 
 
 class LaunchError(Exception):
-    """Something the user can mend: what is wrong, where, and what to do.
+    """Something the user can correct: what is wrong, where, and what to do.
 
     `what` is one sentence with the offending value in it, prefixed by `file:line` where a file is at fault.
     `hint` is the next step. `exit_code` follows the table in the design: 1 the job failed, 2 the user must

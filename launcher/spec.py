@@ -313,19 +313,21 @@ class _Layers:
             mistakes = sorted(dict.fromkeys(self.mistakes), key=_position)
             raise LaunchError(
                 "\n".join(mistakes),
-                hint=_place(mistakes[0]) if len(mistakes) == 1 else f"mend these {len(mistakes)} mistakes",
+                hint=_place(mistakes[0]) if len(mistakes) == 1 else f"correct these {len(mistakes)} errors",
             )
 
 
 def _place(mistake: str) -> str:
-    """What to do about a single mistake: where it is to be mended."""
+    """What to do about a single mistake: where it is to be corrected."""
     if mistake.startswith("command line"):
-        return "mend that word of the command line"
+        return "correct that word of the command line"
     if mistake.startswith("environment "):
         return "change or unset that variable"
     found = re.match(r"(.*?):(\d+): ", mistake)
     return (
-        f"mend line {found[2]} of {found[1]}" if found else "add it to the recipe, or as KEY=VALUE on the command line"
+        f"correct line {found[2]} of {found[1]}"
+        if found
+        else "add it to the recipe, or as KEY=VALUE on the command line"
     )
 
 

@@ -78,11 +78,11 @@ def load(path: Path, kind: str = "recipe") -> Document:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise LaunchError(
-            f"{path}:{line}: not valid YAML: {error.problem}", hint="mend the file at that line"
+            f"{path}:{line}: not valid YAML: {error.problem}", hint="correct the file at that line"
         ) from None
     except yaml.YAMLError as error:
         first = str(error).splitlines()[0]
-        raise LaunchError(f"{path}: not valid YAML: {first}", hint="mend the file") from None
+        raise LaunchError(f"{path}: not valid YAML: {first}", hint="correct the file") from None
 
 
 class _RefusedError(Exception):

@@ -110,7 +110,7 @@ def predict_command(model: str, source: str, target: str, force: bool, form: str
             sys.exit(outcome.exit_code)
         if feed.error is not None:
             raise LaunchError(f"{feed.name}:{feed.error.line}: {feed.error.reason}",
-                              hint=f"mend that line, or pass over such lines with --skip-bad; the {feed.num_rows} texts before it were answered")  # fmt: skip
+                              hint=f"correct that line, or pass over such lines with --skip-bad; the {feed.num_rows} texts before it were answered")  # fmt: skip
     show.predicted(feed)
     feed.require_scores()
 

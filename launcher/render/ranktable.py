@@ -51,7 +51,7 @@ def text(servers: Sequence[Server]) -> str:
     found = problems(value)
     if found:
         raise LaunchError(
-            f"no rank table can be made of this: {'; '.join(found[:4])}", hint="mend the addresses or ids given"
+            f"no rank table can be made of this: {'; '.join(found[:4])}", hint="correct the addresses or ids given"
         )
     return json.dumps(value, indent=2) + "\n"
 

@@ -6,13 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
-
 from launcher.errors import EXIT_OK
 from launcher.explain import Report
 from launcher.plan import Plan
 from launcher.rundir import RunDir
 from launcher.show import View, err, failure
+from launcher.show.text import Text
 from launcher.spec import Loaded
 from launcher.supervise import Outcome
 

@@ -118,7 +118,7 @@ class Connection:
 
 
 REASONS = (
-    (r"Could not resolve hostname", "ssh does not know that name", "mend the name, or give it a HostName in ssh_config"),
+    (r"Could not resolve hostname", "ssh does not know that name", "correct the name, or give it a HostName in ssh_config"),
     (r"REMOTE HOST IDENTIFICATION HAS CHANGED", "its host key is another than known_hosts has",
      "find out why it changed; then `ssh-keygen -R {name}` and `ssh {name}` once"),
     (r"Host key verification failed", "its host key is not known here", "run `ssh {name}` once, and compare the key it shows"),

@@ -44,7 +44,7 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 class Problem(Exception):  # noqa: N818 it is the user's, and reported in a sentence
-    """What the user has to mend on this host."""
+    """What the user has to correct on this host."""
 
     def __init__(self, what: str, hint: str) -> None:
         super().__init__(what)

@@ -584,7 +584,7 @@ class ResumableTrainer(Trainer):
         if isinstance(refused, str):
             raise LaunchError(
                 f"{folder}: the model could not be written: {refused}",
-                hint=f"mend that; the same command with --run-dir {folder.parent} then goes on from its newest checkpoint",
+                hint=f"correct that; the same command with --run-dir {folder.parent} then goes on from its newest checkpoint",
                 exit_code=EXIT_JOB_FAILED,
             )
 

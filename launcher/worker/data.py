@@ -99,7 +99,7 @@ def prepare(plan: Plan, run_dir: RunDir) -> Prepared:
     Runs once per node, before its ranks. A second call with the same data, tokenizer and settings reads the cache.
 
     Raises:
-        LaunchError: anything about data, tokenizer or model folder that the user can mend.
+        LaunchError: anything about data, tokenizer or model folder that the user can correct.
     """
     _quiet()
     recipe, seed = plan.recipe, plan.training_arguments.get("seed", 42)

@@ -250,10 +250,10 @@ def test_no_is_the_word_no_where_that_is_a_choice(recipe: Write):
 @pytest.mark.parametrize(
     ("sections", "override", "env", "hint"),
     [
-        ({}, "nonsense", {}, "mend that word of the command line"),
-        ({}, "training.learning_rate=abc", {}, "mend that word of the command line"),
+        ({}, "nonsense", {}, "correct that word of the command line"),
+        ({}, "training.learning_rate=abc", {}, "correct that word of the command line"),
         ({}, "training.seed=1", {"ASCEND_LAUNCH_TRAINNG__SEED": "1"}, "change or unset that variable"),
-        ({"metrics": ["what"]}, "training.seed=1", {}, "mend line "),
+        ({"metrics": ["what"]}, "training.seed=1", {}, "correct line "),
     ],
 )
 def test_a_single_mistake_says_where_to_mend_it(recipe, sections, override: str, env: dict[str, str], hint: str):
