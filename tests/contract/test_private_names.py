@@ -31,7 +31,6 @@ SIGNATURES = {
     f"{TRAINER}.__init__": "self model= args= data_collator= train_dataset= eval_dataset= processing_class= model_init= "
     "compute_loss_func= compute_metrics= callbacks= optimizers= optimizer_cls_and_kwargs= preprocess_logits_for_metrics=",
     f"{TRAINER}._evaluate": "self trial ignore_keys_for_eval skip_scheduler=",
-    f"{TRAINER}._get_grad_norm": "self model grad_norm=",
     f"{TRAINER}._load_best_model": "self",
     f"{TRAINER}._load_from_checkpoint": "self resume_from_checkpoint model=",
     f"{TRAINER}._load_optimizer_and_scheduler": "self checkpoint",
@@ -48,12 +47,14 @@ SIGNATURES = {
     f"{TRAINER}.floating_point_ops": "self inputs",
     f"{TRAINER}.get_batch_samples": "self epoch_iterator num_batches device",
     f"{TRAINER}.get_train_dataloader": "self",
+    f"{TRAINER}.get_batch_samples": "self epoch_iterator num_batches device",
     f"{TRAINER}.save_model": "self output_dir= _internal_call=",
     f"{TRAINER}.train": "self resume_from_checkpoint= trial= ignore_keys_for_eval=",
     f"{TRAINER}.training_step": "self model inputs num_items_in_batch=",
     "evaluate:Metric._compute": "self *, predictions= references= **kwargs",
     "evaluate:Metric._info": "self",
     # Called.
+    "transformers.modeling_utils:PreTrainedModel._init_weights": "self module",
     f"{TRAINER}._determine_best_metric": "self metrics trial",
     "runpy:_run_module_as_main": "mod_name alter_argv=",  # what Python itself calls for -m
     f"{TRAINER}._prepare_inputs": "self inputs",
