@@ -23,6 +23,8 @@ MAX_PREDICTIONS = 2_000_000
 """Rows that a confusion matrix is counted from, where metrics.json holds none."""
 MAX_LABELS = 2_000
 """Of a matrix that is counted here: its size is the square of the largest label."""
+_EVENT = json.JSONDecoder(parse_constant=lambda _: None)
+"""json.loads would make one for each of a million lines."""
 _KNOWN = ("plan.json", "events.jsonl", "metrics.json", "recipe.yaml")
 
 
@@ -248,7 +250,7 @@ class _Files:
                     if not line.endswith(b"\n"):
                         break
                     try:
-                        value = json.loads(line, parse_constant=lambda _: None)
+                        value = _EVENT.decode(line.decode("utf-8"))
                     except (ValueError, RecursionError):
                         value = None
                     if isinstance(value, dict):
