@@ -355,5 +355,8 @@ def _pairs(option: str, words: tuple[str, ...]) -> dict[str, str]:
 def _secret(variable: str, word: str) -> tuple[str, str]:
     secret, colon, key = word.partition(":")
     if not secret or not colon or not key:
-        raise LaunchError(f"--secret {variable}={word}: not SECRET:KEY", hint="as in --secret HF_TOKEN=hub:token")
+        raise LaunchError(
+            f"the Secret for {variable} is given as {word!r}, without a key of it",
+            hint="give the Secret's name, a colon, and the key's name",
+        )
     return secret, key

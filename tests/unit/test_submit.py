@@ -184,7 +184,7 @@ def test_what_kubectl_refuses_is_one_sentence_and_a_hint(
         (["--slurm", *PODS, TINY], "--image, --mount: only for --kubernetes and --volcano"),
         (["--volcano", *PODS, "--env=X", TINY], "not NAME=VALUE"),
         (["--volcano", *PODS, "--env=HF_TOKEN=hf_x", TINY], "must not stand in a manifest"),
-        (["--volcano", *PODS, "--secret=HF_TOKEN=hub", TINY], "not SECRET:KEY"),
+        (["--volcano", *PODS, "--secret=HF_TOKEN=hub", TINY], "is given as 'hub', without a key of it"),
         (["--volcano", *PODS, TINY, "training.lerning_rate=1"], "no such TrainingArguments field"),
         (["--slurm", TINY, "parallel.strategy=zero9"], "zero9"),
         (["--slurm", TINY], "sbatch is not on PATH"),
