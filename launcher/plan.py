@@ -202,7 +202,7 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
         batch = Batch(global_size=world_size, micro_size=1, accumulation=1, eval_size=_eval_size(recipe, 1))
         strategy, strategy_reason = _use_strategy(recipe, use)
     else:
-        batch = _batch(recipe, world_size, loaded)
+        batch = _batch(recipe, world_size, loaded, cluster)
     overlaps = _overlaps(recipe, cluster, options)
     needs = memory_job(recipe, cluster, world_size, nproc, precision, model_config, overlaps=overlaps)
     if needs is not None:
@@ -293,7 +293,7 @@ def memory_rows(
     if needs is None:
         return []
     micro = recipe.parallel.micro_batch_size
-    per_rank = _batch(recipe, world_size, loaded).global_size // world_size
+    per_rank = _batch(recipe, world_size, loaded, cluster).global_size // world_size
     least = 1 if micro == "auto" else micro
     return memory.table(**needs, micro_batch=least, accumulation=max(1, per_rank // least))
 
@@ -460,7 +460,7 @@ def _fitted(recipe: RecipeSpec, needs: dict[str, Any], batch: Batch, world_size:
     return choice.strategy, reason, taken  # type: ignore[return-value]
 
 
-def _batch(recipe: RecipeSpec, world_size: int, loaded: Loaded) -> Batch:
+def _batch(recipe: RecipeSpec, world_size: int, loaded: Loaded, cluster: Cluster) -> Batch:
     total, micro = recipe.parallel.global_batch_size, recipe.parallel.micro_batch_size
     least = 1 if micro == "auto" else micro
     unit = world_size * least
@@ -470,6 +470,7 @@ def _batch(recipe: RecipeSpec, world_size: int, loaded: Loaded) -> Batch:
         ranks = [n for n in range(1, total + 1) if total % (n * least) == 0]
         counts = ", ".join(map(str, ranks[:-1])) + f" or {ranks[-1]}" if len(ranks) > 1 else str(ranks[0])
         parts = f"{world_size} ranks" if world_size > 1 else "1 rank"
+        parts += f" on {cluster.num_nodes} nodes ({cluster.nodes_source})" if cluster.num_nodes > 1 else ""
         parts += "" if micro == "auto" else f" x micro batch {micro}"
         origin = loaded.origins.get("parallel.global_batch_size", "default")
         where = "" if origin == "default" else f"{origin}: "
