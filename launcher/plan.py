@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -186,7 +187,7 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
     """
     recipe = loaded.spec
     if recipe.script is not None:
-        script = os.path.normpath(loaded.path.resolve().parent / recipe.script)
+        script = os.path.normpath(_recipe_dir(loaded) / recipe.script)
         return of_program(
             Program(kind="script", target=script, args=tuple(map(str, recipe.args))), loaded, cluster, options
         )
@@ -212,17 +213,7 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
             strategy, strategy_reason, batch = _fitted(recipe, needs, batch, world_size)
     _require_effect(loaded, cluster, strategy if use is None else None)
     return Plan(
-        name=loaded.name,
-        recipe_dir=str(loaded.recipe_dir or loaded.path.resolve().parent),
-        recipe=recipe,
-        device=cluster.device,
-        device_reason=cluster.source,
-        chip=cluster.devices[0].name if cluster.devices else None,
-        backend="hccl" if cluster.device == "npu" else "gloo",
-        num_nodes=cluster.num_nodes,
-        nproc_per_node=nproc,
-        rdzv_endpoint=cluster.rdzv_endpoint,
-        nodes_reason=cluster.nodes_source,
+        **_ranks(loaded, cluster, options, nproc),
         strategy=strategy,
         strategy_reason=strategy_reason,
         precision=precision,
@@ -230,10 +221,7 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
         batch=batch,
         training_arguments=_training_arguments(recipe, cluster, strategy, precision, batch, options.debug)
         | (_use_arguments(recipe, use, strategy) if use else {}),
-        supervision=options.supervision,
-        debug=options.debug,
         use=use,
-        rank_table=options.rank_table if cluster.device == "npu" else None,
         overlap_comm=overlaps,
         driver_version=cluster.driver_version,
         notes=(*(options.model.notes if options.model else ()), *_unused_notes(recipe, strategy)),
@@ -249,28 +237,39 @@ def of_program(program: Program, loaded: Loaded, cluster: Cluster, options: Opti
     """
     nproc = 1 if options.debug else _nproc(cluster, options)
     return Plan(
-        name=loaded.name,
-        recipe_dir=str(loaded.path.resolve().parent),
-        recipe=loaded.spec,
-        device=cluster.device,
-        device_reason=cluster.source,
-        chip=cluster.devices[0].name if cluster.devices else None,
-        backend="hccl" if cluster.device == "npu" else "gloo",
-        num_nodes=cluster.num_nodes,
-        nproc_per_node=nproc,
-        rdzv_endpoint=cluster.rdzv_endpoint,
-        nodes_reason=cluster.nodes_source,
+        **_ranks(loaded, cluster, options, nproc),
         strategy="ddp",
         strategy_reason="the program's own",
         precision="fp32",
         precision_reason="the program's own",
         batch=Batch(global_size=nproc * cluster.num_nodes, micro_size=1, accumulation=1, eval_size=1),
         training_arguments={},
-        supervision=options.supervision,
-        debug=options.debug,
         program=program,
-        rank_table=options.rank_table if cluster.device == "npu" else None,
     )
+
+
+def _ranks(loaded: Loaded, cluster: Cluster, options: Options, nproc: int) -> dict[str, Any]:
+    """What of a Plan does not depend on what its ranks do."""
+    return {
+        "name": loaded.name,
+        "recipe_dir": str(_recipe_dir(loaded)),
+        "recipe": loaded.spec,
+        "device": cluster.device,
+        "device_reason": cluster.source,
+        "chip": cluster.devices[0].name if cluster.devices else None,
+        "backend": "hccl" if cluster.device == "npu" else "gloo",
+        "num_nodes": cluster.num_nodes,
+        "nproc_per_node": nproc,
+        "rdzv_endpoint": cluster.rdzv_endpoint,
+        "nodes_reason": cluster.nodes_source,
+        "supervision": options.supervision,
+        "debug": options.debug,
+        "rank_table": options.rank_table if cluster.device == "npu" else None,
+    }
+
+
+def _recipe_dir(loaded: Loaded) -> Path:
+    return loaded.recipe_dir or loaded.path.resolve().parent
 
 
 def memory_rows(

@@ -47,7 +47,6 @@ SIGNATURES = {
     f"{TRAINER}.floating_point_ops": "self inputs",
     f"{TRAINER}.get_batch_samples": "self epoch_iterator num_batches device",
     f"{TRAINER}.get_train_dataloader": "self",
-    f"{TRAINER}.get_batch_samples": "self epoch_iterator num_batches device",
     f"{TRAINER}.save_model": "self output_dir= _internal_call=",
     f"{TRAINER}.train": "self resume_from_checkpoint= trial= ignore_keys_for_eval=",
     f"{TRAINER}.training_step": "self model inputs num_items_in_batch=",
@@ -58,7 +57,6 @@ SIGNATURES = {
     f"{TRAINER}._determine_best_metric": "self metrics trial",
     "runpy:_run_module_as_main": "mod_name alter_argv=",  # what Python itself calls for -m
     f"{TRAINER}._prepare_inputs": "self inputs",
-    "transformers.modeling_utils:PreTrainedModel._init_weights": "self module",
     "transformers.integrations.deepspeed:deepspeed_init": "trainer num_training_steps inference=",
     "torch.distributed.tensor._utils:compute_local_shape_and_global_offset": "global_shape mesh placements skip_offset=",
     f"{ZERO2}.update_lp_params": "self",
