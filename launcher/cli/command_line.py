@@ -20,13 +20,13 @@ def with_command(args: list[str], parameters: Sequence[click.Parameter]) -> list
     """The words with the command's name before them.
 
     The first word that is no option decides: another launcher's name, a recipe, or a program. Where an option is not
-    known, or no such word is there, the recipe's command says so.
+    known, or no such word is there, the command that was most likely meant says so.
     """
     index = first_word(args, parameters)
     if index is not None and args[index] == "--":
         return [COMMAND, *args]
     if index is None:
-        return [RECIPE, *args]
+        return [PROGRAM if any(is_program(word) for word in args) else RECIPE, *args]
     before, word, after = args[:index], args[index], args[index + 1 :]
     if word in PASTED:
         words = PASTED[word](after)

@@ -47,7 +47,8 @@ def test_the_first_word_that_is_no_option_ends_ours(words: list[str], first: int
         (["recipes/tiny-cpu.yaml"], "run"),
         (["--nproc", "2", "mine.yml", "a=b"], "run"),
         (["yelp"], "run"),
-        (["--no-such-option", "train.py"], "run"),
+        (["--no-such-option", "train.py"], "program"),
+        (["--no-such-option", "mine.yaml"], "run"),
     ],
 )
 def test_a_program_is_told_from_a_recipe_by_its_ending_or_an_option(words: list[str], command: str):
