@@ -637,7 +637,11 @@ def _check_training(layers: _Layers, good: dict[str, Any]) -> None:
     training = good.get("training")
     if not isinstance(training, dict):
         return
-    good["training"] = training = {name: training_fields.as_meant(name, value) for name, value in training.items()}
+    good["training"] = training = {
+        name: training_fields.as_meant(name, value)
+        for name, value in training.items()
+        if not training_fields.is_left_out(name, value)
+    }
     wrong = {name: text for name, value in training.items() if (text := training_fields.problem(name, value))}
     data = good.get("data")
     found = training_rules.problems(

@@ -186,6 +186,11 @@ def as_meant(name: str, value: Any) -> Any:
     return "no" if value is False and field is not None and "no" in field.choices else value
 
 
+def is_left_out(name: str, value: Any) -> bool:
+    """Whether a value is null where the field takes none: then a file's value is taken back (`training.save_steps=null`)."""
+    return value is None and name in fields() and name not in OWNED and "None" not in fields()[name].types
+
+
 def problem(name: str, value: Any) -> str | None:
     """What is wrong with `training.<name>: value` in a recipe, or None."""
     known = fields()

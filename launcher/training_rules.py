@@ -111,7 +111,10 @@ def _schedule(training: Mapping[str, Any], schedule: Schedule, *, has_eval: bool
                 yield key, "there is no data.eval to evaluate on; set it, or leave this out"
             elif not (kind == "logging" and schedule.evaluation == "steps" and training.get("eval_steps") is None):
                 name = f"{kind}_strategy"
-                yield key, f"has no effect with {name}: {strategy}; leave it out, or set {name}: steps"
+                yield (
+                    key,
+                    f"has no effect with {name}: {strategy}; leave it out (training.{key}=null), or set {name}: steps",
+                )
     asked = training.get("eval_strategy")
     if not has_eval and asked not in (None, "no"):
         yield "eval_strategy", "there is no data.eval to evaluate on; set it or say `no`"

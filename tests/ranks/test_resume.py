@@ -113,7 +113,7 @@ def test_a_killed_run_resumes_exactly(render: Callable[..., Run], start: Callabl
 def test_a_run_told_to_stop_resumes_exactly(render: Callable[..., Run], start: Callable):
     """One rank's signal stops all at one step with 143 and a checkpoint of it: within an epoch, at its last step with
     an evaluation due, and in an evaluation."""
-    words = ('training.save_strategy="no"', "training.dataloader_num_workers=1")
+    words = ('training.save_strategy="no"', "training.save_steps=null", "training.dataloader_num_workers=1")
     whole = render("whole", 2, "ddp", *words)
     cases = {
         "within": {"step": 6, "do": "SIGTERM"},
@@ -200,7 +200,7 @@ def test_a_full_disk_costs_a_checkpoint_and_no_more(render: Callable[..., Run], 
 )
 def test_a_dead_loss_ends_the_run(render: Callable[..., Run], start: Callable, loss: str, words: str):
     """Every rank stops with the step and what to try; Trainer alone logs on with the NaN left out."""
-    ended = render("run", 2, "ddp", 'training.save_strategy="no"')
+    ended = render("run", 2, "ddp", 'training.save_strategy="no"', "training.save_steps=null")
 
     codes = start(ended.job(0, step=7, do=loss))
 

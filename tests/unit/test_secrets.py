@@ -84,7 +84,7 @@ def test_nothing_secret_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """On either stream, in lines and as JSON."""
     texts = io.StringIO()
     for console in (show.out, show.err):
-        monkeypatch.setattr(console, "file", texts)
+        monkeypatch.setattr(console, "_file", texts)  # `file` is the stream of the moment, and would stay it
     run = rundir.RunDir(tmp_path)
     (tmp_path / "x.log").write_text(f"Traceback (most recent call last):\nValueError: {SAID}{ESCAPES}\n")
     found = explain_path(tmp_path / "x.log")

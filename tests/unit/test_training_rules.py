@@ -322,3 +322,11 @@ def test_attention_that_needs_cards_is_refused_without_them(recipe: Write, use: 
         plan.make(loaded, CPU, plan.Options(use=use))
 
     assert plan.make(loaded, detect.assumed(8, Nodes()), plan.Options(use=use))
+
+
+def test_null_takes_back_what_a_file_says(recipe: Write):
+    """So that saving can be switched off for a try without an edit."""
+    path = recipe(training={"save_strategy": "steps", "save_steps": 7})
+    made = spec.load(path, ["training.save_strategy=no", "training.save_steps=null"], {})
+
+    assert {"save_strategy": "no"} == made.spec.training
