@@ -206,9 +206,10 @@ def problem(name: str, value: Any) -> str | None:
     types = field.types - {"str"} if "dict" in field.types else field.types
     if not _fits(value, types):
         wanted = " or ".join(sorted(_TYPE_WORDS[t] for t in types))
-        return f"expected {wanted}, got {value!r}"
+        return f"expected {wanted}, got {shown(value)}"
     if field.choices and isinstance(value, str) and value not in field.choices:
-        close = difflib.get_close_matches(value, field.choices, n=1)
+        close = [c for c in field.choices if value and c.startswith(value)]
+        close = close or difflib.get_close_matches(value, field.choices, n=1)
         hint = f"; did you mean `{close[0]}`?" if close else f"; one of {', '.join(field.choices)}"
         return f"{value!r} is not a choice" + hint
     return None
@@ -218,6 +219,11 @@ _TYPE_WORDS = {
     "float": "a number", "int": "a whole number", "bool": "true or false", "str": "text",
     "dict": "a mapping", "list": "a list", "None": "null",
 }  # fmt: skip
+
+
+def shown(value: Any) -> str:
+    """A value in a recipe's words, where those differ from Python's."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _fits(value: Any, types: frozenset[str]) -> bool:
