@@ -191,6 +191,9 @@ def is_left_out(name: str, value: Any) -> bool:
     return value is None and name in fields() and name not in OWNED and "None" not in fields()[name].types
 
 
+_SHORT = {"lr": "learning_rate", "epochs": "num_train_epochs", "batch_size": "parallel.global_batch_size"}
+
+
 def problem(name: str, value: Any) -> str | None:
     """What is wrong with `training.<name>: value` in a recipe, or None."""
     known = fields()
@@ -199,7 +202,8 @@ def problem(name: str, value: Any) -> str | None:
     if name not in known:
         if name in RENAMED:
             return f"transformers 5 has no such argument; use {RENAMED[name]}"
-        close = difflib.get_close_matches(name, known.keys() - OWNED.keys(), n=1, cutoff=0.6)
+        close = [_SHORT[name]] if name in _SHORT else None
+        close = close or difflib.get_close_matches(name, known.keys() - OWNED.keys(), n=1, cutoff=0.6)
         return "no such TrainingArguments field" + (f"; did you mean `{close[0]}`?" if close else "")
     field = known[name]
     # transformers also takes a mapping as JSON text, and as a file; a recipe has it as it is.

@@ -75,6 +75,7 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path):
         ("data", "prompt", "{text}?", "use model.task: causal-lm for prompts"),
         ("training", "lerning_rate", 1, "did you mean `learning_rate`?"),
         ("training", "learning_rate", -1, "-1 must be above 0"),
+        ("training", "lr", 1e-5, "did you mean `learning_rate`?"),
         ("training", "learning_rate", "fast", "expected a number, got 'fast'"),
         ("training", "evaluation_strategy", "epoch", "use eval_strategy"),
         ("training", "group_by_length", True, "train_sampling_strategy: group_by_length"),

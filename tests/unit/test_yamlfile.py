@@ -107,7 +107,9 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path):
     assert {"a": 1} == yamlfile.load(path).value
 
 
-def test_a_pipe_is_read_and_one_that_nobody_writes_to_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_pipe_is_read_and_one_that_nobody_writes_to_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """`ascend-launch <(...)`, and a run directory that came from somebody else."""
     monkeypatch.setattr(yamlfile, "PIPE_S", 0.01)
     os.mkfifo(tmp_path / "recipe.yaml")
