@@ -66,8 +66,8 @@ def _is_secret_of(name: str, content: str) -> bool:
     return _is_secret_setting(name) or (_may_be_secret(name) and bool(_STRONG.fullmatch(content)))
 
 
-_STRONG = re.compile(r"(?=\D*\d)(?=[^A-Za-z]*[A-Za-z])(?![/.])[\w.+/=-]{10,}")
-"""What a service's token looks like, and neither a word, a number, a path nor `<|end_of_text|>`."""
+_STRONG = re.compile(r"(?=[\w+=-]*\d)(?=[\w+=-]*[A-Za-z])[\w+=-]{10,}(?![\w./:@+=-])")
+"""What a service's token looks like, and neither a word, a number, a path, a model's name nor `<|end_of_text|>`."""
 
 # -- text ----------------------------------------------------------------------------------------------------------
 

@@ -124,6 +124,20 @@ def _schedule(training: Mapping[str, Any], schedule: Schedule, *, has_eval: bool
         yield "eval_strategy", "`steps` needs eval_steps"
     if training.get("eval_delay") and schedule.evaluation == "no":
         yield "eval_delay", "has no effect, since nothing is evaluated during the training"
+    yield from _delay(training, schedule)
+
+
+def _delay(training: Mapping[str, Any], schedule: Schedule) -> Iterator[Problem]:
+    """eval_delay counts what evaluations count; how many steps some epochs have is not known yet."""
+    steps = training.get("max_steps", -1)
+    if schedule.evaluation == "epoch" and steps < 0:
+        total, what = training.get("num_train_epochs", 3), "epochs"
+    elif schedule.evaluation == "steps" and steps > 0:
+        total, what = steps, "steps"
+    else:
+        return
+    if training.get("eval_delay", 0) > total:
+        yield "eval_delay", f"is more than the {total} {what} of the training, in which nothing would be evaluated"
 
 
 # -- the best model ------------------------------------------------------------------------------------------------

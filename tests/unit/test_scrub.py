@@ -82,6 +82,7 @@ def test_secrets_in_text(text: str, shown: str):
      "RuntimeError: key 'label' is missing", "KeyError: 'token_type_ids'", "step 5/10  loss 0.5  grad norm 3", "/data/user@host/x", "12:30:05",
      "environment HF_TOKEN: no recipe key `token`", "DB_PASSWORD: is not set", "metric_for_best_model=f1", "eos_token='</s>'", "unexpected token: ','", "pass: 3 of 4", "--max-tokens 5", "--tokenizer x",
      "pad_token='<|reserved_special_token_250|>'", "--key /data/part1.json", "bos_token: [unused001]", "key=label2",
+     "hub token: meta-llama/Meta-Llama-3-8B-Instruct is gated", "token: model-1.safetensors",
      "say --secret DB_PASS=SECRET:KEY", "environment ASCEND_LAUNCH_TRAINING__HUB_TOKEN: training.hub_token: not set in a recipe",
      "key: bdb759b843a89d7572088f51", "content_key: bdb759b843a89d7572088f51"],
 )  # fmt: skip

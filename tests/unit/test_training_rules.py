@@ -66,6 +66,8 @@ def arguments(path: Path, *overrides: str, **options: Any) -> dict[str, Any]:
         ({**BEST, "save_only_model": True}, "load_best_model_at_end", "needs whole checkpoints"),
         ({"save_strategy": "best", "eval_strategy": "no"}, "save_strategy", "set eval_strategy"),
         ({"eval_strategy": "no", "eval_delay": 3}, "eval_delay", "has no effect"),
+        ({**BEST, "eval_delay": 4}, "eval_delay", "is more than the 3 epochs of the training"),
+        ({"eval_steps": 5, "max_steps": 10, "eval_delay": 11}, "eval_delay", "is more than the 10 steps"),
         # the figure
         (
             {**BEST, "metric_for_best_model": "f2"},
@@ -214,6 +216,7 @@ def test_a_mistake_is_one_line_with_its_place(recipe: Write, training: dict[str,
         {"optim": "sgd", "optim_args": "momentum=0.9, nesterov=True"},
         {"logging_strategy": "epoch", "eval_strategy": "steps", "logging_steps": 5},
         {"max_steps": -1},
+        {"eval_delay": 3},
         {"debug": ""},
     ],
 )
