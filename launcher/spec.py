@@ -680,6 +680,8 @@ def _check_combinations(layers: _Layers, good: dict[str, Any]) -> None:
             ("parallel", "micro_batch_size"),
             f"global_batch_size {total} is not a multiple of micro_batch_size {micro}; {_divisors(total)} are possible",
         )
+    if adapter is not None and adapter.target_modules == ():
+        layers.mistake(("adapter", "target_modules"), "names no layer to adapt; leave it out for every linear layer")
     if adapter is not None and adapter.use_dora and parallel.strategy in ("zero3", "zero3-offload"):
         layers.mistake(("adapter", "use_dora"), "DoRA reads whole weights, which ZeRO-3 does not keep; use zero2")
     if parallel.deepspeed is not None:

@@ -70,6 +70,7 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path):
         ("model", "trust_remote_code", True, "unknown key"),
         ("model", "device_map", "auto", "unknown key"),
         ("model", "label_names", ["a", "b"], "2 names for num_labels 5"),
+        ("adapter", "target_modules", [], "names no layer to adapt"),
         ("model", "label_names", [], "has 0 of the at least 2 labels"),
         ("data", "max_length", 1, "must be greater than or equal to 8"),
         ("data", "prompt", "{text}?", "use model.task: causal-lm for prompts"),
