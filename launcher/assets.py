@@ -158,7 +158,8 @@ def _config(file: Path) -> dict[str, Any]:
     try:
         value = confined.loads(confined.read(file))
     except (OSError, ValueError) as error:
-        raise LaunchError(f"model.name: {file}: not readable as JSON: {error}", hint="fetch the model again") from None
+        why = error.strerror if isinstance(error, OSError) else f"not readable as JSON: {error}"
+        raise LaunchError(f"model.name: {file}: {why}", hint="fetch the model again") from None
     if not isinstance(value, dict):
         raise LaunchError(f"model.name: {file}: not a model's config", hint="fetch the model again")
     return value

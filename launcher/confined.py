@@ -141,7 +141,7 @@ def open_write(path: Path, root: Path, flags: int = os.O_TRUNC) -> int:
         OSError: it cannot be opened; NotPlainError where it is a link, a pipe or a device.
     """
     with folder(path.parent, root, make=True) as inside:
-        how = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | flags
+        how = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | (flags & ~os.O_TRUNC)
         try:
             handle = os.open(path.name, how, 0o666, dir_fd=inside)
         except OSError as error:
@@ -149,7 +149,21 @@ def open_write(path: Path, root: Path, flags: int = os.O_TRUNC) -> int:
                 raise _in_the_way(path.name, inside, path, "a file") from None
             error.filename = str(path)
             raise
-    return _plain(handle, path)
+    _plain(handle, path)
+    if has_other_names(os.fstat(handle)):
+        os.close(handle)
+        raise NotPlainError(path, OTHER_NAMES)
+    if flags & os.O_TRUNC:
+        os.ftruncate(handle, 0)
+    return handle
+
+
+OTHER_NAMES = "is a hard link to a file that has other names too"
+
+
+def has_other_names(found: os.stat_result) -> bool:
+    """Whether a plain file stands in another place as well, where a write to it would show."""
+    return stat.S_ISREG(found.st_mode) and found.st_nlink > 1
 
 
 def write_text(path: Path, text: str, root: Path) -> None:

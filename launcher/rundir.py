@@ -149,9 +149,12 @@ class RunDir:
         """Libraries write in here too, and know nothing of `confined`. Raises NotPlainError."""
         for entry in os.scandir(self.path):
             is_file, is_folder = _FILES.fullmatch(entry.name), _FOLDERS.fullmatch(entry.name)
-            mode = entry.stat(follow_symlinks=False).st_mode
+            found = entry.stat(follow_symlinks=False)
+            mode = found.st_mode
             if is_file and confined.kind(mode):
                 raise NotPlainError(entry.path, f"is {confined.kind(mode)}, not a file")
+            if is_file and confined.has_other_names(found):
+                raise NotPlainError(entry.path, confined.OTHER_NAMES)
             if is_folder and not stat.S_ISDIR(mode):
                 raise NotPlainError(entry.path, f"is {confined.kind(mode) or 'a file'}, not a folder")
 

@@ -40,7 +40,7 @@ def is_secret(name: str) -> bool:
         not _ANYWHERE.isdisjoint(words)
         or (len(words) > 1 and words[-1] in _LAST)
         or joined.endswith("connection_string")
-        or bool(re.search(r"(token|secret|password|passwd|apikey)$", joined))
+        or bool(re.search(r"(token|secret|password|passwd|apikey|sshpass)$", joined))
     )
 
 
@@ -51,25 +51,42 @@ def _is_secret_setting(name: str) -> bool:
 
 
 _PLAINLY = re.compile(
-    r"password|passwd|passphrase|secret|credential|api_?key|(access|auth|hub|refresh|bearer)_?token", re.IGNORECASE
+    r"password|passwd|passphrase|secret|credential|api[-_]?key|(access|auth|hub|hf|refresh|bearer|private)[-_]?token",
+    re.IGNORECASE,
 )
+
+
+def _may_be_secret(name: str) -> bool:
+    """Whether such a name holds a secret where its value looks like one: `token`, `db_pwd`, `--auth`; and `pad_token`."""
+    words = [word.lower() for word in _WORD.findall(name)]
+    return bool(words) and words[-1] in ("token", "auth", "pass", "pwd", "pat")
+
+
+def _is_secret_of(name: str, content: str) -> bool:
+    return _is_secret_setting(name) or (_may_be_secret(name) and bool(_STRONG.fullmatch(content)))
+
+
+_STRONG = re.compile(r"(?=[\w+=-]*\d)(?=[\w+=-]*[A-Za-z])[\w+=-]{10,}(?![\w./:@+=-])")
+"""What a service's token looks like, and neither a word, a number, a path, a model's name nor `<|end_of_text|>`."""
 
 # -- text ----------------------------------------------------------------------------------------------------------
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,20}://)([^\s\"'<>`|\\^{}]+)")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,20}://)([^\s\"'<>`\\]+)")
 _QUERY = re.compile(r"([?&;](?:amp;)?)([A-Za-z0-9_.-]{1,64})=([^&#\s\"'<>;]+)")
 _IN_QUERY = frozenset({"key", "token", "auth", "sig", "signature", "pass", "pwd", "sas", "ak", "sk", "accesskeyid"})
 _BARE = re.compile(r"(?<![\w/@.])[\w.+-]+:[^\s@/:\"']+@(?=[\w.-]+:\d)")
 """user:password@host:port, as proxies are told without a scheme."""
-_SETTING = re.compile(r"(?<![\w-])(--[A-Za-z][\w-]{1,63}(?:=|[ ]+)(?=[^\s-])|[A-Za-z][\w-]{1,63}[\"']?[ ]?[=:][ ]?)")
+_SETTING = re.compile(r"(?<![\w-])(--[A-Za-z][\w-]{1,63}(?:=|[ ]+)(?=[^\s-])|[A-Za-z][\w-]{1,63}[\"']?\]?[ ]?[=:][ ]?)")
 _VALUE = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'|[^\s\"',;)}\]]+")
-_PROSE = re.compile(r"[a-z]{1,12},? [a-z]")
-"""What follows `HF_TOKEN: ` in a sentence: words."""
+_PROSE = re.compile(r"[a-z]{1,12},? [a-z]|[\w.]+: ")
+"""What follows `HF_TOKEN: ` in a sentence: words, or a key that they are about."""
+_PLACEHOLDER = "SECRET:KEY"
+"""As in `--secret DB_PASS=SECRET:KEY`, which says how a Secret is named."""
 _MARKED = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{8,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|sk-[\w-]{16,}"
     r"|xox[abprs]-[\w-]{10,}|AKIA[A-Z0-9]{16}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,})"
 )
-_HEADER = re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}")
+_HEADER = re.compile(r"\b(Bearer|Basic|(?i:authorization)[\"']?[:=]\s*[\"']?\w+)\s+[A-Za-z0-9._~+/=-]{8,}")
 _HOST = re.compile(r"[\w.-]+(:\d+)?(?=[/?#,;)\]]|$)|\[[0-9a-fA-F:.]+\]")
 _SSH = ("ssh://", "git+ssh://", "sftp://", "rsync://")
 
@@ -155,16 +172,23 @@ def _without_settings(text: str) -> str:
     """`NAME=value`, `name: "value"` and `--name value`, whose values are looked at for secret names alone."""
     out, end = [], 0
     for match in _SETTING.finditer(text):
-        name = match[1].rstrip(" =:\"'")
+        name = match[1].rstrip(" =:\"']")
         is_one = is_secret(name) if name.startswith("--") else _is_secret_setting(name)
+        is_one = is_one or (_may_be_secret(name) and bool(_STRONG.match(text, _unquoted(text, match.end()))))
         found = _VALUE.match(text, match.end()) if is_one and match.start() >= end else None
         if found is not None and ": " in match[0] and _PROSE.match(text, match.end()):
+            continue
+        if found is not None and (match[0] + found[0]).endswith(_PLACEHOLDER):
             continue
         if found is not None and not found[0].strip("\"'").startswith(("None", HIDDEN)):
             quote = found[0][0] if found[0][0] in "\"'" else ""
             out += [text[end : match.end()], quote, HIDDEN, quote]
             end = found.end()
     return "".join([*out, text[end:]])
+
+
+def _unquoted(text: str, at: int) -> int:
+    return at + 1 if text[at : at + 1] in ("'", '"') else at
 
 
 # -- terminals -----------------------------------------------------------------------------------------------------
@@ -198,7 +222,7 @@ def escaped(text: str) -> str:
 # -- records -------------------------------------------------------------------------------------------------------
 
 _SUSPECT = re.compile(rb"://|[=@\x1b\x7f]|\\u00|hf_|sk-|[Bb]earer|[Bb]asic |--|[Kk][Ee][Yy]|[Tt]oken(?!s\x22: ?\d)|TOKEN|[Ss]ecret|SECRET|[Pp]ass|PASS|"
-                      rb"PWD|AUTH|[Cc]redential|gh._|pat[_-]|xox|AKIA|eyJ|\xc2|\xd8|\xe2")  # fmt: skip
+                      rb"PWD|[Pp]wd|AUTH|[Aa]uth|[Cc]redential|gh._|pat[_-]|xox|AKIA|eyJ|\xc2|\xd8|\xe2")  # fmt: skip
 
 
 def is_suspect(line: bytes) -> bool:
@@ -221,7 +245,7 @@ def value(record: Any, *, for_showing: bool = False) -> Any:
         return shown(record) if for_showing else hide(record)
     if isinstance(record, Mapping):
         return {
-            k: HIDDEN if isinstance(v, str) and v and _is_secret_setting(str(k)) else value(v, for_showing=for_showing)
+            k: HIDDEN if isinstance(v, str) and v and _is_secret_of(str(k), v) else value(v, for_showing=for_showing)
             for k, v in record.items()
         }
     if isinstance(record, list | tuple):

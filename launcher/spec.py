@@ -306,7 +306,8 @@ class _Layers:
 
     def mistake(self, path: tuple[str | int, ...], text: str) -> None:
         dotted = ".".join(str(p) for p in path)
-        self.mistakes.append(f"{self.where(path)}: {dotted + ': ' if dotted else ''}{text}")
+        where = self.where(path).removesuffix(f" {dotted}")  # `command line training.seed`: the key follows
+        self.mistakes.append(f"{where}: {dotted + ': ' if dotted else ''}{text}")
 
     def raise_if_any(self) -> None:
         if self.mistakes:
@@ -323,12 +324,12 @@ def _place(mistake: str) -> str:
         return "correct that word of the command line"
     if mistake.startswith("environment "):
         return "change or unset that variable"
-    found = re.match(r"(.*?):(\d+): ", mistake)
-    return (
-        f"correct line {found[2]} of {found[1]}"
-        if found
-        else "add it to the recipe, or as KEY=VALUE on the command line"
-    )
+    found = re.match(r"(.*?):(\d+): (?:([\w.]+): )?", mistake)
+    if found is None:
+        return "add it to the recipe, or as KEY=VALUE on the command line"
+    if found[3] and Path(found[1]) in assets.recipes():  # installed, and not the user's to edit
+        return f"set {found[3]} on the command line; {found[3]}=null is its default"
+    return f"correct line {found[2]} of {found[1]}"
 
 
 def _position(mistake: str) -> tuple[bool, str, int]:
@@ -412,6 +413,9 @@ def _override_layer(layers: _Layers, overrides: Iterable[str]) -> None:
 
 
 def _set(layers: _Layers, keys: list[str], text: str, origin: str) -> None:
+    if keys[0] == "training" and not text.strip():  # as of `training.seed=$SEED` without a SEED
+        layers.mistakes.append(f"{origin}: no value is given; null stands for the default")
+        return
     try:
         value = yamlfile.scalar(text)
     except ValueError as error:
@@ -537,7 +541,8 @@ def _report(layers: _Layers, error: ValidationError) -> None:
 
 def _sentence(item: Any, path: tuple[str | int, ...]) -> str:
     value, kind = item["input"], item["type"]
-    shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
+    shown = training_fields.shown(value)
+    shown = shown if len(shown) < 60 else shown[:57] + "..."
     if kind == "extra_forbidden":
         section = _section_of(path[:-1])
         if section is DeepSpeed and path[-1] in _DEEPSPEED_ELSEWHERE:
@@ -661,7 +666,9 @@ def _check_combinations(layers: _Layers, good: dict[str, Any]) -> None:
         names = model.label_names
         if model.num_labels is None and names is None and not good.get("script"):
             layers.mistake(("model",), "`num_labels:` is missing: say how many classes the labels have")
-        if names is not None and model.num_labels not in (None, len(names)):
+        if names is not None and len(names) < 2:
+            layers.mistake(("model", "label_names"), f"has {len(names)} of the at least 2 labels to tell apart")
+        elif names is not None and model.num_labels not in (None, len(names)):
             layers.mistake(("model", "label_names"), f"{len(names)} names for num_labels {model.num_labels}")
         if names is not None and len(set(names)) < len(names):
             layers.mistake(("model", "label_names"), "the same name stands for two labels")
@@ -673,6 +680,8 @@ def _check_combinations(layers: _Layers, good: dict[str, Any]) -> None:
             ("parallel", "micro_batch_size"),
             f"global_batch_size {total} is not a multiple of micro_batch_size {micro}; {_divisors(total)} are possible",
         )
+    if adapter is not None and adapter.target_modules == ():
+        layers.mistake(("adapter", "target_modules"), "names no layer to adapt; leave it out for every linear layer")
     if adapter is not None and adapter.use_dora and parallel.strategy in ("zero3", "zero3-offload"):
         layers.mistake(("adapter", "use_dora"), "DoRA reads whole weights, which ZeRO-3 does not keep; use zero2")
     if parallel.deepspeed is not None:

@@ -191,6 +191,9 @@ def is_left_out(name: str, value: Any) -> bool:
     return value is None and name in fields() and name not in OWNED and "None" not in fields()[name].types
 
 
+_SHORT = {"lr": "learning_rate", "epochs": "num_train_epochs", "batch_size": "parallel.global_batch_size"}
+
+
 def problem(name: str, value: Any) -> str | None:
     """What is wrong with `training.<name>: value` in a recipe, or None."""
     known = fields()
@@ -199,16 +202,18 @@ def problem(name: str, value: Any) -> str | None:
     if name not in known:
         if name in RENAMED:
             return f"transformers 5 has no such argument; use {RENAMED[name]}"
-        close = difflib.get_close_matches(name, known.keys() - OWNED.keys(), n=1, cutoff=0.6)
+        close = [_SHORT[name]] if name in _SHORT else None
+        close = close or difflib.get_close_matches(name, known.keys() - OWNED.keys(), n=1, cutoff=0.6)
         return "no such TrainingArguments field" + (f"; did you mean `{close[0]}`?" if close else "")
     field = known[name]
     # transformers also takes a mapping as JSON text, and as a file; a recipe has it as it is.
     types = field.types - {"str"} if "dict" in field.types else field.types
     if not _fits(value, types):
         wanted = " or ".join(sorted(_TYPE_WORDS[t] for t in types))
-        return f"expected {wanted}, got {value!r}"
+        return f"expected {wanted}, got {shown(value)}"
     if field.choices and isinstance(value, str) and value not in field.choices:
-        close = difflib.get_close_matches(value, field.choices, n=1)
+        close = [c for c in field.choices if value and c.startswith(value)]
+        close = close or difflib.get_close_matches(value, field.choices, n=1)
         hint = f"; did you mean `{close[0]}`?" if close else f"; one of {', '.join(field.choices)}"
         return f"{value!r} is not a choice" + hint
     return None
@@ -218,6 +223,11 @@ _TYPE_WORDS = {
     "float": "a number", "int": "a whole number", "bool": "true or false", "str": "text",
     "dict": "a mapping", "list": "a list", "None": "null",
 }  # fmt: skip
+
+
+def shown(value: Any) -> str:
+    """A value in a recipe's words, where those differ from Python's."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _fits(value: Any, types: frozenset[str]) -> bool:

@@ -124,6 +124,20 @@ def _schedule(training: Mapping[str, Any], schedule: Schedule, *, has_eval: bool
         yield "eval_strategy", "`steps` needs eval_steps"
     if training.get("eval_delay") and schedule.evaluation == "no":
         yield "eval_delay", "has no effect, since nothing is evaluated during the training"
+    yield from _delay(training, schedule)
+
+
+def _delay(training: Mapping[str, Any], schedule: Schedule) -> Iterator[Problem]:
+    """eval_delay counts what evaluations count; how many steps some epochs have is not known yet."""
+    steps = training.get("max_steps", -1)
+    if schedule.evaluation == "epoch" and steps < 0:
+        total, what = training.get("num_train_epochs", 3), "epochs"
+    elif schedule.evaluation == "steps" and steps > 0:
+        total, what = steps, "steps"
+    else:
+        return
+    if training.get("eval_delay", 0) > total:
+        yield "eval_delay", f"is more than the {total} {what} of the training, in which nothing would be evaluated"
 
 
 # -- the best model ------------------------------------------------------------------------------------------------
@@ -136,7 +150,7 @@ def looks_for_best(training: Mapping[str, Any]) -> bool:
     """Whether evaluations are compared; then by the loss, unless metric_for_best_model names another figure."""
     return bool(
         training.get("load_best_model_at_end")
-        or training.get("metric_for_best_model")
+        or training.get("metric_for_best_model") is not None
         or training.get("save_strategy") == "best"
         or training.get("lr_scheduler_type") in BY_METRIC
     )
@@ -144,7 +158,8 @@ def looks_for_best(training: Mapping[str, Any]) -> bool:
 
 def best_metric(training: Mapping[str, Any]) -> str:
     """The figure that evaluations are compared by, without eval_."""
-    return str(training.get("metric_for_best_model") or "loss").removeprefix("eval_")
+    asked = training.get("metric_for_best_model")
+    return "loss" if asked is None else str(asked).removeprefix("eval_")
 
 
 def _best(training: Mapping[str, Any], schedule: Schedule, metrics: Sequence[str]) -> Iterator[Problem]:
@@ -282,9 +297,17 @@ def _argument(key: str, value: Any) -> str | None:
     if key in _WORDS:
         allowed = _WORDS[key]
         return None if value in allowed else f"{key}: {value!r} is none of {', '.join(map(_yaml, allowed))}"
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not _is_number(value):
         return f"{key}: expected a number, got {value!r}"
+    if value < 0 or (value == 0 and key in _ABOVE_0):
+        return f"{key}: {value} must be {'above' if key in _ABOVE_0 else 'at least'} 0"
+    if key in _SHARES and value > 1:
+        return f"{key}: {value} must be at most 1, a share of the learning_rate"
     return None
+
+
+_ABOVE_0 = ("timescale", "num_decay_steps", "power")
+_SHARES = ("min_lr_rate", "min_lr_ratio", "warmup_lr_rate")
 
 
 def _rates(name: str, given: Mapping[str, Any], rate: Any) -> Iterator[Problem]:
@@ -416,6 +439,34 @@ def _optim_args(name: str, text: Any, takes: frozenset[str]) -> Iterator[Problem
         elif part and key not in takes:
             found = _did_you_mean(key, takes) or f"; it reads {', '.join(sorted(takes)) or 'none'}"
             yield "optim_args", f"optim {name} does not read {key}{found}"
+        elif part and (wrong := _optim_value(key, part[len(key) + 1 :])):
+            yield "optim_args", f"{key}: {wrong}"
+    if "nesterov=true" in str(text).lower().replace(" ", "") and "momentum=" not in str(text):
+        yield "optim_args", "nesterov needs momentum, as in momentum=0.9,nesterov=true"
+
+
+_WHOLE = _keys("rank update_proj_gap block_size")
+_ANY_WORD = _keys("kahan_sum decouple_lr")
+"""Switches that transformers takes for on by any word."""
+_SWITCHES = _ANY_WORD | _keys("nesterov centered use_kahan_summation bf16_stochastic_round")
+_TEXTS = _keys("proj proj_type scale_type momentum_dtype variance_dtype compensation_buffer_dtype")
+
+
+def _optim_value(key: str, text: str) -> str | None:
+    """What is wrong with a value of optim_args, which are read as numbers unless they are switches or names."""
+    if key in _ANY_WORD and text.lower() != "true":  # bool("false") is true
+        return f"expected true, got {text!r}; leave it out for false"
+    if key in _SWITCHES:
+        return None if text.lower() in ("true", "false") else f"expected true or false, got {text!r}"
+    if key in _TEXTS:
+        return None if text else "expected a name"
+    try:
+        number = float(text)
+    except ValueError:
+        return f"expected a number, got {text!r}"
+    if not math.isfinite(number) or number < 0:
+        return f"{text} must be a finite number of at least 0"
+    return f"{text} must be a whole number" if key in _WHOLE and not text.isdigit() else None
 
 
 # -- what has an effect only together with something else ----------------------------------------------------------

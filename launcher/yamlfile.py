@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import select
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,8 @@ from launcher import assets
 from launcher.errors import LaunchError
 
 MAX_BYTES = 1 << 20
+PIPE_S = 10.0
+"""How long the first byte of a pipe is waited for."""
 MAX_DEPTH = 40
 # Nested aliases make a file of a few hundred bytes grow to gigabytes when it is walked, so what counts
 # is the number of values after every alias is followed.
@@ -58,7 +64,7 @@ def load(path: Path, kind: str = "recipe") -> Document:
         LaunchError: the file is missing, too large, not UTF-8, not YAML, or holds duplicate keys, with file:line.
     """
     try:
-        with path.open("rb") as file:
+        with os.fdopen(_opened(path), "rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise LaunchError(f"{path}: no such file", hint=_nearest(path, kind)) from None
@@ -83,6 +89,16 @@ def load(path: Path, kind: str = "recipe") -> Document:
     except yaml.YAMLError as error:
         first = str(error).splitlines()[0]
         raise LaunchError(f"{path}: not valid YAML: {first}", hint="correct the file") from None
+
+
+def _opened(path: Path) -> int:
+    """A descriptor of the file; a pipe, as of `<(...)` in a shell, is one that somebody writes to. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISFIFO(os.fstat(handle).st_mode) and not select.select([handle], [], [], PIPE_S)[0]:
+        os.close(handle)
+        raise TimeoutError(errno.ETIMEDOUT, "a named pipe that nobody writes to", str(path))
+    os.set_blocking(handle, True)
+    return handle
 
 
 class _RefusedError(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Container, Mapping
 from pathlib import Path
@@ -52,6 +53,16 @@ class Count(click.ParamType):
         raise click.BadParameter(f"{value!r} is neither a number of ranks nor auto", ctx, param)
 
 
+class Seconds(click.FloatRange):
+    """A time that ends: JSON, and so a plan, has neither NaN nor infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            raise click.BadParameter(f"{value!r} is no number of seconds", ctx, param)
+        return found
+
+
 class RecipeFile(click.Path):
     """A recipe file, or the name of a shipped recipe."""
 
@@ -89,9 +100,9 @@ def recipe_arguments(command: Any) -> Any:
 def supervision_options(command: Any) -> Any:
     options = [
         click.option("--max-restarts", type=click.IntRange(0), default=0, help="Start failed ranks again so often, from the newest whole checkpoint [0]."),
-        click.option("--hang-timeout", type=click.FloatRange(0), default=1800.0, metavar="SECONDS", help="End a job that stands still for so long; 0 never [1800]."),
-        click.option("--grace", type=click.FloatRange(0), default=60.0, metavar="SECONDS", help="Time to save between a stop signal and a kill [60]."),
-        click.option("--join-timeout", type=click.FloatRange(0), default=600.0, metavar="SECONDS", help="Time for all nodes to come [600; pods of submit a day]."),
+        click.option("--hang-timeout", type=Seconds(0), default=1800.0, metavar="SECONDS", help="End a job that stands still for so long; 0 never [1800]."),
+        click.option("--grace", type=Seconds(0), default=60.0, metavar="SECONDS", help="Time to save between a stop signal and a kill [60]."),
+        click.option("--join-timeout", type=Seconds(0), default=600.0, metavar="SECONDS", help="Time for all nodes to come [600; pods of submit a day]."),
         click.option("--start-method", type=click.Choice(["auto", "fork", "spawn"]), default="auto", help="How ranks start [auto: fork where a trial works]."),
     ]  # fmt: skip
     return _add(options, command)

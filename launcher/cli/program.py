@@ -13,7 +13,7 @@ import click
 
 from launcher import streams
 from launcher.cli import outputs
-from launcher.cli.options import Count, supervision, supervision_options
+from launcher.cli.options import Count, Seconds, supervision, supervision_options
 from launcher.errors import EXIT_JOB_FAILED, EXIT_OK, LaunchError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ OPTIONS = [
     click.option("--local-rank-option", is_flag=True, hidden=True, help="Put --local-rank=N before the arguments, as torch.distributed.launch does."),
     click.option("--no-preload", is_flag=True, help="Import nothing beforehand: each rank imports everything itself."),
     _option("--monitor-interval", type=float, hidden=True, help="Accepted: the end of a rank is heard at once."),
-    _option("--shutdown-timeout", type=click.FloatRange(0), hidden=True, help="Another name of --grace."),
+    _option("--shutdown-timeout", type=Seconds(0), hidden=True, help="Another name of --grace."),
     _option("--local-addr", hidden=True, help="Of torchrun; refused by name where it would change something."),
     _option("--numa-binding", hidden=True, help="Of torchrun; refused by name where it would change something."),
     _option("--virtual-local-rank", is_flag=True, hidden=True, help="Of torchrun; refused by name."),

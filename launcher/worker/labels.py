@@ -239,7 +239,7 @@ def _found(
         more = f" (or name all {num_labels} labels in model.label_names)" if len(names) < num_labels else ""
         hint = f"set model.num_labels={len(names)}{more}"
     at, what = _first_outside(columns, parts, num_labels)
-    there = f"{len(names)} different label{'s are' if len(names) > 1 else ' is'} there: {shown}"
+    there = f"{len(names)} different labels are there: {shown}" if len(names) > 1 else "every row has that label"
     raise LaunchError(f"{at} {what}; {there}", hint=hint)
 
 
@@ -313,7 +313,7 @@ def notes(numbered: Numbered, columns: Mapping[str, Column]) -> list[str]:
         if new:
             rows = sum(counts["eval"][i] for i in new)
             found.append(
-                f"{rows} row{'s' if rows > 1 else ''} of split {columns['eval'].split!r} have label"
+                f"{rows} row{'s' if rows > 1 else ''} of split {columns['eval'].split!r} {'have' if rows > 1 else 'has'} label"
                 f" {_called(new, numbered.names)}, which no training row has"
             )
     return found

@@ -125,8 +125,15 @@ def _load(recipe: RecipeSpec, split: Split) -> Dataset:
         )
     if sheet := next((one for one in _local(recipe, split) if _ending(str(one)) in _SHEETS), None):
         raise LaunchError(f"{sheet}: is a spreadsheet and no text", hint="save it as CSV in UTF-8")
+    _check_files(recipe, split)
     if path not in _BUILDERS and Path(path).is_file():
         raise _plain_file(path)
+    if _ending(path) in _READER.keys() | _SHEETS and not Path(path).exists():
+        raise LaunchError(
+            f"data.path {data.path!r}: no such file", hint="check its name; files are named as data.data_files"
+        )
+    if not Path(path).name:  # `.`, of which datasets would make a data set without a name
+        path = str(Path(path).resolve())
     if (saved := _saved(Path(path))) and files is None:
         path, files = "arrow", {"train": saved}
     arguments = {"name": data.name, "data_files": files, "data_dir": data.data_dir, "revision": data.revision}
@@ -211,6 +218,47 @@ def _files(recipe: RecipeSpec, split: Split) -> Any:
     return files
 
 
+def _check_files(recipe: RecipeSpec, split: Split) -> None:
+    """What a builder reads wrongly, or fails at in words of its own."""
+    for path in _local(recipe, split):
+        if _READER.get(_ending(str(path))) not in ("csv", "json", "text") or path.suffix in _COMPRESSED:
+            continue
+        with path.open("rb") as file:
+            start = file.read(64)
+        if found := _no_data(start):
+            raise LaunchError(f"{path}: {found[0]}", hint=found[1])
+        if recipe.data.path == "csv":
+            _check_first_row(path)
+
+
+def _no_data(start: bytes) -> tuple[str, str] | None:
+    if start.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        return "is an Excel or zip file and no text", "save it as CSV in UTF-8"
+    if start.startswith(b"version https://git-lfs."):
+        return "is a pointer of Git LFS, and not the file itself", "fetch it: git lfs pull"
+    if start[:14].lower().startswith((b"<!doctype html", b"<html")):
+        return "is a web page, and not the file that was to be downloaded", "download it again"
+    return None
+
+
+def _check_first_row(path: Path) -> None:
+    """pandas takes the first cell for the name of a row, silently, where a row has one more than there are columns."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter="\t" if path.suffix in _TABS else ",")
+            rows = (cells for cells in reader if cells)
+            names, first = next(rows, []), next(rows, [])
+    except (ValueError, csv.Error):
+        return
+    if len(first) > len(names):
+        raise LaunchError(
+            f"{path}:{reader.line_num}: has {len(first)} cells, and the first line names {len(names)} columns",
+            hint="put texts with a separator in them into double quotes, or write the data as JSON lines"
+            if first[-1]
+            else "remove the separator at the end of each line, or name that column too",
+        )
+
+
 # -- what is wrong -------------------------------------------------------------------------------------------------
 
 
@@ -258,6 +306,12 @@ def _no_column(recipe: RecipeSpec, split: Split, rows: Dataset, key: str, column
     at = where(recipe, split)
     names = rows.column_names
     what = f"{at}: no column {column!r} in split {split.split!r}"
+    if near := next((name for name in names if name.strip() == column), None):
+        return LaunchError(f"{what}: its name there is {near!r}", hint="remove the spaces around it in the file")
+    for path in _local(recipe, split):
+        reader = _READER.get(_ending(str(path)))
+        if reader in ("json", "parquet", "arrow") and recipe.data.path in _BUILDERS - {reader}:
+            return LaunchError(f"{what}, read as {recipe.data.path}", hint=f"set data.path={reader}")
     if problem := _header_problem(recipe, split, names):
         return LaunchError(f"{what}: {problem[0]}", hint=problem[1])
     others = [name for name in names if key != "data.label" or name != recipe.data.text]
@@ -321,8 +375,6 @@ def _no_text(path: Path) -> tuple[str, str] | None:
     if _READER.get(_ending(str(path))) in ("parquet", "arrow") or path.suffix in _COMPRESSED:
         return None
     content = path.read_bytes()
-    if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
-        return "is an Excel or zip file and no text", "save it as CSV in UTF-8"
     try:
         content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -348,17 +400,37 @@ def _decodes(content: bytes, encoding: str) -> bool:
 
 def _check_text(recipe: RecipeSpec, rows: Dataset, split: Split) -> None:
     name = recipe.data.text
-    column = rows.data.column(name)
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if "string" not in str(kind) or pa.types.is_nested(kind):
-        raise LaunchError(
-            f"{where(recipe, split)}: column {name!r} is {column.type}, not text",
-            hint=f"set data.text to a text column; columns are {', '.join(rows.column_names)}",
-        )
     values = _column(rows, name)
     if values.null_count:
         row = next(i for i, value in enumerate(values) if not value.is_valid)
         raise labels.missing(*_place(recipe, split, rows, row, name), name, values.null_count)
+    if not _is_text(values.type):
+        others = [one for one in rows.column_names if _is_text(rows.data.column(one).type)]
+        raise LaunchError(
+            f"{where(recipe, split)}: column {name!r} is {values.type}, not text",
+            hint=f"set data.text to one of {', '.join(others)}"
+            if others
+            else "no column holds text; as JSON lines (data.path=json) a text stands in quotes in every row",
+        )
+    for one in {name, recipe.data.label}:
+        _check_encoding(recipe, split, rows, one)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return "string" in str(kind) and not pa.types.is_nested(kind)
+
+
+def _check_encoding(recipe: RecipeSpec, split: Split, rows: Dataset, name: str) -> None:
+    """JSON is read without a look at its bytes."""
+    try:
+        _column(rows, name).validate(full=True)
+    except pa.ArrowInvalid as error:
+        found = ((path, reason) for path in _local(recipe, split) if (reason := _no_text(path)))
+        for path, (what, hint) in found:
+            raise LaunchError(f"{path}: {what}", hint=hint) from error
+        at = f"{where(recipe, split)}: column {name!r}"
+        raise LaunchError(f"{at} is not UTF-8", hint="write the data in UTF-8") from error
 
 
 def _place(recipe: RecipeSpec, split: Split, rows: Dataset, row: int, column: str) -> tuple[str, str | None]:

@@ -119,6 +119,22 @@ def test_a_pipe_in_a_run_directory_is_refused_and_not_waited_for(tmp_path: Path,
         run.create()
 
 
+def test_a_hard_link_to_a_file_elsewhere_is_not_written_to(tmp_path: Path, victim: Path):
+    """It is a plain file, and the same as one outside of the run directory."""
+    run = RunDir(tmp_path / "run")
+    run.create()
+    run.events_path.hardlink_to(victim / "keep")
+
+    with pytest.raises(LaunchError, match="is a hard link"):
+        run.create()
+    with pytest.raises(NotPlainError, match="is a hard link"):
+        os.close(confined.open_write(run.events_path, run.path))
+    rundir.append_event(run.events_path, {"event": "note"})
+    rundir.write_json(run.events_path, {})
+
+    assert untouched(victim)
+
+
 def test_the_users_own_links_stay_his(tmp_path: Path):
     """A run directory may be reached by links, and hold others than a launch writes to."""
     (tmp_path / "disk").mkdir()

@@ -57,6 +57,15 @@ def test_names_of_no_secrets(name: str):
         ("run --password=abcd", "run --password=<hidden>"),
         ("Authorization: Bearer abcdefgh.ij", "Authorization: Bearer <hidden>"),
         ("token hf_abcdefghijkl is invalid", "token <hidden> is invalid"),
+        ("authorization: token abcd1234efgh", "authorization: token <hidden>"),
+        ("X-Api-Key: abcd", "X-Api-Key: <hidden>"),
+        ("os.environ['HF_TOKEN'] = 'abcd'", "os.environ['HF_TOKEN'] = '<hidden>'"),
+        ("login(token='abcd1234efgh')", "login(token='<hidden>')"),
+        ('{"token": "abcd1234efgh"}', '{"token": "<hidden>"}'),
+        ("db_pwd=abcd1234efgh user_auth=abcd1234efgh", "db_pwd=<hidden> user_auth=<hidden>"),
+        ("run --auth abcd1234efgh", "run --auth <hidden>"),
+        ("https://user:p^a|b@host/x", "https://<hidden>@host/x"),
+        ("SSHPASS=abcd", "SSHPASS=<hidden>"),
     ],
 )
 def test_secrets_in_text(text: str, shown: str):
@@ -71,7 +80,11 @@ def test_secrets_in_text(text: str, shown: str):
      "git+https://github.com/org/repo.git@v1.0", "https://host:8080/x?page=2&max_new_tokens=8", "max_new_tokens=64", "tokenizer_key: text",
      "pad_token: [PAD]", "TOKENIZERS_PARALLELISM=false", "PWD=/home/anna", "num_tokens=8", "file:///data/a@b/c", "tcp://10.0.0.1:29500",
      "RuntimeError: key 'label' is missing", "KeyError: 'token_type_ids'", "step 5/10  loss 0.5  grad norm 3", "/data/user@host/x", "12:30:05",
-     "environment HF_TOKEN: no recipe key `token`", "DB_PASSWORD: is not set", "metric_for_best_model=f1", "eos_token='</s>'", "unexpected token: ','", "pass: 3 of 4", "--max-tokens 5", "--tokenizer x"],
+     "environment HF_TOKEN: no recipe key `token`", "DB_PASSWORD: is not set", "metric_for_best_model=f1", "eos_token='</s>'", "unexpected token: ','", "pass: 3 of 4", "--max-tokens 5", "--tokenizer x",
+     "pad_token='<|reserved_special_token_250|>'", "--key /data/part1.json", "bos_token: [unused001]", "key=label2",
+     "hub token: meta-llama/Meta-Llama-3-8B-Instruct is gated", "token: model-1.safetensors",
+     "say --secret DB_PASS=SECRET:KEY", "environment ASCEND_LAUNCH_TRAINING__HUB_TOKEN: training.hub_token: not set in a recipe",
+     "key: bdb759b843a89d7572088f51", "content_key: bdb759b843a89d7572088f51"],
 )  # fmt: skip
 def test_what_is_no_secret_stays(text: str):
     assert text == scrub.shown(text)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from launcher import plan, spec, training_rules
+from launcher import assets, plan, spec, training_rules
 from launcher.cluster import detect
 from launcher.cluster.model import Cluster
 from launcher.cluster.nodes import Nodes
@@ -66,6 +66,8 @@ def arguments(path: Path, *overrides: str, **options: Any) -> dict[str, Any]:
         ({**BEST, "save_only_model": True}, "load_best_model_at_end", "needs whole checkpoints"),
         ({"save_strategy": "best", "eval_strategy": "no"}, "save_strategy", "set eval_strategy"),
         ({"eval_strategy": "no", "eval_delay": 3}, "eval_delay", "has no effect"),
+        ({**BEST, "eval_delay": 4}, "eval_delay", "is more than the 3 epochs of the training"),
+        ({"eval_steps": 5, "max_steps": 10, "eval_delay": 11}, "eval_delay", "is more than the 10 steps"),
         # the figure
         (
             {**BEST, "metric_for_best_model": "f2"},
@@ -77,6 +79,7 @@ def arguments(path: Path, *overrides: str, **options: Any) -> dict[str, Any]:
         ({**BEST, "metric_for_best_model": "mae"}, "metric_for_best_model", "mae is not computed"),
         ({**BEST, "metric_for_best_model": "confusion_matrix"}, "metric_for_best_model", "is a table and no figure"),
         ({"metric_for_best_model": "f2"}, "metric_for_best_model", "is none of"),
+        ({"metric_for_best_model": ""}, "metric_for_best_model", "`` is none of"),
         ({"metric_for_best_model": "f1", "eval_strategy": "no"}, "metric_for_best_model", "nothing is evaluated"),
         ({**BEST, "greater_is_better": True}, "greater_is_better", "of loss less is better"),
         (
@@ -121,6 +124,16 @@ def arguments(path: Path, *overrides: str, **options: Any) -> dict[str, Any]:
             "lr_scheduler_kwargs",
             "is not a finite number",
         ),
+        *(
+            ({"lr_scheduler_type": name, "lr_scheduler_kwargs": {key: value}}, "lr_scheduler_kwargs", words)
+            for name, key, value, words in (
+                ("inverse_sqrt", "timescale", 0, "timescale: 0 must be above 0"),
+                ("warmup_stable_decay", "num_decay_steps", -5, "num_decay_steps: -5 must be above 0"),
+                ("cosine_with_min_lr", "min_lr", -1e-6, "min_lr: -1e-06 must be at least 0"),
+                ("cosine_with_min_lr", "min_lr_rate", 2, "min_lr_rate: 2 must be at most 1"),
+                ("polynomial", "power", -1, "power: -1 must be above 0"),
+            )
+        ),
         ({"lr_scheduler_type": "constant", "warmup_steps": 5}, "warmup_steps", "constant_with_warmup has one"),
         ({"lr_scheduler_type": "polynomial", "learning_rate": 1e-8}, "learning_rate", "lr_end 1e-07 must be below"),
         (
@@ -148,6 +161,12 @@ def arguments(path: Path, *overrides: str, **options: Any) -> dict[str, Any]:
         ({"optim": "sgd", "optim_args": "momentun=0.9"}, "optim_args", "did you mean `momentum`?"),
         ({"optim": "sgd", "optim_args": "momentum"}, "optim_args", "'momentum' is not KEY=VALUE"),
         ({"optim_args": "momentum=0.9"}, "optim_args", "does not read momentum"),
+        ({"optim": "sgd", "optim_args": "momentum=high"}, "optim_args", "momentum: expected a number, got 'high'"),
+        ({"optim": "sgd", "optim_args": "momentum=-1"}, "optim_args", "must be a finite number of at least 0"),
+        ({"optim": "sgd", "optim_args": "nesterov=true"}, "optim_args", "nesterov needs momentum"),
+        ({"optim": "rmsprop", "optim_args": "centered=2"}, "optim_args", "centered: expected true or false"),
+        ({"optim": "stable_adamw", "optim_args": "kahan_sum=false"}, "optim_args", "leave it out for false"),
+        ({"optim": "adamw"}, "optim", "did you mean `adamw_torch`?"),
         ({"optim_target_modules": "all-linear"}, "optim_target_modules", "has no effect"),
         # together
         ({"run_name": "x"}, "run_name", "has no effect"),
@@ -197,11 +216,36 @@ def test_a_mistake_is_one_line_with_its_place(recipe: Write, training: dict[str,
         {"optim": "sgd", "optim_args": "momentum=0.9, nesterov=True"},
         {"logging_strategy": "epoch", "eval_strategy": "steps", "logging_steps": 5},
         {"max_steps": -1},
+        {"eval_delay": 3},
         {"debug": ""},
     ],
 )
 def test_what_fits_together_passes(recipe: Write, training: dict[str, Any]):
     assert training == spec.load(recipe(training=training), (), {}).spec.training
+
+
+def test_null_takes_back_what_a_lower_layer_says(recipe: Write):
+    path = recipe(training={"logging_steps": 5, "seed": 3})
+
+    assert {"logging_strategy": "epoch"} == spec.load(
+        path, ("training.logging_steps=null", "training.logging_strategy=epoch", "training.seed=null"), {}
+    ).spec.training
+    assert "command line training.seed: no value is given" in said(path, "training.seed=")
+
+
+def test_a_shipped_recipe_is_not_to_be_edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LaunchError) as caught:
+        spec.load(assets.recipe(Path("tiny-cpu")), ("training.logging_strategy=epoch",), {})
+
+    assert (
+        "set training.logging_steps on the command line; training.logging_steps=null is its default"
+        == caught.value.hint
+    )
+
+
+def test_a_word_of_the_command_line_is_named_once(recipe: Write):
+    assert "command line: training.seed: -1 must be at least 0" == said(recipe(), "training.seed=-1")
 
 
 def test_figures_of_a_script_are_its_own(recipe: Write, tmp_path: Path):

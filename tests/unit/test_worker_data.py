@@ -367,6 +367,14 @@ def test_tabs_part_the_columns_of_a_tsv_file(csv):
             "mails.csv:42: row 40 of split 'train' has 'None' as its 'label', which CSV",
             "remove",
         ),
+        ("text,label\nNA,1\nnull,0\n", "mails.csv:2: row 0 of split 'train' has 'NA' as its 'text'", "JSON lines"),
+        ("text,label\nhi, there,1\n", "mails.csv:2: has 3 cells, and the first line names 2 columns", "double quotes"),
+        ("text,label\nhi,1,\n", "mails.csv:2: has 3 cells", "remove the separator at the end"),
+        ("text, label\n" + TABLE, "its name there is ' label'", "remove the spaces"),
+        ("text,label\n1,1\n", "column 'text' is int64, not text", "no column holds text"),
+        (b"PK\x03\x04" + bytes(60), "mails.csv: is an Excel or zip file", "CSV in UTF-8"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:a\n", "is a pointer of Git LFS", "git lfs pull"),
+        ("<!DOCTYPE html>\n<p>404, not found</p>\n", "is a web page", "download it again"),
         ("text,label\n" + TABLE + "x,\n", "mails.csv:42: row 40 of split 'train' has no 'label'", "remove"),
         (
             "text,label\n" + TABLE + "x,7\n",
@@ -383,7 +391,8 @@ def test_tabs_part_the_columns_of_a_tsv_file(csv):
         ),
         (("text,label\n" + TABLE).encode("utf-16"), "it may be UTF-16", "iconv -f UTF-16 -t UTF-8"),
     ],
-    ids=["NA", "no text", "None", "no label", "label", "no header", "tabs", "semicolons", "GBK", "UTF-16"],
+    ids="NA|no text|None|all NA|unquoted|ends in a comma|a space|numbers|Excel|LFS|HTML|no label|label|no header|tabs|semicolons|GBK"
+    "|UTF-16".split("|"),
 )
 def test_what_is_wrong_with_a_file_is_named_with_its_line_and_the_way_out(csv, content, said: str, fix: str):
     with pytest.raises(LaunchError) as caught:
@@ -391,6 +400,23 @@ def test_what_is_wrong_with_a_file_is_named_with_its_line_and_the_way_out(csv, c
 
     assert said in caught.value.what
     assert fix in caught.value.hint
+
+
+def test_json_in_another_encoding_is_refused(prepare, tmp_path):
+    (tmp_path / "gbk.jsonl").write_bytes('{"text": "鱼很好", "label": 0}\n'.encode("gbk"))
+
+    error = refused(prepare, f"data.data_files.train={tmp_path}/gbk.jsonl")
+
+    assert "gbk.jsonl: is not UTF-8 at byte" in error.what
+    assert error.hint.startswith("iconv -f GB18030")
+
+
+def test_json_read_as_csv_names_the_reader(prepare):
+    assert "set data.path=json" == refused(prepare, "data.path=csv").hint
+
+
+def test_a_path_of_no_file_is_not_looked_for_on_the_hub(prepare):
+    assert "'nope.csv': no such file" in refused(prepare, "data.path=nope.csv", "data.data_files=null").what
 
 
 def test_the_printed_conversion_makes_a_file_that_is_read(csv, tmp_path):

@@ -135,7 +135,7 @@ def test_the_fix_that_is_printed_is_right(train, held, options, said):
         (["a", None], "row 1 has no 'label'"),
         ([0, 0.5], "is float64, not whole numbers: 0.5"),
         ([[0, 1], [1]], "is list<item: int64>, not numbers or names"),
-        ([7, 7], "1 different label is there: 7"),
+        ([7, 7], "every row has that label"),
     ],
 )
 def test_rows_without_a_label_are_named(values, said):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,19 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path):
     path.write_bytes(b"\xef\xbb\xbfa: 1\n")
 
     assert {"a": 1} == yamlfile.load(path).value
+
+
+def test_a_pipe_is_read_and_one_that_nobody_writes_to_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """`ascend-launch <(...)`, and a run directory that came from somebody else."""
+    monkeypatch.setattr(yamlfile, "PIPE_S", 0.01)
+    os.mkfifo(tmp_path / "recipe.yaml")
+    with pytest.raises(LaunchError, match="a named pipe that nobody writes to"):
+        yamlfile.load(tmp_path / "recipe.yaml")
+
+    ours, theirs = os.pipe()
+    os.write(theirs, b"a: 1")
+    os.close(theirs)
+    assert {"a": 1} == yamlfile.load(Path(f"/dev/fd/{ours}")).value
+    os.close(ours)
