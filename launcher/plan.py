@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from launcher import __version__, memory, modelfolder, training_rules
 from launcher.cluster.model import GIB, Chip, Cluster, chip
@@ -34,6 +34,17 @@ class Batch(Section):
     micro_size: PositiveInt
     accumulation: PositiveInt
     eval_size: PositiveInt
+
+
+class Accelerate(Section):
+    """What a program's ranks get of the environment of `accelerate launch`."""
+
+    words: tuple[str, ...] = ()
+    """Its options, its config file's among them; those of ranks and machines are the plan's."""
+    renders: bool = False
+    """Whether its config file is made from the plan's strategy."""
+    version: str = ""
+    """Of the accelerate that was asked."""
 
 
 class Supervision(Section):
@@ -95,6 +106,10 @@ class Plan(Section):
     """None for a training."""
     program: Program | None = None
     """What ranks run instead of the recipe's training: `script:` of a recipe, or the command line's program."""
+    accelerate: Accelerate | None = None
+    """None where nothing of accelerate's is set for a program, and for recipes, whose ranks say it to accelerate themselves."""
+    accelerate_env: dict[str, str] = Field(default_factory=dict)
+    """The variables that these settings come to on this node."""
     rank_table: str | None = None
     """This node's file for RANK_TABLE_FILE, where --rank-table asked for one."""
     overlap_comm: bool = False
@@ -155,6 +170,10 @@ class Options:
     rank_table: str | None = None
     model: modelfolder.About | None = None
     """None where nobody looked."""
+    accelerate: Accelerate | None = None
+    strategy: Strategy | None = None
+    precision: Precision | None = None
+    """These three for programs; a recipe says its own."""
     deepspeed_version: str | None = None
     """Of the package that ranks import; None where there is none."""
 
@@ -238,13 +257,14 @@ def of_program(program: Program, loaded: Loaded, cluster: Cluster, options: Opti
     nproc = 1 if options.debug else _nproc(cluster, options)
     return Plan(
         **_ranks(loaded, cluster, options, nproc),
-        strategy="ddp",
-        strategy_reason="the program's own",
-        precision="fp32",
-        precision_reason="the program's own",
+        strategy=options.strategy or "ddp",
+        strategy_reason="--strategy" if options.strategy else "the program's own",
+        precision=options.precision or "fp32",
+        precision_reason="--precision" if options.precision else "the program's own",
         batch=Batch(global_size=nproc * cluster.num_nodes, micro_size=1, accumulation=1, eval_size=1),
         training_arguments={},
         program=program,
+        accelerate=options.accelerate,
     )
 
 

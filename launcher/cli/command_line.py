@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -90,7 +91,7 @@ def python(words: list[str]) -> list[str]:
 
 
 def accelerate(words: list[str]) -> list[str]:
-    """`accelerate launch …`: what it says of processes and machines.
+    """`accelerate launch …`: what it says of processes and machines in our words; of the rest, accelerate is asked.
 
     Raises:
         LaunchError: an option that has no counterpart.
@@ -100,7 +101,17 @@ def accelerate(words: list[str]) -> list[str]:
             f"accelerate {' '.join(words[:1])}: only `accelerate launch` starts ranks",
             hint="run it without ascend-launch",
         )
-    return _translated(words[1:], _ACCELERATE, _ACCELERATE_FLAGS, "accelerate launch")
+    out = _translated(words[1:], _ACCELERATE, _ACCELERATE_FLAGS, "accelerate launch", _ACCELERATE_SETTINGS)
+    default = _default_config(os.environ)
+    if "--accelerate-config" not in out and "--device" not in out and default.is_file():
+        return ["--accelerate-config", str(default), *out]
+    return out
+
+
+def _default_config(env: Mapping[str, str]) -> Path:
+    """Where `accelerate config` writes, and `accelerate launch` looks by itself."""
+    cache = env.get("HF_HOME") or os.path.join(env.get("XDG_CACHE_HOME", "~/.cache"), "huggingface")  # noqa: PTH118
+    return Path(cache, "accelerate", "default_config.yaml").expanduser()
 
 
 def deepspeed(words: list[str]) -> list[str]:
@@ -116,15 +127,48 @@ _ACCELERATE = {
     "--num-processes": "--nproc", "--num-machines": "--nnodes", "--machine-rank": "--node-rank",
     "--main-process-ip": "--master-addr", "--main-process-port": "--master-port", "--max-restarts": "--max-restarts",
     "--monitor-interval": "--monitor-interval", "--rdzv-backend": "--rdzv-backend", "--rdzv-conf": "--rdzv-conf",
-    "--role": "--role", "--log-dir": "--log-dir", "--tee": "--tee",
+    "--role": "--role", "--log-dir": "--log-dir", "--tee": "--tee", "--config-file": "--accelerate-config",
+    "--mixed-precision": "--precision",
 }  # fmt: skip
 _ACCELERATE_FLAGS = {
     "-m": ["-m"],
     "--module": ["-m"],
     "--no-python": ["--no-python"],
     "--multi-gpu": [],
+    "--same-network": [],
+    "--quiet": [],
+    "-q": [],
     "--cpu": ["--device", "cpu"],
 }
+_PRECISIONS = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of another launcher that are handed to it as they are."""
+
+    flags: frozenset[str]
+    valued: frozenset[str]
+    prefixes: tuple[str, ...]
+
+    def width(self, name: str) -> int:
+        """The words that the option takes, itself among them; 0 where it is none of these."""
+        if name in self.flags:
+            return 1
+        return 2 if name in self.valued or name.startswith(self.prefixes) else 0
+
+
+_ACCELERATE_SETTINGS = Settings(
+    flags=frozenset({
+        "--use-deepspeed", "--use-fsdp", "--use-parallelism-config", "--debug", "--enable-cpu-affinity",
+        "--dynamo-use-fullgraph", "--dynamo-use-dynamic", "--dynamo-use-regional-compilation",
+    }),
+    valued=frozenset({
+        "--zero-stage", "--zero3-init-flag", "--zero3-save-16bit-model", "--deepspeed-config-file",
+        "--deepspeed-moe-layer-cls-names", "--num-cpu-threads-per-process",
+    }),
+    prefixes=("--fsdp-", "--dynamo-", "--offload-", "--gradient-", "--parallelism-config-"),
+)  # fmt: skip
 _DEEPSPEED = {
     "--num-gpus": "--nproc", "--num-nodes": "--nnodes", "--node-rank": "--node-rank", "--master-addr": "--master-addr",
     "--master-port": "--master-port",
@@ -132,8 +176,11 @@ _DEEPSPEED = {
 _DEEPSPEED_FLAGS = {"--module": ["-m"], "--no-python": ["--no-python"], "--no-local-rank": ["--use-env"]}
 
 
-def _translated(words: list[str], valued: dict[str, str], flags: dict[str, list[str]], whose: str) -> list[str]:
+def _translated(
+    words: list[str], valued: dict[str, str], flags: dict[str, list[str]], whose: str, settings: Settings | None = None
+) -> list[str]:
     out: list[str] = []
+    handed: list[str] = []
     index = 0
     while index < len(words) and words[index].startswith("-"):
         name, equals, value = words[index].partition("=")
@@ -144,7 +191,11 @@ def _translated(words: list[str], valued: dict[str, str], flags: dict[str, list[
             if not equals:
                 index += 1
                 value = words[index] if index < len(words) else ""
-            out += [valued[name], value]
+            out += [valued[name], _PRECISIONS.get(value, value) if name == "--mixed-precision" else value]
+        elif settings is not None and (width := settings.width(name)):
+            width = 1 if equals else width
+            handed += words[index : index + width]
+            index += width - 1
         else:
             raise LaunchError(
                 f"{whose} {words[index]}: has no counterpart here",
@@ -155,6 +206,9 @@ def _translated(words: list[str], valued: dict[str, str], flags: dict[str, list[
     ranks = _number(out, "--nproc")
     if whose.startswith("accelerate") and nodes and ranks and nodes > 1:  # it counts the processes of all machines
         out[out.index("--nproc") + 1] = str(ranks // nodes)
+    if handed:
+        handed += [word for word in words[:index] if word in ("--multi_gpu", "--multi-gpu")]
+        out += ["--accelerate-args", shlex.join(handed)]
     return out + words[index:]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from launcher.errors import EXIT_JOB_FAILED, EXIT_OK, LaunchError
 if TYPE_CHECKING:
     from launcher.cluster.model import Cluster
     from launcher.explain import Report
-    from launcher.plan import Plan
+    from launcher.plan import Accelerate, Plan
     from launcher.program import Program
     from launcher.rundir import RunDir
     from launcher.spec import Loaded
@@ -100,6 +101,10 @@ OPTIONS = [
     _option("--local-ranks-filter", default="", metavar="RANK,...", help="Show the output of these local ranks only."),
     click.option("--use-env", is_flag=True, hidden=True, help="With a line of torch.distributed.launch: no --local-rank=N before the arguments."),
     click.option("--local-rank-option", is_flag=True, hidden=True, help="Put --local-rank=N before the arguments, as torch.distributed.launch does."),
+    click.option("--accelerate-config", type=click.Path(path_type=Path), metavar="FILE", help="Set what `accelerate launch --config_file FILE` sets for its ranks; its processes and machines count where no option says them."),
+    click.option("--strategy", type=click.Choice(["ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2"]), help="Set what accelerate launch sets for this strategy, by a config made for it [default: nothing is set]."),
+    click.option("--precision", type=click.Choice(["bf16", "fp16", "fp32"]), help="Set what accelerate launch sets for this precision [default: nothing is set]."),
+    click.option("--accelerate-args", metavar="OPTIONS", help="More options of accelerate launch as one word, such as '--use_deepspeed --zero_stage 2'."),
     click.option("--no-preload", is_flag=True, help="Import nothing beforehand: each rank imports everything itself."),
     _option("--monitor-interval", type=float, hidden=True, help="Accepted: the end of a rank is heard at once."),
     _option("--shutdown-timeout", type=Seconds(0), hidden=True, help="Another name of --grace."),
@@ -142,13 +147,20 @@ def program_command(words: tuple[str, ...], **given: Any) -> None:
     _refuse(given)
     program = _program(words, given)
     programs.check(program)
+    asked_of_accelerate = _accelerate(given)
     asked, device = _ranks(given["nproc"], given["device"])
     count, rank, endpoint = _nodes(given)
     nodes = environment.find(os.environ, count, rank, endpoint, pretend=given["dry_run"]).told_nproc(asked)
     cluster = detect.here(device, os.environ, nodes)
     shown = program.model_copy(update={"args": _without_secrets(program.args)})
     loaded = spec.Loaded(_recipe(given), program.name, Path.cwd() / program.name.replace(".", "_"), {})
-    options = plan.Options(nproc=asked if asked is not None else nodes.nproc, supervision=_supervision(given))
+    options = plan.Options(
+        nproc=asked if asked is not None else nodes.nproc,
+        supervision=_supervision(given),
+        accelerate=asked_of_accelerate,
+        strategy=given["strategy"],
+        precision=given["precision"],
+    )
     made = plan.of_program(shown, loaded, cluster, options)
     if made.num_nodes == 1 and given["master_port"]:
         made = made.model_copy(update={"rdzv_endpoint": f"127.0.0.1:{given['master_port']}"})
@@ -171,11 +183,12 @@ def program_command(words: tuple[str, ...], **given: Any) -> None:
 
 def _show(loaded: Loaded, cluster: Cluster, plan: Plan, run_dir: Path | None) -> None:
     """The plan and the commands; nothing is started or written."""
-    from launcher import rundir, show
+    from launcher import accelerated, rundir, show
     from launcher.render import files
     from launcher.show.program import ProgramView
 
     run = rundir.RunDir(run_dir or Path(loaded.spec.output_dir) / plan.name / "RUN")
+    plan = accelerated.environment(plan, run, _user_env(), cluster.node_rank)
     ProgramView().plan(plan, run, loaded)
     show.commands_and_no_more(files.commands(plan, run, cluster.node_rank))
 
@@ -185,7 +198,7 @@ def launch(
     as_json: bool, shown: Shown,
 ) -> NoReturn:  # fmt: skip
     """Start the ranks, show their output, and end with 0, or with 1 where one failed or the job was stopped."""
-    from launcher import nested, rundir, show, supervise
+    from launcher import accelerated, rundir, show, supervise
     from launcher import program as programs
     from launcher.cli import launch as launching
     from launcher.render import env, files
@@ -196,12 +209,12 @@ def launch(
     lock = run.lock()
     try:
         facts = launching.require_health(plan, cluster, run)
+        user_env = _user_env()
+        plan = accelerated.environment(plan, run, user_env, cluster.node_rank)
     except LaunchError:
         if is_new:
             rundir.discard(run)
         raise
-    user_env = dict(os.environ)
-    nested.leave(user_env)
     files.write(files.texts(loaded, plan, run, user_env, cluster.node_rank), run)
     rundir.append_event(run.events_path, {"event": "machine", **facts})
     child_env = env.of_agent(plan, run.path.resolve(), user_env)
@@ -226,6 +239,15 @@ def launch(
     again = launching.continuing_command(plan, run, cluster.node_rank) if is_shown else ""
     view.end(outcome, run, _explained(outcome, run), again=again)
     sys.exit(EXIT_OK if outcome.exit_code == EXIT_OK else EXIT_JOB_FAILED)
+
+
+def _user_env() -> dict[str, str]:
+    """The environment as the user has it."""
+    from launcher import nested
+
+    user = dict(os.environ)
+    nested.leave(user)
+    return user
 
 
 def _explained(outcome: Outcome, run: RunDir) -> Report | None:
@@ -272,6 +294,63 @@ def _program(words: tuple[str, ...], given: dict[str, Any]) -> Program:
         kind=kind, target=words[0], args=words[1:], role=given["role"],
         local_rank_option=given["local_rank_option"] and not given["use_env"],
     )  # fmt: skip
+
+
+def _accelerate(given: dict[str, Any]) -> Accelerate | None:
+    """What is asked of accelerate; a config file's ranks and machines go into the options that were not given.
+
+    Raises:
+        LaunchError: two options say the same, or the config file cannot be used.
+    """
+    from launcher import accelerated
+    from launcher.plan import Accelerate
+
+    path, strategy, precision = given["accelerate_config"], given["strategy"], given["precision"]
+    words: list[str] = []
+    if path is not None:
+        if strategy is not None:
+            raise LaunchError(
+                "--accelerate-config and --strategy both say how to train", hint="leave one out; --precision may stay"
+            )
+        _take_machines(accelerated.config(path), given)
+        words += ["--config_file", str(path.resolve())]
+    more = _split(given["accelerate_args"])
+    if any(word.startswith("--aws") for word in more):
+        raise LaunchError("--accelerate-args: SageMaker's options are not supported", hint="leave them out")
+    renders = path is None and not more and (strategy or precision) is not None
+    if strategy is not None and more:
+        raise LaunchError(
+            "--strategy and --accelerate-args both say how to train", hint="leave one out; --precision may stay"
+        )
+    words += ["--mixed_precision", accelerated.PRECISIONS[precision]] if precision is not None else []
+    words += more
+    return Accelerate(words=tuple(words), renders=renders) if words or renders else None
+
+
+def _split(text: str | None) -> list[str]:
+    try:
+        return shlex.split(text or "")
+    except ValueError as error:
+        raise LaunchError(f"--accelerate-args {text}: {error}", hint="close the quotation") from None
+
+
+def _take_machines(config: dict[str, Any], given: dict[str, Any]) -> None:
+    """What the config file says of devices, ranks and machines, where the command line and the variables say nothing."""
+    nodes = config.get("num_machines") or 1
+    if given["nproc"] is None and isinstance(config.get("num_processes"), int):
+        given["nproc"] = max(1, config["num_processes"] // nodes)
+    if given["device"] == "auto" and config.get("use_cpu") is True:
+        given["device"] = "cpu"
+    if nodes == 1 or given["nnodes"] is not None:
+        return
+    given["nnodes"] = nodes
+    for option, key in (
+        ("node_rank", "machine_rank"),
+        ("master_addr", "main_process_ip"),
+        ("master_port", "main_process_port"),
+    ):
+        if given[option] is None and not (option == "master_addr" and given["rdzv_endpoint"]):
+            given[option] = config.get(key)
 
 
 def _ranks(asked: Any, device: Device) -> tuple[int | None, Device]:

@@ -30,6 +30,9 @@ def config(plan: Plan, deepspeed_path: Path, node_rank: int = 0) -> dict[str, An
         # MULTI_NPU is torchrun, which one process does not need; accelerate starts it by itself.
         out["distributed_type"] = "NO"
         out["use_cpu"] = plan.device == "cpu"
+    elif plan.strategy == "ddp" and plan.device == "cpu" and plan.program is not None:
+        # Nothing but ACCELERATE_USE_CPU has an Accelerator() meet its peers over gloo, and this type alone sets it.
+        out |= {"distributed_type": "MULTI_CPU", "use_cpu": True}
     elif plan.strategy == "ddp" and plan.device == "cpu":
         # MULTI_CPU starts one process whatever num_processes says. MULTI_GPU is accelerate's word for torchrun; the
         # ranks then choose gloo by TrainingArguments(use_cpu=True).

@@ -55,9 +55,15 @@ def variables(plan: Plan, run_path: Path, user: Mapping[str, str], num_cpus: int
     Ranges, defaults and traps of each are Huawei's, from the HCCL, torch_npu and CANN documentation.
     """
     if plan.program is not None:
-        rows = _of_program(plan, run_path, num_cpus or usable_cpus())
-        return tuple(
-            Variable(n, user[n], "your own value", kept=True) if n in user else Variable(n, v, r) for n, v, r in rows
+        rows = [
+            row for row in _of_program(plan, run_path, num_cpus or usable_cpus()) if row[0] not in plan.accelerate_env
+        ]
+        return (
+            *(
+                Variable(n, user[n], "your own value", kept=True) if n in user else Variable(n, v, r)
+                for n, v, r in rows
+            ),
+            *_of_accelerate(plan),
         )
     rows = list(_both(plan, num_cpus or usable_cpus()))
     rows += _npu(plan, run_path, user) if plan.device == "npu" else _cpu()
@@ -125,6 +131,14 @@ def _of_program(plan: Plan, run_path: Path, num_cpus: int) -> list[Row]:
     return rows + [
         row for row in _npu(plan, run_path, {}) if row[0] in ("ASCEND_PROCESS_LOG_PATH", "PYTORCH_HAL_BASED_NPU_CHECK")
     ]
+
+
+def _of_accelerate(plan: Plan) -> tuple[Variable, ...]:
+    """As accelerate launch does it: over a value of the user's."""
+    if plan.accelerate is None:
+        return ()
+    reason = f"what accelerate launch {plan.accelerate.version} sets".replace("  ", " ")
+    return tuple(Variable(name, value, reason) for name, value in plan.accelerate_env.items())
 
 
 def _threads(plan: Plan, num_cpus: int) -> Row:

@@ -21,7 +21,7 @@ def texts(loaded: Loaded, plan: Plan, run: RunDir, user_env: Mapping[str, str], 
     out = {run.plan_path.name: plan.model_dump_json(indent=2) + "\n"}
     if loaded.path.suffix:  # not of a program that the command line named
         out = {run.recipe_path.name: recipe(loaded), **out}
-    if plan.program is None:
+    if plan.program is None or (plan.accelerate is not None and plan.accelerate.renders):
         out[run.accelerate_path.name] = accelerate.text(plan, run.deepspeed_path.resolve(), node_rank)
     zero = deepspeed.config(plan)
     if zero is not None:

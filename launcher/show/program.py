@@ -95,6 +95,9 @@ class ProgramView(View):
         nodes = f" on each of {plan.num_nodes} nodes ({plan.nodes_reason})" if plan.num_nodes > 1 else ""
         self._line(f"ranks          {where}{nodes}")
         self._line(f"each rank runs {plan.program.command}")
+        if plan.accelerate is not None:
+            shown = " ".join(f"{name}={value}" for name, value in plan.accelerate_env.items())
+            self._line(f"accelerate     {plan.accelerate.version} sets {shown}")
         self._line(f"run directory  {run.path}")
 
     def end(

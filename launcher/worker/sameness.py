@@ -18,6 +18,7 @@ from launcher.plan import Plan
 
 OWN = frozenset(
     {
+        "accelerate_env",
         "recipe_dir",
         "device_reason",
         "nodes_reason",

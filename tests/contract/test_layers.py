@@ -16,7 +16,7 @@ LAYERS = [
     {"nested"},
     {"show"},
     {"submit", "ssh"},
-    {"doctor", "report", "supervise", "explain", "trained", "predict"},
+    {"accelerated", "doctor", "report", "supervise", "explain", "trained", "predict"},
     {"render", "rundir", "history"},
     {"plan"},
     {"memory", "program", "paths"},

@@ -57,6 +57,12 @@ SIGNATURES = {
     f"{TRAINER}._determine_best_metric": "self metrics trial",
     "runpy:_run_module_as_main": "mod_name alter_argv=",  # what Python itself calls for -m
     f"{TRAINER}._prepare_inputs": "self inputs",
+    # Asked what accelerate launch sets: run as far as where it would start the ranks, in these places.
+    "accelerate.commands.launch:launch_command_parser": "subparsers=",
+    "accelerate.commands.launch:launch_command": "args",
+    "accelerate.commands.launch:prepare_simple_launcher_cmd_env": "args",
+    "accelerate.commands.launch:simple_launcher": "args",
+    "torch.distributed.run:run": "args",
     "transformers.integrations.deepspeed:deepspeed_init": "trainer num_training_steps inference=",
     "torch.distributed.tensor._utils:compute_local_shape_and_global_offset": "global_shape mesh placements skip_offset=",
     f"{ZERO2}.update_lp_params": "self",
@@ -153,6 +159,28 @@ def test_every_event_of_our_callbacks_is_one_of_trainers():
     assert [] == unknown
     assert {"self args state control **kwargs"} == {
         parameters(getattr(TrainerCallback, name)) for _, name, _ in ours if name != "on_prediction_step"
+    }
+
+
+def test_options_of_accelerate_launch_are_flags_where_we_say_so():
+    """A pasted line is taken apart without accelerate; each option takes as many words there as here."""
+    from accelerate.commands.launch import launch_command_parser
+
+    from launcher.cli import command_line
+
+    takes = {
+        name: 1 + (action.nargs is None)
+        for action in launch_command_parser()._actions
+        for name in action.option_strings
+    }
+    ours = command_line._ACCELERATE_SETTINGS
+    known = {name: ours.width(name) for name in takes if ours.width(name)}
+
+    assert {name: takes[name] for name in known} == known
+    assert ours.flags | ours.valued <= known.keys()
+    of_machines = command_line._ACCELERATE.keys() | command_line._ACCELERATE_FLAGS.keys()
+    assert {name: 2 if name in command_line._ACCELERATE else 1 for name in of_machines} == {
+        name: takes[name] for name in of_machines
     }
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
+from . import test_image
 from .conftest import REPO, quiet_pip
 from .test_wheel import requirements
 
@@ -140,6 +141,26 @@ def test_every_line_for_a_node_takes_a_cpu_build(indexes: tuple[Path, Path], tmp
     assert {"2.13.0+cpu"} == {packages["torch"] for packages in found if "torch" in packages}
 
 
+def image_lines(**places: str) -> list[list[str]]:
+    """The Dockerfile's, with places of packages here."""
+    return [[places.get(w.strip("/"), w) for w in line] for line in test_image.pip_lines()]
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_images_lines_take_a_cpu_build_and_this_checkout(
+    indexes: tuple[Path, Path], wheel: Path, tmp_path: Path, machine: str
+):
+    """For the image's Python; its index is the user's, and the stand-in's here."""
+    host = for_host(machine, test_image.default("PYTHON"), tmp_path)
+    lines = image_lines(wheels=str(wheel.parent))
+    lines[1][lines[1].index("--index-url") + 1] = indexes[0].as_uri()
+    first, second = (resolved([*line, *host], indexes, tmp_path) for line in lines)
+
+    assert {"2.13.0+cpu"} == {first["torch"], second["torch"]}
+    assert {"ascend-launch", "torch-npu", "transformers", "deepspeed"} <= second.keys()
+    assert [] == [name for name in {*first, *second} if name.startswith(("nvidia", "cuda"))]
+
+
 def test_the_stand_ins_know_the_trap(indexes: tuple[Path, Path], tmp_path: Path):
     """Without PyTorch's index the same extra brings a CUDA torch: what these tests are about."""
     found = resolved(["ascend-launch[npu]", *for_host("x86_64", "3.11", tmp_path)], indexes, tmp_path)
@@ -247,3 +268,19 @@ def test_the_node_lines_resolve_with_what_pypi_has(
     found = {i["metadata"]["name"]: i["metadata"]["version"] for i in json.loads(report.read_text())["install"]}
     assert ("2.13.0+cpu", "2.13.0") == (found["torch"], found.get("torch-npu", found.get("torch_npu")))
     assert [] == [name for name in found if name.startswith(("nvidia", "cuda"))]
+
+
+@pytest.mark.slow
+def test_the_images_lines_resolve_with_what_pypi_has(
+    registry: None, indexes: tuple[Path, Path], wheel: Path, tmp_path: Path
+):
+    """Its second line, for an aarch64 host; stand-ins as above."""
+    links = tmp_path / "links"
+    links.mkdir()
+    for path in (wheel, *(indexes[0] / "deepspeed").glob("*.whl")):
+        (links / path.name).symlink_to(path.resolve())
+    words = [w.replace(CPU_INDEX, indexes[1].as_uri()) for w in image_lines(wheels=str(links))[-1]]
+    host = for_host("aarch64", test_image.default("PYTHON"), tmp_path)
+    done = quiet_pip("install", "--dry-run", "--quiet", *words, *host)
+
+    assert 0 == done.returncode, done.stderr

@@ -96,9 +96,9 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture
 def run(folder: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    def run(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    def run(*words: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            argv(*words), cwd=folder, env=environment(), input=stdin, capture_output=True, text=True,
+            argv(*words), cwd=folder, env={**environment(), **env}, input=stdin, capture_output=True, text=True,
             timeout=TIMEOUT_S,
         )  # fmt: skip
 
@@ -188,6 +188,45 @@ def test_what_a_script_sets_before_its_imports_counts(run, folder: Path):
 
     assert "https://mirror.invalid\n" == done.stdout, done.stderr
     assert "imported once  torch; not more: mirror.py:2 sets HF_ENDPOINT" in done.stderr
+
+
+ENVIRONMENT = """
+import json, os, sys
+if os.environ["RANK"] == "0":
+    with open(sys.argv[1], "w") as file:
+        json.dump(dict(os.environ), file)
+"""
+TORCHRUNS = {"GLOO_SOCKET_IFNAME", "OPENBLAS_NUM_THREADS", "MASTER_PORT", "_", "TORCH_NCCL_ASYNC_ERROR_HANDLING"}
+"""What torchrun and our agent give a rank, each in its own way, beside TORCHELASTIC_…"""
+
+
+@pytest.mark.parametrize(
+    ("words", "theirs"),
+    [
+        (["--accelerate-config", "fsdp.yaml"], ["--config_file", "fsdp.yaml"]),
+        (["--strategy", "zero2", "--precision", "bf16"], ["--config_file", "job/accelerate.yaml", "--mixed_precision", "bf16"]),
+    ],
+    ids=["config", "zero2"],
+)  # fmt: skip
+def test_ranks_get_the_variables_of_accelerate_launch(run, folder: Path, words: list[str], theirs: list[str]):
+    """Of the accelerate that is installed, as its own launch gives them, but for what torchrun sets; over the user's."""
+    (folder / "environment.py").write_text(ENVIRONMENT)
+    shipped = (REPO / "accelerate_configs" / "fsdp2.yaml").read_text().replace("num_processes: 8", "num_processes: 1")
+    (folder / "fsdp.yaml").write_text(shipped)
+    done = run("--run-dir", "job", *words, "environment.py", "ours.json", ACCELERATE_MIXED_PRECISION="fp16")
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", *theirs]
+    env = {k: v for k, v in environment().items() if not k.startswith("ASCEND_LAUNCH")}
+    env |= {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}  # ours sets it for CPU ranks
+    subprocess.run([*accelerate, "environment.py", "theirs.json"], cwd=folder, env=env, check=True, timeout=TIMEOUT_S)
+
+    ours, real = (json.loads((folder / f"{name}.json").read_text()) for name in ("ours", "theirs"))
+    gone = {n for n in (*ours, *real) if n.startswith(("TORCHELASTIC_", "ASCEND_LAUNCH_"))} | TORCHRUNS
+    gone |= {"OMP_NUM_THREADS"} if "OMP_NUM_THREADS" not in real else set()  # left to torchrun
+    assert {n: v for n, v in real.items() if n not in gone} == {n: v for n, v in ours.items() if n not in gone}
+    assert "bf16" == ours["ACCELERATE_MIXED_PRECISION"]
+    assert "ACCELERATE_MIXED_PRECISION=bf16" in done.stderr
+    recorded = json.loads((folder / "job" / "env.json").read_text())["set"]
+    assert {"ACCELERATE_MIXED_PRECISION"} <= {row["name"] for row in recorded}
 
 
 def test_every_torchrun_of_a_command_is_ours(run, folder: Path):

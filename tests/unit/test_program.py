@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
+from launcher import accelerated
 from launcher.cli import command_line, program
 from launcher.errors import LaunchError
 from launcher.program import Program
 from launcher.worker import preload
 
 PARAMETERS = program.program_command.params
+
+
+@pytest.fixture(autouse=True)
+def no_default_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where `accelerate config` would have written; nothing lies there."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
+    return tmp_path / "huggingface" / "accelerate" / "default_config.yaml"
 
 
 def commanded(*words: str) -> list[str]:
@@ -76,18 +85,103 @@ def test_a_file_of_a_commands_name_is_meant_by_its_path(tmp_path: Path, monkeypa
         ("accelerate launch --num_processes 8 --num_machines 2 --machine_rank 1 --main_process_ip a --main_process_port 1 t.py x",
          "--nproc 4 --nnodes 2 --node-rank 1 --master-addr a --master-port 1 t.py x"),
         ("accelerate launch --multi_gpu --num-processes=2 -m a.b", "--nproc 2 -m a.b"),
+        ("accelerate launch --config_file c.yaml --mixed_precision=bf16 t.py --debug", "--accelerate-config c.yaml --precision bf16 t.py --debug"),
+        ("accelerate launch --mixed_precision no --same_network t.py", "--precision fp32 t.py"),
+        ("accelerate launch --use_deepspeed --num_processes 2 --zero_stage 3 --offload_param_device=cpu t.py x",
+         "--nproc 2 --accelerate-args '--use_deepspeed --zero_stage 3 --offload_param_device=cpu' t.py x"),
+        ("accelerate launch --use_fsdp --fsdp_version 2 --multi_gpu t.py", "--accelerate-args '--use_fsdp --fsdp_version 2 --multi_gpu' t.py"),
         ("deepspeed --num_gpus 8 --master_port 5 train.py --deepspeed c.json", "--local-rank-option --nproc 8 --master-port 5 train.py --deepspeed c.json"),
     ],
 )  # fmt: skip
 def test_another_launchers_line_is_said_in_our_words(pasted: str, ours: str, capsys: pytest.CaptureFixture[str]):
     """And shown, so that it can be learnt."""
-    assert ["program", *ours.split()] == commanded(*pasted.split())
+    assert ["program", *shlex.split(ours)] == commanded(*pasted.split())
     assert f"ascend-launch {ours}\n" == capsys.readouterr().err
+
+
+def test_a_line_without_a_config_takes_the_one_that_accelerate_would_find(no_default_config: Path):
+    """`accelerate config` writes it, and every `accelerate launch` reads it, unless it is for the CPU."""
+    no_default_config.parent.mkdir(parents=True)
+    no_default_config.write_text("distributed_type: MULTI_NPU\n")
+
+    taken = ["--accelerate-config", str(no_default_config)]
+    assert ["program", *taken, "t.py"] == commanded("accelerate", "launch", "t.py")
+    assert ["program", "--device", "cpu", "t.py"] == commanded("accelerate", "launch", "--cpu", "t.py")
+    assert ["program", "--accelerate-config", "c.yaml", "t.py"] == commanded(
+        "accelerate", "launch", "--config-file", "c.yaml", "t.py"
+    )
+
+
+# -- what accelerate is asked --------------------------------------------------------------------------------------
+
+
+def asked(**given: object) -> tuple[object, dict[str, object]]:
+    names = ("accelerate_config", "strategy", "precision", "accelerate_args", "nproc", "nnodes", "node_rank", "master_addr", "master_port", "rdzv_endpoint")  # fmt: skip
+    values: dict[str, object] = {**dict.fromkeys(names), "device": "auto", **given}
+    return program._accelerate(values), values
+
+
+def test_without_an_option_nothing_of_accelerates_is_set():
+    assert None is asked()[0]
+
+
+def test_a_config_file_says_ranks_and_machines_where_no_option_does(tmp_path: Path):
+    """accelerate counts the processes of all machines."""
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "distributed_type: MULTI_NPU\nnum_processes: 16\nnum_machines: 2\nmachine_rank: 1\n"
+        "main_process_ip: a\nmain_process_port: 5\nuse_cpu: true\n"
+    )
+    made, given = asked(accelerate_config=path, precision="fp32")
+
+    assert ("--config_file", str(path), "--mixed_precision", "no") == made.words
+    assert (8, 2, 1, "a", 5, "cpu") == tuple(
+        given[n] for n in ("nproc", "nnodes", "node_rank", "master_addr", "master_port", "device")
+    )
+    _, told = asked(accelerate_config=path, nproc=4, nnodes=1, device="npu")
+    assert (4, 1, None, "npu") == tuple(told[n] for n in ("nproc", "nnodes", "node_rank", "device"))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"strategy": "zero2", "accelerate_config": Path("c.yaml")}, "--accelerate-config and --strategy"),
+        ({"strategy": "zero2", "accelerate_args": "--use_fsdp"}, "--strategy and --accelerate-args"),
+        ({"accelerate_args": "--a 'b"}, "No closing quotation"),
+        ({"accelerate_args": "--aws_access_key_id x"}, "SageMaker"),
+        ({"accelerate_config": Path("no.yaml")}, "no.yaml: no such file"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(given: dict[str, object], said: str):
+    with pytest.raises(LaunchError, match=said):
+        asked(**given)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: 1\n", "no distributed_type"),
+        ("- a\n", "no accelerate config"),
+        ("distributed_type: MULTI_NPU\ngpu_ids: 0,1\n", "gpu_ids: 0,1"),
+    ],
+)
+def test_a_file_that_is_no_config_is_named(tmp_path: Path, text: str, said: str):
+    (tmp_path / "c.yaml").write_text(text)
+
+    with pytest.raises(LaunchError, match=f"c.yaml: .*{said}"):
+        accelerated.config(tmp_path / "c.yaml")
 
 
 @pytest.mark.parametrize(
     "pasted",
-    ["accelerate config", "accelerate launch --use_megatron_lm t.py", "deepspeed --hostfile h t.py", "python -O t.py"],
+    [
+        "accelerate config",
+        "accelerate launch --use_megatron_lm t.py",
+        "accelerate launch --gpu_ids 0,1 t.py",
+        "accelerate launch --aws_secret_access_key x t.py",
+        "deepspeed --hostfile h t.py",
+        "python -O t.py",
+    ],
 )
 def test_what_has_no_counterpart_is_refused_by_name(pasted: str):
     """Rather than run without it."""
