@@ -554,7 +554,10 @@ def _require_effect(loaded: Loaded, cluster: Cluster, strategy: Strategy | None)
     if cluster.device == "cpu" and loaded.spec.model.attn_implementation == "flash_attention_2":
         found["model.attn_implementation"] = "flash_attention_2 needs cards; sdpa computes the same"
     if found:
-        lines = [f"{loaded.origins.get(key, 'recipe').removesuffix(f' {key}')}: {key}: {reason}" for key, reason in found.items()]
+        lines = [
+            f"{loaded.origins.get(key, 'recipe').removesuffix(f' {key}')}: {key}: {reason}"
+            for key, reason in found.items()
+        ]
         raise LaunchError("\n".join(lines), hint=f"leave {'it' if len(lines) == 1 else 'them'} out")
 
 

@@ -391,8 +391,26 @@ def test_tabs_part_the_columns_of_a_tsv_file(csv):
         ),
         (("text,label\n" + TABLE).encode("utf-16"), "it may be UTF-16", "iconv -f UTF-16 -t UTF-8"),
     ],
-    ids="NA|no text|None|all NA|unquoted|ends in a comma|a space|numbers|Excel|LFS|HTML|no label|label|no header|tabs|semicolons|GBK"
-    "|UTF-16".split("|"),
+    ids=[
+        "NA",
+        "no text",
+        "None",
+        "all NA",
+        "unquoted",
+        "ends in a comma",
+        "a space",
+        "numbers",
+        "Excel",
+        "LFS",
+        "HTML",
+        "no label",
+        "label",
+        "no header",
+        "tabs",
+        "semicolons",
+        "GBK",
+        "UTF-16",
+    ],
 )
 def test_what_is_wrong_with_a_file_is_named_with_its_line_and_the_way_out(csv, content, said: str, fix: str):
     with pytest.raises(LaunchError) as caught:
