@@ -486,7 +486,7 @@ _LEVELS = ("detail", "debug", "info", "warning", "error", "critical", "passive")
 def trackers(training: Mapping[str, Any]) -> list[str]:
     """The trackers that report_to names, without none."""
     asked = training.get("report_to") or []
-    return [name for name in ([asked] if isinstance(asked, str) else asked) if name != "none"]
+    return [str(name) for name in ([asked] if isinstance(asked, str) else asked) if name != "none"]
 
 
 def _reporting(training: Mapping[str, Any]) -> Iterator[Problem]:

@@ -171,6 +171,7 @@ def arguments(path: Path, *overrides: str, **options: Any) -> dict[str, Any]:
         # together
         ({"run_name": "x"}, "run_name", "has no effect"),
         ({"report_to": "wandbb"}, "report_to", "did you mean `wandb`?"),
+        ({"report_to": [["wandb"]]}, "report_to", "is none of all, none,"),
         ({"trackio_space_id": "x"}, "trackio_space_id", "without report_to: trackio"),
         ({"dataloader_prefetch_factor": 2}, "dataloader_prefetch_factor", "without dataloader_num_workers"),
         ({"gradient_checkpointing": True, "activation_checkpointing": True}, "gradient_checkpointing", "older name"),
