@@ -200,7 +200,9 @@ def test_awkward_names_and_paths_are_only_names(rig: slurm_rig.Rig, tmp_path: Pa
     folder.mkdir()
     recipe = yaml.safe_load(TINY.read_text())
     recipe["model"]["name"] = str(REPO / "recipes" / "tiny")
-    recipe["data"]["data_files"] = {k: str(REPO / v) for k, v in recipe["data"]["data_files"].items()}
+    recipe["data"]["data_files"] = {
+        k: str(REPO / "recipes" / v.removeprefix("shipped:")) for k, v in recipe["data"]["data_files"].items()
+    }
     recipe["training"] |= {"num_train_epochs": 1}
     (folder / f"{NAME}.yaml").write_text(yaml.safe_dump(recipe))
     out = tmp_path / "out put's $(touch pwned)"
