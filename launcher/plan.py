@@ -265,6 +265,7 @@ def of_program(program: Program, loaded: Loaded, cluster: Cluster, options: Opti
         training_arguments={},
         program=program,
         accelerate=options.accelerate,
+        notes=_lone_notes(cluster, options),
     )
 
 
@@ -290,6 +291,16 @@ def _ranks(loaded: Loaded, cluster: Cluster, options: Options, nproc: int) -> di
 
 def _recipe_dir(loaded: Loaded) -> Path:
     return loaded.recipe_dir or loaded.path.resolve().parent
+
+
+def _lone_notes(cluster: Cluster, options: Options) -> tuple[str, ...]:
+    """accelerate joins CPU ranks where ACCELERATE_USE_CPU says so, which its launch sets with neither DeepSpeed nor FSDP."""
+    if cluster.device != "cpu" or options.strategy in (None, "ddp"):
+        return ()
+    return (
+        f"--strategy {options.strategy} on CPU: a plain Accelerator() may not join its peers, and each rank then trains "
+        "alone; --strategy ddp joins them",
+    )
 
 
 def memory_rows(

@@ -98,6 +98,8 @@ class ProgramView(View):
         if plan.accelerate is not None:
             shown = " ".join(f"{name}={value}" for name, value in plan.accelerate_env.items())
             self._line(f"accelerate     {plan.accelerate.version} sets {shown}")
+        for note in plan.notes:
+            self._line(f"note           {note}")
         self._line(f"run directory  {run.path}")
 
     def end(

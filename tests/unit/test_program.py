@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher import accelerated
+from launcher import accelerated, plan
 from launcher.cli import command_line, program
+from launcher.cluster import detect
 from launcher.errors import LaunchError
 from launcher.program import Program
 from launcher.worker import preload
@@ -140,6 +141,15 @@ def test_a_config_file_says_ranks_and_machines_where_no_option_does(tmp_path: Pa
     )
     _, told = asked(accelerate_config=path, nproc=4, nnodes=1, device="npu")
     assert (4, 1, None, "npu") == tuple(told[n] for n in ("nproc", "nnodes", "node_rank", "device"))
+
+
+@pytest.mark.parametrize(("device", "strategy", "is_said"), [("cpu", "zero2", True), ("cpu", "ddp", False), ("cpu", None, False), ("npu", "zero2", False)])  # fmt: skip
+def test_ranks_that_accelerate_would_leave_alone_are_spoken_of(device: str, strategy: str | None, is_said: bool):
+    """Seen with accelerate 1.15: under zero2 on CPU each of two ranks had num_processes 1."""
+    cluster = detect.assumed(2, detect.ONE_NODE) if device == "npu" else detect.here("cpu", {})
+    notes = plan._lone_notes(cluster, plan.Options(strategy=strategy))
+
+    assert is_said == any("trains alone" in note for note in notes)
 
 
 @pytest.mark.parametrize(
