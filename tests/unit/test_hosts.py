@@ -69,7 +69,7 @@ def test_other_spellings_that_ssh_takes(line: str):
         ("[npu hosts]", "'[npu hosts]' is a heading, and no host name"),
         ("[node0] slots=8", "'[node0]' is no host name"),
         ("[all:vars]", "'[all:vars]' is a heading, and no host name"),
-        ("node[4-1] slots=8", "f:1: 'node[4-1]' is no range of hosts"),
+        ("node[4-1] slots=8", "'node[4-1]' is no range of hosts"),
         ("node[1:4]", "a range is written node[1-4]"),
         ("node{1..4}.lan", "a range is written node[1-4].lan"),
         ("10.0.0.1-4", "a range is written 10.0.0.[1-4]"),
