@@ -149,6 +149,10 @@ def _plain(column: Column, names: Sequence[str] = ()) -> pa.ChunkedArray:
         return _int64(column, values)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return values.cast(pa.large_string())
+    if "json" in str(kind):  # what datasets makes of a column of several kinds
+        raise LaunchError(
+            f"{column.where} has values of several kinds, such as numbers beside texts", hint="write all labels alike"
+        )
     raise LaunchError(
         f"{column.where} is {kind}, not numbers or names of labels",
         hint="a row has one label: a whole number, or a text",
