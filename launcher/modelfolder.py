@@ -174,7 +174,7 @@ def _require_native(config: Mapping[str, Any], wanted: Wanted) -> None:
             f"model.name {wanted.name}: model type {kind!r} needs code from its own folder (auto_map names {file})",
             hint="that code is never run here; use a model whose type transformers has, such as a copy converted to Llama's or Qwen's layout",
         )
-    if known and "model_type" in config and kind not in known:
+    if known and isinstance(config.get("model_type"), str) and kind not in known:
         raise LaunchError(
             f"model.name {wanted.name}: the installed transformers has no model of type {kind!r}",
             hint="install a transformers that has it, or use another model; model_type in config.json says the type",
