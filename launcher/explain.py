@@ -118,10 +118,16 @@ _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # What launchers and serving frameworks put before a line. A rank named there is the line's rank.
 _HOST_PREFIX = re.compile(r"^(?P<host>[\w.-]+): (?=\[rank\d)")
 _LEVEL_PREFIX = re.compile(r"^(?:ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d (?:\[[^\]]*\]|\S+:\d+\])\s?")
+_STAMP = re.compile(r"^20\d\d-\d\d-\d\dT[\d:.,]+(?:Z|[+-]\d\d:?\d\d) (?:std(?:err|out) [FP] )?")  # containers' logs
+_TASK = re.compile(r"^ {0,4}\d{1,5}: ")  # srun --label: a task, which need not be a rank
+_SERVICE = re.compile(r"^[A-Za-z][\w.-]*\s+\| ")  # docker compose
 _PREFIXES = {
+    **dict.fromkeys("0123456789 ", (_STAMP, _TASK)),
     "[": (
         re.compile(r"^\[(?:rank|default|local_rank )(?P<rank>\d{1,6})\]:\s?"),
         re.compile(r"^\[(?P<rank>\d{1,6})\]:\s"),
+        re.compile(r"^\[pod/[^\]\s]+\] ?"),  # kubectl logs --prefix
+        re.compile(r"^\[\d{1,5},\d{1,5}\]<std(?:err|out)>: ?"),  # mpirun --tag-output
     ),
     "(": (re.compile(r"^\([A-Za-z_]\w*(?: rank=(?P<rank>\d{1,6}))?(?: pid=\d+)?(?:, ip=(?P<host>[\w.:]+))?\)\s?"),),
     "E": (_LEVEL_PREFIX, _HOST_PREFIX),
@@ -129,6 +135,7 @@ _PREFIXES = {
     ">": (re.compile(r"^> "),),
 }
 """By their first letter."""
+_MAX_PREFIX = 64
 _PLOG = re.compile(r"^\[(?P<level>ERROR|WARNING|INFO|DEBUG|EVENT|TRACE)\] ?(?P<module>[A-Z_]+)\((?P<pid>\d{1,9}),")
 _QUIET = {"INFO", "DEBUG", "EVENT", "TRACE"}
 _CANN_TIME = re.compile(r"\b(20\d\d)-(\d\d)-(\d\d)[-T ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,3}))?")
@@ -188,6 +195,8 @@ def _strip(text: str) -> tuple[str, int | None, str | None]:
         prefixes = _PREFIXES.get(text[:1], ())
         if not prefixes and ": [rank" in text:
             prefixes = (_HOST_PREFIX,)
+        elif not prefixes and " | " in text[:_MAX_PREFIX]:
+            prefixes = (_SERVICE,)
         m = next((m for prefix in prefixes if (m := prefix.match(text))), None)
         if m is None:
             break
@@ -217,6 +226,10 @@ def _shape(line: str) -> str:
     return (_HEX.sub("0x", line) if "0x" in line else line).translate(_DIGITS)
 
 
+_PASSING = re.compile(r"20\d\d-\d\d-\d\d[-T ][\d:.,]+|PID:\s?\d+")
+"""What no pattern asks for, and what differs in lines that are otherwise one."""
+
+
 class _Lines:
     """The lines of a log that tell something, and what each tells.
 
@@ -234,17 +247,29 @@ class _Lines:
     def of(self, text: str) -> Iterator[tuple[_Line, list[_Match], Sequence[str]]]:
         """(line, its matches, the few lines before) of each line that tells something; in order."""
         seen: dict[tuple[str, ...], int] = {}
+        times: collections.Counter[str] = collections.Counter()
+        passed: set[str] = set()
         before: collections.deque[str] = collections.deque(maxlen=_FRAME_LINES)
         for number, raw in _numbered(text):
+            same = raw
+            if raw in passed:
+                before.append(raw)
+                continue
             shape = _shape(raw)
             rows = self._rows_of(shape)
             if rows is not None:
+                times[shape] += 1
+                if times[shape] > self.MAX_REPEATS:
+                    same = _PASSING.sub("", raw)
+            if rows is not None and same not in passed:
                 stripped = _strip(raw)
                 found = _matches_in(stripped[0], rows)
                 key = (shape, *(s.id for s, _ in found))
                 count = seen[key] = seen.get(key, 0) + 1
-                if count <= self.MAX_REPEATS:
-                    line = _line(number, stripped, before[-1] if before else "")
+                if count > self.MAX_REPEATS:
+                    passed |= {raw, same}
+                else:
+                    line = _line(number, stripped, before[-1] if before else "", raw)
                     yield line, [] if line.is_context else [_refined(_Match(s, line, g)) for s, g in found], before
             before.append(raw)
 
@@ -261,8 +286,11 @@ class _Lines:
         return self.rows[shape]
 
 
-def _line(number: int, stripped: tuple[str, int | None, str | None], previous: str) -> _Line:
+def _line(number: int, stripped: tuple[str, int | None, str | None], previous: str, raw: str) -> _Line:
     text, rank, host = stripped
+    time_s = _time_s(text)
+    if time_s is None and raw.startswith("20"):
+        time_s = _time_s(raw)
     level = _PLOG.match(text)
     # The line under `File "x.py", line 3` is the source: a raise with its text in it is not that error.
     is_code = text.lstrip().startswith('File "') or ('File "' in previous and not _EXCEPTION.match(text))
@@ -272,7 +300,7 @@ def _line(number: int, stripped: tuple[str, int | None, str | None], previous: s
     else:
         card = None
     is_quiet = level is not None and level["level"] in _QUIET
-    return _Line(number, text, rank, card, host, _time_s(text), is_context=is_code or is_quiet)
+    return _Line(number, text, rank, card, host, time_s, is_context=is_code or is_quiet)
 
 
 # --- matches in one log --------------------------------------------------------------------------------------------
@@ -522,15 +550,17 @@ class _Source:
 def _events(matches: Sequence[_Match]) -> Iterator[list[_Match]]:
     """Matches in runs that tell of one event each."""
     event: list[_Match] = []
+    began_s: float | None = None
     for match in matches:
+        time_s = match.line.time_s
         if event:
             near = match.line.number - event[-1].line.number <= _EVENT_LINES
-            times = [m.line.time_s for m in event if m.line.time_s is not None]
-            soon = match.line.time_s is None or not times or abs(match.line.time_s - times[0]) <= _EVENT_SECONDS
+            soon = time_s is None or began_s is None or abs(time_s - began_s) <= _EVENT_SECONDS
             if not (near and soon):
                 yield event
-                event = []
+                event, began_s = [], None
         event.append(match)
+        began_s = time_s if began_s is None else began_s
     if event:
         yield event
 

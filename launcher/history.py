@@ -15,14 +15,15 @@ MACRO = ("precision", "recall", "f1")
 """Those of them that are averages over labels."""
 
 _NUMBERS = {
-    "train": ("max_steps", "num_train_epochs"),
-    "step": ("time", "step"),
-    "log": ("step",),
-    "eval_step": ("time", "step", "max_steps"),
-    "eval": ("time", "step"),
-    "rates": ("step", "steps", "seconds", "rows", "tokens"),
+    "train": frozenset({"max_steps", "num_train_epochs"}),
+    "step": frozenset({"time", "step"}),
+    "log": frozenset({"step"}),
+    "eval_step": frozenset({"time", "step", "max_steps"}),
+    "eval": frozenset({"time", "step"}),
+    "rates": frozenset({"step", "steps", "seconds", "rows", "tokens"}),
 }
-"""Kind of an event → its fields that must be numbers."""
+"""Kind of an event → its fields that must be there; they are numbers then."""
+_NONE: frozenset[str] = frozenset()
 _SCALARS = frozenset(
     {"step", "epoch", "steps", "seconds", "rows", "tokens", "max_steps", "num_train_epochs", "memory_bytes"}
 )
@@ -109,13 +110,13 @@ class History:
     def add(self, event: Mapping[str, Any]) -> None:
         """Take in one event. One that is not known, or lacks what its kind has, is passed over: any version may have
         written it. A field of another type than it has here is passed over likewise."""
-        event = {k: v for k, v in event.items() if (fits := _FITS.get(k)) is None or fits(v)}
-        time = event.get("time")
-        if isinstance(time, int | float):
-            self.started = time if self.started is None else self.started
-            self.latest = time
+        if odd := {k for k, v in event.items() if k in _FITS and not _FITS[k](v)}:
+            event = {k: v for k, v in event.items() if k not in odd}
+        if "time" in event:
+            self.latest = event["time"]
+            self.started = self.latest if self.started is None else self.started
         take = getattr(self, f"_on_{event.get('event')}", None)
-        if take is not None and all(_is_number(event.get(key)) for key in _NUMBERS.get(event["event"], ())):
+        if take is not None and _NUMBERS.get(event["event"], _NONE) <= event.keys():
             take(event)
 
     @property

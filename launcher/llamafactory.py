@@ -10,6 +10,7 @@ import csv
 import json
 import math
 import re
+import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -71,12 +72,16 @@ _REFUSED = {
             "use_llama_pro",
             "use_oft",
             "use_dft_loss",
+            "use_asft_loss",
+            "use_eaft_loss",
             "pissa_init",
             "loraplus_lr_ratio",
             "pure_bf16",
         ],
         _OTHER_UPDATE,
     ),
+    "early_stopping_steps": "a training here ends when its recipe says",
+    "disable_shuffling": "rows are shuffled before every epoch here",
     **dict.fromkeys(
         ["packing", "neat_packing", "mix_strategy", "interleave_probs", "mask_history", "tokenized_path"], _OTHER_ROWS
     ),
@@ -196,8 +201,19 @@ def convert(path: Path, *, nproc: int, task: str, labels: tuple[str, ...] = ()) 
         try:
             spec.load(made, env={})
         except LaunchError as error:
-            raise LaunchError(f"{path}: its values make no recipe:\n{error.what.replace(str(made), 'imported')}", hint="correct them there") from None  # fmt: skip
+            raise LaunchError(f"{path}: its values make no recipe:\n{_told_there(error.what, made, path, text)}", hint="correct them there") from None  # fmt: skip
     return Imported(text, job.left)
+
+
+def _told_there(message: str, made: Path, path: Path, text: str) -> str:
+    """A message about the recipe that was made, with the line of LLaMA-Factory's file that its value came from."""
+    origins = [re.search(r"# .*\(line (\d+)\)", line) for line in text.splitlines()]
+
+    def place(found: re.Match[str]) -> str:
+        origin = origins[int(found[1]) - 1]
+        return f"{path}:{origin[1]}" if origin else str(path)
+
+    return re.sub(re.escape(str(made)) + r":(\d+)", place, message).replace(str(made), str(path))
 
 
 @dataclass
@@ -550,8 +566,8 @@ class _Import:
             LaunchError: responses that are texts, or that --labels does not name.
         """
         for one in sets:
-            if "file" in one:
-                self._seen[one["file"]] = _rows(Path(one["file"]))
+            if "file" in one and one["file"] not in self._seen:
+                self._seen[one["file"]] = one.get("rows") or _rows(Path(one["file"]))
         rows = [row for one in sets if "file" in one for row in self._seen[one["file"]]]
         title = ", ".join(one["title"] for one in sets)
         column = sets[0]["columns"].get("response")
@@ -595,6 +611,7 @@ class _Import:
             raise LaunchError(f"{info_path}: {name}: not an entry as LLaMA-Factory reads it: {json.dumps(entry, ensure_ascii=False)[:60]}",
                               hint="it is a mapping with file_name or hf_hub_url, and columns by name")  # fmt: skip
         if entry.get("formatting", "alpaca") != "alpaca" or entry.get("ranking"):
+            self._require_labels(key, [_conversations(name, entry, info_path)], ())
             raise self._fail(key, f"{name}: {entry.get('formatting', 'ranking')} data are conversations or rankings",
                              "a recipe needs a text and a label a row: export them as JSON lines")  # fmt: skip
         columns = {"prompt": "instruction", "query": "input", "response": "output", **given}
@@ -607,7 +624,18 @@ class _Import:
         row = {"title": name, "info": info_path.name, "columns": columns, "split": entry.get("split", "train")}
         if "hf_hub_url" in entry:
             return {**row, "path": entry["hf_hub_url"], "name": entry.get("subset")}
-        file = info_path.parent / str(entry.get("file_name", ""))
+        if "file_name" not in entry:
+            keys = ", ".join(entry.keys() - _ENTRY) or "nothing"
+            raise self._fail(
+                key,
+                f"{info_path}: {name} names no file and no data set of Hugging Face's hub: it has {keys}",
+                "download it, and name its file as file_name",
+            )
+        file = info_path.parent / str(entry["file_name"])
+        if file.is_dir():
+            raise self._fail(
+                key, f"{name}: {file} is a folder", "name one file of it as file_name, or each as a data set of its own"
+            )
         if not file.is_file():
             raise self._fail(key, f"{name}: {file}: no such file", "check dataset_info.json")
         kind = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}.get(file.suffix, "json")
@@ -669,6 +697,20 @@ class _Import:
                 self.out.put("training.save_steps", 500, "its default")
 
 
+def _conversations(name: str, entry: dict[str, Any], info_path: Path) -> dict[str, Any]:
+    """Conversations as rows with the last turn's text, which tells whether they are to be learned as labels or as texts."""
+    columns = {"messages": "conversations", **(entry.get("columns") or {})}
+    tags = {"content_tag": "value", **(entry.get("tags") or {})}
+    dataset: dict[str, Any] = {"title": name, "columns": {"response": "answer"}}
+    file = info_path.parent / str(entry.get("file_name", ""))
+    if entry.get("ranking") or not file.is_file():
+        return dataset
+    turns = [row.get(columns["messages"]) for row in _rows(file)]
+    last = [t[-1] for t in turns if isinstance(t, list) and t and isinstance(t[-1], dict)]
+    answers = [turn.get(tags["content_tag"], turn.get("content")) for turn in last]
+    return {**dataset, "file": f"{file}#answers", "rows": [{"answer": answer} for answer in answers]}
+
+
 def _make(dataset: dict[str, Any]) -> tuple[Any, ...]:
     """What rows must have in common to be read as one."""
     return dataset["path"], dataset.get("name"), dataset["columns"], "file" in dataset
@@ -718,6 +760,11 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         )
         if odd := [i for i, row in enumerate(value, 1) if not isinstance(row, dict)]:
             raise ValueError(f"row {odd[0]} is no JSON object")
+    except UnicodeDecodeError as error:
+        raise LaunchError(
+            f"{path}: is not UTF-8 text (its byte {error.start})",
+            hint=f"write it as UTF-8, for Chinese text of Excel: iconv -f GB18030 -t UTF-8 {shlex.quote(str(path))} > NEW",
+        ) from None
     except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise LaunchError(f"{path}: cannot be read: {error}", hint="correct that file") from None
     return value

@@ -174,6 +174,11 @@ def _require_native(config: Mapping[str, Any], wanted: Wanted) -> None:
             f"model.name {wanted.name}: model type {kind!r} needs code from its own folder (auto_map names {file})",
             hint="that code is never run here; use a model whose type transformers has, such as a copy converted to Llama's or Qwen's layout",
         )
+    if known and isinstance(config.get("model_type"), str) and kind not in known:
+        raise LaunchError(
+            f"model.name {wanted.name}: the installed transformers has no model of type {kind!r}",
+            hint="install a transformers that has it, or use another model; model_type in config.json says the type",
+        )
     heads = native(_MAPPING[wanted.task])
     if known and heads and kind in known and kind not in heads:
         raise LaunchError(
@@ -200,8 +205,11 @@ _QUANTISED_FILES = ("quantize_config.json", "quant_config.json", "quant_model_de
 def quantised(folder: Path | None, config: Mapping[str, Any], tensors: Tensors) -> str | None:
     """How the weights are quantised, in the format's own word; None where they are plain."""
     for part in (config, config.get("text_config")):
-        for key in ("quantization_config", "compression_config"):
+        # `quantization` is MLX's key, `quantize` that of MindIE's tools for Ascend.
+        for key in ("quantization_config", "compression_config", "quantization", "quantize"):
             found = part.get(key) if isinstance(part, Mapping) else None
+            if isinstance(found, str) and found:
+                return found
             if isinstance(found, Mapping) and found:
                 bits = found.get("bits") or (4 if found.get("load_in_4bit") else None)
                 method = str(found.get("quant_method") or found.get("format") or "in an unnamed format")
@@ -310,6 +318,8 @@ def _length_notes(config: Mapping[str, Any], wanted: Wanted) -> Sequence[str]:
     kind, factor = str(scaling.get("rope_type") or scaling.get("type") or "default"), scaling.get("factor")
     if not isinstance(trained, int):
         return ()
+    if kind in ("dynamic", "yarn") and not isinstance(original, int):
+        original = trained  # as transformers takes it
     if isinstance(original, int) and isinstance(factor, int | float) and kind != "default":
         trained = max(trained, int(original * factor))
     if wanted.max_length > trained:

@@ -404,6 +404,8 @@ def unmodelled(cluster: Cluster, config: dict[str, Any] | None) -> str:
         return "the model's config is not on this machine (a folder, or the hub's cache)"
     if not min((d.hbm_bytes for d in cluster.devices), default=0):
         return "no card says how much memory it has"
+    if config.get("model_type") in memory.ARCHITECTURES:
+        return "the model's config.json does not say all the sizes that its memory is computed from"
     known = ", ".join(memory.ARCHITECTURES)
     return f"memory of model type {config.get('model_type')!r} is not computed here, only of {known}"
 

@@ -485,6 +485,10 @@ def append_event(path: Path, event: dict[str, Any]) -> None:
         print(f"not written to {path}: {error.strerror}: {line}", end="", file=sys.stderr, flush=True)
 
 
+_DECODER = json.JSONDecoder(parse_constant=lambda _: None)
+"""Made once: json.loads with an option makes one for each line."""
+
+
 def events(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
     """Whole lines of events.jsonl from byte `offset`, each with the offset after it."""
     try:
@@ -495,7 +499,7 @@ def events(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
                     return
                 offset += len(line)
                 with contextlib.suppress(ValueError, RecursionError):
-                    yield offset, json.loads(line, parse_constant=lambda _: None)
+                    yield offset, _DECODER.decode(line.decode("utf-8", "surrogatepass"))
     except (FileNotFoundError, NotPlainError):
         return
 

@@ -59,31 +59,31 @@ def _table(sources: tuple[str, ...], super_pod: str | None) -> str:
     from launcher.render import ranktable
 
     contents = [_content(word) for word in sources]
-    if len(contents) == 1 and ranktable.is_table(contents[0][1]):
-        return ranktable.kept(*contents[0])
+    if len(contents) == 1 and ranktable.is_table(contents[0][2]):
+        return ranktable.kept(*contents[0][1:])
     servers: list[Any] = []
-    for name, content in contents:
+    for name, path, content in contents:
         first = sum(len(server.devices) for server in servers)
-        servers += ranktable.servers_of(name, content)
+        servers += ranktable.servers_of(path if ranktable.is_table(content) else name, content)
         change = ranktable.moved(content, first) if ranktable.is_table(content) else ""
         if change:
             click.echo(f"{name}: ranks {change}", err=True)
     return ranktable.text(servers or [_here(super_pod)])
 
 
-def _content(word: str) -> tuple[str, str]:
-    """The name and the text of `NAME=FILE` or FILE."""
+def _content(word: str) -> tuple[str, str, str]:
+    """The name, the path and the text of `NAME=FILE` or FILE."""
     name, equals, path = word.partition("=")
     if not equals or Path(word).exists():
         name, path = Path(word).name, word
-    return name, _read(Path(path))
+    return name, path, _read(Path(path))
 
 
 def _read(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise LaunchError(f"{path}: {path.stat().st_size} bytes is no rank table", hint="name another file")
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         raise LaunchError(f"{path}: {reason}", hint="name a file that can be read") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import click
@@ -16,6 +17,16 @@ from launcher.cli import outputs
 @click.option("--json", "as_json", is_flag=True, help="The facts as one JSON object; the page only with --out.")
 def report_command(runs: tuple[Path, ...], out: Path | None, force: bool, as_json: bool) -> None:
     """Write one self-contained HTML page about RUN, or compare several: curves, figures, recipes, failures."""
+    collects = gc.isenabled()
+    gc.disable()  # a million events are no garbage, and each pass over them costs as much as reading them
+    try:
+        _report(runs, out, force, as_json)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _report(runs: tuple[Path, ...], out: Path | None, force: bool, as_json: bool) -> None:
     from launcher import report, show
     from launcher.rundir import RunDir
 

@@ -75,7 +75,8 @@ def find(
         if len(here) > 1:
             others = " and ".join(e.name for e in here[1:])
             nodes = replace(nodes, source=f"{nodes.source}; {others} could be read too and comes later in the order")
-    elif not env.get("NNODES"):  # which says one node here, or an environment would have been recognised
+    # NNODES says one node here, or it would have been recognised; NPROC_PER_NODE alone says nothing of nodes.
+    if (not here or here[0].variables is variables.SCRIPTS) and not env.get("NNODES", "").strip():
         variables.refuse(env)
     if rank is not None:
         nodes = replace(nodes, rank=rank)
@@ -117,6 +118,7 @@ class Parent:
 PARENTS = (
     Parent("torchrun or accelerate launch", "TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
     Parent("mpirun", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    Parent("mpirun", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE"),
     # srun sets PMI's variables too, for every step.
     Parent("mpirun", "PMI_SIZE", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS", lambda env: not slurm.is_here(env)),
     Parent(

@@ -14,13 +14,18 @@ from launcher.errors import LaunchError
 _NAME = r"(?:(?!-)[A-Za-z0-9_.%:-]+|\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*(?:%\w+)?\])"
 """A host name, an address (an IPv6 one in brackets or not), or an alias of ssh_config. None begins with a dash: ssh would
 read an option."""
-_HEADING = re.compile(r"\[[^\[\]:]*\]")
+_HEADING = re.compile(r"\[[^\[\]]*\]")
 _RANGE = re.compile(r"(?:(?!-)[A-Za-z0-9_.\\-]+@)?(?!-)[A-Za-z0-9_.-]+\[[0-9,-]+\][A-Za-z0-9_.\[\],-]*")
 _DESTINATION = re.compile(rf"(?:(?P<user>(?!-)[A-Za-z0-9_.\\-]+)@)?(?P<name>{_NAME})")
 _URI = re.compile(
     r"ssh://(?:(?P<user>(?!-)[A-Za-z0-9_.-]+)@)?(?P<name>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_.-]+):(?P<port>[0-9]+)"
 )
 _HOST_PORT = re.compile(r"[A-Za-z0-9_.-]+:[0-9]+")
+_OTHER_RANGE = re.compile(
+    r"(?P<head>[A-Za-z0-9_.-]*)(?:\[(?P<a>\d+):(?P<b>\d+)\]|\{(?P<c>\d+)\.\.(?P<d>\d+)\})(?P<tail>[A-Za-z0-9_.-]*)"
+    r"|(?P<net>(?:\d{1,3}\.){3})(?P<e>\d{1,3})[-~](?P<f>\d{1,3})"
+)
+"""Ranges of other tools: Ansible's, the shell's, and one of addresses."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,12 @@ def parse(text: str, path: str) -> tuple[Host, ...]:
         if not words:
             continue
         where = f"{path}:{number}"
-        for destination in _each(words[0]):
+        try:
+            each = _each(words[0])
+        except LaunchError:
+            mistakes.append(f"{where}: {words[0]!r} is no range of hosts: as in node[1-4]")
+            continue
+        for destination in each:
             host = _host([destination, *words[1:]], where)
             if isinstance(host, str):
                 mistakes.append(f"{where}: {host}")
@@ -91,7 +101,13 @@ def _host(words: Sequence[str], where: str) -> Host | str:
     uri = _URI.fullmatch(destination)
     if uri is None and _HOST_PORT.fullmatch(destination):
         host, _, port = destination.partition(":")
-        return f"{destination!r}: a port is written ssh://{host}:{port}, or stands in ssh_config"
+        return (
+            f"{destination!r}: ranks are written `{host} slots={port}`, and a port is written ssh://{host}:{port} or "
+            "stands in ssh_config"
+        )
+    if other := _OTHER_RANGE.fullmatch(destination):
+        ends = [other[n] for n in "abcdef" if other[n]]
+        return f"{destination!r}: a range is written {other['head'] or other['net'] or ''}[{'-'.join(ends)}]{other['tail'] or ''}"
     match = uri or _DESTINATION.fullmatch(destination)
     if match is None and _HEADING.fullmatch(" ".join(words)):
         return f"{' '.join(words)!r} is a heading, and no host name: leave such lines out"

@@ -86,7 +86,7 @@ def pet(read: Read) -> Nodes:
             hint="give the job a Master replica and no elasticPolicy, which numbers its pods; or " + OPTIONS,
         )
     rank = read.number(*PET["rank"]) or 0
-    host, port = read.text(*PET["host"]), read.number(*PET["port"], least=1)
+    host, port = read.text(*PET["host"]), read.port(*PET["port"])
     if host is None and endpoint is not None:
         name, colon, number = endpoint.rpartition(":")
         host, port = (name, int(number)) if colon and is_number(number) else (endpoint, None)
@@ -133,7 +133,7 @@ def pytorchjob(read: Read) -> Nodes:
         count=read.needed("the number of pods", *PYTORCHJOB["count"], least=1),
         rank=rank,
         host=host,
-        port=read.number(*PYTORCHJOB["port"], least=1),
+        port=read.port(*PYTORCHJOB["port"]),
         job=host and job_of_host(host),
     )
 
@@ -161,7 +161,7 @@ def mindcluster(read: Read) -> Nodes:
         count=world // nproc,
         rank=read.needed("this pod's number", *MINDCLUSTER["rank"]),
         host=read.text(*MINDCLUSTER["host"]),
-        port=read.number(*MINDCLUSTER["port"], least=1),
+        port=read.port(*MINDCLUSTER["port"]),
         job=read.text(*MINDCLUSTER["job"]),
         nproc=nproc,
     )
@@ -199,7 +199,7 @@ def volcano(read: Read) -> Nodes:
             f"{read.env.get('HOSTNAME', '')!r} is in no list of theirs ({read.said})",
             hint=f"make one role of them, or add the plugin `pytorch`; or {OPTIONS}",
         )
-    port = read.number(*VOLCANO["port"], least=1)
+    port = read.port(*VOLCANO["port"])
     return read.nodes(count=len(hosts), rank=rank, host=hosts[0], port=port, job=job_of_host(hosts[0]))
 
 
@@ -240,7 +240,7 @@ def volcengine(read: Read) -> Nodes:
         count=read.needed("the number of workers", *VOLCENGINE["count"], least=1),
         rank=read.needed("this worker's number", *VOLCENGINE["rank"]),
         host=host,
-        port=read.number(*VOLCENGINE["port"], least=1),
+        port=read.port(*VOLCENGINE["port"]),
         job=read.text(*VOLCENGINE["job"]) or (host and job_of_host(host)),
         nproc=nproc_of(read, *VOLCENGINE["nproc"]),
     )

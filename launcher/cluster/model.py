@@ -113,7 +113,8 @@ def series(name: str) -> Series | None:
     910B1 to 910B4 are "the 910B" to everyone, and CANN gives that name to an old part without bf16. An Atlas A2 for
     training holds chips of 64 GB, and an A3 (sold as 910C) dies of 64 GB, so those two names can be taken as said.
     """
-    key = re.sub(r"^(?:huawei|atlas|ascend|800t|900)+", "", re.sub(r"[\s_-]+", "", name).lower())
+    key = re.sub(r"[\s_-]+", "", name).lower()
+    key = re.sub(r"^(?:huawei|atlas|ascend|800t|900)+|(?:super)?pod$", "", key)
     a2, a3 = (tuple(c for c in _CHIPS if c.family == family) for family in ("A2", "A3"))
     usual_a2, usual_a3 = _BY_NAME["910b3"], _BY_NAME["910"]
     named_a2 = tuple(_BY_NAME[n] for n in ("910b1", "910b2", "910b3", "910b4"))
@@ -129,7 +130,7 @@ def series(name: str) -> Series | None:
         )
     if key == "a2":
         return Series(a2, usual_a2, about="the usual chip of an A2 for training; --chip 910B4 has 32 GB")
-    if key in ("a3", "910c"):
+    if key in ("a3", "910c", "91093"):  # CANN calls all its parts ascend910_93
         return Series(a3, usual_a3, about="a die of the 910C in an A3: two a card, 16 a node")
     return None
 

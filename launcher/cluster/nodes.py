@@ -12,6 +12,7 @@ from launcher.errors import LaunchError
 
 OPTIONS = "give --nnodes, --node-rank and --rdzv-endpoint yourself, which count before any variable"
 SHOWN_LETTERS = 60
+MOST_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def split_endpoint(endpoint: str) -> tuple[str, int]:
         raise LaunchError(
             f"--rdzv-endpoint {endpoint!r} is an IPv6 address without brackets", hint="as in [fd00::1]:29400"
         )
-    if not bare or re.search(r"[\s\[\]/]", bare) or not is_number(port) or not 0 < int(port) < 65536:
+    if not bare or re.search(r"[\s\[\]/]", bare) or not is_number(port) or not 0 < int(port) <= MOST_PORT:
         raise LaunchError(f"--rdzv-endpoint {endpoint!r} is not HOST:PORT", hint="as in node0:29400")
     return bare, int(port)
 
@@ -97,6 +98,15 @@ def is_loopback(host: str) -> bool:
         return True
     try:
         return ipaddress.ip_address(host.strip("[]").partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_host(text: str) -> bool:
+    if ":" not in text:
+        return re.fullmatch(r"[A-Za-z0-9_.-]+", text) is not None
+    try:
+        return bool(ipaddress.ip_address(text.strip("[]")))
     except ValueError:
         return False
 
@@ -146,6 +156,20 @@ class Read:
             )
         return int(value)
 
+    def port(self, *names: str) -> int | None:
+        """Likewise, as a port.
+
+        Raises:
+            LaunchError: it is none.
+        """
+        value = self.number(*names, least=1)
+        if value is not None and value > MOST_PORT:
+            name = next(n for n in names if n in self.used)
+            raise LaunchError(
+                f"{name}={value} of {self.name} is not a port, from 1 to {MOST_PORT}", hint=f"correct it, or {OPTIONS}"
+            )
+        return value
+
     def needed(self, what: str, *names: str, least: int = 0) -> int:
         """Likewise, where nothing can be done without it."""
         value = self.number(*names, least=least)
@@ -176,7 +200,7 @@ class Read:
                 f"{self.name} says node {rank} of {count} ({self.said})", hint=f"nodes count from 0; {OPTIONS}"
             )
         name = folder_name(job) if job else None
-        source = f"{self.name}: {self.said}"
+        source = f"{self.name}: {self.said}" if self.used else ""
         if count == 1:
             return Nodes(1, 0, None, nproc, job=name, source=source)
         if host is None:
@@ -188,6 +212,11 @@ class Read:
             raise LaunchError(
                 f"{self.name} says {count} nodes that meet at {host}, which is another machine on each ({self.said})",
                 hint="unset these variables for a job of one node, or name node 0 with --rdzv-endpoint",
+            )
+        if not _is_host(host):
+            raise LaunchError(
+                f"{self.name} says that the first node is {host!r}, which is no host name and no address ({self.said})",
+                hint=f"name the host alone, without http:// and without a port; or {OPTIONS}",
             )
         endpoint = join_endpoint(host, port or port_of(job or host))
         return Nodes(count, rank, endpoint, nproc, job=name, source=source)

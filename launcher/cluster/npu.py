@@ -358,6 +358,8 @@ def visible(value: str | None, count: int) -> Visible:
         problems.append(f"{VISIBLE}={value!r} names device {beyond[0]}, but this node has {has}")
         cut = next((k for k, i in enumerate(shown) if i >= count), len(shown))
         shown = shown[:cut]
+    if re.search(r"(?<!\d)-\d", re.sub(r"\s", "", value)):  # -1, which hides every card elsewhere
+        wanted = []
     good = sorted({i for i in (*wanted, *_ranged(value)) if i < count})
     suggestion = ",".join(map(str, good)) if problems and good else None
     return Visible(tuple(shown), tuple(problems), suggestion)
@@ -365,7 +367,7 @@ def visible(value: str | None, count: int) -> Visible:
 
 def _ranged(value: str) -> list[int]:
     """The ids that `0-3` stands for where ranges are known, as in ASCEND_VISIBLE_DEVICES of containers."""
-    found = re.findall(r"(\d{1,4})\s*-\s*(\d{1,4})", value)
+    found = re.findall(r"(\d{1,4})\s*(?:-|~|:|\.\.)\s*(\d{1,4})", value)
     return [i for low, high in found for i in range(int(low), int(high) + 1)]
 
 

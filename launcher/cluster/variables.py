@@ -74,7 +74,7 @@ def scripts(read: Read) -> Nodes:
     names = SCRIPTS["rank"] if "LOCAL_RANK" not in read.env else ("NODE_RANK",)
     rank = read.needed("this node's number", *names)
     host = read.text(*SCRIPTS["host"])
-    port = read.number(*SCRIPTS["port"], least=1) or SCRIPTS_PORT
+    port = read.port(*SCRIPTS["port"]) or SCRIPTS_PORT
     nproc = nproc_of(read, *SCRIPTS["nproc"])
     # A host's name is no name for a job: the next job there would take this one's run up again.
     return read.nodes(count=count, rank=rank, host=host, port=port, job=None, nproc=nproc)
@@ -143,7 +143,7 @@ def mindspore(read: Read) -> Nodes:
         raise LaunchError(f"MS_WORKER_NUM={world} is no multiple of MS_LOCAL_WORKER={nproc}", hint=OPTIONS)
     rank = read.needed("this pod's number", *MINDSPORE["rank"]) if world > nproc else 0
     host = read.text(*MINDSPORE["host"])
-    port = read.number(*MINDSPORE["port"], least=1)
+    port = read.port(*MINDSPORE["port"])
     return read.nodes(count=world // nproc, rank=rank, host=host, port=port, job=None, nproc=nproc)
 
 
@@ -180,6 +180,8 @@ def _told(env: Mapping[str, str]) -> Iterator[tuple[str, str, list[str]]]:
     ):
         if env.get(mark) and env.get(variable, "1") != "1":
             yield name, f"{variable}={env[variable]}", []
+    if env.get("PBS_NODENUM", "0").strip() not in ("", "0"):  # Torque numbers nodes, and says nowhere where they meet
+        yield "PBS", f"PBS_NODENUM={env['PBS_NODENUM']}", []
     if "JOB_COMPLETION_INDEX" in env:  # a Job of one pod has it too, and no pod learns how many there are
         yield "an indexed Kubernetes Job", f"JOB_COMPLETION_INDEX={env['JOB_COMPLETION_INDEX']}", []
 

@@ -21,8 +21,8 @@ from launcher.errors import LaunchError
 
 MAX_LISTED = 64
 """More different values than this are not offered as label names."""
-_UNLABELLED = -1
-"""What data sets on the hub write where a row has no label."""
+_UNLABELLED = (-1, -100)
+"""What data sets on the hub write where a row has no label, and what torch's loss leaves out."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def number(
     Raises:
         LaunchError: a row without a label, or a value that is none; the hint is what the recipe would have to say.
     """
-    parts = {name: _plain(column) for name, column in columns.items()}
+    parts = {name: _plain(column, names or ()) for name, column in columns.items()}
     notes: tuple[str, ...] = ()
     first = next(iter(columns.values()))
     if names is None and first.class_names is not None and len(first.class_names) == num_labels:
@@ -82,6 +82,8 @@ def number(
         parts = _whole_numbers(parts)
         plain = tuple(map(str, range(num_labels)))
         names, notes = (plain, ()) if trained else _found(columns, parts, num_labels)
+    elif _meant(names) is None and not _occurs(names, parts.values()):
+        parts = _whole_numbers(parts)
     order = _Order(tuple(names), tuple(parts.values()), trained)
     labels = {name: _numbers(columns[name], part, order) for name, part in parts.items()}
     return Numbered(order.names, labels, notes)
@@ -108,7 +110,11 @@ class _Order:
         if self.trained:
             return f"the weights know {len(self.names)} labels: evaluate rows that have these"
         there = [str(v) for v in sorted({v for part in self.parts for v in pc.unique(part).to_pylist()})]
-        if not self.is_plain and (_is_text(self.parts[0]) or _meant(self.names) is not None):
+        if (
+            _occurs(self.names, self.parts)
+            and not self.is_plain
+            and (_is_text(self.parts[0]) or _meant(self.names) is not None)
+        ):
             there = [*self.names, *(name for name in there if name not in self.names)]
         if len(there) > MAX_LISTED:
             return "check that data.label is the column with the label"
@@ -120,8 +126,8 @@ class _Order:
 # -- one column ----------------------------------------------------------------------------------------------------
 
 
-def _plain(column: Column) -> pa.ChunkedArray:
-    """The column as int64 or text, no row empty."""
+def _plain(column: Column, names: Sequence[str] = ()) -> pa.ChunkedArray:
+    """The column as int64 or text, no row empty. Booleans are texts where `names` are true and false."""
     values, kind = column.values, column.values.type
     if pa.types.is_dictionary(kind):
         values, kind = values.cast(kind.value_type), kind.value_type
@@ -129,15 +135,24 @@ def _plain(column: Column) -> pa.ChunkedArray:
         raise LaunchError(f"{column.where} is empty in every row: this split has no labels", hint=column.no_labels_hint)
     if pa.types.is_floating(kind) and pc.any(pc.is_nan(values)).as_py():
         values = pc.if_else(pc.is_nan(values), pa.scalar(None, kind), values)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        values = pc.if_else(pc.equal(pc.utf8_trim_whitespace(values), ""), pa.scalar(None, kind), values)
     if values.null_count:
         row = pc.index(pc.is_null(values), True).as_py()
         raise missing(*column.place(row), column.name, values.null_count)
     if pa.types.is_floating(kind):
         return _from_floats(column, values)
+    if pa.types.is_boolean(kind) and {"true", "false"} == {name.lower() for name in names}:
+        false, true = sorted(names, key=str.lower)
+        return pc.if_else(values, pa.scalar(true, pa.large_string()), pa.scalar(false, pa.large_string()))
     if pa.types.is_boolean(kind) or pa.types.is_integer(kind):
-        return values.cast(pa.int64())
+        return _int64(column, values)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return values.cast(pa.large_string())
+    if "json" in str(kind):  # what datasets makes of a column of several kinds
+        raise LaunchError(
+            f"{column.where} has values of several kinds, such as numbers beside texts", hint="write all labels alike"
+        )
     raise LaunchError(
         f"{column.where} is {kind}, not numbers or names of labels",
         hint="a row has one label: a whole number, or a text",
@@ -146,14 +161,25 @@ def _plain(column: Column) -> pa.ChunkedArray:
 
 def _from_floats(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
     """CSV and data frames write 4 as 4.0 where a row of the column was once empty."""
-    is_whole = pc.equal(pc.floor(values), values)
+    is_whole = pc.and_(pc.is_finite(values), pc.equal(pc.floor(values), values))
     if pc.all(is_whole).as_py():
-        return values.cast(pa.int64())
+        return _int64(column, values)
     row = pc.index(is_whole, False).as_py()
     raise LaunchError(
         f"{column.at(row)} is float64, not whole numbers: {values[row].as_py()}",
         hint="labels are trained here and no scores: make classes of them, as whole numbers from 0",
     )
+
+
+def _int64(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
+    try:
+        return values.cast(pa.int64())
+    except pa.ArrowInvalid:
+        largest = pc.max(pc.abs(values)).as_py()
+        raise LaunchError(
+            f"{column.where} has the label {largest}, which is beyond 64 bits",
+            hint="check that data.label is the column with the label",
+        ) from None
 
 
 def missing(at: str, written: str | None, name: str, count: int) -> LaunchError:
@@ -169,6 +195,12 @@ def missing(at: str, written: str | None, name: str, count: int) -> LaunchError:
 
 def _is_text(values: pa.ChunkedArray) -> bool:
     return pa.types.is_large_string(values.type)
+
+
+def _occurs(names: Sequence[str], parts: Iterable[pa.ChunkedArray]) -> bool:
+    """Whether any text of the data is one of the names."""
+    known = pa.array(names, pa.large_string())
+    return any(_is_text(part) and pc.any(pc.is_in(part, value_set=known)).as_py() for part in parts)
 
 
 def _numbers(column: Column, values: pa.ChunkedArray, order: _Order) -> np.ndarray:
@@ -229,12 +261,14 @@ def _found(
     if len(names) != num_labels and not texts and found[0] >= 1 and found[-1] == num_labels:
         names = tuple(str(i + 1) for i in range(num_labels))
     if len(names) == num_labels:
-        return names, (_numbered_note(names),)
+        return names, (_numbered_note(names), *_alike_note(names))
     shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     if len(names) == 1:
         hint = "name data with two labels or more"
     elif len(names) > MAX_LISTED:
         hint = "check that data.label is the column with the label"
+    elif alike := _alike(names):
+        hint = f"write {alike[1]!r} as {alike[0]!r} in the data if they are one label; or set model.num_labels={len(names)}"
     else:
         more = f" (or name all {num_labels} labels in model.label_names)" if len(names) < num_labels else ""
         hint = f"set model.num_labels={len(names)}{more}"
@@ -257,6 +291,25 @@ def _first_outside(
     raise AssertionError("only asked where one is outside")
 
 
+def _alike(names: Sequence[str]) -> tuple[str, str] | None:
+    """Two labels that differ in spaces or in upper and lower case only."""
+    seen: dict[str, str] = {}
+    for name in sorted(names, key=lambda n: n != n.strip()):
+        first = seen.setdefault(name.strip().casefold(), name)
+        if first != name:
+            return first, name
+    return None
+
+
+def _alike_note(names: Sequence[str]) -> tuple[str, ...]:
+    alike = _alike(names)
+    return (
+        (f"the labels {alike[0]!r} and {alike[1]!r} differ in spaces or case only, and are two labels",)
+        if alike
+        else ()
+    )
+
+
 def _numbered_note(names: Sequence[str]) -> str:
     pairs = [f"{name} is {i}" for i, name in enumerate(names)]
     shown = ", ".join(pairs if len(pairs) <= 8 else [*pairs[:3], "...", pairs[-1]])
@@ -267,21 +320,22 @@ def _unknown(column: Column, values: pa.ChunkedArray, rows: np.ndarray, order: _
     """Of values that have no number: what they are, where, and what to do."""
     row = int(rows[0])
     value, more = values[row].as_py(), f" ({len(rows)} such rows)" if len(rows) > 1 else ""
-    if value == _UNLABELLED and len(rows) == len(values):
+    if value in _UNLABELLED and len(rows) == len(values) == pc.sum(pc.equal(values, value)).as_py():
         return LaunchError(
-            f"{column.where} has label -1 in every row, which marks rows without a label: this split has no labels",
+            f"{column.where} has label {value} in every row, which marks rows without a label: this split has no labels",
             hint=column.no_labels_hint,
         )
     hint = order.fix()
-    if value == _UNLABELLED:
-        what = "label -1, which marks rows without a label"
+    if value in _UNLABELLED:
+        what = f"label {value}, which marks rows without a label"
     elif isinstance(value, str):
         what = f"the text {value!r}, which is none of the labels {order.shown}"
         close = [name for name in order.names if name.strip().lower() == value.strip().lower()]
         hint = f"write it as {close[0]!r} in the data" if close else hint
     elif order.is_plain or _meant(order.names) is None:
         count = len(order.names)
-        what = f"label {value}, but there are {count} names, and labels run from 0 to {count - 1}"
+        said = "labels" if order.is_plain else "names"
+        what = f"label {value}, but there are {count} {said}, and labels run from 0 to {count - 1}"
     else:
         what = f"label {value}, which is none of the labels {order.shown}"
     return LaunchError(f"{column.at(row)} has {what}{more}", hint=hint)

@@ -328,6 +328,8 @@ def _header_problem(recipe: RecipeSpec, split: Split, names: list[str]) -> tuple
     tabs = bool(_by_name(recipe, split))
     if len(names) == 1 and not tabs and "\t" in names[0]:
         return "its columns are separated by tabs", "rename the file so that it ends in .tsv, which is read with tabs"
+    if len(names) == 1 and tabs and "," in names[0]:
+        return "its columns are separated by commas", "rename the file so that it ends in .csv"
     if len(names) == 1 and (found := re.search(r"[;|]", names[0])):
         return f"its columns are separated by {found[0]!r}", "save it with commas, or as .tsv with tabs"
     if any(re.fullmatch(r"\s*-?\d+(\.\d+)?\s*|.{60,}|(\S+\s+){4,}.*", name) for name in names):
@@ -361,7 +363,23 @@ def _unreadable(recipe: RecipeSpec, split: Split, cause: BaseException) -> Launc
             return LaunchError(
                 f"{name}: cannot be read as {path}: {_first_line(cause)}", hint=f"set data.path={reader}"
             )
+        if path == "json" and (found := _bad_line(name)):
+            return LaunchError(f"{name}:{found[0]}: cannot be read: {found[1]}", hint="correct that line")
     return LaunchError(f"{where(recipe, split)}: cannot be read: {_first_line(cause)}", hint="correct that file")
+
+
+def _bad_line(path: Path) -> tuple[int, str] | None:
+    """The first line of a file of JSON lines that is no row, and why; None of another file."""
+    if _ending(str(path)) != ".jsonl" or path.suffix in _COMPRESSED:
+        return None
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                if line.strip() and not isinstance(json.loads(line.strip()), dict):
+                    return number, "a row is {column: value}, as JSON"
+            except json.JSONDecodeError as error:
+                return number, f"no JSON: {error.msg} (column {error.colno})"
+    return None
 
 
 def _local(recipe: RecipeSpec, split: Split) -> list[Path]:

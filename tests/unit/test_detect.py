@@ -93,6 +93,8 @@ def test_the_bare_910_is_asked_about():
         ("Ascend910C", None, "Ascend910", 64),
         ("a3", None, "Ascend910", 64),
         ("Atlas 800T A3", None, "Ascend910", 64),
+        ("Atlas 900 A3 SuperPoD", None, "Ascend910", 64),
+        ("ascend910_93", None, "Ascend910", 64),
         ("A2", None, "910B3", 64),
         ("Ascend910", None, "Ascend910", 64),
         ("910b4", None, "910B4", 32),

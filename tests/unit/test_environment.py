@@ -215,6 +215,12 @@ REFUSED: dict[str, tuple[dict[str, str], str, str]] = {
     "NNODES without a place": (without(SCRIPTS, "MASTER_ADDR"), "says 2 nodes (NNODES=2", "--rdzv-endpoint"),
     "NNODES that meet at home": (SCRIPTS | {"MASTER_ADDR": "localhost"}, "another machine on each", "unset"),
     "NNODES that is no number": (SCRIPTS | {"NNODES": "two"}, "NNODES=two is not a number of nodes", "--nnodes"),
+    "a port beyond all": (SCRIPTS | {"MASTER_PORT": "99999"}, "MASTER_PORT=99999 of the environment is not a port", "correct it"),
+    "a place with a port": (SCRIPTS | {"MASTER_ADDR": "n0:29500"}, "'n0:29500', which is no host name", "without a port"),
+    "a place that is a URL": (SCRIPTS | {"MASTER_ADDR": "tcp://n0"}, "'tcp://n0', which is no host name", "without http://"),
+    "ranks a node in an indexed Job": ({"NPROC_PER_NODE": "8", "JOB_COMPLETION_INDEX": "1"}, "JOB_COMPLETION_INDEX=1", "--nnodes"),
+    "ranks a node in LSF": ({"NPROC_PER_NODE": "8", "LSB_HOSTS": "n1 n2"}, "LSF says 2 hosts (n1, n2)", "--hostfile"),
+    "a second node of Torque": ({"PBS_NODENUM": "1"}, "PBS says several nodes (PBS_NODENUM=1)", "--node-rank"),
     "an elastic NNODES": (SCRIPTS | {"NNODES": "2:4"}, "NNODES=2:4 asks for an elastic number", "--nnodes"),
     "a NODE_RANK and no NNODES": ({"NODE_RANK": "1", "MASTER_ADDR": "10.0.0.5"}, "NNODES does not say how many", "set NNODES"),
     "NNODES and another number of pods": (OLD_PYTORCHJOB | {"NNODES": "2"}, "NNODES=2 and WORLD_SIZE=4", "--nnodes"),
@@ -240,6 +246,7 @@ REFUSED: dict[str, tuple[dict[str, str], str, str]] = {
     "a rank of deepspeed in a MindCluster pod": (MINDCLUSTER | {"RANK": "27", "LOCAL_RANK": "3"}, "a process launcher", "once a node"),
     "a rank of deepspeed": ({"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "n0"}, "a process launcher", "once a node"),
     "mpirun": ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, "mpirun started this as one of 4", "once a node"),
+    "mpirun of MVAPICH": ({"MV2_COMM_WORLD_SIZE": "4", "MV2_COMM_WORLD_RANK": "0"}, "mpirun", "once a node"),
     "mpirun of MPICH": ({"PMI_SIZE": "4", "PMI_RANK": "0"}, "mpirun", "once a node"),
 }  # fmt: skip
 
@@ -254,6 +261,10 @@ def test_what_cannot_be_read_is_refused_in_a_sentence_with_the_way_out(name: str
     assert what in caught.value.what
     assert hint in caught.value.hint
     assert "\n" not in caught.value.what
+
+
+def test_a_number_of_ranks_that_is_left_to_us_is_no_word_from_an_environment():
+    assert Nodes() == environment.find({"NPROC_PER_NODE": "gpu"})
 
 
 @pytest.mark.parametrize("variable", ["PBS_NODEFILE", "LSB_DJOB_HOSTFILE", "PE_HOSTFILE"])

@@ -248,6 +248,10 @@ VARIANTS: list[tuple[str, str, dict[str, object], tuple[str, ...]]] = [
     ("kernel-failed", "RuntimeError: NPU function error: sync, error code is 507015\nAIC_INFO: fault kernel_name=FlashAttentionScoreGrad_7f00aa_mix_aic, program id=3", {}, ("kernel FlashAttentionScoreGrad failed",)),
     ("aicore-exception", "EZ9999: [PID: 4] 2026-01-01-00:00:00.0 The error from device(chipId:6, dieId:1), serial number is 8, there is an aivec error, core id is 2, error code = 0x10", {"card": 6}, ("a kernel failed",)),
     ("aicore-exception", "there is an exception of aicore error, core id is 3, error code = 0x2", {}, ("a kernel failed",)),
+    ("aicore-exception", "there is an fftsplus aivector error exception, core id is 9, error code = 0", {}, ("a kernel failed",)),
+    ("two-accelerators", "terminate called after throwing an instance of 'c10::Error'\n  what():  Duplicated key 'pinned_reserve_segment_size_mb'", {}, ("CUDA build",)),
+    ("device-id-invalid", "NPU function error: aclrtSetDevice(device_id_), error code is 107001\nEE1003: [PID: 5] 2025-01-01-10:00:00.1 Failed in a way that no row knows", {}, ("visible cards",)),
+    ("cann-error", "EI0010: [PID: 3] 2025-01-01-10:00:00.1 It is so.\n        Reason: The moon.", {}, ("EI0010, an error of HCCL", "ranks (cards of one", "): It is so. The log gives as the reason: The moon.")),
     ("hbm-ecc", "EZ9999: [PID: 4] 2026-01-01-00:00:00.0 The error from device(chipId:6, dieId:0), there is an fftsplus aicore error, core id is 1\n The extend info: errorStr: The multi-bit ECC error of L1 is detected. fault kernel_name=MatMulV2_1234_1", {"card": 6}, ("hardware",)),
     ("hbm-ecc", "RuntimeError: NPU function error: sync, error code is 507054\nEE9999: Inner Error!\n HBM double bit ecc happened", {}, ("hardware",)),
     ("hbm-ecc", "kernel: [  12.3] uncorrectable HBM ECC error on device 3", {}, ("hardware",)),
@@ -616,6 +620,37 @@ def test_lines_that_repeat_are_searched_by_few_patterns(count: int):
     assert all(len(rows) <= 10 for rows in reader.rows.values() if rows)
     assert yielded <= 8 * reader.MAX_REPEATS
     assert ("disk-full", 2, 2 * count + 1) == (verdict.id, verdict.rank, verdict.line_number)
+
+
+def test_lines_that_differ_in_their_time_only_are_searched_so_often_and_no_more(monkeypatch: pytest.MonkeyPatch):
+    """Times and process ids are no part of an error; each line that repeats would cost as much as the first."""
+    searched = []
+    matches_in = explain._matches_in
+    monkeypatch.setattr(explain, "_matches_in", lambda text, rows: searched.append(text) or matches_in(text, rows))
+    line = "[ERROR] 2026-01-01-{:02}:{:02}:00 (PID:{}, Device:1, RankID:1) ERR00100 PTA call acl api failed\n"
+    text = "".join(line.format(i // 60 % 24, i % 60, 1000 + i) for i in range(3000))
+
+    assert 1 == first(text).line_number
+    assert len(searched) <= 2 * explain._Lines.MAX_REPEATS
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["3: ", " 12: ", "[pod/job-worker-1/main] ", "worker-1  | ", "[1,3]<stderr>:", "2026-01-02T03:04:05.678901234Z ",
+     "2026-01-02T03:04:05.678+08:00 stderr F "],
+)  # fmt: skip
+def test_a_traceback_is_known_behind_what_consoles_put_before_lines(prefix: str):
+    """srun --label, kubectl --prefix and --timestamps, docker compose, mpirun --tag-output."""
+    lines = [
+        "Traceback (most recent call last):",
+        '  File "/x/train.py", line 5, in main',
+        "    raise KeyError(k)",
+        "KeyError: 'label'",
+    ]
+    verdict = first("".join(f"{prefix}{line}\n" for line in lines))
+
+    assert "python-exception" == verdict.id
+    assert "KeyError: 'label' (raised at /x/train.py:5)" in verdict.cause
 
 
 def test_another_code_in_lines_that_repeat_is_found():

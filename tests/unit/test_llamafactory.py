@@ -316,7 +316,16 @@ def test_what_cannot_become_a_recipe_is_refused_with_its_line(job, changes: dict
         ([{**row, "output": "bad"} for row in ROWS], {}, "every row has the response 'bad'"),
         ([{**row, "instruction": f"Question {i}"} for i, row in enumerate(ROWS)], {}, "differ both in"),
         (ROWS, {"file_name": "reviews.json", "formatting": "sharegpt"}, "are conversations"),
+        (
+            [
+                {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": f"Answer {i}"}]}
+                for i in range(9)
+            ],
+            {"file_name": "reviews.json", "formatting": "sharegpt"},
+            "9 different responses in 9 rows, 9 of them once",
+        ),
         (ROWS, {"file_name": "gone.json"}, "no such file"),
+        (ROWS, {"file_name": "."}, "is a folder"),
     ],
     ids=[
         "generation",
@@ -327,12 +336,29 @@ def test_what_cannot_become_a_recipe_is_refused_with_its_line(job, changes: dict
         "one label",
         "two columns",
         "sharegpt",
+        "sharegpt that writes",
         "missing file",
+        "folder",
     ],
 )
 def test_data_that_are_no_labels_are_refused(job, rows, entry, said: str):
     with pytest.raises(LaunchError, match=said):
         llamafactory.convert(job({}, rows, **entry), nproc=1, task="causal-lm")
+
+
+def test_a_value_that_makes_no_recipe_is_named_with_its_own_line(job):
+    """The recipe is in no file yet, and its lines are no place to look."""
+    file = job({"seed": -1}, ROWS)
+    line = file.read_text().splitlines().index("seed: -1") + 1
+
+    with pytest.raises(LaunchError, match=rf"{re.escape(str(file))}:{line}: training.seed: -1 must be"):
+        llamafactory.convert(file, nproc=1, task="causal-lm")
+
+
+@pytest.mark.parametrize("key", ["disable_shuffling", "early_stopping_steps", "use_asft_loss"])
+def test_other_keys_that_change_what_is_learned_are_refused(job, key: str):
+    with pytest.raises(LaunchError, match=f"{key}: 1 changes what is learned"):
+        llamafactory.convert(job({key: 1}, ROWS), nproc=1, task="causal-lm")
 
 
 def test_no_value_can_break_out_of_its_line(job, tmp_path: Path):

@@ -61,6 +61,11 @@ def test_a_model_that_needs_code_of_its_folder_is_refused():
     assert "configuration_internlm2.py" in error.what
 
 
+def test_a_type_that_transformers_has_not_is_refused():
+    """Also without auto_map: each rank would refuse it."""
+    assert "no model of type 'chatglm'" in refusal(None, {**LLAMA, "model_type": "chatglm"}).what
+
+
 def test_code_beside_a_known_type_is_not_needed():
     """Phi-3 and others came with code before transformers had them; it is not run, and not missed."""
     known = {**LLAMA, "auto_map": {"AutoConfig": "configuration_llama.LlamaConfig"}}
@@ -90,6 +95,8 @@ def test_a_type_without_the_tasks_class_is_refused():
             {"quantization_config": {"quant_method": "compressed-tensors", "format": "float-quantized"}},
             "compressed-tensors",
         ),
+        ({"quantization": {"group_size": 64, "bits": 4}}, "in an unnamed format, 4 bit"),  # MLX
+        ({"quantize": "w8a8"}, "w8a8"),  # MindIE
         ({"compression_config": {"format": "int-quantized"}}, "int-quantized"),
         ({"text_config": {"quantization_config": {"quant_method": "mxfp4"}}}, "mxfp4"),
     ],
@@ -204,6 +211,7 @@ def test_padding_on_cards_counts():
             {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}},
             "its RoPE scaling (yarn) reaches to 2048",
         ),
+        ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "its RoPE scaling (dynamic) reaches to 2048"),
         (
             {
                 "max_position_embeddings": 4096,

@@ -121,7 +121,17 @@ def test_a_bad_order_comes_with_the_sorted_list():
 
 
 @pytest.mark.parametrize(
-    ("value", "meant"), [("0-3", "0,1,2,3"), ("0-1,6-9", "0,1,6,7"), ("2 - 4", "2,3,4"), ("7-5", "5,7")]
+    ("value", "meant"),
+    [
+        ("0-3", "0,1,2,3"),
+        ("0-1,6-9", "0,1,6,7"),
+        ("2 - 4", "2,3,4"),
+        ("7-5", "5,7"),
+        ("0:3", "0,1,2,3"),
+        ("4~6", "4,5,6"),
+        ("2..4", "2,3,4"),
+        ("-1", None),
+    ],
 )
 def test_a_range_comes_as_the_list_that_it_means(value: str, meant: str):
     """Containers' ASCEND_VISIBLE_DEVICES takes ranges; CANN's variable stops reading at the dash."""

@@ -181,6 +181,14 @@ def test_a_family_without_a_memory_model_is_sharded_by_its_size(
         assert "parameters" in made.strategy_reason
 
 
+def test_a_config_without_sizes_is_not_blamed_on_its_family(recipe: Write):
+    """Memory of llama is computed, and this one does not say how large it is."""
+    made = make(recipe(), cards(8), model_config={"model_type": "llama", "hidden_size": "x"})
+
+    assert "does not say all the sizes" in made.strategy_reason
+    assert "only of" not in made.strategy_reason
+
+
 def test_what_the_models_files_tell_is_in_the_plan(recipe: Write):
     """Notes go to plan and --dry-run; a launch says them when its data is prepared."""
     assert ("a note",) == make(recipe(), model=modelfolder.About(notes=("a note",))).notes

@@ -80,6 +80,15 @@ def test_a_tables_own_ranks_stay(ascend_launch: Callable[..., Any], tmp_path: Pa
     assert second["device"][0]["device_ip"] == json.loads(joined.out)["server_list"][0]["device"][0]["device_ip"]
 
 
+def test_the_check_that_a_refusal_names_can_be_run(ascend_launch: Callable[..., Any], tmp_path: Path):
+    """With the file's whole path; a byte order mark is no part of a table."""
+    path = tmp_path / "table.json"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps({**table(), "server_count": "9"}).encode())
+
+    assert f"ranktable --check {path}`" in ascend_launch("ranktable", path).err
+    assert "server_count" in ascend_launch("ranktable", "--check", path).out
+
+
 def test_tables_of_single_nodes_are_joined_and_numbered_anew():
     """Each node makes its own, and one puts them together; also in super pods."""
     parts = [ranktable.text([server]) for server in two_servers(super_pod="7")]

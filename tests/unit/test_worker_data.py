@@ -429,6 +429,33 @@ def test_json_in_another_encoding_is_refused(prepare, tmp_path):
     assert error.hint.startswith("iconv -f GB18030")
 
 
+@pytest.mark.parametrize(
+    ("content", "said", "fix"),
+    [
+        ('{"text": "a", "label": 1}\n{"text": "b",\n', "mails.jsonl:2: cannot be read: no JSON: ", "correct that line"),
+        ('{"text": "a", "label": 1},\n', "mails.jsonl:1: cannot be read: no JSON: Extra data (column 26)", "correct"),
+        ('["a", 1]\n["b", 0]\n', "mails.jsonl:1: cannot be read: a row is {column: value}", "correct that line"),
+        ('{"text": "a", "label": 1}\n{"text": "b", "label": "0"}\n', "has values of several kinds", "alike"),
+    ],
+    ids=["cut", "commas", "lists", "kinds"],
+)
+def test_what_is_wrong_with_json_lines_is_named_with_its_line(prepare, tmp_path, content: str, said: str, fix: str):
+    """The reader counts rows, and in blocks."""
+    path = tmp_path / "mails.jsonl"
+    path.write_text(content)
+    error = refused(prepare, f"data.data_files={{train: {path}, test: {path}}}")
+
+    assert said in error.what
+    assert fix in error.hint
+
+
+def test_commas_in_a_tsv_file_are_told(csv):
+    with pytest.raises(LaunchError, match="its columns are separated by commas") as caught:
+        csv("text,label\n" + TABLE, name="mails.tsv")
+
+    assert ".csv" in caught.value.hint
+
+
 def test_json_read_as_csv_names_the_reader(prepare):
     assert "set data.path=json" == refused(prepare, "data.path=csv").hint
 

@@ -143,6 +143,42 @@ def test_rows_without_a_label_are_named(values, said):
     assert said in refused(values).what
 
 
+def test_booleans_go_by_names_that_say_true_and_false():
+    """By place, label_names of [true, false] would call every true row false."""
+    for names in (("True", "False"), ("false", "true")):
+        found = number([True, False], num_labels=2, names=names)
+
+        assert ["true", "false"] == [found.names[i].lower() for i in found.labels["train"]]
+
+
+def test_texts_of_numbers_are_places_among_names_that_are_none():
+    """JSON's "0" and "1" mean what 0 and 1 do, unless a name says otherwise."""
+    assert [1, 0] == number(["1", "0"], num_labels=2, names=("bad", "good")).labels["train"].tolist()
+    assert [1, 0] == number(["b", "1"], num_labels=2, names=("1", "b")).labels["train"].tolist()
+
+
+def test_names_that_no_row_has_are_no_part_of_the_fix():
+    """A model of four labels for data of two is no fix."""
+    error = refused(["pos", "neg"], num_labels=2, names=("positive", "negative"))
+
+    assert {"names": ("neg", "pos")} == followed(error.hint)
+
+
+def test_labels_that_differ_in_spaces_or_case_are_told():
+    """They are more often one label than two."""
+    assert "write 'Good' as 'good'" in refused(["good", "Good", "bad"], num_labels=2).hint.replace(
+        "'good' as 'Good'", "'Good' as 'good'"
+    )
+    assert "write ' a' as 'a'" in refused([" a", "a", "b"], num_labels=2).hint
+    assert any("'a' and 'a ' differ in spaces" in note for note in number(["a", "a ", "b"], num_labels=3).notes)
+
+
+@pytest.mark.parametrize("values", [[float("inf"), 1.0], [2**63, 1], [1e300, 1.0]])
+def test_numbers_that_no_label_can_be_are_refused(values):
+    """With the column, and not as pyarrow's own error."""
+    assert "label" in refused(pa.array(values, pa.uint64() if values[0] == 2**63 else None), num_labels=2).what
+
+
 def test_a_case_or_space_that_differs_is_pointed_out():
     assert "write it as 'good' in the data" == refused(["bad", "Good "], names=("bad", "good"), num_labels=2).hint
 
