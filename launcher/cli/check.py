@@ -17,14 +17,21 @@ from launcher.errors import LaunchError
 @click.command(name="doctor")
 @click.argument("recipe", required=False, type=RecipeFile(), shell_complete=complete_recipe)
 @click.option(
-    "--device", type=click.Choice(["auto", "npu", "cpu"]), default="auto", help="Check for cards or for CPU [auto]."
+    "--device",
+    type=click.Choice(["auto", "npu", "cpu"]),
+    default="auto",
+    help="Check for cards or for CPU [default: auto].",
 )
 @click.option("--nproc", type=Count(), default="auto", help="Ranks you are going to ask for on this node.")
 @click.option(
-    "--nnodes", type=click.IntRange(1), help="Nodes of the job [what the cluster's environment says, else 1]."
+    "--nnodes", type=click.IntRange(1), help="Nodes of the job [default: from the cluster's environment, else 1]."
 )
-@click.option("--node-rank", type=click.IntRange(0), help="Which of them this is, from 0 [likewise].")
-@click.option("--rdzv-endpoint", metavar="HOST:PORT", help="Where the nodes will meet [likewise].")
+@click.option(
+    "--node-rank", type=click.IntRange(0), help="Rank of this node, from 0 [default: from the cluster's environment]."
+)
+@click.option(
+    "--rdzv-endpoint", metavar="HOST:PORT", help="Host and port of node 0 [default: from the cluster's environment]."
+)
 @click.option("--nodes", "node_files", multiple=True, type=click.Path(path_type=Path), help="`doctor --json` of a node; give one each to compare them.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Findings, and the facts that --nodes compares, as JSON.")
 def doctor_command(recipe: Path | None, device: str, nproc: int | None, nnodes: int | None, node_rank: int | None, rdzv_endpoint: str | None, node_files: tuple[Path, ...], as_json: bool) -> None:  # fmt: skip
@@ -95,7 +102,7 @@ def _node_facts(path: Path) -> dict[str, Any]:
 
 @click.command(name="explain")
 @click.argument("path", type=outputs.Name())
-@click.option("--lang", type=click.Choice(["auto", "en", "zh"]), default="auto", envvar="ASCEND_LAUNCH_LANG", help="Language of the explanation [auto: the locale's].")  # fmt: skip
+@click.option("--lang", type=click.Choice(["auto", "en", "zh"]), default="auto", envvar="ASCEND_LAUNCH_LANG", help="Language of the explanation [default: auto, the locale's].")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The verdict as one JSON object.")
 def explain_command(path: str, lang: Any, as_json: bool) -> None:
     """Say what went wrong in PATH: a run directory, a plog folder, a log file, or - for standard input."""

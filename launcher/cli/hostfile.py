@@ -22,10 +22,10 @@ OPTIONS = [
     click.option("--hostfile", type=click.Path(path_type=Path), help="Start the job by ssh on these hosts: a line `host slots=N` for each."),
     click.option("--include", metavar="HOSTS", help="With --hostfile: only these, as in node0@node1:0,1."),
     click.option("--exclude", metavar="HOSTS", help="With --hostfile: all but these."),
-    click.option("--ssh-config", type=click.Path(path_type=Path), help="ssh's configuration file [ssh's own]."),
-    click.option("--remote-python", metavar="PATH", help="Python on the hosts [the path of this one]."),
-    click.option("--remote-dir", metavar="DIR", help="Working directory on the hosts [the path of this one]."),
-    click.option("--remote-setup", metavar="FILE", help="A shell file on the hosts, sourced first [CANN's set_env.sh alone]."),
+    click.option("--ssh-config", type=click.Path(path_type=Path), help="ssh's configuration file [default: ssh's own]."),
+    click.option("--remote-python", metavar="PATH", help="Python on the hosts [default: the path of this one]."),
+    click.option("--remote-dir", metavar="DIR", help="Working directory on the hosts [default: the path of this one]."),
+    click.option("--remote-setup", metavar="FILE", help="A shell file on the hosts, sourced first [default: CANN's set_env.sh alone]."),
     click.option("--pass-env", metavar="NAME", multiple=True, help="A variable that every host gets besides HCCL_*, ASCEND_*, HF_* and the like."),
 ]  # fmt: skip
 OWN = {"hostfile", "include", "exclude", "ssh_config", "remote_python", "remote_dir", "remote_setup", "pass_env"}

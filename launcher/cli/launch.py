@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 @click.command(name="run")
 @machine_options
 @click.option(
-    "--run-dir", type=outputs.Target(file_okay=False), help="Directory of this run [a new one below output_dir]."
+    "--run-dir",
+    type=outputs.Target(file_okay=False),
+    help="Directory of this run [default: a new one below output_dir].",
 )
 @click.option(
     "--dry-run", is_flag=True, help="Show the plan, the files and the commands; start nothing, write nothing."
@@ -232,10 +234,13 @@ def require_health(plan: Plan, cluster: Cluster, run: RunDir) -> dict[str, Any]:
 @click.command(name="render")
 @machine_options
 @click.option(
-    "--out", metavar="FOLDER", type=outputs.Target(file_okay=False), help="Write the files here; else show them."
+    "--out",
+    metavar="FOLDER",
+    type=outputs.Target(file_okay=False),
+    help="Folder to write the files into [default: show them].",
 )
 @outputs.force_option
-@click.option("--debug", is_flag=True, help="As a --debug launch would be.")
+@click.option("--debug", is_flag=True, help="Write what a --debug launch would use.")
 @click.option("--json", "as_json", is_flag=True, help="The plan and every file as one JSON object.")
 def render_command(recipe: Path, overrides: tuple[str, ...], out: Path | None, force: bool, debug: bool, as_json: bool, **machine: Any) -> None:  # fmt: skip
     """Write the files a launch of RECIPE uses: plan, accelerate YAML, DeepSpeed JSON, environment."""

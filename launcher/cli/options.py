@@ -77,14 +77,14 @@ class RecipeFile(click.Path):
 
 def machine_options(command: Any) -> Any:
     options = [
-        click.option("--nproc", type=Count(), default="auto", envvar="ASCEND_LAUNCH_NPROC", help="Ranks on this node [auto: one a card]."),
-        click.option("--device", type=click.Choice(["auto", "npu", "cpu"]), default="auto", envvar="ASCEND_LAUNCH_DEVICE", help="Where ranks compute [auto: npu where there is one]."),
-        click.option("--nnodes", type=click.IntRange(1), envvar="ASCEND_LAUNCH_NNODES", help="Nodes of the job [what the cluster's environment says, else 1]."),
-        click.option("--node-rank", type=click.IntRange(0), envvar="ASCEND_LAUNCH_NODE_RANK", help="Which of them this is, from 0 [likewise]."),
-        click.option("--rdzv-endpoint", metavar="HOST:PORT", envvar="ASCEND_LAUNCH_RDZV_ENDPOINT", help="Node 0, the same words on every node [likewise]."),
-        click.option("--rank-table", type=click.Path(path_type=Path), metavar="FILE", help="Have HCCL read this rank table [none: ranks find each other]."),
-        click.option("--chip", metavar="NAME", help="With plan, render and --dry-run: the chip to plan for [910B3]."),
-        click.option("--hbm", type=click.IntRange(1), metavar="GB", help="Likewise: the memory of a card [the chip's]."),
+        click.option("--nproc", type=Count(), default="auto", envvar="ASCEND_LAUNCH_NPROC", help="Ranks on this node [default: auto, one a card]."),
+        click.option("--device", type=click.Choice(["auto", "npu", "cpu"]), default="auto", envvar="ASCEND_LAUNCH_DEVICE", help="Where ranks compute [default: auto, npu where there is one]."),
+        click.option("--nnodes", type=click.IntRange(1), envvar="ASCEND_LAUNCH_NNODES", help="Nodes of the job [default: from the cluster's environment, else 1]."),
+        click.option("--node-rank", type=click.IntRange(0), envvar="ASCEND_LAUNCH_NODE_RANK", help="Rank of this node, from 0 [default: from the cluster's environment]."),
+        click.option("--rdzv-endpoint", metavar="HOST:PORT", envvar="ASCEND_LAUNCH_RDZV_ENDPOINT", help="Host and port of node 0, the same on every node [default: from the cluster's environment]."),
+        click.option("--rank-table", type=click.Path(path_type=Path), metavar="FILE", help="Rank table for HCCL to read [default: none; ranks find each other]."),
+        click.option("--chip", metavar="NAME", help="Chip to plan for, with plan, render and --dry-run [default: 910B3]."),
+        click.option("--hbm", type=click.IntRange(1), metavar="GB", help="Memory of a card in GB, with plan, render and --dry-run [default: the chip's]."),
     ]  # fmt: skip
     return recipe_arguments(_add(options[:-2], supervision_options(_add(options[-2:], command))))
 
@@ -99,11 +99,11 @@ def recipe_arguments(command: Any) -> Any:
 
 def supervision_options(command: Any) -> Any:
     options = [
-        click.option("--max-restarts", type=click.IntRange(0), default=0, help="Start failed ranks again so often, from the newest whole checkpoint [0]."),
-        click.option("--hang-timeout", type=Seconds(0), default=1800.0, metavar="SECONDS", help="End a job that stands still for so long; 0 never [1800]."),
-        click.option("--grace", type=Seconds(0), default=60.0, metavar="SECONDS", help="Time to save between a stop signal and a kill [60]."),
-        click.option("--join-timeout", type=Seconds(0), default=600.0, metavar="SECONDS", help="Time for all nodes to come [600; pods of submit a day]."),
-        click.option("--start-method", type=click.Choice(["auto", "fork", "spawn"]), default="auto", help="How ranks start [auto: fork where a trial works]."),
+        click.option("--max-restarts", type=click.IntRange(0), default=0, help="Maximum number of restarts after a failure, each from the newest whole checkpoint [default: 0]."),
+        click.option("--hang-timeout", type=Seconds(0), default=1800.0, metavar="SECONDS", help="End a job whose ranks have stood still for this long; 0 for never [default: 1800]."),
+        click.option("--grace", type=Seconds(0), default=60.0, metavar="SECONDS", help="Time that ranks have to save between a stop signal and a kill [default: 60]."),
+        click.option("--join-timeout", type=Seconds(0), default=600.0, metavar="SECONDS", help="Time for all nodes to join [default: 600; for pods of submit, a day]."),
+        click.option("--start-method", type=click.Choice(["auto", "fork", "spawn"]), default="auto", help="How ranks are started [default: auto, which forks where a trial fork works]."),
     ]  # fmt: skip
     return _add(options, command)
 

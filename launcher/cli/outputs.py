@@ -12,7 +12,7 @@ import click
 
 from launcher.errors import LaunchError
 
-force_option = click.option("--force", is_flag=True, help="Overwrite what is there; else it is refused.")
+force_option = click.option("--force", is_flag=True, help="Overwrite files that exist [default: refuse].")
 
 
 class Target(click.Path):

@@ -19,13 +19,13 @@ HCCN_TOOL = "/usr/local/Ascend/driver/tools/hccn_tool"
 @click.command(name="ranktable")
 @click.argument("sources", nargs=-1, metavar="[[SERVER=]FILE]...")
 @click.option("--check", "is_check", is_flag=True, help="Say what is wrong with FILE, a rank table; write nothing.")
-@click.option("--ranks", type=click.IntRange(1), help="With --check: the ranks of the job that it is for.")
+@click.option("--ranks", type=click.IntRange(1), help="With --check: number of ranks of the job that the table is for.")
 @click.option(
     "--super-pod",
     metavar="ID",
     help="Without FILE: the super pod that this node is in; asks npu-smi for the ids there.",
 )
-@click.option("--out", metavar="FILE", type=outputs.Target(), help="Write the table here; else show it.")
+@click.option("--out", metavar="FILE", type=outputs.Target(), help="File to write the table to [default: show it].")
 @outputs.force_option
 def ranktable_command(sources: tuple[str, ...], is_check: bool, ranks: int | None, super_pod: str | None, out: Path | None, force: bool) -> None:  # fmt: skip
     """Make HCCL's rank table of this node, or of FILEs in the order of their ranks: hccn.conf, hosts file, rank table.

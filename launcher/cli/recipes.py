@@ -48,10 +48,10 @@ def recipes_copy(name: str, target: Path) -> None:
 
 @recipes_group.command(name="import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", metavar="FILE", type=outputs.Target(), help="Write the recipe here; else print it. Nothing is overwritten.")  # fmt: skip
-@click.option("--nproc", type=click.IntRange(1), default=1, help="Ranks that FILE was run on; the global batch follows [1].")  # fmt: skip
-@click.option("--task", type=click.Choice(["causal-lm", "sequence-classification"]), default="causal-lm", help="Label answers of a chat model, or a classification head [causal-lm].")  # fmt: skip
-@click.option("--labels", metavar="A,B,…", help="The responses that are labels, in the order of their numbers [those in the data].")  # fmt: skip
+@click.option("--out", metavar="FILE", type=outputs.Target(), help="File to write the recipe to; an existing one is not overwritten [default: print it].")  # fmt: skip
+@click.option("--nproc", type=click.IntRange(1), default=1, help="Ranks that FILE was run on; the global batch follows [default: 1].")  # fmt: skip
+@click.option("--task", type=click.Choice(["causal-lm", "sequence-classification"]), default="causal-lm", help="Label answers of a chat model, or a classification head [default: causal-lm].")  # fmt: skip
+@click.option("--labels", metavar="A,B,…", help="The responses that are labels, in the order of their numbers [default: those in the data].")  # fmt: skip
 def recipes_import(file: Path, out: Path | None, nproc: int, task: str, labels: str | None) -> None:
     """Make a recipe of the LLaMA-Factory training file FILE, and list on stderr what it cannot keep."""
     from launcher import llamafactory

@@ -12,7 +12,7 @@ from launcher.cli import outputs
 
 @click.command(name="report")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
-@click.option("--out", metavar="FILE", type=outputs.Target(), help="Write the page here [report.html in RUN; of several runs, in this folder].")  # fmt: skip
+@click.option("--out", metavar="FILE", type=outputs.Target(), help="Write the page here [default: report.html in RUN; of several runs, in this folder].")  # fmt: skip
 @outputs.force_option
 @click.option("--json", "as_json", is_flag=True, help="The facts as one JSON object; the page only with --out.")
 def report_command(runs: tuple[Path, ...], out: Path | None, force: bool, as_json: bool) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.command(name="eval")
 @machine_options
 @click.option("--checkpoint", type=outputs.Name(), required=True, metavar="P", help="A run directory, a checkpoint, a model or adapter folder, or a hub id.")  # fmt: skip
-@click.option("--run-dir", type=outputs.Target(file_okay=False), help="Directory of this evaluation [a new one below output_dir].")  # fmt: skip
+@click.option("--run-dir", type=outputs.Target(file_okay=False), help="Directory of this evaluation [default: a new one below output_dir].")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object a line.")
 def eval_command(recipe: Path, overrides: tuple[str, ...], checkpoint: str, run_dir: Path | None, as_json: bool, **machine: Any) -> None:  # fmt: skip
     """Evaluate the weights P on RECIPE's eval split, on every rank, with the figures of a training's evaluation."""
@@ -59,19 +59,19 @@ def eval_command(recipe: Path, overrides: tuple[str, ...], checkpoint: str, run_
     type=outputs.Name(),
     default="-",
     metavar="FILE|-",
-    help="Texts: JSON lines or plain lines [- is stdin].",
+    help="File of texts, as JSON lines or plain lines; - is standard input.",
 )
-@click.option("--output", "target", type=outputs.Name(), default="-", metavar="FILE|-", help="Answers, a JSON line each, in the order of the input [- is stdout].")  # fmt: skip
+@click.option("--output", "target", type=outputs.Name(), default="-", metavar="FILE|-", help="File for the answers, a JSON line each, in the order of the input; - is standard output.")  # fmt: skip
 @outputs.force_option
-@click.option("--format", "form", type=click.Choice(["auto", "jsonl", "text"]), default="auto", help="What the input is [auto: by its name, else by its first line].")  # fmt: skip
-@click.option("--text", "column", metavar="NAME", help="The field of a JSON line that is the text [as in training, else text].")  # fmt: skip
-@click.option("--keep", is_flag=True, help="Give each line's input back with it, as `input`.")
-@click.option("--skip-bad", is_flag=True, help="Report lines that are no text and go on [end at the first].")
+@click.option("--format", "form", type=click.Choice(["auto", "jsonl", "text"]), default="auto", help="What the input is [default: auto, by its name, else by its first line].")  # fmt: skip
+@click.option("--text", "column", metavar="NAME", help="The field of a JSON line that is the text [default: as in training, else text].")  # fmt: skip
+@click.option("--keep", is_flag=True, help="Repeat each input in its answer, as `input`.")
+@click.option("--skip-bad", is_flag=True, help="Report lines without a text and go on [default: end at the first].")
 @click.option("--recipe", type=RecipeFile(), shell_complete=complete_recipe, help="The recipe of the weights, where nothing beside them tells it.")  # fmt: skip
-@click.option("--batch-size", type=click.IntRange(1), help="Rows a rank computes at a time [8].")
-@click.option("--nproc", type=Count(), default="auto", envvar="ASCEND_LAUNCH_NPROC", help="Ranks on this node [auto: one a card].")  # fmt: skip
-@click.option("--device", type=click.Choice(["auto", "npu", "cpu"]), default="auto", envvar="ASCEND_LAUNCH_DEVICE", help="Where ranks compute [auto: npu where there is one].")  # fmt: skip
-@click.option("--max-restarts", type=click.IntRange(0), default=0, help="Start failed ranks again so often; no row is lost or answered twice [0].")  # fmt: skip
+@click.option("--batch-size", type=click.IntRange(1), help="Rows a rank computes at a time [default: 8].")
+@click.option("--nproc", type=Count(), default="auto", envvar="ASCEND_LAUNCH_NPROC", help="Ranks on this node [default: auto, one a card].")  # fmt: skip
+@click.option("--device", type=click.Choice(["auto", "npu", "cpu"]), default="auto", envvar="ASCEND_LAUNCH_DEVICE", help="Where ranks compute [default: auto, npu where there is one].")  # fmt: skip
+@click.option("--max-restarts", type=click.IntRange(0), default=0, help="Maximum number of restarts after a failure; no row is lost or answered twice [default: 0].")  # fmt: skip
 def predict_command(model: str, source: str, target: str, force: bool, form: str, column: str | None, keep: bool, skip_bad: bool, recipe: Path | None, batch_size: int | None, nproc: int | None, device: Any, max_restarts: int) -> None:  # fmt: skip
     """Label texts: one JSON line a text, with label, label_name and probabilities, in the order of the input."""
     import tempfile
@@ -269,13 +269,13 @@ class Bytes(click.ParamType):
 
 @click.command(name="export")
 @click.argument("run", metavar="RUN", type=outputs.Name())
-@click.option("--checkpoint", "step", type=click.IntRange(1), metavar="N", help="The step of a checkpoint [the final model, else the newest whole one].")  # fmt: skip
+@click.option("--checkpoint", "step", type=click.IntRange(1), metavar="N", help="The step of a checkpoint [default: the final model, else the newest whole one].")  # fmt: skip
 @click.option(
-    "--out", metavar="FOLDER", type=outputs.Target(), help="The folder to make [RUN/export, or RUN/export-N]."
+    "--out", metavar="FOLDER", type=outputs.Target(), help="The folder to make [default: RUN/export, or RUN/export-N]."
 )
-@click.option("--dtype", type=click.Choice(["bf16", "fp16", "fp32"]), help="What the weights are written in [as they were saved].")  # fmt: skip
-@click.option("--max-shard-size", type=Bytes(), default="5GB", help="Largest file, but for a tensor that is larger [5GB].")  # fmt: skip
-@click.option("--adapter-only", is_flag=True, help="Of LoRA the adapter alone, not merged into its model.")
+@click.option("--dtype", type=click.Choice(["bf16", "fp16", "fp32"]), help="Precision that the weights are written in [default: as they were saved].")  # fmt: skip
+@click.option("--max-shard-size", type=Bytes(), default="5GB", help="Largest size of a file; a larger tensor has a file of its own [default: 5GB].")  # fmt: skip
+@click.option("--adapter-only", is_flag=True, help="Export the LoRA adapter alone, not merged into its model.")
 @click.option("--recipe", type=RecipeFile(), shell_complete=complete_recipe, help="The recipe of the weights, where nothing beside them tells it.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="What was written, as one JSON object.")
 def export_command(run: str, step: int | None, out: Path | None, dtype: str | None, max_shard_size: int, adapter_only: bool, recipe: Path | None, as_json: bool) -> None:  # fmt: skip

@@ -31,34 +31,42 @@ COMMANDLINE = click.core.ParameterSource.COMMANDLINE
 
 
 SLURM_OPTIONS = [
-    click.option("--time", metavar="LIMIT", help="Time limit, as 90, 1:30:00 or 1-12:00:00 [the partition's]."),
-    click.option("--partition", metavar="NAME", help="The partition [the site's default]."),
+    click.option(
+        "--time", metavar="LIMIT", help="Time limit, as 90, 1:30:00 or 1-12:00:00 [default: the partition's]."
+    ),
+    click.option("--partition", metavar="NAME", help="The partition [default: the site's default]."),
     click.option("--account", metavar="NAME", help="The account."),
     click.option("--qos", metavar="NAME", help="The quality of service."),
     click.option("--constraint", metavar="FEATURES", help="Features that nodes must have."),
     click.option("--npus", type=click.IntRange(1), help="Cards of each node, as --gres=npu:N."),
-    click.option("--gres", metavar="LIST", help="Generic resources of each node, in the site's words."),
+    click.option("--gres", metavar="LIST", help="Generic resources of each node, as the site spells them for --gres."),
     click.option("--cpus-per-task", type=click.IntRange(1), metavar="N", help="Cores of each node."),
     click.option("--mem", metavar="SIZE", help="Memory of each node, as 200G."),
-    click.option("--exclusive/--shared", default=None, help="Whole nodes [unless cards are asked for by number]."),
-    click.option("--output", metavar="FILE", help="What the job prints [slurm-%j.out beside the run directory]."),
-    click.option("--requeue/--no-requeue", default=True, help="Back to the queue after being preempted [yes]."),
+    click.option(
+        "--exclusive/--shared",
+        default=None,
+        help="Reserve whole nodes [default: yes, unless a number of cards is asked for].",
+    ),
+    click.option(
+        "--output", metavar="FILE", help="What the job prints [default: slurm-%j.out beside the run directory]."
+    ),
+    click.option("--requeue/--no-requeue", default=True, help="Requeue the job after a preemption [default: yes]."),
     click.option("--follow", is_flag=True, help="Show the job until it ends, and exit as it does."),
 ]
 KUBERNETES_OPTIONS = [
-    click.option("--image", metavar="IMAGE", help="The pods' image, with ascend-launch in it. Needed."),
+    click.option("--image", metavar="IMAGE", help="Image of the pods, with ascend-launch in it; required."),
     click.option("--mount", "mounts", multiple=True, metavar="CLAIM:/path[:ro]", help="A claim's folder, or /host/path:/path."),
-    click.option("--namespace", metavar="NAME", help="The namespace [kubectl's own]."),
-    click.option("--resource", metavar="NAME", help="The cards' name in the cluster [huawei.com/Ascend910]."),
-    click.option("--shm", type=click.IntRange(1), metavar="GIB", help="Size of /dev/shm [4 a rank, at least 16]."),
+    click.option("--namespace", metavar="NAME", help="The namespace [default: kubectl's own]."),
+    click.option("--resource", metavar="NAME", help="The cards' name in the cluster [default: huawei.com/Ascend910]."),
+    click.option("--shm", type=click.IntRange(1), metavar="GIB", help="Size of /dev/shm [default: 4 a rank, at least 16]."),
     click.option("--cpu", metavar="N", help="Cores of each pod."),
     click.option("--memory", metavar="SIZE", help="Memory of each pod, as 200Gi."),
     click.option("--env", "env", multiple=True, metavar="NAME=VALUE", help="A variable of the pods."),
     click.option("--secret", "secrets", multiple=True, metavar="NAME=SECRET:KEY", help="A variable whose value is in a Secret."),
     click.option("--node-selector", "node_selector", multiple=True, metavar="KEY=VALUE", help="A label that nodes must have."),
     click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of the job and its pods."),
-    click.option("--workdir", metavar="DIR", help="Where the recipe's relative paths start [the image's own]."),
-    click.option("--driver/--no-driver", default=True, help="Mount the host's driver files [yes]; the Ascend Docker Runtime does it itself."),
+    click.option("--workdir", metavar="DIR", help="Where the recipe's relative paths start [default: the image's own]."),
+    click.option("--driver/--no-driver", default=True, help="Mount the host's driver files [default: yes]; not needed with the Ascend Docker Runtime."),
     click.option("--host-network", is_flag=True, help="The host's network for the pods."),
     click.option("--queue", metavar="NAME", help="The queue of the batch scheduler."),
 ]  # fmt: skip
@@ -97,22 +105,27 @@ class _Submit(click.Command):
 @click.option("--slurm", is_flag=True, help="As a Slurm batch job, by sbatch.")
 @click.option("--kubernetes", is_flag=True, help="As a PyTorchJob of Kubeflow's training-operator, by kubectl.")
 @click.option("--volcano", is_flag=True, help="As a Volcano job, by kubectl.")
-@click.option("--nodes", type=click.IntRange(1), default=1, help="Nodes of the job [1].")
-@click.option("--nproc", type=Count(), default="auto", help="Ranks on each node [auto: 8 on npu, 1 on cpu].")
-@click.option("--device", type=click.Choice(["npu", "cpu"]), default="npu", help="Where ranks compute [npu].")
-@click.option("--chip", metavar="NAME", help="The chip to plan for [910B3].")
-@click.option("--hbm", type=click.IntRange(1), metavar="GB", help="Likewise: the memory of a card [the chip's].")
+@click.option("--nodes", type=click.IntRange(1), default=1, help="Nodes of the job [default: 1].")
+@click.option("--nproc", type=Count(), default="auto", help="Ranks on each node [default: auto, 8 on npu, 1 on cpu].")
+@click.option("--device", type=click.Choice(["npu", "cpu"]), default="npu", help="Where ranks compute [default: npu].")
+@click.option("--chip", metavar="NAME", help="The chip to plan for [default: 910B3].")
+@click.option(
+    "--hbm",
+    type=click.IntRange(1),
+    metavar="GB",
+    help="Memory of a card in GB, with plan, render and --dry-run [default: the chip's].",
+)
 @supervision_options
-@click.option("--job-name", metavar="NAME", help="The job's name [the recipe's].")
+@click.option("--job-name", metavar="NAME", help="The job's name [default: the recipe's].")
 @click.option(
     "--run-dir",
     type=click.Path(path_type=Path),
-    help="Where the run is kept, as the nodes see it [by the job's number or name].",
+    help="Where the run is kept, as the nodes see it [default: by the job's number or name].",
 )
 @click.option(
     "--cann",
     metavar="FILE",
-    help="CANN's set_env.sh, to be sourced on the nodes; none for none [Slurm: the usual places; Kubernetes: none].",
+    help="CANN's set_env.sh, to be sourced on the nodes; none for none [default: Slurm: the usual places; Kubernetes: none].",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be submitted; submit nothing, write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="What was submitted, and events, as JSON lines.")
