@@ -132,7 +132,7 @@ def test_a_module_reads_standard_input_with_one_rank(run):
 
 def test_an_executable_gets_torchruns_variables_on_every_rank(run, folder: Path):
     """--no-python; --tee shows every rank's lines with its rank; the exit code is 1 whatever the rank's is."""
-    script = "echo $RANK of $WORLD_SIZE at $MASTER_ADDR as $ROLE_NAME; exit $((RANK * 3))"
+    script = "echo $RANK of $WORLD_SIZE at $MASTER_ADDR as $ROLE_NAME; sleep $RANK; exit $((RANK * 3))"
     done = run("--nproc", "2", "--tee", "3", "--role", "worker", "--no-python", "sh", "-c", script)
 
     assert 1 == done.returncode
