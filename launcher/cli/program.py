@@ -143,6 +143,7 @@ def program_command(words: tuple[str, ...], **given: Any) -> None:
     from launcher import plan, spec
     from launcher import program as programs
     from launcher.cluster import detect, environment
+    from launcher.cluster.nodes import folder_name
 
     _refuse(given)
     program = _program(words, given)
@@ -164,7 +165,7 @@ def program_command(words: tuple[str, ...], **given: Any) -> None:
     made = plan.of_program(shown, loaded, cluster, options)
     if made.num_nodes == 1 and given["master_port"]:
         made = made.model_copy(update={"rdzv_endpoint": f"127.0.0.1:{given['master_port']}"})
-    job = given["rdzv_id"] if given["rdzv_id"] not in (None, "none") else None
+    job = None if given["rdzv_id"] in (None, "none") else folder_name(given["rdzv_id"])
     if given["dry_run"]:
         _show(loaded, cluster, made, given["run_dir"])
         return
