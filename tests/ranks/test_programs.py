@@ -54,8 +54,10 @@ if os.environ["RANK"] == "1":
     if fault == "exception": raise ValueError("a row too many")
     if fault == "kill": os.kill(os.getpid(), signal.SIGKILL)
     if fault == "early": os._exit(0)
-if fault == "both-early": os._exit(0)
 dist.barrier()
+if fault == "both-early":
+    time.sleep(0.5)  # nobody is still in the barrier
+    os._exit(0)
 """
 
 WAITS = """
