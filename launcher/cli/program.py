@@ -432,7 +432,7 @@ def _shown(given: dict[str, Any], plan: Plan, node_rank: int) -> Shown:
 
 def _without_secrets(args: tuple[str, ...]) -> tuple[str, ...]:
     """The arguments as a run directory may hold them."""
-    from launcher.render.env import hidden
+    from launcher.scrub import hidden
 
     out, name = [], ""
     for word in args:

@@ -19,7 +19,7 @@ from launcher.spec import Loaded
 def texts(loaded: Loaded, plan: Plan, run: RunDir, user_env: Mapping[str, str], node_rank: int = 0) -> dict[str, str]:
     """File name in the run directory → its text, exactly as a launch writes it."""
     out = {run.plan_path.name: plan.model_dump_json(indent=2) + "\n"}
-    if loaded.path.suffix:  # not of a program that the command line named
+    if loaded.origins:  # a recipe was read, and not a program named on the command line
         out = {run.recipe_path.name: recipe(loaded), **out}
     if plan.program is None or (plan.accelerate is not None and plan.accelerate.renders):
         out[run.accelerate_path.name] = accelerate.text(plan, run.deepspeed_path.resolve(), node_rank)

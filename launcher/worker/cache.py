@@ -26,12 +26,12 @@ from filelock import FileLock, Timeout
 
 from launcher import assets, rundir
 from launcher.errors import LaunchError
+from launcher.worker import disk
 
 FORMAT = 2
 """Raised when what is stored changes, so that an older cache is not read."""
 RECORD = "contents.json"
 _PARTIAL = ".partial"
-_CHUNK = 1 << 20
 _HINT = "set ASCEND_LAUNCH_CACHE to a folder that you may write to"
 
 
@@ -136,11 +136,11 @@ def _made(target: Path, make: Callable[[Path], Any]) -> Any:
         rundir.write_json(partial / RECORD, record | {"digest": _digest(record)})
         _open_to_others(partial)
         for path in [partial, *(p for p in partial.rglob("*") if p.is_dir())]:
-            _sync(path)
+            disk.sync(path)
         if target.exists():
             shutil.rmtree(target)
         partial.replace(target)
-        _sync(target.parent)
+        disk.sync(target.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return facts
@@ -160,16 +160,8 @@ def _remove_leftovers(kinds: Path, own: str) -> None:
 
 def _on_disk(path: Path) -> dict[str, Any]:
     """A file's size and SHA-256, after its bytes are on the disk."""
-    _sync(path)
+    disk.sync(path)
     return {"size": path.stat().st_size, "sha256": _sha256(path)}
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 # -- comparing -----------------------------------------------------------------------------------------------------
@@ -205,11 +197,8 @@ def _wrong_size(path: Path, row: dict[str, Any]) -> str | None:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return disk.sha256(file)
 
 
 def _digest(record: dict[str, Any]) -> str:

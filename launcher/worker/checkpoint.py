@@ -30,7 +30,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from launcher import __version__, confined, rundir
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
-from launcher.worker import state
+from launcher.worker import disk, state
 from launcher.worker.losswatch import NAN_REASONS
 from launcher.worker.preempt import EvaluationStopped, Stop
 from launcher.worker.state import Live, Saved
@@ -53,7 +53,6 @@ PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 _NAME = re.compile(r"checkpoint-(0|[1-9][0-9]{0,17})")
 _ASIDE, _OLD, _BEFORE = ".tmp-", ".old-", ".before-"
 _LEFT = re.compile(rf"({re.escape(_ASIDE)}|{re.escape(_OLD)}|{re.escape(_BEFORE)}){_NAME.pattern}")
-_CHUNK = 8 * 1024 * 1024
 MAX_FILES = 100_000
 """Of one checkpoint; each rank has one, and the weights a few hundred."""
 _LOOK_NUMBERS = 1 << 24
@@ -243,11 +242,8 @@ def listed(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with os.fdopen(confined.open_read(path), "rb", buffering=0) as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return disk.sha256(file)
 
 
 def _sha256_or_error(path: Path) -> str:
@@ -441,21 +437,13 @@ def _not_a_number(weights: dict[str, torch.Tensor]) -> str | None:
 
 
 def _synced(path: Path, root: Path) -> Written:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    disk.sync(path)
     return Written(str(path.relative_to(root)), path.stat().st_size, _sha256(path))
 
 
 def sync_folder(path: Path) -> None:
     """Wait until the folder's own entries are on the disk."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    disk.sync(path, os.O_DIRECTORY)
 
 
 def _remove(path: Path) -> None:

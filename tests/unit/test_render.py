@@ -294,6 +294,14 @@ def test_the_recorded_recipe_says_where_values_came_from(recipe: Write, tmp_path
     assert f"#   model.name: {path}:" in text
 
 
+def test_a_recipe_whose_file_has_no_ending_is_recorded_too(recipe: Write, tmp_path: Path):
+    """The command that continues a run names its recipe.yaml."""
+    path = recipe().rename(tmp_path / "mine")
+    loaded = spec.load(path, (), {})
+
+    assert "recipe.yaml" in files.texts(loaded, make(path, cpu=1), RunDir(tmp_path), {})
+
+
 @pytest.mark.parametrize(
     ("report_to", "names"),
     [

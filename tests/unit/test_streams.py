@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -111,16 +112,22 @@ def test_an_output_that_somebody_made_non_blocking_is_a_slow_one(tmp_path: Path)
     assert 7 == job.wait(60)
 
 
-def test_a_signal_still_reaches_a_job_whose_display_is_lost(tmp_path: Path):
-    """What passes a stop on is a handler, and it runs between two writes that fail."""
-    code = JOB.replace('print("begun"', 'import signal; signal.signal(15, lambda *_: sys.exit(9)); print("begun"')
+def begun(code: str, folder: Path) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+    """A job that has said so on its standard output, and that output."""
     job = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "out")],
+        [sys.executable, "-c", code, str(folder / "out")],
         env=os.environ | {"PYTHONPATH": str(REPO)}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     assert job.stdout is not None
     assert b"begun\n" == job.stdout.readline()
-    job.stdout.close()
+    return job, job.stdout
+
+
+def test_a_signal_still_reaches_a_job_whose_display_is_lost(tmp_path: Path):
+    """What passes a stop on is a handler, and it runs between two writes that fail."""
+    code = JOB.replace('print("begun"', 'import signal; signal.signal(15, lambda *_: sys.exit(9)); print("begun"')
+    job, stdout = begun(code, tmp_path)
+    stdout.close()
     job.send_signal(signal.SIGTERM)
 
     assert 9 == job.wait(60)
@@ -131,13 +138,8 @@ def test_a_reader_that_stands_still_holds_up_no_stop(tmp_path: Path):
     code = JOB.replace('print("begun"', 'import signal; signal.signal(15, lambda *_: streams.hurry()); print("begun"')
     code = code.replace("streams.outlive()", "streams.outlive(); streams.STOPPING_S = 0.1")
     (tmp_path / "out.go").touch()
-    job = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "out")],
-        env=os.environ | {"PYTHONPATH": str(REPO)}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert job.stdout is not None
-    assert b"begun\n" == job.stdout.readline()
-    while not select.select([job.stdout], [], [], 0)[0]:
+    job, stdout = begun(code, tmp_path)
+    while not select.select([stdout], [], [], 0)[0]:
         assert job.poll() is None
     job.send_signal(signal.SIGTERM)
 
