@@ -288,8 +288,7 @@ def trainer_of(asked: dict[str, Any], folder: Path) -> Any:
     device.prepare_env(plan, os.environ)
     device.set_threads()
     parts = (data.prepare(plan, run), Events(run.events_path, enabled=True), Heart(folder / "beat"))
-    trainer, _ = rank._build(plan, run, device.Rank.from_env(os.environ), *parts)
-    return trainer
+    return rank.build(plan, run, device.Rank.from_env(os.environ), *parts)
 
 
 def cpu(args: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 import transformers
@@ -32,7 +32,8 @@ from launcher import __version__, confined, rundir
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.worker import disk, state
 from launcher.worker.losswatch import NAN_REASONS
-from launcher.worker.preempt import EvaluationStopped, Stop
+from launcher.worker.preempt import EvaluationStopped
+from launcher.worker.snapshot import Snapshot
 from launcher.worker.state import Live, Saved
 from launcher.worker.tensorfile import TensorFile, Written, write
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from launcher.worker.callbacks import Events
     from launcher.worker.heartbeat import Heart
     from launcher.worker.peers import Peers
+    from launcher.worker.schedule import Schedule
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -292,21 +294,25 @@ class Store:
             self.saved_step = found.step
         return found
 
-    def save(self, trainer: ResumableTrainer) -> bool:
-        """Write and publish a checkpoint of this step; every rank must call it. Says so when it fails, and returns False."""
-        start_s, step = time.monotonic(), trainer.state.global_step
+    def save(self, snapshot: Snapshot) -> bool:
+        """Write and publish a checkpoint; every rank must call it. Says so when it fails, and returns False.
+
+        Raises:
+            LaunchError: a weight is NaN.
+        """
+        start_s, step = time.monotonic(), snapshot.step
         aside = self.folder / f"{_ASIDE}checkpoint-{step}"
         # Sharded weights are gathered here, before any file: a rank whose disk fails must not leave the others waiting.
         self._heart.beat("saving: gathering weights")
-        weights = trainer.gathered_weights()
-        self._refuse_nan(trainer, weights)
+        weights = snapshot.gathered_weights()
+        self._refuse_nan(step, weights)
         self._heart.beat("saving: writing")
-        outcomes = self.peers.gather(_try(lambda: self._write(trainer, weights, aside)))
+        outcomes = self.peers.gather(_try(lambda: self._write(snapshot, weights, aside)))
         self._heart.beat("saving: publishing")
         failure = next((f"rank {r}: {o}" for r, o in enumerate(outcomes) if isinstance(o, str)), None)
         if failure is None and self.peers.index == 0:
             files = [file for outcome in outcomes for file in outcome]
-            failed = _try(lambda: self._publish(trainer, aside, files))
+            failed = _try(lambda: self._publish(snapshot, aside, files))
             failure = f"rank 0: {failed}" if isinstance(failed, str) else None
         failure = self.peers.from_first(failure)
         if failure is not None:
@@ -317,44 +323,43 @@ class Store:
         path = self.folder / f"checkpoint-{step}"
         self.events.emit("save", step=step, path=str(path), seconds=seconds)
         if self.peers.index == 0:
-            self._rotate(trainer)
+            self._rotate(snapshot)
         return True
 
-    def _refuse_nan(self, trainer: ResumableTrainer, weights: Any) -> None:
+    def _refuse_nan(self, step: int, weights: Any) -> None:
         """Raise LaunchError where a weight is NaN: a checkpoint of it would be gone on from, and older ones removed for it.
         The loss tells only at the step after."""
         bad = self.peers.from_first(_not_a_number(weights) if self.peers.index == 0 else None)
         if bad is not None:
             raise LaunchError(
-                f"{bad} is not a number (NaN) after step {trainer.state.global_step}; no checkpoint of it is written",
-                hint=NAN_REASONS[trainer.plan.precision],
+                f"{bad} is not a number (NaN) after step {step}; no checkpoint of it is written",
+                hint=NAN_REASONS[self._plan.precision],
                 exit_code=EXIT_JOB_FAILED,
                 is_consequence=self.peers.index != 0,
             )
 
-    def _write(self, trainer: ResumableTrainer, weights: Any, aside: Path) -> list[Written]:
+    def _write(self, snapshot: Snapshot, weights: Any, aside: Path) -> list[Written]:
         rundir.make_folder(aside)
         written: list[Written] = []
-        if not trainer.args.save_only_model:
-            is_first = self.peers.index == 0
-            tensors, tree = trainer.training_state(is_first=is_first)
+        if snapshot.is_resumable:
+            tensors, tree = snapshot.state_of_rank()
             written.append(write(aside / state_file(self.peers.index), tensors, tree))
         if self.peers.index == 0:
-            trainer.write_model(aside, weights)
-            rundir.write_json(aside / TRAINER_STATE, asdict(trainer.state))  # Trainer's own writes NaN
+            snapshot.write_model(aside, weights)
+            rundir.write_json(aside / TRAINER_STATE, snapshot.trainer_state())
             known = {file.name for file in written}
             others = [p for p in sorted(aside.rglob("*")) if p.is_file() and not p.name.startswith("state_")]
             written += [_synced(p, aside) for p in others if p.name not in known]
         return written
 
-    def _publish(self, trainer: ResumableTrainer, aside: Path, files: list[Written]) -> None:
+    def _publish(self, snapshot: Snapshot, aside: Path, files: list[Written]) -> None:
         for file in files:
             if not (aside / file.name).exists():
                 raise OSError(0, f"{file.name} is not on the first node: all nodes must share {self.folder}")
-        seal(aside, _facts(trainer, resumable=not trainer.args.save_only_model), files)
+        seal(aside, manifest_facts(self._plan, snapshot.step, snapshot.epoch, resumable=snapshot.is_resumable), files)
         sync_folder(aside)
         # One of that name may be there: passed over, or of the same step before an interruption.
-        _replace(self.folder / f"checkpoint-{trainer.state.global_step}", aside)
+        _replace(self.folder / f"checkpoint-{snapshot.step}", aside)
 
     def _abandon(self, step: int, aside: Path, failure: str) -> None:
         self.failures_in_a_row += 1
@@ -368,14 +373,12 @@ class Store:
             failed_saves=self.failures_in_a_row,
         )
 
-    def _rotate(self, trainer: ResumableTrainer) -> None:
-        limit = trainer.args.save_total_limit
+    def _rotate(self, snapshot: Snapshot) -> None:
+        limit = snapshot.save_total_limit
         if limit is None or limit <= 0:
             return
         mine = [(step, path) for step, path in listed(self.folder) if _is_ours(path, step)]
-        keep = {step for step, _ in mine[-limit:]} | {self.saved_step, trainer.state.best_global_step}
-        if best := trainer.state.best_model_checkpoint:  # an older one, where the best step itself was not saved
-            keep.add(step_of(Path(best)))
+        keep = {step for step, _ in mine[-limit:]} | {self.saved_step} | snapshot.best_steps
         for step, path in mine:
             if step not in keep:
                 _remove(path)
@@ -390,11 +393,11 @@ def _is_ours(path: Path, step: int) -> bool:
         return False
 
 
-def _facts(trainer: ResumableTrainer, *, resumable: bool) -> dict[str, Any]:
-    plan = trainer.plan
+def manifest_facts(plan: Plan, step: int, epoch: float | None, *, resumable: bool) -> dict[str, Any]:
+    """What a manifest says of the training beside its files."""
     return {
-        "step": trainer.state.global_step,
-        "epoch": trainer.state.epoch,
+        "step": step,
+        "epoch": epoch,
         "world_size": plan.world_size,
         "strategy": plan.strategy,
         "precision": plan.precision,
@@ -500,22 +503,8 @@ class ResumableTrainer(Trainer):
     an epoch waits for the epoch's end, since Trainer would otherwise never run that end (`_run_epoch` starts the next).
     """
 
-    store: Store
-    stop: Stop
-    plan: Plan
-
-    note: dict[str, Any]
-    """rundir.MODEL_NOTE's content."""
-    epochs: list[dict[str, Any]]
-    """metrics.json's `epochs`; the table of `callbacks.Progress`."""
-    evaluation_is_due = False
-    """An evaluation of this step was put off, so that a checkpoint was in time."""
-    save_is_due = False
-    """A save was put off to the epoch's end."""
     has_best_model = False
     """The weights are the best checkpoint's again, and no more those of the last step."""
-    check_losses: Callable[[], None] = staticmethod(lambda: None)
-    """Raises where a loss since the last look was no number; every rank calls it."""
 
     _live: Live | None = None
     _resumed: Saved | None = None
@@ -525,11 +514,61 @@ class ResumableTrainer(Trainer):
     _carried: torch.Tensor | None = None
     """IN_ONE_PIECE: losses before the interruption that the loop's own sum does not have yet."""
 
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        store: Store,
+        schedule: Schedule,
+        epochs: list[dict[str, Any]],
+        note: dict[str, Any],
+        loss_sum: torch.Tensor,
+        check_losses: Callable[[], None],
+        leave: Callable[[int], NoReturn],
+        **options: Any,
+    ) -> None:
+        """
+        Args:
+            epochs: metrics.json's `epochs`, the table that `callbacks.Progress` fills; a resumed run's rows are put there.
+            note: rundir.MODEL_NOTE's content.
+            loss_sum: a number on the device, to which each step's loss is added.
+            check_losses: raises where a loss since it was last called is not a number; every rank calls it.
+            leave: ends a training that was told to stop, at the step it is given; every rank calls it.
+        """
+        super().__init__(**options)
+        self.plan = plan
+        self.store = store
+        self.schedule = schedule
+        self.epochs = epochs
+        self.note = note
+        self._loss_sum = loss_sum
+        self._loss_steps = 0
+        self._loss_total = 0.0
+        self._check_losses = check_losses
+        self._leave = leave
+
     # -- saved -----------------------------------------------------------------------------------------------------
 
-    def training_state(self, *, is_first: bool) -> tuple[list[tuple[str, torch.Tensor]], dict[str, Any]]:
+    def snapshot(self) -> Snapshot:
+        """This step, for a store."""
+        best = {self.state.best_global_step}
+        if self.state.best_model_checkpoint:  # an older one, where the best step itself was not saved
+            best.add(step_of(Path(self.state.best_model_checkpoint)))
+        return Snapshot(
+            step=self.state.global_step,
+            epoch=self.state.epoch,
+            is_resumable=not self.args.save_only_model,
+            save_total_limit=self.args.save_total_limit,
+            best_steps=frozenset(step for step in best if step is not None),
+            gathered_weights=self._gathered_weights,
+            state_of_rank=self._training_state,
+            trainer_state=lambda: asdict(self.state),  # Trainer's own file has NaN, which is not JSON
+            write_model=self._write_model,
+        )
+
+    def _training_state(self) -> tuple[list[tuple[str, torch.Tensor]], dict[str, Any]]:
         """What this rank puts into its state file."""
-        live = self._live_state()
+        live, is_first = self._live_state(), self.store.peers.index == 0
         tree: dict[str, Any] = {
             "random": self._random_state or state.random_state(self.args.device),
             "sums": self._sums(),
@@ -538,13 +577,13 @@ class ResumableTrainer(Trainer):
         if is_first:
             tree["job"] = live.job_values()
             tree["epochs"] = self.epochs
-            tree["evaluation_is_due"] = self.evaluation_is_due
+            tree["evaluation_is_due"] = self.schedule.evaluation_is_due
             tree["globalstep_last_logged"] = self._globalstep_last_logged
             tree["loss_steps"] = self._loss_steps
         return live.tensors(is_first=is_first), tree
 
-    def gathered_weights(self) -> Any:
-        """The model's state dict on the first rank, gathered where it is sharded; every rank must call it."""
+    def _gathered_weights(self) -> Any:
+        """See `Snapshot`."""
         is_sharded = self.is_fsdp_enabled or self.plan.zero_stage == 3
         if is_sharded:
             return self.accelerator.get_state_dict(self.model_wrapped)
@@ -552,7 +591,7 @@ class ResumableTrainer(Trainer):
             return None
         return self.accelerator.get_state_dict(self.model_wrapped if self.is_deepspeed_enabled else self.model)
 
-    def write_model(self, folder: Path, weights: Any) -> None:
+    def _write_model(self, folder: Path, weights: Any) -> None:
         """Model and tokenizer in Hugging Face format; without training_args.bin, a pickle that nothing of ours reads."""
         self.model.save_pretrained(str(folder), state_dict=weights)
         rundir.write_json(folder / rundir.MODEL_NOTE, self.note)
@@ -586,7 +625,7 @@ class ResumableTrainer(Trainer):
                 rundir.open_by_umask(aside)
                 # A model card is there to be edited.
                 names = [p for p in sorted(aside.rglob("*")) if p.is_file() and p.name != "README.md"]
-                facts = _facts(self, resumable=False)
+                facts = manifest_facts(self.plan, self.state.global_step, self.state.epoch, resumable=False)
                 seal(aside, facts, [_synced(path, aside) for path in names])
                 sync_folder(aside)
                 _replace(folder, aside)
@@ -596,21 +635,15 @@ class ResumableTrainer(Trainer):
             raise
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if self.epoch_is_over() and not self._epoch_end_is_done():
-            self.save_is_due = True
+        self.schedule.save_is_due = self.schedule.epoch_is_over(self.state) and not self._epoch_end_is_done()
+        if self.schedule.save_is_due:
             return
-        self.save_is_due = False
-        self.check_losses()
+        self._check_losses()
         self.store_flos()
         best = self.store.folder / f"checkpoint-{self.state.best_global_step}"
         if self.state.best_global_step and (best.exists() or self.state.best_global_step == self.state.global_step):
             self.state.best_model_checkpoint = str(best)
-        self.store.save(self)
-
-    def epoch_is_over(self) -> bool:
-        """Whether this step is the last of its epoch, or of all."""
-        epoch = self.state.epoch or 0.0
-        return epoch == int(epoch) or self.state.global_step >= self.state.max_steps
+        self.store.save(self.snapshot())
 
     def _epoch_end_is_done(self) -> bool:
         # The table's row is made there.
@@ -648,7 +681,7 @@ class ResumableTrainer(Trainer):
         notes = self._live_state().load(saved, first["job"])
         self.epochs[:] = first["epochs"]
         self._loss_steps = first["loss_steps"]
-        self.evaluation_is_due = first["evaluation_is_due"]
+        self.schedule.evaluation_is_due = first["evaluation_is_due"]
         own = self.store.peers.index
         if manifest["world_size"] == self.plan.world_size:
             self._random_state = saved.trees[own]["random"]
@@ -683,9 +716,9 @@ class ResumableTrainer(Trainer):
             seed = self.args.seed
             state.derive_random_state(seed, self.state.global_step, self.store.peers.index)
             self._random_state = state.random_state(self.args.device)
-        if self.evaluation_is_due:
+        if self.schedule.evaluation_is_due:
             state.set_random_state(self._random_state, self.args.device)
-            self.evaluation_is_due = False
+            self.schedule.evaluation_is_due = False
             figures = self._evaluate(None, None)
             self._determine_best_metric(metrics=figures, trial=None)
             self._random_state = state.random_state(self.args.device)
@@ -696,16 +729,16 @@ class ResumableTrainer(Trainer):
         try:
             return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
         except EvaluationStopped:
-            self.evaluation_is_due, self._random_state = True, before
+            self.schedule.evaluation_is_due, self._random_state = True, before
             self.model.train()
             self._save_checkpoint(self.model, None)
-            self.stop.leave()
+            self._leave(self.state.global_step)
 
-    def stop_after_training(self) -> None:
+    def stop_after_training(self) -> NoReturn:
         """Told to stop in the evaluation of the finished model: save, unless its weights are no longer the last step's."""
         if not self.args.load_best_model_at_end:
             self._save_checkpoint(self.model, None)
-        self.stop.leave()
+        self._leave(self.state.global_step)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if self._random_state is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 
 if TYPE_CHECKING:
-    from launcher.worker.checkpoint import ResumableTrainer
     from launcher.worker.peers import Peers
 
 ZERO_STEPS = 3
@@ -31,15 +31,21 @@ NAN_REASONS = {
 class LossWatch(TrainerCallback):
     """Looks at each step's own loss when a line is logged; Trainer's logged loss hides NaN (logging_nan_inf_filter)."""
 
-    def __init__(self, trainer: ResumableTrainer, peers: Peers) -> None:
-        self._trainer = trainer
+    def __init__(self, loss_sum: Callable[[], torch.Tensor], precision: str, peers: Peers) -> None:
+        """
+        Args:
+            loss_sum: gives a copy, on the device, of the sum of this rank's losses in this epoch.
+            precision: the plan's, which tells what a loss that is not a number may come from.
+        """
+        self._loss_sum = loss_sum
+        self._precision = precision
         self._peers = peers
         self._sums: list[tuple[int, torch.Tensor]] = []
         self._num_zero = 0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        # A copy on the device; nothing is waited for until a line is logged.
-        self._sums.append((state.global_step, self._trainer._loss_sum.clone()))
+        # Nothing is waited for until a line is logged.
+        self._sums.append((state.global_step, self._loss_sum()))
         if control.should_log or len(self._sums) >= LOOK_EVERY:
             self.look()
 
@@ -76,7 +82,7 @@ class LossWatch(TrainerCallback):
             step, rank = min(found)
             raise LaunchError(
                 f"the loss is not a number (NaN or infinite) at step {step}, first on rank {rank}",
-                hint=NAN_REASONS[self._trainer.plan.precision],
+                hint=NAN_REASONS[self._precision],
                 exit_code=EXIT_JOB_FAILED,
                 is_consequence=rank != self._peers.index,
             )

@@ -11,9 +11,10 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -21,8 +22,8 @@ from launcher.worker import failure
 
 if TYPE_CHECKING:
     from launcher.worker.callbacks import Events
-    from launcher.worker.checkpoint import ResumableTrainer
     from launcher.worker.peers import Peers, Sum
+    from launcher.worker.schedule import Schedule
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -85,6 +86,30 @@ def _forget(owner: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+class StopReport:
+    """The event that says at which step all ranks stopped, and whether that step is saved."""
+
+    def __init__(self, peers: Peers, events: Events, saved_step: Callable[[], int]) -> None:
+        """
+        Args:
+            saved_step: the step of the newest checkpoint that is published or was resumed from.
+        """
+        self._peers = peers
+        self._events = events
+        self._saved_step = saved_step
+
+    def leave(self, step: int) -> NoReturn:
+        """Say what was kept of this step, and raise `Preempted`. Every rank must call it."""
+        self.emit(step, saved=self._saved_step() == step)
+        raise Preempted
+
+    def emit(self, step: int, *, saved: bool) -> None:
+        """Every rank must call it."""
+        numbers = {n for n in self._peers.gather(received()) if n is not None}
+        names = ", ".join(sorted(signal.Signals(n).name for n in numbers))
+        self._events.emit("preempted", step=step, saved=saved, signal=names)
+
+
 class Stop(TrainerCallback):
     """Ends a training at a step that all ranks agree on, with a checkpoint of it. Must be the last callback.
 
@@ -92,33 +117,37 @@ class Stop(TrainerCallback):
     checkpoint from before that would resume in the next epoch, and the row and evaluation of this one would be lost.
     """
 
-    def __init__(self, trainer: ResumableTrainer, peers: Peers, events: Events) -> None:
-        self._trainer = trainer
+    def __init__(self, peers: Peers, schedule: Schedule, report: StopReport, begin: Callable[[], None]) -> None:
+        """
+        Args:
+            begin: has the trainer go on where a checkpoint was; called once all callbacks know that a training begins.
+        """
         self._peers = peers
-        self._events = events
+        self._schedule = schedule
+        self._report = report
+        self._begin = begin
         self._question = Question(peers)
         self._is_stopping = False
-        self._evaluation_is_due = False
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if sum(self._peers.gather(received() or 0)):
-            self._say(state.global_step, saved=False)
+            self._report.emit(state.global_step, saved=False)
             raise Preempted
-        self._trainer.begin()
+        self._begin()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._is_stopping |= self._question.answer("step")
-        if self._trainer.epoch_is_over():
-            self._evaluation_is_due |= control.should_evaluate
-            self._trainer.save_is_due |= control.should_save
+        if self._schedule.epoch_is_over(state):
+            self._schedule.evaluation_is_due |= control.should_evaluate
+            self._schedule.save_is_due |= control.should_save
             control.should_evaluate = control.should_save = False
         elif self._is_stopping:
             self._save_first(control)
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        control.should_evaluate |= self._evaluation_is_due
-        control.should_save |= self._trainer.save_is_due
-        self._evaluation_is_due = False
+        control.should_evaluate |= self._schedule.evaluation_is_due
+        control.should_save |= self._schedule.save_is_due
+        self._schedule.evaluation_is_due = False
         if self._is_stopping:
             self._save_first(control)
 
@@ -129,24 +158,13 @@ class Stop(TrainerCallback):
             raise EvaluationStopped
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self._is_stopping and not self._trainer.save_is_due:
-            self.leave()
-
-    def leave(self) -> None:
-        """Say what was kept, and raise."""
-        step = self._trainer.state.global_step
-        self._say(step, saved=self._trainer.store.saved_step == step)
-        raise Preempted
+        if self._is_stopping and not self._schedule.save_is_due:
+            self._report.leave(state.global_step)
 
     def _save_first(self, control: TrainerControl) -> None:
-        self._trainer.evaluation_is_due = control.should_evaluate
+        self._schedule.evaluation_is_due = control.should_evaluate
         control.should_evaluate = False
         control.should_save = True
-
-    def _say(self, step: int, *, saved: bool) -> None:
-        numbers = {n for n in self._peers.gather(received()) if n is not None}
-        names = ", ".join(sorted(signal.Signals(n).name for n in numbers))
-        self._events.emit("preempted", step=step, saved=saved, signal=names)
 
 
 class Question:

@@ -9,7 +9,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
+from transformers import TrainingArguments
 
 from launcher import rundir
 from launcher.cluster import network
@@ -24,8 +26,9 @@ from launcher.worker.device import Rank
 from launcher.worker.heartbeat import Heart
 from launcher.worker.losswatch import LossWatch
 from launcher.worker.peers import Peers
-from launcher.worker.preempt import EvaluationStopped, Preempted, Stop
+from launcher.worker.preempt import EvaluationStopped, Preempted, Stop, StopReport
 from launcher.worker.rates import Rates
+from launcher.worker.schedule import Schedule
 from launcher.worker.trainer import RecipeTrainer
 
 DEFAULT_TIMEOUT_S = 1800
@@ -84,7 +87,7 @@ def main(run_dir: Path, attempt: int = 0) -> None:
 
 def _train(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
     prepared, events = _begin(plan, run, rank, heart)
-    trainer, progress = _build(plan, run, rank, prepared, events, heart)
+    trainer = build(plan, run, rank, prepared, events, heart)
     found = trainer.store.find()
     heart.beat("wrapping the model")
     output = trainer.train(resume_from_checkpoint=str(found.path) if found else None)
@@ -96,7 +99,7 @@ def _train(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
     trainer.publish_model(run.model_dir)
     if rank.is_first:
         events.emit("model", path=str(run.model_dir))
-        _write_results(plan, run, trainer, progress, final, output.metrics)
+        _write_results(plan, run, trainer, final, output.metrics)
         _end(events, final)
         if trainer.predictions is not None:
             trainer.predictions.require_scores(run.metrics_path)
@@ -105,7 +108,7 @@ def _train(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
 def _evaluate(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
     """Evaluate trained weights once, as the training did after an epoch."""
     prepared, events = _begin(plan, run, rank, heart)
-    trainer, _ = _build(plan, run, rank, prepared, events, heart)
+    trainer = build(plan, run, rank, prepared, events, heart)
     heart.beat("wrapping the model")
     events.emit("engine", **trainer.wrap_for_evaluation())
     try:
@@ -149,10 +152,55 @@ def _facts(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _build(
-    plan: Plan, run: RunDir, rank: Rank, prepared: data.Prepared, events: Events, heart: Heart
-) -> tuple[RecipeTrainer, Progress]:
+def build(plan: Plan, run: RunDir, rank: Rank, prepared: data.Prepared, events: Events, heart: Heart) -> RecipeTrainer:
+    """Join the other ranks, load the model, and make the trainer with all that works beside it. Every rank must call it."""
     transformers.utils.logging.disable_progress_bar()
+    args, peers = _join(plan, run, rank, heart)
+    heart.beat("loading the model")
+    # The head that a pretrained model lacks is drawn from this seed, so it is the same on all ranks.
+    transformers.set_seed(args.seed)
+    tokenizer = models.load_tokenizer(plan.recipe, Path(prepared.tokenizer_path))
+    model = models.load_model(plan, prepared, tokenizer)
+    epochs: list[dict[str, Any]] = []
+    loss_sum = torch.zeros((), device=args.device)
+    schedule = Schedule()
+    store = Store(run.checkpoints, plan, peers, events, heart)
+    watch = LossWatch(loss_sum.clone, plan.precision, peers)
+    report = StopReport(peers, events, saved_step=lambda: store.saved_step)
+    trainer = RecipeTrainer(
+        plan=plan,
+        rank=rank,
+        task=models.task(plan, prepared, tokenizer, model),
+        num_labels=prepared.num_labels,
+        store=store,
+        schedule=schedule,
+        epochs=epochs,
+        note=weights.note(plan, prepared.label_names),
+        loss_sum=loss_sum,
+        check_losses=watch.look,
+        leave=report.leave,
+        model=model,
+        args=args,
+        processing_class=tokenizer,
+        train_dataset=data.open_split(prepared.train) if prepared.train else None,
+        eval_dataset=data.open_split(prepared.eval) if prepared.eval else None,
+    )
+    progress = Progress(
+        events,
+        epochs,
+        trainer.metric_names,
+        check_engine=trainer.check_engine,
+        take_epoch_loss=trainer.take_epoch_loss,
+        eval_progress=lambda: trainer.eval_progress,
+        has_best_model=lambda: trainer.has_best_model,
+    )
+    rates, stop = Rates(trainer.meter, peers, events), Stop(peers, schedule, report, trainer.begin)
+    for callback in (progress, Beats(heart), watch, rates, stop):
+        trainer.add_callback(callback)
+    return trainer
+
+
+def _join(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> tuple[TrainingArguments, Peers]:
     timeout_s = plan.training_arguments.get("ddp_timeout", DEFAULT_TIMEOUT_S)
     heart.beat("joining the others")
     deepspeed_path = str(run.deepspeed_path) if plan.zero_stage is not None else None
@@ -160,33 +208,7 @@ def _build(
         device.init_process_group(plan, timeout_s=timeout_s)
         args = device.training_arguments(plan, output_dir=str(run.checkpoints), deepspeed_path=deepspeed_path)
     device.check_world(plan, rank, args)
-    peers = Peers(timeout_s=timeout_s)
-    heart.beat("loading the model")
-    # The head that a pretrained model lacks is drawn from this seed, so it is the same on all ranks.
-    transformers.set_seed(args.seed)
-    tokenizer = models.load_tokenizer(plan.recipe, Path(prepared.tokenizer_path))
-    model = models.load_model(plan, prepared, tokenizer)
-    trainer = RecipeTrainer(
-        plan=plan,
-        rank=rank,
-        task=models.task(plan, prepared, tokenizer, model),
-        num_labels=prepared.num_labels,
-        model=model,
-        args=args,
-        processing_class=tokenizer,
-        train_dataset=data.open_split(prepared.train) if prepared.train else None,
-        eval_dataset=data.open_split(prepared.eval) if prepared.eval else None,
-    )
-    progress = Progress(trainer, events)
-    trainer.epochs = progress.epochs
-    trainer.note = weights.note(plan, prepared.label_names)
-    trainer.store = Store(run.checkpoints, plan, peers, events, heart)
-    trainer.stop = Stop(trainer, peers, events)
-    rates, watch = Rates(trainer.meter, peers, events), LossWatch(trainer, peers)
-    trainer.check_losses = watch.look
-    for callback in (progress, Beats(heart), watch, rates, trainer.stop):
-        trainer.add_callback(callback)
-    return trainer, progress
+    return args, Peers(timeout_s=timeout_s)
 
 
 def _final_evaluation(trainer: RecipeTrainer) -> dict[str, Any]:
@@ -207,7 +229,7 @@ def _plain(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_results(
-    plan: Plan, run: RunDir, trainer: RecipeTrainer, progress: Progress, final: dict[str, Any], train: dict[str, Any]
+    plan: Plan, run: RunDir, trainer: RecipeTrainer, final: dict[str, Any], train: dict[str, Any]
 ) -> None:
     facts = _facts(plan)
     if trainer.predictions is not None:
@@ -223,4 +245,4 @@ def _write_results(
         "total_flos": state.total_flos,
         "epoch": state.epoch,
     }
-    rundir.write_json(run.metrics_path, {**facts, "epochs": progress.epochs, "final": final, "train": figures})
+    rundir.write_json(run.metrics_path, {**facts, "epochs": trainer.epochs, "final": final, "train": figures})

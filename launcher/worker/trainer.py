@@ -57,14 +57,19 @@ class RecipeTrainer(ResumableTrainer):
     ) -> None:  # fmt: skip
         device.allow_fsdp_on_cpu(plan)
         device.drop_needless_ddp(plan)
-        super().__init__(train_dataset=train_dataset, eval_dataset=eval_dataset, data_collator=task.collate, **options)
+        super().__init__(
+            plan=plan,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            data_collator=task.collate,
+            **options,
+        )
         device.shard_layers_that_exist(getattr(self.accelerator.state, "fsdp_plugin", None), self.model)
         # Counting labels over ranks is for losses that are divided by the count; ours are not.
         self.model_accepts_loss_kwargs = False
         self._order = _order(
             str(getattr(self.args.train_sampling_strategy, "value", self.args.train_sampling_strategy))
         )
-        self.plan = plan
         self.rank = rank
         self.task = task
         self.num_labels = num_labels
@@ -77,9 +82,6 @@ class RecipeTrainer(ResumableTrainer):
         self.eval_progress = (0, 0)
         self.meter = Meter(self.args.device)
         self._num_parameters = _num_parameters(self.model)
-        self._loss_sum = torch.zeros((), device=self.args.device)
-        self._loss_steps = 0
-        self._loss_total = 0.0
         self._has_stepped = False
 
     def check_engine(self) -> dict[str, Any]:
