@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ from launcher.rundir import RunDir
 from launcher.spec import RecipeSpec, Split
 from launcher.worker import cache, labels, prompts, rows, sameness, weights
 from launcher.worker import model as models
+from launcher.worker.prepared import Prepared, SplitFacts
+from launcher.worker.weights import Trained
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,67 +32,6 @@ if TYPE_CHECKING:
     from launcher.plan import Plan
 
 _KEY_ROWS = 10_000
-
-
-@dataclass(frozen=True)
-class SplitFacts:
-    """One tokenised split on this node's disk."""
-
-    path: str
-    rows: int
-    tokens: int
-    mean_tokens: float
-    max_tokens: int
-    rows_at_max_length: int
-    """Rows as long as max_length, most of which were longer."""
-    label_counts: tuple[int, ...] = ()
-    """Rows of each label."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """data.json: what `prepare` left for the ranks."""
-
-    key: str
-    model_path: str
-    """A folder on this node; no rank asks a hub."""
-    model_is_random: bool
-    tokenizer_path: str
-    num_labels: int
-    label_names: tuple[str, ...]
-    train: SplitFacts | None
-    """None where nothing is trained."""
-    eval: SplitFacts | None
-    answer_ids: tuple[tuple[int, ...], ...] | None
-    """causal-lm: the tokens of each label's answer, its end-of-turn token last."""
-    sample: dict[str, Any]
-    """One row as the model sees it, of the training split where there is one: text, label, input_ids, and the ids as
-    text again."""
-    notes: tuple[str, ...]
-    digests: dict[str, str] = field(default_factory=dict)
-    """Of what must be the same on every node of a job: rows, tokenizer, model. Empty where there is one node."""
-    adapter_path: str | None = None
-    """Where trained weights are used that are an adapter's: its folder; `model_path` is then the model below it."""
-    weights: dict[str, Any] | None = None
-    """Where trained weights are used: which, for metrics.json."""
-
-    @classmethod
-    def load(cls, path: Path) -> Prepared | None:
-        """data.json, or None where it is missing or its files are not on this node."""
-        value = rundir.read_json(path)
-        if not isinstance(value, dict) or "key" not in value:
-            return None
-        splits = {k: value[k] for k in ("train", "eval") if value[k] is not None}
-        facts = {k: SplitFacts(**{**v, "label_counts": tuple(v.get("label_counts", ()))}) for k, v in splits.items()}
-        answers = value["answer_ids"] and tuple(map(tuple, value["answer_ids"]))
-        names, notes = tuple(value["label_names"]), tuple(value["notes"])
-        prepared = cls(**{**value, **facts, "answer_ids": answers, "label_names": names, "notes": notes})
-        here = [facts[k].path for k in facts] + [prepared.model_path, prepared.tokenizer_path]
-        return prepared if all(Path(p).exists() for p in here) else None
-
-    def is_whole(self) -> bool:
-        """Whether the tokens are as they were written."""
-        return all(cache.is_whole(Path(split.path)) for split in (self.train, self.eval) if split is not None)
 
 
 def prepare(plan: Plan, run_dir: RunDir) -> Prepared:
@@ -102,56 +43,27 @@ def prepare(plan: Plan, run_dir: RunDir) -> Prepared:
         LaunchError: anything about data, tokenizer or model folder that the user can correct.
     """
     _quiet()
-    recipe, seed = plan.recipe, plan.training_arguments.get("seed", 42)
-    trained = weights.trained(recipe, plan.use.weights, seed=seed) if plan.use is not None else None
-    folder = trained.model if trained else models.locate(recipe)
-    tokenizer_folder = models.tokenizer_folder(recipe, trained.tokenizer if trained else folder)
-    said = models.look(recipe, plan.device, folder, is_trained=trained is not None)
-    tokenizer = models.load_tokenizer(recipe, tokenizer_folder)
-    config = models.load_config(recipe, folder)
-    num_labels = models.num_labels(recipe)
-    if trained is not None:
-        models.check_labels(recipe, config, trained.folder, has_head=trained.base is None)
-    splits: dict[str, Split] = {} if trained else {"train": recipe.data.train}
-    if recipe.data.eval is not None:
-        splits["eval"] = recipe.data.eval
-    raw = {name: rows.read(recipe, split, is_eval=name == "eval") for name, split in splits.items()}
-    first = next(iter(raw))
-    columns = {k: rows.label_column(recipe, part, splits[k], is_eval=k == "eval") for k, part in raw.items()}
-    names = weights.label_names(recipe, trained, config) if trained else recipe.model.label_names
-    numbered = labels.number(columns, names=names, num_labels=num_labels, trained=trained is not None)
-    label_names = numbered.names
-    notes = [*(trained.notes if trained else ()), *said, *models.notes(recipe, tokenizer, config), *numbered.notes]
-    notes += [note for k, part in raw.items() for note in rows.notes(recipe, part, splits[k])]
-    notes += [*labels.notes(numbered, columns), *_selection_notes(recipe, raw), *_repeated_notes(recipe, raw)]
-    encode = prompts.encoder(recipe, tokenizer, label_names)
-    settings = {"max_length": recipe.data.max_length, **encode.settings}
-    contents = {k: _content_key(rows.texts(recipe, part), numbered.labels[k]) for k, part in raw.items()}
-    tokenizer_key = _tokenizer_key(tokenizer)
-    facts = {}
-    for name, part in raw.items():
-        of = [tokenizer_key, settings]
-        found, told = _tokenise(part, numbered.labels[name], contents[name], encode.ids, of, recipe)
-        facts[name] = SplitFacts(**found, label_counts=numbered.counts(name))
-        notes += told
-    model_path, is_random = (folder, False) if trained else models.with_weights(recipe, folder, seed=seed, notes=notes)
-    if is_random:
-        notes.append(f"{folder} has no weights: training starts from random ones, made from its config")
+    recipe = plan.recipe
+    start = find_start(plan)
+    raw = read_rows(recipe, start)
+    tokens = tokenise(recipe, start, raw)
+    # Last, since making random weights may take minutes, which an error in the data must not cost.
+    model_path, is_random, notes = model_with_weights(plan, start)
+    first, trained = next(iter(raw.splits)), start.trained
+    digests = _digests(tokens, start.folder, None if is_random else model_path) if plan.num_nodes > 1 else {}
     prepared = Prepared(
-        key=cache.key([f.path for f in facts.values()]),
+        key=cache.key([split.path for split in tokens.splits.values()]),
         model_path=str(model_path),
         model_is_random=is_random,
-        tokenizer_path=str(tokenizer_folder),
-        num_labels=num_labels,
-        label_names=label_names,
-        train=facts.get("train"),
-        eval=facts.get("eval"),
-        answer_ids=encode.answer_ids,
-        sample=_sample(facts[first], raw[first], recipe, tokenizer),
-        notes=tuple(notes),
-        digests=_digests(contents, tokenizer_key, folder, None if is_random else model_path)
-        if plan.num_nodes > 1
-        else {},
+        tokenizer_path=str(start.tokenizer_folder),
+        num_labels=models.num_labels(recipe),
+        label_names=raw.numbered.names,
+        train=tokens.splits.get("train"),
+        eval=tokens.splits.get("eval"),
+        answer_ids=tokens.answer_ids,
+        sample=_sample(tokens.splits[first], raw.splits[first], recipe, start.tokenizer),
+        notes=(*start.notes, *raw.notes, *tokens.notes, *notes),
+        digests=digests,
         adapter_path=str(trained.folder) if trained and trained.base else None,
         weights=trained.facts() if trained else None,
     )
@@ -159,11 +71,16 @@ def prepare(plan: Plan, run_dir: RunDir) -> Prepared:
     return prepared
 
 
-def _digests(contents: Mapping[str, str], tokenizer_key: str, folder: Path, weights_at: Path | None) -> dict[str, str]:
+def is_whole(prepared: Prepared) -> bool:
+    """Whether the tokens are as they were written."""
+    return all(cache.is_whole(Path(split.path)) for split in (prepared.train, prepared.eval) if split is not None)
+
+
+def _digests(tokens: Tokens, folder: Path, weights_at: Path | None) -> dict[str, str]:
     """What nodes compare before their ranks start. Random weights are made from the config and the seed, equal everywhere."""
     return {
-        **{f"{name} data": content[: sameness.DIGEST_LETTERS] for name, content in contents.items()},
-        "tokenizer": tokenizer_key[: sameness.DIGEST_LETTERS],
+        **{f"{name} data": content[: sameness.DIGEST_LETTERS] for name, content in tokens.contents.items()},
+        "tokenizer": tokens.tokenizer_key[: sameness.DIGEST_LETTERS],
         "model config": sameness.of_file(folder / "config.json"),
         "model weights": "random" if weights_at is None else sameness.of_weights(weights_at),
     }
@@ -176,11 +93,11 @@ def prepared_for(plan: Plan, run_dir: RunDir) -> Prepared:
     """
     prepared = Prepared.load(run_dir.data_path)
     # The agent's preparation has just compared them; other launchers' ranks may find an earlier launch's.
-    if prepared is not None and (os.environ.get("TORCHELASTIC_RUN_ID") == run_dir.path.name or prepared.is_whole()):
+    if prepared is not None and (os.environ.get("TORCHELASTIC_RUN_ID") == run_dir.path.name or is_whole(prepared)):
         return prepared
     with cache.lock(f"run-{cache.key([str(run_dir.path.resolve())])}"):
         prepared = Prepared.load(run_dir.data_path)
-        return prepared if prepared is not None and prepared.is_whole() else prepare(plan, run_dir)
+        return prepared if prepared is not None and is_whole(prepared) else prepare(plan, run_dir)
 
 
 def open_split(facts: SplitFacts) -> Dataset:
@@ -195,6 +112,92 @@ def lengths(rows: Dataset) -> np.ndarray:
     column = rows.data.column("input_ids")
     counts = [np.diff(chunk.offsets.to_numpy()) for chunk in column.chunks]
     return np.concatenate(counts) if counts else np.zeros(0, np.int32)
+
+
+# -- weights -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Start:
+    """The model that a run begins with, on this node, and its tokenizer."""
+
+    trained: Trained | None
+    """None where a training begins: with the recipe's model."""
+    folder: Path
+    """Of the whole model; of the one below where `trained` is an adapter. It may have no weights yet."""
+    tokenizer_folder: Path
+    tokenizer: Any
+    label_names: tuple[str, ...] | None
+    """Where the recipe or the weights have them."""
+    notes: tuple[str, ...]
+
+
+def find_start(plan: Plan) -> Start:
+    """The first stage: find the model and its tokenizer, and check that they fit the recipe.
+
+    Raises:
+        LaunchError: they are not on this machine and cannot be fetched, or do not fit.
+    """
+    recipe = plan.recipe
+    trained = weights.trained(recipe, plan.use.weights, seed=_seed(plan)) if plan.use is not None else None
+    folder = trained.model if trained else models.locate(recipe)
+    tokenizer_folder = models.tokenizer_folder(recipe, trained.tokenizer if trained else folder)
+    notes = [*(trained.notes if trained else ()), *models.look(recipe, plan.device, folder, is_trained=bool(trained))]
+    tokenizer = models.load_tokenizer(recipe, tokenizer_folder)
+    config = models.load_config(recipe, folder)
+    names = recipe.model.label_names
+    if trained is not None:
+        models.check_labels(recipe, config, trained.folder, has_head=trained.base is None)
+        names = weights.label_names(recipe, trained, config)
+    notes += models.notes(recipe, tokenizer, config)
+    return Start(trained, folder, tokenizer_folder, tokenizer, names, tuple(notes))
+
+
+def model_with_weights(plan: Plan, start: Start) -> tuple[Path, bool, list[str]]:
+    """The folder of the weights, made now where the model has none; whether they are random; and what to say of that."""
+    if start.trained is not None:
+        return start.folder, False, []
+    notes: list[str] = []
+    path, is_random = models.with_weights(plan.recipe, start.folder, seed=_seed(plan), notes=notes)
+    if is_random:
+        notes.append(f"{start.folder} has no weights: training starts from random ones, made from its config")
+    return path, is_random, notes
+
+
+def _seed(plan: Plan) -> int:
+    return plan.training_arguments.get("seed", 42)
+
+
+# -- rows ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the recipe's data holds, checked."""
+
+    splits: dict[str, Dataset]
+    """By name: train, eval."""
+    numbered: labels.Numbered
+    notes: tuple[str, ...]
+
+
+def read_rows(recipe: RecipeSpec, start: Start) -> Rows:
+    """The second stage: read the splits, and number their labels as the weights or the recipe do.
+
+    Raises:
+        LaunchError: rows cannot be read, or one of them has no text or no label.
+    """
+    is_trained = start.trained is not None
+    splits: dict[str, Split] = {} if is_trained else {"train": recipe.data.train}
+    if recipe.data.eval is not None:
+        splits["eval"] = recipe.data.eval
+    raw = {name: rows.read(recipe, split, is_eval=name == "eval") for name, split in splits.items()}
+    columns = {k: rows.label_column(recipe, part, splits[k], is_eval=k == "eval") for k, part in raw.items()}
+    num_labels = models.num_labels(recipe)
+    numbered = labels.number(columns, names=start.label_names, num_labels=num_labels, trained=is_trained)
+    notes = [*numbered.notes, *(note for k, part in raw.items() for note in rows.notes(recipe, part, splits[k]))]
+    notes += [*labels.notes(numbered, columns), *_selection_notes(recipe, raw), *_repeated_notes(recipe, raw)]
+    return Rows(raw, numbered, tuple(notes))
 
 
 def _selection_notes(recipe: RecipeSpec, raw: Mapping[str, Dataset]) -> list[str]:
@@ -220,6 +223,39 @@ def _repeated_notes(recipe: RecipeSpec, raw: Mapping[str, Dataset]) -> list[str]
 
 
 # -- tokens --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Each split tokenised, by its name, and what that depended on."""
+
+    splits: dict[str, SplitFacts]
+    contents: dict[str, str]
+    """A digest of each split's texts and labels."""
+    tokenizer_key: str
+    answer_ids: tuple[tuple[int, ...], ...] | None
+    notes: tuple[str, ...]
+
+
+def tokenise(recipe: RecipeSpec, start: Start, raw: Rows) -> Tokens:
+    """The third stage: each split's token ids, from the cache or made now.
+
+    Raises:
+        LaunchError: texts cannot become tokens within data.max_length, or the cache cannot be written to.
+    """
+    numbered = raw.numbered
+    encode = prompts.encoder(recipe, start.tokenizer, numbered.names)
+    settings = {"max_length": recipe.data.max_length, **encode.settings}
+    contents = {k: _content_key(rows.texts(recipe, part), numbered.labels[k]) for k, part in raw.splits.items()}
+    tokenizer_key = _tokenizer_key(start.tokenizer)
+    splits: dict[str, SplitFacts] = {}
+    notes: list[str] = []
+    for name, part in raw.splits.items():
+        of = [tokenizer_key, settings]
+        facts, said = _tokenise(part, numbered.labels[name], contents[name], encode.ids, of, recipe)
+        splits[name] = SplitFacts(**facts, label_counts=numbered.counts(name))
+        notes += said
+    return Tokens(splits, contents, tokenizer_key, encode.answer_ids, tuple(notes))
 
 
 def _tokenise(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from launcher.plan import Plan
     from launcher.spec import RecipeSpec
-    from launcher.worker.data import Prepared
+    from launcher.worker.prepared import Prepared
 
 _DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _CONFIG_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")

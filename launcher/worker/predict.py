@@ -18,10 +18,11 @@ import transformers
 
 from launcher import rundir
 from launcher.rundir import Chunks, RunDir
-from launcher.worker import cache, data, device, preempt, prompts, weights
+from launcher.worker import cache, device, preempt, prompts, weights
 from launcher.worker import model as models
 from launcher.worker.metrics import NO_LABEL
 from launcher.worker.preempt import Preempted
+from launcher.worker.prepared import Prepared
 
 if TYPE_CHECKING:
     from launcher.plan import Plan
@@ -50,7 +51,7 @@ def prepare(plan: Plan, run: RunDir) -> None:
     models.notes(recipe, tokenizer, config)
     names = recipe.model.label_names or tuple(map(str, range(models.num_labels(recipe))))
     encode = prompts.encoder(recipe, tokenizer, names)
-    prepared = data.Prepared(
+    prepared = Prepared(
         key=cache.key([str(trained.folder)]),
         model_path=str(trained.model),
         model_is_random=False,
@@ -72,7 +73,7 @@ def main(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
     """Answer this rank's chunks until there are no more."""
     heart.beat("starting", 0)
     device.set_threads()
-    prepared = data.Prepared.load(run.data_path)
+    prepared = Prepared.load(run.data_path)
     assert prepared is not None
     heart.beat("loading the model")
     where = device.place(plan, rank)
@@ -101,7 +102,7 @@ def main(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
 class Predictor:
     """Texts in, (label, probabilities) out, in the same order; (None, None) where a score is NaN or infinite."""
 
-    def __init__(self, plan: Plan, prepared: data.Prepared, where: torch.device) -> None:
+    def __init__(self, plan: Plan, prepared: Prepared, where: torch.device) -> None:
         recipe, names = plan.recipe, prepared.label_names
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"label_names": names})})
         self._tokenizer = models.load_tokenizer(recipe, Path(prepared.tokenizer_path))

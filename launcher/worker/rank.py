@@ -27,6 +27,7 @@ from launcher.worker.heartbeat import Heart
 from launcher.worker.losswatch import LossWatch
 from launcher.worker.peers import Peers
 from launcher.worker.preempt import EvaluationStopped, Preempted, Stop, StopReport
+from launcher.worker.prepared import Prepared
 from launcher.worker.rates import Rates
 from launcher.worker.schedule import Schedule
 from launcher.worker.trainer import RecipeTrainer
@@ -130,7 +131,7 @@ def _end(events: Events, final: dict[str, Any]) -> None:
     events.emit("end", **{k: v for k, v in final.items() if isinstance(v, int | float)})
 
 
-def _begin(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> tuple[data.Prepared, Events]:
+def _begin(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> tuple[Prepared, Events]:
     heart.beat("starting", 0)
     device.prepare_env(plan, os.environ)
     device.set_threads()
@@ -152,7 +153,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
     }
 
 
-def build(plan: Plan, run: RunDir, rank: Rank, prepared: data.Prepared, events: Events, heart: Heart) -> RecipeTrainer:
+def build(plan: Plan, run: RunDir, rank: Rank, prepared: Prepared, events: Events, heart: Heart) -> RecipeTrainer:
     """Join the other ranks, load the model, and make the trainer with all that works beside it. Every rank must call it."""
     transformers.utils.logging.disable_progress_bar()
     args, peers = _join(plan, run, rank, heart)

@@ -22,6 +22,7 @@ from launcher.errors import EXIT_USER, LaunchError
 from launcher.rundir import RunDir
 from launcher.worker import data, weights
 from launcher.worker import model as models
+from launcher.worker.prepared import Prepared
 
 REPO = Path(__file__).resolve().parent.parent.parent
 TINY = REPO / "recipes" / "tiny"
@@ -38,10 +39,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def prepare(recipe: Callable[..., Path], tmp_path: Path) -> Callable[..., data.Prepared]:
+def prepare(recipe: Callable[..., Path], tmp_path: Path) -> Callable[..., Prepared]:
     """Prepare rows with the toy model; overrides are recipe words."""
 
-    def run(*overrides: str, rows: list[dict[str, Any]] = ROWS, test: list[dict[str, Any]] = ROWS[:7]) -> data.Prepared:
+    def run(*overrides: str, rows: list[dict[str, Any]] = ROWS, test: list[dict[str, Any]] = ROWS[:7]) -> Prepared:
         for name, part in (("train", rows), ("test", test)):
             lines = "".join(json.dumps(row) + "\n" for row in part)
             (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
@@ -53,7 +54,7 @@ def prepare(recipe: Callable[..., Path], tmp_path: Path) -> Callable[..., data.P
     return run
 
 
-def refused(prepare: Callable[..., data.Prepared], *overrides: str, **rows: Any) -> LaunchError:
+def refused(prepare: Callable[..., Prepared], *overrides: str, **rows: Any) -> LaunchError:
     with pytest.raises(LaunchError) as caught:
         prepare(*overrides, **rows)
     assert EXIT_USER == caught.value.exit_code
@@ -80,7 +81,7 @@ def test_rows_are_tokenised_without_padding_and_opened_from_disk(prepare, tmp_pa
         "label": 4,
         "input_ids": expected[39],
     }.items() <= prepared.sample.items()
-    assert prepared == data.Prepared.load(tmp_path / "run" / "data.json")
+    assert prepared == Prepared.load(tmp_path / "run" / "data.json")
 
 
 def test_the_subset_is_chosen_before_tokenising(prepare):
@@ -167,12 +168,12 @@ def test_damaged_tokens_are_made_again_and_it_is_said(prepare, tmp_path):
     data_before = file.read_bytes()
     file.write_bytes(data_before[:900] + bytes([data_before[900] ^ 1]) + data_before[901:])
 
-    assert not first.is_whole()
+    assert not data.is_whole(first)
     second = prepare()
 
     assert [note for note in second.notes if "was damaged" in note and first.train.path in note]
     assert data_before == file.read_bytes()
-    assert second.is_whole()
+    assert data.is_whole(second)
     assert not [note for note in prepare().notes if "damaged" in note]
 
 
@@ -330,10 +331,10 @@ TABLE = "".join(f"{row['text'].strip()},{row['label']}\n" for row in ROWS)
 
 
 @pytest.fixture
-def csv(prepare, tmp_path: Path) -> Callable[..., data.Prepared]:
+def csv(prepare, tmp_path: Path) -> Callable[..., Prepared]:
     """Prepare one CSV file's content as training and test split."""
 
-    def run(content: str | bytes, *words: str, name: str = "mails.csv") -> data.Prepared:
+    def run(content: str | bytes, *words: str, name: str = "mails.csv") -> Prepared:
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return prepare("data.path=csv", f"data.data_files={{train: {path}, test: {path}}}", *words)
