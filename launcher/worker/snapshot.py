@@ -9,8 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-Weights = dict[str, Tensor]
-
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -24,7 +22,7 @@ class Snapshot:
     """Checkpoints to keep; None or 0: all."""
     best_steps: frozenset[int]
     """Steps whose checkpoints are kept beyond that limit."""
-    gathered_weights: Callable[[], Weights | None]
+    gathered_weights: Callable[[], dict[str, Tensor] | None]
     """The model's state dict on the first rank, gathered where it is sharded; every rank must call it."""
     state_of_rank: Callable[[], tuple[list[tuple[str, Tensor]], dict[str, Any]]]
     """What this rank's state file holds: tensors by name, and a tree of plain values."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import signal
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import TrainerControl, TrainerState
 
+import launcher.worker
 from launcher import plan, spec
 from launcher.cluster.model import Cluster
 from launcher.errors import LaunchError
@@ -45,6 +47,19 @@ def at(step: int, epoch: float, max_steps: int = 8) -> TrainerState:
 
 ARGS: Any = None
 """Of TrainingArguments, of which none of these callbacks reads anything."""
+
+
+def test_no_part_is_changed_from_outside():
+    """Each is whole when it is made: nothing sets an attribute of a trainer, or of what works beside it, but its own methods."""
+    parts = {"trainer", "store", "stop", "report", "progress", "watch", "rates", "schedule"}
+    written = [
+        f"{path.name}:{node.lineno}: {ast.unparse(node)}"
+        for path in Path(launcher.worker.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) in parts
+    ]
+
+    assert [] == written
 
 
 # -- being told to stop ------------------------------------------------------------------------------------------------
