@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Two processes, a file in one of them: its tests share finished jobs and daemons. In order, since short files come last.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo check test test-rest test-npu test-all bench clean
+.PHONY: setup demo check test test-rest test-npu test-all bench messages clean
 
 setup:
 	@tools/setup $(VENV)
@@ -33,6 +33,10 @@ test-all: check test test-rest test-npu
 
 bench: setup
 	$(BIN)/python tools/bench_startup.py
+
+# Texts for translators, and every language's catalogue; `make messages LANGUAGE=zh` begins one.
+messages: setup
+	@$(BIN)/python tools/messages.py $(LANGUAGE)
 
 clean:
 	rm -rf $(VENV) .cache build dist runs .pytest_cache .mypy_cache .ruff_cache

@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import functools
 import json
-import os
 import re
 import sys
 import time
@@ -26,7 +25,7 @@ try:
 except ImportError:  # Python 3.10
     import sre_parse as _parser  # type: ignore[no-redef,import-not-found,unused-ignore]
 
-from launcher import error_codes
+from launcher import error_codes, messages
 from launcher.errors import LaunchError
 
 Kind = Literal["root", "peer", "consequence", "wrapper", "note"]
@@ -1133,11 +1132,9 @@ def _failures_own(path: Path, lang: Lang) -> Verdict | None:
 # --- words ---------------------------------------------------------------------------------------------------------
 
 
-def language(env: Mapping[str, str] | None = None) -> Lang:
-    """The reader's language, from the locale."""
-    env = os.environ if env is None else env
-    value = env.get("LC_ALL") or env.get("LC_MESSAGES") or env.get("LANG") or ""
-    return "zh" if value.lower().startswith("zh") else "en"
+def language() -> Lang:
+    """The reader's language, of the two that the table has."""
+    return "zh" if messages.language().lower().startswith("zh") else "en"
 
 
 _WORDS = {

@@ -10,12 +10,13 @@ import sys
 import click
 from click.shell_completion import CompletionItem
 
-from launcher import __version__, scrub, streams
+from launcher import __version__, messages, scrub, streams
 from launcher.cli import (
     check,
     command,
     command_line,
     completion,
+    language,
     launch,
     program,
     ranktable,
@@ -27,6 +28,7 @@ from launcher.cli import (
 from launcher.cli.options import COMPLETE_VAR
 from launcher.confined import NotPlainError
 from launcher.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_USER, LaunchError
+from launcher.messages import Message
 
 
 class _Group(click.Group):
@@ -34,9 +36,12 @@ class _Group(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {"--help", "-h", "--version"}
-        if args and args[0] not in own and args[0] not in self.commands:
-            args = command_line.with_command(args, program.program_command.params)
-        return super().parse_args(ctx, args)
+        head = language.words(args)
+        language.choose(head[-1].rpartition("=")[2] if head else "auto", self)
+        rest = args[len(head) :]
+        if rest and rest[0] not in own and rest[0] not in self.commands:
+            rest = command_line.with_command(rest, program.program_command.params)
+        return super().parse_args(ctx, [*head, *rest])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
         """Commands; where none begins so, what the default command takes first: a recipe."""
@@ -50,6 +55,7 @@ class _Group(click.Group):
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--lang", type=click.Choice(language.choices()), expose_value=False, help=language.HELP)
 @click.version_option(__version__, prog_name="ascend-launch")
 def cli() -> None:
     """Fine-tune a model on every Ascend NPU of a node, or on CPU ranks, from one recipe; or run your own program on each.
@@ -86,18 +92,18 @@ for one in (
 
 _STDOUT = streams.NAMES[1]
 _NO_BUGS = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space",
-    errno.EROFS: "name a place that can be written",
-    errno.EACCES: "have its permissions changed, or name another",
-    errno.EPERM: "have its permissions changed, or name another",
-    errno.EISDIR: "name a file",
-    errno.ENOTDIR: "name a folder",
-    errno.ENAMETOOLONG: "use a shorter name",
-    errno.ELOOP: "name what the link should lead to",
-    errno.EIO: "check the disk",
-    errno.ESTALE: "check the disk",
-    errno.EMFILE: "raise the limit: ulimit -n 65536",
+    errno.ENOSPC: Message("free some space"),
+    errno.EDQUOT: Message("free some space"),
+    errno.EROFS: Message("name a place that can be written"),
+    errno.EACCES: Message("have its permissions changed, or name another"),
+    errno.EPERM: Message("have its permissions changed, or name another"),
+    errno.EISDIR: Message("name a file"),
+    errno.ENOTDIR: Message("name a folder"),
+    errno.ENAMETOOLONG: Message("use a shorter name"),
+    errno.ELOOP: Message("name what the link should lead to"),
+    errno.EIO: Message("check the disk"),
+    errno.ESTALE: Message("check the disk"),
+    errno.EMFILE: Message("raise the limit: ulimit -n 65536"),
 }
 """What a system may say anywhere, and what to do about it."""
 
@@ -124,43 +130,53 @@ def _exit_code() -> int | str | None:
         # Where a pipe's reader left, click puts another object there and ends itself.
         return end.code if sys.stdout is stdout else _lost_output(BrokenPipeError())
     except LaunchError as error:
-        click.echo(scrub.shown(f"error: {error}"), err=True)
+        _say(Message("error: {error}", error=error))
         return error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return EXIT_USER
     except click.ClickException as error:
+        error.message = messages.translated(error.message)  # type: ignore[misc, unused-ignore]  # click frames it
         words = io.StringIO()
         error.show(file=words)
         click.echo(scrub.shown(words.getvalue()), err=True, nl=False)
         return EXIT_USER
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        _say(Message("interrupted"))
         return EXIT_INTERRUPTED
     except Exception as error:
         if isinstance(error, OSError) and (isinstance(error, BrokenPipeError) or error.filename == _STDOUT):
             return _lost_output(error)
         if isinstance(error, NotPlainError):
-            click.echo(f"error: {error.filename}: {error.strerror}\n  fix: remove it, or name another folder", err=True)
+            what = LaunchError(
+                "{path}: {problem}",
+                hint="remove it, or name another folder",
+                path=error.filename,
+                problem=error.strerror,
+            )
+            _say(Message("error: {error}", error=what))
             return EXIT_USER
         if isinstance(error, OSError):
             from launcher import places
 
             if places.NO_TEMPORARY in str(error):
-                click.echo(f"error: {places.no_temporary(error)}", err=True)
+                _say(Message("error: {error}", error=places.no_temporary(error)))
                 return EXIT_USER
         if isinstance(error, OSError) and error.errno in _NO_BUGS:
             where = f"{error.filename}: " if error.filename else ""
-            click.echo(f"error: {where}{error.strerror}\n  fix: {_NO_BUGS[error.errno]}", err=True)
+            fix = _NO_BUGS[error.errno]
+            _say(Message("error: {where}{problem}\n  fix: {fix}", where=where, problem=error.strerror, fix=fix))
             return EXIT_USER
         if "surrogates not allowed" in str(error):
-            click.echo(
-                "error: the name of a file or folder is not UTF-8, and files of a run hold names as UTF-8\n  fix: rename it",
-                err=True,
+            _say(
+                Message(
+                    "error: the name of a file or folder is not UTF-8, and files of a run hold names as UTF-8\n"
+                    "  fix: rename it"
+                )
             )
             return EXIT_USER
         if str(error).startswith("Symlink loop"):
-            click.echo(f"error: {error}\n  fix: {_NO_BUGS[errno.ELOOP]}", err=True)
+            _say(Message("error: {problem}\n  fix: {fix}", problem=error, fix=_NO_BUGS[errno.ELOOP]))
             return EXIT_USER
         click.echo(scrub.shown(_crash_log(error)), err=True)
         return EXIT_BUG
@@ -173,8 +189,12 @@ def _lost_output(error: OSError) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if isinstance(error, BrokenPipeError):
         return EXIT_OK
-    click.echo(f"error: {_STDOUT}: {error.strerror}\n  fix: send it elsewhere", err=True)
+    _say(Message("error: {name}: {problem}\n  fix: send it elsewhere", name=_STDOUT, problem=error.strerror))
     return EXIT_JOB_FAILED
+
+
+def _say(message: Message) -> None:
+    click.echo(scrub.shown(messages.translated(message)), err=True)
 
 
 def _crash_log(error: Exception) -> str:
@@ -183,7 +203,7 @@ def _crash_log(error: Exception) -> str:
     import tempfile
     import traceback
 
-    text = (
+    details = (
         f"### version\n\n```\nascend-launch {__version__}, Python {platform.python_version()}, {platform.platform()}\n```\n"
         f"\n### traceback\n\n```\n{''.join(traceback.format_exception(error))}```\n"
     )
@@ -191,9 +211,15 @@ def _crash_log(error: Exception) -> str:
         with tempfile.NamedTemporaryFile(
             "w", prefix="ascend-launch-", suffix=".log", delete=False, encoding="utf-8"
         ) as log:
-            log.write(scrub.hide(text))
+            log.write(scrub.hide(details))
     except OSError:  # nothing takes a file
-        return f"{scrub.hide(text)}error: this is a bug of ascend-launch's; please report it with the lines above"
-    return (
-        f"error: {type(error).__name__}: {error}\n  this is a bug of ascend-launch's; please report it with {log.name}"
+        words = Message("error: this is a bug of ascend-launch's; please report it with the lines above")
+        return scrub.hide(details) + messages.translated(words)
+    return messages.translated(
+        Message(
+            "error: {kind}: {error}\n  this is a bug of ascend-launch's; please report it with {path}",
+            kind=type(error).__name__,
+            error=error,
+            path=log.name,
+        )
     )

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from launcher.cli import outputs
+from launcher import messages
+from launcher.cli import language, outputs
 from launcher.cli.options import Count, RecipeFile, complete_recipe, doctor_values
 from launcher.errors import LaunchError
 
@@ -102,13 +103,15 @@ def _node_facts(path: Path) -> dict[str, Any]:
 
 @click.command(name="explain")
 @click.argument("path", type=outputs.Name())
-@click.option("--lang", type=click.Choice(["auto", "en", "zh"]), default="auto", envvar="ASCEND_LAUNCH_LANG", help="Language of the explanation [default: auto, the locale's].")  # fmt: skip
+@click.option("--lang", type=click.Choice(language.choices()), help=language.HELP)
 @click.option("--json", "as_json", is_flag=True, help="The verdict as one JSON object.")
-def explain_command(path: str, lang: Any, as_json: bool) -> None:
+def explain_command(path: str, lang: str | None, as_json: bool) -> None:
     """Say what went wrong in PATH: a run directory, a plog folder, a log file, or - for standard input."""
     from launcher import explain, show
 
+    if lang is not None:
+        messages.choose(lang)
     if path == "-" and sys.stdin is None:
         raise LaunchError("-: standard input is closed", hint="name a run directory or a log file")
-    language = explain.language() if lang == "auto" else lang
-    show.explanation(explain.explain_path(path, language), language, as_json)
+    chosen = explain.language()
+    show.explanation(explain.explain_path(path, chosen), chosen, as_json)

@@ -1,4 +1,4 @@
-"""Text for a terminal, whoever wrote it: without secrets, and without what a terminal obeys."""
+"""Text for a terminal, whoever wrote it: in the reader's language, without secrets, and without what a terminal obeys."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ from typing import Any
 
 import rich.text
 
-from launcher import scrub
+from launcher import messages, scrub
 
 
 class Text(rich.text.Text):
-    """rich's, which lets escape sequences pass."""
+    """rich's, which lets escape sequences pass. A Message is translated; any other text is data, and stays what it is."""
 
     def __init__(self, text: str = "", *args: Any, **options: Any) -> None:
-        super().__init__(scrub.shown(text), *args, **options)
+        super().__init__(_shown(text), *args, **options)
 
     def append(self, text: rich.text.Text | str, style: Any = None) -> Text:
-        super().append(scrub.shown(text) if isinstance(text, str) else text, style)
+        super().append(_shown(text) if isinstance(text, str) else text, style)
         return self
+
+
+def _shown(text: str) -> str:
+    return scrub.shown(messages.translated(text) if isinstance(text, messages.Message) else text)

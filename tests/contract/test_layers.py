@@ -26,6 +26,7 @@ LAYERS = [
     {"assets", "error_codes"},
     {"confined", "scrub"},
     {"errors", "streams", "again"},
+    {"messages"},
 ]
 """From the top down. A module may import those in its own group's siblings' modules and anything below."""
 RANK_SIDE = {"torch", "transformers", "accelerate", "deepspeed", "datasets", "evaluate", "sklearn", "peft", "numpy"}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher import explain
+from launcher import explain, messages
 from launcher.errors import LaunchError
 
 EXCERPTS = Path(__file__).parents[2].parent / "shared" / "facts" / "npu-logs"
@@ -592,11 +592,13 @@ def test_both_languages_say_the_same_thing(tmp_path: Path):
     assert "rank 2" in english and "原因" in chinese
 
 
-@pytest.mark.parametrize(
-    ("env", "lang"), [({"LANG": "zh_CN.UTF-8"}, "zh"), ({"LC_ALL": "C", "LANG": "zh_CN"}, "en"), ({}, "en")]
-)
-def test_the_language_follows_the_locale(env: dict[str, str], lang: str):
-    assert explain.language(env) == lang
+@pytest.mark.parametrize(("chosen", "lang"), [("zh_CN", "zh"), ("zh", "zh"), ("en_GB", "en"), ("fr", "en")])
+def test_the_table_is_shown_in_the_language_that_was_chosen(chosen: str, lang: str):
+    messages.choose(chosen)
+    try:
+        assert lang == explain.language()
+    finally:
+        messages.choose("en")
 
 
 def repeated(count: int) -> str:
