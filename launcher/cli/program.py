@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from launcher.plan import Accelerate, Plan
     from launcher.program import Program
     from launcher.rundir import RunDir
+    from launcher.show.program import Source
     from launcher.spec import Loaded
     from launcher.supervise import Outcome
 
@@ -96,8 +96,8 @@ OPTIONS = [
     _option("--role", default="default", metavar="NAME", help="ROLE_NAME of the ranks, and the prefix of their lines [default: default]."),
     _option("--log-dir", type=outputs.Target(file_okay=False), metavar="FOLDER", help="Folder that run directories are made below [default: runs]."),
     click.option("--run-dir", type=outputs.Target(file_okay=False), metavar="FOLDER", help="Directory of this run [default: a new one below --log-dir]."),
-    _option("-t", "--tee", default="0", metavar="3|RANK:3,...", help="Show these local ranks' output too, each line with its rank; 3 for all [default: local rank 0 alone, as it is]."),
-    _option("-r", "--redirects", default="0", metavar="3|RANK:3,...", help="Keep these local ranks' output off the screen; the logs in the run directory have it always."),
+    _option("-t", "--tee", default="0", metavar="0|1|2|3|RANK:1,...", help="Show standard output (1), standard error (2) or both (3) of these local ranks, each line with its rank; each stream has a log [default: local rank 0 alone, as it is]."),
+    _option("-r", "--redirects", default="0", metavar="0|1|2|3|RANK:1,...", help="Keep standard output (1), standard error (2) or both (3) of these local ranks off the screen; each stream has a log, in the run directory."),
     _option("--local-ranks-filter", default="", metavar="RANK,...", help="Show the output of these local ranks only."),
     click.option("--use-env", is_flag=True, hidden=True, help="With a line of torch.distributed.launch: no --local-rank=N before the arguments."),
     click.option("--local-rank-option", is_flag=True, hidden=True, help="Put --local-rank=N before the arguments, as torch.distributed.launch does."),
@@ -142,10 +142,13 @@ def program_command(words: tuple[str, ...], **given: Any) -> None:
     """
     from launcher import plan, spec
     from launcher import program as programs
+    from launcher.cli import screen
     from launcher.cluster import detect, environment
     from launcher.cluster.nodes import folder_name
 
     _refuse(given)
+    on_screen = screen.Streams(given["redirects"], given["tee"], given["local_ranks_filter"])
+    on_screen.check()
     program = _program(words, given)
     programs.check(program)
     asked_of_accelerate = _accelerate(given)
@@ -163,13 +166,14 @@ def program_command(words: tuple[str, ...], **given: Any) -> None:
         precision=given["precision"],
     )
     made = plan.of_program(shown, loaded, cluster, options)
+    logs = {"separate_logs": on_screen.separate(made.nproc_per_node)}
+    program, made = program.model_copy(update=logs), made.model_copy(update={"program": shown.model_copy(update=logs)})
     if made.num_nodes == 1 and given["master_port"]:
         made = made.model_copy(update={"rdzv_endpoint": f"127.0.0.1:{given['master_port']}"})
     job = None if given["rdzv_id"] in (None, "none") else folder_name(given["rdzv_id"])
     if given["dry_run"]:
         _show(loaded, cluster, made, given["run_dir"])
         return
-    shown_ranks = _shown(given, made, cluster.node_rank)
     launch(
         loaded,
         cluster,
@@ -178,7 +182,7 @@ def program_command(words: tuple[str, ...], **given: Any) -> None:
         run_dir=given["run_dir"],
         job=job or cluster.job,
         as_json=given["as_json"],
-        shown=shown_ranks,
+        shown=on_screen.shown(made.nproc_per_node, cluster.node_rank * made.nproc_per_node),
     )
 
 
@@ -196,7 +200,7 @@ def _show(loaded: Loaded, cluster: Cluster, plan: Plan, run_dir: Path | None) ->
 
 def launch(
     loaded: Loaded, cluster: Cluster, plan: Plan, program: Program, *, run_dir: Path | None, job: str | None,
-    as_json: bool, shown: Shown,
+    as_json: bool, shown: tuple[Source, ...],
 ) -> NoReturn:  # fmt: skip
     """Start the ranks, show their output, and end with 0, or with 1 where one failed or the job was stopped."""
     from launcher import accelerated, rundir, show, supervise
@@ -222,11 +226,11 @@ def launch(
     if program != plan.program:
         child_env[programs.ARGS] = json.dumps(program.args)
     streams.outlive()
-    view = show.view(True) if as_json else view_module.ProgramView(shown.ranks)
+    view = show.view(True) if as_json else view_module.ProgramView(_with_errors(shown))
     view.plan(plan, run, loaded)
     if is_new:
         rundir.point_latest(run.path)
-    output = view_module.Output(run, shown.ranks, prefixed=shown.prefixed, role=program.role)
+    output = view_module.Output(run, shown, role=program.role)
     argv = files.agent_argv(run, cluster.node_rank, is_program=True)
     with view:
         outcome = supervise.run(
@@ -240,6 +244,13 @@ def launch(
     again = launching.continuing_command(plan, run, cluster.node_rank) if is_shown else ""
     view.end(outcome, run, _explained(outcome, run), again=again)
     sys.exit(EXIT_OK if outcome.exit_code == EXIT_OK else EXIT_JOB_FAILED)
+
+
+def _with_errors(shown: tuple[Source, ...]) -> tuple[int, ...]:
+    """Ranks whose standard error, and so whose traceback, is shown."""
+    from launcher.show.program import STDERR
+
+    return tuple(source.rank for source in shown if source.stream & STDERR)
 
 
 def _user_env() -> dict[str, str]:
@@ -261,14 +272,6 @@ def _explained(outcome: Outcome, run: RunDir) -> Report | None:
     return report
 
 
-@dataclass(frozen=True)
-class Shown:
-    """Whose output is shown, and whether each line says whose it is."""
-
-    ranks: tuple[int, ...]
-    prefixed: bool = False
-
-
 def _refuse(given: dict[str, Any]) -> None:
     """Raises LaunchError for an option of torchrun's that cannot be honoured, by its name."""
     for name, instead in NOT_TAKEN.items():
@@ -277,12 +280,6 @@ def _refuse(given: dict[str, Any]) -> None:
     for name, (values, why) in ONLY.items():
         if given[name] is not None and given[name] not in values:
             raise LaunchError(f"--{name.replace('_', '-')} {given[name]} is not supported", hint=f"leave it out; {why}")
-    for name in ("tee", "redirects"):
-        if not {part.rpartition(":")[2] for part in given[name].split(",")} <= {"0", "3"}:
-            raise LaunchError(
-                f"--{name} {given[name]}: one log holds both streams of a rank, so 0 and 3 are the values",
-                hint=f"use --{name} 3, or 0:3,1:3 for some local ranks",
-            )
 
 
 def _program(words: tuple[str, ...], given: dict[str, Any]) -> Program:
@@ -412,22 +409,6 @@ def _recipe(given: dict[str, Any]) -> Any:
     from launcher import spec
 
     return spec.RecipeSpec(output_dir=str(given["log_dir"] or "runs"), report=False)
-
-
-def _shown(given: dict[str, Any], plan: Plan, node_rank: int) -> Shown:
-    """Whose output is shown by --tee, --redirects and --local-ranks-filter."""
-    from launcher.show.program import is_shown
-
-    local = range(plan.nproc_per_node)
-    teed = [r for r in local if is_shown(given["tee"], r)]
-    wanted = teed or [0]
-    if given["local_ranks_filter"]:
-        named = {int(word) for word in given["local_ranks_filter"].split(",") if word.strip().isdecimal()}
-        wanted = [r for r in local if r in named]
-    kept_off = [r for r in local if is_shown(given["redirects"], r) and r not in teed]
-    first = node_rank * plan.nproc_per_node
-    ranks = tuple(first + r for r in wanted if r not in kept_off)
-    return Shown(ranks, len(ranks) > 1 or bool(teed))
 
 
 def _without_secrets(args: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from launcher import accelerated, plan
-from launcher.cli import command_line, program
+from launcher.cli import command_line, program, screen
 from launcher.cluster import detect
 from launcher.errors import LaunchError
 from launcher.program import Program
+from launcher.show import program as show
 from launcher.worker import preload
 
 PARAMETERS = program.program_command.params
@@ -264,3 +265,51 @@ def test_a_module_of_the_programs_own_is_read_before_what_follows_it(tmp_path: P
 
     assert [] == read(tmp_path, "import datasets\n", datasets="ROWS = []\n").modules
     assert "train.py" in read(tmp_path, "def broken(:\n").reason
+
+
+# -- streams ---------------------------------------------------------------------------------------------------------
+
+OUT, ERR = show.STDOUT, show.STDERR
+
+
+@pytest.mark.parametrize(
+    ("asked", "separate", "shown"),
+    [
+        (screen.Streams(), (), {(4, show.BOTH, False)}),
+        (screen.Streams(local_ranks_filter="0,1"), (), {(4, show.BOTH, True), (5, show.BOTH, True)}),
+        (screen.Streams(tee="3"), (0, 1), {(r, s, True) for r in (4, 5) for s in (OUT, ERR)}),
+        (screen.Streams(tee="1"), (0, 1), {(r, s, s == OUT) for r in (4, 5) for s in (OUT, ERR)}),
+        (screen.Streams(redirects="3"), (0, 1), set()),
+        (screen.Streams(redirects="2"), (0, 1), {(4, OUT, False), (5, OUT, False)}),
+        (screen.Streams(redirects="1", tee="2"), (0, 1), {(4, ERR, True), (5, ERR, True)}),
+        (screen.Streams(tee="0:1,1:3"), (0, 1), {(4, OUT, True), (4, ERR, False), (5, OUT, True), (5, ERR, True)}),
+        (screen.Streams(tee="1:3"), (1,), {(5, OUT, True), (5, ERR, True)}),
+        (screen.Streams(redirects="0:0,1:1"), (1,), {(4, show.BOTH, False), (5, ERR, False)}),
+        (screen.Streams(tee="3", local_ranks_filter="1"), (0, 1), {(5, OUT, True), (5, ERR, True)}),
+    ],
+)
+def test_streams_are_kept_and_shown_as_torchrun_does(asked: screen.Streams, separate: tuple, shown: set):
+    """Of the ranks that the options name; the others' output is in one log, and the first one's is shown."""
+    asked.check()
+
+    assert separate == asked.separate(2)
+    assert shown == {(s.rank, s.stream, s.prefixed) for s in asked.shown(2, 4)}
+
+
+@pytest.mark.parametrize("value", ["0", "1", "3", "4", "-1", "", "0:1", "0:1,1:3", "0:4", "0:1,", "3,0:1", "out"])
+def test_torchs_own_reading_decides_what_a_value_is(value: str):
+    """Checked against the installed torch, and so are the streams of each rank."""
+    multiprocessing = pytest.importorskip("torch.distributed.elastic.multiprocessing.api")
+    try:
+        theirs = multiprocessing.to_map(multiprocessing.Std.from_str(value), 2)
+    except ValueError:
+        with pytest.raises(LaunchError, match=r"--tee .*torchrun's values"):
+            screen.Streams(tee=value).check()
+        return
+
+    asked = screen.Streams(redirects=value)
+    asked.check()
+    named = {rank: std for rank, std in theirs.items() if std}
+    assert tuple(named) == asked.separate(2)
+    kept_off = {(rank, stream) for rank, std in named.items() for stream in (OUT, ERR) if std & stream}
+    assert not kept_off & {(s.rank, s.stream) for s in asked.shown(2, 0)}
