@@ -23,6 +23,7 @@ from launcher.cli import (
     report,
     results,
     submit,
+    submit_program,
 )
 from launcher.cli.options import COMPLETE_VAR
 from launcher.confined import NotPlainError
@@ -34,7 +35,10 @@ class _Group(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {"--help", "-h", "--version"}
-        if args and args[0] not in own and args[0] not in self.commands:
+        if args[:1] == ["submit"]:
+            params = submit_program.submit_program_command.params
+            args = command_line.with_command(args[1:], params, command_line.SUBMIT)
+        elif args and args[0] not in own and args[0] not in self.commands:
             args = command_line.with_command(args, program.program_command.params)
         return super().parse_args(ctx, args)
 
@@ -77,6 +81,8 @@ for one in (
     check.explain_command,
     recipes.recipes_group,
     submit.submit_command,
+    submit_program.submit_program_command,
+    submit_program.submit_command_command,
     completion.completion_command,
     report.report_command,
     ranktable.ranktable_command,

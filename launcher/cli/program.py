@@ -6,13 +6,14 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
 from launcher import streams
-from launcher.cli import outputs
+from launcher.cli import hostfile, outputs
 from launcher.cli.options import Count, Seconds, supervision, supervision_options
 from launcher.errors import EXIT_JOB_FAILED, EXIT_OK, LaunchError
 
@@ -133,6 +134,10 @@ def _options(command: Any) -> Any:
 )
 @_options
 @supervision_options
+@hostfile.options
+@click.option(
+    "--output-events", is_flag=True, hidden=True, help="With --json: the output of the ranks that are shown, as events."
+)
 @click.argument("words", nargs=-1, required=True, metavar="PROGRAM [ARGS]...", type=click.UNPROCESSED)
 def program_command(words: tuple[str, ...], **given: Any) -> None:
     """Run PROGRAM with its ARGS on every rank: a Python script, a module (-m) or an executable (--no-python).
@@ -146,17 +151,24 @@ def program_command(words: tuple[str, ...], **given: Any) -> None:
     from launcher.cluster import detect, environment
     from launcher.cluster.nodes import folder_name
 
-    _refuse(given)
+    refuse(given)
     on_screen = screen.Streams(given["redirects"], given["tee"], given["local_ranks_filter"])
     on_screen.check()
-    program = _program(words, given)
+    program = program_of(words, given)
     programs.check(program)
-    asked_of_accelerate = _accelerate(given)
+    far = {name: given.pop(name) for name in hostfile.OWN}
+    if far["hostfile"] is not None:
+        sys.exit(hostfile.launch_program(program, words, on_screen, given, far))
+    hostfile.refuse_alone(far)
+    asked_of_accelerate = accelerate_of(given)
     asked, device = _ranks(given["nproc"], given["device"])
     count, rank, endpoint = _nodes(given)
+    if count is not None and count > 1 and (rank, endpoint) == (None, None):
+        # Said again of what the cluster says, which also numbers the nodes.
+        count = None if _counts(os.environ, count) else count
     nodes = environment.find(os.environ, count, rank, endpoint, pretend=given["dry_run"]).told_nproc(asked)
     cluster = detect.here(device, os.environ, nodes)
-    shown = program.model_copy(update={"args": _without_secrets(program.args)})
+    shown = program.model_copy(update={"args": without_secrets(program.args)})
     loaded = spec.Loaded(_recipe(given), program.name, Path.cwd() / program.name.replace(".", "_"), {})
     options = plan.Options(
         nproc=asked if asked is not None else nodes.nproc,
@@ -182,7 +194,8 @@ def program_command(words: tuple[str, ...], **given: Any) -> None:
         run_dir=given["run_dir"],
         job=job or cluster.job,
         as_json=given["as_json"],
-        shown=on_screen.shown(made.nproc_per_node, cluster.node_rank * made.nproc_per_node),
+        shown=on_screen.of_node(made.nproc_per_node, cluster.node_rank, is_among_others=given["output_events"]),
+        output_events=given["output_events"],
     )
 
 
@@ -200,7 +213,7 @@ def _show(loaded: Loaded, cluster: Cluster, plan: Plan, run_dir: Path | None) ->
 
 def launch(
     loaded: Loaded, cluster: Cluster, plan: Plan, program: Program, *, run_dir: Path | None, job: str | None,
-    as_json: bool, shown: tuple[Source, ...],
+    as_json: bool, shown: tuple[Source, ...], output_events: bool = False,
 ) -> NoReturn:  # fmt: skip
     """Start the ranks, show their output, and end with 0, or with 1 where one failed or the job was stopped."""
     from launcher import accelerated, rundir, show, supervise
@@ -226,31 +239,26 @@ def launch(
     if program != plan.program:
         child_env[programs.ARGS] = json.dumps(program.args)
     streams.outlive()
-    view = show.view(True) if as_json else view_module.ProgramView(_with_errors(shown))
+    view = show.view(True) if as_json else view_module.ProgramView(view_module.with_errors(shown))
     view.plan(plan, run, loaded)
     if is_new:
         rundir.point_latest(run.path)
-    output = view_module.Output(run, shown, role=program.role)
+    write = view_module.output_event if output_events else view_module.show_output
+    output = view_module.Output(run, shown, role=program.role, write=write)
+    is_followed = output_events or not as_json
     argv = files.agent_argv(run, cluster.node_rank, is_program=True)
     with view:
         outcome = supervise.run(
-            argv, run, child_env, view.event, on_poll=None if as_json else output, lock=lock,
+            argv, run, child_env, view.event, on_poll=output if is_followed else None, lock=lock,
             has_stdin=plan.world_size == 1,
         )  # fmt: skip
-        if not as_json:
+        if is_followed:
             output.finish()
     # A secret among its arguments is not shown again.
     is_shown = program == plan.program and launching.goes_on(outcome, run)
     again = launching.continuing_command(plan, run, cluster.node_rank) if is_shown else ""
     view.end(outcome, run, _explained(outcome, run), again=again)
     sys.exit(EXIT_OK if outcome.exit_code == EXIT_OK else EXIT_JOB_FAILED)
-
-
-def _with_errors(shown: tuple[Source, ...]) -> tuple[int, ...]:
-    """Ranks whose standard error, and so whose traceback, is shown."""
-    from launcher.show.program import STDERR
-
-    return tuple(source.rank for source in shown if source.stream & STDERR)
 
 
 def _user_env() -> dict[str, str]:
@@ -272,7 +280,7 @@ def _explained(outcome: Outcome, run: RunDir) -> Report | None:
     return report
 
 
-def _refuse(given: dict[str, Any]) -> None:
+def refuse(given: dict[str, Any]) -> None:
     """Raises LaunchError for an option of torchrun's that cannot be honoured, by its name."""
     for name, instead in NOT_TAKEN.items():
         if given[name]:
@@ -282,7 +290,8 @@ def _refuse(given: dict[str, Any]) -> None:
             raise LaunchError(f"--{name.replace('_', '-')} {given[name]} is not supported", hint=f"leave it out; {why}")
 
 
-def _program(words: tuple[str, ...], given: dict[str, Any]) -> Program:
+def program_of(words: tuple[str, ...], given: dict[str, Any]) -> Program:
+    """The program that the words and the options say."""
     from launcher.program import Kind, Program
 
     if given["module"] and given["no_python"]:
@@ -294,7 +303,7 @@ def _program(words: tuple[str, ...], given: dict[str, Any]) -> Program:
     )  # fmt: skip
 
 
-def _accelerate(given: dict[str, Any]) -> Accelerate | None:
+def accelerate_of(given: dict[str, Any]) -> Accelerate | None:
     """What is asked of accelerate; a config file's ranks and machines go into the options that were not given.
 
     Raises:
@@ -381,6 +390,16 @@ def _nodes(given: dict[str, Any]) -> tuple[int | None, int | None, str | None]:
     return count, rank, host
 
 
+def _counts(env: Mapping[str, str], count: int) -> bool:
+    """Whether the cluster's environment says that many nodes."""
+    from launcher.cluster import environment
+
+    try:
+        return environment.find(env, pretend=True).count == count
+    except LaunchError:
+        return False
+
+
 def _rdzv_conf(given: dict[str, Any]) -> int | None:
     """The node's rank by --rdzv-conf; its join_timeout goes into the options.
 
@@ -411,7 +430,7 @@ def _recipe(given: dict[str, Any]) -> Any:
     return spec.RecipeSpec(output_dir=str(given["log_dir"] or "runs"), report=False)
 
 
-def _without_secrets(args: tuple[str, ...]) -> tuple[str, ...]:
+def without_secrets(args: tuple[str, ...]) -> tuple[str, ...]:
     """The arguments as a run directory may hold them."""
     from launcher.scrub import hidden
 

@@ -38,6 +38,13 @@ class Streams:
         """Local ranks that --redirects or --tee names: each stream of theirs has a log."""
         return tuple(r for r in range(num_local) if _of(self.redirects, r) | _of(self.tee, r))
 
+    def of_node(self, num_local: int, node_rank: int, *, is_among_others: bool) -> tuple[Source, ...]:
+        """What is shown of a node; among others, whose output goes to one screen, nothing that only tells of the first."""
+        shown = self.shown(num_local, node_rank * num_local)
+        if node_rank and is_among_others:
+            return tuple(source for source in shown if source.prefixed or source.stream != BOTH)
+        return shown
+
     def shown(self, num_local: int, first_rank: int) -> tuple[Source, ...]:
         """What is shown. A stream of --tee has each line's rank before it, and one of --redirects is kept off the screen; the
         other stream of a rank that they name is shown as it comes, as torchrun does. Of ranks that neither names it is the

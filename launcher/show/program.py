@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,8 +43,16 @@ class Source:
 class Output:
     """The output of some ranks of a run, read from their logs as it grows, over restarts too."""
 
-    def __init__(self, run: RunDir, sources: tuple[Source, ...], *, role: str) -> None:
+    def __init__(
+        self,
+        run: RunDir,
+        sources: tuple[Source, ...],
+        *,
+        role: str,
+        write: Callable[[Source, bytes], None] | None = None,
+    ) -> None:
         self.run = run
+        self.write = write or show_output
         self.sources = sources
         self.role = role
         self.attempt = run.last_attempt + 1
@@ -70,7 +80,7 @@ class Output:
             if data:
                 found = True
                 self.offsets[path] = self.offsets.get(path, 0) + len(data)
-                _write(source, self._lines(source, data) if source.prefixed else data)
+                self.write(source, self._lines(source, data) if source.prefixed else data)
         return found
 
     def _lines(self, source: Source, data: bytes) -> bytes:
@@ -89,10 +99,18 @@ class Output:
             pass
         for source, half in self.halves.items():
             if half:
-                _write(source, self._head(source) + half + b"\n")
+                self.write(source, self._head(source) + half + b"\n")
 
 
-def _write(source: Source, data: bytes) -> None:
+def output_event(source: Source, data: bytes) -> None:
+    """Hand output on as an event, for the launcher that started this one on another machine."""
+    if data:
+        text = data.decode(errors="surrogateescape")  # JSON takes every byte so
+        print(json.dumps({"event": "output", "rank": source.rank, "stream": source.stream, "text": text}), flush=True)
+
+
+def show_output(source: Source, data: bytes) -> None:
+    """Output on the stream of ours that it is meant for."""
     ours = sys.stderr if source.stream == STDERR else sys.stdout
     ours.flush()
     stream = getattr(ours, "buffer", None)
@@ -103,11 +121,17 @@ def _write(source: Source, data: bytes) -> None:
     ours.flush()
 
 
+def with_errors(shown: tuple[Source, ...]) -> tuple[int, ...]:
+    """Ranks whose standard error, and so whose traceback, is shown."""
+    return tuple(source.rank for source in shown if source.stream & STDERR)
+
+
 class ProgramView(View):
     """Follows a program: stdout is the program's alone."""
 
-    def __init__(self, shown_ranks: tuple[int, ...] = ()) -> None:
+    def __init__(self, shown_ranks: tuple[int, ...] = (), who: str = "each rank runs") -> None:
         super().__init__()
+        self.who = who
         self.shown_ranks = shown_ranks
         """Ranks whose output, and so whose traceback, is on the screen already."""
 
@@ -117,7 +141,7 @@ class ProgramView(View):
         where = f"{plan.nproc_per_node} x {plan.device}" + (f" ({plan.chip})" if plan.chip else "")
         nodes = f" on each of {plan.num_nodes} nodes ({plan.nodes_reason})" if plan.num_nodes > 1 else ""
         self._line(f"ranks          {where}{nodes}")
-        self._line(f"each rank runs {plan.program.command}")
+        self._line(f"{self.who} {plan.program.command}")
         if plan.accelerate is not None:
             shown = " ".join(f"{name}={value}" for name, value in plan.accelerate_env.items())
             self._line(f"accelerate     {plan.accelerate.version} sets {shown}")

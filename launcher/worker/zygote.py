@@ -195,8 +195,8 @@ def _child(job: Job, pipe: Connection) -> NoReturn:
         # Whatever this rank forks (DataLoader workers) dies with it too.
         os.register_at_fork(after_in_child=lambda: _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
         pipe.close()
-        for number, log in enumerate(_open_logs(job), 1):
-            os.dup2(log, number)
+        for stream, log in enumerate(_open_logs(job), 1):
+            os.dup2(log, stream)
             os.close(log)
         os.environ.update(job.env)
         if job.program is None:

@@ -120,7 +120,7 @@ def test_a_line_without_a_config_takes_the_one_that_accelerate_would_find(no_def
 def asked(**given: object) -> tuple[object, dict[str, object]]:
     names = ("accelerate_config", "strategy", "precision", "accelerate_args", "nproc", "nnodes", "node_rank", "master_addr", "master_port", "rdzv_endpoint")  # fmt: skip
     values: dict[str, object] = {**dict.fromkeys(names), "device": "auto", **given}
-    return program._accelerate(values), values
+    return program.accelerate_of(values), values
 
 
 def test_without_an_option_nothing_of_accelerates_is_set():
@@ -205,7 +205,7 @@ def test_what_has_no_counterpart_is_refused_by_name(pasted: str):
 def test_secrets_among_the_arguments_stay_out_of_files():
     """A token is an argument's value by its name, or by its look."""
     given = ("--hub_token", "abc", "--hub_token=abc", "--lr", "1", "hf_abcdefgh12", "--x", "https://u:p@h/y")
-    shown = program._without_secrets(given)
+    shown = program.without_secrets(given)
 
     assert ("--hub_token", "<hidden>", "--hub_token=<hidden>", "--lr", "1", "<hidden>", "--x") == shown[:-1]
     assert "p@h" not in shown[-1]
