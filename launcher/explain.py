@@ -883,7 +883,7 @@ def read_capped(path: Path) -> str:
     return data.decode("utf-8", errors="replace")
 
 
-_RANK_LOG = re.compile(r"^rank_(\d{1,6})\.log$")
+_RANK_LOG = re.compile(r"^rank_(\d{1,6})(?:\.stdout|\.stderr)?\.log$")
 _RANK_ERROR = re.compile(r"^error_(\d{1,6}|prepare)\.json$")
 _PLOG_NAME = re.compile(r"^plog-(\d{1,9})_\d+\.log$")
 _ENTRY = re.compile(r"Entry-HcclCommInitRootInfo\w*:ranks\[\d+\], rank\[(\d{1,6})\]")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from launcher.spec import RecipeSpec
@@ -54,7 +54,11 @@ def in_pods(spec: RecipeSpec, workdir: str | None, is_mounted: Callable[[str], b
 
 def on_own_disk(spec: RecipeSpec, recipe: Path, script: Path | None, mounts: Path = MOUNTS) -> list[str]:
     """A sentence for each file that lies on a disk of this machine alone, which other nodes do not see."""
-    found = [("recipe", str(recipe)), *([("script", str(script))] if script else []), *named(spec)]
+    return of_this_disk([("recipe", str(recipe)), *([("script", str(script))] if script else []), *named(spec)], mounts)
+
+
+def of_this_disk(found: Iterable[tuple[str, str]], mounts: Path = MOUNTS) -> list[str]:
+    """The same of any (key, path)."""
     out = []
     for key, path in found:
         kind = _file_system(Path(path).expanduser(), mounts)

@@ -27,6 +27,8 @@ class Program(Section):
     """ROLE_NAME of the ranks."""
     local_rank_option: bool = False
     """Whether `--local-rank=N` comes before the arguments, as torch.distributed.launch puts it."""
+    separate_logs: tuple[int, ...] = ()
+    """Local ranks whose standard output and standard error have a log each."""
 
     @property
     def name(self) -> str:

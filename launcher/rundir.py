@@ -96,7 +96,19 @@ class RunDir:
         return self.path / f"attempt_{number}"
 
     def rank_log(self, attempt: int, rank: int) -> Path:
+        """Both streams of a rank; of one that has a log for each, see `stdout_log` and `stderr_log`."""
         return self.attempt(attempt) / f"rank_{rank}.log"
+
+    def stdout_log(self, attempt: int, rank: int) -> Path:
+        return self.attempt(attempt) / f"rank_{rank}.stdout.log"
+
+    def stderr_log(self, attempt: int, rank: int) -> Path:
+        return self.attempt(attempt) / f"rank_{rank}.stderr.log"
+
+    def last_words(self, attempt: int, rank: int) -> Path:
+        """The log that a rank's last words are in."""
+        separate = self.stderr_log(attempt, rank)
+        return separate if separate.exists() else self.rank_log(attempt, rank)
 
     def error_path(self, attempt: int, rank: int) -> Path:
         return self.attempt(attempt) / f"error_{rank}.json"

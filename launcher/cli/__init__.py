@@ -24,6 +24,7 @@ from launcher.cli import (
     report,
     results,
     submit,
+    submit_program,
 )
 from launcher.cli.options import COMPLETE_VAR
 from launcher.confined import NotPlainError
@@ -39,7 +40,10 @@ class _Group(click.Group):
         head = language.words(args)
         language.choose(head[-1].rpartition("=")[2] if head else "auto", self)
         rest = args[len(head) :]
-        if rest and rest[0] not in own and rest[0] not in self.commands:
+        if rest[:1] == ["submit"]:
+            params = submit_program.submit_program_command.params
+            rest = command_line.with_command(rest[1:], params, command_line.SUBMIT)
+        elif rest and rest[0] not in own and rest[0] not in self.commands:
             rest = command_line.with_command(rest, program.program_command.params)
         return super().parse_args(ctx, [*head, *rest])
 
@@ -83,6 +87,8 @@ for one in (
     check.explain_command,
     recipes.recipes_group,
     submit.submit_command,
+    submit_program.submit_program_command,
+    submit_program.submit_command_command,
     completion.completion_command,
     report.report_command,
     ranktable.ranktable_command,

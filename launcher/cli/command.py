@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -15,7 +16,28 @@ from launcher.cli.options import supervision_options
 from launcher.errors import LaunchError
 
 
-@click.command(name="command", context_settings={"allow_interspersed_args": False})
+def _job(env: Mapping[str, str]) -> dict[str, str]:
+    """Which node of its cluster's job this is, by the variables that LLaMA-Factory, ms-swift and many scripts read; none on
+    one node, and none where the cluster does not say it: then the launch inside says what is wrong."""
+    from launcher.cluster import environment
+    from launcher.cluster.nodes import split_endpoint
+
+    try:
+        nodes = environment.find(env)
+    except LaunchError:
+        return {}
+    if nodes.count == 1 or nodes.endpoint is None:
+        return {}
+    host, port = split_endpoint(nodes.endpoint)
+    return {"NNODES": str(nodes.count), "NODE_RANK": str(nodes.rank), "MASTER_ADDR": host, "MASTER_PORT": str(port)}
+
+
+@click.command(
+    name="command",
+    context_settings={"allow_interspersed_args": False, "token_normalize_func": lambda word: word.replace("_", "-")},
+)
+@click.option("--nproc", metavar="N", help="Ranks on this node of each launch that names none itself.")
+@click.option("--device", metavar="npu|cpu", help="Where ranks compute [default: npu where there is one, else cpu].")
 @supervision_options
 @click.option(
     "--run-dir", metavar="FOLDER", help="Directory of the run that the command starts [default: a new one below runs]."
@@ -29,7 +51,8 @@ def command_command(context: click.Context, words: tuple[str, ...], **given: obj
       ascend-launch --max-restarts 1 -- llamafactory-cli train sft.yaml
       ascend-launch -- bash train.sh
 
-    The options are given to each such launch, beside those that the command itself gives.
+    The options are given to each such launch, beside those that the command itself gives. In a job of several nodes the
+    command runs once on each; NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT say which, where they are not set.
     """
     from launcher import nested
 
@@ -39,7 +62,7 @@ def command_command(context: click.Context, words: tuple[str, ...], **given: obj
         if value is not None and source is not None and source.name == "COMMANDLINE":
             ours += [f"--{name.replace('_', '-')}", str(value)]
     with tempfile.TemporaryDirectory(prefix="ascend-launch-") as folder:
-        env = nested.prepare(Path(folder), ours, os.environ)
+        env = nested.prepare(Path(folder), ours, {**_job(os.environ), **os.environ})
         try:
             child = subprocess.Popen(words, env=env)
         except OSError as error:

@@ -14,28 +14,37 @@ import click
 from launcher.errors import LaunchError
 
 RECIPE, PROGRAM, COMMAND = "run", "program", "command"
+SUBMIT = ("submit", "submit-program", "submit-command")
+"""The same three, for a cluster's queue."""
 RECIPE_ENDINGS = (".yaml", ".yml")
 
 
-def with_command(args: list[str], parameters: Sequence[click.Parameter]) -> list[str]:
-    """The words with the command's name before them.
+def with_command(
+    args: list[str],
+    parameters: Sequence[click.Parameter],
+    names: tuple[str, str, str] = (RECIPE, PROGRAM, COMMAND),
+) -> list[str]:
+    """The words with the command's name before them: of `names`, the one for a recipe, a program or a command.
 
     The first word that is no option decides: another launcher's name, a recipe, or a program. Where an option is not
     known, or no such word is there, the command that was most likely meant says so.
     """
+    recipe, program, command = names
     index = first_word(args, parameters)
     if index is not None and args[index] == "--":
-        return [COMMAND, *args]
+        is_recipe = names == SUBMIT and "".join(args[index + 1 : index + 2]).endswith(RECIPE_ENDINGS)
+        return [recipe if is_recipe else command, *args]
     if index is None:
-        return [PROGRAM if any(is_program(word) for word in args) else RECIPE, *args]
+        return [program if any(is_program(word) for word in args) else recipe, *args]
     before, word, after = args[:index], args[index], args[index + 1 :]
     if word in PASTED:
         words = PASTED[word](after)
-        print(f"ascend-launch {shlex.join([*before, *words])}", file=sys.stderr)
-        return [PROGRAM, *before, *words]
+        said = ["submit", *before, *words] if names == SUBMIT else [*before, *words]
+        print(f"ascend-launch {shlex.join(said)}", file=sys.stderr)
+        return [program, *before, *words]
     if _says_program(before) or is_program(word):
-        return [PROGRAM, *args]
-    return [RECIPE, *args]
+        return [program, *args]
+    return [recipe, *args]
 
 
 def first_word(args: Sequence[str], parameters: Sequence[click.Parameter]) -> int | None:

@@ -16,6 +16,8 @@ from launcher.cli.options import load
 from launcher.errors import LaunchError
 
 if TYPE_CHECKING:
+    from launcher.cli.screen import Streams
+    from launcher.program import Program
     from launcher.ssh.job import Job
 
 OPTIONS = [
@@ -106,7 +108,97 @@ def launch(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, dry_r
     return outcome.exit_code
 
 
-def _job(recipe: Path, overrides: tuple[str, ...], run_dir: Path, machine: dict[str, Any], far: dict[str, Any]) -> Job:
+OF_A_CLUSTER = {"master_addr", "master_port", "standalone", "rdzv_id", "rdzv_conf", "rdzv_backend", "log_dir"}
+"""Of `program`: what --hostfile says, or is of this machine."""
+
+
+def launch_program(
+    program: Program, words: tuple[str, ...], on_screen: Streams, given: dict[str, Any], far: dict[str, Any]
+) -> int:
+    """Run a program on the hosts of a hostfile; 0, or 1 where a rank failed or the job was stopped."""
+    from launcher import again, rundir, show
+    from launcher.cli.launch import explained, goes_on
+    from launcher.errors import EXIT_JOB_FAILED, EXIT_OK, EXIT_USER
+    from launcher.plan import Plan
+    from launcher.rundir import RunDir
+    from launcher.show import program as view_module
+    from launcher.spec import Loaded, RecipeSpec
+    from launcher.ssh import connection, job
+
+    _refuse_nodes(given)
+    loaded = Loaded(RecipeSpec(output_dir=str(given["log_dir"] or "runs"), report=False), program.name, Path.cwd(), {})
+    script = Path(program.target) if program.kind == "script" and Path(program.target).is_file() else None
+    base = Path(loaded.spec.output_dir)
+    if given["dry_run"]:
+        planned = _job(script, words, given["run_dir"] or base / program.name / "RUN", given, far, "program")
+        show.hosts(
+            [
+                (host.name, connection.argv(host, planned.python, planned.ssh_config), planned.argv(i, planned.endpoint or "CHOSEN:LATER"), sorted(planned.host_env(i)))
+                for i, host in enumerate(planned.hosts)
+            ],
+            planned.cwd,
+            given["as_json"],
+        )  # fmt: skip
+        return EXIT_OK
+    is_new = given["run_dir"] is None
+    run = rundir.new(base, program.name) if is_new else RunDir(given["run_dir"])
+    run.create()
+    planned = _job(script, words, run.path, given, far, "program")
+    streams.outlive()
+    view = show.view(True) if given["as_json"] else view_module.ProgramView()
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event["event"] == "plan":
+            plan = Plan.model_validate_json(json.dumps(event["plan"]))
+            nodes = range(plan.num_nodes)
+            shown = [s for i in nodes for s in on_screen.of_node(plan.nproc_per_node, i, is_among_others=True)]
+            if isinstance(view, view_module.ProgramView):
+                view.shown_ranks = view_module.with_errors(tuple(shown))
+            view.plan(plan, run, loaded)
+        elif event["event"] == "output" and not given["as_json"]:
+            source = view_module.Source(event["rank"], event["stream"])
+            view_module.show_output(source, event["text"].encode(errors="surrogateescape"))
+        else:
+            if event["event"] == "ranks" and is_new:
+                rundir.point_latest(run.path)
+            view.event(event)
+
+    try:
+        with view:
+            outcome = job.run(planned, run, on_event, show.words)
+    except LaunchError:
+        if is_new:  # nothing was started
+            rundir.discard(run)
+        raise
+    options = [*options_given({"run_dir", "dry_run"}), "--run-dir", str(run.path)]
+    continuing = again.command(["program", *options, *words]) if goes_on(outcome, run) else ""
+    view.end(outcome, run, explained(outcome, run), again=continuing)
+    return outcome.exit_code if outcome.exit_code in (EXIT_OK, EXIT_USER) else EXIT_JOB_FAILED
+
+
+def _refuse_nodes(given: dict[str, Any]) -> None:
+    said = [name for name in ("node_rank", "master_addr", "master_port", "standalone") if given[name]]
+    if given["nnodes"] not in (None, 1):
+        said.append("nnodes")
+    if said:
+        raise LaunchError(
+            f"--{said[0].replace('_', '-')}: --hostfile says itself how many nodes there are, and which is which",
+            hint="leave it out; --include and --exclude choose among the hosts, and --rdzv-endpoint says where they meet",
+        )
+    if isinstance(given["nproc"], str):
+        raise LaunchError(
+            f"--nproc-per-node {given['nproc']} with --hostfile", hint="give a number, or slots=N for a host"
+        )
+
+
+def _job(
+    recipe: Path | None,
+    overrides: tuple[str, ...],
+    run_dir: Path,
+    machine: dict[str, Any],
+    far: dict[str, Any],
+    command: str = "run",
+) -> Job:
     import hashlib
 
     from launcher.cluster import hosts
@@ -127,10 +219,12 @@ def _job(recipe: Path, overrides: tuple[str, ...], run_dir: Path, machine: dict[
     return job.Job(
         hosts=chosen,
         # Those that variables say are passed with the environment.
-        words=tuple(options_given(NOT_PASSED, sources=("COMMANDLINE",))),
+        words=tuple(
+            options_given(NOT_PASSED | (OF_A_CLUSTER if command == "program" else set()), sources=("COMMANDLINE",))
+        ),
         recipe=recipe,
         overrides=overrides,
-        digest=hashlib.sha256(recipe.read_bytes()).hexdigest(),
+        digest=hashlib.sha256(recipe.read_bytes()).hexdigest() if recipe is not None else "",
         nproc=hosts.ranks_per_host(chosen, machine["nproc"]),
         endpoint=machine["rdzv_endpoint"],
         run_dir=run_dir,
@@ -142,6 +236,7 @@ def _job(recipe: Path, overrides: tuple[str, ...], run_dir: Path, machine: dict[
         cann=os.environ.get("ASCEND_HOME_PATH"),
         grace_s=machine["grace"],
         ssh_config=config,
+        command=command,
     )
 
 

@@ -66,9 +66,10 @@ def launch(loaded: Loaded, cluster: Cluster, plan: Plan, run_dir: Path | None, a
     """
     if plan.program is not None and not plan.debug:
         from launcher.cli import program
+        from launcher.show.program import Source
 
         job = cluster.job
-        shown = program.Shown((cluster.node_rank * plan.nproc_per_node,))
+        shown = (Source(cluster.node_rank * plan.nproc_per_node),)
         program.launch(loaded, cluster, plan, plan.program, run_dir=run_dir, job=job, as_json=as_json, shown=shown)
     from launcher import rundir, show, supervise
     from launcher.render import env, files

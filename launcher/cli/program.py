@@ -6,14 +6,14 @@ import json
 import os
 import shlex
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
 from launcher import streams
-from launcher.cli import outputs
+from launcher.cli import hostfile, outputs
 from launcher.cli.options import Count, Seconds, supervision, supervision_options
 from launcher.errors import EXIT_JOB_FAILED, EXIT_OK, LaunchError
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from launcher.plan import Accelerate, Plan
     from launcher.program import Program
     from launcher.rundir import RunDir
+    from launcher.show.program import Source
     from launcher.spec import Loaded
     from launcher.supervise import Outcome
 
@@ -96,8 +97,8 @@ OPTIONS = [
     _option("--role", default="default", metavar="NAME", help="ROLE_NAME of the ranks, and the prefix of their lines [default: default]."),
     _option("--log-dir", type=outputs.Target(file_okay=False), metavar="FOLDER", help="Folder that run directories are made below [default: runs]."),
     click.option("--run-dir", type=outputs.Target(file_okay=False), metavar="FOLDER", help="Directory of this run [default: a new one below --log-dir]."),
-    _option("-t", "--tee", default="0", metavar="3|RANK:3,...", help="Show these local ranks' output too, each line with its rank; 3 for all [default: local rank 0 alone, as it is]."),
-    _option("-r", "--redirects", default="0", metavar="3|RANK:3,...", help="Keep these local ranks' output off the screen; the logs in the run directory have it always."),
+    _option("-t", "--tee", default="0", metavar="0|1|2|3|RANK:1,...", help="Show standard output (1), standard error (2) or both (3) of these local ranks, each line with its rank; each stream has a log [default: local rank 0 alone, as it is]."),
+    _option("-r", "--redirects", default="0", metavar="0|1|2|3|RANK:1,...", help="Keep standard output (1), standard error (2) or both (3) of these local ranks off the screen; each stream has a log, in the run directory."),
     _option("--local-ranks-filter", default="", metavar="RANK,...", help="Show the output of these local ranks only."),
     click.option("--use-env", is_flag=True, hidden=True, help="With a line of torch.distributed.launch: no --local-rank=N before the arguments."),
     click.option("--local-rank-option", is_flag=True, hidden=True, help="Put --local-rank=N before the arguments, as torch.distributed.launch does."),
@@ -133,6 +134,10 @@ def _options(command: Any) -> Any:
 )
 @_options
 @supervision_options
+@hostfile.options
+@click.option(
+    "--output-events", is_flag=True, hidden=True, help="With --json: the output of the ranks that are shown, as events."
+)
 @click.argument("words", nargs=-1, required=True, metavar="PROGRAM [ARGS]...", type=click.UNPROCESSED)
 def program_command(words: tuple[str, ...], **given: Any) -> None:
     """Run PROGRAM with its ARGS on every rank: a Python script, a module (-m) or an executable (--no-python).
@@ -142,18 +147,28 @@ def program_command(words: tuple[str, ...], **given: Any) -> None:
     """
     from launcher import plan, spec
     from launcher import program as programs
+    from launcher.cli import screen
     from launcher.cluster import detect, environment
     from launcher.cluster.nodes import folder_name
 
-    _refuse(given)
-    program = _program(words, given)
+    refuse(given)
+    on_screen = screen.Streams(given["redirects"], given["tee"], given["local_ranks_filter"])
+    on_screen.check()
+    program = program_of(words, given)
     programs.check(program)
-    asked_of_accelerate = _accelerate(given)
+    far = {name: given.pop(name) for name in hostfile.OWN}
+    if far["hostfile"] is not None:
+        sys.exit(hostfile.launch_program(program, words, on_screen, given, far))
+    hostfile.refuse_alone(far)
+    asked_of_accelerate = accelerate_of(given)
     asked, device = _ranks(given["nproc"], given["device"])
     count, rank, endpoint = _nodes(given)
+    if count is not None and count > 1 and (rank, endpoint) == (None, None):
+        # Said again of what the cluster says, which also numbers the nodes.
+        count = None if _counts(os.environ, count) else count
     nodes = environment.find(os.environ, count, rank, endpoint, pretend=given["dry_run"]).told_nproc(asked)
     cluster = detect.here(device, os.environ, nodes)
-    shown = program.model_copy(update={"args": _without_secrets(program.args)})
+    shown = program.model_copy(update={"args": without_secrets(program.args)})
     loaded = spec.Loaded(_recipe(given), program.name, Path.cwd() / program.name.replace(".", "_"), {})
     options = plan.Options(
         nproc=asked if asked is not None else nodes.nproc,
@@ -163,13 +178,14 @@ def program_command(words: tuple[str, ...], **given: Any) -> None:
         precision=given["precision"],
     )
     made = plan.of_program(shown, loaded, cluster, options)
+    logs = {"separate_logs": on_screen.separate(made.nproc_per_node)}
+    program, made = program.model_copy(update=logs), made.model_copy(update={"program": shown.model_copy(update=logs)})
     if made.num_nodes == 1 and given["master_port"]:
         made = made.model_copy(update={"rdzv_endpoint": f"127.0.0.1:{given['master_port']}"})
     job = None if given["rdzv_id"] in (None, "none") else folder_name(given["rdzv_id"])
     if given["dry_run"]:
         _show(loaded, cluster, made, given["run_dir"])
         return
-    shown_ranks = _shown(given, made, cluster.node_rank)
     launch(
         loaded,
         cluster,
@@ -178,7 +194,8 @@ def program_command(words: tuple[str, ...], **given: Any) -> None:
         run_dir=given["run_dir"],
         job=job or cluster.job,
         as_json=given["as_json"],
-        shown=shown_ranks,
+        shown=on_screen.of_node(made.nproc_per_node, cluster.node_rank, is_among_others=given["output_events"]),
+        output_events=given["output_events"],
     )
 
 
@@ -196,7 +213,7 @@ def _show(loaded: Loaded, cluster: Cluster, plan: Plan, run_dir: Path | None) ->
 
 def launch(
     loaded: Loaded, cluster: Cluster, plan: Plan, program: Program, *, run_dir: Path | None, job: str | None,
-    as_json: bool, shown: Shown,
+    as_json: bool, shown: tuple[Source, ...], output_events: bool = False,
 ) -> NoReturn:  # fmt: skip
     """Start the ranks, show their output, and end with 0, or with 1 where one failed or the job was stopped."""
     from launcher import accelerated, rundir, show, supervise
@@ -222,18 +239,20 @@ def launch(
     if program != plan.program:
         child_env[programs.ARGS] = json.dumps(program.args)
     streams.outlive()
-    view = show.view(True) if as_json else view_module.ProgramView(shown.ranks)
+    view = show.view(True) if as_json else view_module.ProgramView(view_module.with_errors(shown))
     view.plan(plan, run, loaded)
     if is_new:
         rundir.point_latest(run.path)
-    output = view_module.Output(run, shown.ranks, prefixed=shown.prefixed, role=program.role)
+    write = view_module.output_event if output_events else view_module.show_output
+    output = view_module.Output(run, shown, role=program.role, write=write)
+    is_followed = output_events or not as_json
     argv = files.agent_argv(run, cluster.node_rank, is_program=True)
     with view:
         outcome = supervise.run(
-            argv, run, child_env, view.event, on_poll=None if as_json else output, lock=lock,
+            argv, run, child_env, view.event, on_poll=output if is_followed else None, lock=lock,
             has_stdin=plan.world_size == 1,
         )  # fmt: skip
-        if not as_json:
+        if is_followed:
             output.finish()
     # A secret among its arguments is not shown again.
     is_shown = program == plan.program and launching.goes_on(outcome, run)
@@ -261,15 +280,7 @@ def _explained(outcome: Outcome, run: RunDir) -> Report | None:
     return report
 
 
-@dataclass(frozen=True)
-class Shown:
-    """Whose output is shown, and whether each line says whose it is."""
-
-    ranks: tuple[int, ...]
-    prefixed: bool = False
-
-
-def _refuse(given: dict[str, Any]) -> None:
+def refuse(given: dict[str, Any]) -> None:
     """Raises LaunchError for an option of torchrun's that cannot be honoured, by its name."""
     for name, instead in NOT_TAKEN.items():
         if given[name]:
@@ -277,15 +288,10 @@ def _refuse(given: dict[str, Any]) -> None:
     for name, (values, why) in ONLY.items():
         if given[name] is not None and given[name] not in values:
             raise LaunchError(f"--{name.replace('_', '-')} {given[name]} is not supported", hint=f"leave it out; {why}")
-    for name in ("tee", "redirects"):
-        if not {part.rpartition(":")[2] for part in given[name].split(",")} <= {"0", "3"}:
-            raise LaunchError(
-                f"--{name} {given[name]}: one log holds both streams of a rank, so 0 and 3 are the values",
-                hint=f"use --{name} 3, or 0:3,1:3 for some local ranks",
-            )
 
 
-def _program(words: tuple[str, ...], given: dict[str, Any]) -> Program:
+def program_of(words: tuple[str, ...], given: dict[str, Any]) -> Program:
+    """The program that the words and the options say."""
     from launcher.program import Kind, Program
 
     if given["module"] and given["no_python"]:
@@ -297,7 +303,7 @@ def _program(words: tuple[str, ...], given: dict[str, Any]) -> Program:
     )  # fmt: skip
 
 
-def _accelerate(given: dict[str, Any]) -> Accelerate | None:
+def accelerate_of(given: dict[str, Any]) -> Accelerate | None:
     """What is asked of accelerate; a config file's ranks and machines go into the options that were not given.
 
     Raises:
@@ -384,6 +390,16 @@ def _nodes(given: dict[str, Any]) -> tuple[int | None, int | None, str | None]:
     return count, rank, host
 
 
+def _counts(env: Mapping[str, str], count: int) -> bool:
+    """Whether the cluster's environment says that many nodes."""
+    from launcher.cluster import environment
+
+    try:
+        return environment.find(env, pretend=True).count == count
+    except LaunchError:
+        return False
+
+
 def _rdzv_conf(given: dict[str, Any]) -> int | None:
     """The node's rank by --rdzv-conf; its join_timeout goes into the options.
 
@@ -414,23 +430,7 @@ def _recipe(given: dict[str, Any]) -> Any:
     return spec.RecipeSpec(output_dir=str(given["log_dir"] or "runs"), report=False)
 
 
-def _shown(given: dict[str, Any], plan: Plan, node_rank: int) -> Shown:
-    """Whose output is shown by --tee, --redirects and --local-ranks-filter."""
-    from launcher.show.program import is_shown
-
-    local = range(plan.nproc_per_node)
-    teed = [r for r in local if is_shown(given["tee"], r)]
-    wanted = teed or [0]
-    if given["local_ranks_filter"]:
-        named = {int(word) for word in given["local_ranks_filter"].split(",") if word.strip().isdecimal()}
-        wanted = [r for r in local if r in named]
-    kept_off = [r for r in local if is_shown(given["redirects"], r) and r not in teed]
-    first = node_rank * plan.nproc_per_node
-    ranks = tuple(first + r for r in wanted if r not in kept_off)
-    return Shown(ranks, len(ranks) > 1 or bool(teed))
-
-
-def _without_secrets(args: tuple[str, ...]) -> tuple[str, ...]:
+def without_secrets(args: tuple[str, ...]) -> tuple[str, ...]:
     """The arguments as a run directory may hold them."""
     from launcher.scrub import hidden
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from launcher.errors import EXIT_INTERRUPTED, LaunchError
 if TYPE_CHECKING:
     from launcher.plan import Plan
     from launcher.rundir import RunDir
+    from launcher.show import View
     from launcher.spec import Loaded
 
 TARGETS = {"slurm": "", "kubernetes": "pytorchjob", "volcano": "volcano"}
@@ -100,46 +102,63 @@ class _Submit(click.Command):
                 formatter.write_dl(records)
 
 
+TARGET_OPTIONS = [
+    click.option("--slurm", is_flag=True, help="As a Slurm batch job, by sbatch."),
+    click.option("--kubernetes", is_flag=True, help="As a PyTorchJob of Kubeflow's training-operator, by kubectl."),
+    click.option("--volcano", is_flag=True, help="As a Volcano job, by kubectl."),
+    click.option("--nodes", type=click.IntRange(1), default=1, help="Nodes of the job [default: 1]."),
+    click.option(
+        "--nproc",
+        type=Count(),
+        default="auto",
+        help="Ranks on each node [default: auto, 8 on npu, 1 on cpu].",
+    ),
+    click.option(
+        "--device", type=click.Choice(["npu", "cpu"]), default="npu", help="Where ranks compute [default: npu]."
+    ),
+    click.option("--chip", metavar="NAME", help="The chip to plan for [default: 910B3]."),
+    click.option(
+        "--hbm",
+        type=click.IntRange(1),
+        metavar="GB",
+        help="Memory of a card in GB, with plan, render and --dry-run [default: the chip's].",
+    ),
+]
+JOB_OPTIONS = [
+    click.option("--job-name", metavar="NAME", help="The job's name [default: the recipe's]."),
+    click.option("--run-dir", type=click.Path(path_type=Path), help="Where the run is kept, as the nodes see it [default: by the job's number or name]."),
+    click.option("--cann", metavar="FILE", help="CANN's set_env.sh, to be sourced on the nodes; none for none [default: Slurm: the usual places; Kubernetes: none]."),
+    click.option("--dry-run", is_flag=True, help="Print what would be submitted; submit nothing, write nothing."),
+    click.option("--json", "as_json", is_flag=True, help="What was submitted, and events, as JSON lines."),
+]  # fmt: skip
+
+
+def job_options(command: Any) -> Any:
+    """The options of a job in a queue, whatever it runs."""
+    for option in reversed(JOB_OPTIONS):
+        command = option(_grouped(command) if option is JOB_OPTIONS[-1] else command)
+    command = supervision_options(command)
+    for option in reversed(TARGET_OPTIONS):
+        command = option(command)
+    return command
+
+
 @click.command(name="submit", cls=_Submit)
 @recipe_arguments
-@click.option("--slurm", is_flag=True, help="As a Slurm batch job, by sbatch.")
-@click.option("--kubernetes", is_flag=True, help="As a PyTorchJob of Kubeflow's training-operator, by kubectl.")
-@click.option("--volcano", is_flag=True, help="As a Volcano job, by kubectl.")
-@click.option("--nodes", type=click.IntRange(1), default=1, help="Nodes of the job [default: 1].")
-@click.option("--nproc", type=Count(), default="auto", help="Ranks on each node [default: auto, 8 on npu, 1 on cpu].")
-@click.option("--device", type=click.Choice(["npu", "cpu"]), default="npu", help="Where ranks compute [default: npu].")
-@click.option("--chip", metavar="NAME", help="The chip to plan for [default: 910B3].")
-@click.option(
-    "--hbm",
-    type=click.IntRange(1),
-    metavar="GB",
-    help="Memory of a card in GB, with plan, render and --dry-run [default: the chip's].",
-)
-@supervision_options
-@click.option("--job-name", metavar="NAME", help="The job's name [default: the recipe's].")
-@click.option(
-    "--run-dir",
-    type=click.Path(path_type=Path),
-    help="Where the run is kept, as the nodes see it [default: by the job's number or name].",
-)
-@click.option(
-    "--cann",
-    metavar="FILE",
-    help="CANN's set_env.sh, to be sourced on the nodes; none for none [default: Slurm: the usual places; Kubernetes: none].",
-)
-@click.option("--dry-run", is_flag=True, help="Print what would be submitted; submit nothing, write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="What was submitted, and events, as JSON lines.")
-@_grouped
+@job_options
 @click.pass_context
 def submit_command(ctx: click.Context, recipe: Path, overrides: tuple[str, ...], **options: Any) -> None:
-    """Check RECIPE, render it as a job of Slurm or Kubernetes, and submit it."""
-    targets = [name for name in TARGETS if options[name]]
-    if len(targets) != 1:
-        what = f"--{' and --'.join(targets)}: a job goes to one of them" if targets else "submit needs to know where to"
-        raise LaunchError(what, hint="say --slurm, --kubernetes or --volcano")
-    target = targets[0]
-    _refuse_others(ctx, KUBERNETES_OPTIONS if target == "slurm" else SLURM_OPTIONS, target)
-    _require_script(options["cann"])
+    """Check RECIPE, render it as a job of Slurm or Kubernetes, and submit it; or your own program, or any command.
+
+    \b
+      ascend-launch submit --slurm --nodes 2 --npus 8 recipes/yelp.yaml
+      ascend-launch submit --slurm --nodes 2 train.py --lr 1e-4
+      ascend-launch submit --kubernetes --image IMAGE --mount code:/code -m my.trainer
+      ascend-launch submit --slurm --nodes 2 -- bash train.sh
+
+    A program's options are those of `ascend-launch program`, before it. A command is run once on each node.
+    """
+    target = target_of(ctx, options)
     machine = {k: options[k] for k in ("device", "nproc", "chip", "hbm", *SUPERVISION)}
     machine |= {"nnodes": options["nodes"], "node_rank": 0}
     machine |= {"rdzv_endpoint": ANY_ENDPOINT if options["nodes"] > 1 else None}
@@ -150,10 +169,78 @@ def submit_command(ctx: click.Context, recipe: Path, overrides: tuple[str, ...],
     from launcher import plan
 
     made = plan.make(loaded, cluster, plan_options, config)
-    if target == "slurm":
-        _slurm(ctx, loaded, made, recipe, (*overrides, *loaded.pins), options)
+    hand_over(ctx, _recipe_work(ctx, loaded, made, recipe, (*overrides, *loaded.pins), options), options)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a job runs on its nodes."""
+
+    loaded: Loaded
+    plan: Plan
+    argv: Callable[[Path | None, str], list[str]]
+    """The words after `ascend-launch` on a node, by the run directory and the name of the job's ConfigMap ('' with Slurm)."""
+    again: Callable[[RunDir], str]
+    """The command that submits a job which goes on with a run, ready to paste; '' where it may not be shown."""
+    doubts: Sequence[str]
+    """A sentence for each file that the nodes may not have."""
+    files: Callable[[str], Mapping[str, str]] = lambda name: {}
+    """What travels in the ConfigMap of that name."""
+    view: Callable[[bool], View] | None = None
+    """How it is shown, if not as a recipe's job: by whether JSON is asked for."""
+
+
+def _recipe_work(
+    ctx: click.Context, loaded: Loaded, plan: Plan, recipe: Path, overrides: tuple[str, ...], options: dict[str, Any]
+) -> Work:
+    from launcher import paths
+    from launcher.render import files, kubernetes
+
+    script = loaded.spec.script
+    script_path = Path(plan.recipe_dir) / script if script else None
+    if options["slurm"]:
+        return Work(
+            loaded=loaded,
+            plan=plan,
+            argv=lambda run_dir, name: _run_argv(ctx, plan, str(recipe.absolute()), overrides, run_dir),
+            again=lambda run: _again(run, recipe, overrides),
+            doubts=paths.on_own_disk(loaded.spec, recipe, script_path),
+        )
+    mounts = [kubernetes.Mount.parse(text) for text in options["mounts"]]
+    resolved = loaded if script is None else _with_script(loaded, Path(script).name)
+    return Work(
+        loaded=loaded,
+        plan=plan,
+        # The overrides are in the resolved recipe already.
+        argv=lambda run_dir, name: _run_argv(ctx, plan, f"{kubernetes.RECIPE_DIR}/{name}.yaml", (), run_dir),
+        again=lambda run: "",
+        doubts=paths.in_pods(loaded.spec, options["workdir"], lambda path: any(m.holds(path) for m in mounts)),
+        files=lambda name: kubernetes.recipe_files(files.recipe(resolved), name, script_path),
+    )
+
+
+def hand_over(ctx: click.Context, work: Work, options: dict[str, Any]) -> None:
+    """Give a job to the cluster that the options name."""
+    if options["slurm"]:
+        _slurm(work, options)
     else:
-        _kubernetes(ctx, loaded, made, TARGETS[target], options)
+        _kubernetes(ctx, work, TARGETS["volcano" if options["volcano"] else "kubernetes"], options)
+
+
+def target_of(ctx: click.Context, options: dict[str, Any]) -> str:
+    """The cluster that the options name.
+
+    Raises:
+        LaunchError: none or several, an option for another one, or a --cann that can be no file there.
+    """
+    targets = [name for name in TARGETS if options[name]]
+    if len(targets) != 1:
+        what = f"--{' and --'.join(targets)}: a job goes to one of them" if targets else "submit needs to know where to"
+        raise LaunchError(what, hint="say --slurm, --kubernetes or --volcano")
+    target = targets[0]
+    _refuse_others(ctx, KUBERNETES_OPTIONS if target == "slurm" else SLURM_OPTIONS, target)
+    _require_script(options["cann"])
+    return target
 
 
 def _below_mounts(words: tuple[str, ...]) -> Callable[[str], bool]:
@@ -217,15 +304,15 @@ def _run_argv(
     return [*argv, "--", recipe, *overrides]  # a recipe or an override may begin with a dash
 
 
-def _slurm(ctx: click.Context, loaded: Loaded, plan: Plan, recipe: Path, overrides: tuple[str, ...], options: dict[str, Any]) -> None:  # fmt: skip
-    from launcher import paths, show, submit
+def _slurm(work: Work, options: dict[str, Any]) -> None:
+    from launcher import show, submit
     from launcher.render import sbatch
     from launcher.rundir import RunDir
 
     run_dir = options["run_dir"].absolute() if options["run_dir"] else None
-    python = Path(sys.executable)
-    argv = [str(python), "-m", "launcher.cli", *_run_argv(ctx, plan, str(recipe.absolute()), overrides, run_dir)]
-    home = run_dir or Path(loaded.spec.output_dir).absolute() / plan.name
+    python, plan = Path(sys.executable), work.plan
+    argv = [str(python), "-m", "launcher.cli", *work.argv(run_dir, "")]
+    home = run_dir or Path(work.loaded.spec.output_dir).absolute() / plan.name
     _require_cards(plan, options["npus"], options["gres"])
     if options["follow"] and options["dry_run"]:
         raise LaunchError("--follow: --dry-run submits nothing to follow", hint="leave one of them out")
@@ -247,27 +334,26 @@ def _slurm(ctx: click.Context, loaded: Loaded, plan: Plan, recipe: Path, overrid
         show.doubt(
             gres, "cards alone get a node's job one core in most sites; --cpus-per-task N or --exclusive asks for more"
         )
-    script = loaded.spec.script
-    for sentence in paths.on_own_disk(loaded.spec, recipe, Path(plan.recipe_dir) / script if script else None):
+    for sentence in work.doubts:
         show.doubt("--slurm", sentence)
     if options["dry_run"]:
         show.would_submit(text, plan, options["as_json"])
         return
     if run_dir is not None:
         before = RunDir(run_dir)
-        before.claim(plan, _again(before, recipe, overrides))
+        before.claim(plan, work.again(before))
     RunDir(home).create()
     env = dict(os.environ)
     streams.outlive()
     job = submit.sbatch(text, env)
     run = RunDir(run_dir or home / f"slurm-{job}")
-    view = show.view(options["as_json"])
+    view = (work.view or show.view)(options["as_json"])
     where = "Slurm chooses them when the job starts" if plan.num_nodes > 1 else ""
-    view.plan(plan.model_copy(update={"rdzv_endpoint": None, "nodes_reason": where}), run, loaded)
+    view.plan(plan.model_copy(update={"rdzv_endpoint": None, "nodes_reason": where}), run, work.loaded)
     output = Path(sbatch.filled(allocation.output, job))
     view.submitted(job, str(output), text)
     if options["follow"]:
-        _follow(view, job, run, output, env, _again(run, recipe, overrides))
+        _follow(view, job, run, output, env, work.again(run))
 
 
 def _again(run: RunDir, recipe: Path, overrides: tuple[str, ...]) -> str:
@@ -293,20 +379,17 @@ def _follow(view: Any, job: str, run: RunDir, output: Path, env: dict[str, str],
     sys.exit(outcome.exit_code)
 
 
-def _kubernetes(ctx: click.Context, loaded: Loaded, plan: Plan, kind: Any, options: dict[str, Any]) -> None:
-    from launcher import paths, show, submit
-    from launcher.render import files, kubernetes
+def _kubernetes(ctx: click.Context, work: Work, kind: Any, options: dict[str, Any]) -> None:
+    from launcher import show, submit
+    from launcher.render import kubernetes
 
     if not options["image"]:
         raise LaunchError("--kubernetes and --volcano need --image", hint="name an image that has ascend-launch in it")
+    plan = work.plan
     name = kubernetes.job_name(options["job_name"] or plan.name)
     mounts = tuple(kubernetes.Mount.parse(text) for text in options["mounts"])
     run_dir = _kept(options["run_dir"], mounts, name)
-    script = loaded.spec.script
-    resolved = loaded if script is None else _with_script(loaded, Path(script).name)
-    contents = kubernetes.recipe_files(
-        files.recipe(resolved), name, None if script is None else Path(plan.recipe_dir) / script
-    )
+    contents = work.files(name)
     pod = kubernetes.Pod(
         mounts=mounts,
         shm_gib=options["shm"],
@@ -319,10 +402,9 @@ def _kubernetes(ctx: click.Context, loaded: Loaded, plan: Plan, kind: Any, optio
     )  # fmt: skip
     if plan.num_nodes > 1 and ctx.get_parameter_source("join_timeout") is not COMMANDLINE:
         ctx.params["join_timeout"] = PODS_JOIN_S
-    # The overrides are in the resolved recipe already.
-    argv = ["ascend-launch", *_run_argv(ctx, plan, f"{kubernetes.RECIPE_DIR}/{name}.yaml", (), run_dir)]
+    argv = ["ascend-launch", *work.argv(run_dir, name)]
     text = kubernetes.text(kubernetes.manifest(kind, plan, pod, name, contents, argv))
-    for sentence in paths.in_pods(loaded.spec, options["workdir"], lambda path: any(m.holds(path) for m in mounts)):
+    for sentence in work.doubts:
         show.doubt("--volcano" if options["volcano"] else "--kubernetes", sentence)
     if options["dry_run"]:
         show.would_submit(text, plan, options["as_json"])

@@ -63,7 +63,8 @@ def words_of(args: Any) -> list[str]:
     out = []
     for name, option in named.items():
         value = getattr(args, name, None)
-        if value not in (None, "", "none", "null", "0", 0):
+        # Its default of nodes says nothing, so that the cluster may.
+        if value not in (None, "", "none", "null", "0", 0) and (name, value) != ("nnodes", "1:1"):
             out += [option, str(value)]
     if getattr(args, "standalone", False):
         out.append("--standalone")

@@ -113,7 +113,7 @@ def manifest(
     files: Mapping[str, str],
     argv: Sequence[str],
 ) -> list[Document]:
-    """The ConfigMap with the recipe's files, and the job.
+    """The ConfigMap with the recipe's files, where there are any, and the job.
 
     Args:
         name: of both, as `job_name` makes it.
@@ -134,7 +134,7 @@ def manifest(
         port = {"name": "pytorchjob-port", "containerPort": port_of(name)}
         template["spec"]["containers"][0]["ports"] = [port]
     make = _pytorch_job if kind == "pytorchjob" else _volcano_job
-    return [config, {**make(plan, pod, template), "metadata": meta}]
+    return [*([config] if files else []), {**make(plan, pod, template), "metadata": meta}]
 
 
 class _Dumper(yaml.SafeDumper):
@@ -201,12 +201,14 @@ def _volcano_job(plan: Plan, pod: Pod, template: Document) -> Document:
 
 
 def _template(plan: Plan, pod: Pod, name: str, files: Sequence[str], argv: Sequence[str]) -> Document:
+    items = [{"key": f"file-{i}", "path": f} for i, f in enumerate(files)]
+    size = f"{pod.shm_gib or max(16, 4 * plan.nproc_per_node)}Gi"
     volumes: list[Document] = [
-        {"name": "recipe", "configMap": {"name": name, "items": [{"key": f"file-{i}", "path": f} for i, f in enumerate(files)]}},
-        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{pod.shm_gib or max(16, 4 * plan.nproc_per_node)}Gi"}},
-    ]  # fmt: skip
+        *([{"name": "recipe", "configMap": {"name": name, "items": items}}] if files else []),
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": size}},
+    ]
     mounts: list[Document] = [
-        {"name": "recipe", "mountPath": RECIPE_DIR, "readOnly": True},
+        *([{"name": "recipe", "mountPath": RECIPE_DIR, "readOnly": True}] if files else []),
         # The container's own default, 64 MiB, is less than one DataLoader needs.
         {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
     ]

@@ -276,7 +276,7 @@ def _log_tail(run: RunDir, failure: Mapping[str, Any]) -> str:
     attempt, rank = failure.get("attempt"), failure.get("rank")
     if not isinstance(attempt, int) or not isinstance(rank, int):
         return ""
-    return scrub.shown(rundir.tail(run.rank_log(attempt, rank), LOG_LINES))
+    return scrub.shown(rundir.tail(run.last_words(attempt, rank), LOG_LINES))
 
 
 def _recipe(run: RunDir, files: _Files) -> tuple[dict[str, Any], dict[str, str]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +21,43 @@ from launcher.supervise import Outcome
 READ_BYTES = 1 << 16
 
 
+STDOUT, STDERR, BOTH = 1, 2, 3
+"""The streams of a rank, as torchrun counts them."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A log that is shown as it grows."""
+
+    rank: int
+    stream: int = BOTH
+    """STDOUT or STDERR, where each has a log of its own and goes to that stream of ours; BOTH goes to standard output."""
+    prefixed: bool = False
+    """Whether each line has the rank before it."""
+
+    def path(self, run: RunDir, attempt: int) -> Path:
+        logs = {STDOUT: run.stdout_log, STDERR: run.stderr_log, BOTH: run.rank_log}
+        return logs[self.stream](attempt, self.rank)
+
+
 class Output:
     """The output of some ranks of a run, read from their logs as it grows, over restarts too."""
 
-    def __init__(self, run: RunDir, ranks: tuple[int, ...], *, prefixed: bool, role: str) -> None:
+    def __init__(
+        self,
+        run: RunDir,
+        sources: tuple[Source, ...],
+        *,
+        role: str,
+        write: Callable[[Source, bytes], None] | None = None,
+    ) -> None:
         self.run = run
-        self.ranks = ranks
-        self.prefixed = prefixed
+        self.write = write or show_output
+        self.sources = sources
         self.role = role
         self.attempt = run.last_attempt + 1
         self.offsets: dict[Path, int] = {}
-        self.halves: dict[int, bytes] = {}
+        self.halves: dict[Source, bytes] = {}
 
     def __call__(self) -> bool:
         """Hand on what there is; whether there was anything."""
@@ -40,8 +69,8 @@ class Output:
 
     def _read_attempt(self) -> bool:
         found = False
-        for rank in self.ranks:
-            path = self.run.rank_log(self.attempt, rank)
+        for source in self.sources:
+            path = source.path(self.run, self.attempt)
             try:
                 with path.open("rb") as file:
                     file.seek(self.offsets.get(path, 0))
@@ -51,40 +80,58 @@ class Output:
             if data:
                 found = True
                 self.offsets[path] = self.offsets.get(path, 0) + len(data)
-                self._write(self._lines(rank, data) if self.prefixed else data)
+                self.write(source, self._lines(source, data) if source.prefixed else data)
         return found
 
-    def _lines(self, rank: int, data: bytes) -> bytes:
+    def _lines(self, source: Source, data: bytes) -> bytes:
         """Whole lines with the rank before each, as torchrun prints them."""
-        whole, newline, half = (self.halves.get(rank, b"") + data).rpartition(b"\n")
-        self.halves[rank] = half
-        head = f"[{self.role}{rank}]:".encode()
+        whole, newline, half = (self.halves.get(source, b"") + data).rpartition(b"\n")
+        self.halves[source] = half
+        head = self._head(source)
         return b"".join(head + line + b"\n" for line in whole.split(b"\n")) if newline else b""
+
+    def _head(self, source: Source) -> bytes:
+        return f"[{self.role}{source.rank}]:".encode()
 
     def finish(self) -> None:
         """Everything that is left, half lines too."""
         while self():
             pass
-        for rank, half in self.halves.items():
+        for source, half in self.halves.items():
             if half:
-                self._write(f"[{self.role}{rank}]:".encode() + half + b"\n")
+                self.write(source, self._head(source) + half + b"\n")
 
-    @staticmethod
-    def _write(data: bytes) -> None:
-        sys.stdout.flush()
-        stream = getattr(sys.stdout, "buffer", None)
-        if stream is None:
-            sys.stdout.write(data.decode(errors="replace"))
-        else:
-            stream.write(data)
-        sys.stdout.flush()
+
+def output_event(source: Source, data: bytes) -> None:
+    """Hand output on as an event, for the launcher that started this one on another machine."""
+    if data:
+        text = data.decode(errors="surrogateescape")  # JSON takes every byte so
+        print(json.dumps({"event": "output", "rank": source.rank, "stream": source.stream, "text": text}), flush=True)
+
+
+def show_output(source: Source, data: bytes) -> None:
+    """Output on the stream of ours that it is meant for."""
+    ours = sys.stderr if source.stream == STDERR else sys.stdout
+    ours.flush()
+    stream = getattr(ours, "buffer", None)
+    if stream is None:
+        ours.write(data.decode(errors="replace"))
+    else:
+        stream.write(data)
+    ours.flush()
+
+
+def with_errors(shown: tuple[Source, ...]) -> tuple[int, ...]:
+    """Ranks whose standard error, and so whose traceback, is shown."""
+    return tuple(source.rank for source in shown if source.stream & STDERR)
 
 
 class ProgramView(View):
     """Follows a program: stdout is the program's alone."""
 
-    def __init__(self, shown_ranks: tuple[int, ...] = ()) -> None:
+    def __init__(self, shown_ranks: tuple[int, ...] = (), who: str = "each rank runs") -> None:
         super().__init__()
+        self.who = who
         self.shown_ranks = shown_ranks
         """Ranks whose output, and so whose traceback, is on the screen already."""
 
@@ -94,7 +141,7 @@ class ProgramView(View):
         where = f"{plan.nproc_per_node} x {plan.device}" + (f" ({plan.chip})" if plan.chip else "")
         nodes = f" on each of {plan.num_nodes} nodes ({plan.nodes_reason})" if plan.num_nodes > 1 else ""
         self._line(f"ranks          {where}{nodes}")
-        self._line(f"each rank runs {plan.program.command}")
+        self._line(f"{self.who} {plan.program.command}")
         if plan.accelerate is not None:
             shown = " ".join(f"{name}={value}" for name, value in plan.accelerate_env.items())
             self._line(f"accelerate     {plan.accelerate.version} sets {shown}")
@@ -124,10 +171,3 @@ class ProgramView(View):
 
     def _line(self, text: str) -> None:
         err.print(Text(text))
-
-
-def is_shown(value: str, local_rank: int) -> bool:
-    """Whether a value of --tee or --redirects ("3", or "0:3,1:0") names this local rank."""
-    if ":" not in value:
-        return value not in ("", "0")
-    return any(part.split(":") == [str(local_rank), "3"] for part in value.split(","))

@@ -174,16 +174,21 @@ class FarSide:
             for script in [s for s in scripts if s.is_file()][:1]:
                 self.source(script)
         self.check_launcher(version)
+        if recipe:
+            self.check_file(recipe, digest)
+        server = os.environ.get("SSH_CONNECTION", "").split()
+        self.say(re="prepare", shared=Path(run_dir, token).exists(), address=server[2] if len(server) == 4 else None)
+
+    def check_file(self, recipe: str, digest: str) -> None:
         try:
             here = hashlib.sha256(Path(recipe).read_bytes()).hexdigest()
         except OSError as error:
             raise Problem(
-                f"cannot read {recipe} in {cwd}: {error.strerror}", "have the same files on every host"
+                f"cannot read {recipe} in {self.cwd}: {error.strerror}", "have the same files on every host"
             ) from None
         if here != digest:
-            raise Problem(f"{Path(cwd, recipe)} is not the recipe that is here", "copy it there")
-        server = os.environ.get("SSH_CONNECTION", "").split()
-        self.say(re="prepare", shared=Path(run_dir, token).exists(), address=server[2] if len(server) == 4 else None)
+            kind = "program" if recipe.endswith((".py", ".pyz")) else "recipe"
+            raise Problem(f"{Path(self.cwd, recipe)} is not the {kind} that is here", "copy it there")
 
     def source(self, script: Path) -> None:
         if not script.is_file():

@@ -41,10 +41,13 @@ class Job:
 
     hosts: tuple[Host, ...]
     words: tuple[str, ...]
-    """Of `ascend-launch run`: the options that all nodes share."""
-    recipe: Path
+    """Of `command`: the options that all nodes share."""
+    recipe: Path | None
+    """A file that every host must have as it is here: the recipe, or a program's script; None where there is none."""
     overrides: tuple[str, ...]
+    """What comes after the options and the recipe."""
     digest: str
+    """Of `recipe`."""
     nproc: int | None
     endpoint: str | None
     """The user's own --rdzv-endpoint."""
@@ -60,17 +63,21 @@ class Job:
     """Where CANN is on this machine; looked for there first."""
     grace_s: float
     ssh_config: Path | None = None
+    command: str = "run"
+    """Of `ascend-launch`, or `program`."""
     secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
     """By which the nodes know each other's words, where the user has none. A connection's standard input takes it there."""
 
     def argv(self, node: int, endpoint: str | None) -> list[str]:
         """The words after `ascend-launch` on that node."""
-        words = ["run", *self.words, "--json", "--run-dir", str(self.run_dir)]
+        words = [self.command, *self.words, "--json", "--run-dir", str(self.run_dir)]
         if self.nproc is not None:
             words += ["--nproc", str(self.nproc)]
         words += ["--nnodes", str(len(self.hosts))]
         if len(self.hosts) > 1:
             words += ["--node-rank", str(node), "--rdzv-endpoint", str(endpoint)]
+        if self.command != "run":
+            return [*words, "--output-events", *self.overrides]
         return [*words, "--", str(self.recipe), *self.overrides]
 
     @property
@@ -178,7 +185,7 @@ class _Fleet:
         requests = {
             node: {
                 "env": job.host_env(node.number), "cwd": job.cwd, "python": job.python, "setup": job.setup,
-                "recipe": str(job.recipe), "digest": job.digest, "version": __version__, "cann": job.cann,
+                "recipe": str(job.recipe or ""), "digest": job.digest, "version": __version__, "cann": job.cann,
                 "run_dir": str(job.run_dir), "token": token,
             }
             for node in self.nodes
@@ -226,7 +233,7 @@ class _Fleet:
         seen = self.ask("share", {node: {**request, "step": "look"} for node in others})
         self.ask("share", {first: {**request, "step": "remove"}})
         self.hosts_share = all(answer["seen"] for answer in seen.values())
-        if not self.hosts_share:
+        if not self.hosts_share and self.job.command == "run":
             apart = next(node.name for node, answer in seen.items() if not answer["seen"])
             self.on_words(
                 apart,
@@ -325,6 +332,8 @@ class _Fleet:
             return
         if event["event"] == "outcome":
             node.outcome = event
+        elif event["event"] == "output":
+            self.on_event(event)
         elif node.number == 0:
             self.has_begun = self.has_begun or event["event"] == "ranks"
             if event["event"] == "start" and not node.shares_files and self.held is None:
@@ -360,7 +369,7 @@ class _Fleet:
                 for path in answer.get("skipped", ()):
                     self.on_words(node.name, f"{path} is large and stays there, in {self.job.there}")
         first = self.nodes[0]
-        if not first.shares_files and first.code is not None:
+        if not first.shares_files and first.code is not None and self.job.command == "run":
             self.on_words(first.name, f"weights and checkpoints stay there, in {self.job.there}")
 
     def _folder(self, node: Node, run_dir: Path) -> Path:

@@ -69,6 +69,7 @@ class Child:
     pid: int
     rank: int | None
     log: Path
+    """Its last words are in it."""
     exit_code: int | None = None
     """As subprocess counts: negative for a signal; None while it runs."""
     ended_ns: int = 0
@@ -251,10 +252,17 @@ class Agent:
         for local_rank in range(self.plan.nproc_per_node):
             rank = first + local_rank
             env = self._rank_env(rank, local_rank, meeting)
-            self.children.append(self._start(rank, env, self.run_dir.rank_log(self.attempt, rank)))
+            logs = self._logs(rank, local_rank)
+            self.children.append(self._start(rank, env, *logs))
         self._event("ranks", attempt=self.attempt, pids=[c.pid for c in self.children])
         watch = stall.Watch(self.run_dir.attempt(self.attempt), self.plan.supervision.hang_timeout_s)
         return self._watch(link, watch)
+
+    def _logs(self, rank: int, local_rank: int) -> tuple[Path, Path | None]:
+        """What a rank's standard output goes to, and its standard error where that has a log of its own."""
+        if self.program is not None and local_rank in self.program.separate_logs:
+            return self.run_dir.stdout_log(self.attempt, rank), self.run_dir.stderr_log(self.attempt, rank)
+        return self.run_dir.rank_log(self.attempt, rank), None
 
     def _watch(self, link: nodes.Link, watch: stall.Watch) -> dict[str, Any] | None:
         """Until every rank of this node has ended; the failure that came first here, or None."""
@@ -292,16 +300,17 @@ class Agent:
 
     # -- processes ------------------------------------------------------------------------------------------------
 
-    def _start(self, rank: int | None, env: dict[str, str], log: Path, *, probe: bool = False) -> Child:
+    def _start(
+        self, rank: int | None, env: dict[str, str], log: Path, stderr_log: Path | None = None, *, probe: bool = False
+    ) -> Child:
         assert self.pipe is not None
         program = None if rank is None else self.program
-        self.pipe.send(
-            ("start", zygote.Job(self.run_dir.path, self.attempt, rank, env, log, self.spawn, probe, program))
-        )
+        job = zygote.Job(self.run_dir.path, self.attempt, rank, env, log, self.spawn, probe, program, stderr_log)
+        self.pipe.send(("start", job))
         while True:
             message = self._receive()
             if isinstance(message, zygote.Started):
-                return Child(message.pid, rank, log)
+                return Child(message.pid, rank, stderr_log or log)
             self._on_end(message)
 
     def _listen(self) -> None:

@@ -80,8 +80,10 @@ def main(program: Program, run: RunDir, attempt: int, rank: int) -> int:
             print(stop.code, file=sys.stderr)
         flush()
         said = LaunchError(f"{program.target} ended with exit code {how}", exit_code=EXIT_JOB_FAILED)
-        # argparse says what is wrong on stderr; the first rank's is on the screen already.
-        words = "" if os.environ["LOCAL_RANK"] == "0" else rundir.tail(run.rank_log(attempt, rank))
+        # argparse says what is wrong on stderr; the first rank's is on the screen already, unless it is kept off.
+        local_rank = int(os.environ["LOCAL_RANK"])
+        is_shown = local_rank == 0 and local_rank not in program.separate_logs
+        words = "" if is_shown else rundir.tail(run.last_words(attempt, rank))
         failure.leave(error_path, said, rank, traceback_text=words)
         return code
     except KeyboardInterrupt as error:

@@ -6,6 +6,7 @@ locks and not the threads. So the agent forks this one first, and asks it for ra
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -48,6 +49,8 @@ class Job:
     probe: bool = False
     program: Program | None = None
     """What a rank runs instead of the recipe's training, with the arguments as typed."""
+    stderr_log: Path | None = None
+    """Where standard error goes, if not to `log` too."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,8 @@ def _launch(job: Job, pipe: Connection) -> int:
             str(job.attempt),
             "" if job.rank is None else str(job.rank),
         ]
-        with os.fdopen(rundir.open_append(job.log), "ab") as out:
+        with contextlib.ExitStack() as logs:
+            out, err = (logs.enter_context(os.fdopen(fd, "ab")) for fd in _open_logs(job))
             env = {**os.environ, **job.env}
             if job.program is not None:
                 env[ARGS] = json.dumps(job.program.args)
@@ -140,7 +144,7 @@ def _launch(job: Job, pipe: Connection) -> int:
                 env=env,
                 stdin=None if job.program else subprocess.DEVNULL,
                 stdout=out,
-                stderr=out,
+                stderr=err,
                 start_new_session=True,
                 preexec_fn=program_module.reset_signals,  # noqa: PLW1509 - no threads here; what we ignore it would ignore too
             ).pid
@@ -149,6 +153,11 @@ def _launch(job: Job, pipe: Connection) -> int:
     if pid == 0:
         _child(job, pipe)
     return pid
+
+
+def _open_logs(job: Job) -> tuple[int, int]:
+    """What standard output and standard error of a child go to."""
+    return rundir.open_append(job.log), rundir.open_append(job.stderr_log or job.log)
 
 
 def _reap(ours: set[int], pipe: Connection) -> None:
@@ -186,10 +195,9 @@ def _child(job: Job, pipe: Connection) -> NoReturn:
         # Whatever this rank forks (DataLoader workers) dies with it too.
         os.register_at_fork(after_in_child=lambda: _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
         pipe.close()
-        out = rundir.open_append(job.log)
-        os.dup2(out, 1)
-        os.dup2(out, 2)
-        os.close(out)
+        for stream, log in enumerate(_open_logs(job), 1):
+            os.dup2(log, stream)
+            os.close(log)
         os.environ.update(job.env)
         if job.program is None:
             code = _work(job.run_path, job.attempt, job.rank, probe=job.probe)

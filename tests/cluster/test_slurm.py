@@ -109,6 +109,43 @@ def test_submit_gives_the_single_machines_run(by_srun: Run, tmp_path: Path, env:
     assert 2 == Run(where).read("plan.json")["num_nodes"]
 
 
+RANKS = """
+import os, sys
+import torch.distributed as dist
+dist.init_process_group("gloo")
+found = [None] * dist.get_world_size()
+dist.all_gather_object(found, (os.environ["GROUP_RANK"], os.environ["LOCAL_RANK"]))
+print("ranks", sys.argv[1:], sorted(found), file=open(f"{sys.argv[1]}_{os.environ['RANK']}", "w"))
+dist.destroy_process_group()
+"""
+"""A program that says who its ranks are."""
+
+
+def test_programs_and_commands_run_on_every_node(rig: slurm_rig.Rig, tmp_path: Path, env: dict[str, str]):
+    """A program as a step of srun's and by submit; a command by submit, once on each node, whose torchrun says nothing of
+    nodes. All are one job of two nodes of two ranks."""
+    (tmp_path / "ranks.py").write_text(RANKS)
+    (tmp_path / "train.sh").write_text(
+        "touch node_${NODE_RANK}_of_$NNODES\ntorchrun --nproc_per_node 2 ranks.py command\n"
+    )
+    by_step = ["srun", "--nodes=2", "--ntasks-per-node=1", "--gres=npu:4", *LAUNCH, "--nproc=2", "--device=cpu"]
+    submit = [*SUBMIT, "--nodes=2", "--nproc=2", "--follow"]
+    jobs = {
+        "step": [*by_step, "ranks.py", "step"],
+        "program": [*submit, "ranks.py", "program"],
+        "command": [*submit, "--", "bash", "train.sh"],
+    }
+    for name, argv in jobs.items():
+        done = run(argv, env, cwd=tmp_path)
+        said = "".join(path.read_text() for path in tmp_path.glob("runs/*/slurm-*.out"))
+        assert 0 == done.returncode, done.stdout + done.stderr + said
+        everyone = [("0", "0"), ("0", "1"), ("1", "0"), ("1", "1")]
+        wrote = {path.read_text() for path in tmp_path.glob(f"{name}_?")}
+        assert {f"ranks {[name]} {everyone}\n"} == wrote, said
+        assert 4 == len(list(tmp_path.glob(f"{name}_?")))
+    assert {"node_0_of_2", "node_1_of_2"} == {path.name for path in tmp_path.glob("node_*")}
+
+
 def test_a_preempted_job_goes_on_to_the_same_weights(rig: slurm_rig.Rig, by_srun: Run, tmp_path: Path, env: dict[str, str]):  # fmt: skip
     """Signalled in the middle of a training, it saves, goes back to the queue, is started again with its number, and ends
     with the weights of the run that was left alone, bit for bit; who follows it sees all of that."""

@@ -158,6 +158,54 @@ def test_two_hosts_train_as_one_machine_and_their_results_come_here(
     assert not Path("/tmp/pwned").exists()
 
 
+WORDS = """
+import os, sys, time
+import torch.distributed as dist
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+found = [None] * dist.get_world_size()
+dist.all_gather_object(found, (os.environ["GROUP_RANK"], os.environ["LOCAL_RANK"]))
+print(rank, sys.argv[1:], sorted(found))
+print("caf\u00e9", rank, file=sys.stderr)
+if rank == 3 and "fail" in sys.argv:
+    raise ValueError("a row too many")
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def test_a_program_runs_on_two_hosts_and_its_output_comes_here(machines: sshd.Machines, tmp_path: Path, shared_cache: str):  # fmt: skip
+    """As it comes, on the stream that it was written to; a rank that fails there is named here."""
+    program = tmp_path / "words.py"
+    program.write_text(WORDS, encoding="utf-8")
+    (tmp_path / "hosts").write_text("node0 slots=2\nnode1 slots=2\n")
+    kept = {k: v for k, v in launching.environment().items() if not k.startswith("SLURM")}
+    env = kept | {"ASCEND_LAUNCH_CACHE": shared_cache, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
+    argv = [
+        *machines.here, sys.executable, "-m", "launcher.cli", f"--hostfile={tmp_path / 'hosts'}",
+        f"--ssh-config={machines.ssh_config}", "--device=cpu", "--pass-env=PYTHONPATH",
+    ]  # fmt: skip
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*argv, *words], cwd=REPO, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S)  # fmt: skip
+
+    folder = machines.folder / "apart" / tmp_path.name
+    done = run("--tee=1", f"--run-dir={folder}", str(program), "--lr", "1e-4", "-x")
+    everyone = [("0", "0"), ("0", "1"), ("1", "0"), ("1", "1")]
+    assert 0 == done.returncode, done.stderr
+    lines = {f"[default{rank}]:{rank} ['--lr', '1e-4', '-x'] {everyone}" for rank in range(4)}
+    assert lines == set(done.stdout.splitlines())
+    assert {f"caf\u00e9 {rank}" for rank in range(4)} == {w for w in done.stderr.splitlines() if w.startswith("caf")}
+    assert "caf\u00e9 3\n" in (folder / "node_1" / "attempt_0" / "rank_3.stderr.log").read_text(encoding="utf-8")
+
+    failed = run(f"--run-dir={folder}-2", str(program), "fail")
+    assert 1 == failed.returncode
+    assert {f"0 ['fail'] {everyone}", "caf\u00e9 0"} <= set(failed.stdout.splitlines())
+    assert "['fail']" not in failed.stderr and 1 == failed.stdout.count("['fail']")
+    assert 1 == failed.stderr.count("ValueError: a row too many")
+    assert machines.are_clean(range(3), GONE_S)
+
+
 def test_three_hosts_share_one_optimizer(launch: Callable[..., Launch], shared_cache: str, tmp_path: Path):
     """ZeRO-2, a rank each: the figures of three ranks on one node."""
     alone = _alone(tmp_path, shared_cache, "--nproc=3", "parallel.strategy=zero2")

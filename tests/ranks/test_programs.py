@@ -133,14 +133,22 @@ def test_a_module_reads_standard_input_with_one_rank(run):
 
 
 def test_an_executable_gets_torchruns_variables_on_every_rank(run, folder: Path):
-    """--no-python; --tee shows every rank's lines with its rank; the exit code is 1 whatever the rank's is."""
-    script = "echo $RANK of $WORLD_SIZE at $MASTER_ADDR as $ROLE_NAME; sleep $RANK; exit $((RANK * 3))"
-    done = run("--nproc", "2", "--tee", "3", "--role", "worker", "--no-python", "sh", "-c", script)
+    """--no-python; --tee shows a rank's lines with its rank, each stream on the one of ours, and each has a log; the exit
+    code is 1 whatever the rank's is."""
+    script = "echo $RANK of $WORLD_SIZE at $MASTER_ADDR as $ROLE_NAME; echo E$RANK >&2; sleep $RANK; exit $((RANK * 3))"
+    teed = ("--tee", "0:1,1:3", "--redirects", "0:2")
+    done = run("--nproc", "2", *teed, "--role", "worker", "--no-python", "sh", "-c", script)
 
     assert 1 == done.returncode
     lines = {f"[worker{rank}]:{rank} of 2 at 127.0.0.1 as worker" for rank in (0, 1)}
     assert lines == set(done.stdout.splitlines())
-    assert (1, 3) == (failure(folder)["rank"], failure(folder)["process_exit_code"])
+    assert ["[worker1]:E1"] == [line for line in done.stderr.splitlines() if ":E" in line]
+    attempt = next(folder.glob("runs/*/latest/attempt_0"))
+    assert ["E0\n", "E1\n"] == [(attempt / f"rank_{rank}.stderr.log").read_text() for rank in (0, 1)]
+    assert "1 of 2 at 127.0.0.1 as worker\n" == (attempt / "rank_1.stdout.log").read_text()
+    assert not list(attempt.glob("rank_?.log"))
+    found = failure(folder)
+    assert (1, 3, "rank_1.stderr.log") == (found["rank"], found["process_exit_code"], Path(found["log"]).name)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from launcher import accelerated, plan
-from launcher.cli import command_line, program
+from launcher.cli import command_line, program, screen
 from launcher.cluster import detect
 from launcher.errors import LaunchError
 from launcher.program import Program
+from launcher.show import program as show
 from launcher.worker import preload
 
 PARAMETERS = program.program_command.params
@@ -119,7 +120,7 @@ def test_a_line_without_a_config_takes_the_one_that_accelerate_would_find(no_def
 def asked(**given: object) -> tuple[object, dict[str, object]]:
     names = ("accelerate_config", "strategy", "precision", "accelerate_args", "nproc", "nnodes", "node_rank", "master_addr", "master_port", "rdzv_endpoint")  # fmt: skip
     values: dict[str, object] = {**dict.fromkeys(names), "device": "auto", **given}
-    return program._accelerate(values), values
+    return program.accelerate_of(values), values
 
 
 def test_without_an_option_nothing_of_accelerates_is_set():
@@ -204,7 +205,7 @@ def test_what_has_no_counterpart_is_refused_by_name(pasted: str):
 def test_secrets_among_the_arguments_stay_out_of_files():
     """A token is an argument's value by its name, or by its look."""
     given = ("--hub_token", "abc", "--hub_token=abc", "--lr", "1", "hf_abcdefgh12", "--x", "https://u:p@h/y")
-    shown = program._without_secrets(given)
+    shown = program.without_secrets(given)
 
     assert ("--hub_token", "<hidden>", "--hub_token=<hidden>", "--lr", "1", "<hidden>", "--x") == shown[:-1]
     assert "p@h" not in shown[-1]
@@ -264,3 +265,51 @@ def test_a_module_of_the_programs_own_is_read_before_what_follows_it(tmp_path: P
 
     assert [] == read(tmp_path, "import datasets\n", datasets="ROWS = []\n").modules
     assert "train.py" in read(tmp_path, "def broken(:\n").reason
+
+
+# -- streams ---------------------------------------------------------------------------------------------------------
+
+OUT, ERR = show.STDOUT, show.STDERR
+
+
+@pytest.mark.parametrize(
+    ("asked", "separate", "shown"),
+    [
+        (screen.Streams(), (), {(4, show.BOTH, False)}),
+        (screen.Streams(local_ranks_filter="0,1"), (), {(4, show.BOTH, True), (5, show.BOTH, True)}),
+        (screen.Streams(tee="3"), (0, 1), {(r, s, True) for r in (4, 5) for s in (OUT, ERR)}),
+        (screen.Streams(tee="1"), (0, 1), {(r, s, s == OUT) for r in (4, 5) for s in (OUT, ERR)}),
+        (screen.Streams(redirects="3"), (0, 1), set()),
+        (screen.Streams(redirects="2"), (0, 1), {(4, OUT, False), (5, OUT, False)}),
+        (screen.Streams(redirects="1", tee="2"), (0, 1), {(4, ERR, True), (5, ERR, True)}),
+        (screen.Streams(tee="0:1,1:3"), (0, 1), {(4, OUT, True), (4, ERR, False), (5, OUT, True), (5, ERR, True)}),
+        (screen.Streams(tee="1:3"), (1,), {(5, OUT, True), (5, ERR, True)}),
+        (screen.Streams(redirects="0:0,1:1"), (1,), {(4, show.BOTH, False), (5, ERR, False)}),
+        (screen.Streams(tee="3", local_ranks_filter="1"), (0, 1), {(5, OUT, True), (5, ERR, True)}),
+    ],
+)
+def test_streams_are_kept_and_shown_as_torchrun_does(asked: screen.Streams, separate: tuple, shown: set):
+    """Of the ranks that the options name; the others' output is in one log, and the first one's is shown."""
+    asked.check()
+
+    assert separate == asked.separate(2)
+    assert shown == {(s.rank, s.stream, s.prefixed) for s in asked.shown(2, 4)}
+
+
+@pytest.mark.parametrize("value", ["0", "1", "3", "4", "-1", "", "0:1", "0:1,1:3", "0:4", "0:1,", "3,0:1", "out"])
+def test_torchs_own_reading_decides_what_a_value_is(value: str):
+    """Checked against the installed torch, and so are the streams of each rank."""
+    multiprocessing = pytest.importorskip("torch.distributed.elastic.multiprocessing.api")
+    try:
+        theirs = multiprocessing.to_map(multiprocessing.Std.from_str(value), 2)
+    except ValueError:
+        with pytest.raises(LaunchError, match=r"--tee .*torchrun's values"):
+            screen.Streams(tee=value).check()
+        return
+
+    asked = screen.Streams(redirects=value)
+    asked.check()
+    named = {rank: std for rank, std in theirs.items() if std}
+    assert tuple(named) == asked.separate(2)
+    kept_off = {(rank, stream) for rank, std in named.items() for stream in (OUT, ERR) if std & stream}
+    assert not kept_off & {(s.rank, s.stream) for s in asked.shown(2, 0)}

@@ -266,3 +266,93 @@ def test_a_job_is_followed_to_its_last_end(tmp_path: Path, monkeypatch: pytest.M
     )
 
     assert (states, expected) == (seen, found.exit_code)
+
+
+# -- programs and commands -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    """A folder with a program and a script of the user's, from where they are submitted."""
+    (tmp_path / "train.py").write_text("print(1)\n")
+    (tmp_path / "train.sh").write_text("torchrun train.py\n")
+    (tmp_path / "mine").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "ran"),
+    [
+        (["--grace=30", "-t", "3", "train.py", "--lr", "1e-4", "--nodes", "7"],
+         "program --nproc 2 --device cpu --grace 30.0 --tee 3 train.py --lr 1e-4 --nodes 7"),
+        (["-m", "mine.trainer", "-m"], "program --nproc 2 --device cpu --module mine.trainer -m"),
+        (["--no_python", "./train.sh"], "program --nproc 2 --device cpu --no-python ./train.sh"),
+        (["--run-dir=/r", "--", "bash", "train.sh", "--", "x"],
+         "command --nproc 2 --device cpu --run-dir /r -- bash train.sh -- x"),
+        (["torchrun", "--nnodes=2", "--nproc_per_node", "4", "train.py", "a b"], "program --nproc 4 --device cpu train.py 'a b'"),
+    ],
+)  # fmt: skip
+def test_a_batch_script_runs_a_program_or_a_command_on_every_node(ascend_launch: Callable[..., Any], code: Path, words: list[str], ran: str):  # fmt: skip
+    """In the words of a local launch, from this folder; this shell's PET_ variables are not the job's."""
+    done = ascend_launch(
+        "submit", "--slurm", "--dry-run", "--nodes=2", *CPU, *words, PET_NPROC_PER_NODE="9", PET_TEE="1", cwd=code
+    )
+
+    assert 0 == done.code, done.err
+    assert f" -m launcher.cli {ran}\n" in done.out
+    assert "#SBATCH --nodes=2\n" in done.out and f"cd -- {code} " in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "ran"),
+    [
+        (["/code/train.py", "$HOME"], ["program", "/code/train.py", "$$HOME"]),
+        (["--workdir=/code", "train.py"], ["program", "train.py"]),
+        (["/opt/app/main.py"], ["program", "/opt/app/main.py"]),
+        (["-m", "torch_thing.train"], ["program", "--module", "torch_thing.train"]),
+        (["--no-python", "/bin/echo"], ["program", "--no-python", "/bin/echo"]),
+        (["--", "llamafactory-cli", "train", "/code/x.yaml"], ["command", "--", "llamafactory-cli", "train", "/code/x.yaml"]),
+    ],
+)  # fmt: skip
+def test_pods_run_what_a_mount_or_their_image_holds(ascend_launch: Callable[..., Any], code: Path, words: list[str], ran: list[str]):  # fmt: skip
+    """There is no recipe, and so no ConfigMap."""
+    pods = ["submit", "--kubernetes", "--dry-run", *CPU, "--mount=code:/code:ro", *PODS]
+    done = ascend_launch(*pods, *words, cwd=code)
+
+    assert 0 == done.code, done.err
+    (job,) = yaml.safe_load_all(done.out)
+    pod = job["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]
+    argv = pod["containers"][0]["args"]
+    run_dir = argv.index("--run-dir")
+    assert ran == [argv[0], *argv[run_dir + 2 :]]
+    assert ["--nproc", "2", "--device", "cpu"] == argv[1:run_dir]
+    assert not [volume for volume in pod["volumes"] if "configMap" in volume]
+
+
+TOKEN = "hf_abcdefghijklmnopqrstuvwxyz012345"
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "hint"),
+    [
+        (["--kubernetes", *PODS, "train.py"], "train.py: a file of this machine", "--mount CLAIM:/code"),
+        (["--kubernetes", *PODS, "-m", "mine.trainer"], "mine: a file of this machine", "--mount CLAIM:/code"),
+        (["--volcano", *PODS, "--no-python", "./train.sh"], "./train.sh: a file of this machine", "--mount"),
+        (["--volcano", *PODS, "--", "bash", "train.sh"], "train.sh: a file of this machine", "--workdir DIR"),
+        (["--kubernetes", *PODS, "--accelerate-config=train.sh", "/x/t.py"], "train.sh: a file of this machine", "--mount"),
+        (["--kubernetes", *PODS, "/x/train.py", "--hub_token", TOKEN], "--hub_token: a secret's value must not", "--secret NAME="),
+        (["--slurm", "--", "wandb", "login", TOKEN], "an argument: a secret's value must not", "export it as a variable"),
+        (["--slurm", "train.py", f"--token={TOKEN}"], "--token: a secret's value must not", "export it as a variable"),
+        (["--slurm", "-t", "3", "--", "bash", "train.sh"], "--tee: only for a program", "own torchrun"),
+        (["--slurm", "--tee", "7", "train.py"], "--tee 7: is none of torchrun's values", "--tee 1"),
+        (["--slurm", "--numa-binding", "node", "train.py"], "--numa-binding is not supported", "numactl"),
+        (["--slurm", "absent.py"], "absent.py: no such file", "name a program"),
+        (["train.py", "--slurm"], "submit needs to know where to", "say --slurm"),
+        (["--slurm", "--image=x", "train.py"], "--image: only for --kubernetes", "leave it out"),
+    ],
+)  # fmt: skip
+def test_a_program_that_cannot_start_there_is_not_sent(ascend_launch: Callable[..., Any], code: Path, words: list[str], said: str, hint: str):  # fmt: skip
+    done = ascend_launch("submit", "--dry-run", *CPU, *words, cwd=code)
+
+    assert (2, True, True) == (done.code, said in done.err, hint in done.err), done.err
+    assert TOKEN not in done.out + done.err
