@@ -37,13 +37,13 @@ def keep_libraries() -> None:
     ours = {n: m for n, m in sys.modules.items() if isinstance(m, ModuleType) and _is_foreign(n)}
     _kept.update(ours)
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(list(ours.values())))  # outlives this module's own end
-    for finalizer in list(weakref.finalize._registry):  # torch has one for each library of operators
-        about = finalizer.peek()
-        if about is not None and _is_foreign(about[1].__module__ or ""):
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        about = finalizer.peek()  # torch has one for each library of operators
+        if about is not None and _is_foreign(getattr(about[1], "__module__", None) or ""):
             finalizer.atexit = False
     libc = ctypes.CDLL(None)
     if not os.environ.get("LD_PRELOAD") and hasattr(libc, "on_exit"):
-        libc.on_exit(libc._exit, None)  # called with the exit code; handlers that are registered later run before it
+        libc.on_exit(libc["_exit"], None)  # called with the exit code; handlers that are registered later run before it
         libc["__cxa_atexit"](libc.fflush, None, None)  # and so does this
 
 
@@ -78,7 +78,7 @@ def _spare() -> None:
 def _is_foreign(module: str) -> bool:
     """Whether a module is a library's, and neither Python's own nor what was started."""
     top = module.partition(".")[0]
-    return top != "__main__" and top not in sys.stdlib_module_names
+    return top not in ("", "__main__") and top not in sys.stdlib_module_names
 
 
 def _has_process_group() -> bool:
