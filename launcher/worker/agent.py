@@ -26,7 +26,7 @@ from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_TER
 from launcher.plan import Plan
 from launcher.program import Program, as_typed
 from launcher.rundir import RunDir
-from launcher.worker import failure, nodes, stall, start, zygote
+from launcher.worker import ending, failure, nodes, stall, start, zygote
 from launcher.worker import program as program_module
 
 POLL_S = 0.1
@@ -164,7 +164,10 @@ class Agent:
     def _preload_for(self, program: Program) -> None:
         if program.kind == "executable":
             return
+        ending.begin()
         modules, reason = program_module.preload(self.plan)
+        if self.plan.device == "cpu":  # a card's libraries write logs and release the card when they are taken apart
+            ending.keep_libraries()
         self._event("preload", modules=modules, reason=reason)
 
     def _settle_start_method(self) -> None:

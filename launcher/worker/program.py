@@ -6,7 +6,6 @@ Imports nothing but what the agent has anyway; torch and what the program needs 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import importlib.machinery
 import importlib.util
@@ -102,15 +101,6 @@ def flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
-
-
-def end(code: int) -> NoReturn:
-    """End as Python ends: threads joined, atexit, child processes joined, files flushed and closed, temporary folders
-    removed. A forked rank cannot return to the interpreter's own end, since the agent's code lies in between; Py_Exit is
-    what the interpreter calls there."""
-    flush()
-    ctypes.pythonapi.Py_Exit(ctypes.c_int(code))
-    raise AssertionError("Py_Exit does not return")
 
 
 def _run(program: Program, local_rank: int) -> None:

@@ -26,7 +26,7 @@ from launcher import rundir, streams
 from launcher.errors import EXIT_JOB_FAILED, EXIT_OK, LaunchError
 from launcher.program import ARGS, Program, as_typed
 from launcher.rundir import RunDir
-from launcher.worker import failure
+from launcher.worker import ending, failure
 from launcher.worker import program as program_module
 from launcher.worker import start as start_module
 
@@ -224,7 +224,8 @@ def _program(program: Program, run: RunDir, attempt: int, rank: int) -> NoReturn
     code = program_module.main(program, run, attempt, rank)
     if code == EXIT_OK:
         rundir.touch(done_path(run, attempt, rank))
-    program_module.end(code)
+    program_module.flush()
+    ending.end(code)
 
 
 def spawned(run_path: str, attempt: str, rank: str) -> NoReturn:

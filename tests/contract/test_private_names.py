@@ -101,6 +101,7 @@ ATTRIBUTES = {
         "loss_is_scaled_for_ga", "model_accepts_loss_kwargs", "model_wrapped",
     ),
     "transformers.modeling_utils:PreTrainedModel": ("_no_split_modules",),
+    "weakref:finalize": ("_registry",),
 }  # fmt: skip
 """A class, or a module that sets it on objects of others → what we read or set."""
 

@@ -19,7 +19,8 @@ REPO = Path(__file__).resolve().parent.parent.parent
 TIMEOUT_S = 120
 
 CONTRACT = """
-import atexit, multiprocessing, os, pathlib, sys, tempfile, threading, time
+import atexit, ctypes, multiprocessing, os, pathlib, sys, tempfile, threading, time
+import torch
 import torch.distributed as dist
 from helper import greeting
 
@@ -39,6 +40,12 @@ threading.Thread(target=later).start()
 multiprocessing.get_context("fork").Process(target=child).start()
 text = open(out / f"text_{rank}", "w")
 text.write("written without a close")
+torch.held = open(out / f"held_{rank}", "w")
+torch.held.write("held by a library")
+class Last:
+    def __del__(self, path=str(out / f"object_{rank}"), open=open): open(path, "w").close()
+last = Last()
+ctypes.CDLL(None).printf(b"from C\\n")
 folder = tempfile.TemporaryDirectory(dir=out, prefix="temporary_")
 """
 
@@ -113,16 +120,37 @@ def failure(folder: Path) -> dict:
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_script_runs_and_ends_as_python_has_it(run, folder: Path, method: str):
-    """argv as typed, __main__, its folder on sys.path; threads, children, atexit, files and temporary folders at the end."""
+    """argv as typed, __main__, its folder on sys.path; threads, children, atexit, objects, files (one that only a library
+    still holds, and C's own, too) and temporary folders at the end."""
     done = run("--nproc_per_node=2", "--start-method", method, "contract.py", "--lr", "1e-4", "--nproc", "7")
 
     assert 0 == done.returncode, done.stderr
-    assert (
-        "hello [0, 1] ['contract.py', '--lr', '1e-4', '--nproc', '7'] __main__ contract.py True None\n" == done.stdout
-    )
+    said = "hello [0, 1] ['contract.py', '--lr', '1e-4', '--nproc', '7'] __main__ contract.py True None\n"
+    assert f"{said}from C\n" == done.stdout
     left = {path.name for path in (folder / "out").iterdir()}
-    assert {f"{what}_{rank}" for what in ("atexit", "thread", "child", "text") for rank in (0, 1)} == left
-    assert {"written without a close"} == {(folder / "out" / f"text_{rank}").read_text() for rank in (0, 1)}
+    kinds = ("atexit", "thread", "child", "text", "held", "object")
+    assert {f"{what}_{rank}" for what in kinds for rank in (0, 1)} == left
+    for name, text in (("text", "written without a close"), ("held", "held by a library")):
+        assert {text} == {(folder / "out" / f"{name}_{rank}").read_text() for rank in (0, 1)}
+
+
+def test_what_a_rank_sent_last_arrives(run, folder: Path):
+    """A program may end with a message on its way and its process group open: its end waits for the message, as Python's."""
+    (folder / "sends.py").write_text(
+        "import os, time, torch, torch.distributed as dist\n"
+        "dist.init_process_group('gloo')\n"
+        "values = torch.full((4_000_000,), 7.0) if os.environ['RANK'] == '0' else torch.zeros(4_000_000)\n"
+        "if os.environ['RANK'] == '0':\n"
+        "    dist.broadcast(values, 0, async_op=True)\n"
+        "else:\n"
+        "    time.sleep(1)\n"
+        "    dist.broadcast(values, 0)\n"
+        "    open('arrived', 'w').write(str(values.unique().tolist()))\n"
+    )
+    done = run("--nproc", "2", "sends.py")
+
+    assert 0 == done.returncode, done.stderr
+    assert "[7.0]" == (folder / "arrived").read_text()
 
 
 def test_a_module_reads_standard_input_with_one_rank(run):
@@ -171,6 +199,8 @@ def test_the_rank_that_failed_first_is_named(run, folder: Path, fault: str, code
         assert 1 == failure(folder)["rank"]
         assert "gloo-peer-closed" not in done.stderr
         assert "launcher/worker" not in done.stderr  # no frames of ours
+    if fault == "usage":
+        assert 2 == failure(folder)["process_exit_code"]
 
 
 @pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "int"), (signal.SIGTERM, "term")])
