@@ -25,6 +25,7 @@ LAYERS = [
     {"training_fields", "training_rules", "yamlfile", "modelfolder", "places"},
     {"assets", "error_codes"},
     {"confined", "scrub"},
+    {"plugins"},
     {"errors", "streams", "again"},
 ]
 """From the top down. A module may import those in its own group's siblings' modules and anything below."""
