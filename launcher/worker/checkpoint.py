@@ -545,8 +545,7 @@ class ResumableTrainer(Trainer):
 
     def gathered_weights(self) -> Any:
         """The model's state dict on the first rank, gathered where it is sharded; every rank must call it."""
-        is_sharded = self.is_fsdp_enabled or self.plan.zero_stage == 3
-        if is_sharded:
+        if self.plan.sharing.shards_parameters:
             return self.accelerator.get_state_dict(self.model_wrapped)
         if not self.args.should_save:
             return None
