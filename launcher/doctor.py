@@ -28,6 +28,7 @@ from launcher.cluster.model import GIB, Chip, Device
 from launcher.cluster.nodes import is_loopback, split_endpoint
 from launcher.errors import EXIT_OK, EXIT_USER, LaunchError
 from launcher.render import ranktable, sbatch
+from launcher.strategies import table as strategies
 
 Verdict = Literal["ok", "warn", "fail", "skip"]
 _WORST = {"skip": 0, "ok": 1, "warn": 2, "fail": 3}
@@ -373,20 +374,17 @@ def check_transformers(ctx: Context) -> Finding:
     return ok(name, f"transformers {have}")
 
 
-FSDP2_GLOO = (2, 9)
-"""The first torch whose gloo averages in a reduce-scatter; before, AVG is a sum (1.0 and 2.0 came to 3.0 on 2.7.1 and
-2.8.0, to 1.5 on 2.9.0)."""
-
-
 def check_fsdp2(ctx: Context) -> Finding:
     """Gradients times the number of ranks would train another model, without a word."""
     name, torch = "FSDP2 on CPU", ctx.versions.get("torch")
-    if ctx.strategy != "fsdp2" or ctx.device != "cpu" or torch is None or (ctx.nproc == 1 and ctx.num_nodes == 1):
+    strategy = strategies.chosen(ctx.strategy)
+    since = strategy.averages_on_gloo_since if strategy is not None else None
+    if since is None or ctx.device != "cpu" or torch is None or (ctx.nproc == 1 and ctx.num_nodes == 1):
         return skip(name, "not asked for")
-    if numbers(torch)[:2] < FSDP2_GLOO:
-        return Finding(name, "fail", f"fsdp2 on CPU ranks with torch {torch}",
+    if numbers(torch)[:2] < since:
+        return Finding(name, "fail", f"{ctx.strategy} on CPU ranks with torch {torch}",
                        "gloo sums gradients there where FSDP2 asks for their mean",
-                       "set parallel.strategy=ddp or zero2, or pip install 'torch>=2.9'")  # fmt: skip
+                       f"set parallel.strategy=ddp or zero2, or pip install 'torch>={since[0]}.{since[1]}'")  # fmt: skip
     return ok(name, f"torch {torch} averages")
 
 
@@ -889,7 +887,8 @@ def check_rank_table(ctx: Context) -> Finding:
 def check_compiler(ctx: Context) -> Finding:
     """DeepSpeed builds its CPU Adam when it is first used; torch 2.12 and later need C++20."""
     name = "compiler"
-    if ctx.strategy != "zero3-offload":
+    strategy = strategies.chosen(ctx.strategy)
+    if strategy is None or not strategy.offloads_optimizer:
         return skip(name, "only CPU offload compiles something")
     path = ctx.env.get("PATH")
     absent = [t for t in ("g++", "ninja") if shutil.which(t, path=path) is None]

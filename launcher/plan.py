@@ -3,6 +3,7 @@ cannot run. Everything a launch does afterwards follows from the Plan alone."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from dataclasses import dataclass, field
@@ -11,14 +12,16 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from launcher import __version__, memory, modelfolder, training_rules
+from launcher import __version__, modelfolder, training_rules
 from launcher.cluster.model import GIB, Chip, Cluster, chip
 from launcher.errors import LaunchError
+from launcher.models import geometry
+from launcher.planning import choose, fit
 from launcher.program import Program
 from launcher.spec import Loaded, Precision, RecipeSpec, Section, Strategy
+from launcher.strategies import table as strategies
 from launcher.training_rules import Schedule
 
-ZERO_STAGE = {"zero1": 1, "zero2": 2, "zero3": 3, "zero3-offload": 3}
 MAX_MICRO_BATCH = 8
 DEBUG_STEPS = 4
 CARD_PADDING = 16
@@ -28,7 +31,7 @@ ANSWER_POSITIONS = 32
 
 
 class Batch(Section):
-    """How one optimizer step's rows are split: `global_size = world_size x micro_size x accumulation`."""
+    """How one optimizer step's rows are split: `global_size = data_parallel_size x micro_size x accumulation`."""
 
     global_size: PositiveInt
     micro_size: PositiveInt
@@ -138,8 +141,34 @@ class Plan(Section):
         return words
 
     @property
+    def sharing(self) -> strategies.Strategy:
+        """The strategy itself, by whose name `strategy` goes."""
+        return strategies.load(self.strategy)
+
+    @property
+    def data_parallel_size(self) -> int:
+        """Ranks, or groups of them, that see different rows of a step; as many as ranks where each holds its own."""
+        return self.sharing.data_parallel_size(self.world_size)
+
+    def data_parallel_rank(self, rank: int) -> int:
+        """Which share of a step's rows this rank sees, from 0."""
+        return self.sharing.data_parallel_rank(rank, self.world_size)
+
+    def counts_rows(self, rank: int) -> bool:
+        """Whether this rank is the first of those that see the same rows, and the only one whose rows count."""
+        own = self.data_parallel_rank(rank)
+        return all(self.data_parallel_rank(other) != own for other in range(rank))
+
+    @property
     def zero_stage(self) -> int | None:
-        return ZERO_STAGE.get(self.strategy)
+        """DeepSpeed's; None without DeepSpeed."""
+        return self.sharing.zero_stage
+
+    @property
+    def deepspeed_keys(self) -> dict[str, Any]:
+        """What the recipe says below parallel.deepspeed."""
+        asked = self.recipe.parallel.deepspeed
+        return asked.given() if asked is not None else {}
 
     @property
     def recomputes_activations(self) -> bool:
@@ -152,8 +181,8 @@ class Plan(Section):
         """Whether the weights themselves have the precision that is computed in. DeepSpeed keeps fp32 ones beside them;
         DDP and FSDP2 train fp32 weights under autocast. An evaluation rounds as its training did."""
         if self.use is None:
-            return self.zero_stage is not None
-        return self.use.trained_by is None or self.use.trained_by in ZERO_STAGE
+            return self.sharing.computes_in_weights
+        return self.use.trained_by is None or strategies.load(self.use.trained_by).computes_in_weights
 
 
 @dataclass(frozen=True)
@@ -219,17 +248,18 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
     if use is not None:
         if use.mode == "eval":
             use = use.model_copy(update={"trained_by": use.trained_by or strategy})
-        batch = Batch(global_size=world_size, micro_size=1, accumulation=1, eval_size=_eval_size(recipe, 1))
         strategy, strategy_reason = _use_strategy(recipe, use)
+        total = strategies.load(strategy).data_parallel_size(world_size)
+        batch = Batch(global_size=total, micro_size=1, accumulation=1, eval_size=_eval_size(recipe, 1))
     else:
-        batch = _batch(recipe, world_size, loaded, cluster)
+        batch = _batch(recipe, strategy, world_size, loaded, cluster)
     overlaps = _overlaps(recipe, cluster, options)
     needs = memory_job(recipe, cluster, world_size, nproc, precision, model_config, overlaps=overlaps)
     if needs is not None:
         if use is not None:
             _require_room_for_weights(needs, use, strategy)
         else:
-            strategy, strategy_reason, batch = _fitted(recipe, needs, batch, world_size)
+            strategy, strategy_reason, batch = _fitted(recipe, needs, batch)
     _require_effect(loaded, cluster, strategy if use is None else None)
     return Plan(
         **_ranks(loaded, cluster, options, nproc),
@@ -257,7 +287,7 @@ def of_program(program: Program, loaded: Loaded, cluster: Cluster, options: Opti
     nproc = 1 if options.debug else _nproc(cluster, options)
     return Plan(
         **_ranks(loaded, cluster, options, nproc),
-        strategy=options.strategy or "ddp",
+        strategy=options.strategy or strategies.WHOLE,
         strategy_reason="--strategy" if options.strategy else "the program's own",
         precision=options.precision or "fp32",
         precision_reason="--precision" if options.precision else "the program's own",
@@ -295,7 +325,7 @@ def _recipe_dir(loaded: Loaded) -> Path:
 
 def _lone_notes(cluster: Cluster, options: Options) -> tuple[str, ...]:
     """accelerate joins CPU ranks where ACCELERATE_USE_CPU says so, which its launch sets with neither DeepSpeed nor FSDP."""
-    if cluster.device != "cpu" or options.strategy in (None, "ddp"):
+    if cluster.device != "cpu" or options.strategy is None or strategies.load(options.strategy).joins_cpu_ranks:
         return ()
     return (
         f"--strategy {options.strategy} on CPU: a plain Accelerator() may not join its peers, and each rank then trains "
@@ -305,7 +335,7 @@ def _lone_notes(cluster: Cluster, options: Options) -> tuple[str, ...]:
 
 def memory_rows(
     loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[str, Any] | None
-) -> list[memory.Row]:
+) -> list[fit.Row]:
     """Every strategy's memory for this job at its smallest micro batch, fastest first; empty where it cannot be told.
 
     Raises:
@@ -323,9 +353,13 @@ def memory_rows(
     if needs is None:
         return []
     micro = recipe.parallel.micro_batch_size
-    per_rank = _batch(recipe, world_size, loaded, cluster).global_size // world_size
-    least = 1 if micro == "auto" else micro
-    return memory.table(**needs, micro_batch=least, accumulation=max(1, per_rank // least))
+    asked = recipe.parallel.strategy
+    names = (
+        strategies.PREFERENCE if asked in (strategies.AUTO, *strategies.PREFERENCE) else (asked, *strategies.PREFERENCE)
+    )
+    batch = _batch(recipe, asked if asked != strategies.AUTO else names[0], world_size, loaded, cluster)
+    per_rank, least = batch.micro_size * batch.accumulation, 1 if micro == "auto" else micro
+    return fit.table(**needs, strategies=names, micro_batch=least, accumulation=max(1, per_rank // least))
 
 
 def _nproc(cluster: Cluster, options: Options) -> int:
@@ -373,23 +407,26 @@ def _strategy(
     if asked != "auto":
         return asked, "as the recipe says"
     if world_size == 1:
-        return "ddp", "one rank has nobody to share with"
+        return strategies.WHOLE, "one rank has nobody to share with"
     if cluster.device == "cpu":
-        return "ddp", "CPU ranks share this machine's memory, so sharding saves little"
-    why = unmodelled(cluster, config)
+        return strategies.WHOLE, "CPU ranks share this machine's memory, so sharding saves little"
+    why, sharded = unmodelled(cluster, config), strategies.most_sharded()
     count = about.num_parameters if about else None
     hbm_bytes = min((d.hbm_bytes for d in cluster.devices), default=0)
-    if recipe.adapter is not None and (count is None or count * 2 <= memory.usable_bytes(hbm_bytes) * STATE_SHARE):
-        return "ddp", "LoRA trains few weights, so sharding their state saves little"
+    if recipe.adapter is not None and (count is None or count * 2 <= fit.usable_bytes(hbm_bytes) * STATE_SHARE):
+        return strategies.WHOLE, "LoRA trains few weights, so sharding their state saves little"
     if count is None or not hbm_bytes:
-        return "zero3", f"{why}, so everything is sharded: weights, gradients and optimizer state"
-    share = memory.usable_bytes(hbm_bytes) * STATE_SHARE
+        return sharded.name, f"{why}, so everything is sharded: weights, gradients and optimizer state"
+    share = fit.usable_bytes(hbm_bytes) * STATE_SHARE
     said = f"{why}; {'' if about and about.is_counted else 'about '}{_count(count)} parameters"
-    for strategy in ("ddp", "zero1", "zero2"):
-        need = memory.state_bytes(strategy, count, world_size, precision)
+    for strategy in itertools.takewhile(lambda s: s is not sharded, map(strategies.load, strategies.PREFERENCE)):
+        need = strategy.state_bytes(count, world_size, precision)
         if need <= share:
-            return strategy, f"{said}: weights, gradients and optimizer take {need / GIB:.1f} GiB of a card under it"
-    return "zero3", f"{said}: too many for less than sharding weights, gradients and optimizer state"
+            return (
+                strategy.name,
+                f"{said}: weights, gradients and optimizer take {need / GIB:.1f} GiB of a card under it",
+            )
+    return sharded.name, f"{said}: too many for less than sharding weights, gradients and optimizer state"
 
 
 STATE_SHARE = 0.6
@@ -404,9 +441,9 @@ def unmodelled(cluster: Cluster, config: dict[str, Any] | None) -> str:
         return "the model's config is not on this machine (a folder, or the hub's cache)"
     if not min((d.hbm_bytes for d in cluster.devices), default=0):
         return "no card says how much memory it has"
-    if config.get("model_type") in memory.ARCHITECTURES:
+    if config.get("model_type") in geometry.ARCHITECTURES:
         return "the model's config.json does not say all the sizes that its memory is computed from"
-    known = ", ".join(memory.ARCHITECTURES)
+    known = ", ".join(geometry.ARCHITECTURES)
     return f"memory of model type {config.get('model_type')!r} is not computed here, only of {known}"
 
 
@@ -429,7 +466,7 @@ def _overlaps(recipe: RecipeSpec, cluster: Cluster, options: Options) -> bool:
 
 
 def _unused_notes(recipe: RecipeSpec, strategy: Strategy) -> tuple[str, ...]:
-    if recipe.parallel.deepspeed is None or strategy in ZERO_STAGE:
+    if recipe.parallel.deepspeed is None or strategies.load(strategy).needs_deepspeed:
         return ()
     return (f"parallel.deepspeed has no effect: the strategy taken is {strategy}",)
 
@@ -451,7 +488,7 @@ def memory_job(
         return None
     labels = recipe.model.num_labels or len(recipe.model.label_names or ()) or 2
     try:
-        memory.geometry(model_config, task=recipe.model.task, num_labels=labels)
+        geometry.geometry(model_config, task=recipe.model.task, num_labels=labels)
     except LaunchError:
         return None
     adapter, training = recipe.adapter, recipe.training
@@ -468,40 +505,43 @@ def memory_job(
         "seq_len": recipe.data.max_length,
         "gradient_checkpointing": bool(checkpointing),
         "attention": recipe.model.attn_implementation or "sdpa",
-        "lora": adapter and memory.Lora(adapter.r, adapter.target_modules, adapter.modules_to_save or ()),
+        "lora": adapter and geometry.Lora(adapter.r, adapter.target_modules, adapter.modules_to_save or ()),
         "overlaps": overlaps,
         "bucket_elements": recipe.parallel.deepspeed and recipe.parallel.deepspeed.reduce_bucket_size,
         "logit_positions": ANSWER_POSITIONS if recipe.model.task == "causal-lm" else None,
     }
 
 
-def _fitted(recipe: RecipeSpec, needs: dict[str, Any], batch: Batch, world_size: int) -> tuple[Strategy, str, Batch]:
+def _fitted(recipe: RecipeSpec, needs: dict[str, Any], batch: Batch) -> tuple[Strategy, str, Batch]:
     """The strategy and micro batch by memory: what the recipe leaves open is chosen, what it says is checked."""
     asked, micro = recipe.parallel.strategy, recipe.parallel.micro_batch_size
-    per_rank = batch.global_size // world_size
-    strategies = memory.PREFERENCE if asked == "auto" else (asked,)
-    choice = memory.choose_strategy(
+    per_rank = batch.micro_size * batch.accumulation
+    choice = choose.choose_strategy(
         **needs,
         per_rank_batch=per_rank,
         max_micro_batch=MAX_MICRO_BATCH,
-        strategies=strategies,
+        strategies=strategies.PREFERENCE if asked == strategies.AUTO else (asked,),
         micro_batch=None if micro == "auto" else micro,
     )
     taken = batch.model_copy(update={"micro_size": choice.micro_batch, "accumulation": per_rank // choice.micro_batch})
-    reason = choice.reason if asked == "auto" else "as the recipe says; " + choice.reason.split(": the fastest")[0]
-    return choice.strategy, reason, taken  # type: ignore[return-value]
+    reason = (
+        choice.reason if asked == strategies.AUTO else "as the recipe says; " + choice.reason.split(": the fastest")[0]
+    )
+    return choice.strategy, reason, taken
 
 
-def _batch(recipe: RecipeSpec, world_size: int, loaded: Loaded, cluster: Cluster) -> Batch:
+def _batch(recipe: RecipeSpec, strategy: Strategy, world_size: int, loaded: Loaded, cluster: Cluster) -> Batch:
     total, micro = recipe.parallel.global_batch_size, recipe.parallel.micro_batch_size
     least = 1 if micro == "auto" else micro
-    unit = world_size * least
+    size = strategies.load(strategy).data_parallel_size(world_size)
+    unit = size * least
     if total % unit:
         below, above = total // unit * unit, (total // unit + 1) * unit
         sizes = f"{below} or {above}" if below else f"{above}"
-        ranks = [n for n in range(1, total + 1) if total % (n * least) == 0]
+        ranks = [n * (world_size // size) for n in range(1, total + 1) if total % (n * least) == 0]
         counts = ", ".join(map(str, ranks[:-1])) + f" or {ranks[-1]}" if len(ranks) > 1 else str(ranks[0])
         parts = f"{world_size} ranks" if world_size > 1 else "1 rank"
+        parts += f", {size} of them with rows of their own" if size < world_size else ""
         parts += f" on {cluster.num_nodes} nodes ({cluster.nodes_source})" if cluster.num_nodes > 1 else ""
         parts += "" if micro == "auto" else f" x micro batch {micro}"
         origin = loaded.origins.get("parallel.global_batch_size", "default")
@@ -510,7 +550,7 @@ def _batch(recipe: RecipeSpec, world_size: int, loaded: Loaded, cluster: Cluster
             f"{where}parallel.global_batch_size {total} cannot be split evenly over {parts}",
             hint=f"use parallel.global_batch_size={sizes}, or {counts} rank{'s' if len(ranks) > 1 else ''}",
         )
-    per_rank = total // world_size
+    per_rank = total // size
     largest = max(d for d in range(1, min(per_rank, MAX_MICRO_BATCH) + 1) if per_rank % d == 0)
     micro_size = largest if micro == "auto" else micro
     accumulation, eval_size = per_rank // micro_size, _eval_size(recipe, micro_size)
@@ -524,11 +564,12 @@ def _eval_size(recipe: RecipeSpec, micro_size: int) -> int:
 
 
 def _use_strategy(recipe: RecipeSpec, use: Use) -> tuple[Strategy, str]:
-    """Without gradients and optimizer only ZeRO-3 has something to shard: the weights."""
-    asked = recipe.parallel.strategy
-    if use.mode == "eval" and asked in ("zero3", "zero3-offload") and recipe.adapter is None:
-        return "zero3", "as the recipe says: every rank holds a share of the weights"
-    return "ddp", "every rank holds the model whole; nothing is trained, so there is no other state to shard"
+    """Without gradients and optimizer only a strategy that shards weights has something to shard."""
+    asked = strategies.chosen(recipe.parallel.strategy)
+    evaluates = strategies.load(asked.evaluates_as) if asked is not None else None
+    if use.mode == "eval" and evaluates is not None and evaluates.shards_parameters and recipe.adapter is None:
+        return evaluates.name, "as the recipe says: every rank holds a share of the weights"
+    return strategies.WHOLE, "every rank holds the model whole; nothing is trained, so there is no other state to shard"
 
 
 def _require_room_for_weights(needs: dict[str, Any], use: Use, strategy: Strategy) -> None:
@@ -537,15 +578,16 @@ def _require_room_for_weights(needs: dict[str, Any], use: Use, strategy: Strateg
     Raises:
         LaunchError: they alone are more than a rank can have.
     """
-    shape = memory.geometry(needs["config"], task=needs["task"], num_labels=needs["num_labels"])
+    shape = geometry.geometry(needs["config"], task=needs["task"], num_labels=needs["num_labels"])
     size = shape.num_parameters * (4 if needs["precision"] == "fp32" else 2)
-    share = size / needs["world_size"] if strategy == "zero3" else size
-    room = memory.usable_bytes(needs["hbm_bytes"])
+    is_sharded = strategies.load(strategy).shards_parameters
+    share = size / needs["world_size"] if is_sharded else size
+    room = fit.usable_bytes(needs["hbm_bytes"])
     if share > room:
-        shards = use.mode == "eval" and strategy != "zero3" and size / needs["world_size"] < room
+        shards = use.mode == "eval" and not is_sharded and size / needs["world_size"] < room
         raise LaunchError(
             f"the weights alone take {share / GIB:.1f} GiB of each card, and a rank can have {room / GIB:.1f} GiB",
-            hint="parallel.strategy=zero3 shares them out"
+            hint=f"parallel.strategy={strategies.most_sharded().name} shares them out"
             if shards
             else "use cards with more memory, or a smaller model",
         )
@@ -558,7 +600,7 @@ def _require_effect(loaded: Loaded, cluster: Cluster, strategy: Strategy | None)
         LaunchError: with all of them, a line each.
     """
     training = loaded.spec.training if strategy is not None else {}
-    wrong = {} if strategy in ("ddp", None) else dict.fromkeys(_OF_DDP, f"is DDP's, and the strategy is {strategy}")
+    wrong = dict(strategies.load(strategy).ignored_arguments()) if strategy is not None else {}
     if cluster.device == "cpu":
         wrong["use_liger_kernel"] = "its kernels need cards"
         if training.get("optim") == "adamw_torch_npu_fused":
@@ -574,9 +616,6 @@ def _require_effect(loaded: Loaded, cluster: Cluster, strategy: Strategy | None)
         raise LaunchError("\n".join(lines), hint=f"leave {'it' if len(lines) == 1 else 'them'} out")
 
 
-_OF_DDP = ("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph")
-
-
 def _use_arguments(recipe: RecipeSpec, use: Use, strategy: Strategy) -> dict[str, Any]:
     training = recipe.training
     arguments: dict[str, Any] = {
@@ -588,7 +627,8 @@ def _use_arguments(recipe: RecipeSpec, use: Use, strategy: Strategy) -> dict[str
     if "activation_checkpointing" in training:  # the newer name, which wins where both are
         arguments["activation_checkpointing"] = False
     arguments |= _unscheduled(training)
-    if strategy == "ddp" and use.trained_by in ZERO_STAGE:
+    trained_by = strategies.load(use.trained_by) if use.trained_by is not None else None
+    if trained_by and trained_by.computes_in_weights and not strategies.load(strategy).computes_in_weights:
         arguments |= {"bf16": False, "fp16": False}  # no autocast over weights that are in that precision themselves
     return arguments
 
@@ -606,9 +646,8 @@ def _training_arguments(
         "train_sampling_strategy": "group_by_length",
         "report_to": "none",
     }
-    if precision == "fp16" and cluster.device == "npu" and strategy not in ZERO_STAGE:
-        # torch_npu's gradient scaler hands itself to fused optimizers, and torch's own does not take it.
-        arguments["optim"] = "adamw_torch"
+    sharing = strategies.load(strategy)
+    arguments |= sharing.default_arguments(cluster.device, precision)
     arguments |= recipe.training | _direction(recipe)
     arguments |= {
         "per_device_train_batch_size": batch.micro_size,
@@ -623,18 +662,11 @@ def _training_arguments(
         "average_tokens_across_devices": True,
         "do_train": True,
     }
-    if strategy not in ZERO_STAGE:
+    if not sharing.needs_deepspeed:
         arguments["ddp_backend"] = "hccl" if cluster.device == "npu" else "gloo"
     if cluster.device == "cpu":
         arguments["dataloader_pin_memory"] = False
-    if strategy == "fsdp2":
-        arguments["fsdp"] = True
-        arguments["fsdp_config"] = {
-            "version": 2,
-            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-            "reshard_after_forward": True,
-            "state_dict_type": "FULL_STATE_DICT",
-        }
+    arguments |= sharing.trainer_arguments()
     if debug:
         arguments |= {"max_steps": DEBUG_STEPS, "logging_steps": 1, "logging_strategy": "steps"}
         arguments |= {"dataloader_num_workers": 0, **_NO_EVALUATION, **_unscheduled(arguments)}

@@ -11,13 +11,35 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from launcher import assets, scrub, training_fields, training_rules, yamlfile
 from launcher.errors import LaunchError
+from launcher.strategies import table as strategies
 
-Strategy = Literal["ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2"]
-StrategyOrAuto = Literal["auto", "ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2"]
+
+def _strategy(value: object, *others: str) -> str:
+    if isinstance(value, str) and (value in others or value in strategies.TABLE):
+        return value
+    *names, last = map(repr, (*others, *strategies.TABLE.names()))
+    raise PydanticCustomError(  # as of a Literal
+        "literal_error", "Input should be {expected}", {"expected": f"{', '.join(names)} or {last}"}
+    )
+
+
+Strategy = Annotated[str, BeforeValidator(_strategy)]
+"""A name in the table of strategies."""
+StrategyOrAuto = Annotated[str, BeforeValidator(lambda value: _strategy(value, strategies.AUTO))]
 Precision = Literal["bf16", "fp16", "fp32"]
 PrecisionOrAuto = Literal["auto", "bf16", "fp16", "fp32"]
 SizeOrAuto = PositiveInt | Literal["auto"]
@@ -682,28 +704,13 @@ def _check_combinations(layers: _Layers, good: dict[str, Any]) -> None:
         )
     if adapter is not None and adapter.target_modules == ():
         layers.mistake(("adapter", "target_modules"), "names no layer to adapt; leave it out for every linear layer")
-    if adapter is not None and adapter.use_dora and parallel.strategy in ("zero3", "zero3-offload"):
-        layers.mistake(("adapter", "use_dora"), "DoRA reads whole weights, which ZeRO-3 does not keep; use zero2")
-    if parallel.deepspeed is not None:
-        _check_deepspeed(layers, parallel)
+    strategy = strategies.chosen(parallel.strategy)
+    if strategy is not None:
+        keys = parallel.deepspeed.given() if parallel.deepspeed is not None else ()
+        for path, text in strategy.problems(keys, uses_dora=adapter is not None and adapter.use_dora):
+            layers.mistake(path, text)
     if len(set(good.get("metrics", ()))) < len(good.get("metrics", ())):
         layers.mistake(("metrics",), "a metric is named twice")
-
-
-def _check_deepspeed(layers: _Layers, parallel: Parallel) -> None:
-    """Keys that the strategy has no use for. With `auto` the strategy is not known yet."""
-    assert parallel.deepspeed is not None
-    for key in parallel.deepspeed.given():
-        if parallel.strategy in ("ddp", "fsdp2"):
-            layers.mistake(
-                ("parallel", "deepspeed", key), f"strategy {parallel.strategy} does not use DeepSpeed; leave it out"
-            )
-        elif key.startswith("stage3_") and parallel.strategy in ("zero1", "zero2"):
-            layers.mistake(("parallel", "deepspeed", key), f"is for zero3, and the strategy is {parallel.strategy}")
-        elif key == "allgather_bucket_size" and parallel.strategy in ("zero3", "zero3-offload"):
-            layers.mistake(
-                ("parallel", "deepspeed", key), "is for zero1 and zero2; zero3 has stage3_prefetch_bucket_size"
-            )
 
 
 def _check_task(layers: _Layers, model: Model, data: Data) -> None:

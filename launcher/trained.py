@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -16,6 +16,7 @@ from launcher.errors import LaunchError
 from launcher.plan import CARD_PADDING
 from launcher.rundir import RunDir
 from launcher.spec import NO_DATA, Data, Model, RecipeSpec, Strategy
+from launcher.strategies import table as strategies
 
 _MARKS = ("plan.json", "manifest.json", "config.json", "adapter_config.json", "*.safetensors", "pytorch_model*.bin", "global_step*",
           "*_states.pt", "*.distcp", "*/*.distcp")  # fmt: skip
@@ -44,7 +45,7 @@ class Weights:
             return self.run.plan().strategy
         note = rundir.read_json(Path(self.name) / rundir.MODEL_NOTE)
         strategy = note.get("strategy") if isinstance(note, dict) else None
-        return next((known for known in get_args(Strategy) if known == strategy), None)
+        return strategy if isinstance(strategy, str) and strategy in strategies.TABLE else None
 
 
 def find(text: str, option: str) -> Weights:

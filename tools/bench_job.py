@@ -277,8 +277,9 @@ def trainer_of(asked: dict[str, Any], folder: Path) -> Any:
     os.environ |= {"ASCEND_LAUNCH_CACHE": str(folder / "cache"), "HF_DATASETS_CACHE": str(folder / "datasets")}
     sys.path.insert(0, str(REPO))
     from launcher.rundir import RunDir
-    from launcher.worker import data, device, rank, start
+    from launcher.worker import data, rank, start
     from launcher.worker.callbacks import Events
+    from launcher.worker.engines import device
     from launcher.worker.heartbeat import Heart
 
     run = RunDir(run_path)

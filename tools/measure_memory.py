@@ -32,8 +32,11 @@ os.environ.update(
     OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", DS_ACCELERATOR="cpu", KINETO_LOG_LEVEL="5"
 )
 
-from launcher import memory
-from launcher.render.deepspeed import document
+from launcher.models import geometry
+from launcher.planning import choose, fit
+from launcher.strategies import breakdown, peak
+from launcher.strategies import table as strategies
+from launcher.strategies.zero import document
 
 NUM_STEPS = 4
 DOC = Path(__file__).parents[1] / "docs" / "memory.md"
@@ -87,7 +90,7 @@ class Case:
 
 def cases() -> list[Case]:
     """Strategies by models, then one axis at a time."""
-    out = [Case("small", s) for s in memory.STRATEGIES]
+    out = [Case("small", s) for s in strategies.BUILT_IN]
     out += [Case("small", s, precision="fp32") for s in ("ddp", "zero2", "zero3", "fsdp2")]
     out += [Case("small", s, checkpointing=True) for s in ("ddp", "zero2", "zero3", "fsdp2")]
     out += [Case("wide", s, num_ranks=4, micro_batch=2) for s in ("ddp", "zero1", "zero2", "zero3", "fsdp2")]
@@ -105,8 +108,8 @@ def cases() -> list[Case]:
     return out
 
 
-def predict(case: Case) -> memory.Breakdown:
-    return memory.estimate(
+def predict(case: Case) -> breakdown.Breakdown:
+    return peak.estimate(
         {"model_type": "llama", **MODELS[case.model]},
         task=case.task,
         num_labels=5,
@@ -119,7 +122,7 @@ def predict(case: Case) -> memory.Breakdown:
         attention=case.attention,
         accumulation=case.accumulation,
         padded=case.padded,
-        lora=memory.Lora(r=case.lora_r) if case.lora_r else None,
+        lora=geometry.Lora(r=case.lora_r) if case.lora_r else None,
         device="cpu",
     )
 
@@ -222,7 +225,8 @@ def storage_tracker() -> Any:
 
 
 def _arguments(case: Case, folder: Path) -> tuple[dict[str, Any], int | None]:
-    stage = {"zero1": 1, "zero2": 2, "zero3": 3, "zero3-offload": 3}.get(case.strategy)
+    how = strategies.load(case.strategy)
+    stage = how.zero_stage
     out: dict[str, Any] = {
         "output_dir": str(folder), "per_device_train_batch_size": case.micro_batch, "max_steps": NUM_STEPS, "report_to": "none",
         "gradient_accumulation_steps": case.accumulation, "bf16": case.precision == "bf16", "use_cpu": True,
@@ -232,7 +236,7 @@ def _arguments(case: Case, folder: Path) -> tuple[dict[str, Any], int | None]:
     if stage:
         path = folder / f"ds-{os.getpid()}.json"
         hidden = MODELS[case.model]["hidden_size"]
-        path.write_text(json.dumps(document(stage, "cpu", int(hidden), offload=case.strategy.endswith("offload"))))
+        path.write_text(json.dumps(document(stage, "cpu", int(hidden), offload=how.offloads_optimizer)))
         return out | {"deepspeed": str(path)}, stage
     if case.strategy == "fsdp2":
         out |= {
@@ -355,7 +359,7 @@ def _fork(num_ranks: int, folder: Path, run: Callable[[int, int], None]) -> None
         raise SystemExit("a rank failed\n" + (folder / "rank_0.log").read_text()[-3000:])
 
 
-def row(case: Case, found: dict[str, int], said: memory.Breakdown) -> tuple[str, float, bool]:
+def row(case: Case, found: dict[str, int], said: breakdown.Breakdown) -> tuple[str, float, bool]:
     error = said.total_bytes / found["peak"] - 1
     exact = (said.weights, said.optimizer) == (found["weights"], found["optimizer"])
     cells = [case.name, f"{found['weights']:,}", f"{found['optimizer']:,}", "yes" if exact else "**no**",
@@ -377,22 +381,22 @@ PLAN_BEGIN, PLAN_END = "<!-- plan: begin -->", "<!-- plan: end -->"
 def plan_table() -> str:
     """Llama-3-8B on 1 to 16 cards of 32 and 64 GB."""
     out = [
-        "| cards | " + " | ".join(memory.PREFERENCE) + " | auto on 32 GB | auto on 64 GB |",
+        "| cards | " + " | ".join(strategies.PREFERENCE) + " | auto on 32 GB | auto on 64 GB |",
         "|---:|" + "---:|" * 6 + "---|---|",
     ]
     for num_cards in (1, 2, 4, 8, 16):
         job: dict[str, Any] = {"num_labels": 5, "seq_len": 512}
-        rows = {r.strategy: r for r in memory.table(LLAMA3_8B, hbm_bytes=64 << 30, world_size=num_cards, **job)}
+        rows = {r.strategy: r for r in fit.table(LLAMA3_8B, hbm_bytes=64 << 30, world_size=num_cards, **job)}
         cells = []
-        for strategy in memory.PREFERENCE:
+        for strategy in strategies.PREFERENCE:
             if strategy not in rows:
                 cells.append("")
                 continue
             size = rows[strategy].breakdown.total_bytes
-            fits = [f"{g}" for g in (32, 64) if size <= memory.usable_bytes(g << 30)]
+            fits = [f"{g}" for g in (32, 64) if size <= fit.usable_bytes(g << 30)]
             cells.append(f"**{size / 2**30:.1f}** ({' and '.join(fits)})" if fits else f"{size / 2**30:.1f}")
         for gib in (32, 64):
-            choice = memory.choose_strategy(
+            choice = choose.choose_strategy(
                 LLAMA3_8B, hbm_bytes=gib << 30, world_size=num_cards, per_rank_batch=8, **job
             )
             cells.append(f"{choice.strategy}, micro batch {choice.micro_batch}")

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import click
 
 from launcher import cli, spec, training_fields
+from launcher.strategies import table as strategies
 
 ROOT = Path(__file__).resolve().parents[1]
 SECTIONS = {
@@ -84,6 +85,7 @@ def _type(annotation: ast.expr) -> str:
         "Text": "text", "str": "text", "int": "whole number", "float": "number", "bool": "true or false", "None": "",
         "PositiveInt": "whole number, at least 1", "NonNegativeInt": "whole number, at least 0", "dict": "mapping",
         "SizeOrAuto": "`auto` or a whole number",
+        "StrategyOrAuto": " or ".join(f"`{name}`" for name in ("auto", *strategies.BUILT_IN)),
     }  # fmt: skip
 
     def words(node: ast.expr) -> list[str]:

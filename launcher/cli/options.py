@@ -168,11 +168,14 @@ def require_packages(names: tuple[str, ...]) -> None:
 
 def _needs(recipe: RecipeSpec, strategy: str) -> tuple[str, ...]:
     """The packages that ranks of this recipe import, by the names of doctor.BOUNDS."""
+    from launcher.strategies import table as strategies
+
     ranks = ("torch", "transformers", "accelerate")
     if recipe.script is not None:
         return ()
+    chosen = strategies.chosen(strategy)
     asked = {
-        "deepspeed": strategy.startswith("zero"),
+        "deepspeed": chosen is not None and chosen.needs_deepspeed,
         "peft": recipe.adapter is not None,
         "gguf": recipe.model.gguf_file is not None,
         "modelscope": recipe.model.hub == "modelscope",

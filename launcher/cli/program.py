@@ -16,6 +16,7 @@ from launcher import streams
 from launcher.cli import hostfile, outputs
 from launcher.cli.options import Count, Seconds, supervision, supervision_options
 from launcher.errors import EXIT_JOB_FAILED, EXIT_OK, LaunchError
+from launcher.strategies import table as strategies
 
 if TYPE_CHECKING:
     from launcher.cluster.model import Cluster
@@ -26,6 +27,16 @@ if TYPE_CHECKING:
     from launcher.show.program import Source
     from launcher.spec import Loaded
     from launcher.supervise import Outcome
+
+
+class _StrategyName(click.Choice):
+    """A built-in strategy, or one of another package, which is looked for when it is named."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value not in self.choices and value in strategies.TABLE:
+            return value
+        return super().convert(value, param, ctx)
+
 
 Device = Literal["auto", "npu", "cpu"]
 MASTER_PORT = 29500
@@ -103,7 +114,7 @@ OPTIONS = [
     click.option("--use-env", is_flag=True, hidden=True, help="With a line of torch.distributed.launch: no --local-rank=N before the arguments."),
     click.option("--local-rank-option", is_flag=True, hidden=True, help="Put --local-rank=N before the arguments, as torch.distributed.launch does."),
     click.option("--accelerate-config", type=click.Path(path_type=Path), metavar="FILE", help="Set what `accelerate launch --config_file FILE` sets for its ranks; its processes and machines count where no option says them."),
-    click.option("--strategy", type=click.Choice(["ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2"]), help="Set what accelerate launch sets for this strategy, by a config made for it [default: nothing is set]."),
+    click.option("--strategy", type=_StrategyName(strategies.BUILT_IN), help="Set what accelerate launch sets for this strategy, by a config made for it [default: nothing is set]."),
     click.option("--precision", type=click.Choice(["bf16", "fp16", "fp32"]), help="Set what accelerate launch sets for this precision [default: nothing is set]."),
     click.option("--accelerate-args", metavar="OPTIONS", help="More options of accelerate launch as one word, such as '--use_deepspeed --zero_stage 2'."),
     click.option("--no-preload", is_flag=True, help="Import nothing beforehand: each rank imports everything itself."),

@@ -7,47 +7,24 @@ from typing import Any
 
 import yaml
 
-from launcher import assets
 from launcher.cluster.nodes import split_endpoint
 from launcher.plan import Plan
 
 
 def config(plan: Plan, deepspeed_path: Path, node_rank: int = 0) -> dict[str, Any]:
-    """The shipped config of the plan's strategy, filled in for this job.
+    """The config of the plan's strategy, filled in for this job.
 
     With a DeepSpeed file, precision, accumulation and clipping stay out: accelerate 1.15 raises when either side
     repeats them (utils/dataclasses.py, _deepspeed_config_checks). Keys it reads from no YAML (rdzv_backend,
     same_network, enable_cpu_affinity) stay out too.
     """
-    out: dict[str, Any] = yaml.safe_load((assets.folder("accelerate_configs") / f"{plan.strategy}.yaml").read_text())
-    out |= {
+    out = plan.sharing.accelerate_template() | {
         "mixed_precision": {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}[plan.precision],
         "num_machines": plan.num_nodes,
         "num_processes": plan.world_size,
         "machine_rank": node_rank,
     }
-    if plan.strategy == "ddp" and plan.world_size == 1:
-        # MULTI_NPU is torchrun, which one process does not need; accelerate starts it by itself.
-        out["distributed_type"] = "NO"
-        out["use_cpu"] = plan.device == "cpu"
-    elif plan.strategy == "ddp" and plan.device == "cpu" and plan.program is not None:
-        # Nothing but ACCELERATE_USE_CPU has an Accelerator() meet its peers over gloo, and this type alone sets it.
-        out |= {"distributed_type": "MULTI_CPU", "use_cpu": True}
-    elif plan.strategy == "ddp" and plan.device == "cpu":
-        # MULTI_CPU starts one process whatever num_processes says. MULTI_GPU is accelerate's word for torchrun; the
-        # ranks then choose gloo by TrainingArguments(use_cpu=True).
-        out["distributed_type"] = "MULTI_GPU"
-    if plan.zero_stage is not None:
-        out["deepspeed_config"] = {
-            "deepspeed_config_file": str(deepspeed_path),
-            "zero3_init_flag": plan.zero_stage == 3,
-        }
-        del out["mixed_precision"]
-        if plan.num_nodes > 1:
-            # The other launchers log in to every node and write the environment, tokens too, to a file.
-            out["deepspeed_config"]["deepspeed_multinode_launcher"] = "standard"
-    if plan.strategy == "fsdp2":
-        out["fsdp_config"]["fsdp_activation_checkpointing"] = plan.recomputes_activations
+    out = plan.sharing.accelerate_config(out, plan, deepspeed_path)
     if plan.num_nodes > 1 and plan.rdzv_endpoint:
         out["main_process_ip"], out["main_process_port"] = split_endpoint(plan.rdzv_endpoint)
     elif plan.world_size > 1:

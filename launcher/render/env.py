@@ -157,7 +157,7 @@ def _both(plan: Plan, num_cpus: int) -> list[Row]:
         ("TOKENIZERS_PARALLELISM", "false", "rows are tokenised before ranks are forked; threads do not survive a fork"),
         ("DS_ACCELERATOR", plan.device, "DeepSpeed otherwise guesses from which packages import"),
     ]  # fmt: skip
-    if plan.strategy.startswith("zero"):
+    if plan.sharing.needs_deepspeed:
         rows.append(
             (
                 "TORCH_EXTENSIONS_DIR",

@@ -11,7 +11,7 @@ import yaml
 
 from launcher.cluster.nodes import split_endpoint
 from launcher.plan import Plan
-from launcher.render import accelerate, deepspeed, env
+from launcher.render import accelerate, env
 from launcher.rundir import RunDir, write_text
 from launcher.spec import Loaded
 
@@ -23,7 +23,7 @@ def texts(loaded: Loaded, plan: Plan, run: RunDir, user_env: Mapping[str, str], 
         out = {run.recipe_path.name: recipe(loaded), **out}
     if plan.program is None or (plan.accelerate is not None and plan.accelerate.renders):
         out[run.accelerate_path.name] = accelerate.text(plan, run.deepspeed_path.resolve(), node_rank)
-    zero = deepspeed.config(plan)
+    zero = plan.sharing.deepspeed_config(plan)
     if zero is not None:
         out[run.deepspeed_path.name] = json.dumps(zero, indent=2) + "\n"
     rows = env.variables(plan, run.path.resolve(), user_env)

@@ -21,14 +21,15 @@ from launcher.doctor import Finding
 from launcher.errors import EXIT_OK
 from launcher.explain import Lang, Report, language, render_text
 from launcher.history import History, macro_text, stragglers
-from launcher.memory import SPEED_SOURCES, Row
 from launcher.plan import Plan
+from launcher.planning.fit import Row
 from launcher.predict import Bad, Feed
 from launcher.render.env import Variable, hidden
 from launcher.rundir import RunDir
 from launcher.show import live
 from launcher.show.text import Text
 from launcher.spec import Loaded
+from launcher.strategies.table import SPEED_SOURCES
 from launcher.submit import Job
 from launcher.supervise import Outcome
 

@@ -584,8 +584,7 @@ class ResumableTrainer(Trainer):
 
     def _gathered_weights(self) -> Any:
         """See `Snapshot`."""
-        is_sharded = self.is_fsdp_enabled or self.plan.zero_stage == 3
-        if is_sharded:
+        if self.plan.sharing.shards_parameters:
             return self.accelerator.get_state_dict(self.model_wrapped)
         if not self.args.should_save:
             return None

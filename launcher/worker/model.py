@@ -17,6 +17,7 @@ from launcher import assets, modelfolder
 from launcher import plan as plans
 from launcher.errors import LaunchError
 from launcher.worker import cache
+from launcher.worker.engines import table
 from launcher.worker.metrics import NO_LABEL
 
 if TYPE_CHECKING:
@@ -374,8 +375,7 @@ def load_model(plan: Plan, prepared: Prepared, tokenizer: Any) -> torch.nn.Modul
     if other is not None:
         _replace_head(plan, model, prepared.num_labels)
         model.config.update(labels)
-    if plan.strategy == "fsdp2":
-        _wrap_layers_there(model)
+    table.of(plan).adapt_model(model)
     set_pad_token(model.config, tokenizer)
     if plan.use is not None:
         return _with_trained_adapter(plan, prepared, model, sorted(loading["missing_keys"]))
@@ -407,17 +407,6 @@ def _replace_head(plan: Plan, model: Any, num_labels: int) -> None:
         model._init_weights(new)
     model.set_submodule(path, new.to(old.weight.device, old.weight.dtype))
     model.num_labels = num_labels
-
-
-def _wrap_layers_there(model: Any) -> None:
-    """Leave FSDP2 the layer classes that it can wrap. accelerate raises for one that this model has no layer of, such as
-    the encoder's of a decoder alone; and torch for one around the input embedding, such as BertEmbeddings, since
-    accelerate 1.15 shards the embedding by itself too."""
-    embedding = model.get_input_embeddings()
-    there = {
-        type(module).__name__ for module in model.modules() if all(part is not embedding for part in module.modules())
-    }
-    model._no_split_modules = {name for name in model._no_split_modules or () if name in there}
 
 
 def _load_dtype(plan: Plan, *, has_adapter: bool) -> torch.dtype:
@@ -455,7 +444,7 @@ def _with_adapter(plan: Plan, model: Any) -> torch.nn.Module:
         model = peft.get_peft_model(model, peft.LoraConfig(task_type=task, **options))
     except ValueError as error:
         raise LaunchError(f"adapter: {_first_line(error)}", hint="name modules of this model, or all-linear") from error
-    if plan.zero_stage is None:
+    if not plan.computes_in_weights:
         _widen_trained(model)
     return model
 
@@ -492,7 +481,7 @@ def _with_trained_adapter(plan: Plan, prepared: Prepared, model: Any, missing: l
         raise LaunchError(f"{path} is an adapter, but peft is not installed",
                           hint="pip install 'ascend-launch[lora]'") from error  # fmt: skip
     try:
-        if plan.zero_stage == 3:
+        if plan.sharing.shards_parameters:
             raise ValueError("an adapter's model cannot be sharded here")
         # As if to be trained, so that the weights have the precision that they had in training.
         model = peft.PeftModel.from_pretrained(model, path, is_trainable=True)

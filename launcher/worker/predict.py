@@ -18,15 +18,16 @@ import transformers
 
 from launcher import rundir
 from launcher.rundir import Chunks, RunDir
-from launcher.worker import cache, device, preempt, prompts, weights
+from launcher.worker import cache, preempt, prompts, weights
 from launcher.worker import model as models
+from launcher.worker.engines import device
 from launcher.worker.metrics import NO_LABEL
 from launcher.worker.preempt import Preempted
 from launcher.worker.prepared import Prepared
 
 if TYPE_CHECKING:
     from launcher.plan import Plan
-    from launcher.worker.device import Rank
+    from launcher.worker.engines.device import Rank
     from launcher.worker.heartbeat import Heart
 
 IDLE_S = 0.005
@@ -85,7 +86,7 @@ def main(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
         if preempt.received() is not None:
             raise Preempted
         waiting, is_end = chunks.waiting()
-        mine = [k for k in waiting if k % plan.world_size == rank.index]
+        mine = [k for k in waiting if k % plan.data_parallel_size == plan.data_parallel_rank(rank.index)]
         if mine:
             heart.beat("predicting", done)
             rows = json.loads(chunks.rows(mine[0]).read_text(encoding="utf-8"))

@@ -7,7 +7,8 @@ import os
 from launcher import places, rundir
 from launcher.plan import Plan
 from launcher.rundir import RunDir
-from launcher.worker import data, ops, predict
+from launcher.worker import data, predict
+from launcher.worker.engines import ops
 
 
 def main(run: RunDir) -> None:

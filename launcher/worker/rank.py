@@ -18,11 +18,12 @@ from launcher.cluster import network
 from launcher.errors import EXIT_TERMINATED
 from launcher.plan import Plan
 from launcher.rundir import RunDir
-from launcher.worker import data, device, failure, heartbeat, ops, predict, preempt, weights
+from launcher.worker import data, failure, heartbeat, predict, preempt, weights
 from launcher.worker import model as models
 from launcher.worker.callbacks import Beats, Events, Progress
 from launcher.worker.checkpoint import Store
-from launcher.worker.device import Rank
+from launcher.worker.engines import checks, device, table
+from launcher.worker.engines.device import Rank
 from launcher.worker.heartbeat import Heart
 from launcher.worker.losswatch import LossWatch
 from launcher.worker.peers import Peers
@@ -45,8 +46,7 @@ def preload(plan: Plan) -> None:
         import sklearn.metrics
 
         del datasets, evaluate, sklearn
-    if plan.zero_stage is not None:
-        ops.build_nothing_unasked()  # which imports DeepSpeed
+    table.of(plan).preload()
     if plan.recipe.adapter is not None or _has_adapter(plan):
         import importlib.util
 
@@ -204,11 +204,11 @@ def build(plan: Plan, run: RunDir, rank: Rank, prepared: Prepared, events: Event
 def _join(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> tuple[TrainingArguments, Peers]:
     timeout_s = plan.training_arguments.get("ddp_timeout", DEFAULT_TIMEOUT_S)
     heart.beat("joining the others")
-    deepspeed_path = str(run.deepspeed_path) if plan.zero_stage is not None else None
+    deepspeed_path = str(run.deepspeed_path) if plan.sharing.needs_deepspeed else None
     with network.no_name_server(os.environ):
-        device.init_process_group(plan, timeout_s=timeout_s)
+        table.of(plan).join(plan, timeout_s=timeout_s)
         args = device.training_arguments(plan, output_dir=str(run.checkpoints), deepspeed_path=deepspeed_path)
-    device.check_world(plan, rank, args)
+    checks.check_world(plan, rank, args)
     return args, Peers(timeout_s=timeout_s)
 
 

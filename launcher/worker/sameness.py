@@ -79,7 +79,7 @@ def versions(plan: Plan) -> dict[str, str]:
     """Python, machine, and the packages that ranks of this plan use."""
     names = ["torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors"]
     names = names if plan.program is None else ["torch"]
-    names += ["deepspeed"] if plan.zero_stage is not None else []
+    names += ["deepspeed"] if plan.sharing.needs_deepspeed else []
     names += ["peft"] if plan.recipe.adapter is not None else []
     names += ["torch-npu"] if plan.device == "npu" else []
     out = {"python": ".".join(map(str, sys.version_info[:2])), "machine": platform.machine()}

@@ -24,5 +24,5 @@ def settle(run: RunDir) -> None:
     plan = run.plan()
     if plan.device == "cpu":
         sys.modules["torch_npu"] = None  # type: ignore[assignment]
-    if plan.zero_stage is None and plan.program is None:
+    if not plan.sharing.needs_deepspeed and plan.program is None:
         sys.modules["deepspeed"] = None  # type: ignore[assignment]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,52 +16,23 @@ import torch
 from torch import Tensor
 
 from launcher.errors import LaunchError
+from launcher.worker.engines import table
+from launcher.worker.engines.pieces import Held, cut, flat
 from launcher.worker.tensorfile import TensorFile
 
 WEIGHT = "weight"
 _PIECE, _BUFFER = "p", "b"
 
 
-@dataclass(frozen=True)
-class Piece:
-    """`numel` elements from `start` of a flattened parameter, at `offset` of what this rank holds."""
-
-    name: str
-    start: int
-    offset: int
-    numel: int
-
-
-@dataclass(frozen=True)
-class Held:
-    """One tensor that the optimizer steps on this rank."""
-
-    key: Tensor
-    """The very object that the optimizer's state is kept under."""
-    pieces: tuple[Piece, ...]
-
-    @property
-    def values(self) -> Tensor:
-        """Its elements on this rank, in one dimension; writing to it changes the training."""
-        return _flat(self.key)
-
-
 class Live:
-    """The state of a training that is wrapped and ready: what is saved, and where what is loaded goes.
-
-    DeepSpeed's buffers are reached through the attributes that its own loaders use (runtime/zero/stage3.py,
-    `_rigid_load_state_dict`; stage_1_and_2.py, `_link_all_hp_params` and `update_lp_params`).
-    """
+    """The state of a training that is wrapped and ready: what is saved, and where what is loaded goes."""
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
-        self._engine: Any = trainer.model_wrapped if trainer.is_deepspeed_enabled else None
-        self._model = self._engine.module if self._engine is not None else trainer.model
-        self._names = {id(p): name for name, p in self._model.named_parameters()}
-        self._is_zero3 = self._engine is not None and self._engine.zero_optimization_stage() == 3
-        self._optimizer = self._base_optimizer()
-        self.held = tuple(self._held())
-        self.is_replicated = self._engine is None and all(type(h.key).__name__ != "DTensor" for h in self.held)
+        self._parts = table.of(trainer.plan).parts(trainer)
+        self._optimizer = self._parts.optimizer
+        self.held = tuple(self._parts.held())
+        self.is_replicated = self._parts.is_replicated
         """Whether every rank holds the same pieces, so that one of them is enough."""
 
     # -- to a checkpoint -------------------------------------------------------------------------------------------
@@ -74,9 +44,9 @@ class Live:
             for held in self.held:
                 sized, _ = self._optimizer_values(held)
                 for key, values in {WEIGHT: held.values, **sized}.items():
-                    out += [(f"{_PIECE}/{key}/{p.name}/{p.start}", _slice(values, p)) for p in held.pieces]
+                    out += [(f"{_PIECE}/{key}/{p.name}/{p.start}", cut(values, p)) for p in held.pieces]
         if is_first:
-            out += [(f"{_BUFFER}/{name}", buffer) for name, buffer in _persistent_buffers(self._model)]
+            out += [(f"{_BUFFER}/{name}", buffer) for name, buffer in _persistent_buffers(self._parts.model)]
         return out
 
     def optimizer_values(self) -> dict[str, dict[str, Any]]:
@@ -85,18 +55,15 @@ class Live:
 
     def job_values(self) -> dict[str, Any]:
         """What all ranks share: hyperparameters of the groups as the scheduler left them, scheduler, scaler, engine."""
-        trainer, engine = self._trainer, self._engine
+        trainer = self._trainer
         scaler = getattr(trainer.accelerator, "scaler", None)
         groups = [{k: v for k, v in g.items() if k != "params"} for g in self._optimizer.param_groups]
         return {
             "groups": groups,
             "scheduler": trainer.lr_scheduler.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
-            "engine": None if engine is None else {
-                **{name: getattr(engine, name) for name in _ENGINE_COUNTS},
-                "loss_scaler": _plain_attributes(engine.optimizer.loss_scaler),
-            },
-        }  # fmt: skip
+            "engine": self._parts.values(),
+        }
 
     # -- from a checkpoint -----------------------------------------------------------------------------------------
 
@@ -116,46 +83,28 @@ class Live:
         scaler = getattr(self._trainer.accelerator, "scaler", None)
         if scaler is not None and job["scaler"] is not None:
             scaler.load_state_dict(job["scaler"])
-        if self._engine is not None and job["engine"] is not None:
-            for name in _ENGINE_COUNTS:
-                setattr(self._engine, name, job["engine"][name])
-            for name, value in job["engine"]["loss_scaler"].items():
-                setattr(self._engine.optimizer.loss_scaler, name, value)
+        has_own = self._parts.values() is not None
+        if has_own and job["engine"] is not None:
+            self._parts.set_values(job["engine"])
         elif self._trainer.plan.precision == "fp16" and (scaler is None) != (job["scaler"] is None):
             lost.append("the loss scale starts anew: DeepSpeed's and accelerate's are not the same")
         return lost
 
     def load_weights(self, saved: Saved) -> None:
         """Take over the weights and the model's buffers alone. Every rank must call it."""
-        if self._is_zero3:
-            self._engine.optimizer.checkpoint_event_prologue()
+        self._parts.before_weights()
         for held in self.held:
             for piece in held.pieces:
-                if not saved.read(WEIGHT, piece.name, piece.start, _slice(held.values, piece)):
+                if not saved.read(WEIGHT, piece.name, piece.start, cut(held.values, piece)):
                     raise LaunchError(
                         f"{saved.where}: holds no weights of {piece.name}",
                         hint="it is a checkpoint of another model: name a new --run-dir",
                     )
-        buffers = dict(_persistent_buffers(self._model))
+        buffers = dict(_persistent_buffers(self._parts.model))
         for name, value in saved.buffers():
             if name in buffers:
                 buffers[name].copy_(value)
-        if self._engine is not None:
-            self._spread_weights()
-
-    def _spread_weights(self) -> None:
-        """Bring the weights that DeepSpeed computes with up to its fp32 ones."""
-        optimizer = self._engine.optimizer
-        if not self._is_zero3:
-            optimizer.update_lp_params()
-            return
-        for i, fp32 in enumerate(optimizer.fp32_partitioned_groups_flat):
-            half = optimizer.fp16_partitioned_groups_flat[i]
-            half.data.copy_(fp32.data)
-            parts = optimizer.unflatten(half, optimizer.fp16_partitioned_groups[i])
-            for partition, part in zip(optimizer.fp16_partitioned_groups[i], parts, strict=True):
-                partition.data = part.data
-        optimizer.checkpoint_event_epilogue()
+        self._parts.after_weights()
 
     def _load_optimizer(self, saved: Saved) -> list[str]:
         lost: set[str] = set()
@@ -164,7 +113,7 @@ class Live:
             state: dict[str, Any] = {}
             for key in keys:
                 values = torch.zeros_like(held.key, dtype=saved.dtype(key))
-                found = [saved.read(key, p.name, p.start, _slice(_flat(values), p)) for p in held.pieces]
+                found = [saved.read(key, p.name, p.start, cut(flat(values), p)) for p in held.pieces]
                 if any(found):
                     state[key] = values
             for piece in held.pieces:
@@ -205,65 +154,15 @@ class Live:
 
     # -- what this rank holds --------------------------------------------------------------------------------------
 
-    def _base_optimizer(self) -> Any:
-        optimizer = self._engine.optimizer if self._engine is not None else self._trainer.optimizer
-        return getattr(optimizer, "optimizer", optimizer)
-
     def _optimizer_values(self, held: Held) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What the optimizer keeps for it: one number an element, in one dimension; and the rest."""
         sized, others = {}, {}
         for key, value in self._optimizer.state.get(held.key, {}).items():
             if isinstance(value, Tensor) and value.shape == held.key.shape and key != "step":
-                sized[key] = _flat(value)
+                sized[key] = flat(value)
             else:
                 others[key] = value
         return sized, others
-
-    def _held(self) -> Iterator[Held]:
-        if self._engine is None:
-            for parameter in self._model.parameters():
-                if parameter.requires_grad:
-                    yield Held(parameter, self._rows(parameter))
-        elif self._is_zero3:
-            yield from self._held_by_zero3()
-        else:
-            optimizer = self._engine.optimizer
-            for flat, group in zip(optimizer.single_partition_of_fp32_groups, optimizer.bit16_groups, strict=True):
-                mapped = [(p, p._hp_mapping) for p in group if p._hp_mapping is not None]
-                yield Held(flat, tuple(
-                    Piece(self._names[id(p)], m.lp_fragment_address.start, m.hp_fragment_address.start,
-                          m.hp_fragment_address.numel)
-                    for p, m in mapped
-                ))  # fmt: skip
-
-    def _held_by_zero3(self) -> Iterator[Held]:
-        optimizer = self._engine.optimizer
-        rank = torch.distributed.get_rank(group=optimizer.dp_process_group)
-        for flat, group in zip(optimizer.fp32_partitioned_groups_flat, optimizer.fp16_groups, strict=True):
-            pieces = []
-            for parameter in group:
-                _, offset, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
-                # The last rank's part is filled up, so that all are of one size.
-                numel = min(size, max(parameter.ds_numel - rank * size, 0))
-                if numel:
-                    pieces.append(Piece(self._names[id(parameter)], rank * size, offset, numel))
-            yield Held(flat, tuple(pieces))
-
-    def _rows(self, parameter: Tensor) -> tuple[Piece, ...]:
-        name = self._names[id(parameter)]
-        if type(parameter).__name__ != "DTensor":
-            return (Piece(name, 0, 0, parameter.numel()),)
-        from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-        shape, offset = compute_local_shape_and_global_offset(
-            parameter.shape,
-            parameter.device_mesh,
-            parameter.placements,
-        )
-        numel = int(np.prod(shape))
-        row = parameter.numel() // max(parameter.shape[0], 1) if parameter.dim() else 1
-        assert parameter.dim() == 0 or tuple(shape[1:]) == tuple(parameter.shape[1:]), "FSDP2 shards rows"
-        return (Piece(name, offset[0] * row, 0, numel),) if numel else ()
 
 
 class Saved:
@@ -323,9 +222,6 @@ class Saved:
         return True
 
 
-_ENGINE_COUNTS = ("global_steps", "global_samples", "skipped_steps")
-
-
 def random_state(device: torch.device) -> dict[str, Any]:
     """The random generators of this process, as plain values and tensors."""
     kind, keys, *rest = np.random.get_state()
@@ -356,21 +252,8 @@ def derive_random_state(*numbers: int) -> None:
     torch.manual_seed(seed)
 
 
-def _flat(tensor: Tensor) -> Tensor:
-    local = tensor.to_local() if type(tensor).__name__ == "DTensor" else tensor
-    return local.detach().view(-1)
-
-
-def _slice(values: Tensor, piece: Piece) -> Tensor:
-    return values[piece.offset : piece.offset + piece.numel]
-
-
 def _persistent_buffers(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
     for prefix, module in model.named_modules():
         for name, buffer in module._buffers.items():
             if buffer is not None and name not in module._non_persistent_buffers_set:
                 yield f"{prefix}.{name}" if prefix else name, buffer
-
-
-def _plain_attributes(value: Any) -> dict[str, Any]:
-    return {k: v for k, v in vars(value).items() if v is None or isinstance(v, bool | int | float)}

@@ -13,16 +13,16 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import TrainerControl
-from transformers.integrations.deepspeed import deepspeed_init
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from launcher import rundir
 from launcher.errors import LaunchError
 from launcher.plan import Plan
-from launcher.worker import device, metrics
+from launcher.worker import metrics
 from launcher.worker.batches import Order, RankBatches, eval_batches
 from launcher.worker.checkpoint import ResumableTrainer
 from launcher.worker.data import lengths
+from launcher.worker.engines import checks, table
 from launcher.worker.metrics import Predictions
 from launcher.worker.rates import Meter
 from launcher.worker.state import random_state, set_random_state
@@ -30,7 +30,7 @@ from launcher.worker.state import random_state, set_random_state
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from launcher.worker.device import Rank
+    from launcher.worker.engines.device import Rank
     from launcher.worker.model import Task
 
 _NO_ROW = -1
@@ -55,8 +55,8 @@ class RecipeTrainer(ResumableTrainer):
         self, *, plan: Plan, rank: Rank, task: Task, num_labels: int, train_dataset: Dataset | None,
         eval_dataset: Dataset | None, **options: Any,
     ) -> None:  # fmt: skip
-        device.allow_fsdp_on_cpu(plan)
-        device.drop_needless_ddp(plan)
+        engine = table.of(plan)
+        engine.before_trainer(plan)
         super().__init__(
             plan=plan,
             train_dataset=train_dataset,
@@ -64,13 +64,14 @@ class RecipeTrainer(ResumableTrainer):
             data_collator=task.collate,
             **options,
         )
-        device.shard_layers_that_exist(getattr(self.accelerator.state, "fsdp_plugin", None), self.model)
+        engine.after_trainer(self)
         # Counting labels over ranks is for losses that are divided by the count; ours are not.
         self.model_accepts_loss_kwargs = False
         self._order = _order(
             str(getattr(self.args.train_sampling_strategy, "value", self.args.train_sampling_strategy))
         )
         self.rank = rank
+        self._counts_rows = plan.counts_rows(rank.index)
         self.task = task
         self.num_labels = num_labels
         self.metric_names = plan.recipe.metrics
@@ -85,8 +86,8 @@ class RecipeTrainer(ResumableTrainer):
         self._has_stepped = False
 
     def check_engine(self) -> dict[str, Any]:
-        """See `device.check_engine`; called on every rank before the first step."""
-        return device.check_engine(self.plan, self)
+        """See `checks.check_engine`; called on every rank before the first step."""
+        return checks.check_engine(self.plan, self)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """6 x parameters x tokens, as Trainer counts, but of the whole model where this rank holds a shard."""
@@ -101,8 +102,8 @@ class RecipeTrainer(ResumableTrainer):
             RankBatches(
                 lengths(self.train_dataset),
                 self.plan.batch,
-                rank=self.rank.index,
-                world_size=self.plan.world_size,
+                rank=self.plan.data_parallel_rank(self.rank.index),
+                world_size=self.plan.data_parallel_size,
                 seed=args.seed if data_seed is None else data_seed,
                 order=self._order,
                 drop_last=args.dataloader_drop_last,
@@ -121,7 +122,8 @@ class RecipeTrainer(ResumableTrainer):
         if not self._has_stepped and self.state.global_step and isinstance(model, DistributedDataParallel):
             self._settle_buckets(model, inputs)
         self._has_stepped = True
-        self.meter.count(inputs)
+        if self._counts_rows:
+            self.meter.count(inputs)
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._loss_sum += loss.float()
         if self.accelerator.sync_gradients:
@@ -181,18 +183,13 @@ class RecipeTrainer(ResumableTrainer):
     # -- evaluation ------------------------------------------------------------------------------------------------
 
     def wrap_for_evaluation(self) -> dict[str, Any]:
-        """Place the model where evaluation runs without a training before it: whole, or in ZeRO-3's shards.
+        """Place the model where evaluation runs without a training before it: whole, or in shards.
 
         Returns:
             What was found, as `check_engine`.
         """
-        if self.plan.zero_stage == 3:
-            deepspeed_init(self, num_training_steps=0, inference=True)
-            self.model_wrapped = self.deepspeed = self.accelerator.prepare(self.model)
-        else:
-            # In place: on the device, and under autocast where the training was.
-            self.accelerator.prepare_model(self.model, evaluation_mode=True)
-        return device.check_evaluation_engine(self.plan, self)
+        table.of(self.plan).wrap_for_evaluation(self)
+        return checks.check_evaluation_engine(self.plan, self)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -224,8 +221,9 @@ class RecipeTrainer(ResumableTrainer):
 
     def _evaluate_rows(self) -> tuple[np.ndarray, np.ndarray]:
         """(index, label, prediction) of every row, and its loss, on every rank, in no order."""
-        size, world_size = self.args.per_device_eval_batch_size, self.plan.world_size
-        batches = eval_batches(lengths(self.eval_dataset), size=size, rank=self.rank.index, world_size=world_size)
+        size, plan = self.args.per_device_eval_batch_size, self.plan
+        share = plan.data_parallel_rank(self.rank.index)
+        batches = eval_batches(lengths(self.eval_dataset), size=size, rank=share, world_size=plan.data_parallel_size)
         # Sharded weights are only gathered inside the wrapper's forward; DDP's would broadcast buffers every batch.
         model = self.model_wrapped if self.is_deepspeed_enabled or self.is_fsdp_enabled else self.model
         was_training = model.training
@@ -237,7 +235,7 @@ class RecipeTrainer(ResumableTrainer):
             for i, (batch, (rows, counts)) in enumerate(zip(loader, batches, strict=True)):
                 inputs = self._prepare_inputs(batch)
                 predicted, loss = self.task.evaluate(model, inputs)
-                if counts:
+                if counts and self._counts_rows:
                     index = torch.tensor(rows, device=self.args.device)
                     numbers[i, : len(rows)] = torch.stack([index, inputs["labels"], predicted], dim=-1)
                     losses[i, : len(rows)] = loss

@@ -11,7 +11,7 @@ import pytest
 from launcher import assets, plan, spec
 from launcher.cluster import detect
 from launcher.cluster.nodes import Nodes
-from launcher.render import accelerate, deepspeed
+from launcher.render import accelerate
 
 STRATEGIES = ["ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2"]
 NODES = {"one node": Nodes(), "two nodes": Nodes(2, 1, "node0:29400")}
@@ -50,7 +50,7 @@ def test_accelerate_takes_the_rendered_config(recipe: Callable[..., Path], tmp_p
 
     made = make(recipe(), strategy, nodes)
     path, zero = tmp_path / "accelerate.yaml", tmp_path / "deepspeed.json"
-    config = deepspeed.config(made)
+    config = made.sharing.deepspeed_config(made)
     if config is not None:
         zero.write_text(json.dumps(config))
     path.write_text(accelerate.text(made, zero, nodes.rank))
@@ -73,7 +73,7 @@ def test_deepspeed_takes_the_rendered_config(recipe: Callable[..., Path], tmp_pa
     from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
     made = make(recipe(), strategy, Nodes())
-    filled = HfTrainerDeepSpeedConfig(deepspeed.config(made))
+    filled = HfTrainerDeepSpeedConfig(made.sharing.deepspeed_config(made))
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, bf16=True, per_device_train_batch_size=2)
     filled.trainer_config_process(arguments)
     read = DeepSpeedConfig(filled.config)

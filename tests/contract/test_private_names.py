@@ -220,8 +220,11 @@ def test_every_part_of_deepspeeds_optimizers_has_a_row():
     of_torch = {"optimizer", "param_groups", "state"}
     read = {
         node.attr
-        for name in ("state.py", "device.py")
-        for node in ast.walk(syntax(REPO / "launcher" / "worker" / name))
+        for path in [
+            REPO / "launcher" / "worker" / "state.py",
+            *sorted((REPO / "launcher" / "worker" / "engines").glob("*.py")),
+        ]
+        for node in ast.walk(syntax(path))
         if isinstance(node, ast.Attribute) and ast.unparse(node.value).rpartition(".")[2] == "optimizer"
     }
 

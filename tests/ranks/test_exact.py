@@ -11,6 +11,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from tests.support.launch import REPO
+from tests.support.run import Job
+
 pytestmark = pytest.mark.ranks
 
 WORDS = (
@@ -146,3 +149,21 @@ def test_the_environment_does_not_change_the_engine(job, tmp_path):
     assert 0 == ran.code, ran.out + ran.err
     (engine,) = ran.events("engine")
     assert ("DeepSpeedEngine", 2, "fp32") == (engine["engine"], engine["zero_stage"], engine["precision"])
+
+
+def test_ranks_that_see_the_same_rows_count_once(ascend_launch, job, tmp_path):
+    """Under a strategy of another package whose pairs of ranks share their rows, four ranks train as two do: the same
+    losses, and every row evaluated once."""
+    folder = REPO / "tests" / "packages" / "pairs"
+    ran = ascend_launch(
+        "--nproc", "4", "--device", "cpu", "--run-dir", tmp_path / "run", "recipes/tiny-cpu.yaml", *words("ddp", 2),
+        "parallel.strategy=pairs", PYTHONPATH=f"{REPO}:{folder}", OMP_NUM_THREADS="1",
+    )  # fmt: skip
+    assert 0 == ran.code, ran.out + ran.err
+    made, reference = Job(ran.code, ran.out, ran.err, tmp_path / "run"), job(2, *words("ddp", 2))
+
+    assert ("pairs", 4) == (made.metrics["strategy"], made.metrics["world_size"])
+    assert list(range(101)) == [row["index"] for row in made.predictions]
+    assert pytest.approx(reference.losses, rel=1e-4) == made.losses
+    assert reference.metrics["final"]["accuracy"] == made.metrics["final"]["accuracy"]
+    assert sum(e["rows"] for e in reference.events("rates")) == sum(e["rows"] for e in made.events("rates"))

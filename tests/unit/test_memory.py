@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
-from launcher import memory
 from launcher.cluster.model import GIB, chip
 from launcher.errors import LaunchError
+from launcher.models import geometry
+from launcher.planning import choose, fit
+from launcher.strategies import breakdown, peak
+from launcher.strategies import table as strategies
 
 LLAMA3_8B: dict[str, Any] = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
@@ -28,8 +31,8 @@ MB = 1_000_000
 
 def test_llama3_8b_has_as_many_parameters_as_published():
     """8.03 B with the language-model head, 7.50 B with a head of five classes."""
-    assert memory.geometry(LLAMA3_8B, task="causal-lm").num_parameters == 8_030_261_248
-    assert memory.geometry(LLAMA3_8B, num_labels=5).num_parameters == 7_504_945_152
+    assert geometry.geometry(LLAMA3_8B, task="causal-lm").num_parameters == 8_030_261_248
+    assert geometry.geometry(LLAMA3_8B, num_labels=5).num_parameters == 7_504_945_152
 
 
 CONFIGS = [
@@ -58,18 +61,18 @@ def test_every_parameter_is_the_one_that_transformers_makes(config: dict[str, An
     with torch.device("meta"):
         model = auto.from_config(real_config)
     wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    found = {p.name: p.shape for p in memory.geometry(config, task=task, num_labels=5).parameters}
+    found = {p.name: p.shape for p in geometry.geometry(config, task=task, num_labels=5).parameters}
     assert found == wanted
 
 
 def test_an_unknown_family_is_refused_with_what_to_do():
     with pytest.raises(LaunchError, match="bert") as caught:
-        memory.geometry({"model_type": "bert"})
+        geometry.geometry({"model_type": "bert"})
     assert "llama" in caught.value.hint
     with pytest.raises(LaunchError, match="vocab_size"):
-        memory.geometry({k: v for k, v in SMALL.items() if k != "vocab_size"})
+        geometry.geometry({k: v for k, v in SMALL.items() if k != "vocab_size"})
     with pytest.raises(LaunchError, match="positive"):
-        memory.geometry(SMALL | {"hidden_size": 0, "num_attention_heads": 1})
+        geometry.geometry(SMALL | {"hidden_size": 0, "num_attention_heads": 1})
 
 
 # --- the ZeRO paper ------------------------------------------------------------------------------------------------
@@ -80,8 +83,8 @@ def test_model_states_follow_the_zero_paper(num_ranks: int):
     """2 + 2 + 12 bytes a parameter, of which stage 1 divides 12, stage 2 also a 2, stage 3 all (padding aside)."""
     n = 7_504_945_152
 
-    def states(strategy: str) -> memory.Breakdown:
-        return memory.estimate(LLAMA3_8B, num_labels=5, strategy=strategy, world_size=num_ranks, device="cpu")
+    def states(strategy: str) -> breakdown.Breakdown:
+        return peak.estimate(LLAMA3_8B, num_labels=5, strategy=strategy, world_size=num_ranks, device="cpu")
 
     for strategy in ("zero1", "zero2"):
         assert states(strategy).weights == pytest.approx(2 * n, rel=1e-6)
@@ -93,23 +96,23 @@ def test_model_states_follow_the_zero_paper(num_ranks: int):
 
 def test_ddp_trains_fp32_weights():
     """4 of weights, 8 of moments, and 4 of gradients, which live in the buckets but for the one that is being made."""
-    n = memory.geometry(SMALL).num_parameters
-    two = memory.estimate(SMALL, strategy="ddp", world_size=2, seq_len=1, device="cpu")
-    one = memory.estimate(SMALL, strategy="ddp", world_size=1, seq_len=1, device="cpu")
+    n = geometry.geometry(SMALL).num_parameters
+    two = peak.estimate(SMALL, strategy="ddp", world_size=2, seq_len=1, device="cpu")
+    one = peak.estimate(SMALL, strategy="ddp", world_size=1, seq_len=1, device="cpu")
     assert (two.weights, two.optimizer, two.buffers, two.gradients) == (4 * n, 8 * n, 4 * 256 * 704, 4 * n)
     assert one.buffers == 0
 
 
 def test_fsdp2_shards_everything():
-    n = memory.geometry(SMALL).num_parameters
-    found = memory.estimate(SMALL, strategy="fsdp2", world_size=4, seq_len=1, device="cpu")
+    n = geometry.geometry(SMALL).num_parameters
+    found = peak.estimate(SMALL, strategy="fsdp2", world_size=4, seq_len=1, device="cpu")
     assert found.weights == pytest.approx(n, rel=1e-3)
     assert found.optimizer == pytest.approx(2 * n, rel=1e-3)
 
 
 def test_offload_moves_states_to_main_memory():
     """On a card nothing of the model stays; the host holds weights, masters, moments and fp32 gradients."""
-    found = memory.estimate(LLAMA3_8B, num_labels=5, strategy="zero3-offload", world_size=8)
+    found = peak.estimate(LLAMA3_8B, num_labels=5, strategy="zero3-offload", world_size=8)
     assert (found.weights, found.optimizer, found.gradients) == (0, 0, 0)
     assert found.host_bytes == pytest.approx((2 + 12 + 2 + 4) * 7_504_945_152 / 8, rel=1e-6)
 
@@ -118,12 +121,12 @@ def test_lora_trains_the_adapters_alone():
     """r x (in + out) for every linear layer of a block, and the copy of the head."""
     r, h, i, kv = 8, 256, 704, 64
     block = r * (2 * (h + h) + 2 * (h + kv) + 3 * (h + i))
-    found = memory.estimate(SMALL, num_labels=5, strategy="ddp", lora=memory.Lora(r=r), device="cpu")
+    found = peak.estimate(SMALL, num_labels=5, strategy="ddp", lora=geometry.Lora(r=r), device="cpu")
     assert found.num_trainable == 6 * block + 5 * h
-    only = memory.estimate(SMALL, num_labels=5, strategy="ddp", lora=memory.Lora(r=r, target_modules=("q_proj",)))
+    only = peak.estimate(SMALL, num_labels=5, strategy="ddp", lora=geometry.Lora(r=r, target_modules=("q_proj",)))
     assert only.num_trainable == 6 * r * (h + h) + 5 * h
     with pytest.raises(LaunchError, match="name no layer"):
-        memory.estimate(SMALL, strategy="ddp", lora=memory.Lora(target_modules=("query",)))
+        peak.estimate(SMALL, strategy="ddp", lora=geometry.Lora(target_modules=("query",)))
 
 
 # --- measured ------------------------------------------------------------------------------------------------------
@@ -159,7 +162,7 @@ def test_the_highest_point_is_within_5_percent_of_what_was_measured(
     case: tuple[str, str, int, int, int, bool, str, int],
 ):
     strategy, precision, ranks, batch, seq, is_checkpointed, task, measured = case
-    found = memory.estimate(
+    found = peak.estimate(
         SMALL, num_labels=5, strategy=strategy, precision=precision, world_size=ranks, micro_batch=batch, seq_len=seq,
         gradient_checkpointing=is_checkpointed, task=task, device="cpu",
     )  # fmt: skip
@@ -169,13 +172,13 @@ def test_the_highest_point_is_within_5_percent_of_what_was_measured(
 # --- what follows from what ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("strategy", memory.STRATEGIES)
+@pytest.mark.parametrize("strategy", strategies.BUILT_IN)
 def test_more_of_anything_never_takes_less(strategy: str):
     """Batch, sequence and eager attention add; checkpointing and more ranks take away."""
 
     def total(**changes: Any) -> int:
         job = {"strategy": strategy, "world_size": 4, "micro_batch": 4, "seq_len": 256} | changes
-        return memory.estimate(LLAMA3_8B, **job).total_bytes
+        return peak.estimate(LLAMA3_8B, **job).total_bytes
 
     assert total() <= total(micro_batch=8) <= total(micro_batch=16)
     assert total() <= total(seq_len=512)
@@ -188,32 +191,32 @@ def test_more_of_anything_never_takes_less(strategy: str):
 def test_logits_over_a_large_vocabulary_count():
     """128,256 columns x 12 bytes x 4,096 positions are 6.3 GB; scoring only the answers saves them."""
     job: dict[str, Any] = {"task": "causal-lm", "strategy": "zero3", "world_size": 8, "micro_batch": 8, "seq_len": 512}
-    every = memory.estimate(LLAMA3_8B, **job, gradient_checkpointing=True)
-    answers = memory.estimate(LLAMA3_8B, **job, gradient_checkpointing=True, logit_positions=4)
+    every = peak.estimate(LLAMA3_8B, **job, gradient_checkpointing=True)
+    answers = peak.estimate(LLAMA3_8B, **job, gradient_checkpointing=True, logit_positions=4)
     assert every.total_bytes - answers.total_bytes > 3 * GIB
 
 
 def test_parts_add_up():
-    for strategy in memory.STRATEGIES:
-        found = memory.estimate(LLAMA3_8B, strategy=strategy, world_size=8)
+    for strategy in strategies.BUILT_IN:
+        found = peak.estimate(LLAMA3_8B, strategy=strategy, world_size=8)
         assert sum(found.parts().values()) == found.total_bytes
         assert min(found.parts().values()) >= 0
         assert json.loads(json.dumps(found.to_json()))["total_bytes"] == found.total_bytes
 
 
 def test_hccl_takes_twice_its_buffer_for_every_communicator():
-    one = memory.estimate(SMALL, strategy="ddp", world_size=2, num_communicators=1)
-    three = memory.estimate(SMALL, strategy="ddp", world_size=2, num_communicators=3, hccl_buffsize_mib=100)
+    one = peak.estimate(SMALL, strategy="ddp", world_size=2, num_communicators=1)
+    three = peak.estimate(SMALL, strategy="ddp", world_size=2, num_communicators=3, hccl_buffsize_mib=100)
     assert (one.communication, three.communication) == (400 << 20, 600 << 20)
-    assert memory.estimate(SMALL, strategy="ddp", world_size=1).communication == 0
+    assert peak.estimate(SMALL, strategy="ddp", world_size=1).communication == 0
 
 
 # --- choosing ------------------------------------------------------------------------------------------------------
 
 
-def choose(hbm_gib: int, num_cards: int, **job: Any) -> memory.Choice:
+def chosen(hbm_gib: int, num_cards: int, **job: Any) -> choose.Choice:
     values: dict[str, Any] = {"num_labels": 5, "seq_len": 512, "per_rank_batch": 8} | job
-    return memory.choose_strategy(LLAMA3_8B, hbm_bytes=hbm_gib * GIB, world_size=num_cards, **values)
+    return choose.choose_strategy(LLAMA3_8B, hbm_bytes=hbm_gib * GIB, world_size=num_cards, **values)
 
 
 @pytest.mark.parametrize(
@@ -225,20 +228,20 @@ def choose(hbm_gib: int, num_cards: int, **job: Any) -> memory.Choice:
 )  # fmt: skip
 def test_llama3_8b_gets_the_fastest_strategy_that_fits(hbm_gib: int, num_cards: int, strategy: str):
     """Full fine-tuning in bf16: what the published arithmetic says of 44, 30 and 16 GB over eight cards."""
-    found = choose(hbm_gib, num_cards)
+    found = chosen(hbm_gib, num_cards)
     assert found.strategy == strategy
-    faster = [r for r in found.rows if memory.PREFERENCE.index(r.strategy) < memory.PREFERENCE.index(strategy)]
+    faster = [r for r in found.rows if strategies.PREFERENCE.index(r.strategy) < strategies.PREFERENCE.index(strategy)]
     assert not any(r.fits for r in faster)
     assert strategy in found.reason
 
 
 def test_the_micro_batch_is_the_largest_divisor_that_fits():
-    found = choose(32, 8)
+    found = chosen(32, 8)
     assert found.strategy == "zero3"
     job: dict[str, Any] = {"num_labels": 5, "seq_len": 512, "strategy": "zero3", "world_size": 8}
-    limit = memory.usable_bytes(32 * GIB)
+    limit = fit.usable_bytes(32 * GIB)
     fits = {
-        m: memory.estimate(LLAMA3_8B, micro_batch=m, accumulation=8 // m, **job).total_bytes <= limit
+        m: peak.estimate(LLAMA3_8B, micro_batch=m, accumulation=8 // m, **job).total_bytes <= limit
         for m in (1, 2, 4, 8)
     }
     assert found.micro_batch == max(m for m, ok in fits.items() if ok)
@@ -248,57 +251,56 @@ def test_the_micro_batch_is_the_largest_divisor_that_fits():
 def test_a_job_that_cannot_fit_is_refused_with_the_nearest_change():
     """Nothing is loaded first."""
     with pytest.raises(LaunchError, match="does not fit") as caught:
-        choose(32, 8, strategies=["ddp"])
+        chosen(32, 8, strategies=["ddp"])
     assert "parallel.strategy=zero3" in caught.value.hint
     with pytest.raises(LaunchError) as caught:
-        choose(32, 8, strategies=["zero3"], micro_batch=64, seq_len=2048)
+        chosen(32, 8, strategies=["zero3"], micro_batch=64, seq_len=2048)
     assert "gradient_checkpointing" in caught.value.hint or "micro_batch_size=1" in caught.value.hint
     with pytest.raises(LaunchError) as caught:
-        choose(64, 1, strategies=["ddp"])
+        chosen(64, 1, strategies=["ddp"])
     assert "zero3-offload" in caught.value.hint
 
 
 def test_main_memory_can_be_the_limit():
     """Offloading 8 B from eight ranks takes 150 GB of main memory."""
     with pytest.raises(LaunchError, match="main memory"):
-        choose(32, 4, nproc_per_node=4, host_memory_bytes=64 * GIB)
-    assert choose(32, 4, nproc_per_node=4, host_memory_bytes=512 * GIB).strategy == "zero3-offload"
+        chosen(32, 4, nproc_per_node=4, host_memory_bytes=64 * GIB)
+    assert chosen(32, 4, nproc_per_node=4, host_memory_bytes=512 * GIB).strategy == "zero3-offload"
 
 
 def test_lora_of_8b_fits_one_card():
-    found = choose(64, 1, lora=memory.Lora(r=8), gradient_checkpointing=True)
+    found = chosen(64, 1, lora=geometry.Lora(r=8), gradient_checkpointing=True)
     assert found.strategy == "ddp"
     assert 16 * GIB < found.rows[0].breakdown.total_bytes < 32 * GIB
 
 
 def test_largest_micro_batch_is_none_where_nothing_fits():
     assert (
-        memory.largest_micro_batch(LLAMA3_8B, hbm_bytes=32 * GIB, strategy="ddp", candidates=[1, 2], world_size=8)
-        is None
+        fit.largest_micro_batch(LLAMA3_8B, hbm_bytes=32 * GIB, strategy="ddp", candidates=[1, 2], world_size=8) is None
     )
 
 
 def test_usable_memory_is_less_than_the_label():
     """Published out-of-memory messages show 60.96 to 61.27 GiB of "64 GB", 28.5 GiB of "32 GB"."""
-    assert memory.usable_bytes(64 * GIB) == pytest.approx(60.5 * GIB)
-    assert memory.usable_bytes(32 * GIB) == 28 * GIB
-    assert memory.usable_bytes(0) == 0
+    assert fit.usable_bytes(64 * GIB) == pytest.approx(60.5 * GIB)
+    assert fit.usable_bytes(32 * GIB) == 28 * GIB
+    assert fit.usable_bytes(0) == 0
 
 
 def test_a_chip_says_its_memory_or_the_user_does():
     a2, edge, either = chip("910B3"), chip("310P3"), chip("910B4-1")
     assert a2 and edge and either
-    assert memory.hbm_of(a2) == 64 * GIB
-    assert memory.hbm_of(either, 32 * GIB) == 32 * GIB
+    assert fit.hbm_of(a2) == 64 * GIB
+    assert fit.hbm_of(either, 32 * GIB) == 32 * GIB
     with pytest.raises(LaunchError, match="inference"):
-        memory.hbm_of(edge)
+        fit.hbm_of(edge)
     with pytest.raises(LaunchError, match="several sizes"):
-        memory.hbm_of(either)
+        fit.hbm_of(either)
 
 
 def test_the_plan_of_8b_takes_less_than_a_second():
     started = time.process_time()
     for hbm_gib in (32, 64):
         for num_cards in (1, 2, 4, 8, 16):
-            choose(hbm_gib, num_cards)
+            chosen(hbm_gib, num_cards)
     assert time.process_time() - started < 5  # ten plans

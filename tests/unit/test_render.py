@@ -16,7 +16,7 @@ from launcher import plan, spec
 from launcher.cluster import detect
 from launcher.cluster.model import Cluster
 from launcher.cluster.nodes import Nodes
-from launcher.render import accelerate, deepspeed, env, files
+from launcher.render import accelerate, env, files
 from launcher.rundir import RunDir
 
 Write = Callable[..., Path]
@@ -39,7 +39,8 @@ def strategy(path: Path, name: str, **where: Any) -> plan.Plan:
 @pytest.mark.parametrize("name", ZERO)
 def test_numbers_that_deepspeed_wants_whole_are_whole(recipe: Write, name: str):
     """Formulas give 15099494.4 for the prefetch bucket, which DeepSpeed refuses."""
-    config = deepspeed.config(strategy(recipe(), name, npu=8))
+    made = strategy(recipe(), name, npu=8)
+    config = made.sharing.deepspeed_config(made)
     assert config is not None
     sizes = {
         k: v
@@ -95,7 +96,7 @@ def test_several_nodes_name_the_first(recipe: Write):
 
 
 def zero(made: plan.Plan) -> dict[str, Any]:
-    config = deepspeed.config(made)
+    config = made.sharing.deepspeed_config(made)
     assert config is not None
     found: dict[str, Any] = config["zero_optimization"]
     return found
@@ -157,7 +158,8 @@ def test_expandable_segments_follow_the_driver(recipe: Write, tmp_path: Path, dr
 
 def test_offload_keeps_weights_and_optimizer_on_the_host(recipe: Write):
     """zero3-offload differs from zero3 in exactly that."""
-    config = deepspeed.config(strategy(recipe(), "zero3-offload", npu=8))
+    made = strategy(recipe(), "zero3-offload", npu=8)
+    config = made.sharing.deepspeed_config(made)
     assert config is not None
 
     assert ["cpu", "cpu"] == [config["zero_optimization"][f"offload_{w}"]["device"] for w in ("optimizer", "param")]
@@ -165,7 +167,8 @@ def test_offload_keeps_weights_and_optimizer_on_the_host(recipe: Write):
 
 def test_checkpoints_of_zero3_hold_weights(recipe: Write):
     """Without the switch a ZeRO-3 checkpoint has no weights that from_pretrained can read."""
-    config = deepspeed.config(strategy(recipe(), "zero3", npu=8))
+    made = strategy(recipe(), "zero3", npu=8)
+    config = made.sharing.deepspeed_config(made)
     assert config is not None
 
     assert config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] is True

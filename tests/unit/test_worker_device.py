@@ -8,7 +8,7 @@ from accelerate import FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from transformers import BartConfig, BartForCausalLM
 
-from launcher.worker import device
+from launcher.worker.engines import fsdp2
 
 
 def _plugin() -> FullyShardedDataParallelPlugin:
@@ -26,7 +26,7 @@ def test_fsdp2_shards_by_the_layers_that_a_model_has():
         fsdp2_prepare_auto_wrap_policy(_plugin(), model)
     plugin = _plugin()
 
-    device.shard_layers_that_exist(plugin, model)
+    fsdp2.shard_layers_that_exist(plugin, model)
 
     is_sharded = fsdp2_prepare_auto_wrap_policy(plugin, model)
     assert is_sharded is not None
@@ -34,4 +34,4 @@ def test_fsdp2_shards_by_the_layers_that_a_model_has():
 
 
 def test_without_fsdp_there_is_nothing_to_shard():
-    device.shard_layers_that_exist(None, torch.nn.Linear(2, 2))
+    fsdp2.shard_layers_that_exist(None, torch.nn.Linear(2, 2))

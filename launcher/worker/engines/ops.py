@@ -38,7 +38,7 @@ def load(plan: Plan, say: Callable[[str], None]) -> None:
     Raises:
         LaunchError: no C++ compiler, another job builds for half an hour, or the compiler fails.
     """
-    if plan.strategy != "zero3-offload" or plan.device != "npu":
+    if not plan.sharing.offloads_optimizer or plan.device != "npu":
         return
     from deepspeed.accelerator import get_accelerator
 

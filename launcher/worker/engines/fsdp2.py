@@ -1,0 +1,107 @@
+"""FSDP2 in a rank: parameters are DTensors, of which it holds a run of rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from launcher.errors import LaunchError
+from launcher.plan import Plan
+from launcher.worker.engines.base import Base, WholeParts, same_precision, wrong_engine
+from launcher.worker.engines.pieces import Parts, Piece
+
+
+class Fsdp2(Base):
+    """torch's fully_shard, as accelerate applies it."""
+
+    def before_trainer(self, plan: Plan) -> None:
+        """Let accelerate take its FSDP2 path on CPU ranks.
+
+        accelerate 1.15 looks at `fsdp=True` only where the world is of cards (state.py: MULTI_GPU, MULTI_NPU, …) and
+        trains with DDP on MULTI_CPU without a word. Its FSDP2 code itself runs on gloo: parameters become DTensors on a
+        CPU mesh. So the world is labelled as one of cards until AcceleratorState has read it; `check` then looks at the
+        parameters.
+        """
+        if plan.device == "cpu":
+            from accelerate.state import DistributedType, PartialState
+
+            PartialState._shared_state["distributed_type"] = DistributedType.MULTI_NPU
+
+    def after_trainer(self, trainer: Any) -> None:
+        shard_layers_that_exist(getattr(trainer.accelerator.state, "fsdp_plugin", None), trainer.model)
+
+    def adapt_model(self, model: Any) -> None:
+        """Leave FSDP2 the layer classes that it can wrap. accelerate raises for one that this model has no layer of, such
+        as the encoder's of a decoder alone; and torch for one around the input embedding, such as BertEmbeddings, since
+        accelerate 1.15 shards the embedding by itself too."""
+        embedding = model.get_input_embeddings()
+        there = {
+            type(module).__name__
+            for module in model.modules()
+            if all(part is not embedding for part in module.modules())
+        }
+        model._no_split_modules = {name for name in model._no_split_modules or () if name in there}
+
+    def check(self, plan: Plan, trainer: Any) -> dict[str, Any]:
+        from torch.distributed.fsdp import FSDPModule
+        from torch.distributed.tensor import DTensor
+
+        model = trainer.model_wrapped
+        if not isinstance(model, FSDPModule):
+            raise wrong_engine(plan, model)
+        same_precision(plan, trainer)
+        parameters = dict(model.named_parameters())
+        whole = [n for n, p in parameters.items() if not isinstance(p, DTensor)]
+        if whole:
+            raise LaunchError(f"{len(whole)} parameters are no DTensors under FSDP2, the first is {whole[0]}",
+                              hint="report this with the run directory", exit_code=1)  # fmt: skip
+        total = sum(p.numel() for p in parameters.values())
+        local = sum(p.to_local().numel() for p in parameters.values())
+        # Rows are dealt out whole, so a rank can hold more than its share of a small parameter, or nothing of it.
+        if local >= total and plan.world_size > 1:
+            raise LaunchError(f"this rank holds all {total} parameters under FSDP2",
+                              hint="report this with the run directory", exit_code=1)  # fmt: skip
+        return {"parameters": total, "local_parameters": local}
+
+    def parts(self, trainer: Any) -> Parts:
+        return RowParts(trainer)
+
+
+class RowParts(WholeParts):
+    """Runs of rows of DTensors."""
+
+    def __init__(self, trainer: Any) -> None:
+        super().__init__(trainer)
+        self.is_replicated = all(type(held.key).__name__ != "DTensor" for held in self.held())
+
+    def _pieces(self, name: str, parameter: Any) -> tuple[Piece, ...]:
+        if type(parameter).__name__ != "DTensor":
+            return super()._pieces(name, parameter)
+        from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+        shape, offset = compute_local_shape_and_global_offset(
+            parameter.shape,
+            parameter.device_mesh,
+            parameter.placements,
+        )
+        numel = int(np.prod(shape))
+        row = parameter.numel() // max(parameter.shape[0], 1) if parameter.dim() else 1
+        assert parameter.dim() == 0 or tuple(shape[1:]) == tuple(parameter.shape[1:]), "FSDP2 shards rows"
+        return (Piece(name, offset[0] * row, 0, numel),) if numel else ()
+
+
+def shard_layers_that_exist(plugin: Any, model: Any) -> None:
+    """Have FSDP2 shard by those layer classes of `_no_split_modules` that this model has.
+
+    transformers names them for a whole family, and accelerate 1.15 refuses a class that is not there: the vision blocks
+    of a text-only Qwen3.5, the encoder layers of BartForCausalLM.
+
+    Args:
+        plugin: accelerate's FullyShardedDataParallelPlugin; None without FSDP.
+        model: what is trained, not yet wrapped.
+    """
+    if plugin is None:
+        return
+    there = {type(module).__name__ for module in model.modules()}
+    plugin.transformer_cls_names_to_wrap = sorted(set(getattr(model, "_no_split_modules", None) or ()) & there)
