@@ -102,11 +102,22 @@ def _submit_command(words: tuple[str, ...], **options: Any) -> None:
 JOB_PARAMETERS, PROGRAM_PARAMETERS = _parameters()
 WORDS = click.Argument(["words"], nargs=-1, required=True, metavar="PROGRAM [ARGS]...", type=click.UNPROCESSED)
 PARAMETERS: list[click.Parameter] = [*JOB_PARAMETERS, *PROGRAM_PARAMETERS, WORDS]
-submit_program_command = click.Command(
+
+
+class _AsSubmit(click.Command):
+    """Goes by the name that it was typed under."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        return super().make_context("submit", args, parent, **extra)
+
+
+submit_program_command = _AsSubmit(
     "submit-program", callback=_submit_program, params=PARAMETERS, context_settings=SETTINGS, hidden=True,
     help=_submit_program.__doc__,
 )  # fmt: skip
-submit_command_command = click.Command(
+submit_command_command = _AsSubmit(
     "submit-command", callback=_submit_command, params=PARAMETERS, context_settings=SETTINGS, hidden=True,
     help=_submit_command.__doc__,
 )  # fmt: skip
