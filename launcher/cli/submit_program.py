@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
@@ -40,25 +39,20 @@ def _program_options(command: Any) -> Any:
 def _parameters() -> tuple[list[click.Parameter], list[click.Parameter]]:
     """The options of submit, and of a program. This shell's PET_ variables are not the job's."""
 
-    @job_options
-    def submit() -> None: ...
-
-    @_program_options
-    def program() -> None: ...
-
-    own = _declared(submit)
+    own = _declared(job_options)
     names = {param.name for param in own} | OF_THE_JOB
-    theirs = [param for param in _declared(program) if param.name not in names]
+    theirs = [param for param in _declared(_program_options) if param.name not in names]
     for param in own:
         param.opts = [*([ALSO[param.name]] if param.name in ALSO else []), *param.opts]
     return own, theirs
 
 
-def _declared(function: Any) -> list[click.Parameter]:
-    found: list[click.Parameter] = [copy.copy(param) for param in reversed(function.__click_params__)]
-    for param in found:
+def _declared(options: Callable[[Any], Any]) -> list[click.Parameter]:
+    probe = click.Command("probe")
+    options(probe)
+    for param in probe.params:
         param.envvar = None
-    return found
+    return probe.params[::-1]  # as decorators are written
 
 
 SYSTEM = ("/bin", "/usr", "/opt")
