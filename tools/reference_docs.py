@@ -165,6 +165,8 @@ def _walk(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tuple
     yield path, command
     if isinstance(command, click.Group):
         for name, inner in command.commands.items():
+            if inner.hidden:  # goes by the name of another one
+                continue
             yield from _walk(inner, (*path, name))
 
 

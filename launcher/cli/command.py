@@ -16,20 +16,29 @@ from launcher.cli.options import supervision_options
 from launcher.errors import LaunchError
 
 
-def _job(env: Mapping[str, str]) -> dict[str, str]:
-    """Which node of its cluster's job this is, by the variables that LLaMA-Factory, ms-swift and many scripts read; none on
-    one node, and none where the cluster does not say it: then the launch inside says what is wrong."""
+def _job(env: Mapping[str, str], count: int | None, rank: int | None, endpoint: str | None) -> dict[str, str]:
+    """Which node of a job this is, by the variables that LLaMA-Factory, ms-swift and many scripts read; none on one node.
+    What the options say counts before what the environment says, and that before what its cluster says; where a cluster
+    does not say it, the launch inside says what is wrong.
+
+    Raises:
+        LaunchError: the options do not fit together.
+    """
     from launcher.cluster import environment
     from launcher.cluster.nodes import split_endpoint
 
+    is_said = count is not None
     try:
-        nodes = environment.find(env)
+        nodes = environment.find(env, count, rank, endpoint)
     except LaunchError:
+        if is_said:
+            raise
         return {}
     if nodes.count == 1 or nodes.endpoint is None:
         return {}
     host, port = split_endpoint(nodes.endpoint)
-    return {"NNODES": str(nodes.count), "NODE_RANK": str(nodes.rank), "MASTER_ADDR": host, "MASTER_PORT": str(port)}
+    found = {"NNODES": str(nodes.count), "NODE_RANK": str(nodes.rank), "MASTER_ADDR": host, "MASTER_PORT": str(port)}
+    return found if is_said else {name: value for name, value in found.items() if name not in env}
 
 
 @click.command(
@@ -38,13 +47,28 @@ def _job(env: Mapping[str, str]) -> dict[str, str]:
 )
 @click.option("--nproc", metavar="N", help="Ranks on this node of each launch that names none itself.")
 @click.option("--device", metavar="npu|cpu", help="Where ranks compute [default: npu where there is one, else cpu].")
+@click.option(
+    "--nnodes", type=click.IntRange(1), help="Nodes of the job [default: from the cluster's environment, else 1]."
+)
+@click.option(
+    "--node-rank", type=click.IntRange(0), help="Rank of this node, from 0 [default: from the cluster's environment]."
+)
+@click.option(
+    "--rdzv-endpoint",
+    metavar="HOST:PORT",
+    help="Host and port of node 0, the same on every node [default: from the cluster's environment].",
+)
+@click.option("--hostfile", hidden=True, help="Refused: a command is not started by ssh.")
 @supervision_options
 @click.option(
     "--run-dir", metavar="FOLDER", help="Directory of the run that the command starts [default: a new one below runs]."
 )
 @click.argument("words", nargs=-1, required=True, metavar="-- COMMAND [ARGS]...", type=click.UNPROCESSED)
 @click.pass_context
-def command_command(context: click.Context, words: tuple[str, ...], **given: object) -> None:
+def command_command(
+    context: click.Context, words: tuple[str, ...], nnodes: int | None, node_rank: int | None,
+    rdzv_endpoint: str | None, hostfile: str | None, **given: object,
+) -> None:  # fmt: skip
     """Run COMMAND once, as it is; every torchrun that it starts runs under our agent.
 
     \b
@@ -56,13 +80,18 @@ def command_command(context: click.Context, words: tuple[str, ...], **given: obj
     """
     from launcher import nested
 
+    if hostfile is not None:
+        raise LaunchError(
+            "--hostfile starts a recipe or a program, and no command",
+            hint="start the command on every host: ascend-launch --nnodes N --node-rank R --rdzv-endpoint HOST:PORT -- COMMAND",
+        )
     ours: list[str] = []
     for name, value in given.items():
         source = context.get_parameter_source(name)
         if value is not None and source is not None and source.name == "COMMANDLINE":
             ours += [f"--{name.replace('_', '-')}", str(value)]
     with tempfile.TemporaryDirectory(prefix="ascend-launch-") as folder:
-        env = nested.prepare(Path(folder), ours, {**_job(os.environ), **os.environ})
+        env = nested.prepare(Path(folder), ours, {**os.environ, **_job(os.environ, nnodes, node_rank, rdzv_endpoint)})
         try:
             child = subprocess.Popen(words, env=env)
         except OSError as error:

@@ -117,7 +117,7 @@ def launch_program(
 ) -> int:
     """Run a program on the hosts of a hostfile; 0, or 1 where a rank failed or the job was stopped."""
     from launcher import again, rundir, show
-    from launcher.cli.launch import explained, goes_on
+    from launcher.cli.launch import cause_explained, goes_on
     from launcher.errors import EXIT_JOB_FAILED, EXIT_OK, EXIT_USER
     from launcher.plan import Plan
     from launcher.rundir import RunDir
@@ -172,7 +172,7 @@ def launch_program(
         raise
     options = [*options_given({"run_dir", "dry_run"}), "--run-dir", str(run.path)]
     continuing = again.command(["program", *options, *words]) if goes_on(outcome, run) else ""
-    view.end(outcome, run, explained(outcome, run), again=continuing)
+    view.end(outcome, run, cause_explained(outcome, run), again=continuing)
     return outcome.exit_code if outcome.exit_code in (EXIT_OK, EXIT_USER) else EXIT_JOB_FAILED
 
 

@@ -170,6 +170,14 @@ def explained(outcome: Outcome, run: RunDir) -> Report | None:
     return report
 
 
+def cause_explained(outcome: Outcome, run: RunDir) -> Report | None:
+    """What the logs tell beyond the failing rank's own words, unless it is that a peer is gone: which one has been said."""
+    report = explained(outcome, run)
+    if report is None or report.verdict is None or report.verdict.kind in ("consequence", "peer"):
+        return None
+    return report
+
+
 def _report(run: RunDir) -> Path | None:
     """Write the run's page. Whatever goes wrong with it, the job's outcome stands."""
     import traceback

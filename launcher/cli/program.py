@@ -20,13 +20,10 @@ from launcher.strategies import table as strategies
 
 if TYPE_CHECKING:
     from launcher.cluster.model import Cluster
-    from launcher.explain import Report
     from launcher.plan import Accelerate, Plan
     from launcher.program import Program
-    from launcher.rundir import RunDir
     from launcher.show.program import Source
     from launcher.spec import Loaded
-    from launcher.supervise import Outcome
 
 
 class _StrategyName(click.Choice):
@@ -268,7 +265,7 @@ def launch(
     # A secret among its arguments is not shown again.
     is_shown = program == plan.program and launching.goes_on(outcome, run)
     again = launching.continuing_command(plan, run, cluster.node_rank) if is_shown else ""
-    view.end(outcome, run, _explained(outcome, run), again=again)
+    view.end(outcome, run, launching.cause_explained(outcome, run), again=again)
     sys.exit(EXIT_OK if outcome.exit_code == EXIT_OK else EXIT_JOB_FAILED)
 
 
@@ -279,16 +276,6 @@ def _user_env() -> dict[str, str]:
     user = dict(os.environ)
     nested.leave(user)
     return user
-
-
-def _explained(outcome: Outcome, run: RunDir) -> Report | None:
-    """What the logs tell beyond the failing rank's own words, unless it is that a peer is gone: which one has been said."""
-    from launcher.cli import launch as launching
-
-    report = launching.explained(outcome, run)
-    if report is None or report.verdict is None or report.verdict.kind in ("consequence", "peer"):
-        return None
-    return report
 
 
 def refuse(given: dict[str, Any]) -> None:

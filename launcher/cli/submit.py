@@ -90,6 +90,11 @@ def _names(options: list[Any]) -> set[str]:
 class _Submit(click.Command):
     """Lists the options by the cluster that they are for."""
 
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_usage(ctx.command_path, "[OPTIONS] RECIPE [KEY=VALUE]...")
+        formatter.write_usage(ctx.command_path, "[OPTIONS] [-m] PROGRAM [ARGS]...", prefix="       ")
+        formatter.write_usage(ctx.command_path, "[OPTIONS] -- COMMAND [ARGS]...", prefix="       ")
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups = {"Slurm": _names(SLURM_OPTIONS), "Kubernetes": _names(KUBERNETES_OPTIONS)}
         rows: dict[str, list[tuple[str, str]]] = {"Options": [], **{name: [] for name in groups}}

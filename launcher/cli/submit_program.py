@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
@@ -40,25 +39,20 @@ def _program_options(command: Any) -> Any:
 def _parameters() -> tuple[list[click.Parameter], list[click.Parameter]]:
     """The options of submit, and of a program. This shell's PET_ variables are not the job's."""
 
-    @job_options
-    def submit() -> None: ...
-
-    @_program_options
-    def program() -> None: ...
-
-    own = _declared(submit)
+    own = _declared(job_options)
     names = {param.name for param in own} | OF_THE_JOB
-    theirs = [param for param in _declared(program) if param.name not in names]
+    theirs = [param for param in _declared(_program_options) if param.name not in names]
     for param in own:
         param.opts = [*([ALSO[param.name]] if param.name in ALSO else []), *param.opts]
     return own, theirs
 
 
-def _declared(function: Any) -> list[click.Parameter]:
-    found: list[click.Parameter] = [copy.copy(param) for param in reversed(function.__click_params__)]
-    for param in found:
+def _declared(options: Callable[[Any], Any]) -> list[click.Parameter]:
+    probe = click.Command("probe")
+    options(probe)
+    for param in probe.params:
         param.envvar = None
-    return found
+    return probe.params[::-1]  # as decorators are written
 
 
 SYSTEM = ("/bin", "/usr", "/opt")
@@ -102,11 +96,22 @@ def _submit_command(words: tuple[str, ...], **options: Any) -> None:
 JOB_PARAMETERS, PROGRAM_PARAMETERS = _parameters()
 WORDS = click.Argument(["words"], nargs=-1, required=True, metavar="PROGRAM [ARGS]...", type=click.UNPROCESSED)
 PARAMETERS: list[click.Parameter] = [*JOB_PARAMETERS, *PROGRAM_PARAMETERS, WORDS]
-submit_program_command = click.Command(
+
+
+class _AsSubmit(click.Command):
+    """Goes by the name that it was typed under."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        return super().make_context("submit", args, parent, **extra)
+
+
+submit_program_command = _AsSubmit(
     "submit-program", callback=_submit_program, params=PARAMETERS, context_settings=SETTINGS, hidden=True,
     help=_submit_program.__doc__,
 )  # fmt: skip
-submit_command_command = click.Command(
+submit_command_command = _AsSubmit(
     "submit-command", callback=_submit_command, params=PARAMETERS, context_settings=SETTINGS, hidden=True,
     help=_submit_command.__doc__,
 )  # fmt: skip

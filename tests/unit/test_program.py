@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launcher import accelerated, plan
-from launcher.cli import command_line, program, screen
+from launcher.cli import command, command_line, program, screen
 from launcher.cluster import detect
 from launcher.errors import LaunchError
 from launcher.program import Program
@@ -313,3 +313,21 @@ def test_torchs_own_reading_decides_what_a_value_is(value: str):
     assert tuple(named) == asked.separate(2)
     kept_off = {(rank, stream) for rank, std in named.items() for stream in (OUT, ERR) if std & stream}
     assert not kept_off & {(s.rank, s.stream) for s in asked.shown(2, 0)}
+
+
+# -- which node a command is on --------------------------------------------------------------------------------------
+
+
+def test_a_command_of_several_nodes_finds_which_it_is_on():
+    """By the options, else by its environment, else by its cluster; one node says nothing."""
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NODEID": "1", "SLURM_STEP_NODELIST": "n[0-1]", "SLURM_JOB_NODELIST": "n[0-1]", "SLURM_NNODES": "2", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"}  # fmt: skip
+    found = command._job(slurm, None, None, None)
+    kept = command._job({**slurm, "MASTER_PORT": "5"}, None, None, None)
+
+    assert ("2", "1", "n0") == (found["NNODES"], found["NODE_RANK"], found["MASTER_ADDR"])
+    assert {"NNODES", "NODE_RANK", "MASTER_ADDR"} == set(kept)
+    said = {"NNODES": "3", "NODE_RANK": "2", "MASTER_ADDR": "h", "MASTER_PORT": "9"}
+    assert said == command._job(slurm, 3, 2, "h:9")
+    assert {} == command._job({}, None, None, None)
+    with pytest.raises(LaunchError, match="needs --node-rank"):
+        command._job({}, 2, None, "h:9")
