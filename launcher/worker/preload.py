@@ -37,6 +37,8 @@ class Preload:
     """Modules to import in this order, and why the list ends where it does ('' where the program's imports do)."""
 
     modules: list[str] = field(default_factory=list)
+    names: dict[str, list[str]] = field(default_factory=dict)
+    """What the program imports from each of them: a lazy library, as transformers is, loads a name when it is asked for."""
     reason: str = ""
     may_import_torch: bool = True
     """Whether torch itself may be imported beforehand, whatever else may not."""
@@ -144,6 +146,7 @@ class _Reader:
         elif top in KNOWN:
             if name not in self.found.modules:
                 self.found.modules.append(name)
+            self.found.names.setdefault(name, []).extend(n for n in names or () if n != "*")
         elif top not in sys.stdlib_module_names:
             self.stranger(top, path, line)
 

@@ -43,9 +43,10 @@ def preload(plan: Plan) -> tuple[list[str], str]:
     for name in wanted:
         try:
             importlib.import_module(name)
+            done.append(name)
+            __import__(name, fromlist=found.names.get(name, ()))
         except BaseException as error:  # the rank meets it again, and says so where the program would
             return done, f"importing {name} failed: {type(error).__name__}: {error}"
-        done.append(name)
     return done, found.reason
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from launcher.program import Program
 from launcher.show import program as show
 from launcher.worker import preload
 
+REPO = Path(__file__).resolve().parent.parent.parent
 PARAMETERS = program.program_command.params
 
 
@@ -232,7 +236,26 @@ def test_imports_at_the_top_may_come_beforehand(tmp_path: Path):
     )
 
     assert ["torch", "peft", "transformers"] == found.modules
+    assert {"torch": [], "peft": [], "transformers": ["Trainer"]} == found.names
     assert "train.py:18" in found.reason
+
+
+def test_the_names_that_a_program_imports_are_loaded_with_their_library(tmp_path: Path):
+    """A lazy library loads nothing by itself: each rank would load it again. In a process of its own, which imports."""
+    (tmp_path / "train.py").write_text("from tqdm import contrib, tqdm\nfrom tqdm import *\nimport yaml\n")
+    code = (
+        "import sys, types\nfrom launcher.program import Program\nfrom launcher.worker import program\n"
+        "sys.modules['torch'] = types.ModuleType('torch')\nsys.modules['torch'].__spec__ = sys.__spec__\n"
+        "plan = types.SimpleNamespace(program=Program(kind='script', target='train.py'), device='cpu',\n"
+        "                             supervision=types.SimpleNamespace(preload=True))\n"
+        "print(*program.preload(plan), 'tqdm.contrib' in sys.modules)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(REPO)}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+    )
+
+    assert "['tqdm', 'yaml', 'torch']  True\n" == ran.stdout, ran.stderr
 
 
 @pytest.mark.parametrize(
