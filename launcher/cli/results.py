@@ -99,7 +99,7 @@ def predict_command(model: str, source: str, target: str, force: bool, form: str
             keep=keep,
             skip_bad=skip_bad,
             chunk_rows=plan.batch.eval_size * predict.BATCHES_A_CHUNK,
-            max_chunks=plan.world_size * predict.CHUNKS_A_RANK,
+            max_chunks=plan.data_parallel_size * predict.CHUNKS_A_RANK,
         )
         outcome = _run_ranks(feed, kept, child_env)
         if outcome.failure is not None:

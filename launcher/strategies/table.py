@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from launcher.plugins import Table
-from launcher.strategies.job import Job
+
+if TYPE_CHECKING:
+    from launcher.strategies.job import Job
 
 INTERFACE = 1
 
@@ -107,7 +109,8 @@ class Strategy(Protocol):
     """The strategy that an evaluation of its weights runs under, where nothing else is to be shared."""
 
     def data_parallel_size(self, world_size: int) -> int:
-        """Ranks, or groups of them, that see different rows of a step."""
+        """Ranks, or groups of them, that see different rows of a step. Raises LaunchError for a number of ranks that it
+        cannot take."""
 
     def data_parallel_rank(self, rank: int, world_size: int) -> int:
         """Which share of a step's rows this rank sees."""

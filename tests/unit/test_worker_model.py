@@ -25,12 +25,12 @@ from transformers.models.auto.modeling_auto import (
 from launcher import modelfolder, plan, spec
 from launcher.cluster.model import Cluster
 from launcher.errors import LaunchError
+from launcher.worker.engines.fsdp2 import Fsdp2
 from launcher.worker.model import (
     Answering,
     Classification,
     _hides_padding,
     _with_adapter,
-    _wrap_layers_there,
     load_model,
     pad,
 )
@@ -254,7 +254,7 @@ def test_fsdp2_wraps_layer_classes_that_it_can(config, head, named, wrapped):
     model = head.from_config(config(**{key: value for key, value in SMALL.items() if key in config().to_dict()}))
     assert named in model._no_split_modules
 
-    _wrap_layers_there(model)
+    Fsdp2().adapt_model(model)
     assert wrapped == model._no_split_modules
 
 
