@@ -16,6 +16,7 @@ from launcher.cli.options import load
 from launcher.errors import LaunchError
 
 if TYPE_CHECKING:
+    from launcher.records import Event
     from launcher.ssh.job import Job
 
 OPTIONS = [
@@ -48,7 +49,7 @@ def refuse_alone(far: dict[str, Any]) -> None:
 
 def launch(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, dry_run: bool, debug: bool, as_json: bool, machine: dict[str, Any], far: dict[str, Any]) -> int:  # fmt: skip
     """Train RECIPE on the hosts of a hostfile; the exit code."""
-    from launcher import again, rundir, show
+    from launcher import again, records, rundir, show
     from launcher.cli.launch import explained, goes_on
     from launcher.plan import Plan
     from launcher.rundir import RunDir
@@ -82,12 +83,12 @@ def launch(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, dry_r
     view = show.view(as_json)
     has_ranks = False
 
-    def on_event(event: dict[str, Any]) -> None:
-        if event["event"] == "plan":
-            view.plan(Plan.model_validate_json(json.dumps(event["plan"])), run, loaded)
+    def on_event(event: Event) -> None:
+        if isinstance(event, records.Planned) and event.plan is not None:
+            view.plan(Plan.model_validate_json(json.dumps(event.plan)), run, loaded)
             return
         nonlocal has_ranks
-        if event["event"] == "ranks" and is_new and not has_ranks:
+        if isinstance(event, records.Ranks) and is_new and not has_ranks:
             has_ranks = True
             rundir.point_latest(run.path)
         view.event(event)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from launcher import records
 from launcher.worker import failure
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class Stop(TrainerCallback):
     def _say(self, step: int, *, saved: bool) -> None:
         numbers = {n for n in self._peers.gather(received()) if n is not None}
         names = ", ".join(sorted(signal.Signals(n).name for n in numbers))
-        self._events.emit("preempted", step=step, saved=saved, signal=names)
+        self._events.emit(records.Preempted(step=step, saved=saved, signal=names))
 
 
 class Question:

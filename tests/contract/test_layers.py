@@ -24,6 +24,7 @@ LAYERS = [
     {"spec"},
     {"training_fields", "training_rules", "yamlfile", "modelfolder", "places"},
     {"assets", "error_codes"},
+    {"records"},
     {"confined", "scrub"},
     {"errors", "streams", "again"},
 ]
