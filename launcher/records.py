@@ -71,17 +71,13 @@ _FITS: dict[str, Callable[[Any], bool]] = {
 with it."""
 
 
-class _Field(NamedTuple):
-    name: str
-    fits: Callable[[Any], bool]
-
-
 class _Layout(NamedTuple):
     """What is known of a kind of record by its declaration."""
 
-    by_key: Mapping[str, _Field]
+    by_key: Mapping[str, tuple[str, Callable[[Any], bool]]]
+    """Key in the file → the field's name and what it takes."""
     needed: frozenset[str]
-    """Keys without which it is none of its kind."""
+    """Names without which it is none of its kind."""
     order: tuple[tuple[str, str, bool], ...]
     """Name, key in the file, and whether null is written."""
     names: frozenset[str]
@@ -103,7 +99,7 @@ class _Record(_Declared):
     nulls: ClassVar[tuple[str, ...]] = ()
     """Fields that are written as null where there is nothing to say; others are left out then."""
     also_needed: ClassVar[tuple[str, ...]] = ()
-    """Keys of inherited fields without which a record is none of its kind, beside its own fields without a default."""
+    """Inherited fields without which a record is none of its kind, beside its own fields without a default."""
     declared: ClassVar[Mapping[str, str]] = {}
     """Its fields, with their types as written."""
     layout: ClassVar[_Layout]
@@ -118,15 +114,14 @@ class _Record(_Declared):
         own = {name: kind for name, kind in cls.__annotations__.items() if not kind.startswith("ClassVar")}
         cls.declared = {**cls.declared, **own}
         keys = {name: cls.keys_of.get(name, name) for name in cls.declared}
-        by_key = {keys[name]: _Field(name, _check(name, kind)) for name, kind in cls.declared.items()}
+        by_key = {keys[name]: (name, _check(name, kind)) for name, kind in cls.declared.items()}
         order = [(name, key, name in cls.nulls) for name, key in keys.items()]
         if kind := getattr(cls, "kind", ""):
-            by_key["event"] = _Field("kind", kind.__eq__)
+            by_key["event"] = ("kind", kind.__eq__)
             order.insert(1, ("kind", "event", True))
         needed = frozenset(name for name in cls.declared if not hasattr(cls, name))
         names = frozenset((*cls.declared, "more", "keys", "wrong"))
-        needed_keys = frozenset((*(keys[name] for name in needed), *cls.also_needed))
-        cls.layout = _Layout(by_key, needed_keys, tuple(order), names, needed)
+        cls.layout = _Layout(by_key, needed.union(cls.also_needed), tuple(order), names, needed)
 
     def __init__(self, **values: Any) -> None:
         layout = self.layout
@@ -150,7 +145,7 @@ class _Record(_Declared):
         if self.keys is None:
             return self._in_order()
         by_key = self.layout.by_key
-        return {key: self.more[key] if key in self.more else getattr(self, by_key[key].name) for key in self.keys}
+        return {key: self.more[key] if key in self.more else getattr(self, by_key[key][0]) for key in self.keys}
 
     def has(self, key: str) -> bool:
         """Whether it says something under a key, be it null."""
@@ -179,13 +174,17 @@ def _read(record: type[_R], value: Mapping[str, Any]) -> _R:
     by_key = record.layout.by_key
     for key, item in value.items():
         known = by_key.get(key)
-        if known is not None and known.fits(item):
-            given[known.name] = item
-            continue
-        more[key] = item
-        if known is not None and item is not None:
-            wrong.append(key)
-    given.update(more=more, keys=tuple(value), wrong=tuple(wrong))
+        if known is None:
+            more[key] = item
+        elif known[1](item):
+            given[known[0]] = item
+        else:
+            more[key] = item
+            if item is not None:
+                wrong.append(key)
+    given["more"], given["keys"] = more, tuple(value)
+    if wrong:
+        given["wrong"] = tuple(wrong)
     return made
 
 
@@ -510,7 +509,7 @@ def event(value: Mapping[str, Any]) -> Event:
 
 def _event(record: type[_E], value: Mapping[str, Any]) -> Any:
     made = _read(record, value)
-    if all(key in value and key not in made.more for key in record.layout.needed):
+    if record.layout.needed <= made.__dict__.keys():
         return made
     other = _read(Other, value)
     other.__dict__["wrong"] = made.wrong
