@@ -27,6 +27,7 @@ except ImportError:  # Python 3.10
 
 from launcher import error_codes, messages
 from launcher.errors import LaunchError
+from launcher.records import failure as failure_in
 
 Kind = Literal["root", "peer", "consequence", "wrapper", "note"]
 Lang = Literal["en", "zh"]
@@ -950,11 +951,10 @@ def _error_record(path: Path, rank: int | None) -> _Source | None:
 
 def _failure(name: str, data: Any) -> _Source | None:
     """What is in failure.json: what the agent itself said, such as a rank that has not moved."""
-    what, rank = _values(data, ("what",)), _values(data, ("rank",))
-    host = _values(data, ("host",))
-    if not isinstance(what, str):
+    failure = failure_in(data)
+    if failure is None or failure.what is None:
         return None
-    return _Source(name, what, rank if isinstance(rank, int) else None, host if isinstance(host, str) else None)
+    return _Source(name, failure.what, failure.rank, failure.host or None)
 
 
 def _with_wall_time(records: Mapping[int | None, _Source], folder: Path) -> dict[int | None, _Source]:

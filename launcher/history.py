@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+from launcher import records
+from launcher.records import Event
 
 FIGURES = ("accuracy", "precision", "recall", "f1", "mae")
 """Scores of an evaluation that are one number."""
 MACRO = ("precision", "recall", "f1")
 """Those of them that are averages over labels."""
-
-_NUMBERS = {
-    "train": frozenset({"max_steps", "num_train_epochs"}),
-    "step": frozenset({"time", "step"}),
-    "log": frozenset({"step"}),
-    "eval_step": frozenset({"time", "step", "max_steps"}),
-    "eval": frozenset({"time", "step"}),
-    "rates": frozenset({"step", "steps", "seconds", "rows", "tokens"}),
-}
-"""Kind of an event → its fields that must be there; they are numbers then."""
-_NONE: frozenset[str] = frozenset()
-_SCALARS = frozenset(
-    {"step", "epoch", "steps", "seconds", "rows", "tokens", "max_steps", "num_train_epochs", "memory_bytes"}
-)
-_SERIES = frozenset({"data_s", "forward_s", "host_bytes", "host_peak_bytes", "device_bytes", "device_peak_bytes"})
-_YEAR_5138 = 1e11
-"""Seconds. A time beyond it is none, and no calendar goes much further."""
 
 
 class Curve:
@@ -60,6 +45,19 @@ class Curve:
         return [total / count for total, count in self._sums]
 
 
+_Row = TypeVar("_Row", records.Log, records.Eval, records.Rates)
+
+
+@dataclass(frozen=True)
+class Incident:
+    """What befell a run: the kind of event that told, when and at which step, and what it was."""
+
+    event: str
+    time: float | None
+    step: int
+    text: str
+
+
 @dataclass
 class History:
     """A run as far as its events tell; add them one by one, in order."""
@@ -76,20 +74,20 @@ class History:
     num_epochs: float = 0.0
     evaluation: tuple[int, int] | None = None
     """Batches done and in all, while an evaluation is under way."""
-    logs: list[dict[str, Any]] = field(default_factory=list)
-    """step, epoch, loss, grad_norm, learning_rate: one a step, as the last attempt at that step had it."""
-    evals: list[dict[str, Any]] = field(default_factory=list)
-    """step, epoch, eval_loss and scores."""
-    rates: list[dict[str, Any]] = field(default_factory=list)
+    logs: list[records.Log] = field(default_factory=list)
+    """One a step, as the last attempt at that step had it."""
+    evals: list[records.Eval] = field(default_factory=list)
+    rates: list[records.Rates] = field(default_factory=list)
     """See `launcher/worker/rates.py`."""
-    undone: list[list[dict[str, Any]]] = field(default_factory=list)
+    undone: list[list[records.Log]] = field(default_factory=list)
     """Logs of steps that were lost at a restart and done again."""
-    incidents: list[dict[str, Any]] = field(default_factory=list)
-    """Restarts, hangs, stops and resumptions: event, time, step, text."""
-    saves: list[dict[str, Any]] = field(default_factory=list)
+    incidents: list[Incident] = field(default_factory=list)
+    """Restarts, hangs, stops and resumptions."""
+    saves: list[int] = field(default_factory=list)
+    """Steps of the checkpoints, in the order in which they were written."""
     notes: list[str] = field(default_factory=list)
-    machine: dict[str, Any] = field(default_factory=dict)
-    engine: dict[str, Any] = field(default_factory=dict)
+    machine: records.Machine | None = None
+    engine: records.Engine | None = None
     num_restarts: int = 0
     eval_seconds: float = 0.0
     """How long the latest evaluation took, as far as events tell."""
@@ -100,23 +98,20 @@ class History:
     _eval_since: float | None = None
 
     @classmethod
-    def of(cls, events: Iterable[Mapping[str, Any]]) -> History:
+    def of(cls, events: Iterable[Event]) -> History:
         """All of a run's events."""
         history = cls()
         for event in events:
             history.add(event)
         return history
 
-    def add(self, event: Mapping[str, Any]) -> None:
-        """Take in one event. One that is not known, or lacks what its kind has, is passed over: any version may have
-        written it. A field of another type than it has here is passed over likewise."""
-        if odd := {k for k, v in event.items() if k in _FITS and not _FITS[k](v)}:
-            event = {k: v for k, v in event.items() if k not in odd}
-        if "time" in event:
-            self.latest = event["time"]
+    def add(self, event: Event) -> None:
+        """Take in one event. One that is not known is passed over: any version may have written it."""
+        if event.time is not None:
+            self.latest = event.time
             self.started = self.latest if self.started is None else self.started
-        take = getattr(self, f"_on_{event.get('event')}", None)
-        if take is not None and _NUMBERS.get(event["event"], _NONE) <= event.keys():
+        take = getattr(self, f"_on_{event.kind}", None)
+        if take is not None:
             take(event)
 
     @property
@@ -128,15 +123,15 @@ class History:
         left = max(self.max_steps - self.step, 0)
         seconds = left * pace
         if self.evals and self.eval_seconds:
-            every = max(self.evals[-1]["step"] / len(self.evals), 1)
+            every = max(self.evals[-1].step / len(self.evals), 1)
             seconds += int(left / every) * self.eval_seconds
         return seconds
 
     @property
     def seconds_per_step(self) -> float | None:
         """Of late: by the ranks' own clocks, else by the times of events."""
-        if self.rates and self.rates[-1].get("steps"):
-            return float(self.rates[-1]["seconds"] / self.rates[-1]["steps"])
+        if self.rates and self.rates[-1].steps:
+            return self.rates[-1].seconds / self.rates[-1].steps
         if len(self._step_times) > 1:
             (t0, s0), (t1, s1) = self._step_times[0], self._step_times[-1]
             return (t1 - t0) / (s1 - s0) if s1 > s0 else None
@@ -144,74 +139,74 @@ class History:
 
     # -- events ---------------------------------------------------------------------------------------------------
 
-    def _enter(self, phase: str, event: Mapping[str, Any]) -> None:
+    def _enter(self, phase: str, event: Event) -> None:
         if phase != self.phase:
-            self.phase, self.phase_since = phase, event.get("time")
+            self.phase, self.phase_since = phase, event.time
 
-    def _on_machine(self, event: Mapping[str, Any]) -> None:
-        if self.machine:  # a run that goes on: the agent of the next launch
+    def _on_machine(self, event: records.Machine) -> None:
+        if self.machine is not None:  # a run that goes on: the agent of the next launch
             self._incident("resumed", event, "launched again")
-        self.machine = {k: v for k, v in event.items() if k not in ("event", "time")}
+        self.machine = event
 
-    def _on_imported(self, event: Mapping[str, Any]) -> None:
+    def _on_imported(self, event: records.Imported) -> None:
         self._enter("preparing the data", event)
 
-    def _on_ranks(self, event: Mapping[str, Any]) -> None:
+    def _on_ranks(self, event: records.Ranks) -> None:
         self._enter("starting ranks", event)
 
-    def _on_start(self, event: Mapping[str, Any]) -> None:
+    def _on_start(self, event: records.Start) -> None:
         self._enter("loading the model", event)
 
-    def _on_note(self, event: Mapping[str, Any]) -> None:
-        text = str(event.get("text"))
+    def _on_note(self, event: records.Note) -> None:
+        text = str(event.text)
         if text not in self._noted:
             self._noted.add(text)
             self.notes.append(text)
 
-    def _on_engine(self, event: Mapping[str, Any]) -> None:
-        self.engine = {k: v for k, v in event.items() if k not in ("event", "time")}
+    def _on_engine(self, event: records.Engine) -> None:
+        self.engine = event
 
-    def _on_train(self, event: Mapping[str, Any]) -> None:
-        self.max_steps, self.num_epochs = event["max_steps"], event["num_train_epochs"]
+    def _on_train(self, event: records.Train) -> None:
+        self.max_steps, self.num_epochs = event.max_steps, event.num_train_epochs
         self._step_times.clear()
         self._enter("training", event)
 
-    def _on_step(self, event: Mapping[str, Any]) -> None:
+    def _on_step(self, event: records.Step) -> None:
         self._leave_evaluation()
-        self.step, self.epoch = event["step"], event.get("epoch", self.epoch)
-        self._step_times = [*self._step_times[-20:], (event["time"], event["step"])]
+        self.step, self.epoch = event.step, self.epoch if event.epoch is None else event.epoch
+        self._step_times = [*self._step_times[-20:], (event.time or 0.0, event.step)]
         self._enter("training", event)
 
-    def _on_log(self, event: Mapping[str, Any]) -> None:
+    def _on_log(self, event: records.Log) -> None:
         self._leave_evaluation()
-        step = event["step"]
+        step = event.step
         if lost := _cut(self.logs, step):
             self.undone.append(lost)
             _cut(self.evals, step)
             _cut(self.rates, step)
             self.losses = Curve()
             for row in self.logs:
-                self.losses.add(row.get("loss"))
-        self.logs.append(dict(event))
-        self.losses.add(event.get("loss"))
-        self.step, self.epoch = step, event.get("epoch", self.epoch)
+                self.losses.add(row.loss)
+        self.logs.append(event)
+        self.losses.add(event.loss)
+        self.step, self.epoch = step, self.epoch if event.epoch is None else event.epoch
 
-    def _on_rates(self, event: Mapping[str, Any]) -> None:
-        _cut(self.rates, event["step"])
-        self.rates.append(dict(event))
+    def _on_rates(self, event: records.Rates) -> None:
+        _cut(self.rates, event.step)
+        self.rates.append(event)
 
-    def _on_eval_step(self, event: Mapping[str, Any]) -> None:
+    def _on_eval_step(self, event: records.EvalStep) -> None:
         if self._eval_since is None:
-            self._eval_since = event["time"]
-        self.evaluation = (event["step"], event["max_steps"])
+            self._eval_since = event.time
+        self.evaluation = (event.step, event.max_steps)
         self._enter("evaluating", event)
 
-    def _on_eval(self, event: Mapping[str, Any]) -> None:
-        if self._eval_since is not None:
-            self.eval_seconds = event["time"] - self._eval_since
+    def _on_eval(self, event: records.Eval) -> None:
+        if self._eval_since is not None and event.time is not None:
+            self.eval_seconds = event.time - self._eval_since
         self._leave_evaluation()
-        _cut(self.evals, event["step"])
-        self.evals.append(dict(event))
+        _cut(self.evals, event.step)
+        self.evals.append(event)
         self._enter("saving the model" if self.step >= self.max_steps > 0 else "training", event)
 
     def _leave_evaluation(self) -> None:
@@ -219,55 +214,55 @@ class History:
             self.evaluation = self._eval_since = None
             self._step_times.clear()
 
-    def _on_save(self, event: Mapping[str, Any]) -> None:
-        self.saves.append({"step": self.step, **event})
+    def _on_save(self, event: records.Save) -> None:
+        self.saves.append(self.step if event.step is None else event.step)
         self._step_times.clear()
 
-    def _on_restart(self, event: Mapping[str, Any]) -> None:
+    def _on_restart(self, event: records.Restart) -> None:
         self.num_restarts += 1
-        who = "" if event.get("rank") is None else f"rank {event['rank']}: "
-        self._incident("restart", event, f"attempt {event.get('attempt')} of {event.get('of')}, after {who}{event.get('what')}")  # fmt: skip
+        who = "" if event.rank is None else f"rank {event.rank}: "
+        self._incident("restart", event, f"attempt {event.attempt} of {event.of_restarts}, after {who}{event.what}")
         self._leave_evaluation()
         self._step_times.clear()
         self._enter("starting ranks again", event)
 
-    def _on_hang(self, event: Mapping[str, Any]) -> None:
-        self._incident("hang", event, str(event.get("what")))
+    def _on_hang(self, event: records.Hang) -> None:
+        self._incident("hang", event, str(event.what))
 
-    def _on_resume(self, event: Mapping[str, Any]) -> None:
-        self.step = event.get("step", 0)
-        ranks, before = event.get("world_size"), event.get("saved_world_size")
+    def _on_resume(self, event: records.Resume) -> None:
+        self.step = event.step or 0
+        ranks, before = event.world_size, event.saved_world_size
         change = f", saved by {before} ranks and read by {ranks}" if ranks != before else ""
-        self._incident("resume", event, f"resumed from {str(event.get('path')).rpartition('/')[2]}{change}")
+        self._incident("resume", event, f"resumed from {str(event.path).rpartition('/')[2]}{change}")
 
-    def _on_stopping(self, event: Mapping[str, Any]) -> None:
-        self._incident("stopping", event, f"told to stop by {event.get('signal')}")
+    def _on_stopping(self, event: records.Stopping) -> None:
+        self._incident("stopping", event, f"told to stop by {event.signal}")
         self._enter("stopping: ranks that train save first", event)
 
-    def _on_preempted(self, event: Mapping[str, Any]) -> None:
-        if self.incidents and self.incidents[-1]["event"] == "preempted":
+    def _on_preempted(self, event: records.Preempted) -> None:
+        if self.incidents and self.incidents[-1].event == "preempted":
             self.incidents.pop()  # said once before saving and once after
-        self.step = event.get("step", self.step)
-        kept = "a checkpoint was saved" if event.get("saved") else "nothing was saved"
+        self.step = self.step if event.step is None else event.step
+        kept = "a checkpoint was saved" if event.saved else "nothing was saved"
         self._incident("preempted", event, f"all ranks stopped at step {self.step}: {kept}")
 
-    def _on_stopped(self, event: Mapping[str, Any]) -> None:
+    def _on_stopped(self, event: records.Stopped) -> None:
         self._enter("stopped", event)
 
-    def _on_model(self, event: Mapping[str, Any]) -> None:
+    def _on_model(self, event: records.Model) -> None:
         self._enter("writing the results", event)
 
-    def _on_end(self, event: Mapping[str, Any]) -> None:
+    def _on_end(self, event: records.End) -> None:
         self._enter("done", event)
 
-    def _incident(self, kind: str, event: Mapping[str, Any], text: str) -> None:
-        self.incidents.append({"event": kind, "time": event.get("time"), "step": self.step, "text": text})
+    def _incident(self, kind: str, event: Event, text: str) -> None:
+        self.incidents.append(Incident(kind, event.time, self.step, text))
 
 
-def _cut(rows: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
+def _cut(rows: list[_Row], step: int) -> list[_Row]:
     """Takes the rows of `step` and later off the end of `rows`, whose steps ascend."""
     first = len(rows)
-    while first and rows[first - 1]["step"] >= step:
+    while first and rows[first - 1].step >= step:
         first -= 1
     lost = rows[first:]
     del rows[first:]
@@ -278,44 +273,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_time(value: Any) -> bool:
-    return _is_number(value) and 0 <= value < _YEAR_5138
-
-
-def _is_scalar(value: Any) -> bool:
-    return type(value) in (float, int) and -sys.float_info.max < value < sys.float_info.max
-
-
-def _is_series(value: Any) -> bool:
-    """A million events have lists of as many ranks as there are: those of one kind are looked at without a loop."""
-    if not isinstance(value, list):
-        return False
-    kinds = set(map(type, value))
-    if kinds == {float}:
-        return all(map(math.isfinite, value))
-    if kinds == {int}:
-        return -sys.float_info.max < min(value) and max(value) < sys.float_info.max
-    return all(map(_is_scalar, value))
-
-
-_FITS: dict[str, Callable[[Any], bool]] = {
-    "time": _is_time,
-    **dict.fromkeys(_SCALARS, _is_scalar),
-    **dict.fromkeys(_SERIES, _is_series),
-    "versions": lambda value: isinstance(value, dict),
-    "chips": lambda value: isinstance(value, list),
-}
-"""What a field has to be; those that are not named may be anything."""
-
-
-def own_seconds(rates: Mapping[str, Any]) -> list[float]:
+def own_seconds(rates: records.Rates) -> list[float]:
     """Seconds a step that each rank spent on work of its own (loading rows, forward pass), not waiting for others."""
-    steps = rates.get("steps") or 1
-    pairs = zip(rates.get("data_s", ()), rates.get("forward_s", ()), strict=False)
+    steps = rates.steps or 1
+    pairs = zip(rates.data_s or (), rates.forward_s or (), strict=False)
     return [(data + forward) / steps for data, forward in pairs]
 
 
-def stragglers(rates: Mapping[str, Any], *, factor: float = 1.5, share: float = 0.1) -> dict[int, float]:
+def stragglers(rates: records.Rates, *, factor: float = 1.5, share: float = 0.1) -> dict[int, float]:
     """Rank → how many times the median its own work takes, for ranks that hold the others up.
 
     A rank counts from `factor` times the median, where the difference is at least `share` of a whole step: twice of
@@ -325,7 +290,7 @@ def stragglers(rates: Mapping[str, Any], *, factor: float = 1.5, share: float = 
     if len(own) < 2:
         return {}
     median = sorted(own)[(len(own) - 1) // 2]
-    step_s = rates["seconds"] / (rates.get("steps") or 1)
+    step_s = rates.seconds / (rates.steps or 1)
     return {
         rank: own_s / median
         for rank, own_s in enumerate(own)

@@ -245,7 +245,11 @@ def value(record: Any, *, for_showing: bool = False) -> Any:
         return shown(record) if for_showing else hide(record)
     if isinstance(record, Mapping):
         return {
-            k: HIDDEN if isinstance(v, str) and v and _is_secret_of(str(k), v) else value(v, for_showing=for_showing)
+            k: v
+            if type(v) in (int, float)  # most of an event
+            else HIDDEN
+            if isinstance(v, str) and v and _is_secret_of(str(k), v)
+            else value(v, for_showing=for_showing)
             for k, v in record.items()
         }
     if isinstance(record, list | tuple):

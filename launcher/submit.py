@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from launcher import rundir
 from launcher.errors import EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, LaunchError
+from launcher.records import Event, Failure
 from launcher.rundir import RunDir
 from launcher.supervise import Outcome
 
@@ -104,7 +104,7 @@ def follow(
     run: RunDir,
     output: Path,
     env: Mapping[str, str],
-    on_event: Callable[[dict[str, Any]], None],
+    on_event: Callable[[Event], None],
     on_state: Callable[[Job], None],
 ) -> Outcome:
     """Hand on the job's states and the run's events until it has ended for good; a requeued job is followed on.
@@ -137,7 +137,7 @@ def follow(
 
 def outcome(job: Job, run: RunDir, output: Path) -> Outcome:
     """How the job ended, by Slurm's word first: what a run left may be of an attempt before the last."""
-    failure, metrics = rundir.read_json(run.failure_path), rundir.read_json(run.metrics_path)
+    failure, metrics = rundir.read_failure(run.failure_path), rundir.read_json(run.metrics_path)
     if job.state == "COMPLETED" or (not job.has_ended and metrics):
         return Outcome(EXIT_OK, None, metrics)
     if job.state in ("CANCELLED", "PREEMPTED") or job.exit_code == EXIT_TERMINATED:
@@ -146,7 +146,7 @@ def outcome(job: Job, run: RunDir, output: Path) -> Outcome:
     return Outcome(code, failure or _without_a_word(job, output))
 
 
-def _without_a_word(job: Job, output: Path) -> dict[str, Any]:
+def _without_a_word(job: Job, output: Path) -> Failure:
     """The job failed, and no agent could say why: the last that it printed."""
     what = {
         "TIMEOUT": "Slurm ended the job at its time limit",
@@ -154,7 +154,7 @@ def _without_a_word(job: Job, output: Path) -> dict[str, Any]:
         "OUT_OF_MEMORY": "a node's memory limit was exceeded",
         "": "Slurm no longer knows the job, and it left no result",
     }.get(job.state, f"the job ended as {job.state}, exit code {job.exit_code}")
-    return {"rank": None, "what": what, "hint": f"see {output}", "traceback": rundir.tail(output)}
+    return Failure.of(rank=None, what=what, hint=f"see {output}", traceback=rundir.tail(output))
 
 
 def kubectl(manifest: str, namespace: str | None, env: Mapping[str, str]) -> str:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from launcher import rundir, streams
+from launcher import records, rundir, streams
 from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, EXIT_USER, LaunchError
+from launcher.records import Event, Failure
 from launcher.rundir import RunDir
 
 POLL_S = 0.1
@@ -32,7 +33,7 @@ class Outcome:
     """How a job ended: the exit code for the shell, and failure.json or metrics.json where there is one."""
 
     exit_code: int
-    failure: dict[str, Any] | None = None
+    failure: Failure | None = None
     metrics: dict[str, Any] | None = None
 
 
@@ -40,7 +41,7 @@ def run(
     argv: list[str],
     run_dir: RunDir,
     env: Mapping[str, str],
-    on_event: Callable[[dict[str, Any]], None],
+    on_event: Callable[[Event], None],
     *,
     on_poll: Callable[[], bool] | None = None,
     lock: int | None = None,
@@ -74,7 +75,7 @@ def run(
             if stop.signal is not None and not told:
                 told = True
                 name = signal.Signals(stop.signal).name
-                rundir.append_event(run_dir.events_path, {"event": "stopping", "signal": name})
+                rundir.append_event(run_dir.events_path, records.Stopping(signal=name))
             offset = rundir.hand_on(run_dir.events_path, offset, on_event)
             if ended:
                 break
@@ -88,7 +89,7 @@ def run(
         while run_dir.is_held() and time.monotonic() < lingers_until:
             time.sleep(BUSY_POLL_S)
     code = agent.returncode
-    failure = rundir.read_json(run_dir.failure_path) or _last_words(words)
+    failure = rundir.read_failure(run_dir.failure_path) or _last_words(words)
     if stop.signal is not None and code != EXIT_OK:
         code = EXIT_INTERRUPTED if stop.signal == signal.SIGINT else EXIT_TERMINATED
     elif code < 0:
@@ -143,12 +144,13 @@ def tool(
             except BaseException:
                 process.kill()
                 raise
-        result, error = rundir.read_json(folder / "result.json"), rundir.read_json(folder / "error.json")
+        result, error = rundir.read_json(folder / "result.json"), rundir.read_failure(folder / "error.json")
     if result is not None and process.returncode == EXIT_OK:
         return dict(result)
-    if error is not None and (error["hint"] or error["exit_code"] == EXIT_USER):
-        raise LaunchError(error["what"], hint=error["hint"], exit_code=error["exit_code"])
-    words = error["traceback"] if error else said.decode(errors="replace")[-4000:]
+    if error is not None and (error.hint or error.exit_code == EXIT_USER):
+        code = EXIT_JOB_FAILED if error.exit_code is None else error.exit_code
+        raise LaunchError(error.what or error.message, hint=error.hint, exit_code=code)
+    words = error.traceback if error else said.decode(errors="replace")[-4000:]
     killed = f"was killed by {signal.Signals(-process.returncode).name}" if process.returncode < 0 else "failed"
     raise LaunchError(f"{words.rstrip()}\n{module} {killed}", exit_code=EXIT_JOB_FAILED)
 
@@ -213,15 +215,15 @@ class _Stop:
             self.agent.kill()  # its ranks die with it: each asked the kernel for that
 
 
-def _last_words(file: BinaryIO) -> dict[str, Any] | None:
+def _last_words(file: BinaryIO) -> Failure | None:
     """What the agent could not write to its run directory."""
     with file:
         file.seek(0)
         said = file.read()
-    return dict(json.loads(said)) if said else None
+    return records.failure(json.loads(said)) if said else None
 
 
-def _agent_died(run_dir: RunDir, number: int) -> dict[str, Any]:
+def _agent_died(run_dir: RunDir, number: int) -> Failure:
     what = f"the agent was killed by {signal.Signals(number).name}" if number else "the agent ended without saying why"
     if number == signal.SIGKILL:
         what += ", most likely by the kernel for want of memory"
@@ -230,7 +232,7 @@ def _agent_died(run_dir: RunDir, number: int) -> dict[str, Any]:
     if number == signal.SIGKILL:
         hint = "use fewer ranks, a smaller micro batch or fewer DataLoader workers; " + hint
     hint = f"see {run_dir.agent_log}; {hint}" if words else hint
-    found = {"rank": None, "what": what, "hint": hint, "traceback": words}
+    found = Failure.of(rank=None, what=what, hint=hint, traceback=words)
     with contextlib.suppress(OSError):  # on a full disk it is still shown
-        rundir.write_json(run_dir.failure_path, found)
+        rundir.write_failure(run_dir.failure_path, found)
     return found

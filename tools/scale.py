@@ -81,11 +81,11 @@ def decided(num_nodes: int, nproc: int) -> None:
     servers = [ranktable.Server(f"n{s}", tuple(ranktable.TableDevice(d, f"10.{s >> 8}.{s & 255}.{d + 1}") for d in range(nproc))) for s in range(num_nodes)]  # fmt: skip
     table = timed("make and check the rank table", lambda: ranktable.text(servers), lambda v: f"{len(v):,} B, {num_nodes * nproc:,} ranks")  # fmt: skip
     timed("check it again, from its text", lambda: ranktable.check(table, num_nodes * nproc))
+    from launcher.records import Failure
     from launcher.worker import failure
 
     records = [
-        {"rank": r, "time_ns": -r, "weight": r % 3, "what": "", "traceback": "x" * 2000}
-        for r in range(num_nodes * nproc)
+        Failure.of(rank=r, time_ns=-r, weight=r % 3, what="", traceback="x" * 2000) for r in range(num_nodes * nproc)
     ]
     timed("find the first of so many failures", lambda: failure.first(records), lambda v: f"{len(records):,} records")
 

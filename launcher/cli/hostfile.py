@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from launcher import streams
+from launcher import records, streams
 from launcher.cli.options import given as options_given
 from launcher.cli.options import load
 from launcher.errors import LaunchError
@@ -18,6 +18,7 @@ from launcher.errors import LaunchError
 if TYPE_CHECKING:
     from launcher.cli.screen import Streams
     from launcher.program import Program
+    from launcher.records import Event
     from launcher.ssh.job import Job
 
 OPTIONS = [
@@ -50,7 +51,7 @@ def refuse_alone(far: dict[str, Any]) -> None:
 
 def launch(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, dry_run: bool, debug: bool, as_json: bool, machine: dict[str, Any], far: dict[str, Any]) -> int:  # fmt: skip
     """Train RECIPE on the hosts of a hostfile; the exit code."""
-    from launcher import again, rundir, show
+    from launcher import again, records, rundir, show
     from launcher.cli.launch import explained, goes_on
     from launcher.plan import Plan
     from launcher.rundir import RunDir
@@ -84,12 +85,12 @@ def launch(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, dry_r
     view = show.view(as_json)
     has_ranks = False
 
-    def on_event(event: dict[str, Any]) -> None:
-        if event["event"] == "plan":
-            view.plan(Plan.model_validate_json(json.dumps(event["plan"])), run, loaded)
+    def on_event(event: Event) -> None:
+        if isinstance(event, records.Planned) and event.plan is not None:
+            view.plan(Plan.model_validate_json(json.dumps(event.plan)), run, loaded)
             return
         nonlocal has_ranks
-        if event["event"] == "ranks" and is_new and not has_ranks:
+        if isinstance(event, records.Ranks) and is_new and not has_ranks:
             has_ranks = True
             rundir.point_latest(run.path)
         view.event(event)
@@ -147,19 +148,19 @@ def launch_program(
     streams.outlive()
     view = show.view(True) if given["as_json"] else view_module.ProgramView()
 
-    def on_event(event: dict[str, Any]) -> None:
-        if event["event"] == "plan":
-            plan = Plan.model_validate_json(json.dumps(event["plan"]))
+    def on_event(event: Event) -> None:
+        if isinstance(event, records.Planned):
+            plan = Plan.model_validate_json(json.dumps(event.plan))
             nodes = range(plan.num_nodes)
             shown = [s for i in nodes for s in on_screen.of_node(plan.nproc_per_node, i, is_among_others=True)]
             if isinstance(view, view_module.ProgramView):
                 view.shown_ranks = view_module.with_errors(tuple(shown))
             view.plan(plan, run, loaded)
-        elif event["event"] == "output" and not given["as_json"]:
-            source = view_module.Source(event["rank"], event["stream"])
-            view_module.show_output(source, event["text"].encode(errors="surrogateescape"))
+        elif isinstance(event, records.Output) and not given["as_json"]:
+            source = view_module.Source(event.rank or 0, event.stream or view_module.STDOUT)
+            view_module.show_output(source, (event.text or "").encode(errors="surrogateescape"))
         else:
-            if event["event"] == "ranks" and is_new:
+            if isinstance(event, records.Ranks) and is_new:
                 rundir.point_latest(run.path)
             view.event(event)
 

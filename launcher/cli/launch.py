@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from launcher.cluster.model import Cluster
     from launcher.explain import Report
     from launcher.plan import Plan
+    from launcher.records import Event
     from launcher.rundir import RunDir
     from launcher.spec import Loaded
     from launcher.supervise import Outcome
@@ -71,7 +72,7 @@ def launch(loaded: Loaded, cluster: Cluster, plan: Plan, run_dir: Path | None, a
         job = cluster.job
         shown = (Source(cluster.node_rank * plan.nproc_per_node),)
         program.launch(loaded, cluster, plan, plan.program, run_dir=run_dir, job=job, as_json=as_json, shown=shown)
-    from launcher import rundir, show, supervise
+    from launcher import records, rundir, show, supervise
     from launcher.render import env, files
 
     job = None if plan.debug else cluster.job
@@ -87,19 +88,19 @@ def launch(loaded: Loaded, cluster: Cluster, plan: Plan, run_dir: Path | None, a
     user_env = dict(os.environ)
     files.write(files.texts(loaded, plan, run, user_env, cluster.node_rank), run)
     child_env = env.of_agent(plan, run.path.resolve(), user_env)
-    rundir.append_event(run.events_path, {"event": "machine", **machine_facts})
+    rundir.append_event(run.events_path, records.Machine.of(machine_facts))
     streams.outlive()
     view = show.view(as_json, cluster.node_rank)
     view.plan(plan, run, loaded)
     for row in env.removed(plan, user_env):
-        view.event({"event": "note", "text": f"{row.name}={row.value} is unset for the ranks: {row.reason}"})
+        view.event(records.Note(text=f"{row.name}={row.value} is unset for the ranks: {row.reason}"))
     if plan.debug:
         sys.exit(supervise.foreground(run, child_env))
     has_ranks = False
 
-    def on_event(event: dict[str, Any]) -> None:
+    def on_event(event: Event) -> None:
         nonlocal has_ranks
-        if event.get("event") == "ranks" and not has_ranks:
+        if isinstance(event, records.Ranks) and not has_ranks:
             has_ranks = True
             if is_new:
                 rundir.point_latest(run.path)
@@ -153,20 +154,20 @@ def run_directory(given: Path | None, loaded: Loaded, plan: Plan, job: str | Non
 
 def explained(outcome: Outcome, run: RunDir) -> Report | None:
     """What the logs of a failed job tell beyond its traceback; kept in failure.json too."""
-    from launcher import explain, rundir
+    from launcher import explain, records, rundir
 
     failure = outcome.failure
     # A stall and a lost node are explained already; the logs would only tell of those who waited.
-    if failure is None or failure.get("exit_code") == EXIT_USER or failure.get("type") in ("Stalled", "NodeLost"):
+    if failure is None or failure.exit_code == EXIT_USER or failure.type in (records.STALLED, records.NODE_LOST):
         return None
     report = explain.explain_path(run.path, explain.language())
     if report.verdict is None or report.verdict.id in (explain.PYTHON.id, explain.FAILURE):
         return None
-    if report.verdict.id == explain.LAUNCH.id and str(failure.get("what")).startswith(report.verdict.cause):
+    if report.verdict.id == explain.LAUNCH.id and (failure.what or "").startswith(report.verdict.cause):
         return None
     if run.failure_path.exists():
         with contextlib.suppress(OSError):  # on a full disk it is still shown
-            rundir.write_json(run.failure_path, {**failure, "explanation": report.verdict.to_json()})
+            rundir.write_failure(run.failure_path, failure.but(explanation=report.verdict.to_json()))
     return report
 
 

@@ -224,7 +224,7 @@ def launch(
     as_json: bool, shown: tuple[Source, ...], output_events: bool = False,
 ) -> NoReturn:  # fmt: skip
     """Start the ranks, show their output, and end with 0, or with 1 where one failed or the job was stopped."""
-    from launcher import accelerated, rundir, show, supervise
+    from launcher import accelerated, records, rundir, show, supervise
     from launcher import program as programs
     from launcher.cli import launch as launching
     from launcher.render import env, files
@@ -242,7 +242,7 @@ def launch(
             rundir.discard(run)
         raise
     files.write(files.texts(loaded, plan, run, user_env, cluster.node_rank), run)
-    rundir.append_event(run.events_path, {"event": "machine", **facts})
+    rundir.append_event(run.events_path, records.Machine.of(facts))
     child_env = env.of_agent(plan, run.path.resolve(), user_env)
     if program != plan.program:
         child_env[programs.ARGS] = json.dumps(program.args)

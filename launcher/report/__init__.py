@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,8 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
                 "confusion_matrix": run.confusion,
                 "ranks": run.by_rank(),
                 "restarts": run.history.num_restarts,
-                "incidents": run.history.incidents,
-                "failure": dict(run.failure) or None,
+                "incidents": [asdict(one) for one in run.history.incidents],
+                "failure": run.failure.to_json() if run.failure else None,
                 "unread": list(run.unread),
                 "recipe": {k: {"value": v, "from": run.origins.get(k, "default")} for k, v in run.values.items()},
             }
@@ -123,7 +124,7 @@ def _software(runs: Sequence[Run]) -> list[tuple[str, list[Any]]]:
     """Machine and versions, a row each."""
     rows = []
     for run in runs:
-        machine = dict(run.history.machine)
+        machine = run.history.machine.facts if run.history.machine else {}
         versions = machine.pop("versions", None) or {}
         memory = machine.pop("memory_bytes", None)
         chips = machine.pop("chips", None)

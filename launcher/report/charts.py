@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from launcher.history import FIGURES, own_seconds
+from launcher.records import Eval, Log, Rates
 from launcher.report.facts import Run
 
 Style = Literal["solid", "dashed", "dotted"]
@@ -54,7 +55,7 @@ class Chart:
 def of_run(run: Run) -> list[Chart]:
     """The curves of one run over its steps."""
     history = run.history
-    events = tuple(float(i["step"]) for i in history.incidents if i["event"] in ("restart", "resume", "hang"))
+    events = tuple(float(i.step) for i in history.incidents if i.event in ("restart", "resume", "hang"))
     x = "optimizer step"
     note = "dashed uprights: a restart, and where it went on" if events else ""
     losses = [Line("training", _points(history.logs, "step", "loss"), 0)]
@@ -75,7 +76,7 @@ def of_run(run: Run) -> list[Chart]:
         Chart("Own work by rank", x, "ms a step", _ranks(run, lambda r: [s * 1e3 for s in own_seconds(r)]), from_zero=True,
               note="loading rows and forward pass, without waiting for other ranks"),
     ]  # fmt: skip
-    end = max([history.step, *(row.get("step", 0) for rows in history.undone for row in rows)])
+    end = max([history.step, *(row.step for rows in history.undone for row in rows)])
     return [drawn for chart in charts if (drawn := _drawable(chart, end)).lines]
 
 
@@ -176,8 +177,12 @@ def _inline(text: str, name: str) -> str:
 # -- points --------------------------------------------------------------------------------------------------------
 
 
-def _points(rows: Sequence[dict[str, Any]], x: str, y: str) -> Points:
-    return [(float(row[x]), float(row[y])) for row in rows if _is_finite(row.get(x)) and _is_finite(row.get(y))]
+def _points(rows: Sequence[Log | Eval], x: Literal["step", "epoch"], y: str) -> Points:
+    """`y` is a field of a log, or a figure of an evaluation."""
+    pairs: list[tuple[Any, Any]] = [
+        (getattr(row, x), row.figures.get(y) if isinstance(row, Eval) else getattr(row, y)) for row in rows
+    ]
+    return [(float(a), float(b)) for a, b in pairs if _is_finite(a) and _is_finite(b)]
 
 
 def _is_finite(value: Any) -> bool:
@@ -185,34 +190,27 @@ def _is_finite(value: Any) -> bool:
 
 
 def _speed(run: Run) -> Points:
-    return [
-        (float(r["step"]), r["tokens"] / r["seconds"])
-        for r in run.history.rates
-        if _is_finite(r.get("step"))
-        and _is_finite(r.get("tokens"))
-        and _is_finite(r.get("seconds"))
-        and r["seconds"] > 0
-    ]
+    return [(float(r.step), r.tokens / r.seconds) for r in run.history.rates if r.seconds > 0]
 
 
 def _epochs_per_step(run: Run) -> float:
     # As it went: a run of max_steps, or of half an epoch, has a whole number of epochs for its plan.
-    rows = [row for row in run.history.logs if row.get("epoch") and row["step"]]
-    return float(rows[-1]["epoch"] / rows[-1]["step"]) if rows else 0.0
+    rows = [row for row in run.history.logs if row.epoch and row.step]
+    return (rows[-1].epoch or 0.0) / rows[-1].step if rows else 0.0
 
 
 def _memory_key(run: Run) -> tuple[str, str]:
-    has_cards = any(r.get("device_bytes") for r in run.history.rates)
+    has_cards = any(r.device_bytes for r in run.history.rates)
     return ("device_bytes", "GiB of the card, reserved") if has_cards else ("host_bytes", "GiB of host memory")
 
 
-def _memory(rates: dict[str, Any]) -> list[float]:
-    return [size / (1 << 30) for size in rates.get("device_bytes") or rates.get("host_bytes") or ()]
+def _memory(rates: Rates) -> list[float]:
+    return [size / (1 << 30) for size in rates.device_bytes or rates.host_bytes or ()]
 
 
 def _ranks(run: Run, values: Any) -> tuple[Line, ...]:
     """A line for each rank; of many, the least, the median and the most at each step."""
-    rows = [(float(r["step"]), values(r)) for r in run.history.rates if _is_finite(r.get("step"))]
+    rows = [(float(r.step), values(r)) for r in run.history.rates]
     rows = [(step, row) for step, row in rows if row]
     count = max((len(row) for _, row in rows), default=0)
     if count <= MAX_LINES:

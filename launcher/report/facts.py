@@ -12,9 +12,10 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal
 
-from launcher import confined, rundir, scrub, yamlfile
+from launcher import confined, records, rundir, scrub, yamlfile
 from launcher.errors import LaunchError
 from launcher.history import History
+from launcher.records import Event, Failure
 from launcher.rundir import RunDir
 
 Status = Literal["done", "failed", "interrupted", "running", "unfinished"]
@@ -23,8 +24,6 @@ MAX_PREDICTIONS = 2_000_000
 """Rows that a confusion matrix is counted from, where metrics.json holds none."""
 MAX_LABELS = 2_000
 """Of a matrix that is counted here: its size is the square of the largest label."""
-_EVENT = json.JSONDecoder(parse_constant=lambda _: None)
-"""json.loads would make one for each of a million lines."""
 _KNOWN = ("plan.json", "events.jsonl", "metrics.json", "recipe.yaml")
 
 
@@ -53,7 +52,7 @@ class Run:
     origins: Mapping[str, str]
     """Where the values that are no defaults came from."""
     metrics: Mapping[str, Any]
-    failure: Mapping[str, Any]
+    failure: Failure | None
     log_tail: str
     """The last lines of the failing rank's log."""
     data: Mapping[str, Any]
@@ -81,7 +80,7 @@ class Run:
         """The final figures: scores and losses of metrics.json, else those of the last evaluation; and the speed."""
         final = _mapping(self.metrics.get("final"))
         if not final and self.history.evals:
-            final = self.history.evals[-1]
+            final = self.history.evals[-1].figures
         leave_out = {"step", "epoch", "time", "eval_samples", "eval_runtime", "eval_samples_per_second"}
         found = {k: v for k, v in final.items() if _is_number(v) and k not in leave_out}
         train = _mapping(self.metrics.get("train"))
@@ -92,14 +91,14 @@ class Run:
     @property
     def speed(self) -> dict[str, float]:
         """Of all steps together, without evaluating, saving and starting."""
-        rates = [r for r in self.history.rates if _is_number(r.get("seconds"))]
-        seconds = sum(r["seconds"] for r in rates)
+        rates = self.history.rates
+        seconds = sum(r.seconds for r in rates)
         if not seconds:
             return {}
         return {
-            "samples_per_second": sum(r.get("rows", 0) for r in rates) / seconds,
-            "tokens_per_second": sum(r.get("tokens", 0) for r in rates) / seconds,
-            "seconds_per_step": seconds / max(sum(r.get("steps", 0) for r in rates), 1),
+            "samples_per_second": sum(r.rows for r in rates) / seconds,
+            "tokens_per_second": sum(r.tokens for r in rates) / seconds,
+            "seconds_per_step": seconds / max(sum(r.steps for r in rates), 1),
         }
 
     def by_rank(self) -> list[dict[str, float]]:
@@ -113,10 +112,10 @@ class Run:
         for rank in range(count):
             times = sorted(row[rank] for row in own if rank < len(row))
             row: dict[str, float] = {"rank": rank, "own_s": times[len(times) // 2]}
-            for key in ("host_peak_bytes", "device_peak_bytes", "device_bytes"):
-                sizes = [r[key][rank] for r in rates if rank < len(r.get(key) or ())]
+            for name in ("host_peak_bytes", "device_peak_bytes", "device_bytes"):
+                sizes = [column[rank] for r in rates if rank < len(column := getattr(r, name) or ())]
                 if sizes:
-                    row[key] = max(sizes)
+                    row[name] = max(sizes)
             rows.append(row)
         return rows
 
@@ -180,7 +179,7 @@ def load_all(paths: Iterable[Path]) -> list[Run]:
 
 
 def _status(
-    run: RunDir, history: History, plan: Mapping[str, Any], metrics: Mapping[str, Any], failure: Mapping[str, Any]
+    run: RunDir, history: History, plan: Mapping[str, Any], metrics: Mapping[str, Any], failure: Failure | None
 ) -> Status:
     if metrics:
         return "done"
@@ -188,7 +187,7 @@ def _status(
         return "running"
     if failure:
         return "failed"
-    if any(i["event"] in ("stopping", "preempted") for i in history.incidents) or history.phase == "stopped":
+    if any(i.event in ("stopping", "preempted") for i in history.incidents) or history.phase == "stopped":
         return "interrupted"
     if _mapping(plan.get("recipe")).get("script") and run.last_attempt >= 0:
         marks = list(run.attempt(run.last_attempt).glob("done_*"))
@@ -241,42 +240,35 @@ class _Files:
                 self.trouble(path, f"{key} is a {type(value.pop(key)).__name__}")
         return value
 
-    def events(self, path: Path) -> Iterator[Mapping[str, Any]]:
-        """The events; a last line without its end is still being written."""
-        bad = 0
+    def events(self, path: Path) -> Iterator[Event]:
+        """The events; what of them cannot be read is kept."""
+        findings = records.Findings()
         try:
-            with os.fdopen(confined.open_read(path), "rb") as file:
-                for line in rundir.lines(file):
-                    if not line.endswith(b"\n"):
-                        break
-                    try:
-                        value = _EVENT.decode(line.decode("utf-8"))
-                    except (ValueError, RecursionError):
-                        value = None
-                    if isinstance(value, dict):
-                        yield scrub.value(value, for_showing=True) if scrub.is_suspect(line) else value
-                    else:
-                        bad += 1
-        except FileNotFoundError:
-            return
+            for _, event in rundir.events(path, findings=findings):
+                yield event
         except OSError as error:
             self.trouble(path, _said(error))
-        if bad:
-            self.trouble(path, f"{bad} line{'s are' if bad > 1 else ' is'} no event")
+        for text in findings.texts:
+            self.trouble(path, text)
+
+    def failure(self, path: Path) -> Failure | None:
+        found = records.failure(self.mapping(path))
+        if found is not None and found.wrong:
+            self.trouble(path, records.wrong_text(found))
+        return found
 
 
-def _failure(run: RunDir, files: _Files) -> Mapping[str, Any]:
+def _failure(run: RunDir, files: _Files) -> Failure | None:
     """failure.json of the first node, else of another one that has one."""
     nodes = [RunDir(p) for p in sorted(run.path.glob("node_*"))]
-    found = [files.mapping(r.failure_path) for r in (run, *nodes)]
-    return dict(next((f for f in found if f), {}))
+    found = [files.failure(r.failure_path) for r in (run, *nodes)]
+    return next((f for f in found if f), None)
 
 
-def _log_tail(run: RunDir, failure: Mapping[str, Any]) -> str:
-    attempt, rank = failure.get("attempt"), failure.get("rank")
-    if not isinstance(attempt, int) or not isinstance(rank, int):
+def _log_tail(run: RunDir, failure: Failure | None) -> str:
+    if failure is None or failure.attempt is None or failure.rank is None:
         return ""
-    return scrub.shown(rundir.tail(run.last_words(attempt, rank), LOG_LINES))
+    return scrub.shown(rundir.tail(run.last_words(failure.attempt, failure.rank), LOG_LINES))
 
 
 def _recipe(run: RunDir, files: _Files) -> tuple[dict[str, Any], dict[str, str]]:
@@ -325,7 +317,7 @@ def _confusion(run: RunDir, files: _Files, metrics: Mapping[str, Any], history: 
     counted = _counted(run.predictions_path, files, num_labels)
     if counted or not history.evals:
         return counted
-    return _matrix(history.evals[-1].get("confusion_matrix"))
+    return _matrix(history.evals[-1].figures.get("confusion_matrix"))
 
 
 def _counted(path: Path, files: _Files, num_labels: int) -> list[list[int]]:

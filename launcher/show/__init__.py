@@ -16,14 +16,15 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from launcher import rundir, scrub
+from launcher import records, rundir, scrub
 from launcher.doctor import Finding
-from launcher.errors import EXIT_OK
+from launcher.errors import EXIT_OK, EXIT_USER
 from launcher.explain import Lang, Report, language, render_text
 from launcher.history import History, macro_text, stragglers
 from launcher.plan import Plan
 from launcher.planning.fit import Row
 from launcher.predict import Bad, Feed
+from launcher.records import Event, Failure
 from launcher.render.env import Variable, hidden
 from launcher.rundir import RunDir
 from launcher.show import live
@@ -91,12 +92,12 @@ class View:
         """Told to stop following."""
         err.print(Text(f"no longer following; job {job} goes on, and scancel {job} ends it"))
 
-    def event(self, event: dict[str, Any]) -> None:
+    def event(self, event: Event) -> None:
         """Show one event of events.jsonl; kinds that are not for a person are passed over. One that cannot be shown ends no
         job: that is said once."""
         try:
             self.history.add(event)
-            show = getattr(self, f"_on_{event.get('event')}", None)
+            show = getattr(self, f"_on_{event.kind}", None)
             if show is not None:
                 show(event)
         except Exception as error:
@@ -137,53 +138,55 @@ class View:
 
     # -- events ---------------------------------------------------------------------------------------------------
 
-    def _on_start_method(self, event: dict[str, Any]) -> None:
-        if event["reason"].startswith("a fork"):
-            self._line(f"ranks start by {event['method']}: {event['reason']}")
+    def _on_start_method(self, event: records.StartMethod) -> None:
+        if event.reason is not None and event.reason.startswith("a fork"):
+            self._line(f"ranks start by {event.method}: {event.reason}")
 
-    def _on_restart(self, event: dict[str, Any]) -> None:
-        who = "" if event["rank"] is None else f"rank {event['rank']}: "
-        self._line(f"restart    attempt {event['attempt']} of {event['of']}, after {who}{event['what']}")
+    def _on_restart(self, event: records.Restart) -> None:
+        who = "" if event.rank is None else f"rank {event.rank}: "
+        self._line(f"restart    attempt {event.attempt} of {event.of_restarts}, after {who}{event.what}")
 
-    def _on_hang(self, event: dict[str, Any]) -> None:
-        self._line(f"hang       {event['what']}")
+    def _on_hang(self, event: records.Hang) -> None:
+        self._line(f"hang       {event.what}")
 
-    def _on_stopping(self, event: dict[str, Any]) -> None:
-        again = "; ^C again ends them at once" if event["signal"] == "SIGINT" else ""
-        self._line(f"stopping   {event['signal']}: ranks that train save first{again}")
+    def _on_stopping(self, event: records.Stopping) -> None:
+        again = "; ^C again ends them at once" if event.signal == "SIGINT" else ""
+        self._line(f"stopping   {event.signal}: ranks that train save first{again}")
 
-    def _on_note(self, event: dict[str, Any]) -> None:
-        self._line(event["text"])
+    def _on_note(self, event: records.Note) -> None:
+        self._line(event.text or "")
 
-    def _on_start(self, event: dict[str, Any]) -> None:
+    def _on_start(self, event: records.Start) -> None:
         data = rundir.read_json(self.run.data_path) if self.run else None
         if data:
             self._line("\n".join(_data_lines(data)))
 
-    def _on_engine(self, event: dict[str, Any]) -> None:
-        stage = f" stage {event['zero_stage']}" if "zero_stage" in event else ""
-        held = f"{event['parameters']:,} parameters, {event['local_parameters']:,} of them on rank 0"
-        self._line(
-            f"engine     {event['engine']}{stage}, {event['precision']}, {event['world_size']} x {event['device']}: {held}"
-        )
+    def _on_engine(self, event: records.Engine) -> None:
+        stage = f" stage {event.zero_stage}" if event.zero_stage is not None else ""
+        held = f"{event.parameters:,} parameters, {event.local_parameters:,} of them on rank 0"
+        self._line(f"engine     {event.engine}{stage}, {event.precision}, {event.world_size} x {event.device}: {held}")
 
-    def _on_log(self, event: dict[str, Any]) -> None:
-        named = {"loss": ".4f", "grad_norm": ".3g", "learning_rate": ".3g"}
-        shown = [f"{k.replace('_', ' ')} {_number(event.get(k), form)}" for k, form in named.items() if k in event]
+    def _on_log(self, event: records.Log) -> None:
+        values = {
+            "loss": (event.loss, ".4f"),
+            "grad_norm": (event.grad_norm, ".3g"),
+            "learning_rate": (event.learning_rate, ".3g"),
+        }
+        shown = [f"{k.replace('_', ' ')} {_number(*value)}" for k, value in values.items() if event.has(k)]
         total = self.history.max_steps
-        self._line(f"step {event['step']}/{total}  epoch {_number(event.get('epoch'), '.2f')}  " + "  ".join(shown))
+        self._line(f"step {event.step}/{total}  epoch {_number(event.epoch, '.2f')}  " + "  ".join(shown))
 
-    def _on_rates(self, event: dict[str, Any]) -> None:
+    def _on_rates(self, event: records.Rates) -> None:
         for rank, times in stragglers(event).items():
             self._line(f"slow       rank {rank} takes {times:.1f} times as long as the others for its own work")
 
-    def _on_epoch(self, event: dict[str, Any]) -> None:
-        shown = {k: v for k, v in event.items() if k not in ("epoch", "event", "time") and isinstance(v, float)}
+    def _on_epoch(self, event: records.Epoch) -> None:
+        shown = {k: v for k, v in event.figures.items() if isinstance(v, float)}
         parts = "  ".join(f"{k.replace('_', ' ')} {_number(v, '.4f')}" for k, v in shown.items())
-        self._line(f"epoch {_number(event.get('epoch'), 'g')}  {parts}")
+        self._line(f"epoch {_number(event.epoch, 'g')}  {parts}")
 
-    def _on_save(self, event: dict[str, Any]) -> None:
-        self._line(f"checkpoint {event['path']}")
+    def _on_save(self, event: records.Save) -> None:
+        self._line(f"checkpoint {event.path}")
 
     def _line(self, text: str) -> None:
         out.print(Text(text))
@@ -213,15 +216,16 @@ class LiveView(View):
             self._doubt(error)
             return Text()
 
-    def _on_log(self, event: dict[str, Any]) -> None:
+    def _on_log(self, event: records.Log) -> None:
         """The panel shows it."""
 
-    _on_rates = _on_log
+    def _on_rates(self, event: records.Rates) -> None:
+        """The panel shows it."""
 
-    def _on_epoch(self, event: dict[str, Any]) -> None:
-        super()._on_epoch(
-            {"train" if k == "train_loss" else "eval" if k == "eval_loss" else k: event[k] for k in event}
-        )
+    def _on_epoch(self, event: records.Epoch) -> None:
+        short = {"train_loss": "train", "eval_loss": "eval"}
+        figures = {short.get(name, name): value for name, value in event.figures.items()}
+        super()._on_epoch(records.Epoch(epoch=event.epoch, more=figures))
 
     def _line(self, text: str) -> None:
         self.console.print(Text(text), soft_wrap=True)
@@ -237,7 +241,7 @@ class OtherNodeView(View):
     def plan(self, plan: Plan, run: RunDir, loaded: Loaded) -> None:
         out.print(Text(f"node {self.node_rank} of {plan.num_nodes}: {run.path}"))
 
-    def event(self, event: dict[str, Any]) -> None:
+    def event(self, event: Event) -> None:
         return None
 
     def end(
@@ -253,40 +257,39 @@ class JsonView(View):
     """Prints every event as it is, then the outcome."""
 
     def plan(self, plan: Plan, run: RunDir, loaded: Loaded) -> None:
-        self.event({"event": "plan", "run_dir": str(run.path), "plan": plan.model_dump(mode="json")})
+        self.event(records.Planned(run_dir=str(run.path), plan=plan.model_dump(mode="json")))
 
     def submitted(self, job: str, output: str, script: str) -> None:
-        self.event({"event": "submitted", "job": job, "output": output, "script": script})
+        self.event(records.Submitted(job=job, output=output, script=script))
 
     def job(self, job: Job) -> None:
-        self.event({"event": "job", **asdict(job)})
+        self.event(records.QueueState(more=asdict(job)))
 
-    def event(self, event: dict[str, Any]) -> None:
-        print(_json(event, indent=None), flush=True)
+    def event(self, event: Event) -> None:
+        print(_json(event.to_json(), indent=None), flush=True)
 
     def end(
         self, outcome: Outcome, run: RunDir, explained: Report | None, report_path: Path | None = None, again: str = ""
     ) -> None:
         explanation = explained.to_json() if explained else None
         self.event(
-            {
-                "event": "outcome",
-                "explanation": explanation,
-                "exit_code": outcome.exit_code,
-                "failure": outcome.failure,
-                "metrics": outcome.metrics,
-                "report": str(report_path) if report_path else None,
-                "continue": again or None,
-            }
+            records.Ended(
+                explanation=explanation,
+                exit_code=outcome.exit_code,
+                failure=outcome.failure.to_json() if outcome.failure else None,
+                metrics=outcome.metrics,
+                report=str(report_path) if report_path else None,
+                continue_with=again or None,
+            )
         )
 
 
-def event_beside_data(event: dict[str, Any]) -> None:
+def event_beside_data(event: Event) -> None:
     """What a person should know while stdout carries data."""
-    if event.get("event") == "note":
-        err.print(Text(event["text"]))
-    elif event.get("event") == "restart":
-        err.print(Text(f"restart {event['attempt']} of {event['of']}: {event['what']}"))
+    if isinstance(event, records.Note):
+        err.print(Text(event.text or ""))
+    elif isinstance(event, records.Restart):
+        err.print(Text(f"restart {event.attempt} of {event.of_restarts}: {event.what}"))
 
 
 def bad_line(name: str, bad: Bad) -> None:
@@ -328,7 +331,7 @@ def exported(result: Mapping[str, Any], as_json: bool) -> None:
     out.print(Text(f"exported   {result['out']}"))
 
 
-def failure(failure: Mapping[str, Any], explained: Report | None) -> None:
+def failure(failure: Failure, explained: Report | None) -> None:
     """The failing rank's traceback or the user's mistake, and what is known about it."""
     _failure(failure)
     if explained is not None:
@@ -424,12 +427,8 @@ def would_submit(text: str, plan: Plan, as_json: bool) -> None:
 def created(made: str, job: str, run_dir: str, text: str, as_json: bool) -> None:
     """What kubectl made."""
     if as_json:
-        print(
-            _json(
-                {"event": "submitted", "job": job, "run_dir": run_dir, "made": made.splitlines(), "text": text},
-                indent=None,
-            )
-        )
+        more = {"run_dir": run_dir, "made": made.splitlines(), "text": text}
+        print(_json(records.Submitted(job=job, more=more).to_json(), indent=None))
         return
     out.print(Text(made))
     out.print(Text(f"run directory: {run_dir}, in the pods\nlogs: kubectl logs -f -l ascend-launch/job={job} --prefix"))
@@ -649,22 +648,22 @@ def _train_output(metrics: Mapping[str, Any]) -> str:
     return f"TrainOutput(global_step={step}, training_loss={loss}, metrics={train})"
 
 
-def _failure(failure: Mapping[str, Any]) -> None:
+def _failure(failure: Failure) -> None:
     """What, why, what to do. A user's mistake is one line and its fix; a fault is the rank's traceback, once."""
-    what, hint = failure.get("what", "the job failed"), failure.get("hint")
-    rank = failure.get("rank")
-    if failure.get("exit_code") != 2:
-        trace = (failure.get("traceback") or "").rstrip()
-        is_ours = failure.get("type") == "LaunchError" and hint  # it says all; where it was raised tells nobody more
+    what, hint = "the job failed" if failure.what is None else failure.what, failure.hint
+    rank = failure.rank
+    if failure.exit_code != EXIT_USER:
+        trace = failure.traceback.rstrip()
+        is_ours = failure.type == "LaunchError" and hint  # it says all; where it was raised tells nobody more
         if trace and not is_ours:
             err.print(Text(trace))
-        if rank is not None and failure.get("type") != "Stalled":
-            what = f"rank {rank} on {failure.get('host')} failed first: {what}"
+        if rank is not None and failure.type != records.STALLED:
+            what = f"rank {rank} on {failure.host} failed first: {what}"
     err.print(Text(f"error: {what}"))
     if hint:
         err.print(Text(f"  fix: {hint}"))
-    if failure.get("exit_code") != 2 and failure.get("log"):
-        err.print(Text(f"  log: {failure['log']}"))
+    if failure.exit_code != EXIT_USER and failure.log:
+        err.print(Text(f"  log: {failure.log}"))
 
 
 def _json(value: Any, indent: int | None = 2) -> str:

@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from launcher.history import History, own_seconds, stragglers
+from launcher.records import Rates
 from launcher.show.text import Text
 
 MAX_RANKS = 8
@@ -70,16 +71,16 @@ def _restarts(history: History) -> str:
 
 def _figures(history: History, width: int) -> Text:
     last = history.logs[-1]
-    parts = [f"loss {_number(last.get('loss'), '.4f')}", f"lr {_number(last.get('learning_rate'), '.3g')}"]
+    parts = [f"loss {_number(last.loss, '.4f')}", f"lr {_number(last.learning_rate, '.3g')}"]
     if history.rates:
         rates = history.rates[-1]
-        seconds = rates["seconds"] or 1e-9
-        parts.insert(1, f"{_short(rates['tokens'] / seconds)} tokens/s")
-        parts.insert(2, f"{_short(rates['rows'] / seconds)} rows/s")
-        parts.append(f"{_duration(rates['seconds'] / (rates['steps'] or 1))}/step")
-    parts.append(f"grad {_number(last.get('grad_norm'), '.3g')}")
+        seconds = rates.seconds or 1e-9
+        parts.insert(1, f"{_short(rates.tokens / seconds)} tokens/s")
+        parts.insert(2, f"{_short(rates.rows / seconds)} rows/s")
+        parts.append(f"{_duration(rates.seconds / (rates.steps or 1))}/step")
+    parts.append(f"grad {_number(last.grad_norm, '.3g')}")
     if history.evals:
-        scores = {k: v for k, v in history.evals[-1].items() if k in ("eval_loss", "accuracy")}
+        scores = {k: v for k, v in history.evals[-1].figures.items() if k in ("eval_loss", "accuracy")}
         parts += [f"{k.replace('_', ' ')} {_number(v, '.4f')}" for k, v in scores.items()]
     text = Text()
     for i, part in enumerate(parts):  # whole figures only: one that is cut reads as another number
@@ -124,11 +125,11 @@ def _ranks(history: History, width: int) -> list[RenderableType]:
     return lines
 
 
-def memory(rates: Mapping[str, Any]) -> tuple[list[int], str]:
+def memory(rates: Rates) -> tuple[list[int], str]:
     """What each rank holds now: of the card where there is one, else of the host; and the word for it."""
-    if rates.get("device_bytes"):
-        return list(rates["device_bytes"]), "card memory"
-    return list(rates.get("host_bytes", [])), "memory"
+    if rates.device_bytes:
+        return rates.device_bytes, "card memory"
+    return rates.host_bytes or [], "memory"
 
 
 def standing_out(own: Sequence[float], sizes: Sequence[int], slow: Mapping[int, float]) -> list[int]:

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from launcher import records
 from launcher.errors import EXIT_OK
 from launcher.explain import Report
 from launcher.plan import Plan
@@ -106,7 +106,7 @@ def output_event(source: Source, data: bytes) -> None:
     """Hand output on as an event, for the launcher that started this one on another machine."""
     if data:
         text = data.decode(errors="surrogateescape")  # JSON takes every byte so
-        print(json.dumps({"event": "output", "rank": source.rank, "stream": source.stream, "text": text}), flush=True)
+        print(json.dumps(records.Output(rank=source.rank, stream=source.stream, text=text).to_json()), flush=True)
 
 
 def show_output(source: Source, data: bytes) -> None:
@@ -153,21 +153,21 @@ class ProgramView(View):
         self, outcome: Outcome, run: RunDir, explained: Report | None, report_path: Path | None = None, again: str = ""
     ) -> None:
         if outcome.failure is not None:
-            shown = outcome.failure.get("rank") in self.shown_ranks
-            failure({**outcome.failure, "traceback": ""} if shown else outcome.failure, explained)
+            shown = outcome.failure.rank in self.shown_ranks
+            failure(outcome.failure.but(traceback="") if shown else outcome.failure, explained)
         elif outcome.exit_code != EXIT_OK:
             self._line(f"stopped; every rank's output is in {run.attempt(max(run.last_attempt, 0))}")
         if again:
             self._line(f"start it again with:\n  {again}")
 
-    def _on_preload(self, event: dict[str, Any]) -> None:
-        done = ", ".join(event["modules"]) or "nothing"
-        rest = f"; not more: {event['reason']}" if event["reason"] else ""
+    def _on_preload(self, event: records.Preload) -> None:
+        done = ", ".join(event.modules or ()) or "nothing"
+        rest = f"; not more: {event.reason}" if event.reason else ""
         self._line(f"imported once  {done}{rest}")
 
-    def _on_stopping(self, event: dict[str, Any]) -> None:
-        again = "; ^C again ends them at once" if event["signal"] == "SIGINT" else ""
-        self._line(f"stopping       the ranks get {event['signal']}{again}")
+    def _on_stopping(self, event: records.Stopping) -> None:
+        again = "; ^C again ends them at once" if event.signal == "SIGINT" else ""
+        self._line(f"stopping       the ranks get {event.signal}{again}")
 
     def _line(self, text: str) -> None:
         err.print(Text(text))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import signal
@@ -13,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from launcher import __version__, confined, rundir, streams
+from launcher import __version__, confined, records, rundir, streams
 from launcher.cluster.hosts import Host
 from launcher.cluster.nodes import join_endpoint, split_endpoint
 from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, EXIT_USER, LaunchError
+from launcher.records import NODE_LOST, Event, Failure
 from launcher.rundir import JOB_SECRET, RunDir
 from launcher.ssh.connection import Answer, Connection, Hub, address_of
 from launcher.supervise import Outcome, stop_signals_to
@@ -31,8 +31,6 @@ SOON_S = 2.0
 STOP_MARGIN_S = 30.0
 """Beyond the ranks' grace, what a told host may take. The far side kills after 20."""
 FETCH_S = 60.0
-
-Event = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ class Node:
     last_words: list[str] = field(default_factory=list)
     """Standard error, from `error:` on."""
     code: int | None = None
-    outcome: Event | None = None
+    outcome: records.Ended | None = None
     lost: str = ""
     """Why there is nothing more to hear."""
 
@@ -240,7 +238,7 @@ class _Fleet:
                 f"does not share {self.job.there} with {first.name}: no checkpoint can be kept, which all ranks must reach",
             )
 
-    def ask(self, do: str, requests: Mapping[Node, Event], timeout_s: float = CONNECT_S) -> dict[Node, Answer]:
+    def ask(self, do: str, requests: Mapping[Node, dict[str, Any]], timeout_s: float = CONNECT_S) -> dict[Node, Answer]:
         """Send a request to each node, and wait for all answers.
 
         Raises:
@@ -323,20 +321,20 @@ class _Fleet:
                 self.release()
 
     def on_line(self, node: Node, stream: str, line: str) -> None:
-        event = _event(line) if stream == "out" else None
+        event = records.event_in(line) if stream == "out" else None
         if event is None:
             if stream == "err" and (node.last_words or line.startswith("error: ")):
                 node.last_words.append(line)
             elif stream == "err":
                 self.on_words(node.name, line)
             return
-        if event["event"] == "outcome":
+        if isinstance(event, records.Ended):
             node.outcome = event
-        elif event["event"] == "output":
+        elif isinstance(event, records.Output):
             self.on_event(event)
         elif node.number == 0:
-            self.has_begun = self.has_begun or event["event"] == "ranks"
-            if event["event"] == "start" and not node.shares_files and self.held is None:
+            self.has_begun = self.has_begun or isinstance(event, records.Ranks)
+            if isinstance(event, records.Start) and not node.shares_files and self.held is None:
                 self.held = []
                 node.connection.send("fetch", folder=str(self.job.run_dir), names=[self.run_dir.data_path.name])
             if self.held is not None:
@@ -388,7 +386,7 @@ class _Fleet:
             self.on_words(node.name, f"{name} was not kept: {error.strerror}")
 
     def outcome(self, stop_signal: int | None) -> Outcome:
-        metrics = (self.nodes[0].outcome or {}).get("metrics")
+        metrics = self.nodes[0].outcome.metrics if self.nodes[0].outcome else None
         if stop_signal is not None:
             return Outcome(EXIT_INTERRUPTED if stop_signal == signal.SIGINT else EXIT_TERMINATED, None, metrics)
         lost = [node for node in self.nodes if node.lost]
@@ -396,32 +394,39 @@ class _Fleet:
             for node in lost:
                 self.on_words(node.name, f"the connection ended with the job: {node.lost}")
             return Outcome(EXIT_OK, None, metrics)
-        failed = next((n for n in self.nodes if n.outcome and n.outcome["failure"] is not None), None)
+        failed, failure = next(((n, f) for n in self.nodes if (f := _failure_of(n)) is not None), (None, None))
         refused = next((n for n in self.nodes if n.last_words and n.has_failed), None)
-        if failed is not None:
-            assert failed.outcome is not None
-            failure = failed.outcome["failure"]
+        if failed is not None and failure is not None:
             code = failed.code if failed.code in (EXIT_USER, EXIT_JOB_FAILED) else EXIT_JOB_FAILED
-            said = next((n for n in lost if n.number == failure.get("node_rank")), None)
-            if said is not None and failure.get("type") == "NodeLost":
-                failure = {**failure, "what": f"{failure['what']} ({said.name}: {said.lost})"}
+            said = next((n for n in lost if n.number == failure.node_rank), None)
+            if said is not None and failure.type == NODE_LOST:
+                failure = failure.but(what=f"{failure.what} ({said.name}: {said.lost})")
         elif refused is not None:
             failure = _refusal(refused)
             code = refused.code or EXIT_JOB_FAILED
         elif lost:
             what = f"node {lost[0].number} ({lost[0].name}) is lost: {lost[0].lost}"
             hint = "look at that host and the network; the others saved and stopped if they could"
-            failure = {"rank": None, "node_rank": lost[0].number, "host": lost[0].name, "type": "NodeLost", "what": what, "hint": hint, "traceback": ""}  # fmt: skip
+            failure = Failure.of(
+                rank=None,
+                node_rank=lost[0].number,
+                host=lost[0].name,
+                type=NODE_LOST,
+                what=what,
+                hint=hint,
+                traceback="",
+            )
             code = EXIT_JOB_FAILED
         elif any(node.has_failed for node in self.nodes):
             node = next(node for node in self.nodes if node.has_failed)
             what = f"the launcher on {node.name} ended with code {node.code}"
-            failure = {"rank": None, "what": what, "hint": f"see {node.log.name}", "traceback": rundir.tail(Path(node.log.name))}  # fmt: skip
+            log = Path(node.log.name)
+            failure = Failure.of(rank=None, what=what, hint=f"see {log}", traceback=rundir.tail(log))
             code = EXIT_JOB_FAILED
         else:
             return Outcome(max(node.code or 0 for node in self.nodes), None, metrics)
         if not self.run_dir.failure_path.exists():
-            rundir.write_json(self.run_dir.failure_path, failure)
+            rundir.write_failure(self.run_dir.failure_path, failure)
         return Outcome(code, failure, metrics)
 
 
@@ -453,19 +458,24 @@ def _refuse(problems: Mapping[Node, tuple[str, str]]) -> None:
     raise LaunchError(what, hint="\n       ".join(dict.fromkeys(hint for *_, hint in rows)))
 
 
-def _refusal(node: Node) -> Event:
+def _refusal(node: Node) -> Failure:
     """failure.json of a launcher that refused to start: its own words."""
     text = "\n".join(node.last_words)
     what, _, hint = text.removeprefix("error: ").partition("\n  fix: ")
-    return {"rank": None, "node_rank": node.number, "host": node.name, "type": "LaunchError", "what": f"{node.name}: {what}", "hint": hint, "exit_code": node.code, "traceback": ""}  # fmt: skip
+    return Failure.of(
+        rank=None,
+        node_rank=node.number,
+        host=node.name,
+        type="LaunchError",
+        what=f"{node.name}: {what}",
+        hint=hint,
+        exit_code=node.code,
+        traceback="",
+    )
 
 
-def _event(line: str) -> Event | None:
-    with contextlib.suppress(ValueError):
-        value = json.loads(line)
-        if isinstance(value, dict) and isinstance(value.get("event"), str):
-            return value
-    return None
+def _failure_of(node: Node) -> Failure | None:
+    return records.failure(node.outcome.failure) if node.outcome else None
 
 
 def _log_of(host: Host, run_dir: RunDir) -> BinaryIO:

@@ -21,10 +21,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from launcher import rundir, scrub, streams
+from launcher import records, rundir, scrub, streams
 from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, EXIT_USER, LaunchError
 from launcher.plan import Plan
 from launcher.program import Program, as_typed
+from launcher.records import Event, Failure
 from launcher.rundir import RunDir
 from launcher.worker import ending, failure, nodes, stall, start, zygote
 from launcher.worker import program as program_module
@@ -93,7 +94,7 @@ class Agent:
     spawn: bool = False
     children: list[Child] = field(default_factory=list)
     pipe: Connection | None = None
-    before: dict[str, Any] | None = None
+    before: Failure | None = None
     """The failure that ended the attempt before this one."""
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -114,10 +115,11 @@ class Agent:
             link.declare((rundir.read_json(self.run_dir.data_path) or {}).get("digests", {}))
             found = self._attempts(link, found)
         except (LaunchError, OSError) as error:
-            found = {**failure.describe(error, None), "node_rank": self.node_rank, "traceback": ""}
+            found = failure.describe(error, None).but(node_rank=self.node_rank, traceback="")
             if isinstance(error, OSError) and self.before is not None:
                 # Files can no longer be written: most likely what ended that attempt, in better words.
-                found = {**self.before, "hint": f"{self.before.get('hint', '')}; no other attempt could begin: {found['what']}".lstrip("; ")}  # fmt: skip
+                hint = f"{self.before.hint}; no other attempt could begin: {found.what}".lstrip("; ")
+                found = self.before.but(hint=hint)
             link.give_up(found)
         finally:
             link.close()
@@ -125,22 +127,22 @@ class Agent:
         if found is None and (not is_stopped or self._is_done()):
             return EXIT_OK
         if is_stopped:
-            self._event("stopped", signal=self.stop_signal)
+            self._event(records.Stopped(signal=self.stop_signal))
             return EXIT_INTERRUPTED if self.stop_signal == signal.SIGINT else EXIT_TERMINATED
         assert found is not None
         self._leave_failure(found)
-        return EXIT_USER if found.get("exit_code") == EXIT_USER else EXIT_JOB_FAILED
+        return EXIT_USER if found.exit_code == EXIT_USER else EXIT_JOB_FAILED
 
-    def _leave_failure(self, found: dict[str, Any]) -> None:
+    def _leave_failure(self, found: Failure) -> None:
         """failure.json; where the disk takes nothing any more, the launcher still hears of it."""
         try:
-            rundir.write_json(self.run_dir.failure_path, found)
+            rundir.write_failure(self.run_dir.failure_path, found)
         except OSError as error:
             unwritten = f"{self.run_dir.failure_path} could not be written either: {error.strerror}"
-            found = {**found, "hint": f"{found.get('hint', '')}; {unwritten}"}
+            found = found.but(hint=f"{found.hint}; {unwritten}")
             if rundir.LAST_WORDS not in os.environ:  # started by hand
                 raise
-            os.write(int(os.environ[rundir.LAST_WORDS]), json.dumps(found).encode())
+            os.write(int(os.environ[rundir.LAST_WORDS]), json.dumps(found.to_json()).encode())
 
     # -- before the ranks -----------------------------------------------------------------------------------------
 
@@ -159,7 +161,7 @@ class Agent:
             # A full collection writes to every object that it looks at: each child would get copies of 125 MB.
             gc.freeze()
             gc.enable()
-        self._event("imported", seconds=round(time.monotonic() - started, 2))
+        self._event(records.Imported(seconds=round(time.monotonic() - started, 2)))
 
     def _preload_for(self, program: Program) -> None:
         if program.kind == "executable":
@@ -168,7 +170,7 @@ class Agent:
         modules, reason = program_module.preload(self.plan)
         if self.plan.device == "cpu":  # a card's libraries write logs and release the card when they are taken apart
             ending.keep_libraries()
-        self._event("preload", modules=modules, reason=reason)
+        self._event(records.Preload(modules=modules, reason=reason))
 
     def _settle_start_method(self) -> None:
         """Fork, unless a trial says that it is not safe."""
@@ -179,7 +181,8 @@ class Agent:
             threads = sorted(set(_thread_names()) - HARMLESS_THREADS)
             why = f"a fork would lose the threads {', '.join(threads)}" if threads else self._probe()
             self.spawn = bool(why)
-        self._event("start_method", method="spawn" if self.spawn else "fork", reason=why or f"--start-method {asked}")
+        method = "spawn" if self.spawn else "fork"
+        self._event(records.StartMethod(method=method, reason=why or f"--start-method {asked}"))
 
     def _probe(self) -> str:
         """Why a forked child does not work; '' where it does."""
@@ -198,7 +201,7 @@ class Agent:
             else f"a forked child {'hung' if code == -signal.SIGKILL else f'ended with code {code}'}, see {log}"
         )
 
-    def _prepare(self, link: nodes.Link) -> dict[str, Any] | None:
+    def _prepare(self, link: nodes.Link) -> Failure | None:
         if self.program is not None:
             return None
         log = self.run_dir.attempt(self.attempt) / "prepare.log"
@@ -213,7 +216,7 @@ class Agent:
 
     # -- attempts -------------------------------------------------------------------------------------------------
 
-    def _attempts(self, link: nodes.Link, found: dict[str, Any] | None) -> dict[str, Any] | None:
+    def _attempts(self, link: nodes.Link, found: Failure | None) -> Failure | None:
         """Attempts until one ends well or none is left; `found` is the failure before the first, if there is one."""
         left = self.plan.supervision.max_restarts
         while self.stop_signal is None:
@@ -230,12 +233,14 @@ class Agent:
             self.attempt += 1
             self.before = found
             restarts = self.plan.supervision.max_restarts
-            self._event("restart", attempt=restarts - left, of=restarts, rank=found.get("rank"), what=found.get("what"))
+            self._event(
+                records.Restart(attempt=restarts - left, of_restarts=restarts, rank=found.rank, what=found.what)
+            )
             found = None
         return None
 
-    def _may_restart(self, found: dict[str, Any]) -> bool:
-        return found.get("exit_code") != EXIT_USER and not self._was_preempted()
+    def _may_restart(self, found: Failure) -> bool:
+        return found.exit_code != EXIT_USER and not self._was_preempted()
 
     def _link(self) -> nodes.Link:
         if self.plan.num_nodes == 1:
@@ -246,10 +251,10 @@ class Agent:
             stop=lambda: self.stop_signal,
             on_stop=lambda number: self.on_signal(number, None),
             secret=self.secret,
-            note=lambda text: self._event("note", text=text),
+            note=lambda text: self._event(records.Note(text=text)),
         )
 
-    def _attempt(self, meeting: nodes.Meeting, link: nodes.Link) -> dict[str, Any] | None:
+    def _attempt(self, meeting: nodes.Meeting, link: nodes.Link) -> Failure | None:
         first = self.node_rank * self.plan.nproc_per_node
         self.children = []
         for local_rank in range(self.plan.nproc_per_node):
@@ -257,7 +262,7 @@ class Agent:
             env = self._rank_env(rank, local_rank, meeting)
             logs = self._logs(rank, local_rank)
             self.children.append(self._start(rank, env, *logs))
-        self._event("ranks", attempt=self.attempt, pids=[c.pid for c in self.children])
+        self._event(records.Ranks(attempt=self.attempt, pids=[c.pid for c in self.children]))
         watch = stall.Watch(self.run_dir.attempt(self.attempt), self.plan.supervision.hang_timeout_s)
         return self._watch(link, watch)
 
@@ -267,7 +272,7 @@ class Agent:
             return self.run_dir.stdout_log(self.attempt, rank), self.run_dir.stderr_log(self.attempt, rank)
         return self.run_dir.rank_log(self.attempt, rank), None
 
-    def _watch(self, link: nodes.Link, watch: stall.Watch) -> dict[str, Any] | None:
+    def _watch(self, link: nodes.Link, watch: stall.Watch) -> Failure | None:
         """Until every rank of this node has ended; the failure that came first here, or None."""
         tell_at = kill_at = float("inf")
         told, is_stopping, stalled, oom_kills = False, False, None, _oom_kills()
@@ -286,9 +291,9 @@ class Agent:
                 at_once = trouble == nodes.STALLED
                 stalled = watch.look({c.rank: c.pid for c in self._running() if c.rank is not None}, at_once=at_once)
                 if stalled is not None:
-                    stalled |= {"node_rank": self.node_rank}
-                    if stalled["weight"] == failure.CAUSE:
-                        self._event("hang", what=stalled["what"])
+                    stalled = stalled.but(node_rank=self.node_rank)
+                    if stalled.weight == failure.CAUSE:
+                        self._event(records.Hang(what=stalled.what))
                 if stalled is not None or at_once:
                     tell_at, kill_at, told = now, now, True
             if now >= tell_at and not told:
@@ -348,8 +353,8 @@ class Agent:
 
     # -- failures -------------------------------------------------------------------------------------------------
 
-    def _record(self, child: Child) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = rundir.read_json(zygote.error_path(self.run_dir, self.attempt, child.rank))
+    def _record(self, child: Child) -> Failure | None:
+        found = rundir.read_failure(zygote.error_path(self.run_dir, self.attempt, child.rank))
         if found is None and self.program is not None and child.rank is not None:
             return failure.of_torchelastic(self._torchelastic_error(child.rank))
         return found
@@ -380,13 +385,14 @@ class Agent:
         return not failure.is_preempted(child.exit_code) and (bool(child.exit_code) or self._is_early(child))
 
     def _followed(self, child: Child) -> bool:
-        return (self._record(child) or {}).get("weight", failure.CAUSE) != failure.CAUSE
+        record = self._record(child)
+        return record is not None and record.weight != failure.CAUSE
 
     def _was_preempted(self) -> bool:
         """Whether a rank left as one does that was told to stop, by somebody else than this agent for another's failure."""
         return self.program is None and any(failure.is_preempted(c.exit_code) and not c.was_told for c in self.children)
 
-    def _first_failure(self, oom_kills: int = 0) -> dict[str, Any] | None:
+    def _first_failure(self, oom_kills: int = 0) -> Failure | None:
         found = []
         for child in self.children:
             if not self._has_failed(child):
@@ -396,34 +402,34 @@ class Agent:
                 if child.was_told:
                     continue
                 record = failure.of_exit(child.exit_code or 0, child.log, oom_kills)
-                record |= {"time_ns": child.ended_ns, "time": time.time()}
+                record = record.but(time_ns=child.ended_ns, time=time.time())
             found.append(self._located(child, record))
         return failure.first([*found, *self._left_early()] if found else found)
 
-    def _left_early(self) -> list[dict[str, Any]]:
+    def _left_early(self) -> list[Failure]:
         """Ranks of a program that ended with code 0 before its end, as os._exit(0) does. That is a failure only where
         others went down, and a cause only where those say no more than that a peer is gone."""
         if self.program is None or self.program.kind == "executable":
             return []
         return [
-            self._located(child, failure.of_exit(0, child.log))
-            | {"time_ns": child.ended_ns, "time": time.time(), "weight": failure.IN_FLIGHT}
+            self._located(child, failure.of_exit(0, child.log)).but(
+                time_ns=child.ended_ns, time=time.time(), weight=failure.IN_FLIGHT
+            )
             for child in self.children
             if self._is_early(child) and not child.was_told
         ]
 
-    def _located(self, child: Child, record: dict[str, Any]) -> dict[str, Any]:
+    def _located(self, child: Child, record: Failure) -> Failure:
         local_rank = None if child.rank is None else child.rank - self.node_rank * self.plan.nproc_per_node
-        return {
-            **record,
-            "rank": child.rank,
-            "local_rank": local_rank,
-            "node_rank": self.node_rank,
-            "host": socket.gethostname(),
-            "attempt": self.attempt,
-            "process_exit_code": child.exit_code,
-            "log": str(child.log),
-        }
+        return record.but(
+            rank=child.rank,
+            local_rank=local_rank,
+            node_rank=self.node_rank,
+            host=socket.gethostname(),
+            attempt=self.attempt,
+            process_exit_code=child.exit_code,
+            log=str(child.log),
+        )
 
     def _rank_env(self, rank: int, local_rank: int, meeting: nodes.Meeting) -> dict[str, str]:
         """torchrun's contract, so that any script finds what it expects."""
@@ -466,9 +472,9 @@ class Agent:
                 env["HCCL_IF_BASE_PORT"] = str(meeting.hccl_base)
         return env
 
-    def _event(self, kind: str, **values: Any) -> None:
+    def _event(self, event: Event) -> None:
         if self.node_rank == 0:
-            rundir.append_event(self.run_dir.events_path, {"event": kind, **values})
+            rundir.append_event(self.run_dir.events_path, event)
 
 
 def _thread_names() -> list[str]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from launcher import rundir
+from launcher import records, rundir
+from launcher.records import Event
 
 if TYPE_CHECKING:
     from launcher.worker.heartbeat import Heart
@@ -25,10 +26,10 @@ class Events:
         self._path = path
         self._enabled = enabled
 
-    def emit(self, event: str, **fields: Any) -> None:
+    def emit(self, event: Event) -> None:
         """Append one event."""
         if self._enabled:
-            rundir.append_event(self._path, {"event": event, **fields})
+            rundir.append_event(self._path, event)
 
 
 class Progress(TrainerCallback):
@@ -65,21 +66,21 @@ class Progress(TrainerCallback):
         self._last_step_s = 0.0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._events.emit("engine", **self._check_engine())
-        self._events.emit("train", max_steps=state.max_steps, num_train_epochs=state.num_train_epochs)
+        self._events.emit(records.Engine.of(self._check_engine()))
+        self._events.emit(records.Train(max_steps=state.max_steps, num_train_epochs=state.num_train_epochs))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         now = time.monotonic()
         if now - self._last_step_s >= STEP_EVENT_INTERVAL_S or state.global_step == state.max_steps:
             self._last_step_s = now
-            self._events.emit("step", step=state.global_step, max_steps=state.max_steps, epoch=_epoch(state))
+            self._events.emit(records.Step(step=state.global_step, max_steps=state.max_steps, epoch=_epoch(state)))
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
     ) -> None:
         if "loss" in logs:
             fields = {k: logs[k] for k in ("loss", "grad_norm", "learning_rate") if k in logs}
-            self._events.emit("log", step=state.global_step, epoch=_epoch(state), **fields)
+            self._events.emit(records.Log(step=state.global_step, epoch=_epoch(state), **fields))
 
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -88,12 +89,12 @@ class Progress(TrainerCallback):
         if now - self._last_step_s >= STEP_EVENT_INTERVAL_S:
             self._last_step_s = now
             done, total = self._eval_progress()
-            self._events.emit("eval_step", step=done, max_steps=total)
+            self._events.emit(records.EvalStep(step=done, max_steps=total))
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._epochs.append({"epoch": _epoch(state), "train_loss": self._take_epoch_loss()})
         if not control.should_evaluate:
-            self._events.emit("epoch", **self._epochs[-1])
+            self._events.emit(records.Epoch.of(self._epochs[-1]))
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, Any], **_: Any
@@ -102,10 +103,10 @@ class Progress(TrainerCallback):
         figures = {k: v for k, v in figures.items() if k in ("eval_loss", *self._metric_names)}
         if self._has_best_model():  # of another step than this one: of metrics.json's `final`, and of no epoch
             return
-        self._events.emit("eval", step=state.global_step, epoch=_epoch(state), **figures)
+        self._events.emit(records.Eval(step=state.global_step, epoch=_epoch(state), more=figures))
         if self._epochs and self._epochs[-1]["epoch"] == _epoch(state):
             self._epochs[-1].update(figures)
-            self._events.emit("epoch", **self._epochs[-1])
+            self._events.emit(records.Epoch.of(self._epochs[-1]))
 
 
 class Beats(TrainerCallback):

@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from transformers import Trainer
 from transformers.trainer_utils import SaveStrategy
 
-from launcher import __version__, confined, rundir
+from launcher import __version__, confined, records, rundir
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.worker import disk, state
 from launcher.worker.losswatch import NAN_REASONS
@@ -288,7 +288,7 @@ class Store:
             _remove_leftovers(self.folder)
             found, passed = newest_whole(self.folder)
             for one in passed:
-                self.events.emit("note", text=f"passed over {one.path.name}: {one.reason}")
+                self.events.emit(records.Note(text=f"passed over {one.path.name}: {one.reason}"))
         found = self.peers.from_first(found)
         if found is not None:
             self.saved_step = found.step
@@ -321,7 +321,7 @@ class Store:
         self.failures_in_a_row, self.saved_step = 0, step
         seconds = round(time.monotonic() - start_s, 3)
         path = self.folder / f"checkpoint-{step}"
-        self.events.emit("save", step=step, path=str(path), seconds=seconds)
+        self.events.emit(records.Save(step=step, path=str(path), seconds=seconds))
         if self.peers.index == 0:
             self._rotate(snapshot)
         return True
@@ -368,9 +368,10 @@ class Store:
         count = f" ({self.failures_in_a_row} in a row)" if self.failures_in_a_row > 1 else ""
         kept = f"checkpoint-{self.saved_step} is still there" if self.saved_step >= 0 else "there is no older one"
         self.events.emit(
-            "note",
-            text=f"step {step} could not be saved{count}: {failure}; {kept}, and training goes on",
-            failed_saves=self.failures_in_a_row,
+            records.Note(
+                text=f"step {step} could not be saved{count}: {failure}; {kept}, and training goes on",
+                failed_saves=self.failures_in_a_row,
+            )
         )
 
     def _rotate(self, snapshot: Snapshot) -> None:
@@ -690,12 +691,18 @@ class ResumableTrainer(Trainer):
             notes.append("the recipe's model, data or training changed since; steps are counted on")
         self._resumed = saved
         self.store.events.emit(
-            "resume", path=str(path), step=self.state.global_step, epoch=self.state.epoch,
-            world_size=self.plan.world_size, saved_world_size=manifest["world_size"],
-            saved_strategy=manifest["strategy"], notes=notes,
-        )  # fmt: skip
+            records.Resume(
+                path=str(path),
+                step=self.state.global_step,
+                epoch=self.state.epoch,
+                world_size=self.plan.world_size,
+                saved_world_size=manifest["world_size"],
+                saved_strategy=manifest["strategy"],
+                notes=notes,
+            )
+        )
         for text in notes:
-            self.store.events.emit("note", text=f"resuming from {path.name}: {text}")
+            self.store.events.emit(records.Note(text=f"resuming from {path.name}: {text}"))
 
     def _open(self, path: Path, manifest: dict[str, Any]) -> Saved:
         return Saved([TensorFile(path / state_file(r)) for r in range(manifest["world_size"])], str(path))
@@ -773,7 +780,7 @@ class ResumableTrainer(Trainer):
         self.has_best_model = True
         best = self.best_facts()
         text = f"the model of step {best['step']} is kept, the best by {best['metric']}: {best['value']}"
-        self.store.events.emit("note", text=text)
+        self.store.events.emit(records.Note(text=text))
 
     def best_facts(self) -> dict[str, Any]:
         """Of metrics.json: which step's model was kept, and by which figure."""

@@ -8,12 +8,12 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from launcher import rundir, scrub
+from launcher import records, rundir, scrub
 from launcher.errors import EXIT_JOB_FAILED, EXIT_TERMINATED, LaunchError
+from launcher.records import EXIT, Failure
 
 CONSEQUENCE = re.compile(
     r"connection closed by peer|connection reset by peer|broken pipe|connection refused|socket closed"
@@ -31,26 +31,23 @@ CAUSE, IN_FLIGHT, FOLLOWED = 0, 1, 2
 stop, and one that only says that a peer is gone."""
 
 
-def describe(error: BaseException, rank: int | None) -> dict[str, Any]:
-    """An error file's content. `time_ns` is the monotonic clock, which all processes of a host share."""
+def describe(error: BaseException, rank: int | None) -> Failure:
+    """What an error file says of an error, secrets hidden. `time_ns` is the monotonic clock, which all processes of a host share."""
     known = error if isinstance(error, LaunchError) else None
     message = str(error)
-    found = scrub.value(
-        {
-            "rank": rank,
-            "type": type(error).__name__,
-            "message": message,
-            "traceback": "".join(traceback.format_exception(error)),
-            "time_ns": time.monotonic_ns(),
-            "time": time.time(),
-            "weight": FOLLOWED if (known.is_consequence if known else _is_consequence(error)) else CAUSE,
-            "what": known.what if known else f"{type(error).__name__}: {message}",
-            "hint": known.hint if known else "",
-            "exit_code": known.exit_code if known else EXIT_JOB_FAILED,
-        },
-        for_showing=True,
+    made = Failure.of(
+        rank=rank,
+        type=type(error).__name__,
+        message=message,
+        traceback="".join(traceback.format_exception(error)),
+        time_ns=time.monotonic_ns(),
+        time=time.time(),
+        weight=FOLLOWED if (known.is_consequence if known else _is_consequence(error)) else CAUSE,
+        what=known.what if known else f"{type(error).__name__}: {message}",
+        hint=known.hint if known else "",
+        exit_code=known.exit_code if known else EXIT_JOB_FAILED,
     )
-    return dict(found)
+    return records.without_secrets(made)
 
 
 def _is_consequence(error: BaseException) -> bool:
@@ -69,18 +66,18 @@ def record(path: Path, error: BaseException, rank: int | None) -> int:
     """Write the error file, unless this process wrote one already, and the traceback to stderr; the exit code."""
     found = leave(path, error, rank)
     print(scrub.shown("".join(traceback.format_exception(error))), end="", file=sys.stderr)
-    return int(found["exit_code"])
+    return EXIT_JOB_FAILED if found.exit_code is None else found.exit_code
 
 
-def leave(path: Path, error: BaseException, rank: int | None, *, traceback_text: str | None = None) -> dict[str, Any]:
+def leave(path: Path, error: BaseException, rank: int | None, *, traceback_text: str | None = None) -> Failure:
     """Write the error file, unless this process wrote one already; what it says. `traceback_text` replaces the error's."""
-    found: dict[str, Any] | None = rundir.read_json(path)
-    if found is None or found.get("weight") == IN_FLIGHT:
+    found = rundir.read_failure(path)
+    if found is None or found.weight == IN_FLIGHT:
         found = describe(error, rank)
         if traceback_text is not None:
-            found["traceback"] = traceback_text
+            found = found.but(traceback=traceback_text)
         with contextlib.suppress(OSError):  # the agent then finds the traceback in the log
-            rundir.write_json(path, found)
+            rundir.write_failure(path, found)
     return found
 
 
@@ -90,37 +87,36 @@ def record_in_flight(path: Path, rank: int) -> None:
     A rank that raised and then takes seconds in its `finally:` is often told to stop before it could say anything.
     """
     error = sys.exc_info()[1]
-    if error is not None and rundir.read_json(path) is None:
-        rundir.write_json(path, {**describe(error, rank), "weight": IN_FLIGHT})
+    if error is not None and rundir.read_failure(path) is None:
+        rundir.write_failure(path, describe(error, rank).but(weight=IN_FLIGHT))
 
 
-def first(failures: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+def first(failures: Iterable[Failure]) -> Failure | None:
     """The failure that the others followed from: by weight, then by time; None where there is none."""
-    ordered = sorted(failures, key=lambda f: (f.get("weight", CAUSE), f.get("time_ns", 0)))
-    return dict(ordered[0]) if ordered else None
+    return min(failures, key=lambda f: (f.weight, f.time_ns), default=None)
 
 
-def of_torchelastic(path: Path) -> dict[str, Any] | None:
+def of_torchelastic(path: Path) -> Failure | None:
     """What torch's own @record left in TORCHELASTIC_ERROR_FILE, as one of our records; None where it left nothing."""
     said = rundir.read_json(path)
     message = said.get("message") if isinstance(said, dict) else None
     if not isinstance(message, dict):
         return None
     text, extra = str(message.get("message", "")), message.get("extraInfo")
-    return {
-        "type": text.partition(":")[0],
-        "message": text,
-        "what": text,
-        "hint": "",
-        "traceback": str(extra.get("py_callstack", "")) if isinstance(extra, dict) else "",
-        "time_ns": time.monotonic_ns(),
-        "time": time.time(),
-        "weight": FOLLOWED if CONSEQUENCE.search(text) else CAUSE,
-        "exit_code": EXIT_JOB_FAILED,
-    }
+    return Failure.of(
+        type=text.partition(":")[0],
+        message=text,
+        what=text,
+        hint="",
+        traceback=str(extra.get("py_callstack", "")) if isinstance(extra, dict) else "",
+        time_ns=time.monotonic_ns(),
+        time=time.time(),
+        weight=FOLLOWED if CONSEQUENCE.search(text) else CAUSE,
+        exit_code=EXIT_JOB_FAILED,
+    )
 
 
-def of_exit(code: int, log: Path, oom_kills: int = 0) -> dict[str, Any]:
+def of_exit(code: int, log: Path, oom_kills: int = 0) -> Failure:
     """The record of a process that left no error file: only its exit status and the end of its log tell of it."""
     if code == 0:
         what = "ended early with exit code 0, before its work was done (os._exit or a stopped interpreter)"
@@ -133,15 +129,15 @@ def of_exit(code: int, log: Path, oom_kills: int = 0) -> dict[str, Any]:
     if -code == signal.SIGKILL:
         what += ": out of host memory" if oom_kills else ", most likely by the kernel for want of host memory"
         hint = "use fewer ranks, a smaller micro batch or fewer DataLoader workers; `dmesg | grep -i oom` on the host tells"
-    return {
-        "type": "Exit",
-        "message": what,
-        "what": what,
-        "hint": hint,
-        "traceback": rundir.tail(log, 25),
-        "weight": CAUSE,
-        "exit_code": EXIT_JOB_FAILED,
-    }
+    return Failure.of(
+        type=EXIT,
+        message=what,
+        what=what,
+        hint=hint,
+        traceback=rundir.tail(log, 25),
+        weight=CAUSE,
+        exit_code=EXIT_JOB_FAILED,
+    )
 
 
 def is_preempted(code: int | None) -> bool:

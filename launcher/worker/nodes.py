@@ -23,11 +23,12 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Protocol
 
-from launcher import scrub
+from launcher import records, scrub
 from launcher.cluster import network
 from launcher.cluster.nodes import split_endpoint
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.plan import Plan
+from launcher.records import NODE_LOST, Failure
 from launcher.rundir import JOB_SECRET
 from launcher.worker import failure, sameness, seal
 
@@ -75,15 +76,15 @@ class Link(Protocol):
     def pulse(self, trouble: str) -> str:
         """Tell what is wrong here ('', FAILED or STALLED), and hear what is wrong anywhere."""
 
-    def join(self, attempt: int, found: Record | None) -> Meeting | Record | None:
+    def join(self, attempt: int, found: Failure | None) -> Meeting | Failure | None:
         """Where the next attempt's ranks meet; or the failure before it, on this node (`found`) or another; or None
         where the job is told to stop. `attempt` is the number this node would give it."""
 
-    def settle(self, found: Record | None, again: Callable[[Record], bool]) -> tuple[Record | None, bool]:
+    def settle(self, found: Failure | None, again: Callable[[Failure], bool]) -> tuple[Failure | None, bool]:
         """Report this node's failure, or None for success; the failure that counts on all nodes, and whether there is
         another attempt, for which the first node asks `again`."""
 
-    def give_up(self, found: Record) -> None:
+    def give_up(self, found: Failure) -> None:
         """Tell the others that the job ends here, outside of any attempt."""
 
     def close(self) -> None:
@@ -107,7 +108,7 @@ class OneNode:
     def pulse(self, trouble: str) -> str:
         return trouble
 
-    def join(self, attempt: int, found: Record | None) -> Meeting | Record | None:
+    def join(self, attempt: int, found: Failure | None) -> Meeting | Failure | None:
         if found is not None:
             return found
         self._store = None  # the last one has the port, where one was asked for
@@ -117,10 +118,10 @@ class OneNode:
             base = next(iter(self._blocks.offer(1)), None)
         return Meeting("127.0.0.1", self._store.port, attempt, None, base)
 
-    def settle(self, found: Record | None, again: Callable[[Record], bool]) -> tuple[Record | None, bool]:
+    def settle(self, found: Failure | None, again: Callable[[Failure], bool]) -> tuple[Failure | None, bool]:
         return found, found is not None and again(found)
 
-    def give_up(self, found: Record) -> None:
+    def give_up(self, found: Failure) -> None:
         return
 
     def close(self) -> None:
@@ -208,7 +209,7 @@ class ManyNodes:
         self._is_first = node_rank == 0
         self._others = range(1, self.num_nodes) if self._is_first else range(1)
         self._round = 0
-        self._lost: dict[int, Record] = {}
+        self._lost: dict[int, Failure] = {}
         self._board: _Board | None = None
         self._ranks_store: Any = None
         self._blocks = _blocks(plan, self.endpoint)
@@ -377,7 +378,7 @@ class ManyNodes:
         verdict = state.get("verdict")
         return state.get("stop") is not None or bool(verdict and not verdict["again"]) or bool(self._closing(node))
 
-    def _lost_record(self, node: int, silent_s: float) -> Record:
+    def _lost_record(self, node: int, silent_s: float) -> Failure:
         assert self._board is not None
         host = self._board.met.get(node, {}).get("host", "?")
         gone = (
@@ -390,20 +391,20 @@ class ManyNodes:
             else f"nothing heard of it for {silent_s:.0f} s"
         )
         what = f"node {node} ({host}) is lost: {gone}"
-        return {
-            "rank": None,
-            "node_rank": node,
-            "host": host,
-            "type": "NodeLost",
-            "message": what,
-            "what": what,
-            "hint": "look at that node: its power and network, and agent.log in its run directory",
-            "traceback": "",
-            "weight": failure.CAUSE,
-            "exit_code": EXIT_JOB_FAILED,
-            "time": time.time() - silent_s,
-            "time_ns": time.monotonic_ns() - int(silent_s * 1e9),
-        }
+        return Failure.of(
+            rank=None,
+            node_rank=node,
+            host=host,
+            type=NODE_LOST,
+            message=what,
+            what=what,
+            hint="look at that node: its power and network, and agent.log in its run directory",
+            traceback="",
+            weight=failure.CAUSE,
+            exit_code=EXIT_JOB_FAILED,
+            time=time.time() - silent_s,
+            time_ns=time.monotonic_ns() - int(silent_s * 1e9),
+        )
 
     def _is_stopping(self) -> bool:
         """Whether the job is told to stop, on whichever node: it stops on all."""
@@ -419,19 +420,20 @@ class ManyNodes:
             board.post(stop=number)
         return number is not None
 
-    def _over(self) -> Record | None:
+    def _over(self) -> Failure | None:
         """The failure that ends the job outside of an attempt, where there is one."""
         self._look()
         if not self._is_first:
             verdict = self._state(0).get("verdict")
-            return verdict["found"] if verdict and not verdict["again"] else self._lost.get(0)
+            return records.failure(verdict["found"]) if verdict and not verdict["again"] else self._lost.get(0)
         gave_up = [self._report(n) for n in self._others if self._report(n) and self._report(n)["round"] is None]
-        return self._verdict([r["found"] for r in gave_up] + list(self._lost.values()))
+        return self._verdict([*(records.failure(r["found"]) for r in gave_up), *self._lost.values()])
 
     def _raise_if_over(self) -> None:
         found = self._over()
         if found is not None:
-            raise LaunchError(found["what"], hint=found.get("hint", ""), exit_code=found["exit_code"])
+            code = EXIT_JOB_FAILED if found.exit_code is None else found.exit_code
+            raise LaunchError(found.what or "another node gave up", hint=found.hint, exit_code=code)
 
     def _report(self, node: int) -> Any:
         return self._state(node).get("report")
@@ -443,7 +445,7 @@ class ManyNodes:
 
     # -- an attempt ---------------------------------------------------------------------------------------------------
 
-    def join(self, attempt: int, found: Record | None) -> Meeting | Record | None:
+    def join(self, attempt: int, found: Failure | None) -> Meeting | Failure | None:
         assert self._board is not None or self._is_stopping()
         if self._is_stopping():
             return None
@@ -452,7 +454,7 @@ class ManyNodes:
             return found
         return self._call(attempt) if self._is_first else self._follow(attempt)
 
-    def _call(self, attempt: int) -> Meeting | Record | None:
+    def _call(self, attempt: int) -> Meeting | Failure | None:
         """The first node's join."""
         assert self._board is not None
         self._round += 1
@@ -537,7 +539,7 @@ class ManyNodes:
             time.sleep(TICK_S)
         return self._address
 
-    def _follow(self, attempt: int) -> Meeting | Record | None:
+    def _follow(self, attempt: int) -> Meeting | Failure | None:
         """Another node's join."""
         assert self._board is not None
         while not self._is_stopping():
@@ -580,11 +582,13 @@ class ManyNodes:
             return FAILED
         return str(first.get("trouble", "")) if first.get("round") == self._round else ""
 
-    def settle(self, found: Record | None, again: Callable[[Record], bool]) -> tuple[Record | None, bool]:
-        trouble = STALLED if found and found.get("type") == "Stalled" else FAILED if found else ""
+    def settle(self, found: Failure | None, again: Callable[[Failure], bool]) -> tuple[Failure | None, bool]:
+        trouble = STALLED if found and found.type == records.STALLED else FAILED if found else ""
         return self._decide(found, trouble, again) if self._is_first else self._await_verdict(found, trouble)
 
-    def _decide(self, own: Record | None, trouble: str, again: Callable[[Record], bool]) -> tuple[Record | None, bool]:
+    def _decide(
+        self, own: Failure | None, trouble: str, again: Callable[[Failure], bool]
+    ) -> tuple[Failure | None, bool]:
         assert self._board is not None
         while True:
             self.pulse(trouble)
@@ -592,57 +596,54 @@ class ManyNodes:
             if all(r or self._state(n).get("left") for n, r in reports.items()):  # one may leave before it has ranks
                 break
             time.sleep(TICK_S / 2)
-        decided = self._verdict([own, *(r["found"] for r in reports.values() if r), *self._lost.values()])
+        reported = (records.failure(r["found"]) for r in reports.values() if r)
+        decided = self._verdict([own, *reported, *self._lost.values()])
         more = (
             decided is not None
             and not self._is_stopping()
             and all(r and r["round"] for r in reports.values())
             and again(decided)
         )
-        self._board.post(verdict={"round": self._round, "found": decided, "again": more})
+        self._board.post(verdict={"round": self._round, "found": _json(decided), "again": more})
         for node in list(self._lost) if more else []:
             self._board.forget(node)  # another launcher may come in its place
             self._same.discard(node)
             del self._lost[node]
         return decided, more
 
-    def _verdict(self, found: list[Record | None]) -> Record | None:
+    def _verdict(self, found: list[Failure | None]) -> Failure | None:
         """The first failure, by the first node's monotonic clock."""
         assert self._board is not None
         offsets = {n: self._board.seen[n].offset_ns for n in self._others if n in self._board.seen}
         # A lost node's record was written here, by this clock.
         on_one_clock = [
-            {
-                **f,
-                "time_ns": f.get("time_ns", 0)
-                + (0 if f.get("type") == "NodeLost" else offsets.get(f.get("node_rank", 0), 0)),
-            }
+            f.but(time_ns=f.time_ns + (0 if f.type == NODE_LOST else offsets.get(f.node_rank or 0, 0)))
             for f in found
             if f is not None
         ]
         return failure.first(on_one_clock)
 
-    def _await_verdict(self, own: Record | None, trouble: str) -> tuple[Record | None, bool]:
+    def _await_verdict(self, own: Failure | None, trouble: str) -> tuple[Failure | None, bool]:
         assert self._board is not None
-        self._board.post(report={"round": self._round, "found": own})
+        self._board.post(report={"round": self._round, "found": _json(own)})
         while True:
             self.pulse(trouble)
             verdict = self._state(0).get("verdict")
             if verdict and verdict["round"] in (self._round, None):
-                return verdict["found"], bool(verdict["again"])
+                return records.failure(verdict["found"]), bool(verdict["again"])
             if 0 in self._lost or self._state(0).get("left"):
                 return failure.first([f for f in (own, self._lost.get(0)) if f is not None]), False
             time.sleep(TICK_S / 2)
 
     # -- the end --------------------------------------------------------------------------------------------------------
 
-    def give_up(self, found: Record) -> None:
+    def give_up(self, found: Failure) -> None:
         if self._board is None:
             return
         if self._is_first:
-            self._board.post(trouble=FAILED, verdict={"round": None, "found": found, "again": False})
+            self._board.post(trouble=FAILED, verdict={"round": None, "found": found.to_json(), "again": False})
         else:
-            self._board.post(trouble=FAILED, report={"round": None, "found": found})
+            self._board.post(trouble=FAILED, report={"round": None, "found": found.to_json()})
 
     def close(self) -> None:
         board = self._board
@@ -658,6 +659,10 @@ class ManyNodes:
         elif 0 not in self._lost or self._state(0).get("left"):
             board.flush(LEAVE_S)
         board.close()
+
+
+def _json(failure: Failure | None) -> dict[str, Any] | None:
+    return None if failure is None else failure.to_json()
 
 
 @dataclass

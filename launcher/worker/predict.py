@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from launcher import rundir
+from launcher import records, rundir
 from launcher.rundir import Chunks, RunDir
 from launcher.worker import cache, preempt, prompts, weights
 from launcher.worker import model as models
@@ -43,7 +43,7 @@ def prepare(plan: Plan, run: RunDir) -> None:
     assert plan.use is not None
     trained = weights.trained(plan.recipe, plan.use.weights, seed=plan.training_arguments.get("seed", 42))
     for text in trained.notes:
-        rundir.append_event(run.events_path, {"event": "note", "text": text})
+        rundir.append_event(run.events_path, records.Note(text=text))
     models.look(plan.recipe, plan.device, trained.model, is_trained=True)
     config = models.load_config(plan.recipe, trained.model)
     recipe = weights.with_labels(plan.recipe, config, trained)
@@ -80,7 +80,7 @@ def main(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
     where = device.place(plan, rank)
     predictor = Predictor(plan, prepared, where)
     chunks = Chunks(run.chunks_path)
-    rundir.append_event(run.events_path, {"event": "ready", "rank": rank.index, "device": str(where)})
+    rundir.append_event(run.events_path, records.Ready(rank=rank.index, device=str(where)))
     done = 0
     while True:
         if preempt.received() is not None:

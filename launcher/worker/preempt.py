@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from launcher import records
 from launcher.worker import failure
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class StopReport:
         """Every rank must call it."""
         numbers = {n for n in self._peers.gather(received()) if n is not None}
         names = ", ".join(sorted(signal.Signals(n).name for n in numbers))
-        self._events.emit("preempted", step=step, saved=saved, signal=names)
+        self._events.emit(records.Preempted(step=step, saved=saved, signal=names))
 
 
 class Stop(TrainerCallback):

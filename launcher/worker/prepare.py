@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from launcher import places, rundir
+from launcher import places, records, rundir
 from launcher.plan import Plan
 from launcher.rundir import RunDir
 from launcher.worker import data, predict
@@ -28,7 +28,7 @@ def main(run: RunDir) -> None:
 
 
 def _prepare(plan: Plan, run: RunDir) -> None:
-    ops.load(plan, lambda text: rundir.append_event(run.events_path, {"event": "note", "text": text}))
+    ops.load(plan, lambda text: rundir.append_event(run.events_path, records.Note(text=text)))
     if plan.use is not None and plan.use.mode == "predict":
         predict.prepare(plan, run)
     else:

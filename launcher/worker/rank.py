@@ -13,7 +13,7 @@ import torch
 import transformers
 from transformers import TrainingArguments
 
-from launcher import rundir
+from launcher import records, rundir
 from launcher.cluster import network
 from launcher.errors import EXIT_TERMINATED
 from launcher.plan import Plan
@@ -99,7 +99,7 @@ def _train(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
     heart.beat("saving the model")
     trainer.publish_model(run.model_dir)
     if rank.is_first:
-        events.emit("model", path=str(run.model_dir))
+        events.emit(records.Model(path=str(run.model_dir)))
         _write_results(plan, run, trainer, final, output.metrics)
         _end(events, final)
         if trainer.predictions is not None:
@@ -111,7 +111,7 @@ def _evaluate(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
     prepared, events = _begin(plan, run, rank, heart)
     trainer = build(plan, run, rank, prepared, events, heart)
     heart.beat("wrapping the model")
-    events.emit("engine", **trainer.wrap_for_evaluation())
+    events.emit(records.Engine.of(trainer.wrap_for_evaluation()))
     try:
         trainer.evaluate()
     except EvaluationStopped:
@@ -128,7 +128,7 @@ def _evaluate(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
 
 
 def _end(events: Events, final: dict[str, Any]) -> None:
-    events.emit("end", **{k: v for k, v in final.items() if isinstance(v, int | float)})
+    events.emit(records.End(more={k: v for k, v in final.items() if isinstance(v, int | float)}))
 
 
 def _begin(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> tuple[Prepared, Events]:
@@ -138,9 +138,9 @@ def _begin(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> tuple[Prepared,
     events = Events(run.events_path, enabled=rank.is_first)
     prepared = data.prepared_for(plan, run)
     for text in prepared.notes:
-        events.emit("note", text=text)
+        events.emit(records.Note(text=text))
     counts = {k: split.label_counts for k in ("train", "eval") if (split := getattr(prepared, k)) is not None}
-    events.emit("start", **_facts(plan), label_counts=counts)
+    events.emit(records.Start(more={**_facts(plan), "label_counts": counts}))
     return prepared, events
 
 

@@ -12,6 +12,8 @@ import psutil
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from launcher import records
+
 if TYPE_CHECKING:
     from launcher.worker.callbacks import Events
     from launcher.worker.peers import Peers
@@ -124,15 +126,19 @@ class Rates(TrainerCallback):
         mine = self._meter.take()
         found = self._peers.gather_numbers(list(mine.values()))
         by_name = dict(zip(mine, map(list, zip(*found, strict=True)), strict=True))
-        seconds = {k: [round(v, 4) for v in by_name[k]] for k in ("data_s", "forward_s")}
         sizes = {k: [int(v) for v in column] for k, column in by_name.items() if k.endswith("_bytes")}
         self._events.emit(
-            "rates",
-            step=step,
-            steps=int(mine["steps"]),
-            seconds=round(max(by_name["step_s"]), 4),
-            rows=int(sum(by_name["rows"])),
-            tokens=int(sum(by_name["tokens"])),
-            **seconds,
-            **sizes,
+            records.Rates(
+                step=step,
+                steps=int(mine["steps"]),
+                seconds=round(max(by_name["step_s"]), 4),
+                rows=int(sum(by_name["rows"])),
+                tokens=int(sum(by_name["tokens"])),
+                data_s=[round(v, 4) for v in by_name["data_s"]],
+                forward_s=[round(v, 4) for v in by_name["forward_s"]],
+                host_bytes=sizes["host_bytes"],
+                host_peak_bytes=sizes["host_peak_bytes"],
+                device_bytes=sizes.get("device_bytes"),
+                device_peak_bytes=sizes.get("device_peak_bytes"),
+            )
         )

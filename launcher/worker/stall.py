@@ -8,9 +8,9 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from launcher.errors import EXIT_JOB_FAILED
+from launcher.records import STALLED, Failure
 from launcher.worker import failure
 
 LOOK_EVERY_S = 1.0
@@ -55,7 +55,7 @@ class Watch:
         self._gaps: list[tuple[float, float]] = []
         """Times in which this process did not run: their ends on the monotonic clock, and how long each was."""
 
-    def look(self, ranks: dict[int, int], *, at_once: bool = False) -> dict[str, Any] | None:
+    def look(self, ranks: dict[int, int], *, at_once: bool = False) -> Failure | None:
         """A failure record naming the culprit where every rank given (rank → pid) stands still; else None.
 
         `at_once`: another node's ranks do, so these do not need to have stood for as long.
@@ -126,7 +126,7 @@ def waits(rank: Seen) -> bool:
     return any(place in rank.stack for place in WAITING)
 
 
-def _record(found: Seen, seen: list[Seen], folder: Path) -> dict[str, Any]:
+def _record(found: Seen, seen: list[Seen], folder: Path) -> Failure:
     states = {
         "T": "is stopped (SIGSTOP, or a debugger)",
         "t": "is held by a debugger",
@@ -140,24 +140,24 @@ def _record(found: Seen, seen: list[Seen], folder: Path) -> dict[str, Any]:
         if others
         else ""
     )
-    return {
-        "rank": found.rank,
-        "type": "Stalled",
-        "message": how,
-        "what": f"rank {found.rank} {how}: nothing for {found.age_s:.0f} s{waiting}",
-        "hint": f"the Python stacks of all ranks are in {folder}/stacks_*.txt; --hang-timeout sets the limit",
-        "traceback": found.stack,
+    return Failure.of(
+        rank=found.rank,
+        type=STALLED,
+        message=how,
+        what=f"rank {found.rank} {how}: nothing for {found.age_s:.0f} s{waiting}",
+        hint=f"the Python stacks of all ranks are in {folder}/stacks_*.txt; --hang-timeout sets the limit",
+        traceback=found.stack,
         # Where the likeliest of this node's ranks only waits, the culprit is on another.
-        "weight": failure.FOLLOWED if waits(found) and found.state not in "TtZX" else failure.CAUSE,
-        "time_ns": time.monotonic_ns() - int(found.age_s * 1e9),
-        "time": time.time() - found.age_s,
-        "exit_code": EXIT_JOB_FAILED,
-        "host": os.uname().nodename,
-        "ranks": [
+        weight=failure.FOLLOWED if waits(found) and found.state not in "TtZX" else failure.CAUSE,
+        time_ns=time.monotonic_ns() - int(found.age_s * 1e9),
+        time=time.time() - found.age_s,
+        exit_code=EXIT_JOB_FAILED,
+        host=os.uname().nodename,
+        ranks=[
             {"rank": s.rank, "step": s.step, "phase": s.phase, "age_s": round(s.age_s, 1), "state": s.state}
             for s in seen
         ],
-    }
+    )
 
 
 def _state(pid: int) -> str:

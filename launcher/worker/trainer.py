@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerControl
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from launcher import rundir
+from launcher import records, rundir
 from launcher.errors import LaunchError
 from launcher.plan import Plan
 from launcher.worker import metrics
@@ -207,7 +207,7 @@ class RecipeTrainer(ResumableTrainer):
             figures = metrics.compute(self.metric_names, self.predictions, num_labels=self.num_labels)
             found = [{"loss": self.predictions.loss, **figures}]  # type: ignore[list-item]
             if self.predictions.unscored:
-                self.store.events.emit("note", text=self.predictions.unscored_text())
+                self.store.events.emit(records.Note(text=self.predictions.unscored_text()))
         broadcast_object_list(found)
         seconds = time.monotonic() - start_s
         assert found[0] is not None

@@ -27,6 +27,7 @@ LAYERS = [
     {"models", "cluster"},
     {"training_fields", "training_rules", "yamlfile", "modelfolder", "places"},
     {"assets", "error_codes"},
+    {"records"},
     {"confined", "scrub"},
     {"plugins"},
     {"errors", "streams", "again"},

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from launcher import again, plan, rundir, spec
+from launcher import again, plan, records, rundir, spec
 from launcher.cli import cli, options
 from launcher.cluster.model import Cluster
 from launcher.errors import LaunchError
@@ -120,7 +120,7 @@ def test_a_corrected_recipe_takes_the_place_of_one_that_never_started(unfinished
     """Its finishing would find the same mistake again. Where ranks have worked, nothing is mixed."""
     run = unfinished(tmp_path / "run", "data.text=txet")
     corrected = plan.make(spec.load(recipe(), (), {}), Cluster("cpu"), plan.Options())
-    rundir.append_event(run.events_path, {"event": "machine"})
+    rundir.append_event(run.events_path, records.Machine())
 
     assert run.path == rundir.take(run.path, corrected, 0).path
     run.attempt(0).mkdir()

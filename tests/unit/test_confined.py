@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from launcher import assets, confined, rundir, trained
+from launcher import assets, confined, records, rundir, trained
 from launcher.cli import outputs, results
 from launcher.confined import NotPlainError
 from launcher.errors import LaunchError
@@ -42,7 +42,7 @@ def untouched(victim: Path) -> bool:
 
 WRITES: dict[str, Callable[[Path], object]] = {
     "write": lambda path: rundir.write_json(path / "keep", {}),
-    "append": lambda path: rundir.append_event(path / "keep", {"event": "note"}),
+    "append": lambda path: rundir.append_event(path / "keep", records.Note()),
     "touch": lambda path: rundir.touch(path / "done_0"),
     "log": lambda path: os.close(rundir.open_append(path / "keep")),
     "beat": lambda path: Heart(path / "keep"),
@@ -111,9 +111,11 @@ def test_a_pipe_in_a_run_directory_is_refused_and_not_waited_for(tmp_path: Path,
     run = RunDir(tmp_path / "run")
     run.path.mkdir()
     os.mkfifo(run.path / name)
+    events: list[records.Event] = []
 
     assert None is rundir.read_json(run.path / name)
-    assert [] == list(rundir.events(run.path / name))
+    assert 7 == rundir.hand_on(run.path / name, 7, events.append)
+    assert [] == events
     assert "" == rundir.tail(run.path / name)
     with pytest.raises(LaunchError, match=f"run/{name}: is a named pipe, not a file"):
         run.create()
@@ -129,7 +131,7 @@ def test_a_hard_link_to_a_file_elsewhere_is_not_written_to(tmp_path: Path, victi
         run.create()
     with pytest.raises(NotPlainError, match="is a hard link"):
         os.close(confined.open_write(run.events_path, run.path))
-    rundir.append_event(run.events_path, {"event": "note"})
+    rundir.append_event(run.events_path, records.Note())
     rundir.write_json(run.events_path, {})
 
     assert untouched(victim)
@@ -370,11 +372,11 @@ def test_a_report_passes_over_what_no_run_wrote(tmp_path: Path):
 
 def test_an_event_without_an_end_is_not_read_into_memory(tmp_path: Path):
     path = tmp_path / "events.jsonl"
-    rundir.append_event(path, {"event": "train"})
+    rundir.append_event(path, records.Train(max_steps=1, num_train_epochs=1))
     os.truncate(path, 1 << 40)
 
-    assert ["train"] == [event["event"] for _, event in rundir.events(path)]
-    assert ["train"] == [event["event"] for event in facts._Files(tmp_path).events(path)]
+    assert ["train"] == [event.kind for _, event in rundir.events(path)]
+    assert ["train"] == [event.kind for event in facts._Files(tmp_path).events(path)]
 
 
 # -- pages, answers, and other hosts' files ------------------------------------------------------------------------------

@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 
+from launcher import records
 from launcher.history import Curve, History, macro_text, stragglers
+
+
+def history_of(events) -> History:
+    return History.of(map(records.event, events))
 
 
 def log(step, loss, time=0.0):
@@ -26,25 +31,25 @@ def test_steps_done_again_replace_the_lost_ones():
     """After a restart from step 10 the curve has one point a step, and the lost stretch is not forgotten."""
     restart = {"event": "restart", "time": 3.0, "attempt": 1, "of": 2, "rank": 1, "what": "was killed"}
     resume = {"event": "resume", "time": 4.0, "path": "/r/checkpoints/checkpoint-10", "step": 10}
-    history = History.of([TRAIN, log(10, 2.0), log(20, 1.0), restart, TRAIN, resume, log(20, 1.5), log(30, 0.5)])
+    history = history_of([TRAIN, log(10, 2.0), log(20, 1.0), restart, TRAIN, resume, log(20, 1.5), log(30, 0.5)])
 
-    assert [(10, 2.0), (20, 1.5), (30, 0.5)] == [(row["step"], row["loss"]) for row in history.logs]
-    assert [[1.0]] == [[row["loss"] for row in rows] for rows in history.undone]
+    assert [(10, 2.0), (20, 1.5), (30, 0.5)] == [(row.step, row.loss) for row in history.logs]
+    assert [[1.0]] == [[row.loss for row in rows] for rows in history.undone]
     assert ["attempt 1 of 2, after rank 1: was killed", "resumed from checkpoint-10"] == [
-        i["text"] for i in history.incidents
+        i.text for i in history.incidents
     ]
 
 
 def test_events_of_any_version_are_taken():
     """Unknown kinds, and known ones without the fields of today, neither fail nor count."""
-    history = History.of([{"event": "tomorrow's"}, {}, {"event": "imported"}, {"event": "train"}, {"event": "note"}])
+    history = history_of([{"event": "tomorrow's"}, {}, {"event": "imported"}, {"event": "train"}, {"event": "note"}])
 
     assert (0, []) == (history.max_steps, history.logs)
 
 
 def test_time_left_counts_steps_and_evaluations():
     """20 of 30 steps at 0.2 s, and an evaluation of 7 s every 10 steps: two are to come."""
-    history = History.of(
+    history = history_of(
         [TRAIN, log(10, 1.0, 20.0), rates(0.1, 0.1), {"event": "eval_step", "time": 21.0, "step": 1, "max_steps": 9},
          {"event": "eval", "time": 28.0, "step": 10, "epoch": 1, "eval_loss": 1.0}]
     )  # fmt: skip
@@ -54,7 +59,7 @@ def test_time_left_counts_steps_and_evaluations():
 
 def test_nothing_is_known_before_the_first_step():
     """No time left is better than a wrong one."""
-    assert History.of([TRAIN]).seconds_left is None
+    assert history_of([TRAIN]).seconds_left is None
 
 
 @pytest.mark.parametrize(
@@ -69,7 +74,7 @@ def test_nothing_is_known_before_the_first_step():
 )
 def test_a_straggler_is_a_rank_that_the_others_wait_for(forward_s, expected):
     """Slow beside the median, and by a share of the step that counts."""
-    assert pytest.approx(expected) == stragglers(rates(*forward_s))
+    assert pytest.approx(expected) == stragglers(records.event(rates(*forward_s)))
 
 
 def long_run(num_steps: int) -> list[dict[str, Any]]:
@@ -90,20 +95,21 @@ def test_an_event_costs_the_same_however_long_the_run(operations: Callable[[Call
     for num_steps in (30, 600):
         events = long_run(num_steps + 20)
         first = next(i for i, event in enumerate(events) if event.get("step") == num_steps + 1)
-        history = History.of(events[:first])
-        costs.append(operations(lambda history=history, new=events[first:]: [history.add(e) for e in new]))
+        history = history_of(events[:first])
+        new = [records.event(event) for event in events[first:]]
+        costs.append(operations(lambda history=history, new=new: [history.add(event) for event in new]))
 
     assert costs[1] <= 1.05 * costs[0]
 
 
 def test_a_restart_costs_what_it_takes_back():
     """Rows before the step that is done again are left where they are; their losses are summed up anew."""
-    history = History.of([*long_run(300), log(299, 5.0)])
+    history = history_of([*long_run(300), log(299, 5.0)])
 
-    assert [*range(1, 300)] == [row["step"] for row in history.logs]
-    assert [299, 300] == [row["step"] for row in history.undone[0]]
-    assert 298 == history.rates[-1]["step"]
-    assert 290 == history.evals[-1]["step"]
+    assert [*range(1, 300)] == [row.step for row in history.logs]
+    assert [299, 300] == [row.step for row in history.undone[0]]
+    assert 298 == history.rates[-1].step
+    assert 290 == history.evals[-1].step
     assert 299 == sum(count for _, count in history.losses._sums)
 
 

@@ -9,10 +9,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from launcher import records
 from launcher.history import History
 from launcher.show import live
 
 GIB = 1 << 30
+
+
+def history_of(events) -> History:
+    return History.of(map(records.event, events))
 
 
 def running(num_ranks: int = 2, slow: int | None = None, restarts: int = 0) -> History:
@@ -20,7 +25,7 @@ def running(num_ranks: int = 2, slow: int | None = None, restarts: int = 0) -> H
     rates = {"event": "rates", "time": 60.0, "step": 10, "steps": 10, "seconds": 4.0, "rows": 320, "tokens": 81234,
              "data_s": [0.0] * num_ranks, "forward_s": own, "host_bytes": [GIB * (1 + r) for r in range(num_ranks)]}  # fmt: skip
     restart = {"event": "restart", "time": 5.0, "attempt": 1, "of": 1, "rank": 0, "what": "x"}
-    return History.of(
+    return history_of(
         [*[restart] * restarts, {"event": "train", "time": 50.0, "max_steps": 100, "num_train_epochs": 1},
          *[{"event": "log", "time": 50.0 + s, "step": s, "epoch": s / 100, "loss": 2 / s, "grad_norm": 1.25,
             "learning_rate": 2e-5} for s in range(1, 11)], rates]
@@ -49,7 +54,7 @@ def test_drawing_costs_the_same_however_long_the_run(operations: Callable[[Calla
     for num_logs in (200, 2000):
         history = running()
         for step in range(11, num_logs):
-            history.add({"event": "log", "time": 60.0, "step": step, "epoch": 0.5, "loss": 2 / step, "grad_norm": 1.0})
+            history.add(records.Log(time=60.0, step=step, epoch=0.5, loss=2 / step, grad_norm=1.0))
         costs.append(operations(lambda history=history: live.panel(history, 60.0, width=120, height=24)))
 
     assert costs[1] <= 1.2 * costs[0]
@@ -92,7 +97,7 @@ def test_a_restart_is_told():
 
 def test_before_the_first_step_the_phase_is_shown():
     """With the time it has taken: loading an 8B model is minutes of silence otherwise."""
-    (line,) = shown(History.of([{"event": "start", "time": 100.0}]), 80, now=175.0)
+    (line,) = shown(history_of([{"event": "start", "time": 100.0}]), 80, now=175.0)
 
     assert "loading the model ...  1:15" == line.rstrip()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher import assets, doctor, places, rundir
+from launcher import assets, doctor, places, records, rundir
 from launcher.cluster import npu
 from launcher.errors import LaunchError
 
@@ -127,7 +127,7 @@ def test_who_may_read_is_for_the_umask_to_say(tmp_path: Path, umask: int, file: 
     before = os.umask(umask)
     try:
         rundir.write_text(tmp_path / "run/a.json", "{}")
-        rundir.append_event(tmp_path / "run/events.jsonl", {"event": "note"})
+        rundir.append_event(tmp_path / "run/events.jsonl", records.Note())
         for name, mode in (("weights", 0o600), ("program", 0o700)):
             (tmp_path / "run" / name).touch()
             (tmp_path / "run" / name).chmod(mode)

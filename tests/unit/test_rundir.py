@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from launcher import plan, rundir, spec
+from launcher import plan, records, rundir, spec
 from launcher.cluster.model import Cluster
 from launcher.errors import LaunchError
 
@@ -60,7 +60,9 @@ def test_events_of_many_writers_never_mix(tmp_path: Path):
     path = tmp_path / "events.jsonl"
     writers = [
         threading.Thread(
-            target=lambda w=w: [rundir.append_event(path, {"w": w, "text": "x" * 3000}) for _ in range(50)]
+            target=lambda w=w: [
+                rundir.append_event(path, records.Note(text="x" * 3000, more={"w": w})) for _ in range(50)
+            ]
         )
         for w in range(8)
     ]
@@ -80,8 +82,8 @@ def test_half_an_event_waits_for_its_other_half(tmp_path: Path):
     with path.open("a") as file:
         file.write(': 2}\nnot json\n{"n": 3}\n')
 
-    assert {"n": 1} == first
-    assert [{"n": 2}, {"n": 3}] == [event for _, event in rundir.events(path, offset)]
+    assert {"n": 1} == first.to_json()
+    assert [{"n": 2}, {"n": 3}] == [event.to_json() for _, event in rundir.events(path, offset)]
 
 
 def test_a_plan_of_another_version_is_said(tmp_path: Path):
@@ -184,7 +186,7 @@ def test_no_file_of_ours_holds_a_number_that_json_does_not_know(tmp_path: Path):
     """NaN and infinities are null in files and events, at any depth; every other value is as it was."""
     value = {"a": [1.5, math.nan, {"b": (math.inf, "NaN", True)}], "c": -math.inf}
     rundir.write_json(tmp_path / "x.json", value)
-    rundir.append_event(tmp_path / "events.jsonl", {"event": "log", "loss": math.nan})
+    rundir.append_event(tmp_path / "events.jsonl", records.Log(step=1, loss=math.nan))
 
     assert {"a": [1.5, None, {"b": [None, "NaN", True]}], "c": None} == _strict((tmp_path / "x.json").read_text())
     assert _strict((tmp_path / "events.jsonl").read_text())["loss"] is None

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from launcher import report, rundir, show, spec
+from launcher import records, report, rundir, show, spec
 from launcher.cluster.hosts import parse
 from launcher.errors import LaunchError
 from launcher.explain import explain_path
@@ -47,10 +47,12 @@ def is_clean(text: str) -> bool:
 
 def test_events_and_records_hold_no_secret(tmp_path: Path):
     """Whatever is handed to the two functions that write them."""
+    failed = records.failure(FAILURE)
+    assert failed is not None
     rundir.append_event(
-        tmp_path / "events.jsonl", {"event": "note", "text": SAID, "deep": [{"fix": SAID}], "HF_TOKEN": SECRET}
+        tmp_path / "events.jsonl", records.Note(text=SAID, more={"deep": [{"fix": SAID}], "HF_TOKEN": SECRET})
     )
-    rundir.write_json(tmp_path / "failure.json", FAILURE)
+    rundir.write_failure(tmp_path / "failure.json", failed)
 
     assert [] == [path.name for path in tmp_path.iterdir() if SECRET in path.read_text()]
     assert "try https://<hidden>@host/x" in (tmp_path / "failure.json").read_text()
@@ -89,8 +91,8 @@ def test_nothing_secret_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "x.log").write_text(f"Traceback (most recent call last):\nValueError: {SAID}{ESCAPES}\n")
     found = explain_path(tmp_path / "x.log")
     for view in (show.View(), show.JsonView(), show.OtherNodeView(1)):
-        view.event({"event": "note", "text": SAID + ESCAPES})
-        view.end(Outcome(1, FAILURE), run, found)
+        view.event(records.Note(text=SAID + ESCAPES))
+        view.end(Outcome(1, records.failure(FAILURE)), run, found)
     show.words("host", SAID + ESCAPES)
     show.explanation(found, "en", False)
     show.explanation(found, "en", True)

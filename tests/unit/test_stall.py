@@ -29,4 +29,4 @@ def test_ranks_are_not_blamed_for_a_time_in_which_the_agent_stood_still(tmp_path
 
     assert (None, None) == (at_first, after_the_gap)
     assert found is not None
-    assert (0, "Stalled") == (found["rank"], found["type"])
+    assert (0, "Stalled") == (found.rank, found.type)

@@ -11,6 +11,7 @@ from pathlib import Path
 from launcher import plan, rundir, spec, supervise
 from launcher.cli.launch import explained
 from launcher.cluster.model import Cluster
+from launcher.records import Failure
 from launcher.rundir import RunDir
 from launcher.supervise import Outcome
 
@@ -51,7 +52,7 @@ def test_an_explanation_that_cannot_be_kept_is_shown_all_the_same(tmp_path: Path
         "RuntimeError: NPU out of memory. Tried to allocate 2.00 GiB (NPU 0; 60.97 GiB total)\n"
     )
     run.failure_path.mkdir()  # no file can be put in its place
-    report = explained(Outcome(1, {"what": "it failed", "exit_code": 1}), run)
+    report = explained(Outcome(1, Failure.of(what="it failed", exit_code=1)), run)
 
     assert report is not None
     assert report.verdict is not None

@@ -19,6 +19,7 @@ from launcher.cluster import detect, network
 from launcher.cluster.model import Cluster
 from launcher.cluster.nodes import Nodes
 from launcher.errors import LaunchError
+from launcher.records import Failure
 from launcher.rundir import RunDir
 from launcher.worker import nodes
 from launcher.worker.agent import Agent
@@ -70,9 +71,7 @@ class Met:
             self.got[node] = link.join(0, None)
         except LaunchError as error:
             self.got[node] = error
-            link.give_up(
-                {"what": error.what, "exit_code": error.exit_code, "node_rank": node, "weight": 0, "time_ns": 0}
-            )
+            link.give_up(Failure.of(what=error.what, exit_code=error.exit_code, node_rank=node, weight=0, time_ns=0))
 
     def close(self) -> None:
         threads = [threading.Thread(target=link.close) for link in self.links]
@@ -152,7 +151,7 @@ def test_what_was_prepared_must_be_the_same(recipe: Write, meet: Any):
     first, second = meet(two_nodes(recipe()), (digests, digests | {"tokenizer": "c3"}))
 
     assert "prepared something else than node 0: tokenizer is 'c3' there and 'b2' here" in first.what
-    assert first.what == second["what"]
+    assert first.what == second.what
 
 
 @pytest.mark.parametrize(
@@ -216,8 +215,8 @@ def test_a_node_that_leaves_without_a_word_is_lost(recipe: Write, gone: int):
     leaving.join(20)
 
     ((found, again),) = settled
-    assert ("NodeLost", gone, False) == (found["type"], found["node_rank"], again)
-    assert "did not say how" in found["what"]
+    assert ("NodeLost", gone, False) == (found.type, found.node_rank, again)
+    assert "did not say how" in found.what
     assert not leaving.is_alive()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import shutil
@@ -15,6 +16,8 @@ from typing import Any
 
 import psutil
 import pytest
+
+from launcher import records, rundir
 
 pytestmark = pytest.mark.ranks
 Launch = Callable[..., Any]
@@ -84,6 +87,10 @@ def test_a_restart_resumes_and_ends_as_if_nothing_had_happened(launch: Launch, t
     assert (whole.dir / "model/model.safetensors").read_bytes() == (job.dir / "model/model.safetensors").read_bytes()
     modes = {path: oct(path.stat().st_mode & 0o777) for path in whole.dir.rglob("*")}
     assert {} == {path: mode for path, mode in modes.items() if mode != ("0o750" if path.is_dir() else "0o640")}
+    lines = (job.dir / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    events = [records.event(json.loads(line)) for line in lines]
+    assert lines == [rundir.json_text(event.to_json()) for event in events]
+    assert [] == [event for event in events if event.wrong or isinstance(event, records.Other)]
 
 
 def test_restarts_end(launch: Launch):
