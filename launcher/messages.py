@@ -153,7 +153,10 @@ def _filled(template: str, values: Mapping[str, Any], english: str) -> str:
 
 
 def _value(value: object) -> object:
+    """A value as it is filled in: a message is translated, and so is an error that was made of one."""
     nested = getattr(value, "message", value)
+    if isinstance(nested, Exception) and len(nested.args) == 1:
+        nested = nested.args[0]
     return translated(nested) if isinstance(nested, Message) else value
 
 

@@ -126,6 +126,13 @@ def test_values_that_are_texts_are_translated_too(choose: Callable[..., None]):
     assert "错误：train（2 行）" == messages.translated(message)
 
 
+def test_an_error_of_python_is_translated_by_its_message(choose: Callable[..., None]):
+    error = ValueError(Message("slow"))
+    choose("zh")
+
+    assert "错误：慢" == messages.translated(Message("error: {error}", error=error))
+
+
 def test_a_list_is_translated(choose: Callable[..., None]):
     message = messages.listed([Message("slow"), "rank 3"])
     choose("zh")
