@@ -56,6 +56,8 @@ def main() -> None:
     noted["ends"] = ends
     (OUT / f"rank_{RANK}_{ATTEMPT}.json").write_text(json.dumps(noted))
     dist.barrier()
+    # DDP as the last owner of its group ends it with the GIL held, and waits for a thread that may want the GIL.
+    del model
     dist.destroy_process_group()
 
 
