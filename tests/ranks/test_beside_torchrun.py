@@ -102,7 +102,7 @@ OURS = {
 }
 OTHERS = {
     "accelerate-script": of_accelerate("test_script", "**Test reinstantiated state**"),
-    "accelerate-sync": of_accelerate("test_sync", "**Test `accumulate` gradient accumulation"),
+    "accelerate-sync": of_accelerate("test_sync", "gradient accumulation with optimizer and scheduler"),
     "accelerate-ops": of_accelerate("test_ops", "testing sending tensors across devices"),
     "trl-sft": of_trl("sft"),
     "trl-dpo": of_trl("dpo"),
@@ -126,6 +126,14 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
         (folder / name / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in data))
     return folder
+
+
+@pytest.fixture
+def beside_assets(assets: Path, tmp_path: Path) -> Path:
+    """A folder whose subfolders find the model and the data one level up."""
+    for made in assets.iterdir():
+        (tmp_path / made.name).symlink_to(made)
+    return tmp_path
 
 
 def alike(folder: Path, program: Program) -> None:
@@ -160,17 +168,13 @@ def test_a_program_gives_what_torchrun_gives(tmp_path: Path, name: str):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
-def test_a_program_of_others_gives_what_torchrun_gives(assets: Path, name: str):
+def test_a_program_of_others_gives_what_torchrun_gives(beside_assets: Path, name: str):
     """As their wheels ship them: accelerate's own asserts and lines, TRL's losses and model."""
-    folder = assets / f"of {name}"
-    folder.mkdir()
-    for made in ("model", "sft", "dpo"):
-        (folder / made).symlink_to(assets / made)
-    alike(folder, OTHERS[name])
+    alike(beside_assets, OTHERS[name])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OURS)
-def test_a_program_fails_as_under_torchrun(tmp_path: Path, name: str):
-    """One rank raises between two steps: exit code 1 of both, and of us the rank that did."""
-    fails_alike(tmp_path, OURS[name])
+@pytest.mark.parametrize("name", [*OURS, "accelerate-script", "trl-sft"])
+def test_a_program_fails_as_under_torchrun(beside_assets: Path, name: str):
+    """One rank raises after a step, on its own: exit code 1 of both, and of us the rank that did."""
+    fails_alike(beside_assets, {**OURS, **OTHERS}[name])
