@@ -1,0 +1,56 @@
+"""Programs on two virtual cards, behind torchrun and behind us in the same words: the same figures and exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from conftest import REPO, Machine, Ran
+
+PROGRAMS = REPO / "tests" / "ranks" / "programs"
+WORDS = ("--standalone", "--nproc_per_node", "2", "--local-ranks-filter", "0")
+TRAINER = (
+    "--model_name_or_path", str(REPO / "recipes" / "tiny"), "--max_steps", "4", "--per_device_train_batch_size", "2",
+    "--logging_steps", "1", "--save_strategy", "no", "--report_to", "none", "--seed", "7", "--disable_tqdm", "True",
+)  # fmt: skip
+
+
+def both(machine: Machine, folder: Path, *program: str) -> tuple[Ran, Ran]:
+    """Under torchrun, and under us with a run directory."""
+    theirs = machine(sys.executable, "-m", "torch.distributed.run", *WORDS, *program)
+    ours = machine(sys.executable, "-m", "launcher.cli", "--run-dir", folder / "run", *WORDS, *program)
+    return theirs, ours
+
+
+def figures(ran: Ran) -> list[str]:
+    return [line for line in ran.text.splitlines() if line.startswith(("loss ", "device "))]
+
+
+def test_ddp_on_two_cards_gives_what_torchrun_gives(machine: Machine, tmp_path: Path) -> None:
+    """Every loss and every bit of the weights, over HCCL."""
+    theirs, ours = both(machine, tmp_path, str(PROGRAMS / "ddp.py"), "--device", "npu")
+
+    assert (0, 0) == (theirs.code, ours.code), theirs.text[-3000:] + ours.text[-3000:]
+    assert "device npu:0 weights " in ours.text
+    assert figures(theirs) == figures(ours)
+    assert 13 == len(figures(ours))
+
+
+def test_a_trainer_script_on_two_cards_gives_what_torchrun_gives(machine: Machine, tmp_path: Path) -> None:
+    """Losses, norms and weights of a Trainer, which finds the cards and HCCL by itself."""
+    theirs, ours = both(machine, tmp_path, str(PROGRAMS / "hf_trainer.py"), "--output_dir", str(tmp_path), *TRAINER)
+
+    assert (0, 0) == (theirs.code, ours.code), theirs.text[-3000:] + ours.text[-3000:]
+    assert "device npu:0 weights " in ours.text
+    assert figures(theirs) == figures(ours)
+    assert 5 == len(figures(ours))
+
+
+def test_ddp_on_two_cards_fails_as_under_torchrun(machine: Machine, tmp_path: Path) -> None:
+    """One rank raises between two collectives: exit code 1 of both, and of us the rank that did."""
+    theirs, ours = both(machine, tmp_path, str(PROGRAMS / "fails.py"), str(PROGRAMS / "ddp.py"), "--device", "npu")
+
+    assert (1, 1) == (theirs.code, ours.code), ours.text[-3000:]
+    assert "ValueError: the second step" in ours.text
+    assert 1 == json.loads((tmp_path / "run" / "failure.json").read_text())["rank"]
