@@ -11,7 +11,7 @@ from typing import Any
 from launcher import confined
 from launcher.errors import LaunchError
 
-_PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parent
 
 
 def folder(name: str) -> Path:
@@ -20,10 +20,10 @@ def folder(name: str) -> Path:
     Raises:
         LaunchError: the installation holds neither.
     """
-    for path in (_PACKAGE / "_data" / name, _PACKAGE.parent / name):
+    for path in (PACKAGE / "_data" / name, PACKAGE.parent / name):
         if path.is_dir():
             return path
-    raise LaunchError(f"the shipped folder {name} is missing from {_PACKAGE}", hint="reinstall ascend-launch")
+    raise LaunchError(f"the shipped folder {name} is missing from {PACKAGE}", hint="reinstall ascend-launch")
 
 
 def recipes() -> list[Path]:
@@ -79,42 +79,16 @@ def user_cache(env: Mapping[str, str] = os.environ) -> Path:
         ) from None
 
 
-def model_config(name: str, revision: str | None = None, env: Mapping[str, str] = os.environ) -> dict[str, Any] | None:
-    """A model's config.json from its folder, from the hub's local cache, or from the table of known shapes; None where
-    none has it.
-
-    Raises:
-        LaunchError: `name` is a folder on this machine that holds no readable config.json.
-    """
-    path = Path(name)
-    if path.is_dir():
-        require_plain(path, f"model.name: {name}")
-        file = path / "config.json"
-        if not file.is_file():
-            if any(path.glob("*.gguf")):
-                return None
-            raise LaunchError(
-                f"model.name: {name}: a folder without config.json", hint="name a folder made by save_pretrained"
-            )
-        return _config(file)
-    if path.is_file():
-        raise LaunchError(f"model.name: {name}: is a file", hint="name its folder, or a hub id such as org/model")
-    if name.startswith((".", "/", "~")):
-        raise LaunchError(f"model.name: {name}: no such folder", hint="name a folder, or a hub id such as org/model")
-    file = _snapshot(name, revision, env) / "config.json"
-    return _config(file) if file.is_file() else _known(name)
-
-
 def model_folder(name: str, revision: str | None = None, env: Mapping[str, str] = os.environ) -> Path | None:
     """Where a model's files are on this machine: the folder named, or the hub's local cache; None where they are not."""
     path = Path(name)
     if path.is_dir():
         return path
-    found = _snapshot(name, revision, env)
+    found = snapshot(name, revision, env)
     return found if found.is_dir() else None
 
 
-def _snapshot(name: str, revision: str | None, env: Mapping[str, str]) -> Path:
+def snapshot(name: str, revision: str | None, env: Mapping[str, str]) -> Path:
     home = Path(env.get("HF_HOME") or user_cache(env) / "huggingface")
     cache = Path(env.get("HF_HUB_CACHE") or home / "hub") / ("models--" + name.replace("/", "--"))
     ref = cache / "refs" / (revision or "main")
@@ -137,29 +111,13 @@ def require_plain(folder: Path, named: str) -> None:
         except OSError:  # leads nowhere: as if it were not there
             continue
         if target is not None and not _is_expected(target, folder, entry.name):
-            raise LaunchError(f"{named}: {entry.name} is a link to {target}, outside of the folder",
-                              hint="remove it, or put the file itself there if you know it")  # fmt: skip
+            raise LaunchError(
+                f"{named}: {entry.name} is a link to {target}, outside of the folder",
+                hint="remove it, or put the file itself there if you know it",
+            )
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise LaunchError(f"{named}: {entry.name} is {confined.kind(mode)}, not a file", hint="remove it")
 
 
 def _is_expected(target: Path, folder: Path, name: str) -> bool:
     return target.name == name or target.parent.name == "blobs" or target.is_relative_to(folder.resolve())
-
-
-def _known(name: str) -> dict[str, Any] | None:
-    import yaml
-
-    rows = yaml.safe_load((_PACKAGE / "known_models.yaml").read_text(encoding="utf-8"))
-    return next((dict(row["config"]) for row in rows if name in row["names"]), None)
-
-
-def _config(file: Path) -> dict[str, Any]:
-    try:
-        value = confined.loads(confined.read(file))
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else f"not readable as JSON: {error}"
-        raise LaunchError(f"model.name: {file}: {why}", hint="fetch the model again") from None
-    if not isinstance(value, dict):
-        raise LaunchError(f"model.name: {file}: not a model's config", hint="fetch the model again")
-    return value

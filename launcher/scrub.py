@@ -17,10 +17,22 @@ HIDDEN = "<hidden>"
 
 # -- names ---------------------------------------------------------------------------------------------------------
 
-_ANYWHERE = frozenset({
-    "token", "secret", "secrets", "password", "passwd", "passphrase", "credential", "credentials", "apikey", "private",
-    "authorization", "jwt",
-})  # fmt: skip
+_ANYWHERE = frozenset(
+    {
+        "token",
+        "secret",
+        "secrets",
+        "password",
+        "passwd",
+        "passphrase",
+        "credential",
+        "credentials",
+        "apikey",
+        "private",
+        "authorization",
+        "jwt",
+    }
+)
 _LAST = frozenset({"key", "keys", "pass", "pwd", "auth", "pat", "cookie", "sas", "sk", "ak"})
 """Words that make a name a secret's where it ends in them, and has others before."""
 _NO_SECRETS = frozenset({"PWD", "OLDPWD"})
@@ -221,8 +233,10 @@ def escaped(text: str) -> str:
 
 # -- records -------------------------------------------------------------------------------------------------------
 
-_SUSPECT = re.compile(rb"://|[=@\x1b\x7f]|\\u00|hf_|sk-|[Bb]earer|[Bb]asic |--|[Kk][Ee][Yy]|[Tt]oken(?!s\x22: ?\d)|TOKEN|[Ss]ecret|SECRET|[Pp]ass|PASS|"
-                      rb"PWD|[Pp]wd|AUTH|[Aa]uth|[Cc]redential|gh._|pat[_-]|xox|AKIA|eyJ|\xc2|\xd8|\xe2")  # fmt: skip
+_SUSPECT = re.compile(
+    rb"://|[=@\x1b\x7f]|\\u00|hf_|sk-|[Bb]earer|[Bb]asic |--|[Kk][Ee][Yy]|[Tt]oken(?!s\x22: ?\d)|TOKEN|[Ss]ecret|SECRET|[Pp]ass|PASS|"
+    rb"PWD|[Pp]wd|AUTH|[Aa]uth|[Cc]redential|gh._|pat[_-]|xox|AKIA|eyJ|\xc2|\xd8|\xe2"
+)
 
 
 def is_suspect(line: bytes) -> bool:

@@ -75,8 +75,13 @@ def ascend_launch(tmp_path: Path, shared_cache: str) -> Callable[..., Ran]:
         }
         done = subprocess.run(
             [sys.executable, "-m", "launcher.cli", *map(str, argv)],
-            cwd=cwd, env=base, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+            cwd=cwd,
+            env=base,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            stdin=subprocess.DEVNULL,
+        )
         return Ran(done.returncode, done.stdout, done.stderr)
 
     return run

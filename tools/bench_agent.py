@@ -323,7 +323,12 @@ class Results:
             "| what | ranks | ascend-launch | torchrun | ratio | 95 % interval | pairs | target |",
             "|---|---|---|---|---|---|---|---|",
         ]
-        lines += [row(what, n, self.pairs[what, n]) for what in ROWS for n in sorted({k[1] for k in self.pairs}) if self.pairs.get((what, n))]  # fmt: skip
+        lines += [
+            row(what, n, self.pairs[what, n])
+            for what in ROWS
+            for n in sorted({k[1] for k in self.pairs})
+            if self.pairs.get((what, n))
+        ]
         lines += [f"\nrestarts that {launcher} took: {took}" for launcher, took in self.restarts.items()]
         lines += [f"\nfailed or hung: {len(self.wrong)}", *(f"- {text}" for text in self.wrong)] if self.wrong else []
         return lines

@@ -54,9 +54,13 @@ def measured(evaluate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def recipe(args: argparse.Namespace, rows: int) -> dict[str, Any]:
     job = {
-        "model": str(bench_texts.model(args.model)), "data_files": bench_texts.data("natural", 64, max(args.rows)),
-        "train_rows": 64, "eval_rows": rows, **bench_job.ONE_EPOCH, "global_batch_size": BATCH,
-    }  # fmt: skip
+        "model": str(bench_texts.model(args.model)),
+        "data_files": bench_texts.data("natural", 64, max(args.rows)),
+        "train_rows": 64,
+        "eval_rows": rows,
+        **bench_job.ONE_EPOCH,
+        "global_batch_size": BATCH,
+    }
     asked = bench_job.recipe(job)
     asked["data"]["max_length"] = args.max_length
     asked["parallel"]["eval_batch_size"] = BATCH
@@ -82,7 +86,7 @@ def stock(asked: dict[str, Any], folder: Path, *, argmax: bool) -> dict[str, Any
         DataCollatorWithPadding,
         Trainer,
         TrainingArguments,
-    )  # fmt: skip
+    )
 
     torch.set_num_threads(1)
     data, name = asked["data"], asked["model"]["name"]

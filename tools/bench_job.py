@@ -39,8 +39,14 @@ use_cpu: true
 """
 SAMPLE_S = 0.3
 SEED, SELECT_SEED = 42, 42
-ONE_EPOCH = {"epochs": 1, "learning_rate": 5e-5, "global_batch_size": 8, "seed": SEED, "save_strategy": "no",
-             "logging_steps": 500}  # fmt: skip
+ONE_EPOCH = {
+    "epochs": 1,
+    "learning_rate": 5e-5,
+    "global_batch_size": 8,
+    "seed": SEED,
+    "save_strategy": "no",
+    "logging_steps": 500,
+}
 TIMEOUT_S = 1500
 
 
@@ -131,9 +137,6 @@ def scratch() -> Iterator[Path]:
         yield Path(folder)
 
 
-# -- training ------------------------------------------------------------------------------------------------------
-
-
 def guide(launcher: str, ranks: int, job: dict[str, Any]) -> dict[str, float]:
     """The guide's script under one launcher."""
     with scratch() as folder:
@@ -165,12 +168,15 @@ def recipe(job: dict[str, Any]) -> dict[str, Any]:
             "max_length": 512,
         },
         "training": {
-            "num_train_epochs": job["epochs"], "learning_rate": job["learning_rate"],
-            "save_strategy": job["save_strategy"], "logging_steps": job["logging_steps"], "seed": job["seed"],
+            "num_train_epochs": job["epochs"],
+            "learning_rate": job["learning_rate"],
+            "save_strategy": job["save_strategy"],
+            "logging_steps": job["logging_steps"],
+            "seed": job["seed"],
         },
         "parallel": {"strategy": "ddp", "precision": "fp32", "global_batch_size": job["global_batch_size"]},
         "metrics": ["accuracy"],
-    }  # fmt: skip
+    }
 
 
 def ours(ranks: int, job: dict[str, Any]) -> dict[str, float]:
@@ -216,10 +222,15 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "model": str(bench_texts.model(args.model)),
         "data_files": bench_texts.data(lengths(args), args.train_rows, args.eval_rows),
-        "train_rows": args.train_rows, "eval_rows": args.eval_rows, "epochs": args.epochs,
-        "learning_rate": args.learning_rate, "global_batch_size": args.batch, "seed": SEED,
-        "save_strategy": "epoch" if args.save else "no", "logging_steps": args.logging_steps,
-    }  # fmt: skip
+        "train_rows": args.train_rows,
+        "eval_rows": args.eval_rows,
+        "epochs": args.epochs,
+        "learning_rate": args.learning_rate,
+        "global_batch_size": args.batch,
+        "seed": SEED,
+        "save_strategy": "epoch" if args.save else "no",
+        "logging_steps": args.logging_steps,
+    }
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
@@ -276,11 +287,13 @@ def trainer_of(asked: dict[str, Any], folder: Path) -> Any:
     subprocess.run([*argv, str(path)], check=True, stdout=subprocess.DEVNULL, cwd=REPO, env=env)
     os.environ |= {"ASCEND_LAUNCH_CACHE": str(folder / "cache"), "HF_DATASETS_CACHE": str(folder / "datasets")}
     sys.path.insert(0, str(REPO))
-    from launcher.rundir import RunDir
-    from launcher.worker import data, rank, start
-    from launcher.worker.callbacks import Events
+    from launcher.rundir.paths import RunDir
+    from launcher.worker import rank, start
+    from launcher.worker.data import prepare as preparation
     from launcher.worker.engines import device
-    from launcher.worker.heartbeat import Heart
+    from launcher.worker.runtime.events import Events
+    from launcher.worker.runtime.heartbeat import Heart
+    from launcher.worker.training.train import build
 
     run = RunDir(run_path)
     start.settle(run)
@@ -288,8 +301,8 @@ def trainer_of(asked: dict[str, Any], folder: Path) -> Any:
     rank.preload(plan)
     device.prepare_env(plan, os.environ)
     device.set_threads()
-    parts = (data.prepare(plan, run), Events(run.events_path, enabled=True), Heart(folder / "beat"))
-    return rank.build(plan, run, device.Rank.from_env(os.environ), *parts)
+    parts = (preparation.prepare(plan, run), Events(run.events_path, enabled=True), Heart(folder / "beat"))
+    return build(plan, run, device.Rank.from_env(os.environ), *parts)
 
 
 def cpu(args: argparse.Namespace) -> None:
@@ -342,8 +355,6 @@ noted["train_loss"] = trainer.mean_train_loss
 """
 
 
-# -- preprocessing -------------------------------------------------------------------------------------------------
-
 PREPARE = """
 import json, os, sys, time
 from pathlib import Path
@@ -391,9 +402,12 @@ def prepare(args: argparse.Namespace) -> None:
     num_test = args.rows // 14  # as in Yelp Review Full
     files = bench_texts.data("natural", args.rows - num_test, num_test)
     asked = {
-        "model": str(bench_texts.model(args.model)), "data_files": files, "train_rows": args.use, "eval_rows": args.use,
+        "model": str(bench_texts.model(args.model)),
+        "data_files": files,
+        "train_rows": args.use,
+        "eval_rows": args.use,
         **ONE_EPOCH,
-    }  # fmt: skip
+    }
     print(f"{args.rows} rows, {args.use or 'all'} + {args.use or 'all'} used; {machine()}\n")
     print(
         "| side | cores | rows tokenised | seconds | CPU s | rows/s | rows/CPU s | files into the cache, s |\n|---|---|---|---|---|---|---|---|"
@@ -419,9 +433,6 @@ def prepare(args: argparse.Namespace) -> None:
             )
 
 
-# -- LLaMA-Factory -------------------------------------------------------------------------------------------------
-
-
 def factory(args: argparse.Namespace) -> None:
     """The nearest job that LLaMA-Factory has, supervised fine-tuning on the answer, beside ours of the same rows."""
     files = bench_texts.data(lengths(args), args.train_rows, args.eval_rows)
@@ -431,13 +442,30 @@ def factory(args: argparse.Namespace) -> None:
     asked["data"] |= {"prompt": prompt, "answers": [str(i + 1) for i in range(bench_texts.NUM_LABELS)]}
     asked["parallel"]["eval_batch_size"] = args.batch
     theirs = {
-        "model_name_or_path": asked["model"]["name"], "stage": "sft", "do_train": True, "finetuning_type": "full",
-        "dataset": "train", "eval_dataset": "test", "template": "chatml", "cutoff_len": 512, "overwrite_output_dir": True,
-        "per_device_train_batch_size": args.batch, "per_device_eval_batch_size": args.batch, "num_train_epochs": 1,
-        "learning_rate": args.learning_rate, "lr_scheduler_type": "linear", "eval_strategy": "epoch",
-        "save_strategy": "no", "report_to": "none", "use_cpu": True, "compute_accuracy": True, "seed": SEED,
-        "disable_gradient_checkpointing": not args.checkpointing, "disable_tqdm": True, "logging_steps": 500,
-    }  # fmt: skip
+        "model_name_or_path": asked["model"]["name"],
+        "stage": "sft",
+        "do_train": True,
+        "finetuning_type": "full",
+        "dataset": "train",
+        "eval_dataset": "test",
+        "template": "chatml",
+        "cutoff_len": 512,
+        "overwrite_output_dir": True,
+        "per_device_train_batch_size": args.batch,
+        "per_device_eval_batch_size": args.batch,
+        "num_train_epochs": 1,
+        "learning_rate": args.learning_rate,
+        "lr_scheduler_type": "linear",
+        "eval_strategy": "epoch",
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": True,
+        "compute_accuracy": True,
+        "seed": SEED,
+        "disable_gradient_checkpointing": not args.checkpointing,
+        "disable_tqdm": True,
+        "logging_steps": 500,
+    }
     asked["training"]["gradient_checkpointing"] = args.checkpointing
     records = Records(args.keep)
     for _ in range(args.rounds):
@@ -491,9 +519,6 @@ def _epoch_evaluation(out: Path) -> float:
     """Seconds of the evaluations inside the training's time."""
     history = json.loads((out / "trainer_state.json").read_text())["log_history"]
     return sum(entry.get("eval_runtime", 0.0) for entry in history if entry.get("step", 0) and "eval_runtime" in entry)
-
-
-# -- shared --------------------------------------------------------------------------------------------------------
 
 
 class Records:

@@ -11,11 +11,10 @@ import time
 from pathlib import Path
 
 import evaluate
+import launcher.worker.metrics
 import numpy as np
 from datasets import disable_progress_bars, load_dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
-
-import launcher.worker.metrics
 
 JOB = json.loads(os.environ["BENCH_JOB"])
 RANK, WORLD_SIZE = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

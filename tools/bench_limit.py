@@ -100,8 +100,10 @@ def main() -> None:
     limit_s = alone(products)
     whole = sum(by_kind.values())
     print(f"{args.model}, batch {args.batch}, {bench_job.lengths(args)} lengths; {bench_job.machine()}")
-    print(f"one step takes {step_s:.3f} s; its matrix products alone {limit_s / args.steps:.3f} s"
-          f" ({flops / limit_s / 1e9:.0f} GFLOP/s): {limit_s / args.steps / step_s:.0%} of it\n")  # fmt: skip
+    print(
+        f"one step takes {step_s:.3f} s; its matrix products alone {limit_s / args.steps:.3f} s"
+        f" ({flops / limit_s / 1e9:.0f} GFLOP/s): {limit_s / args.steps / step_s:.0%} of it\n"
+    )
     print("| what | s a step, profiled | share |\n|---|---|---|")
     for kind, seconds in sorted(by_kind.items(), key=lambda item: -item[1]):
         print(f"| {kind} | {seconds / args.steps:.3f} | {seconds / whole:.0%} |")

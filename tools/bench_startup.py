@@ -27,11 +27,19 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "python -c pass": [sys.executable, "-c", "pass"],
         "ascend-launch --help": [ours, "--help"],
         "ascend-launch bad.yaml": [ours, str(bad)],
-        "ascend-launch --dry-run": [ours, "--dry-run", "--nproc", "8", "--device", "npu", str(REPO / "recipes/yelp.yaml")],
+        "ascend-launch --dry-run": [
+            ours,
+            "--dry-run",
+            "--nproc",
+            "8",
+            "--device",
+            "npu",
+            str(REPO / "recipes/yelp.yaml"),
+        ],
         "torchrun --help": [str(BIN / "torchrun"), "--help"],
         "accelerate launch --help": [str(BIN / "accelerate"), "launch", "--help"],
         "deepspeed --help": [str(BIN / "deepspeed"), "--help"],
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

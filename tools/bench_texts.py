@@ -110,11 +110,20 @@ def model(kind: str) -> Path:
         net.config.num_hidden_layers = len(net.model.layers)
     else:
         torch.manual_seed(0)
-        net = LlamaForCausalLM(LlamaConfig(
-            vocab_size=128_256 if kind == "vocab128k" else 49_152, hidden_size=64, intermediate_size=172,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, bos_token_id=1, eos_token_id=2,
-            tie_word_embeddings=False, max_position_embeddings=2048,
-        ))  # fmt: skip
+        net = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=128_256 if kind == "vocab128k" else 49_152,
+                hidden_size=64,
+                intermediate_size=172,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                bos_token_id=1,
+                eos_token_id=2,
+                tie_word_embeddings=False,
+                max_position_embeddings=2048,
+            )
+        )
     net.save_pretrained(folder)
     AutoTokenizer.from_pretrained(DEMO / "model").save_pretrained(folder)
     return folder
@@ -125,7 +134,7 @@ def describe(rows: Sequence[int] = (16, 64, 96, 1800, 6000)) -> Iterator[str]:
     come with that many rows."""
     from transformers import AutoTokenizer
 
-    from launcher.worker.batches import global_batches
+    from launcher.worker.batching.batches import global_batches
 
     tokenizer = AutoTokenizer.from_pretrained(DEMO / "model")
     for num_rows in rows:

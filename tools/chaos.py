@@ -93,9 +93,16 @@ class Job:
     """One launcher in one folder."""
 
     def __init__(
-        self, launcher: str, folder: Path, fault: str, restarts: int, *, rank: int = RANK, step: int = STEP,
+        self,
+        launcher: str,
+        folder: Path,
+        fault: str,
+        restarts: int,
+        *,
+        rank: int = RANK,
+        step: int = STEP,
         strategy: str = "ddp",
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.out, self.stamp, self.code = folder / "run", folder / "stamp", folder / "code"
         self.launcher, self.fault, self.restarts = launcher, fault, restarts
         self.rank, self.step, self.strategy = rank, step, strategy
@@ -383,7 +390,10 @@ def drawn(count: int, seed: int) -> None:
         is_right = not differ and not result.left and (fault not in TRAINS_ON or result.code == 0)
         equal += is_right
         verdict = "bit-equal" if is_right else f"DIFFERENT: {', '.join(differ) or result}"
-        print(f"{number + 1:>3}  {strategy:<6} {fault:<17} rank {rank} step {step:>2}  exit {result.code}, then {result.again}  {verdict}", flush=True)  # fmt: skip
+        print(
+            f"{number + 1:>3}  {strategy:<6} {fault:<17} rank {rank} step {step:>2}  exit {result.code}, then {result.again}  {verdict}",
+            flush=True,
+        )
     print(f"{equal} of {count} bit-equal (seed {seed})")
 
 

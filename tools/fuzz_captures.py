@@ -19,19 +19,55 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from launcher.accelerators.ascend import discover, npu_smi, npu_tools, visible
+from launcher.accelerators.ascend.visible import VISIBLE
+from launcher.checks import Context
+from launcher.diagnose.doctor import run
+from launcher.diagnose.explain import report, signatures
+from launcher.errors import LaunchError
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from launcher import doctor, explain
-from launcher.cluster import npu
-from launcher.errors import LaunchError
 
 FIXTURES = Path(__file__).parents[1] / "tests" / "unit" / "fixtures"
 MAX_BYTES = 200_000
 PIECES = (
-    "|", "+---+", "\n", "\r", "\t", "\0", " ", "/", "-", "0", "999999999999999999999", "NA", "OK", "Alarm", "[", "]", "(", ")", "{", "}",
-    "%", "\\", "\x1b[31m", "\ufeff", "昇腾", "\U0001f525", "EI0006: ", "error code is 107001", "[rank3]: ",
-    "Traceback (most recent call last):\n", '  File "x.py", line 1, in f\n', "RankID:", "Device:-1", ":" * 50, "{rank}",
-)  # fmt: skip
+    "|",
+    "+---+",
+    "\n",
+    "\r",
+    "\t",
+    "\0",
+    " ",
+    "/",
+    "-",
+    "0",
+    "999999999999999999999",
+    "NA",
+    "OK",
+    "Alarm",
+    "[",
+    "]",
+    "(",
+    ")",
+    "{",
+    "}",
+    "%",
+    "\\",
+    "\x1b[31m",
+    "\ufeff",
+    "昇腾",
+    "\U0001f525",
+    "EI0006: ",
+    "error code is 107001",
+    "[rank3]: ",
+    "Traceback (most recent call last):\n",
+    '  File "x.py", line 1, in f\n',
+    "RankID:",
+    "Device:-1",
+    ":" * 50,
+    "{rank}",
+)
 
 
 def mutate(text: str, random_: random.Random, seeds: list[str]) -> str:
@@ -66,7 +102,7 @@ def mutate(text: str, random_: random.Random, seeds: list[str]) -> str:
 
 def check_info(text: str) -> None:
     """Devices that are found are consistent: logical ids in order, memory that was printed, no more than rows allow."""
-    info = npu.parse_info(text)
+    info = npu_smi.parse_info(text)
     assert [d.index for d in info.devices] == list(range(len(info.devices))), "logical ids have gaps"
     assert 2 * len(info.devices) <= text.count("\n") + text.count("\r") + 1, "more devices than rows"
     for d in info.devices:
@@ -75,27 +111,36 @@ def check_info(text: str) -> None:
 
 def check_doctor(text: str) -> None:
     """The doctor judges whatever npu-smi may have said; a check that breaks shows in its finding."""
-    found = npu.look(lambda argv: (0, text), {}, Path("/nowhere"))
-    ctx = doctor.Context(env={npu.VISIBLE: text[:40]}, device="npu", found=found, root=Path("/nowhere"), nproc=8)
-    broken = [f.what for f in doctor.run_checks(ctx, only_cheap=True) if "this check failed" in f.what]
+    found = discover.look(lambda argv: (0, text), {}, Path("/nowhere"))
+    ctx = Context(env={VISIBLE: text[:40]}, device="npu", found=found, root=Path("/nowhere"), nproc=8)
+    broken = [f.what for f in run.run_checks(ctx, only_cheap=True) if "this check failed" in f.what]
     assert not broken, broken[0]
 
 
 def check_explain(text: str) -> None:
-    for verdict in explain.explain_text(text, "zh" if len(text) % 2 else "en"):
+    for verdict in report.explain_text(text, "zh" if len(text) % 2 else "en"):
         assert verdict.cause and verdict.fix and verdict.line_number >= 1, verdict
         assert 0 <= (verdict.rank or 0) < 10**9, verdict
 
 
 TARGETS: tuple[Callable[[str], object], ...] = (
-    check_info, npu.parse_mapping, npu.parse_health, npu.parse_topology, npu.parse_fields, npu.parse_device_ip,
-    npu.parse_tls, lambda text: npu.visible(text, 8), doctor.rank_table_problems, check_doctor, check_explain,
-)  # fmt: skip
+    check_info,
+    npu_tools.parse_mapping,
+    npu_tools.parse_health,
+    npu_tools.parse_topology,
+    npu_tools.parse_fields,
+    npu_tools.parse_device_ip,
+    npu_tools.parse_tls,
+    lambda text: visible.visible(text, 8),
+    run.rank_table_problems,
+    check_doctor,
+    check_explain,
+)
 
 
 def seeds(folders: list[Path]) -> list[str]:
     found = [p.read_text(encoding="utf-8", errors="replace") for f in folders for p in sorted(f.rglob("*.txt"))]
-    return found + [example for s in explain.signatures() for example in s.examples]
+    return found + [example for s in signatures.signatures() for example in s.examples]
 
 
 def main() -> None:

@@ -42,14 +42,39 @@ NUM_STEPS = 4
 DOC = Path(__file__).parents[1] / "docs" / "memory.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
-TINY = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "vocab_size": 512}  # fmt: skip
-SMALL = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6, "num_attention_heads": 8,
-         "num_key_value_heads": 2, "vocab_size": 4000}  # fmt: skip
-WIDE = {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 3, "num_attention_heads": 8,
-        "num_key_value_heads": 8, "vocab_size": 2000}  # fmt: skip
-SMOLLM2 = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
-           "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True}  # fmt: skip
+TINY = {
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+}
+SMALL = {
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": 4000,
+}
+WIDE = {
+    "hidden_size": 512,
+    "intermediate_size": 1376,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "vocab_size": 2000,
+}
+SMOLLM2 = {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+}
 MODELS = {"tiny": TINY, "small": SMALL, "wide": WIDE, "SmolLM2-135M": SMOLLM2}
 
 
@@ -131,8 +156,14 @@ def predict(case: Case) -> breakdown.Breakdown:
 
 
 def run_rank(rank: int, case: Case, port: int, out: Path, folder: Path) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(case.num_ranks), MASTER_ADDR="127.0.0.1",
-                      LOCAL_WORLD_SIZE=str(case.num_ranks), MASTER_PORT=str(port))  # fmt: skip
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(case.num_ranks),
+        MASTER_ADDR="127.0.0.1",
+        LOCAL_WORLD_SIZE=str(case.num_ranks),
+        MASTER_PORT=str(port),
+    )
     if case.num_ranks == 1:
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
             os.environ.pop(name)
@@ -228,11 +259,21 @@ def _arguments(case: Case, folder: Path) -> tuple[dict[str, Any], int | None]:
     how = strategies.load(case.strategy)
     stage = how.zero_stage
     out: dict[str, Any] = {
-        "output_dir": str(folder), "per_device_train_batch_size": case.micro_batch, "max_steps": NUM_STEPS, "report_to": "none",
-        "gradient_accumulation_steps": case.accumulation, "bf16": case.precision == "bf16", "use_cpu": True,
-        "disable_tqdm": True, "save_strategy": "no", "logging_steps": 1000, "remove_unused_columns": False,
-        "gradient_checkpointing": case.checkpointing, "label_names": ["labels"], "dataloader_pin_memory": False,
-    }  # fmt: skip
+        "output_dir": str(folder),
+        "per_device_train_batch_size": case.micro_batch,
+        "max_steps": NUM_STEPS,
+        "report_to": "none",
+        "gradient_accumulation_steps": case.accumulation,
+        "bf16": case.precision == "bf16",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "logging_steps": 1000,
+        "remove_unused_columns": False,
+        "gradient_checkpointing": case.checkpointing,
+        "label_names": ["labels"],
+        "dataloader_pin_memory": False,
+    }
     if stage:
         path = folder / f"ds-{os.getpid()}.json"
         hidden = MODELS[case.model]["hidden_size"]
@@ -241,9 +282,13 @@ def _arguments(case: Case, folder: Path) -> tuple[dict[str, Any], int | None]:
     if case.strategy == "fsdp2":
         out |= {
             "fsdp": True,
-            "fsdp_config": {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "reshard_after_forward": True,
-                            "state_dict_type": "FULL_STATE_DICT"},
-        }  # fmt: skip
+            "fsdp_config": {
+                "version": 2,
+                "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+                "reshard_after_forward": True,
+                "state_dict_type": "FULL_STATE_DICT",
+            },
+        }
     return out | ({"ddp_backend": "gloo"} if case.num_ranks > 1 else {}), None
 
 
@@ -362,8 +407,16 @@ def _fork(num_ranks: int, folder: Path, run: Callable[[int, int], None]) -> None
 def row(case: Case, found: dict[str, int], said: breakdown.Breakdown) -> tuple[str, float, bool]:
     error = said.total_bytes / found["peak"] - 1
     exact = (said.weights, said.optimizer) == (found["weights"], found["optimizer"])
-    cells = [case.name, f"{found['weights']:,}", f"{found['optimizer']:,}", "yes" if exact else "**no**",
-             f"{found['rest'] / 1e6:.2f}", f"{found['peak'] / 1e6:.2f}", f"{said.total_bytes / 1e6:.2f}", f"{error:+.1%}"]  # fmt: skip
+    cells = [
+        case.name,
+        f"{found['weights']:,}",
+        f"{found['optimizer']:,}",
+        "yes" if exact else "**no**",
+        f"{found['rest'] / 1e6:.2f}",
+        f"{found['peak'] / 1e6:.2f}",
+        f"{said.total_bytes / 1e6:.2f}",
+        f"{error:+.1%}",
+    ]
     return "| " + " | ".join(cells) + " |", error, exact
 
 
@@ -373,8 +426,15 @@ HEAD = (
 )
 
 
-LLAMA3_8B = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-             "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256}  # fmt: skip
+LLAMA3_8B = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+}
 PLAN_BEGIN, PLAN_END = "<!-- plan: begin -->", "<!-- plan: end -->"
 
 
@@ -414,8 +474,14 @@ def put(begin: str, end: str, text: str) -> None:
 
 
 def init_rank(rank: int, num_layers: int, num_ranks: int, port: int, out: Path, folder: Path) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(num_ranks), MASTER_ADDR="127.0.0.1",
-                      LOCAL_WORLD_SIZE=str(num_ranks), MASTER_PORT=str(port))  # fmt: skip
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(num_ranks),
+        MASTER_ADDR="127.0.0.1",
+        LOCAL_WORLD_SIZE=str(num_ranks),
+        MASTER_PORT=str(port),
+    )
     import resource
 
     import torch
@@ -440,11 +506,18 @@ def init_rank(rank: int, num_layers: int, num_ranks: int, port: int, out: Path, 
     total = sum(p.ds_numel for p in model.parameters())
     whole_now = sum(p.data.numel() * 2 for p in model.parameters())
     del args
-    out.with_suffix(f".{rank}").write_text(json.dumps({
-        "parameters": total, "whole_bytes": 2 * total, "shard_bytes": held, "peak_bytes": live.peak,
-        "whole_parameters_bytes": whole_now,
-        "rss_growth_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before,
-    }))  # fmt: skip
+    out.with_suffix(f".{rank}").write_text(
+        json.dumps(
+            {
+                "parameters": total,
+                "whole_bytes": 2 * total,
+                "shard_bytes": held,
+                "peak_bytes": live.peak,
+                "whole_parameters_bytes": whole_now,
+                "rss_growth_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before,
+            }
+        )
+    )
     torch.distributed.barrier()
     os._exit(0)
 

@@ -8,12 +8,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import click
 
-from launcher import cli, spec, training_fields
+from launcher import cli
+from launcher.recipe import schema, training_fields
 from launcher.strategies import table as strategies
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 
 ROOT = Path(__file__).resolve().parents[1]
 SECTIONS = {
@@ -29,7 +31,7 @@ SECTIONS = {
 """Key of a recipe → the class that describes what is under it."""
 INTRO = """# Recipes
 
-Made by `tools/reference_docs.py` from `launcher/spec.py`; a test holds it to that.
+Made by `tools/reference_docs.py` from `launcher/recipe/schema.py`; a test holds it to that.
 
 A recipe is one YAML file that says what is trained on what. It carries no hosts, ports or card numbers: those come from
 the command line. [The shipped ones](../recipes/README.md) are worked examples; `ascend-launch recipes copy tiny-cpu
@@ -82,11 +84,18 @@ def _fields(classes: dict[str, ast.ClassDef], name: str) -> Iterator[tuple[str, 
 
 def _type(annotation: ast.expr) -> str:
     named = {
-        "Text": "text", "str": "text", "int": "whole number", "float": "number", "bool": "true or false", "None": "",
-        "PositiveInt": "whole number, at least 1", "NonNegativeInt": "whole number, at least 0", "dict": "mapping",
+        "Text": "text",
+        "str": "text",
+        "int": "whole number",
+        "float": "number",
+        "bool": "true or false",
+        "None": "",
+        "PositiveInt": "whole number, at least 1",
+        "NonNegativeInt": "whole number, at least 0",
+        "dict": "mapping",
         "SizeOrAuto": "`auto` or a whole number",
         "StrategyOrAuto": " or ".join(f"`{name}`" for name in ("auto", *strategies.BUILT_IN)),
-    }  # fmt: skip
+    }
 
     def words(node: ast.expr) -> list[str]:
         if isinstance(node, ast.BinOp):
@@ -95,8 +104,8 @@ def _type(annotation: ast.expr) -> str:
             return [named.get(str(node.value), str(node.value))]
         if isinstance(node, ast.Name) and node.id in named:
             return [named[node.id]]
-        if isinstance(node, ast.Name) and hasattr(getattr(spec, node.id, None), "__args__"):
-            return [f"`{arg}`" for arg in getattr(spec, node.id).__args__]
+        if isinstance(node, ast.Name) and hasattr(getattr(schema, node.id, None), "__args__"):
+            return [f"`{arg}`" for arg in getattr(schema, node.id).__args__]
         if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
             inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
             if node.value.id == "Literal":
@@ -123,7 +132,7 @@ def _type(annotation: ast.expr) -> str:
 
 
 def _default(name: str, field: str) -> str:
-    info = getattr(spec, name).model_fields[field]
+    info = getattr(schema, name).model_fields[field]
     if info.is_required():
         return "must be given"
     value = info.default

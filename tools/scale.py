@@ -27,14 +27,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from launcher import network
+from launcher.accelerators import detect
+from launcher.accelerators.ascend import ranktable, ranktable_check
+from launcher.accelerators.ascend.ports import BLOCKS
+from launcher.clusters import environment
+from launcher.clusters.kubernetes import document, manifest
+from launcher.clusters.kubernetes.pod import Pod
+from launcher.clusters.slurm import hostlist, script
+from launcher.clusters.slurm.script import Allocation, Command
+from launcher.machine.nodes import Nodes
+from launcher.planning import decide, plan
+from launcher.recipe import load
+from launcher.render import files
+from launcher.rundir.paths import RunDir
+
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
-from launcher import plan, spec  # noqa: E402
-from launcher.cluster import detect, environment, network, slurm  # noqa: E402
-from launcher.cluster.nodes import Nodes  # noqa: E402
-from launcher.render import files, kubernetes, ranktable, sbatch  # noqa: E402
-from launcher.rundir import RunDir  # noqa: E402
 
 DIGESTS = dict.fromkeys(("train data", "eval data", "tokenizer", "model config", "model weights"), "0123456789ab")
 ROWS: list[tuple[str, str, str]] = []
@@ -53,36 +63,70 @@ def timed(what: str, call: Callable[[], Any], size: Callable[[Any], str] = lambd
 
 
 def a_plan(num_nodes: int, nproc: int, port: int) -> plan.Plan:
-    loaded = spec.load(REPO / "recipes/yelp.yaml", (f"parallel.global_batch_size={num_nodes * nproc}",), {})
+    loaded = load.load(REPO / "recipes/yelp.yaml", (f"parallel.global_batch_size={num_nodes * nproc}",), {})
     cluster = detect.assumed(nproc, Nodes(num_nodes, 0, f"127.0.0.1:{port}", source="scale.py"))
-    return plan.make(loaded, cluster, plan.Options(nproc=nproc, supervision=plan.Supervision(join_timeout_s=600)))
-
-
-# -- decided and rendered -----------------------------------------------------------------------------------------------
+    return decide.make(loaded, cluster, plan.Options(nproc=nproc, supervision=plan.Supervision(join_timeout_s=600)))
 
 
 def decided(num_nodes: int, nproc: int) -> None:
     hosts = f"rack[01-10]n[0001-{num_nodes // 10:04d}]"
-    timed(f"expand Slurm's {hosts}", lambda: slurm.hosts(hosts), lambda v: f"{len(v)} hosts")
-    env = {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_PROCID": "7", "SLURM_NODEID": "7", "SLURM_STEP_NUM_NODES": str(num_nodes), "SLURM_STEP_NODELIST": hosts, "SLURM_STEP_TASKS_PER_NODE": f"1(x{num_nodes})"}  # fmt: skip
+    timed(f"expand Slurm's {hosts}", lambda: hostlist.hosts(hosts), lambda v: f"{len(v)} hosts")
+    env = {
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_ID": "0",
+        "SLURM_PROCID": "7",
+        "SLURM_NODEID": "7",
+        "SLURM_STEP_NUM_NODES": str(num_nodes),
+        "SLURM_STEP_NODELIST": hosts,
+        "SLURM_STEP_TASKS_PER_NODE": f"1(x{num_nodes})",
+    }
     timed("recognise the step, and its first host", lambda: environment.find(env))
-    pods = {"VC_TASK_INDEX": "7", "HOSTNAME": "job-worker-7", "VC_WORKER_HOSTS": ",".join(f"job-worker-{n}.job" for n in range(num_nodes))}  # fmt: skip
-    timed("recognise a Volcano pod, by its place in the list", lambda: environment.find(pods), lambda v: f"variable of {len(pods['VC_WORKER_HOSTS']):,} B")  # fmt: skip
+    pods = {
+        "VC_TASK_INDEX": "7",
+        "HOSTNAME": "job-worker-7",
+        "VC_WORKER_HOSTS": ",".join(f"job-worker-{n}.job" for n in range(num_nodes)),
+    }
+    timed(
+        "recognise a Volcano pod, by its place in the list",
+        lambda: environment.find(pods),
+        lambda v: f"variable of {len(pods['VC_WORKER_HOSTS']):,} B",
+    )
     made = timed("load the recipe and make the plan", lambda: a_plan(num_nodes, nproc, 29400))
     with tempfile.TemporaryDirectory() as folder:
-        loaded = spec.load(REPO / "recipes/yelp.yaml", (), {})
-        texts = timed("render the run directory's files", lambda: files.texts(loaded, made, RunDir(Path(folder)), {}), lambda v: f"{sum(map(len, v.values())):,} B, plan.json {len(v['plan.json']):,} B")  # fmt: skip
+        loaded = load.load(REPO / "recipes/yelp.yaml", (), {})
+        texts = timed(
+            "render the run directory's files",
+            lambda: files.texts(loaded, made, RunDir(Path(folder)), {}),
+            lambda v: f"{sum(map(len, v.values())):,} B, plan.json {len(v['plan.json']):,} B",
+        )
         assert texts
-    command = sbatch.Command(["-m", "launcher.cli", "yelp.yaml"], Path(sys.executable), REPO)
-    timed("render the sbatch script", lambda: sbatch.script(made, sbatch.Allocation("yelp", "out-%j"), command), lambda v: f"{len(v):,} B")  # fmt: skip
-    pod = kubernetes.Pod(image="registry/image:1")
+    command = Command(["-m", "launcher.cli", "yelp.yaml"], Path(sys.executable), REPO)
+    timed(
+        "render the sbatch script",
+        lambda: script.script(made, Allocation("yelp", "out-%j"), command),
+        lambda v: f"{len(v):,} B",
+    )
+    pod = Pod(image="registry/image:1")
     for kind in ("pytorchjob", "volcano"):
-        timed(f"render the manifest of a {kind}", lambda kind=kind: kubernetes.text(kubernetes.manifest(kind, made, pod, "yelp", {}, ["yelp.yaml"])), lambda v: f"{len(v):,} B")  # fmt: skip
-    servers = [ranktable.Server(f"n{s}", tuple(ranktable.TableDevice(d, f"10.{s >> 8}.{s & 255}.{d + 1}") for d in range(nproc))) for s in range(num_nodes)]  # fmt: skip
-    table = timed("make and check the rank table", lambda: ranktable.text(servers), lambda v: f"{len(v):,} B, {num_nodes * nproc:,} ranks")  # fmt: skip
-    timed("check it again, from its text", lambda: ranktable.check(table, num_nodes * nproc))
-    from launcher.records import Failure
-    from launcher.worker import failure
+        timed(
+            f"render the manifest of a {kind}",
+            lambda kind=kind: document.text(manifest.manifest(kind, made, pod, "yelp", {}, ["yelp.yaml"])),
+            lambda v: f"{len(v):,} B",
+        )
+    servers = [
+        ranktable.Server(
+            f"n{s}", tuple(ranktable.TableDevice(d, f"10.{s >> 8}.{s & 255}.{d + 1}") for d in range(nproc))
+        )
+        for s in range(num_nodes)
+    ]
+    table = timed(
+        "make and check the rank table",
+        lambda: ranktable.text(servers),
+        lambda v: f"{len(v):,} B, {num_nodes * nproc:,} ranks",
+    )
+    timed("check it again, from its text", lambda: ranktable_check.check(table, num_nodes * nproc))
+    from launcher.rundir.records import Failure
+    from launcher.worker.runtime import failure
 
     records = [
         Failure.of(rank=r, time_ns=-r, weight=r % 3, what="", traceback="x" * 2000) for r in range(num_nodes * nproc)
@@ -90,16 +134,13 @@ def decided(num_nodes: int, nproc: int) -> None:
     timed("find the first of so many failures", lambda: failure.first(records), lambda v: f"{len(records):,} records")
 
 
-# -- met ----------------------------------------------------------------------------------------------------------------
-
-
 def others(nodes: range, port: int, introduction: dict[str, Any], pipe: Any) -> None:
     """The nodes of one process: a connection and a board each, which take turns."""
     from torch.distributed import TCPStore
 
-    from launcher.worker import nodes as worker_nodes
+    from launcher.worker.agent.nodes.board import TICK_S, NodeBoard
 
-    class Board(worker_nodes._Board):
+    class Board(NodeBoard):
         def _run(self) -> None:
             """No thread: `others` calls _exchange."""
 
@@ -130,7 +171,7 @@ def others(nodes: range, port: int, introduction: dict[str, Any], pipe: Any) -> 
                 continue
             if due[node]:
                 waits.append(now - due[node])
-            due[node] = now + worker_nodes.TICK_S
+            due[node] = now + TICK_S
             board._exchange()
             first = board.seen.get(0)
             state = first.state if first else {}
@@ -140,7 +181,7 @@ def others(nodes: range, port: int, introduction: dict[str, Any], pipe: Any) -> 
                     attempt=0,
                     trouble="",
                     report=None,
-                    blocks=list(network.BLOCKS),
+                    blocks=list(BLOCKS),
                     prepared=DIGESTS,
                 )
             if fails_at == node and state.get("phase") == "running":
@@ -174,7 +215,9 @@ def simulated(num_nodes: int, port: int, introduction: dict[str, Any], processes
 def met(num_nodes: int, nproc: int, processes: int) -> None:
     import torch.distributed  # before anything is timed
 
-    from launcher.worker.nodes import ManyNodes, Meeting, _Board
+    from launcher.worker.agent.nodes.board import NodeBoard
+    from launcher.worker.agent.nodes.link import Meeting
+    from launcher.worker.agent.nodes.many import ManyNodes
 
     del torch
 
@@ -184,14 +227,14 @@ def met(num_nodes: int, nproc: int, processes: int) -> None:
     made = a_plan(num_nodes, nproc, port)
     link = ManyNodes(made, 0, stop=lambda: None, on_stop=lambda number: None)
     cycles: list[float] = []
-    exchange = _Board._exchange
+    exchange = NodeBoard._exchange
 
     def counted(self: Any) -> None:
         started = time.perf_counter()
         exchange(self)
         cycles.append(time.perf_counter() - started)
 
-    _Board._exchange = counted  # type: ignore[method-assign]
+    NodeBoard._exchange = counted  # type: ignore[method-assign]
     row("a node's introduction", None, f"{len(json.dumps(link._introduction)):,} B")
     with simulated(num_nodes, port, link._introduction, processes) as pipes:
         started = time.monotonic()
@@ -218,7 +261,11 @@ def met(num_nodes: int, nproc: int, processes: int) -> None:
             statistics.median(cycles),
             f"{len(cycles) / span:.1f} a second",
         )
-        row(f"{num_nodes} nodes: processor of the first node's process, store included", None, f"{(time.process_time() - cpu) / span * 100:.0f} % of a core, {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB with torch")  # fmt: skip
+        row(
+            f"{num_nodes} nodes: processor of the first node's process, store included",
+            None,
+            f"{(time.process_time() - cpu) / span * 100:.0f} % of a core, {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB with torch",
+        )
         silent = max(time.monotonic() - seen.heard_s for seen in link._board.seen.values())  # type: ignore[union-attr]
         row(f"{num_nodes} nodes: the longest that one has not been heard of (lost after 15 s)", silent)
         pipes[-1].send(processes)  # one node of the last process fails
@@ -236,12 +283,13 @@ def met(num_nodes: int, nproc: int, processes: int) -> None:
             said = pipe.recv()
             late += said["late_s"]
             heard |= said["heard"]
-        row(f"{num_nodes} nodes: from one rank's failure to the last node that hears of it", max(heard.values()) - failed_at, f"{len(heard)} heard, median {statistics.median(heard.values()) - failed_at:.2f} s")  # fmt: skip
+        row(
+            f"{num_nodes} nodes: from one rank's failure to the last node that hears of it",
+            max(heard.values()) - failed_at,
+            f"{len(heard)} heard, median {statistics.median(heard.values()) - failed_at:.2f} s",
+        )
         row("the simulated nodes' own lateness behind their 0.1 s, median", statistics.median(late))
-    _Board._exchange = exchange  # type: ignore[method-assign]
-
-
-# -- the ranks' own store -----------------------------------------------------------------------------------------------
+    NodeBoard._exchange = exchange  # type: ignore[method-assign]
 
 
 def ranks(numbers: range, pipe: Any) -> None:
@@ -267,10 +315,10 @@ def ranks(numbers: range, pipe: Any) -> None:
 
 
 def ranks_met(world_size: int, processes: int) -> None:
-    from launcher.worker.nodes import _ranks_store
+    from launcher.worker.agent.nodes.store import ranks_store
 
     network.open_many_files()
-    store = _ranks_store()
+    store = ranks_store()
     store.set("root", "x" * 4096)
     context = multiprocessing.get_context("spawn")
     pipes, running = [], []
@@ -292,7 +340,11 @@ def ranks_met(world_size: int, processes: int) -> None:
         assert all(pipe.recv() == "done" for pipe in pipes)
         row(f"{world_size} ranks: set an address, count themselves, get 4 KiB", time.monotonic() - started)
         assert store.add("came", 0) == world_size
-        row(f"{world_size} ranks: processor of the store's process for all that", time.process_time() - cpu, f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB with torch, {len(list(Path('/proc/self/fd').iterdir())):,} files open")  # fmt: skip
+        row(
+            f"{world_size} ranks: processor of the store's process for all that",
+            time.process_time() - cpu,
+            f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB with torch, {len(list(Path('/proc/self/fd').iterdir())):,} files open",
+        )
         for pipe in pipes:
             pipe.send("end")
     finally:

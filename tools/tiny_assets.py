@@ -17,9 +17,27 @@ NUM_TRAIN, NUM_TEST, SEED = 240, 101, 7
 """101 test rows: no rank count from 2 up divides them."""
 
 THINGS = (
-    "soup", "bread", "coffee", "waiter", "room", "view", "music", "price", "garden", "cake", "salad", "staff", "tea",
-    "breakfast", "table", "fish", "wine", "rice", "owner", "terrace",
-)  # fmt: skip
+    "soup",
+    "bread",
+    "coffee",
+    "waiter",
+    "room",
+    "view",
+    "music",
+    "price",
+    "garden",
+    "cake",
+    "salad",
+    "staff",
+    "tea",
+    "breakfast",
+    "table",
+    "fish",
+    "wine",
+    "rice",
+    "owner",
+    "terrace",
+)
 WORDS = (
     ("terrible", "disgusting", "rude and cold", "the worst in town", "inedible", "a disgrace"),
     ("poor", "disappointing", "rather stale", "too slow", "below average", "a little dirty"),
@@ -66,10 +84,12 @@ def tokenizer(texts: list[str]) -> Tokenizer:
     out.train_from_iterator(
         texts,
         trainers.BpeTrainer(
-            vocab_size=512, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            vocab_size=512,
+            special_tokens=list(SPECIAL),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
-    )  # fmt: skip
+    )
     out.post_processor = processors.TemplateProcessing(single="<|begin|> $A", special_tokens=[("<|begin|>", 0)])
     return out
 
@@ -82,17 +102,37 @@ def main() -> None:
     for name, part in (("train", train), ("test", test)):
         (FOLDER / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     tokenizer([str(row["text"]) for row in train]).save(str(FOLDER / "tokenizer.json"), pretty=False)
-    _write("tokenizer_config.json", {
-        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": SPECIAL[0], "eos_token": SPECIAL[1],
-        "model_max_length": 512, "chat_template": CHAT_TEMPLATE,
-    })  # fmt: skip
+    _write(
+        "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": SPECIAL[0],
+            "eos_token": SPECIAL[1],
+            "model_max_length": 512,
+            "chat_template": CHAT_TEMPLATE,
+        },
+    )
     # No pad token, like Llama 3: the worker must find one.
-    _write("config.json", {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 160,
-        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512,
-        "max_position_embeddings": 512, "rope_theta": 10000.0, "rms_norm_eps": 1e-5, "bos_token_id": 0,
-        "eos_token_id": 1, "tie_word_embeddings": False, "initializer_range": 0.05,
-    })  # fmt: skip
+    _write(
+        "config.json",
+        {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_size": 64,
+            "intermediate_size": 160,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": 512,
+            "max_position_embeddings": 512,
+            "rope_theta": 10000.0,
+            "rms_norm_eps": 1e-5,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+            "tie_word_embeddings": False,
+            "initializer_range": 0.05,
+        },
+    )
 
 
 def _write(name: str, value: object) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from launcher import training_fields
+from launcher.recipe import training_fields
 
 rows = {
     name: {"types": sorted(field.types), "choices": list(field.choices)}

@@ -12,21 +12,26 @@ from click.shell_completion import CompletionItem
 
 from launcher import __version__, messages, scrub, streams
 from launcher.cli import (
-    check,
     command,
     command_line,
     completion,
+    doctor,
+    evaluate,
+    explain,
+    export,
     language,
-    launch,
+    plan,
+    predict,
     program,
     ranktable,
     recipes,
+    render,
     report,
-    results,
+    run,
     submit,
     submit_program,
 )
-from launcher.cli.options import COMPLETE_VAR
+from launcher.cli.completion import COMPLETE_VAR
 from launcher.confined import NotPlainError
 from launcher.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_USER, LaunchError
 from launcher.messages import Message
@@ -75,16 +80,16 @@ def cli() -> None:
 
 
 for one in (
-    launch.run_command,
+    run.run_command,
     program.program_command,
     command.command_command,
-    launch.render_command,
-    launch.plan_command,
-    results.eval_command,
-    results.predict_command,
-    results.export_command,
-    check.doctor_command,
-    check.explain_command,
+    render.render_command,
+    plan.plan_command,
+    evaluate.eval_command,
+    predict.predict_command,
+    export.export_command,
+    doctor.doctor_command,
+    explain.explain_command,
     recipes.recipes_group,
     submit.submit_command,
     submit_program.submit_program_command,

@@ -24,8 +24,8 @@ def _job(env: Mapping[str, str], count: int | None, rank: int | None, endpoint: 
     Raises:
         LaunchError: the options do not fit together.
     """
-    from launcher.cluster import environment
-    from launcher.cluster.nodes import split_endpoint
+    from launcher.clusters import environment
+    from launcher.machine.nodes import split_endpoint
 
     is_said = count is not None
     try:
@@ -66,9 +66,14 @@ def _job(env: Mapping[str, str], count: int | None, rank: int | None, endpoint: 
 @click.argument("words", nargs=-1, required=True, metavar="-- COMMAND [ARGS]...", type=click.UNPROCESSED)
 @click.pass_context
 def command_command(
-    context: click.Context, words: tuple[str, ...], nnodes: int | None, node_rank: int | None,
-    rdzv_endpoint: str | None, hostfile: str | None, **given: object,
-) -> None:  # fmt: skip
+    context: click.Context,
+    words: tuple[str, ...],
+    nnodes: int | None,
+    node_rank: int | None,
+    rdzv_endpoint: str | None,
+    hostfile: str | None,
+    **given: object,
+) -> None:
     """Run COMMAND once, as it is; every torchrun that it starts runs under our agent.
 
     \b

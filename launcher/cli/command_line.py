@@ -133,12 +133,21 @@ def deepspeed(words: list[str]) -> list[str]:
 
 
 _ACCELERATE = {
-    "--num-processes": "--nproc", "--num-machines": "--nnodes", "--machine-rank": "--node-rank",
-    "--main-process-ip": "--master-addr", "--main-process-port": "--master-port", "--max-restarts": "--max-restarts",
-    "--monitor-interval": "--monitor-interval", "--rdzv-backend": "--rdzv-backend", "--rdzv-conf": "--rdzv-conf",
-    "--role": "--role", "--log-dir": "--log-dir", "--tee": "--tee", "--config-file": "--accelerate-config",
+    "--num-processes": "--nproc",
+    "--num-machines": "--nnodes",
+    "--machine-rank": "--node-rank",
+    "--main-process-ip": "--master-addr",
+    "--main-process-port": "--master-port",
+    "--max-restarts": "--max-restarts",
+    "--monitor-interval": "--monitor-interval",
+    "--rdzv-backend": "--rdzv-backend",
+    "--rdzv-conf": "--rdzv-conf",
+    "--role": "--role",
+    "--log-dir": "--log-dir",
+    "--tee": "--tee",
+    "--config-file": "--accelerate-config",
     "--mixed-precision": "--precision",
-}  # fmt: skip
+}
 _ACCELERATE_FLAGS = {
     "-m": ["-m"],
     "--module": ["-m"],
@@ -168,20 +177,37 @@ class Settings:
 
 
 _ACCELERATE_SETTINGS = Settings(
-    flags=frozenset({
-        "--use-deepspeed", "--use-fsdp", "--use-parallelism-config", "--debug", "--enable-cpu-affinity",
-        "--dynamo-use-fullgraph", "--dynamo-use-dynamic", "--dynamo-use-regional-compilation",
-    }),
-    valued=frozenset({
-        "--zero-stage", "--zero3-init-flag", "--zero3-save-16bit-model", "--deepspeed-config-file",
-        "--deepspeed-moe-layer-cls-names", "--num-cpu-threads-per-process",
-    }),
+    flags=frozenset(
+        {
+            "--use-deepspeed",
+            "--use-fsdp",
+            "--use-parallelism-config",
+            "--debug",
+            "--enable-cpu-affinity",
+            "--dynamo-use-fullgraph",
+            "--dynamo-use-dynamic",
+            "--dynamo-use-regional-compilation",
+        }
+    ),
+    valued=frozenset(
+        {
+            "--zero-stage",
+            "--zero3-init-flag",
+            "--zero3-save-16bit-model",
+            "--deepspeed-config-file",
+            "--deepspeed-moe-layer-cls-names",
+            "--num-cpu-threads-per-process",
+        }
+    ),
     prefixes=("--fsdp-", "--dynamo-", "--offload-", "--gradient-", "--parallelism-config-"),
-)  # fmt: skip
+)
 _DEEPSPEED = {
-    "--num-gpus": "--nproc", "--num-nodes": "--nnodes", "--node-rank": "--node-rank", "--master-addr": "--master-addr",
+    "--num-gpus": "--nproc",
+    "--num-nodes": "--nnodes",
+    "--node-rank": "--node-rank",
+    "--master-addr": "--master-addr",
     "--master-port": "--master-port",
-}  # fmt: skip
+}
 _DEEPSPEED_FLAGS = {"--module": ["-m"], "--no-python": ["--no-python"], "--no-local-rank": ["--use-env"]}
 
 

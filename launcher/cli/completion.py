@@ -11,7 +11,9 @@ from pathlib import Path
 import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
 
-from launcher.cli.options import COMPLETE_VAR
+COMPLETE_VAR = "_ASCEND_LAUNCH_COMPLETE"
+"""Set by a shell that asks how to complete a word; click derives this name from the program's."""
+
 
 SECTIONS_OF_FREE_KEYS = ("training",)
 
@@ -81,8 +83,8 @@ def keys(incomplete: str) -> list[CompletionItem[str]]:
 def _keys() -> Iterator[str]:
     from pydantic import BaseModel
 
-    from launcher import training_fields
-    from launcher.spec import RecipeSpec
+    from launcher.recipe import training_fields
+    from launcher.recipe.schema import RecipeSpec
 
     def below(model: type[BaseModel], path: str) -> Iterator[str]:
         for name, field in model.model_fields.items():

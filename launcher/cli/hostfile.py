@@ -10,27 +10,44 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from launcher import records, streams
+from launcher import streams
 from launcher.cli.options import given as options_given
 from launcher.cli.options import load
 from launcher.errors import LaunchError
+from launcher.rundir import records
 
 if TYPE_CHECKING:
     from launcher.cli.screen import Streams
-    from launcher.program import Program
-    from launcher.records import Event
-    from launcher.ssh.job import Job
+    from launcher.clusters.ssh.node import Job
+    from launcher.recipe.program import Program
+    from launcher.rundir.records import Event
+
 
 OPTIONS = [
-    click.option("--hostfile", type=click.Path(path_type=Path), help="Start the job by ssh on these hosts: a line `host slots=N` for each."),
+    click.option(
+        "--hostfile",
+        type=click.Path(path_type=Path),
+        help="Start the job by ssh on these hosts: a line `host slots=N` for each.",
+    ),
     click.option("--include", metavar="HOSTS", help="With --hostfile: only these, as in node0@node1:0,1."),
     click.option("--exclude", metavar="HOSTS", help="With --hostfile: all but these."),
-    click.option("--ssh-config", type=click.Path(path_type=Path), help="ssh's configuration file [default: ssh's own]."),
+    click.option(
+        "--ssh-config", type=click.Path(path_type=Path), help="ssh's configuration file [default: ssh's own]."
+    ),
     click.option("--remote-python", metavar="PATH", help="Python on the hosts [default: the path of this one]."),
     click.option("--remote-dir", metavar="DIR", help="Working directory on the hosts [default: the path of this one]."),
-    click.option("--remote-setup", metavar="FILE", help="A shell file on the hosts, sourced first [default: CANN's set_env.sh alone]."),
-    click.option("--pass-env", metavar="NAME", multiple=True, help="A variable that every host gets besides HCCL_*, ASCEND_*, HF_* and the like."),
-]  # fmt: skip
+    click.option(
+        "--remote-setup",
+        metavar="FILE",
+        help="A shell file on the hosts, sourced first [default: CANN's set_env.sh alone].",
+    ),
+    click.option(
+        "--pass-env",
+        metavar="NAME",
+        multiple=True,
+        help="A variable that every host gets besides HCCL_*, ASCEND_*, HF_* and the like.",
+    ),
+]
 OWN = {"hostfile", "include", "exclude", "ssh_config", "remote_python", "remote_dir", "remote_setup", "pass_env"}
 NOT_PASSED = OWN | {"nproc", "nnodes", "node_rank", "rdzv_endpoint", "run_dir", "dry_run", "debug", "as_json"}
 """Of `run`: what is meant for this machine, or is said anew for every host."""
@@ -49,13 +66,25 @@ def refuse_alone(far: dict[str, Any]) -> None:
         raise LaunchError(f"--{given[0].replace('_', '-')} needs --hostfile", hint="name the file with the hosts")
 
 
-def launch(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, dry_run: bool, debug: bool, as_json: bool, machine: dict[str, Any], far: dict[str, Any]) -> int:  # fmt: skip
+def launch(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    run_dir: Path | None,
+    dry_run: bool,
+    debug: bool,
+    as_json: bool,
+    machine: dict[str, Any],
+    far: dict[str, Any],
+) -> int:
     """Train RECIPE on the hosts of a hostfile; the exit code."""
-    from launcher import again, records, rundir, show
-    from launcher.cli.launch import explained, goes_on
-    from launcher.plan import Plan
-    from launcher.rundir import RunDir
-    from launcher.ssh import connection, job
+    from launcher import again
+    from launcher.cli.job import explained, goes_on
+    from launcher.clusters.ssh import connection, job
+    from launcher.planning.plan import Plan
+    from launcher.rundir import lifecycle, records
+    from launcher.rundir.paths import RunDir
+    from launcher.show import jobs
+    from launcher.show import run as show_run
 
     if debug:
         raise LaunchError("--debug and --hostfile cannot go together", hint="debug on one machine, without --hostfile")
@@ -69,20 +98,25 @@ def launch(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, dry_r
     planned = _job(recipe, overrides, run_dir or Path(loaded.spec.output_dir) / loaded.name / "RUN", machine, far)
     if dry_run:
         rows = [
-            (host.name, connection.argv(host, planned.python, planned.ssh_config), planned.argv(i, planned.endpoint or "CHOSEN:LATER"), sorted(planned.host_env(i)))
+            (
+                host.name,
+                connection.argv(host, planned.python, planned.ssh_config),
+                planned.argv(i, planned.endpoint or "CHOSEN:LATER"),
+                sorted(planned.host_env(i)),
+            )
             for i, host in enumerate(planned.hosts)
-        ]  # fmt: skip
-        show.hosts(rows, planned.cwd, as_json)
+        ]
+        jobs.hosts(rows, planned.cwd, as_json)
         return 0
     is_new = run_dir is None
     if run_dir is None:
-        run = rundir.new(Path(loaded.spec.output_dir), loaded.name)
+        run = lifecycle.new(Path(loaded.spec.output_dir), loaded.name)
     else:
         run = RunDir(run_dir)
         run.create()
     planned = _job(recipe, overrides, run.path, machine, far)
     streams.outlive()
-    view = show.view(as_json)
+    view = show_run.view(as_json)
     has_ranks = False
 
     def on_event(event: Event) -> None:
@@ -92,15 +126,15 @@ def launch(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, dry_r
         nonlocal has_ranks
         if isinstance(event, records.Ranks) and is_new and not has_ranks:
             has_ranks = True
-            rundir.point_latest(run.path)
+            lifecycle.point_latest(run.path)
         view.event(event)
 
     try:
         with view:
-            outcome = job.run(planned, run, on_event, show.words)
+            outcome = job.run(planned, run, on_event, jobs.words)
     except LaunchError:
         if is_new:  # nothing was started
-            rundir.discard(run)
+            lifecycle.discard(run)
         raise
     words = options_given({"run_dir", "dry_run", "debug"})
     continuing = again.command(["run", *words, "--run-dir", str(run.path), str(recipe), *overrides])
@@ -117,14 +151,18 @@ def launch_program(
     program: Program, words: tuple[str, ...], on_screen: Streams, given: dict[str, Any], far: dict[str, Any]
 ) -> int:
     """Run a program on the hosts of a hostfile; 0, or 1 where a rank failed or the job was stopped."""
-    from launcher import again, rundir, show
-    from launcher.cli.launch import cause_explained, goes_on
+    from launcher import again
+    from launcher.cli.job import cause_explained, goes_on
+    from launcher.clusters.ssh import connection, job
     from launcher.errors import EXIT_JOB_FAILED, EXIT_OK, EXIT_USER
-    from launcher.plan import Plan
-    from launcher.rundir import RunDir
+    from launcher.planning.plan import Plan
+    from launcher.recipe.load import Loaded
+    from launcher.recipe.schema import RecipeSpec
+    from launcher.rundir import lifecycle
+    from launcher.rundir.paths import RunDir
+    from launcher.show import jobs
     from launcher.show import program as view_module
-    from launcher.spec import Loaded, RecipeSpec
-    from launcher.ssh import connection, job
+    from launcher.show import run as show_run
 
     _refuse_nodes(given)
     loaded = Loaded(RecipeSpec(output_dir=str(given["log_dir"] or "runs"), report=False), program.name, Path.cwd(), {})
@@ -132,21 +170,26 @@ def launch_program(
     base = Path(loaded.spec.output_dir)
     if given["dry_run"]:
         planned = _job(script, words, given["run_dir"] or base / program.name / "RUN", given, far, "program")
-        show.hosts(
+        jobs.hosts(
             [
-                (host.name, connection.argv(host, planned.python, planned.ssh_config), planned.argv(i, planned.endpoint or "CHOSEN:LATER"), sorted(planned.host_env(i)))
+                (
+                    host.name,
+                    connection.argv(host, planned.python, planned.ssh_config),
+                    planned.argv(i, planned.endpoint or "CHOSEN:LATER"),
+                    sorted(planned.host_env(i)),
+                )
                 for i, host in enumerate(planned.hosts)
             ],
             planned.cwd,
             given["as_json"],
-        )  # fmt: skip
+        )
         return EXIT_OK
     is_new = given["run_dir"] is None
-    run = rundir.new(base, program.name) if is_new else RunDir(given["run_dir"])
+    run = lifecycle.new(base, program.name) if is_new else RunDir(given["run_dir"])
     run.create()
     planned = _job(script, words, run.path, given, far, "program")
     streams.outlive()
-    view = show.view(True) if given["as_json"] else view_module.ProgramView()
+    view = show_run.view(True) if given["as_json"] else view_module.ProgramView()
 
     def on_event(event: Event) -> None:
         if isinstance(event, records.Planned):
@@ -161,15 +204,15 @@ def launch_program(
             view_module.show_output(source, (event.text or "").encode(errors="surrogateescape"))
         else:
             if isinstance(event, records.Ranks) and is_new:
-                rundir.point_latest(run.path)
+                lifecycle.point_latest(run.path)
             view.event(event)
 
     try:
         with view:
-            outcome = job.run(planned, run, on_event, show.words)
+            outcome = job.run(planned, run, on_event, jobs.words)
     except LaunchError:
         if is_new:  # nothing was started
-            rundir.discard(run)
+            lifecycle.discard(run)
         raise
     options = [*options_given({"run_dir", "dry_run"}), "--run-dir", str(run.path)]
     continuing = again.command(["program", *options, *words]) if goes_on(outcome, run) else ""
@@ -202,14 +245,13 @@ def _job(
 ) -> Job:
     import hashlib
 
-    from launcher.cluster import hosts
+    from launcher.clusters.ssh import hostfile, node
     from launcher.render import env
-    from launcher.ssh import job
 
     config = far["ssh_config"]
     if config is not None and not config.is_file():
         raise LaunchError(f"--ssh-config {config}: no such file", hint="name ssh's configuration file on this machine")
-    chosen = hosts.select(hosts.load(far["hostfile"]), far["include"], far["exclude"])
+    chosen = hostfile.select(hostfile.load(far["hostfile"]), far["include"], far["exclude"])
     missing = [name for name in far["pass_env"] if name not in os.environ]
     if missing:
         raise LaunchError(
@@ -217,7 +259,7 @@ def _job(
             hint="name a variable of this environment; its value then needs no command line",
         )
     every, first = env.passed(os.environ, far["pass_env"])
-    return job.Job(
+    return node.Job(
         hosts=chosen,
         # Those that variables say are passed with the environment.
         words=tuple(
@@ -226,7 +268,7 @@ def _job(
         recipe=recipe,
         overrides=overrides,
         digest=hashlib.sha256(recipe.read_bytes()).hexdigest() if recipe is not None else "",
-        nproc=hosts.ranks_per_host(chosen, machine["nproc"]),
+        nproc=hostfile.ranks_per_host(chosen, machine["nproc"]),
         endpoint=machine["rdzv_endpoint"],
         run_dir=run_dir,
         cwd=far["remote_dir"] or _here(),

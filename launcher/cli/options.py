@@ -13,13 +13,10 @@ import click
 from launcher.errors import LaunchError
 
 if TYPE_CHECKING:
-    from launcher.cluster.model import Cluster
-    from launcher.plan import Options, Plan, Supervision
-    from launcher.spec import Loaded, RecipeSpec
-
-
-COMPLETE_VAR = "_ASCEND_LAUNCH_COMPLETE"
-"""Set by a shell that asks how to complete a word; click derives this name from the program's."""
+    from launcher.machine.cluster import Cluster
+    from launcher.planning.plan import Options, Plan, Supervision
+    from launcher.recipe.load import Loaded
+    from launcher.recipe.schema import RecipeSpec
 
 
 def complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str) -> Any:
@@ -46,7 +43,7 @@ class Count(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         if value in (None, "auto"):
             return None
-        from launcher.cluster.nodes import is_number
+        from launcher.machine.nodes import is_number
 
         if isinstance(value, int) or (is_number(str(value)) and int(value) > 0):
             return int(value)
@@ -77,15 +74,54 @@ class RecipeFile(click.Path):
 
 def machine_options(command: Any) -> Any:
     options = [
-        click.option("--nproc", type=Count(), default="auto", envvar="ASCEND_LAUNCH_NPROC", help="Ranks on this node [default: auto, one a card]."),
-        click.option("--device", type=click.Choice(["auto", "npu", "cpu"]), default="auto", envvar="ASCEND_LAUNCH_DEVICE", help="Where ranks compute [default: auto, npu where there is one]."),
-        click.option("--nnodes", type=click.IntRange(1), envvar="ASCEND_LAUNCH_NNODES", help="Nodes of the job [default: from the cluster's environment, else 1]."),
-        click.option("--node-rank", type=click.IntRange(0), envvar="ASCEND_LAUNCH_NODE_RANK", help="Rank of this node, from 0 [default: from the cluster's environment]."),
-        click.option("--rdzv-endpoint", metavar="HOST:PORT", envvar="ASCEND_LAUNCH_RDZV_ENDPOINT", help="Host and port of node 0, the same on every node [default: from the cluster's environment]."),
-        click.option("--rank-table", type=click.Path(path_type=Path), metavar="FILE", help="Rank table for HCCL to read [default: none; ranks find each other]."),
-        click.option("--chip", metavar="NAME", help="Chip to plan for, with plan, render and --dry-run [default: 910B3]."),
-        click.option("--hbm", type=click.IntRange(1), metavar="GB", help="Memory of a card in GB, with plan, render and --dry-run [default: the chip's]."),
-    ]  # fmt: skip
+        click.option(
+            "--nproc",
+            type=Count(),
+            default="auto",
+            envvar="ASCEND_LAUNCH_NPROC",
+            help="Ranks on this node [default: auto, one a card].",
+        ),
+        click.option(
+            "--device",
+            type=click.Choice(["auto", "npu", "cpu"]),
+            default="auto",
+            envvar="ASCEND_LAUNCH_DEVICE",
+            help="Where ranks compute [default: auto, npu where there is one].",
+        ),
+        click.option(
+            "--nnodes",
+            type=click.IntRange(1),
+            envvar="ASCEND_LAUNCH_NNODES",
+            help="Nodes of the job [default: from the cluster's environment, else 1].",
+        ),
+        click.option(
+            "--node-rank",
+            type=click.IntRange(0),
+            envvar="ASCEND_LAUNCH_NODE_RANK",
+            help="Rank of this node, from 0 [default: from the cluster's environment].",
+        ),
+        click.option(
+            "--rdzv-endpoint",
+            metavar="HOST:PORT",
+            envvar="ASCEND_LAUNCH_RDZV_ENDPOINT",
+            help="Host and port of node 0, the same on every node [default: from the cluster's environment].",
+        ),
+        click.option(
+            "--rank-table",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Rank table for HCCL to read [default: none; ranks find each other].",
+        ),
+        click.option(
+            "--chip", metavar="NAME", help="Chip to plan for, with plan, render and --dry-run [default: 910B3]."
+        ),
+        click.option(
+            "--hbm",
+            type=click.IntRange(1),
+            metavar="GB",
+            help="Memory of a card in GB, with plan, render and --dry-run [default: the chip's].",
+        ),
+    ]
     return recipe_arguments(_add(options[:-2], supervision_options(_add(options[-2:], command))))
 
 
@@ -99,12 +135,40 @@ def recipe_arguments(command: Any) -> Any:
 
 def supervision_options(command: Any) -> Any:
     options = [
-        click.option("--max-restarts", type=click.IntRange(0), default=0, help="Maximum number of restarts after a failure, each from the newest whole checkpoint [default: 0]."),
-        click.option("--hang-timeout", type=Seconds(0), default=1800.0, metavar="SECONDS", help="End a job whose ranks have stood still for this long; 0 for never [default: 1800]."),
-        click.option("--grace", type=Seconds(0), default=60.0, metavar="SECONDS", help="Time that ranks have to save between a stop signal and a kill [default: 60]."),
-        click.option("--join-timeout", type=Seconds(0), default=600.0, metavar="SECONDS", help="Time for all nodes to join [default: 600; for pods of submit, a day]."),
-        click.option("--start-method", type=click.Choice(["auto", "fork", "spawn"]), default="auto", help="How ranks are started [default: auto, which forks where a trial fork works]."),
-    ]  # fmt: skip
+        click.option(
+            "--max-restarts",
+            type=click.IntRange(0),
+            default=0,
+            help="Maximum number of restarts after a failure, each from the newest whole checkpoint [default: 0].",
+        ),
+        click.option(
+            "--hang-timeout",
+            type=Seconds(0),
+            default=1800.0,
+            metavar="SECONDS",
+            help="End a job whose ranks have stood still for this long; 0 for never [default: 1800].",
+        ),
+        click.option(
+            "--grace",
+            type=Seconds(0),
+            default=60.0,
+            metavar="SECONDS",
+            help="Time that ranks have to save between a stop signal and a kill [default: 60].",
+        ),
+        click.option(
+            "--join-timeout",
+            type=Seconds(0),
+            default=600.0,
+            metavar="SECONDS",
+            help="Time for all nodes to join [default: 600; for pods of submit, a day].",
+        ),
+        click.option(
+            "--start-method",
+            type=click.Choice(["auto", "fork", "spawn"]),
+            default="auto",
+            help="How ranks are started [default: auto, which forks where a trial fork works].",
+        ),
+    ]
     return _add(options, command)
 
 
@@ -114,17 +178,19 @@ def _add(options: list[Any], command: Any) -> Any:
     return command
 
 
-def decide(recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *, debug: bool, pretend: bool) -> tuple[Loaded, Cluster, Plan]:  # fmt: skip
+def decide(
+    recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *, debug: bool, pretend: bool
+) -> tuple[Loaded, Cluster, Plan]:
     """Load, detect, decide. `pretend`: plan for the cards asked for, whatever this machine has."""
-    from launcher import plan
+    from launcher.planning.decide import make
 
     loaded, cluster, options, config = inputs(recipe, overrides, machine, debug=debug, pretend=pretend)
-    return loaded, cluster, plan.make(loaded, cluster, options, config)
+    return loaded, cluster, make(loaded, cluster, options, config)
 
 
 def supervision(machine: dict[str, Any]) -> Supervision:
     """What the command line says of how ranks are watched."""
-    from launcher.plan import Supervision
+    from launcher.planning.plan import Supervision
 
     return Supervision(
         max_restarts=machine["max_restarts"],
@@ -157,11 +223,12 @@ def require_packages(names: tuple[str, ...]) -> None:
     Raises:
         LaunchError: one is not installed, or of a release that this launcher was not made for; with the pip line.
     """
-    from launcher import doctor
-    from launcher.cluster import npu
+    from launcher.checks import Context
+    from launcher.diagnose.doctor import versions
+    from launcher.machine.cluster import Found
 
-    context = doctor.Context(os.environ, "cpu", npu.Found(()), doctor.installed(), needs=names)
-    failed = [f for f in (doctor.check_torch_pair(context), doctor.check_packages(context)) if f.ok == "fail"]
+    context = Context(os.environ, "cpu", Found(()), versions.installed(), needs=names)
+    failed = [f for f in (versions.check_torch_pair(context), versions.check_packages(context)) if f.ok == "fail"]
     if failed:
         raise LaunchError("\n".join(f.what for f in failed), hint="\n       ".join(f.fix for f in failed))
 
@@ -197,8 +264,14 @@ def inputs(
     """What a plan is made of. `pretend`: nothing is going to be started here; `elsewhere`: nor are this machine's cards meant.
     `is_training`: the recipe's model is what is trained, and is looked at, as are the packages of its optimizer and trackers.
     `is_theirs`: whether a path is one of the job's machines, which this one cannot look into."""
-    from launcher import assets, doctor, modelfolder, plan
-    from launcher.cluster import detect, environment
+    from launcher import assets
+    from launcher.accelerators import detect
+    from launcher.clusters import environment
+    from launcher.diagnose.doctor import versions
+    from launcher.models.config import model_config
+    from launcher.models.folder import check, require_model
+    from launcher.planning import plan
+    from launcher.planning.decide import wanted
 
     loaded = load(recipe, overrides, trains_here=is_training and not elsewhere)
     told = (machine["nnodes"], machine["node_rank"], machine["rdzv_endpoint"])
@@ -221,9 +294,9 @@ def inputs(
     trains = is_training and is_here and loaded.spec.script is None
     folder = assets.model_folder(model.name, model.revision) if trains else None
     if folder is not None and model.gguf_file is None:
-        modelfolder.require_model(folder)
-    config = assets.model_config(model.name, model.revision) if is_here else None
-    about = modelfolder.check(folder, config, plan.wanted(loaded.spec, cluster.device)) if trains else None
+        require_model(folder)
+    config = model_config(model.name, model.revision) if is_here else None
+    about = check(folder, config, wanted(loaded.spec, cluster.device)) if trains else None
     options = plan.Options(
         nproc=nproc,
         nproc_source=source,
@@ -231,7 +304,7 @@ def inputs(
         supervision=supervision(machine),
         rank_table=_rank_table(machine.get("rank_table")),
         model=about,
-        deepspeed_version=doctor.installed(["deepspeed"]).get("deepspeed"),
+        deepspeed_version=versions.installed(["deepspeed"]).get("deepspeed"),
     )
     return loaded, cluster, options, config
 
@@ -243,13 +316,15 @@ def load(recipe: Path, overrides: tuple[str, ...], *, trains_here: bool = False)
     """The recipe as it stands now: links in its paths are followed. A run directory's own goes by that run's name."""
     from dataclasses import replace
 
-    from launcher import rundir, spec
+    from launcher.recipe import load as loading
+    from launcher.recipe.load import pinned
+    from launcher.rundir import paths
 
-    before = rundir.plan_beside(recipe)
+    before = paths.plan_beside(recipe)
     if before is None:
-        return spec.pinned(spec.load(recipe, overrides, trains_here=trains_here))
-    loaded = spec.load(recipe, overrides, trains_here=trains_here, recipe_dir=Path(before.recipe_dir))
-    return replace(spec.pinned(loaded), name=before.name)
+        return pinned(loading.load(recipe, overrides, trains_here=trains_here))
+    loaded = loading.load(recipe, overrides, trains_here=trains_here, recipe_dir=Path(before.recipe_dir))
+    return replace(loading.pinned(loaded), name=before.name)
 
 
 def given(skip: Container[str], changed: Mapping[str, str] = {}, sources: Container[str] = GIVEN) -> list[str]:

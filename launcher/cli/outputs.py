@@ -53,7 +53,10 @@ def check(path: Path, *, force: bool, can_force: bool = True) -> None:
                 f"{path}: there is no folder {path.parent}", hint="name another" if path.parent.exists() else make
             )
         if (path.exists() or path.is_symlink()) and not is_stream(path) and not force:
-            raise LaunchError(f"{path}: exists already", hint="name another file" + (", or add --force to overwrite it" if can_force else ""))  # fmt: skip
+            raise LaunchError(
+                f"{path}: exists already",
+                hint="name another file" + (", or add --force to overwrite it" if can_force else ""),
+            )
     except OSError as error:
         raise _refused(path, error) from None
 
@@ -73,14 +76,14 @@ def write(path: Path, text: str, *, force: bool, can_force: bool = True, through
     Raises:
         LaunchError: as `check`, or the disk refuses.
     """
-    from launcher import rundir
+    from launcher import files
 
     check(path, force=force, can_force=can_force)
     try:
         if through_links and is_stream(path):
             path.write_text(text, encoding="utf-8")
         else:
-            rundir.write_text(path.resolve() if through_links else path, text)
+            files.write_text(path.resolve() if through_links else path, text)
     except OSError as error:
         raise _refused(path, error) from None
 

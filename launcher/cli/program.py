@@ -8,139 +8,29 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from launcher import streams
-from launcher.cli import hostfile, outputs
-from launcher.cli.options import Count, Seconds, supervision, supervision_options
+from launcher.cli import hostfile
+from launcher.cli.options import supervision, supervision_options
+from launcher.cli.program_options import MASTER_PORT, NOT_TAKEN, ONLY, Device, add_options
 from launcher.errors import EXIT_JOB_FAILED, EXIT_OK, LaunchError
-from launcher.strategies import table as strategies
 
 if TYPE_CHECKING:
-    from launcher.cluster.model import Cluster
-    from launcher.plan import Accelerate, Plan
-    from launcher.program import Program
+    from launcher.machine.cluster import Cluster
+    from launcher.planning.plan import Accelerate, Plan
+    from launcher.recipe.load import Loaded
+    from launcher.recipe.program import Program
     from launcher.show.program import Source
-    from launcher.spec import Loaded
-
-
-class _StrategyName(click.Choice):
-    """A built-in strategy, or one of another package, which is looked for when it is named."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value not in self.choices and value in strategies.TABLE:
-            return value
-        return super().convert(value, param, ctx)
-
-
-Device = Literal["auto", "npu", "cpu"]
-MASTER_PORT = 29500
-"""torchrun's own, for several nodes that name none."""
-NOT_TAKEN = {
-    "local_addr": "HCCL_IF_IP or GLOO_SOCKET_IFNAME name a node's own address",
-    "numa_binding": "start each rank under numactl with --no-python",
-    "virtual_local_rank": "LOCAL_RANK is the rank's own here",
-    "duplicate_stdout_filters": "filter the rank's log in the run directory",
-    "duplicate_stderr_filters": "filter the rank's log in the run directory",
-}
-"""Options of torchrun that have no counterpart here, and what to do instead."""
-ONLY = {
-    "rdzv_backend": ({"static", "c10d"}, "every rank meets over one store of the agent's"),
-    "event_log_handler": ({"null"}, "events are in events.jsonl of the run directory"),
-    "logs_specs": ({"default"}, "logs are in the run directory"),
-    "signals_to_handle": ({"SIGTERM,SIGINT,SIGHUP,SIGQUIT"}, "SIGTERM, SIGINT and SIGUSR1 are passed on to the ranks"),
-}
-"""Options of torchrun that are taken with these values alone."""
-
-
-class Ranks(Count):
-    """torchrun's --nproc-per-node: a number, auto, or a kind of device."""
-
-    name = "N|auto|cpu|npu"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if value in ("cpu", "gpu", "npu") else super().convert(value, param, ctx)
-
-
-class Nodes(click.ParamType):
-    """torchrun's --nnodes: a number, or MIN:MAX where both are the same."""
-
-    name = "N"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value is None or isinstance(value, int):
-            return value
-        least, _, most = str(value).partition(":")
-        if most and most != least:
-            raise click.BadParameter(f"{value}: a job has one size here; give one number", ctx, param)
-        if not (least.isascii() and least.isdecimal() and int(least)):
-            raise click.BadParameter(f"{value!r} is not a number of nodes", ctx, param)
-        return int(least)
-
-
-def _option(*names: str, env: str = "", **settings: Any) -> Any:
-    """An option with torchrun's own PET_ variable, and ours before it."""
-    variables = [f"ASCEND_LAUNCH_{env}"] if env else []
-    variables.append("PET_" + names[-1].lstrip("-").replace("-", "_").upper())
-    return click.option(*names, envvar=variables, **settings)
-
-
-OPTIONS = [
-    _option("--nproc", "--nproc-per-node", type=Ranks(), env="NPROC", help="Ranks on this node [default: one a card, on CPU one]."),
-    click.option("--device", type=click.Choice(["auto", "npu", "cpu"]), default="auto", envvar="ASCEND_LAUNCH_DEVICE", help="Where ranks compute [default: npu where there is one, else cpu]."),
-    _option("--nnodes", type=Nodes(), env="NNODES", help="Nodes of the job [default: from the cluster's environment, else 1]."),
-    _option("--node-rank", type=click.IntRange(0), env="NODE_RANK", help="Rank of this node, from 0 [default: from the cluster's environment]."),
-    _option("--master-addr", metavar="HOST", help="Host of node 0 [default: from the cluster's environment]."),
-    _option("--master-port", type=click.IntRange(1, 65535), metavar="PORT", help="Port on node 0 [default: a free one on one node, 29500 on several]."),
-    _option("--rdzv-endpoint", metavar="HOST[:PORT]", env="RDZV_ENDPOINT", help="Host and port of node 0, the same on every node; another spelling of --master-addr and --master-port."),
-    _option("--rdzv-id", metavar="NAME", help="Name of the job, the same on every node: its run directory is called so."),
-    _option("--rdzv-conf", metavar="KEY=VALUE,...", help="join_timeout=SECONDS and rank=N are taken."),
-    _option("--rdzv-backend", metavar="NAME", help="static or c10d, which are the same here."),
-    click.option("--standalone", is_flag=True, help="One node, whatever the cluster's environment says."),
-    _option("-m", "--module", is_flag=True, help="PROGRAM is a module's name, as for python -m."),
-    _option("--no-python", is_flag=True, help="PROGRAM is an executable, started as it is on every rank."),
-    _option("--run-path", is_flag=True, help="Accepted as torchrun does; a script always runs as __main__ here."),
-    _option("--role", default="default", metavar="NAME", help="ROLE_NAME of the ranks, and the prefix of their lines [default: default]."),
-    _option("--log-dir", type=outputs.Target(file_okay=False), metavar="FOLDER", help="Folder that run directories are made below [default: runs]."),
-    click.option("--run-dir", type=outputs.Target(file_okay=False), metavar="FOLDER", help="Directory of this run [default: a new one below --log-dir]."),
-    _option("-t", "--tee", default="0", metavar="0|1|2|3|RANK:1,...", help="Show standard output (1), standard error (2) or both (3) of these local ranks, each line with its rank; each stream has a log [default: local rank 0 alone, as it is]."),
-    _option("-r", "--redirects", default="0", metavar="0|1|2|3|RANK:1,...", help="Keep standard output (1), standard error (2) or both (3) of these local ranks off the screen; each stream has a log, in the run directory."),
-    _option("--local-ranks-filter", default="", metavar="RANK,...", help="Show the output of these local ranks only."),
-    click.option("--use-env", is_flag=True, hidden=True, help="With a line of torch.distributed.launch: no --local-rank=N before the arguments."),
-    click.option("--local-rank-option", is_flag=True, hidden=True, help="Put --local-rank=N before the arguments, as torch.distributed.launch does."),
-    click.option("--accelerate-config", type=click.Path(path_type=Path), metavar="FILE", help="Set what `accelerate launch --config_file FILE` sets for its ranks; its processes and machines count where no option says them."),
-    click.option("--strategy", type=_StrategyName(strategies.BUILT_IN), help="Set what accelerate launch sets for this strategy, by a config made for it [default: nothing is set]."),
-    click.option("--precision", type=click.Choice(["bf16", "fp16", "fp32"]), help="Set what accelerate launch sets for this precision [default: nothing is set]."),
-    click.option("--accelerate-args", metavar="OPTIONS", help="More options of accelerate launch as one word, such as '--use_deepspeed --zero_stage 2'."),
-    click.option("--no-preload", is_flag=True, help="Import nothing beforehand: each rank imports everything itself."),
-    _option("--monitor-interval", type=float, hidden=True, help="Accepted: the end of a rank is heard at once."),
-    _option("--shutdown-timeout", type=Seconds(0), hidden=True, help="Another name of --grace."),
-    _option("--local-addr", hidden=True, help="Of torchrun; refused by name where it would change something."),
-    _option("--numa-binding", hidden=True, help="Of torchrun; refused by name where it would change something."),
-    _option("--virtual-local-rank", is_flag=True, hidden=True, help="Of torchrun; refused by name."),
-    _option("--duplicate-stdout-filters", hidden=True, help="Of torchrun; refused by name where it would change something."),
-    _option("--duplicate-stderr-filters", hidden=True, help="Of torchrun; refused by name where it would change something."),
-    _option("--event-log-handler", hidden=True, help="Of torchrun; refused by name where it would change something."),
-    _option("--logs-specs", hidden=True, help="Of torchrun; refused by name where it would change something."),
-    _option("--signals-to-handle", hidden=True, help="Of torchrun; refused by name where it would change something."),
-    click.option("--dry-run", is_flag=True, help="Show what would be started, and start nothing."),
-    click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object a line; the program's output is in the logs."),
-]  # fmt: skip
-
-
-def _options(command: Any) -> Any:
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
 
 
 @click.command(
     name="program",
     context_settings={"allow_interspersed_args": False, "token_normalize_func": lambda word: word.replace("_", "-")},
 )
-@_options
+@add_options
 @supervision_options
 @hostfile.options
 @click.option(
@@ -153,11 +43,13 @@ def program_command(words: tuple[str, ...], **given: Any) -> None:
     The first word that is no option is the program; everything after it is the program's. The options are torchrun's,
     in both spellings, and PET_ variables count.
     """
-    from launcher import plan, spec
-    from launcher import program as programs
+    from launcher.accelerators import detect
     from launcher.cli import screen
-    from launcher.cluster import detect, environment
-    from launcher.cluster.nodes import folder_name
+    from launcher.clusters import environment
+    from launcher.machine.nodes import folder_name
+    from launcher.planning import decide, plan
+    from launcher.recipe import load
+    from launcher.recipe import program as programs
 
     refuse(given)
     on_screen = screen.Streams(given["redirects"], given["tee"], given["local_ranks_filter"])
@@ -177,7 +69,7 @@ def program_command(words: tuple[str, ...], **given: Any) -> None:
     nodes = environment.find(os.environ, count, rank, endpoint, pretend=given["dry_run"]).told_nproc(asked)
     cluster = detect.here(device, os.environ, nodes)
     shown = program.model_copy(update={"args": without_secrets(program.args)})
-    loaded = spec.Loaded(_recipe(given), program.name, Path.cwd() / program.name.replace(".", "_"), {})
+    loaded = load.Loaded(_recipe(given), program.name, Path.cwd() / program.name.replace(".", "_"), {})
     options = plan.Options(
         nproc=asked if asked is not None else nodes.nproc,
         supervision=_supervision(given),
@@ -185,7 +77,7 @@ def program_command(words: tuple[str, ...], **given: Any) -> None:
         strategy=given["strategy"],
         precision=given["precision"],
     )
-    made = plan.of_program(shown, loaded, cluster, options)
+    made = decide.of_program(shown, loaded, cluster, options)
     logs = {"separate_logs": on_screen.separate(made.nproc_per_node)}
     program, made = program.model_copy(update=logs), made.model_copy(update={"program": shown.model_copy(update=logs)})
     if made.num_nodes == 1 and given["master_port"]:
@@ -209,63 +101,80 @@ def program_command(words: tuple[str, ...], **given: Any) -> None:
 
 def _show(loaded: Loaded, cluster: Cluster, plan: Plan, run_dir: Path | None) -> None:
     """The plan and the commands; nothing is started or written."""
-    from launcher import accelerated, rundir, show
+    from launcher.jobs import accelerated
     from launcher.render import files
+    from launcher.rundir.paths import RunDir
+    from launcher.show.plan import commands_and_no_more
     from launcher.show.program import ProgramView
 
-    run = rundir.RunDir(run_dir or Path(loaded.spec.output_dir) / plan.name / "RUN")
+    run = RunDir(run_dir or Path(loaded.spec.output_dir) / plan.name / "RUN")
     plan = accelerated.environment(plan, run, _user_env(), cluster.node_rank)
     ProgramView().plan(plan, run, loaded)
-    show.commands_and_no_more(files.commands(plan, run, cluster.node_rank))
+    commands_and_no_more(files.commands(plan, run, cluster.node_rank))
 
 
 def launch(
-    loaded: Loaded, cluster: Cluster, plan: Plan, program: Program, *, run_dir: Path | None, job: str | None,
-    as_json: bool, shown: tuple[Source, ...], output_events: bool = False,
-) -> NoReturn:  # fmt: skip
+    loaded: Loaded,
+    cluster: Cluster,
+    plan: Plan,
+    program: Program,
+    *,
+    run_dir: Path | None,
+    job: str | None,
+    as_json: bool,
+    shown: tuple[Source, ...],
+    output_events: bool = False,
+) -> NoReturn:
     """Start the ranks, show their output, and end with 0, or with 1 where one failed or the job was stopped."""
-    from launcher import accelerated, records, rundir, show, supervise
-    from launcher import program as programs
-    from launcher.cli import launch as launching
+    from launcher.cli.job import cause_explained, continuing_command, goes_on, require_health, run_directory
+    from launcher.jobs import accelerated, follow
+    from launcher.recipe import program as programs
     from launcher.render import env, files
+    from launcher.rundir import events, lifecycle, records
     from launcher.show import program as view_module
+    from launcher.show import run as show_run
 
     is_new = run_dir is None and job is None
-    run = launching.run_directory(run_dir, loaded, plan, job, cluster.node_rank)
+    run = run_directory(run_dir, loaded, plan, job, cluster.node_rank)
     lock = run.lock()
     try:
-        facts = launching.require_health(plan, cluster, run)
+        facts = require_health(plan, cluster, run)
         user_env = _user_env()
         plan = accelerated.environment(plan, run, user_env, cluster.node_rank)
     except LaunchError:
         if is_new:
-            rundir.discard(run)
+            lifecycle.discard(run)
         raise
     files.write(files.texts(loaded, plan, run, user_env, cluster.node_rank), run)
-    rundir.append_event(run.events_path, records.Machine.of(facts))
+    events.append_event(run.events_path, records.Machine.of(facts))
     child_env = env.of_agent(plan, run.path.resolve(), user_env)
     if program != plan.program:
         child_env[programs.ARGS] = json.dumps(program.args)
     streams.outlive()
-    view = show.view(True) if as_json else view_module.ProgramView(view_module.with_errors(shown))
+    view = show_run.view(True) if as_json else view_module.ProgramView(view_module.with_errors(shown))
     view.plan(plan, run, loaded)
     if is_new:
-        rundir.point_latest(run.path)
+        lifecycle.point_latest(run.path)
     write = view_module.output_event if output_events else view_module.show_output
     output = view_module.Output(run, shown, role=program.role, write=write)
     is_followed = output_events or not as_json
     argv = files.agent_argv(run, cluster.node_rank, is_program=True)
     with view:
-        outcome = supervise.run(
-            argv, run, child_env, view.event, on_poll=output if is_followed else None, lock=lock,
+        outcome = follow.run(
+            argv,
+            run,
+            child_env,
+            view.event,
+            on_poll=output if is_followed else None,
+            lock=lock,
             has_stdin=plan.world_size == 1,
-        )  # fmt: skip
+        )
         if is_followed:
             output.finish()
     # A secret among its arguments is not shown again.
-    is_shown = program == plan.program and launching.goes_on(outcome, run)
-    again = launching.continuing_command(plan, run, cluster.node_rank) if is_shown else ""
-    view.end(outcome, run, launching.cause_explained(outcome, run), again=again)
+    is_shown = program == plan.program and goes_on(outcome, run)
+    again = continuing_command(plan, run, cluster.node_rank) if is_shown else ""
+    view.end(outcome, run, cause_explained(outcome, run), again=again)
     sys.exit(EXIT_OK if outcome.exit_code == EXIT_OK else EXIT_JOB_FAILED)
 
 
@@ -290,15 +199,18 @@ def refuse(given: dict[str, Any]) -> None:
 
 def program_of(words: tuple[str, ...], given: dict[str, Any]) -> Program:
     """The program that the words and the options say."""
-    from launcher.program import Kind, Program
+    from launcher.recipe.program import Kind, Program
 
     if given["module"] and given["no_python"]:
         raise LaunchError("--module and --no-python exclude each other", hint="leave one out")
     kind: Kind = "module" if given["module"] else "executable" if given["no_python"] else "script"
     return Program(
-        kind=kind, target=words[0], args=words[1:], role=given["role"],
+        kind=kind,
+        target=words[0],
+        args=words[1:],
+        role=given["role"],
         local_rank_option=given["local_rank_option"] and not given["use_env"],
-    )  # fmt: skip
+    )
 
 
 def accelerate_of(given: dict[str, Any]) -> Accelerate | None:
@@ -307,8 +219,8 @@ def accelerate_of(given: dict[str, Any]) -> Accelerate | None:
     Raises:
         LaunchError: two options say the same, or the config file cannot be used.
     """
-    from launcher import accelerated
-    from launcher.plan import Accelerate
+    from launcher.jobs import accelerated
+    from launcher.planning.plan import Accelerate
 
     path, strategy, precision = given["accelerate_config"], given["strategy"], given["precision"]
     words: list[str] = []
@@ -381,7 +293,7 @@ def _nodes(given: dict[str, Any]) -> tuple[int | None, int | None, str | None]:
     if host is None:
         return count, rank, None
     if given["master_addr"] or ":" not in host.rpartition("]")[2]:
-        from launcher.cluster.nodes import join_endpoint
+        from launcher.machine.nodes import join_endpoint
 
         port = given["master_port"] or (MASTER_PORT if given["master_addr"] else 29400)
         host = join_endpoint(host, port)
@@ -390,7 +302,7 @@ def _nodes(given: dict[str, Any]) -> tuple[int | None, int | None, str | None]:
 
 def _counts(env: Mapping[str, str], count: int) -> bool:
     """Whether the cluster's environment says that many nodes."""
-    from launcher.cluster import environment
+    from launcher.clusters import environment
 
     try:
         return environment.find(env, pretend=True).count == count
@@ -423,9 +335,9 @@ def _supervision(given: dict[str, Any]) -> Any:
 
 
 def _recipe(given: dict[str, Any]) -> Any:
-    from launcher import spec
+    from launcher.recipe.schema import RecipeSpec
 
-    return spec.RecipeSpec(output_dir=str(given["log_dir"] or "runs"), report=False)
+    return RecipeSpec(output_dir=str(given["log_dir"] or "runs"), report=False)
 
 
 def without_secrets(args: tuple[str, ...]) -> tuple[str, ...]:

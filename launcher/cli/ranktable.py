@@ -27,17 +27,19 @@ HCCN_TOOL = "/usr/local/Ascend/driver/tools/hccn_tool"
 )
 @click.option("--out", metavar="FILE", type=outputs.Target(), help="File to write the table to [default: show it].")
 @outputs.force_option
-def ranktable_command(sources: tuple[str, ...], is_check: bool, ranks: int | None, super_pod: str | None, out: Path | None, force: bool) -> None:  # fmt: skip
+def ranktable_command(
+    sources: tuple[str, ...], is_check: bool, ranks: int | None, super_pod: str | None, out: Path | None, force: bool
+) -> None:
     """Make HCCL's rank table of this node, or of FILEs in the order of their ranks: hccn.conf, hosts file, rank table.
 
     A launch needs none and uses none, unless you give it with --rank-table.
     """
-    from launcher.render import ranktable
+    from launcher.accelerators.ascend import ranktable_check
 
     if is_check:
         if len(sources) != 1:
             raise LaunchError("--check takes one FILE", hint="ascend-launch ranktable --check FILE")
-        found = ranktable.check(_read(Path(sources[0])), ranks)
+        found = ranktable_check.check(_read(Path(sources[0])), ranks)
         for problem in found:
             click.echo(f"fail  {sources[0]}: {problem}")
         if not found:
@@ -56,7 +58,7 @@ def ranktable_command(sources: tuple[str, ...], is_check: bool, ranks: int | Non
 def _table(sources: tuple[str, ...], super_pod: str | None) -> str:
     """A table that is given alone stays as it is; what several files describe is numbered in their order, and that is said
     where it changes a table's own ranks."""
-    from launcher.render import ranktable
+    from launcher.accelerators.ascend import ranktable
 
     contents = [_content(word) for word in sources]
     if len(contents) == 1 and ranktable.is_table(contents[0][2]):
@@ -93,33 +95,36 @@ def _here(super_pod: str | None) -> Any:
     """This node: its visible cards by physical id, their addresses from hccn.conf or hccn_tool."""
     import socket
 
-    from launcher.cluster import npu
-    from launcher.render.ranktable import Server, TableDevice, addresses
+    from launcher.accelerators.ascend import discover, npu_tools
+    from launcher.accelerators.ascend import visible as visibility
+    from launcher.accelerators.ascend.ranktable import Server, TableDevice, addresses
+    from launcher.accelerators.ascend.visible import VISIBLE
+    from launcher.machine import commands
 
-    run = npu.runner(os.environ)
-    found = npu.look(run, os.environ)
+    run = commands.runner(os.environ)
+    found = discover.look(run, os.environ)
     if not found.devices:
         raise found.problem or LaunchError(
             "no NPU found on this node", hint="name files: ascend-launch ranktable node0=hccn.conf ..."
         )
-    visible = npu.visible(os.environ.get(npu.VISIBLE), len(found.devices))
+    visible = visibility.visible(os.environ.get(VISIBLE), len(found.devices))
     known = addresses(HCCN_CONF.read_text(encoding="utf-8")) if os.access(HCCN_CONF, os.R_OK) else {}
     devices = []
     for card in (found.devices[i] for i in visible.indices):
         number = card.physical_id if card.physical_id is not None else card.index
         ip = known.get(number) or _asked(run, number)
-        sdid = npu.parse_fields(_spod(run, card)).get("SDID", "") if super_pod is not None else ""
+        sdid = npu_tools.parse_fields(_spod(run, card)).get("SDID", "") if super_pod is not None else ""
         devices.append(TableDevice(number, ip, sdid))
     return Server(socket.gethostname(), tuple(devices), super_pod=super_pod or "")
 
 
 def _asked(run: Any, number: int) -> str:
-    from launcher.cluster import npu
+    from launcher.accelerators.ascend import npu_tools
 
     for tool in ("hccn_tool", HCCN_TOOL):
         rc, text = run([tool, "-i", str(number), "-ip", "-g"])
         if rc == 0:
-            return npu.parse_device_ip(text) or ""
+            return npu_tools.parse_device_ip(text) or ""
     return ""
 
 

@@ -23,9 +23,10 @@ def recipes_group(ctx: click.Context) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Names and paths as JSON.")
 def recipes_list(as_json: bool) -> None:
     """List the shipped recipes."""
-    from launcher import assets, show
+    from launcher import assets
+    from launcher.show import results
 
-    show.recipes(assets.recipes(), as_json)
+    results.recipes(assets.recipes(), as_json)
 
 
 @recipes_group.command(name="show")
@@ -48,13 +49,32 @@ def recipes_copy(name: str, target: Path) -> None:
 
 @recipes_group.command(name="import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", metavar="FILE", type=outputs.Target(), help="File to write the recipe to; an existing one is not overwritten [default: print it].")  # fmt: skip
-@click.option("--nproc", type=click.IntRange(1), default=1, help="Ranks that FILE was run on; the global batch follows [default: 1].")  # fmt: skip
-@click.option("--task", type=click.Choice(["causal-lm", "sequence-classification"]), default="causal-lm", help="Label answers of a chat model, or a classification head [default: causal-lm].")  # fmt: skip
-@click.option("--labels", metavar="A,B,…", help="The responses that are labels, in the order of their numbers [default: those in the data].")  # fmt: skip
+@click.option(
+    "--out",
+    metavar="FILE",
+    type=outputs.Target(),
+    help="File to write the recipe to; an existing one is not overwritten [default: print it].",
+)
+@click.option(
+    "--nproc",
+    type=click.IntRange(1),
+    default=1,
+    help="Ranks that FILE was run on; the global batch follows [default: 1].",
+)
+@click.option(
+    "--task",
+    type=click.Choice(["causal-lm", "sequence-classification"]),
+    default="causal-lm",
+    help="Label answers of a chat model, or a classification head [default: causal-lm].",
+)
+@click.option(
+    "--labels",
+    metavar="A,B,…",
+    help="The responses that are labels, in the order of their numbers [default: those in the data].",
+)
 def recipes_import(file: Path, out: Path | None, nproc: int, task: str, labels: str | None) -> None:
     """Make a recipe of the LLaMA-Factory training file FILE, and list on stderr what it cannot keep."""
-    from launcher import llamafactory
+    from launcher.recipe.importers import llamafactory
 
     names = tuple(name.strip() for name in labels.split(",")) if labels else ()
     made = llamafactory.convert(file, nproc=nproc, task=task, labels=names)

@@ -12,7 +12,12 @@ from launcher.cli import outputs
 
 @click.command(name="report")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
-@click.option("--out", metavar="FILE", type=outputs.Target(), help="Write the page here [default: report.html in RUN; of several runs, in this folder].")  # fmt: skip
+@click.option(
+    "--out",
+    metavar="FILE",
+    type=outputs.Target(),
+    help="Write the page here [default: report.html in RUN; of several runs, in this folder].",
+)
 @outputs.force_option
 @click.option("--json", "as_json", is_flag=True, help="The facts as one JSON object; the page only with --out.")
 def report_command(runs: tuple[Path, ...], out: Path | None, force: bool, as_json: bool) -> None:
@@ -27,13 +32,14 @@ def report_command(runs: tuple[Path, ...], out: Path | None, force: bool, as_jso
 
 
 def _report(runs: tuple[Path, ...], out: Path | None, force: bool, as_json: bool) -> None:
-    from launcher import report, show
-    from launcher.rundir import RunDir
+    from launcher.report import page
+    from launcher.rundir.paths import RunDir
+    from launcher.show import results
 
-    found = report.load_all(runs)
+    found = page.load_all(runs)
     own = RunDir(found[0].path).report_path if len(found) == 1 else None
     target = out or own or Path("report.html")
     if out is not None or not as_json:
         force = force or (out is None and own is not None)  # a run's page is the report's own, and made anew
-        outputs.write(target, report.html(found), force=force, through_links=target is not own)
-    show.reported(report.summary(found), target, as_json)
+        outputs.write(target, page.html(found), force=force, through_links=target is not own)
+    results.reported(page.summary(found), target, as_json)

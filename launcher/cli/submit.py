@@ -16,10 +16,11 @@ from launcher.cli.options import Count, given, inputs, recipe_arguments, supervi
 from launcher.errors import EXIT_INTERRUPTED, LaunchError
 
 if TYPE_CHECKING:
-    from launcher.plan import Plan
-    from launcher.rundir import RunDir
-    from launcher.show import View
-    from launcher.spec import Loaded
+    from launcher.planning.plan import Plan
+    from launcher.recipe.load import Loaded
+    from launcher.rundir.paths import RunDir
+    from launcher.show.run import View
+
 
 TARGETS = {"slurm": "", "kubernetes": "pytorchjob", "volcano": "volcano"}
 """Option → the kind of manifest, for Kubernetes."""
@@ -57,21 +58,35 @@ SLURM_OPTIONS = [
 ]
 KUBERNETES_OPTIONS = [
     click.option("--image", metavar="IMAGE", help="Image of the pods, with ascend-launch in it; required."),
-    click.option("--mount", "mounts", multiple=True, metavar="CLAIM:/path[:ro]", help="A claim's folder, or /host/path:/path."),
+    click.option(
+        "--mount", "mounts", multiple=True, metavar="CLAIM:/path[:ro]", help="A claim's folder, or /host/path:/path."
+    ),
     click.option("--namespace", metavar="NAME", help="The namespace [default: kubectl's own]."),
     click.option("--resource", metavar="NAME", help="The cards' name in the cluster [default: huawei.com/Ascend910]."),
-    click.option("--shm", type=click.IntRange(1), metavar="GIB", help="Size of /dev/shm [default: 4 a rank, at least 16]."),
+    click.option(
+        "--shm", type=click.IntRange(1), metavar="GIB", help="Size of /dev/shm [default: 4 a rank, at least 16]."
+    ),
     click.option("--cpu", metavar="N", help="Cores of each pod."),
     click.option("--memory", metavar="SIZE", help="Memory of each pod, as 200Gi."),
     click.option("--env", "env", multiple=True, metavar="NAME=VALUE", help="A variable of the pods."),
-    click.option("--secret", "secrets", multiple=True, metavar="NAME=SECRET:KEY", help="A variable whose value is in a Secret."),
-    click.option("--node-selector", "node_selector", multiple=True, metavar="KEY=VALUE", help="A label that nodes must have."),
+    click.option(
+        "--secret", "secrets", multiple=True, metavar="NAME=SECRET:KEY", help="A variable whose value is in a Secret."
+    ),
+    click.option(
+        "--node-selector", "node_selector", multiple=True, metavar="KEY=VALUE", help="A label that nodes must have."
+    ),
     click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of the job and its pods."),
-    click.option("--workdir", metavar="DIR", help="Where the recipe's relative paths start [default: the image's own]."),
-    click.option("--driver/--no-driver", default=True, help="Mount the host's driver files [default: yes]; not needed with the Ascend Docker Runtime."),
+    click.option(
+        "--workdir", metavar="DIR", help="Where the recipe's relative paths start [default: the image's own]."
+    ),
+    click.option(
+        "--driver/--no-driver",
+        default=True,
+        help="Mount the host's driver files [default: yes]; not needed with the Ascend Docker Runtime.",
+    ),
     click.option("--host-network", is_flag=True, help="The host's network for the pods."),
     click.option("--queue", metavar="NAME", help="The queue of the batch scheduler."),
-]  # fmt: skip
+]
 
 
 def _grouped(command: Any) -> Any:
@@ -131,11 +146,19 @@ TARGET_OPTIONS = [
 ]
 JOB_OPTIONS = [
     click.option("--job-name", metavar="NAME", help="The job's name [default: the recipe's]."),
-    click.option("--run-dir", type=click.Path(path_type=Path), help="Where the run is kept, as the nodes see it [default: by the job's number or name]."),
-    click.option("--cann", metavar="FILE", help="CANN's set_env.sh, to be sourced on the nodes; none for none [default: Slurm: the usual places; Kubernetes: none]."),
+    click.option(
+        "--run-dir",
+        type=click.Path(path_type=Path),
+        help="Where the run is kept, as the nodes see it [default: by the job's number or name].",
+    ),
+    click.option(
+        "--cann",
+        metavar="FILE",
+        help="CANN's set_env.sh, to be sourced on the nodes; none for none [default: Slurm: the usual places; Kubernetes: none].",
+    ),
     click.option("--dry-run", is_flag=True, help="Print what would be submitted; submit nothing, write nothing."),
     click.option("--json", "as_json", is_flag=True, help="What was submitted, and events, as JSON lines."),
-]  # fmt: skip
+]
 
 
 def job_options(command: Any) -> Any:
@@ -171,9 +194,9 @@ def submit_command(ctx: click.Context, recipe: Path, overrides: tuple[str, ...],
     loaded, cluster, plan_options, config = inputs(
         recipe, overrides, machine, debug=False, pretend=True, elsewhere=True, is_theirs=is_theirs
     )
-    from launcher import plan
+    from launcher.planning import decide
 
-    made = plan.make(loaded, cluster, plan_options, config)
+    made = decide.make(loaded, cluster, plan_options, config)
     hand_over(ctx, _recipe_work(ctx, loaded, made, recipe, (*overrides, *loaded.pins), options), options)
 
 
@@ -198,8 +221,11 @@ class Work:
 def _recipe_work(
     ctx: click.Context, loaded: Loaded, plan: Plan, recipe: Path, overrides: tuple[str, ...], options: dict[str, Any]
 ) -> Work:
-    from launcher import paths
-    from launcher.render import files, kubernetes
+    from launcher.clusters import paths
+    from launcher.clusters.kubernetes import manifest
+    from launcher.clusters.kubernetes.manifest import RECIPE_DIR
+    from launcher.clusters.kubernetes.pod import Mount
+    from launcher.render import files
 
     script = loaded.spec.script
     script_path = Path(plan.recipe_dir) / script if script else None
@@ -211,16 +237,16 @@ def _recipe_work(
             again=lambda run: _again(run, recipe, overrides),
             doubts=paths.on_own_disk(loaded.spec, recipe, script_path),
         )
-    mounts = [kubernetes.Mount.parse(text) for text in options["mounts"]]
+    mounts = [Mount.parse(text) for text in options["mounts"]]
     resolved = loaded if script is None else _with_script(loaded, Path(script).name)
     return Work(
         loaded=loaded,
         plan=plan,
         # The overrides are in the resolved recipe already.
-        argv=lambda run_dir, name: _run_argv(ctx, plan, f"{kubernetes.RECIPE_DIR}/{name}.yaml", (), run_dir),
+        argv=lambda run_dir, name: _run_argv(ctx, plan, f"{RECIPE_DIR}/{name}.yaml", (), run_dir),
         again=lambda run: "",
         doubts=paths.in_pods(loaded.spec, options["workdir"], lambda path: any(m.holds(path) for m in mounts)),
-        files=lambda name: kubernetes.recipe_files(files.recipe(resolved), name, script_path),
+        files=lambda name: manifest.recipe_files(files.recipe(resolved), name, script_path),
     )
 
 
@@ -250,9 +276,9 @@ def target_of(ctx: click.Context, options: dict[str, Any]) -> str:
 
 def _below_mounts(words: tuple[str, ...]) -> Callable[[str], bool]:
     """Whether a path is the pods': below a mount, or one of their image's that is not here."""
-    from launcher.render import kubernetes
+    from launcher.clusters.kubernetes.pod import Mount
 
-    mounts = [kubernetes.Mount.parse(text) for text in words]
+    mounts = [Mount.parse(text) for text in words]
     return lambda path: any(m.holds(path) for m in mounts) or (path.startswith("/") and not Path(path).exists())
 
 
@@ -267,7 +293,7 @@ def _refuse_others(ctx: click.Context, group: list[Any], target: str) -> None:
 
 def _require_cards(plan: Plan, npus: int | None, gres: str | None) -> None:
     """Raises LaunchError where the cards that Slurm is asked for are said twice, or are fewer than the ranks."""
-    from launcher.render import sbatch
+    from launcher.clusters.slurm import script as sbatch
 
     listed = sbatch.cards(gres or "")
     if npus is not None and listed is not None:
@@ -310,9 +336,12 @@ def _run_argv(
 
 
 def _slurm(work: Work, options: dict[str, Any]) -> None:
-    from launcher import show, submit
-    from launcher.render import sbatch
-    from launcher.rundir import RunDir
+    from launcher.clusters.slurm import queue
+    from launcher.clusters.slurm import script as sbatch
+    from launcher.clusters.slurm.script import Allocation, Command
+    from launcher.rundir.paths import RunDir
+    from launcher.show import jobs, results
+    from launcher.show import run as show_run
 
     run_dir = options["run_dir"].absolute() if options["run_dir"] else None
     python, plan = Path(sys.executable), work.plan
@@ -323,7 +352,7 @@ def _slurm(work: Work, options: dict[str, Any]) -> None:
         raise LaunchError("--follow: --dry-run submits nothing to follow", hint="leave one of them out")
     gres = ",".join(filter(None, [options["gres"], f"npu:{options['npus']}" if options["npus"] else None])) or None
     whole = options["exclusive"]
-    allocation = sbatch.Allocation(
+    allocation = Allocation(
         job_name=options["job_name"] or sbatch.plain(plan.name),
         output=str(Path(options["output"]).absolute()) if options["output"] else sbatch.literal(home) + "/slurm-%j.out",
         gres=gres,
@@ -334,15 +363,15 @@ def _slurm(work: Work, options: dict[str, Any]) -> None:
         },
     )
     cann = "" if options["cann"] == "none" else options["cann"]
-    text = sbatch.script(plan, allocation, sbatch.Command(argv, python, Path.cwd(), cann))
+    text = sbatch.script(plan, allocation, Command(argv, python, Path.cwd(), cann))
     if gres and not allocation.exclusive and allocation.cpus_per_task is None:
-        show.doubt(
+        results.doubt(
             gres, "cards alone get a node's job one core in most sites; --cpus-per-task N or --exclusive asks for more"
         )
     for sentence in work.doubts:
-        show.doubt("--slurm", sentence)
+        results.doubt("--slurm", sentence)
     if options["dry_run"]:
-        show.would_submit(text, plan, options["as_json"])
+        jobs.would_submit(text, plan, options["as_json"])
         return
     if run_dir is not None:
         before = RunDir(run_dir)
@@ -350,9 +379,9 @@ def _slurm(work: Work, options: dict[str, Any]) -> None:
     RunDir(home).create()
     env = dict(os.environ)
     streams.outlive()
-    job = submit.sbatch(text, env)
+    job = queue.sbatch(text, env)
     run = RunDir(run_dir or home / f"slurm-{job}")
-    view = (work.view or show.view)(options["as_json"])
+    view = (work.view or show_run.view)(options["as_json"])
     where = "Slurm chooses them when the job starts" if plan.num_nodes > 1 else ""
     view.plan(plan.model_copy(update={"rdzv_endpoint": None, "nodes_reason": where}), run, work.loaded)
     output = Path(sbatch.filled(allocation.output, job))
@@ -370,12 +399,12 @@ def _again(run: RunDir, recipe: Path, overrides: tuple[str, ...]) -> str:
 
 
 def _follow(view: Any, job: str, run: RunDir, output: Path, env: dict[str, str], again: str) -> None:
-    from launcher import submit
-    from launcher.cli.launch import explained, goes_on
+    from launcher.cli.job import explained, goes_on
+    from launcher.clusters.slurm import queue
 
     try:
         with view:
-            outcome = submit.follow(job, run, output, env, view.event, view.job)
+            outcome = queue.follow(job, run, output, env, view.event, view.job)
     except KeyboardInterrupt:
         view.detached(job)
         sys.exit(EXIT_INTERRUPTED)
@@ -385,17 +414,18 @@ def _follow(view: Any, job: str, run: RunDir, output: Path, env: dict[str, str],
 
 
 def _kubernetes(ctx: click.Context, work: Work, kind: Any, options: dict[str, Any]) -> None:
-    from launcher import show, submit
-    from launcher.render import kubernetes
+    from launcher.clusters.kubernetes import client, document, manifest
+    from launcher.clusters.kubernetes.pod import Mount, Pod, job_name
+    from launcher.show import jobs, results
 
     if not options["image"]:
         raise LaunchError("--kubernetes and --volcano need --image", hint="name an image that has ascend-launch in it")
     plan = work.plan
-    name = kubernetes.job_name(options["job_name"] or plan.name)
-    mounts = tuple(kubernetes.Mount.parse(text) for text in options["mounts"])
+    name = job_name(options["job_name"] or plan.name)
+    mounts = tuple(Mount.parse(text) for text in options["mounts"])
     run_dir = _kept(options["run_dir"], mounts, name)
     contents = work.files(name)
-    pod = kubernetes.Pod(
+    pod = Pod(
         mounts=mounts,
         shm_gib=options["shm"],
         env=_pairs("--env", options["env"]),
@@ -403,20 +433,23 @@ def _kubernetes(ctx: click.Context, work: Work, kind: Any, options: dict[str, An
         node_selector=_pairs("--node-selector", options["node_selector"]),
         labels=_pairs("--label", options["labels"]),
         cann=None if options["cann"] == "none" else options["cann"],
-        **{k: options[k] for k in ("image", "namespace", "resource", "cpu", "memory", "workdir", "driver", "host_network", "queue")},
-    )  # fmt: skip
+        **{
+            k: options[k]
+            for k in ("image", "namespace", "resource", "cpu", "memory", "workdir", "driver", "host_network", "queue")
+        },
+    )
     if plan.num_nodes > 1 and ctx.get_parameter_source("join_timeout") is not COMMANDLINE:
         ctx.params["join_timeout"] = PODS_JOIN_S
     argv = ["ascend-launch", *work.argv(run_dir, name)]
-    text = kubernetes.text(kubernetes.manifest(kind, plan, pod, name, contents, argv))
+    text = document.text(manifest.manifest(kind, plan, pod, name, contents, argv))
     for sentence in work.doubts:
-        show.doubt("--volcano" if options["volcano"] else "--kubernetes", sentence)
+        results.doubt("--volcano" if options["volcano"] else "--kubernetes", sentence)
     if options["dry_run"]:
-        show.would_submit(text, plan, options["as_json"])
+        jobs.would_submit(text, plan, options["as_json"])
         return
     streams.outlive()
-    made = submit.kubectl(text, options["namespace"], dict(os.environ))
-    show.created(made, name, str(run_dir), text, options["as_json"])
+    made = client.kubectl(text, options["namespace"], dict(os.environ))
+    jobs.created(made, name, str(run_dir), text, options["as_json"])
 
 
 def _kept(run_dir: Path | None, mounts: tuple[Any, ...], name: str) -> Path:

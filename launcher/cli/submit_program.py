@@ -12,26 +12,42 @@ import click
 from launcher.cli import program as program_cli
 from launcher.cli.options import given as options_given
 from launcher.cli.options import supervision
+from launcher.cli.program_options import OPTIONS
 from launcher.cli.submit import ANY_ENDPOINT, SUPERVISION, Work, hand_over, job_options, target_of
 from launcher.errors import LaunchError
 
 if TYPE_CHECKING:
-    from launcher.plan import Plan
-    from launcher.program import Program
-    from launcher.rundir import RunDir
-    from launcher.spec import Loaded
+    from launcher.planning.plan import Plan
+    from launcher.recipe.load import Loaded
+    from launcher.recipe.program import Program
+    from launcher.rundir.paths import RunDir
 
-OF_THE_JOB = frozenset({
-    "nproc", "device", "nnodes", "node_rank", "master_addr", "master_port", "rdzv_endpoint", "rdzv_id", "rdzv_conf",
-    "rdzv_backend", "standalone", "run_dir", "dry_run", "as_json",
-})  # fmt: skip
+
+OF_THE_JOB = frozenset(
+    {
+        "nproc",
+        "device",
+        "nnodes",
+        "node_rank",
+        "master_addr",
+        "master_port",
+        "rdzv_endpoint",
+        "rdzv_id",
+        "rdzv_conf",
+        "rdzv_backend",
+        "standalone",
+        "run_dir",
+        "dry_run",
+        "as_json",
+    }
+)
 """Options of a program's launch that submit says in words of its own, or the cluster says."""
 ALSO = {"nproc": "--nproc-per-node", "nodes": "--nnodes"}
 """torchrun's spelling of options of submit's."""
 
 
 def _program_options(command: Any) -> Any:
-    for option in reversed(program_cli.OPTIONS):
+    for option in reversed(OPTIONS):
         command = option(command)
     return command
 
@@ -80,7 +96,7 @@ def _submit_program(words: tuple[str, ...], **options: Any) -> None:
 
 def _submit_command(words: tuple[str, ...], **options: Any) -> None:
     """Submit any COMMAND; it runs once on each node, and every torchrun that it starts there is ours."""
-    from launcher.program import Program
+    from launcher.recipe.program import Program
 
     context = click.get_current_context()
     target = target_of(context, options)
@@ -108,13 +124,21 @@ class _AsSubmit(click.Command):
 
 
 submit_program_command = _AsSubmit(
-    "submit-program", callback=_submit_program, params=PARAMETERS, context_settings=SETTINGS, hidden=True,
+    "submit-program",
+    callback=_submit_program,
+    params=PARAMETERS,
+    context_settings=SETTINGS,
+    hidden=True,
     help=_submit_program.__doc__,
-)  # fmt: skip
+)
 submit_command_command = _AsSubmit(
-    "submit-command", callback=_submit_command, params=PARAMETERS, context_settings=SETTINGS, hidden=True,
+    "submit-command",
+    callback=_submit_command,
+    params=PARAMETERS,
+    context_settings=SETTINGS,
+    hidden=True,
     help=_submit_command.__doc__,
-)  # fmt: skip
+)
 
 
 def _is_given(context: click.Context, name: str | None) -> bool:
@@ -124,9 +148,10 @@ def _is_given(context: click.Context, name: str | None) -> bool:
 
 def _work(program: Program, target: str, kind: str, options: dict[str, Any]) -> Work:
     """Raises LaunchError for a secret among the words, and for a file that no node will have."""
-    from launcher import paths, show
-    from launcher import program as programs
+    from launcher.clusters import paths
+    from launcher.recipe import program as programs
     from launcher.show import program as view
+    from launcher.show import run as show_run
 
     _refuse_secrets(program, target)
     loaded, plan = _planned(program, options)
@@ -145,7 +170,7 @@ def _work(program: Program, target: str, kind: str, options: dict[str, Any]) -> 
         argv=lambda run_dir, name: _argv(plan, program, kind, run_dir),
         again=lambda run: _again(run, program, kind),
         doubts=doubts,
-        view=lambda as_json: show.view(True) if as_json else view.ProgramView(who=who),
+        view=lambda as_json: show_run.view(True) if as_json else view.ProgramView(who=who),
     )
 
 
@@ -167,8 +192,11 @@ def _refuse_secrets(program: Program, target: str) -> None:
 
 def _planned(program: Program, options: dict[str, Any]) -> tuple[Loaded, Plan]:
     """The ranks, and nothing else: what a program trains, and how, is its own."""
-    from launcher import plan, spec
-    from launcher.cluster import detect, environment
+    from launcher.accelerators import detect
+    from launcher.clusters import environment
+    from launcher.planning import decide, plan
+    from launcher.recipe import load
+    from launcher.recipe.schema import RecipeSpec
 
     endpoint = ANY_ENDPOINT if options["nodes"] > 1 else None
     nodes = environment.find({}, options["nodes"], 0, endpoint, pretend=True)
@@ -176,10 +204,10 @@ def _planned(program: Program, options: dict[str, Any]) -> tuple[Loaded, Plan]:
         cluster = detect.assumed(options["nproc"] or 8, nodes, options["chip"] or detect.ASSUMED_CHIP, options["hbm"])
     else:
         cluster = detect.here("cpu", os.environ, nodes)
-    recipe = spec.RecipeSpec(output_dir=str(options["log_dir"] or "runs"), report=False)
-    loaded = spec.Loaded(recipe, program.name, Path.cwd() / program.name.replace(".", "_"), {})
+    recipe = RecipeSpec(output_dir=str(options["log_dir"] or "runs"), report=False)
+    loaded = load.Loaded(recipe, program.name, Path.cwd() / program.name.replace(".", "_"), {})
     asked = plan.Options(nproc=options["nproc"], supervision=supervision(options))
-    return loaded, plan.of_program(program, loaded, cluster, asked)
+    return loaded, decide.of_program(program, loaded, cluster, asked)
 
 
 def _argv(plan: Plan, program: Program, kind: str, run_dir: Path | None) -> list[str]:
@@ -229,9 +257,9 @@ def _is_local(word: str) -> bool:
 def _require_in_pods(files: Sequence[str], options: dict[str, Any]) -> None:
     """Raises LaunchError for a file of this machine that pods do not have: on no mount of theirs, and by all that can be
     seen not in their image."""
-    from launcher.render import kubernetes
+    from launcher.clusters.kubernetes.pod import Mount
 
-    mounts = [kubernetes.Mount.parse(text) for text in options["mounts"]]
+    mounts = [Mount.parse(text) for text in options["mounts"]]
     lost = [
         path for path in files if not _is_theirs(path, options["workdir"], lambda p: any(m.holds(p) for m in mounts))
     ]

@@ -84,9 +84,15 @@ def geometry(config: Mapping[str, Any], *, task: str = "sequence-classification"
     if min(hidden, intermediate, num_layers, num_heads, num_kv_heads, head_dim, vocab) < 1:
         raise LaunchError("config.json: sizes must be positive", hint="use the model's own config.json")
     return Geometry(
-        hidden, intermediate, num_layers, num_heads, num_kv_heads, head_dim, vocab,
+        hidden,
+        intermediate,
+        num_layers,
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        vocab,
         tuple(_parameters(config, family, task, num_labels, head_dim, num_kv_heads)),
-    )  # fmt: skip
+    )
 
 
 def _parameters(
@@ -101,10 +107,15 @@ def _parameters(
     yield Parameter("model.embed_tokens.weight", (v, h), "embedding")
     for n in range(int(config["num_hidden_layers"])):
         prefix = f"model.layers.{n}"
-        linears = (("self_attn.q_proj", q, h, has_qkv_bias), ("self_attn.k_proj", kv, h, has_qkv_bias),
-                   ("self_attn.v_proj", kv, h, has_qkv_bias), ("self_attn.o_proj", h, q, has_o_bias),
-                   ("mlp.gate_proj", i, h, has_mlp_bias), ("mlp.up_proj", i, h, has_mlp_bias),
-                   ("mlp.down_proj", h, i, has_mlp_bias))  # fmt: skip
+        linears = (
+            ("self_attn.q_proj", q, h, has_qkv_bias),
+            ("self_attn.k_proj", kv, h, has_qkv_bias),
+            ("self_attn.v_proj", kv, h, has_qkv_bias),
+            ("self_attn.o_proj", h, q, has_o_bias),
+            ("mlp.gate_proj", i, h, has_mlp_bias),
+            ("mlp.up_proj", i, h, has_mlp_bias),
+            ("mlp.down_proj", h, i, has_mlp_bias),
+        )
         for name, rows, columns, has_bias in linears:
             yield Parameter(f"{prefix}.{name}.weight", (rows, columns), "linear", n)
             if has_bias:

@@ -54,12 +54,23 @@ def leave(env: dict[str, str]) -> None:
 def words_of(args: Any) -> list[str]:
     """torch.distributed.run's parsed arguments (an argparse.Namespace) in our words."""
     named = {
-        "nnodes": "--nnodes", "nproc_per_node": "--nproc-per-node", "rdzv_backend": "--rdzv-backend",
-        "rdzv_id": "--rdzv-id", "rdzv_conf": "--rdzv-conf", "max_restarts": "--max-restarts", "role": "--role",
-        "log_dir": "--log-dir", "redirects": "--redirects", "tee": "--tee", "local_ranks_filter": "--local-ranks-filter",
-        "local_addr": "--local-addr", "event_log_handler": "--event-log-handler", "logs_specs": "--logs-specs",
-        "numa_binding": "--numa-binding", "shutdown_timeout": "--shutdown-timeout",
-    }  # fmt: skip
+        "nnodes": "--nnodes",
+        "nproc_per_node": "--nproc-per-node",
+        "rdzv_backend": "--rdzv-backend",
+        "rdzv_id": "--rdzv-id",
+        "rdzv_conf": "--rdzv-conf",
+        "max_restarts": "--max-restarts",
+        "role": "--role",
+        "log_dir": "--log-dir",
+        "redirects": "--redirects",
+        "tee": "--tee",
+        "local_ranks_filter": "--local-ranks-filter",
+        "local_addr": "--local-addr",
+        "event_log_handler": "--event-log-handler",
+        "logs_specs": "--logs-specs",
+        "numa_binding": "--numa-binding",
+        "shutdown_timeout": "--shutdown-timeout",
+    }
     out = []
     for name, option in named.items():
         value = getattr(args, name, None)

@@ -7,9 +7,10 @@ from typing import Any
 
 from launcher.errors import LaunchError
 from launcher.models.geometry import Lora
-from launcher.planning.fit import Row, gib, sensible, usable_bytes
+from launcher.planning.fit import Row, sensible, usable_bytes
 from launcher.strategies.peak import estimate
 from launcher.strategies.table import PREFERENCE
+from launcher.text import gib
 
 
 def does_not_fit(
@@ -29,8 +30,14 @@ def does_not_fit(
             f"{nearest.strategy} needs {gib(nearest.host_bytes_node)} of main memory on this node,"
             f" it has {gib(nearest.host_limit_bytes or 0)}"
         )
-    change = nearest_change(config, hbm_bytes=hbm_bytes, world_size=world_size, strategies=[r.strategy for r in rows],
-                            micro_batch=least, **job)  # fmt: skip
+    change = nearest_change(
+        config,
+        hbm_bytes=hbm_bytes,
+        world_size=world_size,
+        strategies=[r.strategy for r in rows],
+        micro_batch=least,
+        **job,
+    )
     return LaunchError(f"the job does not fit: {what}", hint=change or "use a smaller model or larger cards")
 
 

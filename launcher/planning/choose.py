@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher.planning.advice import does_not_fit
-from launcher.planning.fit import Row, gib, largest_micro_batch, table
+from launcher.planning.fit import Row, largest_micro_batch, table
 from launcher.strategies.table import PREFERENCE
+from launcher.text import gib
 
 
 @dataclass(frozen=True)

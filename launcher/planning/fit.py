@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from launcher.cluster.model import GIB, Chip
 from launcher.errors import LaunchError
+from launcher.machine.cluster import Chip
 from launcher.strategies.breakdown import Breakdown
 from launcher.strategies.peak import estimate
 from launcher.strategies.table import PREFERENCE, Speed, load
+from launcher.text import GIB
 
 _CARD_LOSS_BYTES = {64: int(3.5 * GIB), 32: 4 * GIB}
 """What a process cannot have of a nominal card: "64 GB" shows 60.96 to 61.27 GiB, "32 GB" 28.5 to 29 (public reports)."""
@@ -53,10 +54,16 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "strategy": self.strategy, "fits": self.fits, "margin_bytes": self.margin_bytes,
-            "usable_bytes": self.usable_bytes, "micro_batch": self.micro_batch, "host_bytes_node": self.host_bytes_node,
-            "traffic": self.speed.traffic, "measured_speed": self.speed.measured, **self.breakdown.to_json(),
-        }  # fmt: skip
+            "strategy": self.strategy,
+            "fits": self.fits,
+            "margin_bytes": self.margin_bytes,
+            "usable_bytes": self.usable_bytes,
+            "micro_batch": self.micro_batch,
+            "host_bytes_node": self.host_bytes_node,
+            "traffic": self.speed.traffic,
+            "measured_speed": self.speed.measured,
+            **self.breakdown.to_json(),
+        }
 
 
 def load_host_bytes(breakdown: Breakdown, precision: str, *, has_adapter: bool = False) -> int:
@@ -108,11 +115,6 @@ def largest_micro_batch(
         if found.total_bytes <= limit:
             return micro_batch
     return None
-
-
-def gib(size: int) -> str:
-    """A size for people."""
-    return f"{size / GIB:.1f} GiB"
 
 
 def hbm_of(found: Chip, hbm_bytes: int | None = None) -> int:

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from launcher.cluster.nodes import split_endpoint
-from launcher.plan import Plan
+from launcher.machine.nodes import split_endpoint
+from launcher.planning.plan import Plan
 
 
 def config(plan: Plan, deepspeed_path: Path, node_rank: int = 0) -> dict[str, Any]:

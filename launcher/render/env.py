@@ -10,31 +10,90 @@ from pathlib import Path
 from typing import Any
 
 from launcher import assets, scrub
-from launcher.plan import Plan
+from launcher.planning.plan import Plan
 
 RECORDED = (
-    "ACCELERATE_", "ACL_", "ASCEND", "CPU_AFFINITY_CONF", "CUDA_VISIBLE_DEVICES", "DS_", "GLOO_", "HCCL_", "HF_",
-    "INF_NAN_MODE_", "MASTER_", "MKL_", "MULTI_STREAM_", "NPU_", "OMP_", "OOM_SNAPSHOT", "P2P_HCCL", "PYTORCH_",
-    "RANK_TABLE_FILE", "SLURM_JOB_ID", "SLURM_NNODES", "SLURM_NODEID", "STREAMS_PER_DEVICE", "TASK_QUEUE_ENABLE",
-    "TOKENIZERS_", "TORCH", "TRANSFORMERS_",
-)  # fmt: skip
+    "ACCELERATE_",
+    "ACL_",
+    "ASCEND",
+    "CPU_AFFINITY_CONF",
+    "CUDA_VISIBLE_DEVICES",
+    "DS_",
+    "GLOO_",
+    "HCCL_",
+    "HF_",
+    "INF_NAN_MODE_",
+    "MASTER_",
+    "MKL_",
+    "MULTI_STREAM_",
+    "NPU_",
+    "OMP_",
+    "OOM_SNAPSHOT",
+    "P2P_HCCL",
+    "PYTORCH_",
+    "RANK_TABLE_FILE",
+    "SLURM_JOB_ID",
+    "SLURM_NNODES",
+    "SLURM_NODEID",
+    "STREAMS_PER_DEVICE",
+    "TASK_QUEUE_ENABLE",
+    "TOKENIZERS_",
+    "TORCH",
+    "TRANSFORMERS_",
+)
 """Prefixes of the user's variables that env.json keeps. An allow-list: what is not named is not written."""
 
 PASSED = (
-    "ACL_", "ASCEND_", "COMBINED_ENABLE", "CPU_AFFINITY_CONF", "DS_", "GLOO_", "HCCL_", "HF_", "HUGGING_FACE_HUB_TOKEN",
-    "INF_NAN_MODE_", "MKL_", "MODELSCOPE_", "MULTI_STREAM_", "NPU_", "OMP_", "OOM_SNAPSHOT", "P2P_HCCL", "PYTORCH_",
-    "STREAMS_PER_DEVICE", "TASK_QUEUE_ENABLE", "TOKENIZERS_", "TORCH", "TRANSFORMERS_",
-    "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
-)  # fmt: skip
+    "ACL_",
+    "ASCEND_",
+    "COMBINED_ENABLE",
+    "CPU_AFFINITY_CONF",
+    "DS_",
+    "GLOO_",
+    "HCCL_",
+    "HF_",
+    "HUGGING_FACE_HUB_TOKEN",
+    "INF_NAN_MODE_",
+    "MKL_",
+    "MODELSCOPE_",
+    "MULTI_STREAM_",
+    "NPU_",
+    "OMP_",
+    "OOM_SNAPSHOT",
+    "P2P_HCCL",
+    "PYTORCH_",
+    "STREAMS_PER_DEVICE",
+    "TASK_QUEUE_ENABLE",
+    "TOKENIZERS_",
+    "TORCH",
+    "TRANSFORMERS_",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+)
 """Prefixes of the user's variables that every host of a hostfile gets. The hub's token is among them: all ranks load
 the model."""
 FIRST_ONLY = ("WANDB_", "SWANLAB_", "CLEARML_", "COMET_", "MLFLOW_")
 """Trackers and their keys: rank 0 alone reports."""
-PER_HOST = frozenset({
-    "ASCEND_AICPU_PATH", "ASCEND_DRIVER_PATH", "ASCEND_HOME_PATH", "ASCEND_LAUNCH_NNODES", "ASCEND_LAUNCH_NODE_RANK",
-    "ASCEND_LAUNCH_NPROC", "ASCEND_LAUNCH_RDZV_ENDPOINT", "ASCEND_OPP_PATH", "ASCEND_RT_VISIBLE_DEVICES", "ASCEND_TOOLKIT_HOME",
-    "HCCL_IF_IP", "HCCL_LOGIC_SUPERPOD_ID",
-})  # fmt: skip
+PER_HOST = frozenset(
+    {
+        "ASCEND_AICPU_PATH",
+        "ASCEND_DRIVER_PATH",
+        "ASCEND_HOME_PATH",
+        "ASCEND_LAUNCH_NNODES",
+        "ASCEND_LAUNCH_NODE_RANK",
+        "ASCEND_LAUNCH_NPROC",
+        "ASCEND_LAUNCH_RDZV_ENDPOINT",
+        "ASCEND_OPP_PATH",
+        "ASCEND_RT_VISIBLE_DEVICES",
+        "ASCEND_TOOLKIT_HOME",
+        "HCCL_IF_IP",
+        "HCCL_LOGIC_SUPERPOD_ID",
+    }
+)
 """What is true of one host alone: its address, its super pod, which of its cards are free, where its CANN is (its own
 set_env.sh says), which node it is."""
 
@@ -154,9 +213,13 @@ def _both(plan: Plan, num_cpus: int) -> list[Row]:
     rows = [
         _threads(plan, num_cpus),
         _NUMPY,
-        ("TOKENIZERS_PARALLELISM", "false", "rows are tokenised before ranks are forked; threads do not survive a fork"),
+        (
+            "TOKENIZERS_PARALLELISM",
+            "false",
+            "rows are tokenised before ranks are forked; threads do not survive a fork",
+        ),
         ("DS_ACCELERATOR", plan.device, "DeepSpeed otherwise guesses from which packages import"),
-    ]  # fmt: skip
+    ]
     if plan.sharing.needs_deepspeed:
         rows.append(
             (
@@ -182,11 +245,19 @@ def _cpu() -> list[Row]:
 
 def _npu(plan: Plan, run_path: Path, user: Mapping[str, str]) -> list[Row]:
     rows = [
-        ("HCCL_CONNECT_TIMEOUT", "1200", "seconds for ranks to meet; the default 120 is less than loading an 8B model takes"),
+        (
+            "HCCL_CONNECT_TIMEOUT",
+            "1200",
+            "seconds for ranks to meet; the default 120 is less than loading an 8B model takes",
+        ),
         ("HCCL_EXEC_TIMEOUT", "3600", "seconds for one collective; more than the connect timeout, as HCCL wants it"),
-        ("ASCEND_PROCESS_LOG_PATH", str(run_path / "plog"), "CANN's logs lie beside this run's, where `explain` reads them"),
+        (
+            "ASCEND_PROCESS_LOG_PATH",
+            str(run_path / "plog"),
+            "CANN's logs lie beside this run's, where `explain` reads them",
+        ),
         ("PYTORCH_HAL_BASED_NPU_CHECK", "1", "torch.npu.is_available() then opens no device, so ranks can be forked"),
-    ]  # fmt: skip
+    ]
     if "PYTORCH_ALLOC_CONF" not in user:  # torch_npu raises when both are set
         rows.append(_allocator(plan.driver_version))
     return rows
@@ -239,10 +310,14 @@ def report_to(training: Mapping[str, Any]) -> tuple[str, ...]:
 def _debug(plan: Plan) -> list[Row]:
     del plan
     return [
-        ("ASCEND_LAUNCH_BLOCKING", "1", "debug: each operator ends before the next, so the traceback names the real one"),
+        (
+            "ASCEND_LAUNCH_BLOCKING",
+            "1",
+            "debug: each operator ends before the next, so the traceback names the real one",
+        ),
         ("TASK_QUEUE_ENABLE", "0", "debug: no queue between Python and the card"),
         ("ASCEND_GLOBAL_LOG_LEVEL", "1", "debug: CANN logs at INFO"),
-    ]  # fmt: skip
+    ]
 
 
 def record(rows: tuple[Variable, ...], user: Mapping[str, str], unset: tuple[Variable, ...] = ()) -> dict[str, object]:

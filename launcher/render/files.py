@@ -9,11 +9,12 @@ from collections.abc import Mapping
 
 import yaml
 
-from launcher.cluster.nodes import split_endpoint
-from launcher.plan import Plan
+from launcher.files import write_text
+from launcher.machine.nodes import split_endpoint
+from launcher.planning.plan import Plan
+from launcher.recipe.load import Loaded
 from launcher.render import accelerate, env
-from launcher.rundir import RunDir, write_text
-from launcher.spec import Loaded
+from launcher.rundir.paths import RunDir
 
 
 def texts(loaded: Loaded, plan: Plan, run: RunDir, user_env: Mapping[str, str], node_rank: int = 0) -> dict[str, str]:
@@ -45,7 +46,7 @@ _AGENT = "import sys; sys.path[:] = [p for p in sys.path if p]; from launcher.wo
 
 def agent_argv(run: RunDir, node_rank: int = 0, *, is_program: bool = False) -> list[str]:
     """What a launch starts on this node."""
-    argv = [sys.executable, "-m", "launcher.worker.agent", "--run-dir", str(run.path.resolve())]
+    argv = [sys.executable, "-m", "launcher.worker.agent.agent", "--run-dir", str(run.path.resolve())]
     if is_program:
         argv[1:3] = ["-c", _AGENT]
     return [*argv, "--node-rank", str(node_rank)] if node_rank else argv

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from launcher.history import FIGURES, own_seconds
-from launcher.records import Eval, Log, Rates
 from launcher.report.facts import Run
+from launcher.rundir.history import FIGURES
+from launcher.rundir.rates import own_seconds
+from launcher.rundir.records import Eval, Log, Rates
 
 Style = Literal["solid", "dashed", "dotted"]
 Points = Sequence[tuple[float, float]]
@@ -68,14 +69,46 @@ def of_run(run: Run) -> list[Chart]:
     charts = [
         Chart("Loss", x, "cross-entropy (nats)", tuple(losses), events, note=note),
         Chart("Scores of the evaluation", x, "share of 1", tuple(scores)),
-        Chart("Mean absolute error", x, "labels apart", (Line("evaluation", _points(history.evals, "step", "mae"), 1, has_marks=True),), from_zero=True),
-        Chart("Learning rate", x, "learning rate", (Line("learning rate", _points(history.logs, "step", "learning_rate"), 0),), from_zero=True),
-        Chart("Gradient norm", x, "norm before clipping", (Line("gradient norm", _points(history.logs, "step", "grad_norm"), 0),), is_log=True),
-        Chart("Throughput", x, "tokens per second", (Line("all ranks", _speed(run), 0),), events, from_zero=True, note=note),
+        Chart(
+            "Mean absolute error",
+            x,
+            "labels apart",
+            (Line("evaluation", _points(history.evals, "step", "mae"), 1, has_marks=True),),
+            from_zero=True,
+        ),
+        Chart(
+            "Learning rate",
+            x,
+            "learning rate",
+            (Line("learning rate", _points(history.logs, "step", "learning_rate"), 0),),
+            from_zero=True,
+        ),
+        Chart(
+            "Gradient norm",
+            x,
+            "norm before clipping",
+            (Line("gradient norm", _points(history.logs, "step", "grad_norm"), 0),),
+            is_log=True,
+        ),
+        Chart(
+            "Throughput",
+            x,
+            "tokens per second",
+            (Line("all ranks", _speed(run), 0),),
+            events,
+            from_zero=True,
+            note=note,
+        ),
         Chart("Memory by rank", x, _memory_key(run)[1], _ranks(run, _memory), from_zero=True),
-        Chart("Own work by rank", x, "ms a step", _ranks(run, lambda r: [s * 1e3 for s in own_seconds(r)]), from_zero=True,
-              note="loading rows and forward pass, without waiting for other ranks"),
-    ]  # fmt: skip
+        Chart(
+            "Own work by rank",
+            x,
+            "ms a step",
+            _ranks(run, lambda r: [s * 1e3 for s in own_seconds(r)]),
+            from_zero=True,
+            note="loading rows and forward pass, without waiting for other ranks",
+        ),
+    ]
     end = max([history.step, *(row.step for rows in history.undone for row in rows)])
     return [drawn for chart in charts if (drawn := _drawable(chart, end)).lines]
 
@@ -93,11 +126,22 @@ def compared(runs: Sequence[Run]) -> list[Chart]:
     charts = [
         Chart("Training loss", x, "cross-entropy (nats)", lines("loss", "logs")),
         Chart("Evaluation loss", x, "cross-entropy (nats)", lines("eval_loss", "evals", True)),
-        *(Chart(_word(n).capitalize(), x, "labels apart" if n == "mae" else "share of 1", lines(n, "evals", True)) for n in FIGURES),
+        *(
+            Chart(_word(n).capitalize(), x, "labels apart" if n == "mae" else "share of 1", lines(n, "evals", True))
+            for n in FIGURES
+        ),
         Chart("Learning rate", x, "learning rate", lines("learning_rate", "logs"), from_zero=True),
-        Chart("Throughput", x, "tokens per second",
-              tuple(Line(r.label, [(s * _epochs_per_step(r), y) for s, y in _speed(r)], i, _STYLES[i % 3]) for i, r in enumerate(runs)), from_zero=True),
-    ]  # fmt: skip
+        Chart(
+            "Throughput",
+            x,
+            "tokens per second",
+            tuple(
+                Line(r.label, [(s * _epochs_per_step(r), y) for s, y in _speed(r)], i, _STYLES[i % 3])
+                for i, r in enumerate(runs)
+            ),
+            from_zero=True,
+        ),
+    ]
     end = max(run.history.epoch for run in runs)
     return [drawn for chart in charts if (drawn := _drawable(chart, end)).lines]
 
@@ -113,11 +157,24 @@ def svg(chart: Chart, name: str) -> str:
     from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
     ours = {
-        "svg.fonttype": "none", "svg.hashsalt": name, "text.parse_math": False, "font.size": 10.5, "axes.unicode_minus": True,
-        "axes.edgecolor": _INK["axis"], "axes.labelcolor": _INK["text"], "xtick.color": _INK["axis"], "ytick.color": _INK["axis"],
-        "xtick.labelcolor": _INK["text"], "ytick.labelcolor": _INK["text"], "grid.color": _INK["grid"], "grid.linewidth": 0.6,
-        "axes.linewidth": 0.8, "lines.linewidth": 1.6, "lines.solid_capstyle": "round", "axes.formatter.use_mathtext": False,
-    }  # fmt: skip
+        "svg.fonttype": "none",
+        "svg.hashsalt": name,
+        "text.parse_math": False,
+        "font.size": 10.5,
+        "axes.unicode_minus": True,
+        "axes.edgecolor": _INK["axis"],
+        "axes.labelcolor": _INK["text"],
+        "xtick.color": _INK["axis"],
+        "ytick.color": _INK["axis"],
+        "xtick.labelcolor": _INK["text"],
+        "ytick.labelcolor": _INK["text"],
+        "grid.color": _INK["grid"],
+        "grid.linewidth": 0.6,
+        "axes.linewidth": 0.8,
+        "lines.linewidth": 1.6,
+        "lines.solid_capstyle": "round",
+        "axes.formatter.use_mathtext": False,
+    }
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # whatever the user's matplotlibrc says
         matplotlib.rcParams.update(ours)
@@ -172,9 +229,6 @@ def _inline(text: str, name: str) -> str:
     text = re.sub(r'<svg [^>]*viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', text, count=1)
     text = text.replace("xlink:href", "href")
     return re.sub(r"#0[1-4][0-9a-f]{4}", lambda m: _VARIABLES.get(m[0], m[0]), text)
-
-
-# -- points --------------------------------------------------------------------------------------------------------
 
 
 def _points(rows: Sequence[Log | Eval], x: Literal["step", "epoch"], y: str) -> Points:

@@ -10,8 +10,9 @@ from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from launcher.history import History, own_seconds, stragglers
-from launcher.records import Rates
+from launcher.rundir.history import History
+from launcher.rundir.rates import own_seconds, stragglers
+from launcher.rundir.records import Rates
 from launcher.show.text import Text
 
 MAX_RANKS = 8

@@ -8,15 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher import records
+from launcher.diagnose.explain.verdicts import Report
 from launcher.errors import EXIT_OK
-from launcher.explain import Report
-from launcher.plan import Plan
-from launcher.rundir import RunDir
-from launcher.show import View, err, failure
+from launcher.planning.plan import Plan
+from launcher.recipe.load import Loaded
+from launcher.rundir import records
+from launcher.rundir.outcome import Outcome
+from launcher.rundir.paths import RunDir
+from launcher.show.console import err
+from launcher.show.run import View, failure
 from launcher.show.text import Text
-from launcher.spec import Loaded
-from launcher.supervise import Outcome
 
 READ_BYTES = 1 << 16
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from launcher.cluster.model import GIB, MIB
 from launcher.models.geometry import Lora, geometry
 from launcher.strategies import activations, table
 from launcher.strategies.breakdown import Breakdown
 from launcher.strategies.job import Job, merged
 from launcher.strategies.table import Reduction, States, Strategy
+from launcher.text import GIB, MIB
 
 HCCL_BUFFSIZE_MIB = 200
 """HCCL_BUFFSIZE's default; every communicator takes twice as much (HCCL documentation)."""
@@ -65,11 +65,24 @@ def estimate(
     shape = geometry(config, task=task, num_labels=num_labels)
     how = table.load(strategy)
     job = Job(
-        shape, task, how.autocasts, precision, world_size, micro_batch, seq_len, gradient_checkpointing, attention or "sdpa",
-        accumulation > 1, padded, lora, device, min(logit_positions or seq_len, seq_len),
-        bucket_elements, overlaps and device == "npu",
+        shape,
+        task,
+        how.autocasts,
+        precision,
+        world_size,
+        micro_batch,
+        seq_len,
+        gradient_checkpointing,
+        attention or "sdpa",
+        accumulation > 1,
+        padded,
+        lora,
+        device,
+        min(logit_positions or seq_len, seq_len),
+        bucket_elements,
+        overlaps and device == "npu",
         lora.trainable(shape, task) if lora else shape.parameters,
-    )  # fmt: skip
+    )
     return _breakdown(how, job, hccl_buffsize_mib, num_communicators)
 
 

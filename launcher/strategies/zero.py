@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from launcher.cluster.model import GIB
 from launcher.strategies.base import Base
 from launcher.strategies.job import Job, merged
 from launcher.strategies.table import Planned, Reduction, Speed, States
+from launcher.text import GIB
 
 BUCKET_ELEMENTS = {"npu": 200_000_000, "cpu": 20_000_000}
 """reduce_bucket_size of stages 1 and 2, in elements, not bytes. DeepSpeed's own examples use 2e8 for cards; CPU ranks
@@ -121,8 +121,10 @@ class Zero3(Zero):
         own = (*job.g.parameters, *(job.trainable if job.lora else ()))
         persistent = sum(p.numel for p in own if p.numel <= 10 * hidden)
         return {
-            "gradients": _shard(job) * job.low, "buffers": job.low * hidden * hidden, "gathered": job.low * persistent,
-        }  # fmt: skip
+            "gradients": _shard(job) * job.low,
+            "buffers": job.low * hidden * hidden,
+            "gathered": job.low * persistent,
+        }
 
     def gathered(self, job: Job) -> dict[str, int]:
         total = job.g.num_parameters + (job.num_trainable if job.lora else 0)

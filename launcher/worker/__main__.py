@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from launcher import streams
-from launcher.rundir import RunDir
+from launcher.rundir.paths import RunDir
 from launcher.worker import start
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 
-from launcher import places, records, rundir
-from launcher.plan import Plan
-from launcher.rundir import RunDir
-from launcher.worker import data, predict
+from launcher import places
+from launcher.planning.plan import Plan
+from launcher.rundir import events, records
+from launcher.rundir.paths import RunDir
+from launcher.worker.data import prepare
 from launcher.worker.engines import ops
+from launcher.worker.training import predict
 
 
 def main(run: RunDir) -> None:
@@ -28,8 +30,8 @@ def main(run: RunDir) -> None:
 
 
 def _prepare(plan: Plan, run: RunDir) -> None:
-    ops.load(plan, lambda text: rundir.append_event(run.events_path, records.Note(text=text)))
+    ops.load(plan, lambda text: events.append_event(run.events_path, records.Note(text=text)))
     if plan.use is not None and plan.use.mode == "predict":
         predict.prepare(plan, run)
     else:
-        data.prepare(plan, run)
+        prepare.prepare(plan, run)

@@ -6,8 +6,6 @@ Imports nothing but what the agent has anyway; torch and what the program needs 
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.machinery
 import importlib.util
 import os
 import runpy
@@ -18,13 +16,13 @@ import types
 from pathlib import Path
 from typing import Any, NoReturn
 
-from launcher import rundir
+from launcher import files
 from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, LaunchError
-from launcher.plan import Plan
-from launcher.program import Program
-from launcher.rundir import RunDir
-from launcher.worker import failure
-from launcher.worker import preload as analysis
+from launcher.planning.plan import Plan
+from launcher.recipe.program import Program
+from launcher.rundir.paths import RunDir
+from launcher.worker.agent import preload as analysis
+from launcher.worker.runtime import failure
 
 
 def preload(plan: Plan) -> tuple[list[str], str]:
@@ -83,7 +81,7 @@ def main(program: Program, run: RunDir, attempt: int, rank: int) -> int:
         # argparse says what is wrong on stderr; the first rank's is on the screen already, unless it is kept off.
         local_rank = int(os.environ["LOCAL_RANK"])
         is_shown = local_rank == 0 and local_rank not in program.separate_logs
-        words = "" if is_shown else rundir.tail(run.last_words(attempt, rank))
+        words = "" if is_shown else files.tail(run.last_words(attempt, rank))
         failure.leave(error_path, said, rank, traceback_text=words)
         return code
     except KeyboardInterrupt as error:

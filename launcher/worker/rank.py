@@ -7,34 +7,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
-import torch
-import transformers
-from transformers import TrainingArguments
-
-from launcher import records, rundir
-from launcher.cluster import network
 from launcher.errors import EXIT_TERMINATED
-from launcher.plan import Plan
-from launcher.rundir import RunDir
-from launcher.worker import data, failure, heartbeat, predict, preempt, weights
-from launcher.worker import model as models
-from launcher.worker.callbacks import Beats, Events, Progress
-from launcher.worker.checkpoint import Store
-from launcher.worker.engines import checks, device, table
+from launcher.planning.plan import Plan
+from launcher.rundir.paths import RunDir
+from launcher.worker.engines import device, table
 from launcher.worker.engines.device import Rank
-from launcher.worker.heartbeat import Heart
-from launcher.worker.losswatch import LossWatch
-from launcher.worker.peers import Peers
-from launcher.worker.preempt import EvaluationStopped, Preempted, Stop, StopReport
-from launcher.worker.prepared import Prepared
-from launcher.worker.rates import Rates
-from launcher.worker.schedule import Schedule
-from launcher.worker.trainer import RecipeTrainer
-
-DEFAULT_TIMEOUT_S = 1800
-"""TrainingArguments' own ddp_timeout."""
+from launcher.worker.runtime import failure, heartbeat, stop_signals
+from launcher.worker.runtime.heartbeat import Heart
+from launcher.worker.runtime.stop_signals import Preempted
+from launcher.worker.training import predict
+from launcher.worker.training.evaluate import evaluate_on_rank
+from launcher.worker.training.train import train_on_rank
+from launcher.worker.weights.trained import ADAPTER
 
 
 def preload(plan: Plan) -> None:
@@ -57,7 +42,7 @@ def preload(plan: Plan) -> None:
 
 
 def _has_adapter(plan: Plan) -> bool:
-    return plan.use is not None and (Path(plan.use.weights) / weights.ADAPTER).is_file()
+    return plan.use is not None and (Path(plan.use.weights) / ADAPTER).is_file()
 
 
 def main(run_dir: Path, attempt: int = 0) -> None:
@@ -73,10 +58,10 @@ def main(run_dir: Path, attempt: int = 0) -> None:
         rank = Rank.from_env(os.environ)
         index = rank.index
         plan = run.plan()
-        preempt.install(run.error_path(attempt, index), index)
+        stop_signals.install(run.error_path(attempt, index), index)
         heartbeat.dump_stacks_on_signal(run.attempt(attempt) / f"stacks_{index}.txt")
         heart = Heart(run.attempt(attempt) / f"beat_{index}")
-        work = _train if plan.use is None else _evaluate if plan.use.mode == "eval" else predict.main
+        work = train_on_rank if plan.use is None else evaluate_on_rank if plan.use.mode == "eval" else predict.main
         work(plan, run, rank, heart)
     except Preempted:
         device.leave_process_group()
@@ -84,166 +69,3 @@ def main(run_dir: Path, attempt: int = 0) -> None:
     except Exception as error:
         raise SystemExit(failure.record(run.error_path(attempt, index), error, index)) from None
     device.leave_process_group()
-
-
-def _train(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
-    prepared, events = _begin(plan, run, rank, heart)
-    trainer = build(plan, run, rank, prepared, events, heart)
-    found = trainer.store.find()
-    heart.beat("wrapping the model")
-    output = trainer.train(resume_from_checkpoint=str(found.path) if found else None)
-    if plan.debug:
-        return  # a few steps were asked for; nothing of them is worth keeping
-    heart.beat("last evaluation")
-    final = _final_evaluation(trainer)
-    heart.beat("saving the model")
-    trainer.publish_model(run.model_dir)
-    if rank.is_first:
-        events.emit(records.Model(path=str(run.model_dir)))
-        _write_results(plan, run, trainer, final, output.metrics)
-        _end(events, final)
-        if trainer.predictions is not None:
-            trainer.predictions.require_scores(run.metrics_path)
-
-
-def _evaluate(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
-    """Evaluate trained weights once, as the training did after an epoch."""
-    prepared, events = _begin(plan, run, rank, heart)
-    trainer = build(plan, run, rank, prepared, events, heart)
-    heart.beat("wrapping the model")
-    events.emit(records.Engine.of(trainer.wrap_for_evaluation()))
-    try:
-        trainer.evaluate()
-    except EvaluationStopped:
-        raise Preempted from None
-    if rank.is_first:
-        assert trainer.predictions is not None and plan.use is not None
-        final = _plain(trainer.figures)
-        rundir.write_text(run.predictions_path, "".join(trainer.predictions.lines()))
-        predictions = trainer.predictions
-        facts = _facts(plan) | predictions.macro_facts(num_labels=trainer.num_labels) | predictions.unscored_facts()
-        rundir.write_json(run.metrics_path, {**facts, "checkpoint": prepared.weights, "final": final})
-        _end(events, final)
-        trainer.predictions.require_scores(run.metrics_path)
-
-
-def _end(events: Events, final: dict[str, Any]) -> None:
-    events.emit(records.End(more={k: v for k, v in final.items() if isinstance(v, int | float)}))
-
-
-def _begin(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> tuple[Prepared, Events]:
-    heart.beat("starting", 0)
-    device.prepare_env(plan, os.environ)
-    device.set_threads()
-    events = Events(run.events_path, enabled=rank.is_first)
-    prepared = data.prepared_for(plan, run)
-    for text in prepared.notes:
-        events.emit(records.Note(text=text))
-    counts = {k: split.label_counts for k in ("train", "eval") if (split := getattr(prepared, k)) is not None}
-    events.emit(records.Start(more={**_facts(plan), "label_counts": counts}))
-    return prepared, events
-
-
-def _facts(plan: Plan) -> dict[str, Any]:
-    return {
-        "world_size": plan.world_size,
-        "strategy": plan.strategy,
-        "precision": plan.precision,
-        "device": plan.device,
-    }
-
-
-def build(plan: Plan, run: RunDir, rank: Rank, prepared: Prepared, events: Events, heart: Heart) -> RecipeTrainer:
-    """Join the other ranks, load the model, and make the trainer with all that works beside it. Every rank must call it."""
-    transformers.utils.logging.disable_progress_bar()
-    args, peers = _join(plan, run, rank, heart)
-    heart.beat("loading the model")
-    # The head that a pretrained model lacks is drawn from this seed, so it is the same on all ranks.
-    transformers.set_seed(args.seed)
-    tokenizer = models.load_tokenizer(plan.recipe, Path(prepared.tokenizer_path))
-    model = models.load_model(plan, prepared, tokenizer)
-    epochs: list[dict[str, Any]] = []
-    loss_sum = torch.zeros((), device=args.device)
-    schedule = Schedule()
-    store = Store(run.checkpoints, plan, peers, events, heart)
-    watch = LossWatch(loss_sum.clone, plan.precision, peers)
-    report = StopReport(peers, events, saved_step=lambda: store.saved_step)
-    trainer = RecipeTrainer(
-        plan=plan,
-        rank=rank,
-        task=models.task(plan, prepared, tokenizer, model),
-        num_labels=prepared.num_labels,
-        store=store,
-        schedule=schedule,
-        epochs=epochs,
-        note=weights.note(plan, prepared.label_names),
-        loss_sum=loss_sum,
-        check_losses=watch.look,
-        leave=report.leave,
-        model=model,
-        args=args,
-        processing_class=tokenizer,
-        train_dataset=data.open_split(prepared.train) if prepared.train else None,
-        eval_dataset=data.open_split(prepared.eval) if prepared.eval else None,
-    )
-    progress = Progress(
-        events,
-        epochs,
-        trainer.metric_names,
-        check_engine=trainer.check_engine,
-        take_epoch_loss=trainer.take_epoch_loss,
-        eval_progress=lambda: trainer.eval_progress,
-        has_best_model=lambda: trainer.has_best_model,
-    )
-    rates, stop = Rates(trainer.meter, peers, events), Stop(peers, schedule, report, trainer.begin)
-    for callback in (progress, Beats(heart), watch, rates, stop):
-        trainer.add_callback(callback)
-    return trainer
-
-
-def _join(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> tuple[TrainingArguments, Peers]:
-    timeout_s = plan.training_arguments.get("ddp_timeout", DEFAULT_TIMEOUT_S)
-    heart.beat("joining the others")
-    deepspeed_path = str(run.deepspeed_path) if plan.sharing.needs_deepspeed else None
-    with network.no_name_server(os.environ):
-        table.of(plan).join(plan, timeout_s=timeout_s)
-        args = device.training_arguments(plan, output_dir=str(run.checkpoints), deepspeed_path=deepspeed_path)
-    checks.check_world(plan, rank, args)
-    return args, Peers(timeout_s=timeout_s)
-
-
-def _final_evaluation(trainer: RecipeTrainer) -> dict[str, Any]:
-    """Figures of the model that is saved; evaluated again only where the last evaluation was of other weights."""
-    if trainer.eval_dataset is None:
-        return {}
-    if trainer.figures_step != trainer.state.global_step or trainer.args.load_best_model_at_end:
-        try:
-            trainer.evaluate()
-        except EvaluationStopped:
-            trainer.stop_after_training()
-    return _plain(trainer.figures)
-
-
-def _plain(figures: dict[str, Any]) -> dict[str, Any]:
-    keep = ("eval_loss", "eval_samples", "eval_runtime", "eval_samples_per_second")
-    return {k if k in keep else k.removeprefix("eval_"): v for k, v in figures.items()}
-
-
-def _write_results(
-    plan: Plan, run: RunDir, trainer: RecipeTrainer, final: dict[str, Any], train: dict[str, Any]
-) -> None:
-    facts = _facts(plan)
-    if trainer.predictions is not None:
-        rundir.write_text(run.predictions_path, "".join(trainer.predictions.lines()))
-        facts |= trainer.predictions.macro_facts(num_labels=trainer.num_labels) | trainer.predictions.unscored_facts()
-    if trainer.has_best_model:
-        facts["best"] = trainer.best_facts()
-    state = trainer.state
-    figures = {
-        "global_step": state.global_step,
-        "train_loss": trainer.mean_train_loss,
-        **{k: train[k] for k in ("train_runtime", "train_samples_per_second", "train_steps_per_second")},
-        "total_flos": state.total_flos,
-        "epoch": state.epoch,
-    }
-    rundir.write_json(run.metrics_path, {**facts, "epochs": trainer.epochs, "final": final, "train": figures})

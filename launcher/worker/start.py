@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from launcher import rundir
-from launcher.rundir import RunDir
+from launcher import files
+from launcher.rundir.paths import RunDir
 
 
 def settle(run: RunDir) -> None:
@@ -16,7 +16,7 @@ def settle(run: RunDir) -> None:
     transformers and DeepSpeed import torch_npu wherever it is installed, and without CANN that import fails. accelerate
     imports DeepSpeed wherever it is installed, to ask whether a model is its engine: 0.3 s and 14 MB on each rank.
     """
-    settings = rundir.read_json(run.env_path) or {}
+    settings = files.read_json(run.env_path) or {}
     for row in settings.get("unset", []):
         os.environ.pop(row["name"], None)
     for row in settings.get("set", []):

@@ -121,10 +121,15 @@ class Rig:
             # They end with the tests, even where those are killed.
             self._daemons.append(
                 subprocess.Popen(
-                    ["setpriv", "--pdeathsig", "KILL", *argv], env={**os.environ, **self.env, "PATH": PATH},
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True,
+                    ["setpriv", "--pdeathsig", "KILL", *argv],
+                    env={**os.environ, **self.env, "PATH": PATH},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd="/",
+                    start_new_session=True,
                 )
-            )  # fmt: skip
+            )
 
     def _until(self, is_so, what: str) -> None:
         deadline = time.monotonic() + START_S

@@ -59,7 +59,18 @@ def run(argv: list[str], env: dict[str, str], **more: Any) -> subprocess.Complet
 def by_srun(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> Run:
     """Two nodes of two ranks, by srun, from the recipe alone."""
     out = tmp_path_factory.mktemp("srun")
-    words = ["srun", "--nodes=2", "--ntasks-per-node=1", "--gres=npu:4", *LAUNCH, "--nproc=2", "--device=cpu", str(TINY), EXACT, f"output_dir={out}"]  # fmt: skip
+    words = [
+        "srun",
+        "--nodes=2",
+        "--ntasks-per-node=1",
+        "--gres=npu:4",
+        *LAUNCH,
+        "--nproc=2",
+        "--device=cpu",
+        str(TINY),
+        EXACT,
+        f"output_dir={out}",
+    ]
     done = run(words, env)
     assert 0 == done.returncode, done.stdout + done.stderr
     (where,) = (out / "tiny-cpu").glob("slurm-*")
@@ -80,9 +91,14 @@ def test_srun_gives_the_single_machines_run(by_srun: Run, tmp_path: Path, env: d
 
 def started(argv: list[str], env: dict[str, str], tmp_path: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        argv, env=env, cwd=REPO, text=True, stdin=subprocess.DEVNULL,
-        stdout=(tmp_path / "out").open("w"), stderr=(tmp_path / "err").open("w"),
-    )  # fmt: skip
+        argv,
+        env=env,
+        cwd=REPO,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=(tmp_path / "out").open("w"),
+        stderr=(tmp_path / "err").open("w"),
+    )
 
 
 def until(is_so: Callable[[], Any], what: str, process: subprocess.Popen[str]) -> Any:
@@ -146,7 +162,9 @@ def test_programs_and_commands_run_on_every_node(rig: slurm_rig.Rig, tmp_path: P
     assert {"node_0_of_2", "node_1_of_2"} == {path.name for path in tmp_path.glob("node_*")}
 
 
-def test_a_preempted_job_goes_on_to_the_same_weights(rig: slurm_rig.Rig, by_srun: Run, tmp_path: Path, env: dict[str, str]):  # fmt: skip
+def test_a_preempted_job_goes_on_to_the_same_weights(
+    rig: slurm_rig.Rig, by_srun: Run, tmp_path: Path, env: dict[str, str]
+):
     """Signalled in the middle of a training, it saves, goes back to the queue, is started again with its number, and ends
     with the weights of the run that was left alone, bit for bit; who follows it sees all of that."""
     words = ["--nodes=2", "--nproc=2", "--follow", str(TINY), EXACT, f"output_dir={tmp_path}"]
@@ -170,7 +188,9 @@ def test_a_preempted_job_goes_on_to_the_same_weights(rig: slurm_rig.Rig, by_srun
     assert {"attempt_0", "attempt_1"} <= {p.name for p in where.iterdir()}
 
 
-def test_a_job_that_makes_room_goes_on_afterwards(rig: slurm_rig.Rig, by_srun: Run, tmp_path: Path, env: dict[str, str]):  # fmt: skip
+def test_a_job_that_makes_room_goes_on_afterwards(
+    rig: slurm_rig.Rig, by_srun: Run, tmp_path: Path, env: dict[str, str]
+):
     """Preempted by Slurm itself for a partition that goes before its own: it saves in the grace time, waits, and ends as
     one that was left alone. It was submitted from inside another allocation, whose variables are not its own."""
     words = ["--json", "--nodes=2", "--nproc=2", "--cpus-per-task=8", str(TINY), EXACT, f"output_dir={tmp_path}"]
@@ -281,7 +301,9 @@ def test_sbatch_reads_directives_as_they_were_meant(rig: slurm_rig.Rig, tmp_path
         (["--nproc=5"], "cannot be split evenly over 5 ranks", "6 or 12 ranks"),
     ],
 )
-def test_what_slurm_or_the_recipe_refuses_is_said_before_anything_is_queued(rig: slurm_rig.Rig, tmp_path: Path, env: dict[str, str], words: list[str], said: str, hint: str):  # fmt: skip
+def test_what_slurm_or_the_recipe_refuses_is_said_before_anything_is_queued(
+    rig: slurm_rig.Rig, tmp_path: Path, env: dict[str, str], words: list[str], said: str, hint: str
+):
     """One sentence and what to do; exit code 2; no job."""
     before = rig.jobs()
     options, overrides = [w for w in words if w[0] == "-"], [w for w in words if w[0] != "-"]

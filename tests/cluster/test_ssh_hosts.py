@@ -51,12 +51,26 @@ class Launch(Run):
         overrides = [w for w in words if not w.startswith("--")]
         self.process = subprocess.Popen(
             [
-                *machines.here, sys.executable, "-m", "launcher.cli", f"--hostfile={hostfile}",
-                f"--ssh-config={machines.ssh_config}", f"--run-dir={folder}", "--device=cpu", *passed, *options,
-                "recipes/tiny-cpu.yaml", *overrides,
+                *machines.here,
+                sys.executable,
+                "-m",
+                "launcher.cli",
+                f"--hostfile={hostfile}",
+                f"--ssh-config={machines.ssh_config}",
+                f"--run-dir={folder}",
+                "--device=cpu",
+                *passed,
+                *options,
+                "recipes/tiny-cpu.yaml",
+                *overrides,
             ],
-            cwd=REPO, env=base, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            cwd=REPO,
+            env=base,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         self.out = self.err = ""
 
     def wait(self) -> int:
@@ -135,7 +149,7 @@ def test_two_hosts_train_as_one_machine_and_their_results_come_here(
             process = Path(f"/proc/{pid}")
             try:
                 assert TOKEN.encode() not in (process / "cmdline").read_bytes()
-                if b"launcher.worker.agent" in (process / "cmdline").read_bytes():
+                if b"launcher.worker.agent.agent" in (process / "cmdline").read_bytes():
                     assert f"HF_TOKEN={TOKEN}".encode() in (process / "environ").read_bytes()
                     holders.add(node)
             except FileNotFoundError:
@@ -174,7 +188,9 @@ dist.destroy_process_group()
 """
 
 
-def test_a_program_runs_on_two_hosts_and_its_output_comes_here(machines: sshd.Machines, tmp_path: Path, shared_cache: str):  # fmt: skip
+def test_a_program_runs_on_two_hosts_and_its_output_comes_here(
+    machines: sshd.Machines, tmp_path: Path, shared_cache: str
+):
     """As it comes, on the stream that it was written to; a rank that fails there is named here."""
     program = tmp_path / "words.py"
     program.write_text(WORDS, encoding="utf-8")
@@ -182,12 +198,26 @@ def test_a_program_runs_on_two_hosts_and_its_output_comes_here(machines: sshd.Ma
     kept = {k: v for k, v in launching.environment().items() if not k.startswith("SLURM")}
     env = kept | {"ASCEND_LAUNCH_CACHE": shared_cache, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
     argv = [
-        *machines.here, sys.executable, "-m", "launcher.cli", f"--hostfile={tmp_path / 'hosts'}",
-        f"--ssh-config={machines.ssh_config}", "--device=cpu", "--pass-env=PYTHONPATH",
-    ]  # fmt: skip
+        *machines.here,
+        sys.executable,
+        "-m",
+        "launcher.cli",
+        f"--hostfile={tmp_path / 'hosts'}",
+        f"--ssh-config={machines.ssh_config}",
+        "--device=cpu",
+        "--pass-env=PYTHONPATH",
+    ]
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*argv, *words], cwd=REPO, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S)  # fmt: skip
+        return subprocess.run(
+            [*argv, *words],
+            cwd=REPO,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+        )
 
     folder = machines.folder / "apart" / tmp_path.name
     done = run("--tee=1", f"--run-dir={folder}", str(program), "--lr", "1e-4", "-x")
@@ -295,7 +325,9 @@ def test_a_launcher_that_refuses_to_start_ends_the_others(launch: Callable[..., 
 # -- told to stop ----------------------------------------------------------------------------------------------------
 
 
-def test_an_interrupted_job_goes_on_to_the_same_weights(launch: Callable[..., Launch], machines: sshd.Machines, alone: Path):  # fmt: skip
+def test_an_interrupted_job_goes_on_to_the_same_weights(
+    launch: Callable[..., Launch], machines: sshd.Machines, alone: Path
+):
     """^C gives 130, and the step is kept on what the hosts share. The command that is printed ends with the weights and the
     predictions of a run that was left alone, bit for bit."""
     job = launch(EXACT, FAULT="drag 1 10")

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from launcher import assets, plan, spec
-from launcher.cluster import detect
-from launcher.cluster.nodes import Nodes
+from launcher import assets
+from launcher.accelerators import detect
+from launcher.machine.nodes import Nodes
+from launcher.planning import decide, plan
+from launcher.recipe import load
 from launcher.render import accelerate
 
 STRATEGIES = ["ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2"]
@@ -19,14 +21,14 @@ NODES = {"one node": Nodes(), "two nodes": Nodes(2, 1, "node0:29400")}
 
 def make(path: Path, strategy: str, nodes: Nodes) -> plan.Plan:
     overrides = [f"parallel.strategy={strategy}", "parallel.global_batch_size=16"]
-    return plan.make(spec.load(path, overrides, {}), detect.assumed(8, nodes), plan.Options())
+    return decide.make(load.load(path, overrides, {}), detect.assumed(8, nodes), plan.Options())
 
 
 @pytest.mark.parametrize("path", assets.recipes(), ids=lambda p: p.stem)
 def test_every_shipped_recipe_loads(path: Path):
     """And plans for eight cards."""
-    loaded = spec.load(path, ["parallel.global_batch_size=8", "parallel.micro_batch_size=auto"], {})
-    made = plan.make(loaded, detect.assumed(8, Nodes()), plan.Options())
+    loaded = load.load(path, ["parallel.global_batch_size=8", "parallel.micro_batch_size=auto"], {})
+    made = decide.make(loaded, detect.assumed(8, Nodes()), plan.Options())
 
     assert 8 == made.world_size
 

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_report import HOSTILE, write_run
 
-from launcher import report
+from launcher.report import page as report_page
+from launcher.report.page import write
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-from test_report import HOSTILE, write_run
+
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
@@ -35,8 +37,16 @@ class Browser:
     def __init__(self, profile: Path) -> None:
         theirs_in, self._to = (fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in os.pipe())
         self._from, theirs_out = (fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in os.pipe())
-        argv = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-                f"--user-data-dir={profile}", "--remote-debugging-pipe"]  # fmt: skip
+        argv = [
+            CHROMIUM,
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            f"--user-data-dir={profile}",
+            "--remote-debugging-pipe",
+        ]
         null = os.open(os.devnull, os.O_RDWR)
         moves = [(theirs_in, 3), (theirs_out, 4), (null, 0), (null, 1), (null, 2)]
         actions = [(os.POSIX_SPAWN_DUP2, fd, target) for fd, target in moves]
@@ -108,7 +118,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     )
     out = {"one": runs[:1], "hostile": [hostile], "compared": [*runs, hostile]}
     for name, paths in out.items():
-        report.write(report.load_all(paths), folder / f"{name}.html")
+        write(report_page.load_all(paths), folder / f"{name}.html")
     return {name: folder / f"{name}.html" for name in out}
 
 
@@ -121,7 +131,12 @@ def test_it_asks_for_nothing_complains_of_nothing_and_fits(
     browser.open(pages[name], width)
     wide = browser.ask("document.documentElement.scrollWidth")
     asked = {e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"}
-    said = [e for e in browser.events if e.get("method") in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Page.javascriptDialogOpening")]  # fmt: skip
+    said = [
+        e
+        for e in browser.events
+        if e.get("method")
+        in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Page.javascriptDialogOpening")
+    ]
 
     assert wide <= width
     assert {pages[name].as_uri()} == {url for url in asked if not url.startswith("data:")}

@@ -17,8 +17,12 @@ from launcher.cli import outputs
 from launcher.errors import LaunchError
 
 REPO = Path(__file__).resolve().parent.parent.parent
-TABLE = {"version": "1.0", "server_count": "1", "status": "completed", "server_list": [
-    {"server_id": "n0", "device": [{"device_id": "0", "device_ip": "10.0.0.1", "rank_id": "0"}]}]}  # fmt: skip
+TABLE = {
+    "version": "1.0",
+    "server_count": "1",
+    "status": "completed",
+    "server_list": [{"server_id": "n0", "device": [{"device_id": "0", "device_ip": "10.0.0.1", "rank_id": "0"}]}],
+}
 
 
 @pytest.fixture
@@ -88,11 +92,17 @@ def test_a_file_goes_into_a_folder_that_is_there(writing: Any, ascend_launch: An
 @pytest.mark.parametrize(
     "words",
     [
-        ("report", "x", "--out"), ("recipes", "copy", "tiny-cpu"), ("x.yaml", "--run-dir"), ("export", "x", "--out"),
-        ("export",), ("explain",), ("predict", "--model"), ("predict", "--model", "x", "--output"),
+        ("report", "x", "--out"),
+        ("recipes", "copy", "tiny-cpu"),
+        ("x.yaml", "--run-dir"),
+        ("export", "x", "--out"),
+        ("export",),
+        ("explain",),
+        ("predict", "--model"),
+        ("predict", "--model", "x", "--output"),
         ("predict", "--model", "x", "--input"),
     ],
-)  # fmt: skip
+)
 def test_an_empty_name_is_not_the_current_folder(ascend_launch: Any, words: tuple[str, ...]):
     ran = ascend_launch(*words, "")
 
@@ -197,7 +207,10 @@ def test_files_of_one_name_are_several_nodes(ascend_launch: Any, tmp_path: Path)
         words += ["--nodes", tmp_path / host / "node.json"]
     ran = ascend_launch(*words)
 
-    assert (2, True) == (ran.code, f"{tmp_path / 'b' / 'node.json'} 2.13" in ran.out or f"{tmp_path / 'a' / 'node.json'} 2.12" in ran.out)  # fmt: skip
+    assert (2, True) == (
+        ran.code,
+        f"{tmp_path / 'b' / 'node.json'} 2.13" in ran.out or f"{tmp_path / 'a' / 'node.json'} 2.12" in ran.out,
+    )
 
 
 # -- standard streams ------------------------------------------------------------------------------------------------

@@ -89,20 +89,33 @@ ATTRIBUTES = {
     ENGINE: ("global_samples", "global_steps", "skipped_steps"),
     ZERO2: ("bit16_groups", "loss_scaler", "partition_count", "single_partition_of_fp32_groups"),
     ZERO3: (
-        "dp_process_group", "fp16_groups", "fp16_partitioned_groups", "fp16_partitioned_groups_flat",
-        "fp32_partitioned_groups_flat", "grad_position", "loss_scaler", "unflatten",
+        "dp_process_group",
+        "fp16_groups",
+        "fp16_partitioned_groups",
+        "fp16_partitioned_groups_flat",
+        "fp32_partitioned_groups_flat",
+        "grad_position",
+        "loss_scaler",
+        "unflatten",
     ),
-    "launcher.explain": ("_parser",),  # of re, by the name that it has in this version of Python
+    "launcher.diagnose.explain.matches": ("_parser",),  # of re, by the name that it has in this version of Python
     "torch.nn.modules.module:Module": ("_buffers", "_non_persistent_buffers_set"),
     "transformers.configuration_utils:PreTrainedConfig": ("_attn_implementation",),
     "transformers.models.auto.auto_factory:_BaseAutoModelClass": ("_model_mapping",),
     TRAINER: (
-        "_globalstep_last_logged", "_tr_loss", "_total_loss_scalar", "control", "is_deepspeed_enabled", "is_fsdp_enabled",
-        "loss_is_scaled_for_ga", "model_accepts_loss_kwargs", "model_wrapped",
+        "_globalstep_last_logged",
+        "_tr_loss",
+        "_total_loss_scalar",
+        "control",
+        "is_deepspeed_enabled",
+        "is_fsdp_enabled",
+        "loss_is_scaled_for_ga",
+        "model_accepts_loss_kwargs",
+        "model_wrapped",
     ),
     "transformers.modeling_utils:PreTrainedModel": ("_no_split_modules",),
     "weakref:finalize": ("_registry",),
-}  # fmt: skip
+}
 """A class, or a module that sets it on objects of others → what we read or set."""
 
 STANDARD = {
@@ -221,7 +234,7 @@ def test_every_part_of_deepspeeds_optimizers_has_a_row():
     read = {
         node.attr
         for path in [
-            REPO / "launcher" / "worker" / "state.py",
+            REPO / "launcher" / "worker" / "checkpoints" / "live.py",
             *sorted((REPO / "launcher" / "worker" / "engines").glob("*.py")),
         ]
         for node in ast.walk(syntax(path))

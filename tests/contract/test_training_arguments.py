@@ -19,14 +19,21 @@ from transformers import TrainingArguments, optimization, trainer_optimizer, tra
 from transformers.integrations import integration_utils
 from transformers.trainer_utils import SchedulerType
 
-from launcher import plan, spec, training_fields, training_rules
-from launcher.cluster import detect
-from launcher.cluster.model import Cluster
-from launcher.cluster.nodes import Nodes
+from launcher.accelerators import detect
 from launcher.errors import LaunchError
+from launcher.machine.cluster import Cluster
+from launcher.machine.nodes import Nodes
+from launcher.planning import decide, plan
+from launcher.recipe import load, training_fields, training_rules
+from launcher.recipe.load import Loaded
+from launcher.recipe.optimizers import OPTIMIZERS
+from launcher.recipe.schedulers import SCHEDULERS
+from launcher.recipe.schedules import GREATER_IS_BETTER
+from launcher.recipe.schema import Metric
+from launcher.recipe.trackers import _LEVELS, NAMES_RUNS, TRACKERS
 from launcher.render import files
-from launcher.rundir import RunDir
-from launcher.worker.trainer import RecipeTrainer
+from launcher.rundir.paths import RunDir
+from launcher.worker.training.trainer import RecipeTrainer
 
 FIELDS = {f.name: f for f in dataclasses.fields(TrainingArguments)}
 WORKERS = {"dataloader_num_workers": 2}
@@ -97,9 +104,9 @@ def change(name: str) -> tuple[Any, dict[str, Any]]:
     return not default, {}
 
 
-def made(path: Path, num_cards: int = 8) -> tuple[spec.Loaded, plan.Plan]:
-    loaded = spec.load(path, (), {})
-    return loaded, plan.make(loaded, detect.assumed(num_cards, Nodes()), plan.Options())
+def made(path: Path, num_cards: int = 8) -> tuple[Loaded, plan.Plan]:
+    loaded = load.load(path, (), {})
+    return loaded, decide.make(loaded, detect.assumed(num_cards, Nodes()), plan.Options())
 
 
 def in_a_rank(found: plan.Plan, folder: Path) -> dict[str, Any]:
@@ -135,8 +142,8 @@ def test_without_evaluations_nothing_that_follows_them_is_left(recipe: Write, tm
         "dataloader_num_workers": 2,
         "dataloader_prefetch_factor": 2,
     }
-    loaded = spec.load(recipe(training=training), (), {})
-    found = plan.make(loaded, Cluster("cpu", source="a test"), plan.Options(**options)).training_arguments
+    loaded = load.load(recipe(training=training), (), {})
+    found = decide.make(loaded, Cluster("cpu", source="a test"), plan.Options(**options)).training_arguments
 
     args = TrainingArguments(**{k: v for k, v in found.items() if k != "ddp_backend"}, output_dir=str(tmp_path))
     assert ("no", "no", False, False) == (
@@ -204,9 +211,6 @@ def _own_properties() -> Iterator[str]:
         yield inspect.getsource(value.fget if isinstance(value, property) else value).replace("self.", "args.")
 
 
-# -- the tables ----------------------------------------------------------------------------------------------------
-
-
 def test_every_scheduler_takes_what_the_table_says():
     """get_scheduler hands lr_scheduler_kwargs on to all but two, which it passes over."""
     given = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
@@ -215,15 +219,15 @@ def test_every_scheduler_takes_what_the_table_says():
     takes = {name: set(inspect.signature(classes.get(name, f)).parameters) - given for name, f in functions.items()}
     takes |= {"constant": set(), "constant_with_warmup": set()}
 
-    assert {s.value for s in SchedulerType} == training_rules.SCHEDULERS.keys()
-    assert takes == {name: set(found.takes) for name, found in training_rules.SCHEDULERS.items()}
+    assert {s.value for s in SchedulerType} == SCHEDULERS.keys()
+    assert takes == {name: set(found.takes) for name, found in SCHEDULERS.items()}
 
 
 @pytest.mark.parametrize("name", [s.value for s in SchedulerType])
 def test_what_a_scheduler_needs_is_what_it_fails_without(name: str):
     """Made with nothing but its name, where the table says that nothing is needed; refused where it is."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    needs = training_rules.SCHEDULERS[name].needs_one_of
+    needs = SCHEDULERS[name].needs_one_of
     if needs and name != "greedy":  # greedy's default is there, and wrong
         with pytest.raises((ValueError, TypeError)):
             optimization.get_scheduler(name, optimizer, 0, 100)
@@ -248,7 +252,7 @@ def test_every_optimizer_is_in_the_table_with_what_it_reads():
             set(re.findall(r"^ +from (\w+)[\w.]* import", source, re.M)) - {"torch", "torch_npu"},
         )
 
-    table = training_rules.OPTIMIZERS
+    table = OPTIMIZERS
     assert found.keys() == table.keys()
     supported = {name: row for name, row in found.items() if not table[name].refused}
     assert {n: row[0] for n, row in supported.items()} == {n: set(table[n].args) for n in supported}
@@ -262,9 +266,7 @@ def test_adam_arguments_reach_only_the_optimizers_that_read_them(name: str, tmp_
     args = TrainingArguments(output_dir=str(tmp_path), optim=name, adam_beta1=0.5, adam_epsilon=0.25, use_cpu=True)
     _, options = transformers.Trainer.get_optimizer_cls_and_kwargs(args)
 
-    assert bool(training_rules.OPTIMIZERS[name].adam) == (
-        options.get("betas", (0,))[0] == 0.5 and options["eps"] == 0.25
-    )
+    assert bool(OPTIMIZERS[name].adam) == (options.get("betas", (0,))[0] == 0.5 and options["eps"] == 0.25)
 
 
 def test_every_tracker_is_in_the_table():
@@ -280,19 +282,19 @@ def test_every_tracker_is_in_the_table():
         )
     }
 
-    assert set(callbacks) == training_rules.TRACKERS.keys()
-    assert named == training_rules.NAMES_RUNS
+    assert set(callbacks) == TRACKERS.keys()
+    assert named == NAMES_RUNS
 
 
 def test_log_levels_are_the_installed_ones():
-    assert set(training_args.trainer_log_levels) == set(training_rules._LEVELS)
+    assert set(training_args.trainer_log_levels) == set(_LEVELS)
 
 
 def test_each_figure_has_a_direction():
     """The recipe's metrics and the loss; a table has none."""
     from typing import get_args
 
-    assert {"loss", *get_args(spec.Metric)} - {"confusion_matrix"} == training_rules.GREATER_IS_BETTER.keys()
+    assert {"loss", *get_args(Metric)} - {"confusion_matrix"} == GREATER_IS_BETTER.keys()
 
 
 SCHEDULES = [

@@ -1,4 +1,4 @@
-"""Events and failures have their keys in one file, launcher/records.py."""
+"""Events and failures have their keys in one file, launcher/rundir/records.py."""
 
 from __future__ import annotations
 

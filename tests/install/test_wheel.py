@@ -13,7 +13,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from launcher import doctor
+from launcher.diagnose.doctor.versions import BOUNDS, EXTRA, PAIR
 
 from .conftest import Installed
 
@@ -49,9 +49,9 @@ def test_a_plain_install_brings_nothing_that_has_to_do_with_torch(wheel: Path):
 def test_extras_are_the_bounds_that_doctor_checks(wheel: Path):
     """Else a launch would refuse what pip has installed, or run what it would not have."""
     found = requirements(wheel)
-    said = {need.name: need.specifier for extra in ("train", *doctor.EXTRA.values()) for need in found[extra]}
+    said = {need.name: need.specifier for extra in ("train", *EXTRA.values()) for need in found[extra]}
 
-    assert {name: str(Requirement(f"{name}{bounds}").specifier) for name, bounds in doctor.BOUNDS.items()} == {
+    assert {name: str(Requirement(f"{name}{bounds}").specifier) for name, bounds in BOUNDS.items()} == {
         name: str(specifier) for name, specifier in said.items()
     }
 
@@ -59,7 +59,7 @@ def test_extras_are_the_bounds_that_doctor_checks(wheel: Path):
 def test_the_pair_is_of_one_release(wheel: Path):
     pair = {need.name: str(need.specifier) for need in requirements(wheel)["npu"]}
 
-    assert f"=={doctor.PAIR}" == pair["torch"] == pair["torch-npu"]
+    assert f"=={PAIR}" == pair["torch"] == pair["torch-npu"]
 
 
 @pytest.fixture(scope="module")
@@ -193,9 +193,15 @@ def test_a_copied_recipe_trains(installed: Installed, tmp_path: Path):
     installed("recipes", "copy", "tiny-cpu", "mine.yaml", cwd=tmp_path)
 
     ran = installed(
-        "--device", "cpu", "mine.yaml", "training.max_steps=1", "training.eval_strategy=no", "report=false",
-        cwd=tmp_path, ASCEND_LAUNCH_CACHE=str(tmp_path / "cache"),
-    )  # fmt: skip
+        "--device",
+        "cpu",
+        "mine.yaml",
+        "training.max_steps=1",
+        "training.eval_strategy=no",
+        "report=false",
+        cwd=tmp_path,
+        ASCEND_LAUNCH_CACHE=str(tmp_path / "cache"),
+    )
 
     assert 0 == ran.returncode, ran.stderr
     assert (tmp_path / "runs" / "mine" / "latest" / "metrics.json").is_file()

@@ -53,9 +53,14 @@ def test_doctor_sees_the_cann_version(machine: Machine) -> None:
 def test_a_cpu_launch_works_where_torch_npu_is_installed_without_cann(machine: Machine, tmp_path: Path) -> None:
     """`import torch` fails there by itself; neither a doctor nor the ranks of a CPU launch meet that."""
     ran = machine.launch(
-        "--device", "cpu", "recipes/tiny-cpu.yaml", "training.max_steps=1", "training.eval_strategy=no",
-        f"output_dir={tmp_path}", bare=True,
-    )  # fmt: skip
+        "--device",
+        "cpu",
+        "recipes/tiny-cpu.yaml",
+        "training.max_steps=1",
+        "training.eval_strategy=no",
+        f"output_dir={tmp_path}",
+        bare=True,
+    )
 
     assert ran.code == 0, ran.text
     assert list(tmp_path.glob("tiny-cpu/*/metrics.json"))

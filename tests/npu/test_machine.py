@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import PROGRAMS, Machine, last_json
 
-from launcher.cluster import npu
+from launcher.accelerators.ascend import npu_smi
 
 SEEN = """
 import json, torch
@@ -48,9 +48,17 @@ for value in ("", "0", "1,3", "0,1,2,3,4,5,6,7", "1, 2,3", "1,3,8", "9", "2,1", 
     text = machine.python(code).text
     found = {m[1]: (int(m[2]), int(m[3])) for m in re.finditer(r"<(.*?)> (\d+) (\d+)", text)}
     assert found == {
-        "": (0, 0), "0": (1, 0), "1,3": (2, 0), "0,1,2,3,4,5,6,7": (8, 0), "1, 2,3": (1, 0), "1,3,8": (2, 0), "9": (0, 0),
-        "2,1": (0, 207004), "1,1": (0, 207004), "x": (0, 0),
-    }  # fmt: skip
+        "": (0, 0),
+        "0": (1, 0),
+        "1,3": (2, 0),
+        "0,1,2,3,4,5,6,7": (8, 0),
+        "1, 2,3": (1, 0),
+        "1,3,8": (2, 0),
+        "9": (0, 0),
+        "2,1": (0, 207004),
+        "1,1": (0, 207004),
+        "x": (0, 0),
+    }
     assert (
         "(EE1001)" in text and "ASCEND_RT_VISIBLE_DEVICES:2,1 error, it must be configured in ascending order" in text
     )
@@ -60,7 +68,7 @@ def test_a_visible_list_renumbers_cards(machine: Machine) -> None:
     """Logical card 1 of `2,5` is physical card 5, and there is no card 2."""
     code = "import torch; torch.npu.set_device(1); x = torch.ones(2**20, device='npu:1'); import subprocess; print(subprocess.run(['npu-smi', 'info'], capture_output=True, text=True).stdout); torch.npu.set_device(2)"
     ran = machine.python(code, ASCEND_RT_VISIBLE_DEVICES="2,5")
-    assert [d.index for d in npu.parse_info(ran.text).devices if d.processes] == [5]
+    assert [d.index for d in npu_smi.parse_info(ran.text).devices if d.processes] == [5]
     assert "error code is 107001" in ran.text and "Expected value: [0, 2)." in ran.text
 
 
@@ -114,8 +122,14 @@ if not os.fork():
 print(os.waitstatus_to_exitcode(os.wait()[1]))
 """
     text = machine.python(code).text
-    for said in ("npu::npu_quantize is not emulated", "npu_format_cast to format 29 is not emulated", "found at least two devices, npu:0 and cpu",
-                 "found at least two devices, npu:0 and npu:1", "aclmdlInitDump is not emulated", "\n-6"):  # fmt: skip
+    for said in (
+        "npu::npu_quantize is not emulated",
+        "npu_format_cast to format 29 is not emulated",
+        "found at least two devices, npu:0 and cpu",
+        "found at least two devices, npu:0 and npu:1",
+        "aclmdlInitDump is not emulated",
+        "\n-6",
+    ):
         assert said in text, text
     assert "silent" not in text
 
@@ -125,9 +139,6 @@ def test_the_first_910_refuses_bf16(machine: Machine) -> None:
     code = "import torch; x = torch.ones(2, 2, device='npu'); print((x.half() @ x.half()).dtype); x.to(torch.bfloat16) @ x.to(torch.bfloat16)"
     text = machine.python(code, EMULATED_SOC="910A").text
     assert "torch.float16" in text and "not implemented for DT_BFLOAT16" in text
-
-
-# --- commands -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("soc", "name"), [("910B3", "910B3"), ("910A", "910A"), ("910_9392", "Ascend910")])
@@ -141,7 +152,7 @@ def test_npu_smi_prints_what_the_launcher_reads(machine: Machine, soc: str, name
         EMULATED_DRIVER_VERSION="24.1.0",
         EMULATED_FAULTS="busy:1=8000,unhealthy:2,warning:3",
     )
-    info = npu.parse_info(ran.text)
+    info = npu_smi.parse_info(ran.text)
     assert info.driver_version == "24.1.0" and info.has_process_table
     assert [name] * 4 == [d.name for d in info.devices]
     assert [d.health for d in info.devices] == ["OK", "OK", "Alarm", "Warning"]
@@ -177,9 +188,6 @@ def test_a_missing_driver(machine: Machine) -> None:
     assert "507899" in broken.python("import torch; torch.ones(1, device='npu')").text
 
 
-# --- installations ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("mode", ["unsourced", "missing"])
 def test_cann_missing_or_not_sourced(machine: Machine, mode: str) -> None:
     """`import torch` fails as it does on hosts without CANN, and works with the backend left alone."""
@@ -209,9 +217,6 @@ def test_set_env_sets_what_torch_npu_checks(machine: Machine) -> None:
     """Home, operator package, runtime and compiler folders, version file."""
     code = "import os; h = os.environ['ASCEND_HOME_PATH']; print([os.path.exists(p) for p in (h, os.environ['ASCEND_OPP_PATH'], h + '/runtime', h + '/compiler', h + '/x86_64-linux/ascend_toolkit_install.info')])"
     assert "[True, True, True, True, True]" in machine("python", "-c", code).text
-
-
-# --- faults -------------------------------------------------------------------------------------------------------
 
 
 def test_an_unhealthy_card_does_not_start(machine: Machine) -> None:

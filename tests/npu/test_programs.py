@@ -11,9 +11,23 @@ from conftest import REPO, Machine, Ran
 PROGRAMS = REPO / "tests" / "ranks" / "programs"
 WORDS = ("--standalone", "--nproc_per_node", "2", "--local-ranks-filter", "0")
 TRAINER = (
-    "--model_name_or_path", str(REPO / "recipes" / "tiny"), "--max_steps", "4", "--per_device_train_batch_size", "2",
-    "--logging_steps", "1", "--save_strategy", "no", "--report_to", "none", "--seed", "7", "--disable_tqdm", "True",
-)  # fmt: skip
+    "--model_name_or_path",
+    str(REPO / "recipes" / "tiny"),
+    "--max_steps",
+    "4",
+    "--per_device_train_batch_size",
+    "2",
+    "--logging_steps",
+    "1",
+    "--save_strategy",
+    "no",
+    "--report_to",
+    "none",
+    "--seed",
+    "7",
+    "--disable_tqdm",
+    "True",
+)
 
 
 def both(machine: Machine, folder: Path, *program: str) -> tuple[Ran, Ran]:

@@ -221,7 +221,16 @@ def test_a_launch_that_runs_out_of_memory_says_so(machine: Machine, tmp_path: Pa
 
 def test_a_launch_ends_when_a_rank_is_stuck(machine: Machine, tmp_path: Path) -> None:
     """The other rank's collective times out as HCCL's does, and the job ends, naming the code."""
-    ran = machine.launch("--nproc", "2", "--run-dir", tmp_path / "run", RECIPE, "parallel.strategy=ddp", *SHORT,
-                         EMULATED_FAULTS="rank-stuck:1=8", EMULATED_HCCL_EXEC_TIMEOUT_S="3")  # fmt: skip
+    ran = machine.launch(
+        "--nproc",
+        "2",
+        "--run-dir",
+        tmp_path / "run",
+        RECIPE,
+        "parallel.strategy=ddp",
+        *SHORT,
+        EMULATED_FAULTS="rank-stuck:1=8",
+        EMULATED_HCCL_EXEC_TIMEOUT_S="3",
+    )
     assert ran.code == 1, ran.text[-3000:]
     assert "EI0002" in ran.text, ran.text[-3000:]

@@ -23,14 +23,36 @@ PROGRAMS = Path(__file__).parent / "programs"
 LAUNCHERS = {"torchrun": ["-m", "torch.distributed.run"], "ours": ["-m", "launcher.cli"]}
 WORDS = ("--standalone", "--nproc_per_node", "2", "--local-ranks-filter", "0")
 SETTINGS = {
-    "ACCELERATE_USE_CPU": "true", "ASCEND_LAUNCH_DEVICE": "cpu", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
-}  # fmt: skip
+    "ACCELERATE_USE_CPU": "true",
+    "ASCEND_LAUNCH_DEVICE": "cpu",
+    "DS_ACCELERATOR": "cpu",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
+}
 TRAINING = (
-    "--model_name_or_path", "../model", "--max_steps", "4", "--per_device_train_batch_size", "2", "--max_length", "48",
-    "--logging_steps", "1", "--save_steps", "4", "--seed", "7", "--use_cpu", "--bf16", "False", "--report_to", "none",
-    "--output_dir", "out",
-)  # fmt: skip
+    "--model_name_or_path",
+    "../model",
+    "--max_steps",
+    "4",
+    "--per_device_train_batch_size",
+    "2",
+    "--max_length",
+    "48",
+    "--logging_steps",
+    "1",
+    "--save_steps",
+    "4",
+    "--seed",
+    "7",
+    "--use_cpu",
+    "--bf16",
+    "False",
+    "--report_to",
+    "none",
+    "--output_dir",
+    "out",
+)
 
 
 def script(package: str, path: str) -> str:
@@ -54,9 +76,14 @@ def under(launcher: str, folder: Path, *words: str) -> Ended:
     home = folder / launcher
     home.mkdir()
     done = subprocess.run(
-        [sys.executable, *LAUNCHERS[launcher], *WORDS, *words], cwd=home, stdin=subprocess.DEVNULL,
-        env=launch.environment(**SETTINGS, HF_HOME=str(home / "hf")), capture_output=True, text=True, timeout=TIMEOUT_S,
-    )  # fmt: skip
+        [sys.executable, *LAUNCHERS[launcher], *WORDS, *words],
+        cwd=home,
+        stdin=subprocess.DEVNULL,
+        env=launch.environment(**SETTINGS, HF_HOME=str(home / "hf")),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
     return Ended(done.returncode, done.stdout, done.stderr, home)
 
 

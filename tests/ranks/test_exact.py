@@ -27,8 +27,15 @@ MICRO = {1: 4, 2: 3, 3: 4, 4: 1}
 
 SHARDED = ("zero1", "zero2", "zero3")
 PROOF = (
-    ("ddp", 1), ("ddp", 2), ("ddp", 3), ("ddp", 4), ("zero1", 2), ("zero2", 2), ("zero3", 2), ("fsdp2", 2),
-)  # fmt: skip
+    ("ddp", 1),
+    ("ddp", 2),
+    ("ddp", 3),
+    ("ddp", 4),
+    ("zero1", 2),
+    ("zero2", 2),
+    ("zero3", 2),
+    ("fsdp2", 2),
+)
 MORE = tuple(c for c in (*itertools.product(("ddp", *SHARDED), (1, 2, 3, 4)), ("fsdp2", 3)) if c not in PROOF)
 
 
@@ -142,9 +149,18 @@ def test_the_environment_does_not_change_the_engine(job, tmp_path):
         assert name not in os.environ
     from .conftest import _run
 
-    ran = _run(2, words("zero2", 2), "recipes/tiny-cpu.yaml", job(2, *words("zero2", 2)).dir.with_name("other"),
-               {"ACCELERATE_USE_CPU": "1", "ACCELERATE_MIXED_PRECISION": "bf16",
-                "CXX": "false", "ASCEND_LAUNCH_CACHE": str(tmp_path)})  # fmt: skip
+    ran = _run(
+        2,
+        words("zero2", 2),
+        "recipes/tiny-cpu.yaml",
+        job(2, *words("zero2", 2)).dir.with_name("other"),
+        {
+            "ACCELERATE_USE_CPU": "1",
+            "ACCELERATE_MIXED_PRECISION": "bf16",
+            "CXX": "false",
+            "ASCEND_LAUNCH_CACHE": str(tmp_path),
+        },
+    )
 
     assert 0 == ran.code, ran.out + ran.err
     (engine,) = ran.events("engine")
@@ -156,9 +172,18 @@ def test_ranks_that_see_the_same_rows_count_once(ascend_launch, job, tmp_path):
     losses, and every row evaluated once."""
     folder = REPO / "tests" / "packages" / "pairs"
     ran = ascend_launch(
-        "--nproc", "4", "--device", "cpu", "--run-dir", tmp_path / "run", "recipes/tiny-cpu.yaml", *words("ddp", 2),
-        "parallel.strategy=pairs", PYTHONPATH=f"{REPO}:{folder}", OMP_NUM_THREADS="1",
-    )  # fmt: skip
+        "--nproc",
+        "4",
+        "--device",
+        "cpu",
+        "--run-dir",
+        tmp_path / "run",
+        "recipes/tiny-cpu.yaml",
+        *words("ddp", 2),
+        "parallel.strategy=pairs",
+        PYTHONPATH=f"{REPO}:{folder}",
+        OMP_NUM_THREADS="1",
+    )
     assert 0 == ran.code, ran.out + ran.err
     made, reference = Job(ran.code, ran.out, ran.err, tmp_path / "run"), job(2, *words("ddp", 2))
 

@@ -54,9 +54,15 @@ def write_gguf(path):
     for i in range(layers):
         add(f"blk.{i}.attn_norm.weight", hidden)
         add(f"blk.{i}.ffn_norm.weight", hidden)
-        for name, rows, width in [("attn_q", hidden, hidden), ("attn_k", narrow, hidden), ("attn_v", narrow, hidden),
-                                  ("attn_output", hidden, hidden), ("ffn_gate", inner, hidden), ("ffn_up", inner, hidden),
-                                  ("ffn_down", hidden, inner)]:  # fmt: skip
+        for name, rows, width in [
+            ("attn_q", hidden, hidden),
+            ("attn_k", narrow, hidden),
+            ("attn_v", narrow, hidden),
+            ("attn_output", hidden, hidden),
+            ("ffn_gate", inner, hidden),
+            ("ffn_up", inner, hidden),
+            ("ffn_down", hidden, inner),
+        ]:
             add(f"blk.{i}.{name}.weight", rows, width)
     out.write_header_to_file()
     out.write_kv_data_to_file()
@@ -68,8 +74,14 @@ def write_gguf(path):
 def test_a_gguf_model_trains_in_shards(job, tmp_path):
     """No rank holds it whole, and the losses are those of DDP on the same file."""
     write_gguf(tmp_path / "tiny.gguf")
-    words = (f"model.name={tmp_path}", "model.gguf_file=tiny.gguf", "model.tokenizer=recipes/tiny", "data.train.limit=48",
-             "training.num_train_epochs=1", "training.logging_steps=1")  # fmt: skip
+    words = (
+        f"model.name={tmp_path}",
+        "model.gguf_file=tiny.gguf",
+        "model.tokenizer=recipes/tiny",
+        "data.train.limit=48",
+        "training.num_train_epochs=1",
+        "training.logging_steps=1",
+    )
     sharded, whole = job(2, *words, "parallel.strategy=zero3"), job(2, *words, "parallel.strategy=ddp")
 
     assert 0 == sharded.code, sharded.out + sharded.err

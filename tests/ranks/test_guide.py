@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from launcher import assets, plan, spec
-from launcher.cluster import detect
-from launcher.cluster.nodes import Nodes
+from launcher.accelerators import detect
 from launcher.errors import LaunchError
+from launcher.machine.nodes import Nodes
+from launcher.models.config import model_config
+from launcher.planning import decide, plan
+from launcher.recipe import load
 
 pytestmark = pytest.mark.ranks
 TINY = Path(__file__).resolve().parent.parent.parent / "recipes/tiny-cpu.yaml"
@@ -48,16 +50,16 @@ def test_device_map_does_not_go_with_ranks(tmp_path: Path):
     path.write_text("extends: base.yaml\nmodel: {device_map: auto}\n")
     (tmp_path / "base.yaml").write_text(TINY.read_text())
     with pytest.raises(LaunchError, match=r"mine\.yaml:2: model\.device_map: unknown key"):
-        spec.load(path, (), {})
+        load.load(path, (), {})
 
 
 def test_full_adamw_of_8b_on_one_card_is_refused_before_loading():
     """118 GiB do not fit a card of 64; what would is said."""
     name = "meta-llama/Meta-Llama-3-8B-Instruct"
     words = [f"model.name={name}", "parallel.strategy=ddp", "parallel.precision=bf16"]
-    loaded = spec.load(TINY, words, {})
+    loaded = load.load(TINY, words, {})
     with pytest.raises(LaunchError) as caught:
-        plan.make(loaded, detect.assumed(1, Nodes()), plan.Options(), assets.model_config(name, env={}))
+        decide.make(loaded, detect.assumed(1, Nodes()), plan.Options(), model_config(name, env={}))
 
     assert "the job does not fit" in caught.value.what
     assert "zero3-offload" in caught.value.hint

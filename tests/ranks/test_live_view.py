@@ -23,7 +23,9 @@ HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 pytestmark = pytest.mark.ranks
 
 
-def on_terminal(argv: list[str], env: dict[str, str], *, type_at: str = "", keys: bytes = b"", columns: int = 100) -> tuple[int, str]:  # fmt: skip
+def on_terminal(
+    argv: list[str], env: dict[str, str], *, type_at: str = "", keys: bytes = b"", columns: int = 100
+) -> tuple[int, str]:
     """Run in a session with a terminal of its own; its exit code and everything that the terminal was sent.
 
     `keys` are typed once, when `type_at` has appeared.
@@ -33,9 +35,14 @@ def on_terminal(argv: list[str], env: dict[str, str], *, type_at: str = "", keys
     base = {k: v for k, v in starting.environment().items() if k not in ("NO_COLOR", "FORCE_COLOR", "LINES")}
     del base["ASCEND_LAUNCH_REPORT"]
     process = starting.popen(
-        argv, {**base, "TERM": "xterm-256color", "COLUMNS": str(columns), **env}, stdin=theirs, stdout=theirs,
-        stderr=theirs, start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY),
-    )  # fmt: skip
+        argv,
+        {**base, "TERM": "xterm-256color", "COLUMNS": str(columns), **env},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY),
+    )
     os.close(theirs)
     said, deadline = b"", time.monotonic() + 240
     while time.monotonic() < deadline:

@@ -107,9 +107,14 @@ def environment() -> dict[str, str]:
 def run(folder: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*words: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            argv(*words), cwd=folder, env={**environment(), **env}, input=stdin, capture_output=True, text=True,
+            argv(*words),
+            cwd=folder,
+            env={**environment(), **env},
+            input=stdin,
+            capture_output=True,
+            text=True,
             timeout=TIMEOUT_S,
-        )  # fmt: skip
+        )
 
     return run
 
@@ -244,10 +249,13 @@ TORCHRUNS = {"GLOO_SOCKET_IFNAME", "OPENBLAS_NUM_THREADS", "MASTER_PORT", "_", "
     ("words", "theirs"),
     [
         (["--accelerate-config", "fsdp.yaml"], ["--config_file", "fsdp.yaml"]),
-        (["--strategy", "zero2", "--precision", "bf16"], ["--config_file", "job/accelerate.yaml", "--mixed_precision", "bf16"]),
+        (
+            ["--strategy", "zero2", "--precision", "bf16"],
+            ["--config_file", "job/accelerate.yaml", "--mixed_precision", "bf16"],
+        ),
     ],
     ids=["config", "zero2"],
-)  # fmt: skip
+)
 def test_ranks_get_the_variables_of_accelerate_launch(run, folder: Path, words: list[str], theirs: list[str]):
     """Of the accelerate that is installed, as its own launch gives them, but for what torchrun sets; over the user's."""
     (folder / "environment.py").write_text(ENVIRONMENT)

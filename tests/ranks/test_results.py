@@ -32,8 +32,20 @@ def evaluated(ascend_launch, tmp_path):
 
     def run(weights, nproc=1, *words, recipe=TINY):
         folder = tmp_path / f"eval-{len(list(tmp_path.iterdir()))}"
-        done = ascend_launch("eval", "--device", "cpu", "--nproc", str(nproc), "--run-dir", folder, recipe,
-                             "--checkpoint", weights, *words, **ONE_THREAD)  # fmt: skip
+        done = ascend_launch(
+            "eval",
+            "--device",
+            "cpu",
+            "--nproc",
+            str(nproc),
+            "--run-dir",
+            folder,
+            recipe,
+            "--checkpoint",
+            weights,
+            *words,
+            **ONE_THREAD,
+        )
         assert 0 == done.code, done.out + done.err
         return json.loads((folder / "metrics.json").read_text()), (folder / "predictions.jsonl").read_text()
 
@@ -148,8 +160,23 @@ def test_predict_answers_in_order_at_any_number_of_ranks(job, ascend_launch, tmp
     trained = job(2, *SAVING, "parallel.strategy=zero2")
     outs = [tmp_path / f"{n}.jsonl" for n in (1, 3)]
     for nproc, out in zip((1, 3), outs, strict=True):
-        done = ascend_launch("predict", "--device", "cpu", "--nproc", str(nproc), "--model", trained.dir, "--input",
-                             TEST, "--output", out, "--keep", "--batch-size", "2", **ONE_THREAD)  # fmt: skip
+        done = ascend_launch(
+            "predict",
+            "--device",
+            "cpu",
+            "--nproc",
+            str(nproc),
+            "--model",
+            trained.dir,
+            "--input",
+            TEST,
+            "--output",
+            out,
+            "--keep",
+            "--batch-size",
+            "2",
+            **ONE_THREAD,
+        )
         assert 0 == done.code, done.err
 
     answers = [json.loads(line) for line in outs[0].read_text().splitlines()]
@@ -247,7 +274,10 @@ def test_a_finished_model_that_was_changed_is_refused_by_name(job, ascend_launch
     run = tmp_path / "run"
     shutil.copytree(trained.dir, run)
     (tmp_path / "in.txt").write_text("Good.\n")
-    words = (("export", run, "--out", tmp_path / "out"), ("predict", "--device", "cpu", "--model", run, "--input", tmp_path / "in.txt"))  # fmt: skip
+    words = (
+        ("export", run, "--out", tmp_path / "out"),
+        ("predict", "--device", "cpu", "--model", run, "--input", tmp_path / "in.txt"),
+    )
     _, found = AutoModelForSequenceClassification.from_pretrained(run / "model", output_loading_info=True)
     assert not any(found.values())
     content = bytearray((run / "model" / "model.safetensors").read_bytes())

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from launcher.worker import checkpoint
+from launcher.worker.checkpoints import publish
+from launcher.worker.checkpoints.manifest import MANIFEST, seal
 from tests.support import launch, run
 from tests.support.launch import REPO
 
@@ -55,9 +56,13 @@ def render(tmp_path: Path, env: dict[str, str], model: Path) -> Callable[..., Ru
 
     def make(name: str, nproc: int, strategy: str, *words: str) -> Run:
         words = (
-            f"parallel.strategy={strategy}", f"model.name={model}", "training.num_train_epochs=2",
-            "training.save_strategy=steps", "training.save_steps=7", *words,
-        )  # fmt: skip
+            f"parallel.strategy={strategy}",
+            f"model.name={model}",
+            "training.num_train_epochs=2",
+            "training.save_strategy=steps",
+            "training.save_steps=7",
+            *words,
+        )
         argv = launch.command("render", "--out", tmp_path / name, "--device", "cpu", "--nproc", str(nproc))
         launch.run(
             [*argv, "recipes/tiny-cpu.yaml", *words], env, kind="cpu-zero", timeout_s=TIMEOUT_S
@@ -217,7 +222,7 @@ def plant(path: Path, mark: Path) -> None:
             return Path.touch, (mark,)
 
     path.write_bytes(pickle.dumps(Bomb()))
-    manifest = json.loads((path.parent / checkpoint.MANIFEST).read_text())
-    (path.parent / checkpoint.MANIFEST).unlink()
+    manifest = json.loads((path.parent / MANIFEST).read_text())
+    (path.parent / MANIFEST).unlink()
     facts = {k: v for k, v in manifest.items() if k not in ("files", "digest")}
-    checkpoint.seal(path.parent, facts, [checkpoint._synced(p, path.parent) for p in path.parent.iterdir()])
+    seal(path.parent, facts, [publish.synced(p, path.parent) for p in path.parent.iterdir()])

@@ -14,9 +14,11 @@ from .test_exact import recomputed
 pytestmark = pytest.mark.ranks
 
 CHAT = (
-    "model.task=causal-lm", 'data.prompt="Review: {text} How good was it?"', "training.num_train_epochs=2",
+    "model.task=causal-lm",
+    'data.prompt="Review: {text} How good was it?"',
+    "training.num_train_epochs=2",
     "training.logging_steps=1",
-)  # fmt: skip
+)
 DIGITS = (*CHAT, 'data.answers=["1","2","3","4","5"]')
 LORA = ("adapter.r=4", "training.learning_rate=0.01", "training.logging_steps=1")
 

@@ -17,14 +17,29 @@ from tests.support import warm
 
 REPO = Path(__file__).resolve().parents[2]
 OF_A_JOB = (
-    "ASCEND", "ACCELERATE_", "EMULATED", "FAULT", "GLOO_", "HCCL", "HF_", "LOCAL_", "MASTER_", "PYTEST", "RANK",
-    "TORCH_DEVICE", "WORLD_",
-)  # fmt: skip
+    "ASCEND",
+    "ACCELERATE_",
+    "EMULATED",
+    "FAULT",
+    "GLOO_",
+    "HCCL",
+    "HF_",
+    "LOCAL_",
+    "MASTER_",
+    "PYTEST",
+    "RANK",
+    "TORCH_DEVICE",
+    "WORLD_",
+)
 """What a test must not inherit from the shell that it runs in."""
 AT_IMPORT = {
-    "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
-}  # fmt: skip
+    "DS_ACCELERATOR": "cpu",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
+}
 """As launcher/render/env.py sets them for an agent of CPU ranks."""
 _interpreters: dict[str, warm.Interpreter] = {}
 

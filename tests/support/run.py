@@ -149,9 +149,15 @@ class Running(Run):
         self.started_s = time.monotonic()
         # -m puts the working directory first, so that a copy of the launcher there is the one that runs.
         self.process = launch.popen(
-            [*prefix, *launch.command("--device", "cpu", "--run-dir", folder, *words)], env, cwd=cwd,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
-        )  # fmt: skip
+            [*prefix, *launch.command("--device", "cpu", "--run-dir", folder, *words)],
+            env,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
         self.env, self.cwd = env, cwd
         self.out = self.err = ""
 

@@ -15,7 +15,6 @@ import ctypes
 import fcntl
 import functools
 import gc
-import importlib
 import importlib.util
 import json
 import os
@@ -41,21 +40,49 @@ ROOM = "-" * 4000
 OWN = ("launcher", "tests", "sitecustomize")
 """Packages that every child imports itself: they may be other ones there."""
 AGENT = [
-    "launcher.worker.agent", "launcher.worker.prepare", "launcher.worker.rank", "launcher.cli", "datasets", "evaluate",
+    "launcher.worker.agent.agent",
+    "launcher.worker.prepare",
+    "launcher.worker.rank",
+    "launcher.cli",
+    "datasets",
+    "evaluate",
     "sklearn.metrics",
-]  # fmt: skip
+]
 LATER = [
-    "accelerate.optimizer", "accelerate.scheduler", "datasets.packaged_modules.json.json", "jinja2", "matplotlib.figure",
-    "scipy.io", "torch.distributed.algorithms.ddp_comm_hooks", "torch.distributed.checkpoint.state_dict",
-    "torch.distributed.fsdp", "torch.profiler", "torch.utils.serialization", "transformers.models.auto.modeling_auto",
-    "transformers.models.auto.tokenization_auto", "transformers.models.llama.modeling_llama", "transformers.trainer",
-]  # fmt: skip
+    "accelerate.optimizer",
+    "accelerate.scheduler",
+    "datasets.packaged_modules.json.json",
+    "jinja2",
+    "matplotlib.figure",
+    "scipy.io",
+    "torch.distributed.algorithms.ddp_comm_hooks",
+    "torch.distributed.checkpoint.state_dict",
+    "torch.distributed.fsdp",
+    "torch.profiler",
+    "torch.utils.serialization",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.llama.modeling_llama",
+    "transformers.trainer",
+]
 """What ranks and reports import when they come to it."""
 ZERO = ["deepspeed", "torch._inductor.compile_fx", "torch.utils.flop_counter"]
 IMPORT_TIME = (
-    "ASCEND_GLOBAL", "ASCEND_HOME", "ASCEND_OPP", "ASCEND_RT", "ASCEND_TOOLKIT", "EMULATED_CANN", "EMULATED_ROOT",
-    "EMULATED_SOC", "HCCL_EXEC", "HF_", "LD_", "TORCH_DEVICE", "TORCH_NPU", "TRANSFORMERS_",
-)  # fmt: skip
+    "ASCEND_GLOBAL",
+    "ASCEND_HOME",
+    "ASCEND_OPP",
+    "ASCEND_RT",
+    "ASCEND_TOOLKIT",
+    "EMULATED_CANN",
+    "EMULATED_ROOT",
+    "EMULATED_SOC",
+    "HCCL_EXEC",
+    "HF_",
+    "LD_",
+    "TORCH_DEVICE",
+    "TORCH_NPU",
+    "TRANSFORMERS_",
+)
 """Prefixes of variables that libraries read while they are imported."""
 KIND = ""
 """Of this server and its children."""
@@ -68,10 +95,28 @@ class Forked(subprocess.Popen):  # type: ignore[type-arg]
 
     def _execute_child(self, args: Any, *rest: Any) -> None:
         names = (
-            "executable", "preexec_fn", "close_fds", "pass_fds", "cwd", "env", "startupinfo", "creationflags", "shell",
-            "p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite", "restore_signals", "gid", "gids", "uid",
-            "umask", "start_new_session",
-        )  # fmt: skip
+            "executable",
+            "preexec_fn",
+            "close_fds",
+            "pass_fds",
+            "cwd",
+            "env",
+            "startupinfo",
+            "creationflags",
+            "shell",
+            "p2cread",
+            "p2cwrite",
+            "c2pread",
+            "c2pwrite",
+            "errread",
+            "errwrite",
+            "restore_signals",
+            "gid",
+            "gids",
+            "uid",
+            "umask",
+            "start_new_session",
+        )
         given = dict(zip(names, rest, strict=False))
         pipes = [given[name] for name in names[9:15]]
         streams = [own if stream == -1 else stream for own, stream in enumerate((pipes[0], pipes[3], pipes[5]))]
@@ -279,7 +324,7 @@ def settle(child: Child, streams: list[int], kept: Collection[int]) -> None:
     if importlib.util.find_spec("sitecustomize") is not None:
         importlib.import_module("sitecustomize")
     if child.argv[1:3] == ["-m", "launcher.cli"]:
-        supervise = importlib.import_module("launcher.supervise")
+        supervise = importlib.import_module("launcher.jobs.follow")
         supervise.start_agent = functools.partial(supervise.start_agent, popen=start_agent)
         supervise.tool = functools.partial(supervise.tool, popen=start_tool)
 
@@ -306,7 +351,7 @@ def rename(argv: list[str]) -> None:
 
 def start_agent(argv: list[str], **options: Any) -> subprocess.Popen[bytes]:
     """The agent, in the launcher: forked where it would have imported what this process has, and as that has."""
-    from launcher.rundir import RunDir
+    from launcher.rundir.paths import RunDir
 
     plan = RunDir(Path(argv[argv.index("--run-dir") + 1])).plan()
     kind = plan.device + ("" if plan.zero_stage is None else "-zero")

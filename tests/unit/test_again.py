@@ -13,11 +13,17 @@ from typing import Any
 
 import pytest
 
-from launcher import again, plan, records, rundir, spec
+from launcher import again
 from launcher.cli import cli, options
-from launcher.cluster.model import Cluster
 from launcher.errors import LaunchError
-from launcher.rundir import RunDir
+from launcher.files import write_text
+from launcher.machine.cluster import Cluster
+from launcher.planning import decide, plan
+from launcher.recipe import load
+from launcher.recipe.load import Loaded
+from launcher.recipe.schema import RecipeSpec
+from launcher.rundir import events, lifecycle, records
+from launcher.rundir.paths import RunDir
 
 REPO = Path(__file__).resolve().parents[2]
 TINY = str(REPO / "recipes/tiny-cpu.yaml")
@@ -82,7 +88,7 @@ def unfinished(recipe: Callable[..., Path], tmp_path: Path) -> Callable[..., Run
 
         loaded = options.load(recipe(), overrides)
         cluster = Cluster("cpu", num_nodes=num_nodes, rdzv_endpoint="n0:29400" if num_nodes > 1 else None)
-        made = plan.make(loaded, cluster, plan.Options(**asked))
+        made = decide.make(loaded, cluster, plan.Options(**asked))
         run = RunDir(folder)
         run.create()
         files.write(files.texts(loaded, made, run, {}), run)
@@ -95,54 +101,65 @@ def replanned(words: list[str]) -> tuple[Path, plan.Plan]:
     """What a pasted command plans, and in which folder."""
     with cli.commands["run"].make_context("run", words[words.index("run") + 1 :]) as context:
         given = context.params
-        machine = {k: given[k] for k in ("nproc", "device", "nnodes", "node_rank", "rdzv_endpoint", "rank_table", "chip", "hbm")}  # fmt: skip
+        machine = {
+            k: given[k]
+            for k in ("nproc", "device", "nnodes", "node_rank", "rdzv_endpoint", "rank_table", "chip", "hbm")
+        }
         machine |= {k: given[k] for k in ("max_restarts", "hang_timeout", "grace", "join_timeout", "start_method")}
-        return given["run_dir"], options.decide(given["recipe"], given["overrides"], machine, debug=False, pretend=False)[2]  # fmt: skip
+        return given["run_dir"], options.decide(
+            given["recipe"], given["overrides"], machine, debug=False, pretend=False
+        )[2]
 
 
-def test_the_fix_for_an_unfinished_run_finishes_it(unfinished: Callable[..., RunDir], awkward_dir: Path, recipe: Callable[..., Path]):  # fmt: skip
+def test_the_fix_for_an_unfinished_run_finishes_it(
+    unfinished: Callable[..., RunDir], awkward_dir: Path, recipe: Callable[..., Path]
+):
     """Pasted, it is the same run again: the same recipe, name, ranks and supervision, whatever was asked for now."""
     asked = plan.Supervision(max_restarts=2, grace_s=7.5)
     run = unfinished(awkward_dir / "run", "training.learning_rate=0.5", nproc=2, supervision=asked)
-    other = plan.make(spec.load(recipe(), (), {}), Cluster("cpu"), plan.Options())
+    other = decide.make(load.load(recipe(), (), {}), Cluster("cpu"), plan.Options())
     with pytest.raises(LaunchError, match=r"another recipe \(training differ\)") as refused:
-        rundir.take(run.path, other, 0)
+        lifecycle.take(run.path, other, 0)
     hint = refused.value.hint
     words = shlex.split(hint[hint.index("finish that run: ") + len("finish that run: ") :])
     folder, made = replanned(words)
 
     assert run.path == folder
     assert run.plan().model_dump(exclude={"device_reason"}) == made.model_dump(exclude={"device_reason"})
-    assert run.path == rundir.take(folder, made, 0).path
+    assert run.path == lifecycle.take(folder, made, 0).path
 
 
-def test_a_corrected_recipe_takes_the_place_of_one_that_never_started(unfinished: Callable[..., RunDir], tmp_path: Path, recipe: Callable[..., Path]):  # fmt: skip
+def test_a_corrected_recipe_takes_the_place_of_one_that_never_started(
+    unfinished: Callable[..., RunDir], tmp_path: Path, recipe: Callable[..., Path]
+):
     """Its finishing would find the same mistake again. Where ranks have worked, nothing is mixed."""
     run = unfinished(tmp_path / "run", "data.text=txet")
-    corrected = plan.make(spec.load(recipe(), (), {}), Cluster("cpu"), plan.Options())
-    rundir.append_event(run.events_path, records.Machine())
+    corrected = decide.make(load.load(recipe(), (), {}), Cluster("cpu"), plan.Options())
+    events.append_event(run.events_path, records.Machine())
 
-    assert run.path == rundir.take(run.path, corrected, 0).path
+    assert run.path == lifecycle.take(run.path, corrected, 0).path
     run.attempt(0).mkdir()
     run.rank_log(0, 0).touch()
     with pytest.raises(LaunchError, match=r"another recipe \(data differ\)"):
-        rundir.take(run.path, corrected, 0)
+        lifecycle.take(run.path, corrected, 0)
 
 
 @pytest.mark.parametrize("name", ["..", "../../elsewhere", "/tmp/elsewhere", ""])
 def test_a_received_plan_does_not_name_a_new_run(unfinished: Callable[..., RunDir], tmp_path: Path, name: str):
     """Its name would become a folder below output_dir."""
     run = unfinished(tmp_path / "run")
-    rundir.write_text(run.plan_path, run.plan().model_copy(update={"name": name}).model_dump_json())
+    write_text(run.plan_path, run.plan().model_copy(update={"name": name}).model_dump_json())
 
     assert "recipe" == options.load(run.recipe_path, ()).name
 
 
-def test_each_node_of_a_job_gets_its_own_fix(unfinished: Callable[..., RunDir], tmp_path: Path, recipe: Callable[..., Path]):  # fmt: skip
+def test_each_node_of_a_job_gets_its_own_fix(
+    unfinished: Callable[..., RunDir], tmp_path: Path, recipe: Callable[..., Path]
+):
     run = unfinished(tmp_path / "run" / "node_1", "training.learning_rate=0.5", num_nodes=2)
-    other = plan.make(spec.load(recipe(), (), {}), Cluster("cpu", num_nodes=2, rdzv_endpoint="n0:1"), plan.Options())
+    other = decide.make(load.load(recipe(), (), {}), Cluster("cpu", num_nodes=2, rdzv_endpoint="n0:1"), plan.Options())
     with pytest.raises(LaunchError) as refused:
-        rundir.take(tmp_path / "run", other, 1)
+        lifecycle.take(tmp_path / "run", other, 1)
 
     said = f"--nnodes 2 --node-rank 1 --rdzv-endpoint n0:29400 --run-dir {tmp_path / 'run'} {run.recipe_path}"
     assert said in refused.value.hint
@@ -163,7 +180,7 @@ def test_links_are_followed_when_a_job_is_planned(ascend_launch: Callable[..., A
     folder.mkdir(parents=True)
     for file in (REPO / "recipes/tiny").glob("*.json"):
         (folder / file.name).write_bytes(file.read_bytes())
-    rundir.point_latest(folder.parent)
+    lifecycle.point_latest(folder.parent)
     words = ["--device", "cpu", TINY, "model.name=runs/tiny/latest/model"]
     data = [f"data.data_files.{s}={REPO}/recipes/tiny/{s}.jsonl" for s in ("train", "test")]
     ran = ascend_launch("--dry-run", "--json", *words, *data, cwd=tmp_path)
@@ -206,17 +223,15 @@ def test_which_links_are_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     name = given if isinstance(given, str) else "m"
     value = {"model": {"name": name, "num_labels": 2}, "data": {"path": "json", "data_files": given}}
-    loaded = spec.Loaded(spec.RecipeSpec.model_validate_json(json.dumps(value)), "r", Path("r.yaml"), {})
-    found = spec.pinned(loaded)
+    loaded = Loaded(RecipeSpec.model_validate_json(json.dumps(value)), "r", Path("r.yaml"), {})
+    found = load.pinned(loaded)
     filled = expected.format(root=tmp_path) if isinstance(expected, str) else expected
 
     assert filled == found.spec.data.data_files
     assert (filled if isinstance(filled, str) else "m") == found.spec.model.name
     assert (given != filled) == any(word.startswith("data.data_files=") for word in found.pins)
-    assert found.spec.data == spec.pinned(found).spec.data
+    assert found.spec.data == load.pinned(found).spec.data
 
-
-# -- a job in a queue ------------------------------------------------------------------------------------------------
 
 CANCELLED = "#!/bin/bash\necho 'CANCELLED|None|15|0|n1|'\n"
 

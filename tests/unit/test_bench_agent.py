@@ -36,10 +36,13 @@ def test_steps_are_compared_between_neighbouring_turns(bench):
         "torchrun": [0.5 + 0.02 * n for n in range(25)] + [1.0 + 0.02 * n for n in range(25)],
     }
     turns = [
-        ("ascend-launch", 0.0, 0.5), ("torchrun", 0.5, 1.0),
-        ("torchrun", 1.0, 1.5), ("ascend-launch", 1.5, 2.0),
-        ("ascend-launch", 2.0, 2.5), ("torchrun", 2.5, 3.0),
-    ]  # fmt: skip
+        ("ascend-launch", 0.0, 0.5),
+        ("torchrun", 0.5, 1.0),
+        ("torchrun", 1.0, 1.5),
+        ("ascend-launch", 1.5, 2.0),
+        ("ascend-launch", 2.0, 2.5),
+        ("torchrun", 2.5, 3.0),
+    ]
     pairs = bench.pairs_of_turns(turns, ends)
 
     assert [0.5, 0.5] == [pytest.approx(pair["ascend-launch"] / pair["torchrun"]) for pair in pairs]

@@ -12,17 +12,24 @@ from typing import Any
 
 import pytest
 
-from launcher import assets, confined, records, rundir, trained
-from launcher.cli import outputs, results
+from launcher import confined, files
+from launcher.cli import outputs, predict
+from launcher.clusters.ssh.far_side import FarSide
+from launcher.clusters.ssh.fleet import Fleet
+from launcher.clusters.ssh.node import Node
 from launcher.confined import NotPlainError
 from launcher.errors import LaunchError
-from launcher.report import facts
-from launcher.rundir import RunDir
-from launcher.ssh import job
-from launcher.ssh.far_side import FarSide
-from launcher.worker import checkpoint
-from launcher.worker.checkpoint import PassedOver
-from launcher.worker.heartbeat import Heart
+from launcher.jobs import trained
+from launcher.models import config
+from launcher.report import read
+from launcher.report.read import _Files
+from launcher.rundir import events as rundir_events
+from launcher.rundir import paths, records
+from launcher.rundir.events import append_event, forward_events
+from launcher.rundir.paths import RunDir
+from launcher.worker.checkpoints import publish
+from launcher.worker.checkpoints.manifest import PassedOver, _digest, check, listed, sha256
+from launcher.worker.runtime.heartbeat import Heart
 
 
 @pytest.fixture
@@ -41,13 +48,13 @@ def untouched(victim: Path) -> bool:
 
 
 WRITES: dict[str, Callable[[Path], object]] = {
-    "write": lambda path: rundir.write_json(path / "keep", {}),
-    "append": lambda path: rundir.append_event(path / "keep", records.Note()),
-    "touch": lambda path: rundir.touch(path / "done_0"),
-    "log": lambda path: os.close(rundir.open_append(path / "keep")),
+    "write": lambda path: files.write_json(path / "keep", {}),
+    "append": lambda path: append_event(path / "keep", records.Note()),
+    "touch": lambda path: paths.touch(path / "done_0"),
+    "log": lambda path: os.close(paths.open_append(path / "keep")),
     "beat": lambda path: Heart(path / "keep"),
-    "remove": lambda path: rundir.remove(path / "keep"),
-    "folder": lambda path: rundir.make_folder(path / "checkpoint-7"),
+    "remove": lambda path: paths.remove(path / "keep"),
+    "folder": lambda path: paths.make_folder(path / "checkpoint-7"),
 }
 
 
@@ -113,10 +120,10 @@ def test_a_pipe_in_a_run_directory_is_refused_and_not_waited_for(tmp_path: Path,
     os.mkfifo(run.path / name)
     events: list[records.Event] = []
 
-    assert None is rundir.read_json(run.path / name)
-    assert 7 == rundir.hand_on(run.path / name, 7, events.append)
+    assert None is files.read_json(run.path / name)
+    assert 7 == forward_events(run.path / name, 7, events.append)
     assert [] == events
-    assert "" == rundir.tail(run.path / name)
+    assert "" == files.tail(run.path / name)
     with pytest.raises(LaunchError, match=f"run/{name}: is a named pipe, not a file"):
         run.create()
 
@@ -131,8 +138,8 @@ def test_a_hard_link_to_a_file_elsewhere_is_not_written_to(tmp_path: Path, victi
         run.create()
     with pytest.raises(NotPlainError, match="is a hard link"):
         os.close(confined.open_write(run.events_path, run.path))
-    rundir.append_event(run.events_path, records.Note())
-    rundir.write_json(run.events_path, {})
+    append_event(run.events_path, records.Note())
+    files.write_json(run.events_path, {})
 
     assert untouched(victim)
 
@@ -145,22 +152,19 @@ def test_the_users_own_links_stay_his(tmp_path: Path):
     run.create()
     (run.path / "my-notes").symlink_to(tmp_path)
     run.create()
-    rundir.write_json(run.attempt(0) / "error_0.json", {"what": "x"})
+    files.write_json(run.attempt(0) / "error_0.json", {"what": "x"})
 
-    assert {"what": "x"} == rundir.read_json(tmp_path / "disk" / "model" / "attempt_0" / "error_0.json")
+    assert {"what": "x"} == files.read_json(tmp_path / "disk" / "model" / "attempt_0" / "error_0.json")
 
 
 def test_files_follow_the_umask(tmp_path: Path):
     before = os.umask(0o027)
     try:
-        rundir.write_json(tmp_path / "metrics.json", {})
+        files.write_json(tmp_path / "metrics.json", {})
     finally:
         os.umask(before)
 
     assert 0o640 == stat.S_IMODE((tmp_path / "metrics.json").stat().st_mode)
-
-
-# -- checkpoints ---------------------------------------------------------------------------------------------------
 
 
 def sealed(folder: Path, **changes: Any) -> Path:
@@ -169,7 +173,7 @@ def sealed(folder: Path, **changes: Any) -> Path:
     manifest = {"format": 1, "launcher": "0", "step": 5, "world_size": 1, "resumable": False, "files": [], **changes}
     if isinstance(manifest["files"], list) and len(manifest["files"]) < 9:
         manifest["files"] += [file_row("trainer_state.json")]
-    rundir.write_json(folder / "manifest.json", manifest | {"digest": checkpoint._digest(manifest)})
+    files.write_json(folder / "manifest.json", manifest | {"digest": _digest(manifest)})
     return folder
 
 
@@ -194,16 +198,29 @@ def file_row(name: str, size: int = 0) -> dict[str, Any]:
         ({"files": [{"name": 7}]}, "was written by something else"),
         ({"step": 10**30}, "its manifest is of step 1000"),
     ],
-    ids=["device", "parent", "inner-parent", "pipe", "link", "inner-link", "negative-size", "world", "negative-world",
-         "many-files", "mapping", "number", "step"],
-)  # fmt: skip
+    ids=[
+        "device",
+        "parent",
+        "inner-parent",
+        "pipe",
+        "link",
+        "inner-link",
+        "negative-size",
+        "world",
+        "negative-world",
+        "many-files",
+        "mapping",
+        "number",
+        "step",
+    ],
+)
 def test_absurd_manifests_are_passed_over(tmp_path: Path, victim: Path, changes: dict[str, Any], reason: str):
     path = tmp_path / "checkpoint-5"
     path.mkdir()
     os.mkfifo(path / "pipe")
     (path / "link").symlink_to(victim / "keep")
     (path / "inner").symlink_to(victim)
-    found = checkpoint.check(sealed(path, **changes), 5, for_resuming=False)
+    found = check(sealed(path, **changes), 5, for_resuming=False)
 
     assert isinstance(found, PassedOver)
     assert reason in found.reason
@@ -214,14 +231,14 @@ def test_a_manifest_that_is_no_json_is_passed_over(tmp_path: Path, text: str):
     (tmp_path / "checkpoint-5").mkdir()
     (tmp_path / "checkpoint-5" / "manifest.json").write_text(text)
 
-    assert isinstance(checkpoint.check(tmp_path / "checkpoint-5", 5), PassedOver)
+    assert isinstance(check(tmp_path / "checkpoint-5", 5), PassedOver)
 
 
 def test_a_giant_manifest_is_passed_over(tmp_path: Path):
     """A sparse file of a tebibyte, and one with more values than memory should be spent on."""
     (tmp_path / "checkpoint-5").mkdir()
     os.truncate(os.open(tmp_path / "checkpoint-5" / "manifest.json", os.O_CREAT | os.O_WRONLY), 1 << 40)
-    assert isinstance(checkpoint.check(tmp_path / "checkpoint-5", 5), PassedOver)
+    assert isinstance(check(tmp_path / "checkpoint-5", 5), PassedOver)
 
     with pytest.raises(ValueError, match="more than 4,000,000 values"):
         confined.loads(b"[" + b"[]," * 2_000_001 + b"[]]")
@@ -231,7 +248,7 @@ def test_a_giant_manifest_is_passed_over(tmp_path: Path):
 def test_only_our_names_are_checkpoints(tmp_path: Path, name: str):
     sealed(tmp_path / name)
 
-    assert [] == checkpoint.listed(tmp_path)
+    assert [] == listed(tmp_path)
 
 
 def test_only_our_own_checkpoints_may_be_removed(tmp_path: Path):
@@ -242,14 +259,14 @@ def test_only_our_own_checkpoints_may_be_removed(tmp_path: Path):
     (tmp_path / "checkpoint-8").mkdir()
     (tmp_path / "checkpoint-9").symlink_to(sealed(tmp_path / "elsewhere", step=9))
 
-    assert [5] == [step for step, path in checkpoint.listed(tmp_path) if checkpoint._is_ours(path, step)]
+    assert [5] == [step for step, path in listed(tmp_path) if publish.is_ours(path, step)]
 
 
 def test_only_our_own_leftovers_are_removed(tmp_path: Path, victim: Path):
     for name in (".tmp-checkpoint-5", ".old-checkpoint-4", ".tmp-notes", ".old-stuff", "checkpoint-old"):
         (tmp_path / "c" / name).mkdir(parents=True)
     (tmp_path / "c" / ".tmp-checkpoint-6").symlink_to(victim)
-    checkpoint._remove_leftovers(tmp_path / "c")
+    publish.remove_leftovers(tmp_path / "c")
 
     assert {".tmp-notes", ".old-stuff", "checkpoint-old"} == {p.name for p in (tmp_path / "c").iterdir()}
     assert untouched(victim)
@@ -259,14 +276,11 @@ def test_a_linked_checkpoint_is_replaced_itself(tmp_path: Path, victim: Path):
     whole, target = tmp_path / ".tmp-checkpoint-5", tmp_path / "checkpoint-5"
     whole.mkdir()
     target.symlink_to(victim / "checkpoint-5")
-    checkpoint._replace(target, whole)
+    publish.put_in_place(target, whole)
 
     assert target.is_dir()
     assert not target.is_symlink()
     assert untouched(victim)
-
-
-# -- models --------------------------------------------------------------------------------------------------------
 
 
 def model(folder: Path) -> Path:
@@ -284,7 +298,7 @@ def test_a_model_whose_files_lead_to_others_is_refused(tmp_path: Path):
     with pytest.raises(LaunchError, match=r"--model .*: vocab.txt is a link to .*id_ed25519, outside of the folder"):
         trained.find(str(folder), "--model")
     with pytest.raises(LaunchError, match=r"vocab\.txt is a link"):
-        assets.model_config(str(folder))
+        config.model_config(str(folder))
 
 
 def test_a_model_with_a_pipe_is_refused_and_not_waited_for(tmp_path: Path):
@@ -324,10 +338,10 @@ def test_a_checkpoint_with_more_than_its_manifest_names_is_passed_over(tmp_path:
     text = tmp_path / "checkpoint-5" / "trainer_state.json"
     text.parent.mkdir()
     text.touch()
-    named = {**file_row("trainer_state.json"), "sha256": checkpoint._sha256(text)}
+    named = {**file_row("trainer_state.json"), "sha256": sha256(text)}
     path = sealed(text.parent, files=[named, *[named] * 8])
     (path / "vocab.txt").symlink_to(victim / "keep")
-    found = checkpoint.check(path, 5, for_resuming=False)
+    found = check(path, 5, for_resuming=False)
 
     assert isinstance(found, PassedOver)
     assert "holds vocab.txt, which is a link; ascend-launch writes files" == found.reason
@@ -341,8 +355,6 @@ def test_a_run_whose_model_is_a_link_is_refused(tmp_path: Path, victim: Path):
     with pytest.raises(LaunchError, match="run/model: is a link to"):
         trained.find(str(tmp_path / "run"), "")
 
-
-# -- reports -------------------------------------------------------------------------------------------------------
 
 ALIASES = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
@@ -358,7 +370,7 @@ def test_a_report_passes_over_what_no_run_wrote(tmp_path: Path):
     (tmp_path / "env.json").mkdir()
     row = {"label": 10**9, "prediction": 0}
     (tmp_path / "predictions.jsonl").write_text(json.dumps(row) + "\n")
-    run = facts.load(tmp_path)
+    run = read.load(tmp_path)
 
     assert [] == run.confusion
     assert {
@@ -372,14 +384,11 @@ def test_a_report_passes_over_what_no_run_wrote(tmp_path: Path):
 
 def test_an_event_without_an_end_is_not_read_into_memory(tmp_path: Path):
     path = tmp_path / "events.jsonl"
-    rundir.append_event(path, records.Train(max_steps=1, num_train_epochs=1))
+    append_event(path, records.Train(max_steps=1, num_train_epochs=1))
     os.truncate(path, 1 << 40)
 
-    assert ["train"] == [event.kind for _, event in rundir.events(path)]
-    assert ["train"] == [event.kind for event in facts._Files(tmp_path).events(path)]
-
-
-# -- pages, answers, and other hosts' files ------------------------------------------------------------------------------
+    assert ["train"] == [event.kind for _, event in rundir_events.events(path)]
+    assert ["train"] == [event.kind for event in _Files(tmp_path).events(path)]
 
 
 def test_a_runs_own_page_replaces_a_link_and_one_that_was_named_follows_it(tmp_path: Path, victim: Path):
@@ -399,7 +408,7 @@ def test_answers_are_not_written_through_a_planted_link(tmp_path: Path, victim: 
 
     with (
         pytest.raises(LaunchError, match="cannot be written: is a link, not a file"),
-        results._target(str(tmp_path / "answers.jsonl")),
+        predict._target(str(tmp_path / "answers.jsonl")),
     ):
         pass
     assert untouched(victim)
@@ -427,9 +436,9 @@ def test_a_hosts_file_is_not_kept_through_a_link(tmp_path: Path, victim: Path):
     run.mkdir()
     (run / "attempt_0").symlink_to(victim)
     (run / "metrics.json").symlink_to(victim / "keep")
-    fleet, words = job._Fleet.__new__(job._Fleet), []
+    fleet, words = Fleet.__new__(Fleet), []
     fleet.run_dir, fleet.hosts_share, fleet.on_words = RunDir(run), True, lambda host, text: words.append(text)
-    node = job.Node(0, SimpleNamespace(host=SimpleNamespace(name="n0")), None)  # type: ignore[arg-type]
+    node = Node(0, SimpleNamespace(host=SimpleNamespace(name="n0")), None)  # type: ignore[arg-type]
     for name in ("attempt_0/keep", "metrics.json", "plan.json"):
         fleet.keep(node, name, b"new")
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cluster import detect
-from launcher.cluster.nodes import Nodes
-from launcher.cluster.npu import RC_MISSING
+from launcher.accelerators import detect
 from launcher.errors import LaunchError
+from launcher.machine.commands import RC_MISSING
+from launcher.machine.nodes import Nodes
 
 
 def no_smi(argv: object) -> tuple[int, str]:

@@ -12,18 +12,41 @@ from typing import Any
 
 import pytest
 
-from launcher import doctor
-from launcher.cluster import npu
-from launcher.cluster.model import GIB, Device, Process
-from launcher.doctor import Context, Finding
+from launcher.accelerators.ascend import checks_cann, checks_cards, checks_hccl, discover
+from launcher.accelerators.ascend.visible import VISIBLE
+from launcher.checks import Context, Finding
+from launcher.clusters import checks
+from launcher.diagnose.doctor import compare, host, model
+from launcher.diagnose.doctor import run as doctor_run
+from launcher.diagnose.doctor.run import exit_code, run_checks, worst
+from launcher.diagnose.doctor.versions import (
+    PAIR,
+    check_autoload,
+    check_fsdp2,
+    check_packages,
+    check_python,
+    check_torch_pair,
+    check_trackers,
+    check_transformers,
+    cuda_of,
+)
 from launcher.errors import LaunchError
+from launcher.machine.cluster import Device, Found, Process
+from launcher.text import GIB
 
 CAPTURES = Path(__file__).parents[2].parent / "shared" / "facts" / "npu-smi"
 FIXTURES = Path(__file__).parent / "fixtures" / "npu_smi"
 
 
-STACK = {"torch": "2.12.0+cpu", "transformers": "5.23.0", "accelerate": "1.15.0", "deepspeed": "0.19.8", "datasets": "5.2.0",
-         "evaluate": "0.4.6", "scikit-learn": "1.9.1"}  # fmt: skip
+STACK = {
+    "torch": "2.12.0+cpu",
+    "transformers": "5.23.0",
+    "accelerate": "1.15.0",
+    "deepspeed": "0.19.8",
+    "datasets": "5.2.0",
+    "evaluate": "0.4.6",
+    "scikit-learn": "1.9.1",
+}
 
 
 def write(root: Path, files: dict[str, str]) -> None:
@@ -33,7 +56,7 @@ def write(root: Path, files: dict[str, str]) -> None:
         path.write_text(text)
 
 
-def cards(count: int = 8, **values: Any) -> npu.Found:
+def cards(count: int = 8, **values: Any) -> Found:
     devices = tuple(
         Device(
             index=i,
@@ -47,7 +70,7 @@ def cards(count: int = 8, **values: Any) -> npu.Found:
         )
         for i in range(count)
     )
-    return npu.Found(tuple(replace(d, **values) for d in devices), "25.0", "npu-smi info", has_process_table=True)
+    return Found(tuple(replace(d, **values) for d in devices), "25.0", "npu-smi info", has_process_table=True)
 
 
 @pytest.fixture
@@ -60,15 +83,18 @@ def machine(tmp_path: Path) -> Context:
         {
             "/usr/local/Ascend/driver/version.info": "Version=25.0\nascendhal_version=7\n",
             "/cann/version.cfg": "runtime_running_version=[9.9.9:9.1.0]\n",
-            "/cann/runtime/x": "", "/cann/compiler/x": "", "/cann/opp/x": "",
+            "/cann/runtime/x": "",
+            "/cann/compiler/x": "",
+            "/cann/opp/x": "",
             "/proc/net/tcp": "  sl  local_address rem_address   st\n",
             "/proc/meminfo": "MemTotal: 2000000000 kB\nMemAvailable: 1000000000 kB\n",
             "/proc/self/limits": "Max open files            65536                65536                files\n",
             "/proc/sys/net/ipv4/ip_local_port_range": "32768\t60999\n",
             "/proc/sys/net/ipv4/ip_local_reserved_ports": "60000-60031\n",
-            "/sys/class/net/eth0/x": "", "/sys/class/net/lo/x": "",
+            "/sys/class/net/eth0/x": "",
+            "/sys/class/net/lo/x": "",
         },
-    )  # fmt: skip
+    )
     return Context(
         env={"ASCEND_HOME_PATH": "/cann", "ASCEND_OPP_PATH": "/cann/opp", "HOME": "/home/u"},
         device="npu",
@@ -85,18 +111,15 @@ def with_env(ctx: Context, **values: str) -> Context:
 
 
 def test_a_healthy_machine_has_nothing_to_change(machine: Context):
-    findings = doctor.run_checks(machine, only_cheap=True)
+    findings = run_checks(machine, only_cheap=True)
     assert [f for f in findings if f.ok in ("warn", "fail") and f.name != "shared memory"] == []
-    assert doctor.exit_code([f for f in findings if f.name != "shared memory"]) == 0
+    assert exit_code([f for f in findings if f.name != "shared memory"]) == 0
 
 
 def said(finding: Finding, ok: str, what: str, fix: str = "") -> None:
     assert finding.ok == ok, finding
     assert what in finding.what, finding
     assert fix in finding.fix, finding
-
-
-# --- versions ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -121,7 +144,7 @@ def test_torch_and_torch_npu_must_be_one_pair(
 ):
     pair = {"torch": torch, "torch-npu": torch_npu}
     ctx = replace(machine, versions={k: v for k, v in pair.items() if v})
-    said(doctor.check_torch_pair(ctx), ok, what, fix)
+    said(check_torch_pair(ctx), ok, what, fix)
 
 
 @pytest.mark.parametrize(
@@ -151,13 +174,13 @@ def test_cann_is_judged_by_the_published_table(machine: Context, torch_npu: str,
     """Only a CANN that is too old is an error: a later patch suits, a newer one is at most a warning, what is in no table is
     unknown."""
     write(machine.root, {"/cann/version.cfg": f"x=[7.7.0:{cann}]\n"})
-    said(doctor.check_cann(replace(machine, versions={"torch-npu": torch_npu})), ok, what)
+    said(checks_cann.check_cann(replace(machine, versions={"torch-npu": torch_npu})), ok, what)
 
 
 def test_a_newer_cann_names_the_build_that_was_made_for_it(machine: Context):
     write(machine.root, {"/cann/version.cfg": "x=[7.7.0:9.0.0]\n"})
     said(
-        doctor.check_cann(replace(machine, versions={"torch-npu": "2.7.1"})),
+        checks_cann.check_cann(replace(machine, versions={"torch-npu": "2.7.1"})),
         "warn",
         "8.3.RC1",
         "torch-npu==2.7.1.post4",
@@ -178,8 +201,8 @@ def test_a_cuda_build_is_told_by_its_files(tmp_path: Path, version_py: str, has_
     """PyPI's wheels are CUDA builds, and their metadata says 2.13.0 like a CPU build's."""
     write(tmp_path, {"version.py": version_py, **({"lib/libtorch_cuda.so": ""} if has_library else {})})
 
-    assert cuda == doctor.cuda_of(tmp_path)
-    assert "" == doctor.cuda_of(None)
+    assert cuda == cuda_of(tmp_path)
+    assert "" == cuda_of(None)
 
 
 @pytest.mark.parametrize(
@@ -188,8 +211,8 @@ def test_a_cuda_build_is_told_by_its_files(tmp_path: Path, version_py: str, has_
 def test_a_cuda_torch_beside_torch_npu_is_named(machine: Context, release: str, ok: str):
     """From 2.10 on the two abort each other; before, they load."""
     ctx = replace(machine, versions={"torch": release, "torch-npu": release}, cuda="13.0")
-    said(doctor.check_torch_pair(ctx), ok, f"torch {release} is a CUDA build (CUDA 13.0)", "whl/cpu")
-    said(doctor.check_torch_pair(replace(ctx, device="cpu")), "ok", release)
+    said(check_torch_pair(ctx), ok, f"torch {release} is a CUDA build (CUDA 13.0)", "whl/cpu")
+    said(check_torch_pair(replace(ctx, device="cpu")), "ok", release)
 
 
 RECIPE_NEEDS = tuple(STACK)
@@ -217,40 +240,49 @@ def test_what_the_job_imports_is_checked_with_the_pip_line(
     """An error where a job needs it, a warning where none was named."""
     versions = {k: v for k, v in {**machine.versions, **changed}.items() if v}
     ctx = replace(machine, versions=versions, needs=RECIPE_NEEDS)
-    said(doctor.check_packages(ctx), "fail", what, fix)
-    said(doctor.check_packages(replace(ctx, needs=None)), "warn", what, fix)
+    said(check_packages(ctx), "fail", what, fix)
+    said(check_packages(replace(ctx, needs=None)), "warn", what, fix)
 
 
 def test_a_node_without_torch_is_told_both_lines(machine: Context):
     """A pair that belongs together; the CPU build where a torch_npu is there already."""
-    said(doctor.check_torch_pair(replace(machine, versions={})), "fail", "torch is not installed",
-         f"pip install torch=={doctor.PAIR} --index-url https://download.pytorch.org/whl/cpu, then pip install 'ascend-launch[npu]'")  # fmt: skip
     said(
-        doctor.check_torch_pair(replace(machine, versions={"torch-npu": "2.9.0.post2"})),
+        check_torch_pair(replace(machine, versions={})),
+        "fail",
+        "torch is not installed",
+        f"pip install torch=={PAIR} --index-url https://download.pytorch.org/whl/cpu, then pip install 'ascend-launch[npu]'",
+    )
+    said(
+        check_torch_pair(replace(machine, versions={"torch-npu": "2.9.0.post2"})),
         "fail",
         "",
         "torch==2.9.0 --index",
     )
     said(
-        doctor.check_torch_pair(replace(machine, device="cpu", versions={})),
+        check_torch_pair(replace(machine, device="cpu", versions={})),
         "warn",
         "",
         "pip install 'torch>=2.6' --index-url",
     )
-    said(doctor.check_torch_pair(replace(machine, device="cpu", versions={}, needs=RECIPE_NEEDS)), "fail", "")
+    said(check_torch_pair(replace(machine, device="cpu", versions={}, needs=RECIPE_NEEDS)), "fail", "")
 
 
 def test_a_torch_that_is_too_old_is_replaced_with_its_torch_npu(machine: Context):
     """A recipe is refused; without one it is a warning, since a program may run on it."""
     old = replace(machine, versions={"torch": "2.1.0", "torch-npu": "2.1.0.post17"})
-    said(doctor.check_torch_pair(replace(old, needs=RECIPE_NEEDS)), "fail", "torch 2.1.0 is not >=2.6", "then pip install 'ascend-launch[npu]'")  # fmt: skip
-    said(doctor.check_torch_pair(old), "warn", "torch 2.1.0", f"torch=={doctor.PAIR} --index-url")
+    said(
+        check_torch_pair(replace(old, needs=RECIPE_NEEDS)),
+        "fail",
+        "torch 2.1.0 is not >=2.6",
+        "then pip install 'ascend-launch[npu]'",
+    )
+    said(check_torch_pair(old), "warn", "torch 2.1.0", f"torch=={PAIR} --index-url")
 
 
 def test_an_adapter_needs_its_own_extra(machine: Context):
     without = replace(machine, needs=(*RECIPE_NEEDS, "peft"))
-    said(doctor.check_packages(without), "fail", "peft not installed", "pip install 'ascend-launch[lora]'")
-    said(doctor.check_packages(machine), "ok", "transformers 5.23.0")
+    said(check_packages(without), "fail", "peft not installed", "pip install 'ascend-launch[lora]'")
+    said(check_packages(machine), "ok", "transformers 5.23.0")
 
 
 @pytest.mark.parametrize(
@@ -266,94 +298,102 @@ def test_an_adapter_needs_its_own_extra(machine: Context):
 )
 def test_fsdp2_needs_a_gloo_that_averages(machine: Context, torch: str, changed: dict[str, Any], ok: str):
     ctx = replace(machine, device="cpu", nproc=2, strategy="fsdp2", versions={"torch": torch})
-    said(doctor.check_fsdp2(replace(ctx, **changed)), ok, "")
+    said(check_fsdp2(replace(ctx, **changed)), ok, "")
 
 
 def test_cann_is_found_in_every_layout(machine: Context):
     (machine.root / "cann/version.cfg").unlink()
-    assert doctor.cann_version(machine) is None
-    said(doctor.check_cann(machine), "warn", "cannot be told", "set_env.sh")
+    assert checks_cann.cann_version(machine) is None
+    said(checks_cann.check_cann(machine), "warn", "cannot be told", "set_env.sh")
     write(machine.root, {"/cann/share/info/runtime/version.info": "Version=9.0.0\n"})
-    assert doctor.cann_version(machine) == "9.0.0"
+    assert checks_cann.cann_version(machine) == "9.0.0"
     write(machine.root, {"/cann/aarch64-linux/ascend_toolkit_install.info": "package_name=x\nversion=8.5.0\n"})
-    assert doctor.cann_version(machine) == "8.5.0"
+    assert checks_cann.cann_version(machine) == "8.5.0"
 
 
 def test_python_and_transformers_have_floors(machine: Context):
-    said(doctor.check_python(replace(machine, python=(3, 9))), "fail", "3.9", "3.10 to 3.14")
+    said(check_python(replace(machine, python=(3, 9))), "fail", "3.9", "3.10 to 3.14")
     old = replace(machine, versions={"transformers": "5.23.0", "torch-npu": "2.2.0"})
-    said(doctor.check_transformers(old), "fail", "2.2.0", "2.5.1")
+    said(check_transformers(old), "fail", "2.2.0", "2.5.1")
 
 
 def test_torch_npu_without_cann_is_no_reason_to_refuse_cpu_ranks(machine: Context):
     """A launch keeps torch from loading it, unless the user's own variable says otherwise."""
     ctx = replace(machine, device="cpu", env={})
-    said(doctor.check_autoload(ctx), "ok", "does without it")
-    said(doctor.check_autoload(with_env(ctx, TORCH_DEVICE_BACKEND_AUTOLOAD="1")), "fail", "no CANN", "unset")
-    said(doctor.check_autoload(with_env(ctx, TORCH_DEVICE_BACKEND_AUTOLOAD="0")), "ok", "does without it")
-
-
-# --- environment, driver, devices ----------------------------------------------------------------------------------
+    said(check_autoload(ctx), "ok", "does without it")
+    said(check_autoload(with_env(ctx, TORCH_DEVICE_BACKEND_AUTOLOAD="1")), "fail", "no CANN", "unset")
+    said(check_autoload(with_env(ctx, TORCH_DEVICE_BACKEND_AUTOLOAD="0")), "ok", "does without it")
 
 
 def test_a_shell_without_cann_is_told_which_script_to_source(machine: Context):
-    said(doctor.check_set_env(replace(machine, env={})), "fail", "ASCEND_HOME_PATH and ASCEND_OPP_PATH", "set_env.sh")
     said(
-        doctor.check_set_env(with_env(machine, ASCEND_HOME_PATH="/gone")), "fail", "/gone does not exist", "set_env.sh"
+        checks_cann.check_set_env(replace(machine, env={})),
+        "fail",
+        "ASCEND_HOME_PATH and ASCEND_OPP_PATH",
+        "set_env.sh",
     )
-    said(doctor.check_set_env(with_env(machine, ASCEND_TOOLKIT_HOME="/other")), "warn", "two CANNs", "fresh shell")
+    said(
+        checks_cann.check_set_env(with_env(machine, ASCEND_HOME_PATH="/gone")),
+        "fail",
+        "/gone does not exist",
+        "set_env.sh",
+    )
+    said(checks_cann.check_set_env(with_env(machine, ASCEND_TOOLKIT_HOME="/other")), "warn", "two CANNs", "fresh shell")
 
 
 def test_a_container_without_devices_is_told_to_pass_them(machine: Context):
     write(machine.root, {"/.dockerenv": ""})
     (machine.root / "dev/hisi_hdc").unlink()
-    said(doctor.check_driver(machine), "fail", "hisi_hdc", "when the container is made")
+    said(checks_cann.check_driver(machine), "fail", "hisi_hdc", "when the container is made")
     for node in (machine.root / "dev").glob("davinci[0-9]"):
         node.unlink()
-    said(doctor.check_driver(machine), "fail", "no /dev/davinci", "pass the devices")
+    said(checks_cann.check_driver(machine), "fail", "no /dev/davinci", "pass the devices")
 
 
 def test_npu_smis_failure_is_passed_on(machine: Context):
-    broken = replace(
-        machine, found=npu.Found((), problem=LaunchError("npu-smi cannot reach the driver", hint="mount it"))
-    )
-    said(doctor.check_npu_smi(broken), "fail", "cannot reach", "mount it")
-    absent = replace(machine, found=npu.Found((), problem=LaunchError("npu-smi is not on PATH", hint="add it")))
-    said(doctor.check_npu_smi(absent), "warn", "not on PATH")
+    broken = replace(machine, found=Found((), problem=LaunchError("npu-smi cannot reach the driver", hint="mount it")))
+    said(checks_cann.check_npu_smi(broken), "fail", "cannot reach", "mount it")
+    absent = replace(machine, found=Found((), problem=LaunchError("npu-smi is not on PATH", hint="add it")))
+    said(checks_cann.check_npu_smi(absent), "warn", "not on PATH")
 
 
 def test_a_sick_card_is_left_out_by_name(machine: Context):
     devices = cards(4).devices
-    sick = npu.Found((devices[0], replace(devices[1], health="Critical"), *devices[2:]), has_process_table=True)
-    said(doctor.check_health(replace(machine, found=sick)), "fail", "card 1 is in state Critical", "=0,2,3")
-    hidden = replace(machine, found=sick, env={npu.VISIBLE: "0,2,3"})
-    said(doctor.check_health(hidden), "ok", "3 cards OK")
+    sick = Found((devices[0], replace(devices[1], health="Critical"), *devices[2:]), has_process_table=True)
+    said(checks_cards.check_health(replace(machine, found=sick)), "fail", "card 1 is in state Critical", "=0,2,3")
+    hidden = replace(machine, found=sick, env={VISIBLE: "0,2,3"})
+    said(checks_cards.check_health(hidden), "ok", "3 cards OK")
 
 
 def test_leftover_processes_are_named(machine: Context):
     busy = cards(processes=(Process(4242, "python", 20 * GIB),))
-    said(doctor.check_busy(replace(machine, found=busy)), "fail", "process 4242 (python) with 20.0 GiB", "kill 4242")
+    said(
+        checks_cards.check_busy(replace(machine, found=busy)),
+        "fail",
+        "process 4242 (python) with 20.0 GiB",
+        "kill 4242",
+    )
     ghost = cards(hbm_used_bytes=50 * GIB)
-    said(doctor.check_busy(replace(machine, found=ghost)), "warn", "by nobody that is listed", "host")
-    said(doctor.check_hbm(replace(machine, found=ghost)), "warn", "14.0 GiB free")
+    said(checks_cards.check_busy(replace(machine, found=ghost)), "warn", "by nobody that is listed", "host")
+    said(checks_cards.check_hbm(replace(machine, found=ghost)), "warn", "14.0 GiB free")
 
 
 def test_visible_devices_and_ranks_are_compared(machine: Context):
-    said(doctor.check_visible(with_env(machine, **{npu.VISIBLE: "3,1"})), "fail", "ascending", "=1,3")
+    said(checks_cards.check_visible(with_env(machine, **{VISIBLE: "3,1"})), "fail", "ascending", "=1,3")
     said(
-        doctor.check_count(replace(with_env(machine, **{npu.VISIBLE: "0,1"}), nproc=4)), "fail", "4 ranks", "--nproc 2"
+        checks_cards.check_count(replace(with_env(machine, **{VISIBLE: "0,1"}), nproc=4)),
+        "fail",
+        "4 ranks",
+        "--nproc 2",
     )
-    said(doctor.check_count(machine), "ok", "8 ranks on 8 cards")
+    said(checks_cards.check_count(machine), "ok", "8 ranks on 8 cards")
 
 
 def test_bf16_is_refused_where_the_chip_has_none(machine: Context):
     old = replace(machine, found=cards(name="910A"), precision="bf16")
-    said(doctor.check_bf16(old), "fail", "910A", "fp16")
-    said(doctor.check_bf16(replace(old, precision="auto")), "ok", "takes fp16")
-    said(doctor.check_chip(replace(machine, found=cards(name="310P3"))), "fail", "inference")
-
-
-# --- variables -----------------------------------------------------------------------------------------------------
+    said(checks_cards.check_bf16(old), "fail", "910A", "fp16")
+    said(checks_cards.check_bf16(replace(old, precision="auto")), "ok", "takes fp16")
+    said(checks_cards.check_chip(replace(machine, found=cards(name="310P3"))), "fail", "inference")
 
 
 @pytest.mark.parametrize(
@@ -372,22 +412,19 @@ def test_bf16_is_refused_where_the_chip_has_none(machine: Context):
 )
 def test_hccl_variables_are_held_to_their_ranges(machine: Context, variable: str, value: str, ok: str):
     """A connect timeout at or above the execution timeout is a warning."""
-    assert doctor.check_hccl_ranges(with_env(machine, **{variable: value})).ok == ok
+    assert checks_hccl.check_hccl_ranges(with_env(machine, **{variable: value})).ok == ok
 
 
 def test_allocator_settings_that_raise_are_found(machine: Context):
     both = with_env(machine, PYTORCH_NPU_ALLOC_CONF="a", PYTORCH_ALLOC_CONF="b")
-    said(doctor.check_allocator(both), "fail", "both set", "unset PYTORCH_ALLOC_CONF")
+    said(checks_hccl.check_allocator(both), "fail", "both set", "unset PYTORCH_ALLOC_CONF")
     mixed = with_env(machine, PYTORCH_NPU_ALLOC_CONF="expandable_segments:True,max_split_size_mb:64")
-    said(doctor.check_allocator(mixed), "fail", "mixes", "alone")
+    said(checks_hccl.check_allocator(mixed), "fail", "mixes", "alone")
 
 
 def test_variables_of_other_stacks_are_pointed_out(machine: Context):
-    said(doctor.check_no_effect(with_env(machine, NPU_VISIBLE_DEVICES="0")), "warn", "does nothing", npu.VISIBLE)
-    said(doctor.check_queue(with_env(machine, ASCEND_LAUNCH_BLOCKING="1")), "warn", "BLOCKING")
-
-
-# --- network -------------------------------------------------------------------------------------------------------
+    said(checks_hccl.check_no_effect(with_env(machine, NPU_VISIBLE_DEVICES="0")), "warn", "does nothing", VISIBLE)
+    said(checks_hccl.check_queue(with_env(machine, ASCEND_LAUNCH_BLOCKING="1")), "warn", "BLOCKING")
 
 
 @pytest.mark.parametrize(
@@ -401,12 +438,12 @@ def test_variables_of_other_stacks_are_pointed_out(machine: Context):
     ],
 )
 def test_interface_names_are_read_as_hccl_reads_them(value: str, chosen: list[str]):
-    assert doctor.ifname_matches(value, ["eth0", "eth1", "lo"]) == chosen
+    assert checks_hccl.ifname_matches(value, ["eth0", "eth1", "lo"]) == chosen
 
 
 def test_an_interface_that_is_named_must_exist(machine: Context):
-    said(doctor.check_interface(with_env(machine, HCCL_SOCKET_IFNAME="enp3")), "fail", "eth0, lo", "HCCL_IF_IP")
-    said(doctor.check_interface(replace(machine, num_nodes=2)), "ok", "chosen when the nodes meet")
+    said(checks_hccl.check_interface(with_env(machine, HCCL_SOCKET_IFNAME="enp3")), "fail", "eth0, lo", "HCCL_IF_IP")
+    said(checks_hccl.check_interface(replace(machine, num_nodes=2)), "ok", "chosen when the nodes meet")
 
 
 def test_taken_ports_are_found_without_opening_any(machine: Context):
@@ -417,18 +454,18 @@ def test_taken_ports_are_found_without_opening_any(machine: Context):
         machine.root,
         {"/proc/net/tcp": head + line.format(60007, "01"), "/proc/net/tcp6": head + line.format(60003, "0A")},
     )
-    said(doctor.check_hccl_ports(machine), "ok", "port 60003 is taken; a launch takes the next")
+    said(checks_hccl.check_hccl_ports(machine), "ok", "port 60003 is taken; a launch takes the next")
     said(
-        doctor.check_hccl_ports(with_env(machine, HCCL_IF_BASE_PORT="60000")),
+        checks_hccl.check_hccl_ports(with_env(machine, HCCL_IF_BASE_PORT="60000")),
         "fail",
         "port 60003",
         "unset HCCL_IF_BASE_PORT",
     )
-    said(doctor.check_hccl_ports(with_env(machine, HCCL_IF_BASE_PORT="50000")), "ok", "50000")
+    said(checks_hccl.check_hccl_ports(with_env(machine, HCCL_IF_BASE_PORT="50000")), "ok", "50000")
     taken = replace(machine, rdzv_endpoint="n0:60003")
-    said(doctor.check_rendezvous(taken), "fail", "60003", "another port")
-    said(doctor.check_rendezvous(replace(taken, is_first_node=False)), "ok", "n0")
-    said(doctor.check_rendezvous(replace(machine, rdzv_endpoint="n0")), "fail", "HOST:PORT")
+    said(checks.check_rendezvous(taken), "fail", "60003", "another port")
+    said(checks.check_rendezvous(replace(taken, is_first_node=False)), "ok", "n0")
+    said(checks.check_rendezvous(replace(machine, rdzv_endpoint="n0")), "fail", "HOST:PORT")
 
 
 def test_the_first_node_can_open_a_file_for_each_connection(machine: Context):
@@ -439,24 +476,24 @@ def test_the_first_node_can_open_a_file_for_each_connection(machine: Context):
     )
     many = replace(machine, num_nodes=2000, nproc=16)
     said(
-        doctor.check_ulimit(many),
+        host.check_ulimit(many),
         "fail",
         "may open 20,000 (ulimit -Hn), and 2,000 nodes with 16 ranks each need 34,128",
         "LimitNOFILE",
     )
-    said(doctor.check_ulimit(replace(many, is_first_node=False)), "ok", "8192")
-    said(doctor.check_ulimit(replace(many, num_nodes=1000)), "ok", "8192")
+    said(host.check_ulimit(replace(many, is_first_node=False)), "ok", "8192")
+    said(host.check_ulimit(replace(many, num_nodes=1000)), "ok", "8192")
 
 
 def test_the_recognised_environment_is_said(machine: Context):
-    said(doctor.check_cluster(machine), "ok", "no environment recognised: one node")
+    said(checks.check_cluster(machine), "ok", "no environment recognised: one node")
     said(
-        doctor.check_cluster(replace(machine, num_nodes=2, recognised="Slurm: SLURM_JOB_ID=7")),
+        checks.check_cluster(replace(machine, num_nodes=2, recognised="Slurm: SLURM_JOB_ID=7")),
         "ok",
         "2 nodes; Slurm: SLURM_JOB_ID=7",
     )
     refused = LaunchError("a list that is cut off", hint="give --nnodes")
-    said(doctor.check_cluster(replace(machine, unreadable=refused)), "fail", "a list that is cut off", "give --nnodes")
+    said(checks.check_cluster(replace(machine, unreadable=refused)), "fail", "a list that is cut off", "give --nnodes")
 
 
 @pytest.mark.parametrize(
@@ -481,21 +518,28 @@ def test_a_job_of_slurms_has_asked_for_its_cards(machine: Context, job: str | No
     here = replace(with_env(machine, SLURM_JOB_ID="7"), recognised="Slurm: SLURM_JOB_ID=7")
     here = replace(here, run=lambda argv: (1, "") if job is None else (0, f"JobId={argv[-1]} {job} Command=x"))
 
-    said(doctor.check_slurm_cards(here), ok, what, fix)
-    said(doctor.check_slurm_cards(replace(here, recognised="")), "skip", "not a job of Slurm's")
+    said(checks.check_slurm_cards(here), ok, what, fix)
+    said(checks.check_slurm_cards(replace(here, recognised="")), "skip", "not a job of Slurm's")
 
 
 def test_the_way_to_the_first_node_is_shown(machine: Context):
     """The address and the interface that a launch takes; a first node that is this one by its address is none."""
     first = replace(machine, rdzv_endpoint="127.0.0.1:29400", num_nodes=2)
-    said(doctor.check_way(first), "ok", "127.0.0.1, by lo")
-    said(doctor.check_way(replace(first, is_first_node=False)), "fail", "which is this node", "--rdzv-endpoint")
-    said(doctor.check_way(machine), "skip", "one node")
+    said(checks.check_way(first), "ok", "127.0.0.1, by lo")
+    said(checks.check_way(replace(first, is_first_node=False)), "fail", "which is this node", "--rdzv-endpoint")
+    said(checks.check_way(machine), "skip", "one node")
 
 
 def test_the_doctor_reads_the_clusters_environment(ascend_launch: Any):
     """The variables of the step are said; a rank table and the page size are looked at as for its nodes."""
-    step = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_NODEID": "0", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "192.0.2.[1-2]"}  # fmt: skip
+    step = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_ID": "0",
+        "SLURM_PROCID": "0",
+        "SLURM_NODEID": "0",
+        "SLURM_STEP_NUM_NODES": "2",
+        "SLURM_STEP_NODELIST": "192.0.2.[1-2]",
+    }
     told = ascend_launch("doctor", "--device=cpu", "--json", **step)
     found = {f["name"]: f for f in json.loads(told.out)["findings"]}
     wrong = ascend_launch("doctor", "--device=cpu", "--json", **step | {"SLURM_STEP_NUM_NODES": "3"})
@@ -508,23 +552,23 @@ def test_the_doctor_reads_the_clusters_environment(ascend_launch: Any):
 
 def test_ports_that_outgoing_connections_may_take_are_to_be_reserved(machine: Context):
     write(machine.root, {"/proc/sys/net/ipv4/ip_local_reserved_ports": "\n"})
-    said(doctor.check_reserved_ports(machine), "warn", "32768 to 60999", "60000-60031")
+    said(checks_hccl.check_reserved_ports(machine), "warn", "32768 to 60999", "60000-60031")
 
 
 def test_tls_must_be_equal_on_all_cards(machine: Context):
     def run(argv: Any) -> tuple[int, str]:
         return 0, f"dev_id:{argv[2]}, tls switch[{1 if argv[2] != '3' else 0}](0:disable, 1:enable)"
 
-    said(doctor.check_tls(replace(machine, run=run)), "fail", "off on cards 3", "enable 0")
-    said(doctor.check_tls(machine), "skip", "does not say")
+    said(checks_cards.check_tls(replace(machine, run=run)), "fail", "off on cards 3", "enable 0")
+    said(checks_cards.check_tls(machine), "skip", "does not say")
 
-
-# --- rank table ----------------------------------------------------------------------------------------------------
 
 ONE_SERVER = {
-    "status": "completed", "version": "1.0", "server_count": "1",
+    "status": "completed",
+    "version": "1.0",
+    "server_count": "1",
     "server_list": [{"server_id": "a", "device": [{"device_id": "0", "rank_id": "0"}]}],
-}  # fmt: skip
+}
 
 
 def test_an_inherited_rank_table_is_said_and_stops_nothing(machine: Context):
@@ -532,78 +576,72 @@ def test_an_inherited_rank_table_is_said_and_stops_nothing(machine: Context):
     write(machine.root, {"/t.json": "{", "/good.json": json.dumps(ONE_SERVER)})
     (machine.root / "link.json").symlink_to(machine.root / "good.json")
     for path, what in (("t", "not JSON"), ("gone", "does not exist"), ("link", "is a link"), ("good", "is inherited")):
-        said(doctor.check_rank_table(with_env(machine, RANK_TABLE_FILE=f"/{path}.json")), "warn", what, "--rank-table")
-    said(doctor.check_rank_table(machine), "ok", "not set")
-
-
-# --- host and model ------------------------------------------------------------------------------------------------
+        said(
+            checks_hccl.check_rank_table(with_env(machine, RANK_TABLE_FILE=f"/{path}.json")),
+            "warn",
+            what,
+            "--rank-table",
+        )
+    said(checks_hccl.check_rank_table(machine), "ok", "not set")
 
 
 def test_space_and_memory_are_weighed_against_the_job(machine: Context, tmp_path: Path):
     full = replace(machine, output_dir=tmp_path / "not" / "yet" / "there", checkpoint_bytes=10**18)
-    said(doctor.check_disk(full), "fail", "three checkpoints", "output_dir")
-    said(doctor.check_disk(replace(full, checkpoint_bytes=1)), "ok", "free at")
-    said(doctor.check_host_memory(replace(machine, host_bytes=10**15)), "fail", "the ranks need", "offload")
+    said(host.check_disk(full), "fail", "three checkpoints", "output_dir")
+    said(host.check_disk(replace(full, checkpoint_bytes=1)), "ok", "free at")
+    said(host.check_host_memory(replace(machine, host_bytes=10**15)), "fail", "the ranks need", "offload")
     write(machine.root, {"/sys/fs/cgroup/memory.max": f"{8 * GIB}\n", "/sys/fs/cgroup/memory.current": f"{2 * GIB}\n"})
-    assert doctor.memory_limit_bytes(machine) == 6 * GIB
+    assert host.memory_limit_bytes(machine) == 6 * GIB
 
 
 def test_offload_needs_a_compiler(machine: Context, tmp_path: Path):
     ctx = replace(with_env(machine, PATH=str(tmp_path / "nothing")), strategy="zero3-offload")
-    said(doctor.check_compiler(ctx), "fail", "g++ and ninja", "without offload")
-    said(doctor.check_compiler(replace(ctx, strategy="zero3")), "skip", "only CPU offload")
+    said(host.check_compiler(ctx), "fail", "g++ and ninja", "without offload")
+    said(host.check_compiler(replace(ctx, strategy="zero3")), "skip", "only CPU offload")
 
 
 def test_a_gated_model_needs_a_token_which_is_never_shown(machine: Context):
     llama = replace(machine, model_name="meta-llama/Meta-Llama-3-8B-Instruct")
-    said(doctor.check_token(llama), "fail", "gated", "hf auth login")
+    said(model.check_token(llama), "fail", "gated", "hf auth login")
     secret = with_env(llama, HF_TOKEN="hf_" + "x" * 30)
-    said(doctor.check_token(secret), "ok", "from HF_TOKEN")
-    everything = json.dumps([f.to_json() for f in doctor.run_checks(secret, only_cheap=True)])
+    said(model.check_token(secret), "ok", "from HF_TOKEN")
+    everything = json.dumps([f.to_json() for f in run_checks(secret, only_cheap=True)])
     assert "hf_x" not in everything
-    said(doctor.check_token(replace(machine, model_name="HuggingFaceTB/SmolLM2-135M")), "skip", "not needed")
+    said(model.check_token(replace(machine, model_name="HuggingFaceTB/SmolLM2-135M")), "skip", "not needed")
 
 
 def test_a_model_is_a_folder_a_cached_id_or_a_download(machine: Context, tmp_path: Path):
     cache = tmp_path / "hf" / "models--org--small" / "snapshots" / "abc"
     write(cache, {"config.json": "{}"})
     here = with_env(machine, HF_HUB_CACHE=str(tmp_path / "hf"))
-    said(doctor.check_model(replace(here, model_name="org/small")), "ok", "in the cache")
+    said(model.check_model(replace(here, model_name="org/small")), "ok", "in the cache")
     offline = with_env(here, HF_HUB_OFFLINE="1")
-    said(
-        doctor.check_model(replace(offline, model_name="org/other")), "fail", "HF_HUB_OFFLINE", "hf download org/other"
-    )
-    said(doctor.check_model(replace(here, model_name="/no/such/folder")), "fail", "no such folder")
-
-
-# --- several nodes -------------------------------------------------------------------------------------------------
+    said(model.check_model(replace(offline, model_name="org/other")), "fail", "HF_HUB_OFFLINE", "hf download org/other")
+    said(model.check_model(replace(here, model_name="/no/such/folder")), "fail", "no such folder")
 
 
 def test_nodes_are_compared_and_the_odd_one_named(machine: Context):
-    same = doctor.node_facts(machine)
-    other = doctor.node_facts(with_env(machine, HCCL_BUFFSIZE="400", HCCL_SOCKET_IFNAME="x"))
-    assert [f.ok for f in doctor.compare_nodes({"a": same, "b": same, "c": same})] == ["ok"]
-    found = doctor.compare_nodes({"a": same, "b": same, "c": json.loads(json.dumps(other))})
+    same = compare.node_facts(machine)
+    other = compare.node_facts(with_env(machine, HCCL_BUFFSIZE="400", HCCL_SOCKET_IFNAME="x"))
+    assert [f.ok for f in compare.compare_nodes({"a": same, "b": same, "c": same})] == ["ok"]
+    found = compare.compare_nodes({"a": same, "b": same, "c": json.loads(json.dumps(other))})
     assert [(f.name, f.ok) for f in found] == [("nodes: HCCL_BUFFSIZE", "fail")]
     assert "c 400" in found[0].what
 
 
-# --- the whole -----------------------------------------------------------------------------------------------------
-
-
 def test_the_worst_finding_decides_the_exit_code():
     findings = [Finding("a", "ok", ""), Finding("b", "warn", ""), Finding("c", "skip", "")]
-    assert (doctor.worst(findings), doctor.exit_code(findings)) == ("warn", 0)
-    assert doctor.exit_code([*findings, Finding("d", "fail", "")]) == 2
-    assert doctor.worst([]) == "ok"
+    assert (worst(findings), exit_code(findings)) == ("warn", 0)
+    assert exit_code([*findings, Finding("d", "fail", "")]) == 2
+    assert worst([]) == "ok"
 
 
 def test_a_check_that_breaks_is_a_finding(machine: Context, monkeypatch: pytest.MonkeyPatch):
     def check_moon(ctx: Context) -> Finding:
         raise RuntimeError("full")
 
-    monkeypatch.setattr(doctor, "HOST_CHECKS", (check_moon,))
-    found = doctor.run_checks(replace(machine, device="cpu"), only_cheap=True)
+    monkeypatch.setattr(doctor_run, "HOST_CHECKS", (check_moon,))
+    found = doctor_run.run_checks(replace(machine, device="cpu"), only_cheap=True)
     assert [(f.name, f.ok) for f in found] == [("moon", "warn")]
 
 
@@ -611,8 +649,8 @@ def test_a_check_that_breaks_is_a_finding(machine: Context, monkeypatch: pytest.
 @pytest.mark.parametrize("capture", sorted(CAPTURES.glob("*.txt")), ids=lambda p: p.name[:2])
 def test_every_real_capture_is_judged_without_breaking(machine: Context, capture: Path):
     """npu-smi answers with the capture, whatever it holds; the edge chip in Alarm and the busy cards are found."""
-    found = npu.look(lambda argv: (0, capture.read_text()), {}, machine.path("/dev"))
-    findings = {f.name: f for f in doctor.run_checks(replace(machine, found=found, nproc=None), only_cheap=True)}
+    found = discover.look(lambda argv: (0, capture.read_text()), {}, machine.path("/dev"))
+    findings = {f.name: f for f in doctor_run.run_checks(replace(machine, found=found, nproc=None), only_cheap=True)}
     assert not [f for f in findings.values() if "this check failed" in f.what]
     expected = {"02": "fail", "04": "fail", "07": "fail", "20": "warn", "01": "ok", "08": "ok"}
     if capture.name[:2] in expected:
@@ -635,18 +673,18 @@ def test_cheap_checks_are_cheap_and_import_no_torch():
 
 def test_findings_are_json(machine: Context):
     started = time.process_time()
-    assert json.dumps([f.to_json() for f in doctor.run_checks(machine, only_cheap=True)])
+    assert json.dumps([f.to_json() for f in doctor_run.run_checks(machine, only_cheap=True)])
     assert time.process_time() - started < 0.3
 
 
 def test_a_tracker_that_is_not_installed_is_named_before_the_launch():
     """Each rank would end on it; names that are not known here are passed through."""
-    context = doctor.context("cpu", env={}, report_to=("tensorboard", "mlflow", "somebody_elses"))
+    context = doctor_run.context("cpu", env={}, report_to=("tensorboard", "mlflow", "somebody_elses"))
     there = replace(context, versions={"tensorboardX": "2", "mlflow-skinny": "3"})
     missing = replace(context, versions={"tensorboard": "2"})
 
-    assert "ok" == doctor.check_trackers(there).ok
+    assert "ok" == check_trackers(there).ok
     assert ("fail", True) == (
-        doctor.check_trackers(missing).ok,
-        "pip install mlflow" in doctor.check_trackers(missing).fix,
+        check_trackers(missing).ok,
+        "pip install mlflow" in check_trackers(missing).fix,
     )

@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from launcher import explain, messages
+from launcher import messages
+from launcher.diagnose.explain import error_codes, matches, reference, signatures
+from launcher.diagnose.explain import report as explain_report
+from launcher.diagnose.explain.lines import shape_of
+from launcher.diagnose.explain.matches import Row
+from launcher.diagnose.explain.reading import Lines
+from launcher.diagnose.explain.report import explain_text
+from launcher.diagnose.explain.signatures import Lang, Signature
+from launcher.diagnose.explain.verdicts import _FIELD, _SHARED, OPTIONAL, Verdict, _fill
+from launcher.diagnose.explain.words import language, render_text
 from launcher.errors import LaunchError
 
 EXCERPTS = Path(__file__).parents[2].parent / "shared" / "facts" / "npu-logs"
@@ -83,8 +92,8 @@ VERDICTS: dict[str, tuple[str | None, dict[str, object]]] = {
 }
 
 
-def first(text: str, lang: explain.Lang = "en") -> explain.Verdict:
-    return explain.explain_text(text, lang)[0]
+def first(text: str, lang: Lang = "en") -> Verdict:
+    return explain_text(text, lang)[0]
 
 
 @needs_excerpts
@@ -92,7 +101,7 @@ def first(text: str, lang: explain.Lang = "en") -> explain.Verdict:
 def test_every_real_excerpt_is_explained(name: str):
     """The verdict and whatever the text names: rank, host, card, who reported."""
     wanted, details = VERDICTS[name]
-    verdicts = explain.explain_text((EXCERPTS / f"{name}.txt").read_text())
+    verdicts = explain_text((EXCERPTS / f"{name}.txt").read_text())
     assert (verdicts[0].id if verdicts else None) == wanted
     assert {key: getattr(verdicts[0], key) for key in details} == details if details else True
 
@@ -102,7 +111,7 @@ def test_no_excerpt_is_left_out():
     assert {p.stem for p in EXCERPTS.glob("*.txt")} == set(VERDICTS)
 
 
-EXAMPLES = [(s.id, text) for s in explain.signatures() for text in s.examples]
+EXAMPLES = [(s.id, text) for s in signatures.signatures() for text in s.examples]
 
 
 @pytest.mark.parametrize(("signature_id", "text"), EXAMPLES, ids=[f"{i}-{n}" for n, (i, _) in enumerate(EXAMPLES)])
@@ -111,15 +120,15 @@ def test_every_row_explains_its_own_examples(signature_id: str, text: str):
     assert first(text).id == signature_id
 
 
-@pytest.mark.parametrize("row", [r for r in explain._rows() if r.signature.patterns], ids=lambda r: r.signature.id)
-def test_the_cheap_look_sees_every_row(row: explain._Row):
+@pytest.mark.parametrize("row", [r for r in matches._rows() if r.signature.patterns], ids=lambda r: r.signature.id)
+def test_the_cheap_look_sees_every_row(row: Row):
     """A line is searched for plain texts before it is searched by patterns; each pattern has one, of three letters or more."""
     assert row.signature.look or row.needles
     assert all(len(text) >= 3 for text in row.needles)
     for text in row.signature.examples if row.signature.id != "oom-npu-others" else ():
-        assert row.signature in [r.signature for r in explain._candidates(explain._shape(text))]
+        assert row.signature in [r.signature for r in matches.candidates(shape_of(text))]
     for pattern in () if row.signature.look else row.signature.patterns:
-        assert explain._needles(explain._parser.parse(pattern.pattern)), pattern.pattern
+        assert matches._needles(matches._parser.parse(pattern.pattern)), pattern.pattern
 
 
 FROM_TABLES = {"name", "meaning", "module", "part", "kind", "said", "reason", "solution", "last"}
@@ -127,10 +136,10 @@ FROM_TABLES = {"name", "meaning", "module", "part", "kind", "said", "reason", "s
 
 def test_every_row_is_complete():
     """Causes and fixes in both languages, an example, a source; what is in braces is a group of the row's patterns."""
-    for signature in explain.signatures():
+    for signature in signatures.signatures():
         assert signature.examples, signature.id
         assert signature.source, signature.id
-        groups = {g for p in signature.patterns for g in p.groupindex} | {"rank", "ranks"} | explain._SHARED
+        groups = {g for p in signature.patterns for g in p.groupindex} | {"rank", "ranks"} | _SHARED
         groups |= {"last"} if "count" in groups else set()
         groups |= FROM_TABLES if signature.refine in ("cann", "acl", "hccl") else set()
         if signature.id.startswith("oom-npu"):
@@ -144,25 +153,25 @@ def test_every_row_is_complete():
             assert not any("\u4e00" <= c <= "\u9fff" for c in words["en"]), signature.id
 
 
-@pytest.mark.parametrize("signature", explain.signatures(), ids=lambda s: s.id)
+@pytest.mark.parametrize("signature", signatures.signatures(), ids=lambda s: s.id)
 @pytest.mark.parametrize("lang", ["en", "zh"])
-def test_a_text_reads_well_whatever_the_log_leaves_out(signature: explain.Signature, lang: explain.Lang):
+def test_a_text_reads_well_whatever_the_log_leaves_out(signature: Signature, lang: Lang):
     """Filled with nothing and with everything: no question mark stands for a word, no brace or bracket is left, and no
     field stands outside of brackets, where nothing could take its place."""
     for template in (signature.cause[lang], signature.fix[lang]):
-        names = explain._FIELD.findall(template)
+        names = _FIELD.findall(template)
         for fields in ({}, *({n: "WORD"} for n in names), dict.fromkeys(names, "WORD")):
-            text = explain._fill(template, fields)
+            text = _fill(template, fields)
             assert not re.search(r"\?|\[\[|\]\]|\{\w+\}|(?<!\w)\(\s*\)|（）|  | [,;:)]", text), text
             assert text.strip(), template
         outside = template
-        while (inner := explain._OPTIONAL.sub("", outside)) != outside:
+        while (inner := OPTIONAL.sub("", outside)) != outside:
             outside = inner
-        assert explain._FIELD.findall(outside) in ([], ["message"], ["hint"]), template
+        assert _FIELD.findall(outside) in ([], ["message"], ["hint"]), template
 
 
 def test_the_published_codes_have_names_and_words_in_both_languages():
-    tables = explain.error_codes.tables()
+    tables = error_codes.tables()
     for number, (name, english, chinese) in (tables["acl"] | tables["hccl"]).items():
         assert re.fullmatch(r"(ACL|ACLNN|HCCL)_E(RR(OR)?)?_?\w+", name), number
         assert english.isascii() and not english.endswith("."), number
@@ -174,8 +183,6 @@ def test_the_published_codes_have_names_and_words_in_both_languages():
         tables["acl"]
     )
 
-
-# --- what CANN printed and no row knows -----------------------------------------------------------------------------
 
 UNKNOWN_BLOCKS = {
     "dated": "EK0099: [PID: 7] 2026-01-01-10:00:00.000.000 The moon is full. Reason: it rose.",
@@ -215,14 +222,26 @@ def test_chinese_reasons_and_solutions_are_read_too():
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("RuntimeError: NPU function error: aclrtCreateStream(&s), error code is 207008", ("207008", "ACL_ERROR_RT_NO_STREAM_RESOURCE", "streams of the card")),
-        ("RuntimeError: x NPU function error: c10_npu::acl::AclrtDestroy(s), error code is 100039", ("c10_npu::acl::AclrtDestroy", "stub libraries")),
+        (
+            "RuntimeError: NPU function error: aclrtCreateStream(&s), error code is 207008",
+            ("207008", "ACL_ERROR_RT_NO_STREAM_RESOURCE", "streams of the card"),
+        ),
+        (
+            "RuntimeError: x NPU function error: c10_npu::acl::AclrtDestroy(s), error code is 100039",
+            ("c10_npu::acl::AclrtDestroy", "stub libraries"),
+        ),
         ("RuntimeError: call aclnnAdd failed, error code is 561002", ("aclnnAdd", "561002", "tiling".upper())),
-        ("RuntimeError: create HCCL function error: HcclBroadcast(buf, n), error code is 11", ("HcclBroadcast", "HCCL_E_TCP_CONNECT")),
+        (
+            "RuntimeError: create HCCL function error: HcclBroadcast(buf, n), error code is 11",
+            ("HcclBroadcast", "HCCL_E_TCP_CONNECT"),
+        ),
         ("RuntimeError: NPU function error: aclrtX(s), error code is 999999", ("aclrtX failed with 999999.",)),
-        ("[ERROR] 2025-01-01-00:00:00 (PID:1, Device:0, RankID:0) ERR04006 PROF memory error", ("ERR04006", "profiler", "memory")),
+        (
+            "[ERROR] 2025-01-01-00:00:00 (PID:1, Device:0, RankID:0) ERR04006 PROF memory error",
+            ("ERR04006", "profiler", "memory"),
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_number_is_told_by_its_published_name(line: str, words: tuple[str, ...]):
     verdict = first(line)
 
@@ -232,55 +251,232 @@ def test_a_number_is_told_by_its_published_name(line: str, words: tuple[str, ...
 
 def test_a_known_line_is_not_read_as_a_code():
     """What a row knows is not said a second time by the rows that read any code."""
-    ids = [v.id for v in explain.explain_text("EI0006: [PID: 7] 2025-01-01-10:00:00.0 Getting socket times out.")]
+    ids = [
+        v.id for v in explain_report.explain_text("EI0006: [PID: 7] 2025-01-01-10:00:00.0 Getting socket times out.")
+    ]
 
     assert ["hccl-socket-timeout"] == ids
 
 
-# --- variants: other cards, kernels, prefixes and releases ----------------------------------------------------------
-
 VARIANTS: list[tuple[str, str, dict[str, object], tuple[str, ...]]] = [
-    ("visible-devices-range", "EE1001: [PID: 9] 2026-03-02-09:33:13.6 The argument is invalid.Reason: set ASCEND_RT_VISIBLE_DEVICES:0,1,7 error, input data rang[0-4)", {}, ("=0,1,7", "4 devices (0 to 3)")),
-    ("visible-devices-range", "[PID: 9] 2026-03-02-09:33:13.6 Invalid_Argument(EE1003): Value 6 for environment variable ASCEND_RT_VISIBLE_DEVICES is invalid. Expected value: [0, 2).", {}, ("=6", "(0 to 1)")),
-    ("device-id-beyond", "[PID: 9] 2026-03-02-09:33:13.6 Invalid_Argument(EE1003): x failed because value 9 for parameter userDevId is invalid. Expected value: [0, 8).", {}, ("(0 to 7)",)),
-    ("kernel-out-of-range", "[rank5]: The error from device(chipId:5, dieId:0), serial number is 1, errorStr: The DDR address of the MTE instruction is out of range.\n[rank5]: Aicore kernel execute failed, device_id=5, fault kernel_name=GatherV2_99ab_high_precision_1, fault", {"rank": 5, "card": 5}, ("kernel GatherV2 read beyond", "MTE address out of range")),
-    ("kernel-out-of-range", "Aicore kernel execute failed, device_id=1, fault kernel_name=te_scatterupdate_12abcd34ef_1, x\nNPU function error: x, error code is 507042", {"card": 1}, ("kernel scatterupdate",)),
-    ("kernel-failed", "RuntimeError: NPU function error: sync, error code is 507015\nAIC_INFO: fault kernel_name=FlashAttentionScoreGrad_7f00aa_mix_aic, program id=3", {}, ("kernel FlashAttentionScoreGrad failed",)),
-    ("aicore-exception", "EZ9999: [PID: 4] 2026-01-01-00:00:00.0 The error from device(chipId:6, dieId:1), serial number is 8, there is an aivec error, core id is 2, error code = 0x10", {"card": 6}, ("a kernel failed",)),
-    ("aicore-exception", "there is an exception of aicore error, core id is 3, error code = 0x2", {}, ("a kernel failed",)),
-    ("aicore-exception", "there is an fftsplus aivector error exception, core id is 9, error code = 0", {}, ("a kernel failed",)),
-    ("two-accelerators", "terminate called after throwing an instance of 'c10::Error'\n  what():  Duplicated key 'pinned_reserve_segment_size_mb'", {}, ("CUDA build",)),
-    ("device-id-invalid", "NPU function error: aclrtSetDevice(device_id_), error code is 107001\nEE1003: [PID: 5] 2025-01-01-10:00:00.1 Failed in a way that no row knows", {}, ("visible cards",)),
-    ("cann-error", "EI0010: [PID: 3] 2025-01-01-10:00:00.1 It is so.\n        Reason: The moon.", {}, ("EI0010, an error of HCCL", "ranks (cards of one", "): It is so. The log gives as the reason: The moon.")),
-    ("hbm-ecc", "EZ9999: [PID: 4] 2026-01-01-00:00:00.0 The error from device(chipId:6, dieId:0), there is an fftsplus aicore error, core id is 1\n The extend info: errorStr: The multi-bit ECC error of L1 is detected. fault kernel_name=MatMulV2_1234_1", {"card": 6}, ("hardware",)),
-    ("hbm-ecc", "RuntimeError: NPU function error: sync, error code is 507054\nEE9999: Inner Error!\n HBM double bit ecc happened", {}, ("hardware",)),
+    (
+        "visible-devices-range",
+        "EE1001: [PID: 9] 2026-03-02-09:33:13.6 The argument is invalid.Reason: set ASCEND_RT_VISIBLE_DEVICES:0,1,7 error, input data rang[0-4)",
+        {},
+        ("=0,1,7", "4 devices (0 to 3)"),
+    ),
+    (
+        "visible-devices-range",
+        "[PID: 9] 2026-03-02-09:33:13.6 Invalid_Argument(EE1003): Value 6 for environment variable ASCEND_RT_VISIBLE_DEVICES is invalid. Expected value: [0, 2).",
+        {},
+        ("=6", "(0 to 1)"),
+    ),
+    (
+        "device-id-beyond",
+        "[PID: 9] 2026-03-02-09:33:13.6 Invalid_Argument(EE1003): x failed because value 9 for parameter userDevId is invalid. Expected value: [0, 8).",
+        {},
+        ("(0 to 7)",),
+    ),
+    (
+        "kernel-out-of-range",
+        "[rank5]: The error from device(chipId:5, dieId:0), serial number is 1, errorStr: The DDR address of the MTE instruction is out of range.\n[rank5]: Aicore kernel execute failed, device_id=5, fault kernel_name=GatherV2_99ab_high_precision_1, fault",
+        {"rank": 5, "card": 5},
+        ("kernel GatherV2 read beyond", "MTE address out of range"),
+    ),
+    (
+        "kernel-out-of-range",
+        "Aicore kernel execute failed, device_id=1, fault kernel_name=te_scatterupdate_12abcd34ef_1, x\nNPU function error: x, error code is 507042",
+        {"card": 1},
+        ("kernel scatterupdate",),
+    ),
+    (
+        "kernel-failed",
+        "RuntimeError: NPU function error: sync, error code is 507015\nAIC_INFO: fault kernel_name=FlashAttentionScoreGrad_7f00aa_mix_aic, program id=3",
+        {},
+        ("kernel FlashAttentionScoreGrad failed",),
+    ),
+    (
+        "aicore-exception",
+        "EZ9999: [PID: 4] 2026-01-01-00:00:00.0 The error from device(chipId:6, dieId:1), serial number is 8, there is an aivec error, core id is 2, error code = 0x10",
+        {"card": 6},
+        ("a kernel failed",),
+    ),
+    (
+        "aicore-exception",
+        "there is an exception of aicore error, core id is 3, error code = 0x2",
+        {},
+        ("a kernel failed",),
+    ),
+    (
+        "aicore-exception",
+        "there is an fftsplus aivector error exception, core id is 9, error code = 0",
+        {},
+        ("a kernel failed",),
+    ),
+    (
+        "two-accelerators",
+        "terminate called after throwing an instance of 'c10::Error'\n  what():  Duplicated key 'pinned_reserve_segment_size_mb'",
+        {},
+        ("CUDA build",),
+    ),
+    (
+        "device-id-invalid",
+        "NPU function error: aclrtSetDevice(device_id_), error code is 107001\nEE1003: [PID: 5] 2025-01-01-10:00:00.1 Failed in a way that no row knows",
+        {},
+        ("visible cards",),
+    ),
+    (
+        "cann-error",
+        "EI0010: [PID: 3] 2025-01-01-10:00:00.1 It is so.\n        Reason: The moon.",
+        {},
+        ("EI0010, an error of HCCL", "ranks (cards of one", "): It is so. The log gives as the reason: The moon."),
+    ),
+    (
+        "hbm-ecc",
+        "EZ9999: [PID: 4] 2026-01-01-00:00:00.0 The error from device(chipId:6, dieId:0), there is an fftsplus aicore error, core id is 1\n The extend info: errorStr: The multi-bit ECC error of L1 is detected. fault kernel_name=MatMulV2_1234_1",
+        {"card": 6},
+        ("hardware",),
+    ),
+    (
+        "hbm-ecc",
+        "RuntimeError: NPU function error: sync, error code is 507054\nEE9999: Inner Error!\n HBM double bit ecc happened",
+        {},
+        ("hardware",),
+    ),
     ("hbm-ecc", "kernel: [  12.3] uncorrectable HBM ECC error on device 3", {}, ("hardware",)),
-    ("device-sdma", "EE9999: [PID: 1] 2026-01-01-00:00:00.0 The error from device(chipId:7, dieId:0), serial number is 2. there is a sdma error, sdma channel is 9", {"card": 7}, ("SDMA", "same card")),
-    ("opp-verify", "[rank2]: RuntimeError: Initialize: NPU function error: c10_npu::SetDevice(device_id_), error code is 507033\n[rank2]: E30006: [PID: 8] 2026-01-01-00:00:00.0 Failed to verify the OPP", {"rank": 2}, ("OPP",)),
-    ("op-api-missing", "RuntimeError: aclnnMoeGatingTopK or aclnnMoeGatingTopKGetWorkspaceSize not in libcust_opapi.so, or libopapi.so not found.", {}, ("aclnnMoeGatingTopK)",)),
-    ("static-tls", "OSError: /usr/lib/aarch64-linux-gnu/libGLdispatch.so.0: cannot allocate memory in static TLS block", {}, ("libGLdispatch.so.0",)),
-    ("op-no-binary", "RuntimeError: call aclnnCast failed, detail:EZ1112: x error code is 561112", {}, ("kernels package",)),
-    ("op-no-binary", "EZ9999: [PID: 3] 2026-05-17-01:30:26.9 Cannot find binary for op ReduceSum.", {}, ("operator ReduceSum",)),
-    ("storage-on-two-cards", '[rank1]: RuntimeError: Attempted to set the storage of a tensor on device "npu:7" to a storage on different device "npu:1".', {"rank": 1}, ("npu:7 and npu:1",)),
-    ("positions", "RuntimeError: The expanded size of the tensor (600) must match the existing size (514) at non-singleton dimension 1.  Target sizes: [2, 600].  Tensor sizes: [1, 514]", {}, ("600", "514")),
-    ("positions", "RuntimeError: The size of tensor a (700) must match the size of tensor b (512) at non-singleton dimension 1", {}, ("700", "512")),
-    ("positions", "  File \"m.py\", line 9, in forward\n    position_embeddings = self.position_embeddings(position_ids)\n  File \"functional.py\", line 2546, in embedding\n    return torch.embedding(weight, input, padding_idx, scale_grad_by_freq, sparse)\nIndexError: index out of range in self", {}, ("position",)),
-    ("positions", "Traceback (most recent call last):\n  File \"modeling_gpt2.py\", line 9, in forward\n    position_embeds = self.wpe(position_ids)\nIndexError: index out of range in self", {}, ("position",)),
-    ("token-out-of-range", "Traceback (most recent call last):\n  File \"m.py\", line 9, in forward\n    inputs_embeds = self.embed_tokens(input_ids)\nIndexError: index out of range in self", {}, ("token id",)),
-    ("shape-mismatch", "RuntimeError: The size of tensor a (384) must match the size of tensor b (512) at non-singleton dimension 1", {}, ("unequal shapes",)),
-    ("shape-mismatch", "RuntimeError: The size of tensor a (5) must match the size of tensor b (7) at non-singleton dimension 0", {}, ("unequal shapes",)),
-    ("hccl-resource", "EI0007: [PID: 4] 2026-01-01-00:00:00.0 Failed to allocate resource[notify] with info [deviceLogicId:6]. Reason: x", {"card": 6}, ("notify", "card 6")),
-    ("hccl-transport", "EI0009: [PID: 4] 2026-01-01-00:00:00.0 Transport init error. Reason: createLink para:rank[4]-localUserrank[4]-localIpAddr[192.0.2.1], dst_rank[2]-remoteUserrank[2]-remote_ip_addr[192.0.2.9]", {"rank": 2, "reported_by": 4}, ("rank 2",)),
-    ("hccl-same-address", "EI0009: [PID: 4] 2026-01-01-00:00:00.0 Transport init error. Reason: createLink para:rank[5]-localUserrank[5]-localIpAddr[192.0.2.7], dst_rank[3]-remoteUserrank[3]-remote_ip_addr[192.0.2.7]", {"rank": 5}, ("rank 5 to rank 3", "192.0.2.7")),
-    ("attention-parameters", "RuntimeError: npu_fusion_attention_grad:x.cpp:1 NPU function error: call aclnnFlashAttentionUnpaddingScoreGrad failed, error code is 161002", {}, ("aclnnFlashAttentionUnpaddingScoreGrad", "161002")),
-    ("op-parameters", "RuntimeError: addmm:x.cpp:1 NPU function error: call aclnnAddmm failed, error code is 161002", {}, ("aclnnAddmm",)),
+    (
+        "device-sdma",
+        "EE9999: [PID: 1] 2026-01-01-00:00:00.0 The error from device(chipId:7, dieId:0), serial number is 2. there is a sdma error, sdma channel is 9",
+        {"card": 7},
+        ("SDMA", "same card"),
+    ),
+    (
+        "opp-verify",
+        "[rank2]: RuntimeError: Initialize: NPU function error: c10_npu::SetDevice(device_id_), error code is 507033\n[rank2]: E30006: [PID: 8] 2026-01-01-00:00:00.0 Failed to verify the OPP",
+        {"rank": 2},
+        ("OPP",),
+    ),
+    (
+        "op-api-missing",
+        "RuntimeError: aclnnMoeGatingTopK or aclnnMoeGatingTopKGetWorkspaceSize not in libcust_opapi.so, or libopapi.so not found.",
+        {},
+        ("aclnnMoeGatingTopK)",),
+    ),
+    (
+        "static-tls",
+        "OSError: /usr/lib/aarch64-linux-gnu/libGLdispatch.so.0: cannot allocate memory in static TLS block",
+        {},
+        ("libGLdispatch.so.0",),
+    ),
+    (
+        "op-no-binary",
+        "RuntimeError: call aclnnCast failed, detail:EZ1112: x error code is 561112",
+        {},
+        ("kernels package",),
+    ),
+    (
+        "op-no-binary",
+        "EZ9999: [PID: 3] 2026-05-17-01:30:26.9 Cannot find binary for op ReduceSum.",
+        {},
+        ("operator ReduceSum",),
+    ),
+    (
+        "storage-on-two-cards",
+        '[rank1]: RuntimeError: Attempted to set the storage of a tensor on device "npu:7" to a storage on different device "npu:1".',
+        {"rank": 1},
+        ("npu:7 and npu:1",),
+    ),
+    (
+        "positions",
+        "RuntimeError: The expanded size of the tensor (600) must match the existing size (514) at non-singleton dimension 1.  Target sizes: [2, 600].  Tensor sizes: [1, 514]",
+        {},
+        ("600", "514"),
+    ),
+    (
+        "positions",
+        "RuntimeError: The size of tensor a (700) must match the size of tensor b (512) at non-singleton dimension 1",
+        {},
+        ("700", "512"),
+    ),
+    (
+        "positions",
+        '  File "m.py", line 9, in forward\n    position_embeddings = self.position_embeddings(position_ids)\n  File "functional.py", line 2546, in embedding\n    return torch.embedding(weight, input, padding_idx, scale_grad_by_freq, sparse)\nIndexError: index out of range in self',
+        {},
+        ("position",),
+    ),
+    (
+        "positions",
+        'Traceback (most recent call last):\n  File "modeling_gpt2.py", line 9, in forward\n    position_embeds = self.wpe(position_ids)\nIndexError: index out of range in self',
+        {},
+        ("position",),
+    ),
+    (
+        "token-out-of-range",
+        'Traceback (most recent call last):\n  File "m.py", line 9, in forward\n    inputs_embeds = self.embed_tokens(input_ids)\nIndexError: index out of range in self',
+        {},
+        ("token id",),
+    ),
+    (
+        "shape-mismatch",
+        "RuntimeError: The size of tensor a (384) must match the size of tensor b (512) at non-singleton dimension 1",
+        {},
+        ("unequal shapes",),
+    ),
+    (
+        "shape-mismatch",
+        "RuntimeError: The size of tensor a (5) must match the size of tensor b (7) at non-singleton dimension 0",
+        {},
+        ("unequal shapes",),
+    ),
+    (
+        "hccl-resource",
+        "EI0007: [PID: 4] 2026-01-01-00:00:00.0 Failed to allocate resource[notify] with info [deviceLogicId:6]. Reason: x",
+        {"card": 6},
+        ("notify", "card 6"),
+    ),
+    (
+        "hccl-transport",
+        "EI0009: [PID: 4] 2026-01-01-00:00:00.0 Transport init error. Reason: createLink para:rank[4]-localUserrank[4]-localIpAddr[192.0.2.1], dst_rank[2]-remoteUserrank[2]-remote_ip_addr[192.0.2.9]",
+        {"rank": 2, "reported_by": 4},
+        ("rank 2",),
+    ),
+    (
+        "hccl-same-address",
+        "EI0009: [PID: 4] 2026-01-01-00:00:00.0 Transport init error. Reason: createLink para:rank[5]-localUserrank[5]-localIpAddr[192.0.2.7], dst_rank[3]-remoteUserrank[3]-remote_ip_addr[192.0.2.7]",
+        {"rank": 5},
+        ("rank 5 to rank 3", "192.0.2.7"),
+    ),
+    (
+        "attention-parameters",
+        "RuntimeError: npu_fusion_attention_grad:x.cpp:1 NPU function error: call aclnnFlashAttentionUnpaddingScoreGrad failed, error code is 161002",
+        {},
+        ("aclnnFlashAttentionUnpaddingScoreGrad", "161002"),
+    ),
+    (
+        "op-parameters",
+        "RuntimeError: addmm:x.cpp:1 NPU function error: call aclnnAddmm failed, error code is 161002",
+        {},
+        ("aclnnAddmm",),
+    ),
     ("no-hccl-backend", "RuntimeError: ProcessGroupGloo does not support npu", {}, ("hccl",)),
-    ("torch-npu-source-folder", "ImportError: cannot import name '_C' from partially initialized module 'torch_npu' (/src/torch_npu/__init__.py)", {}, ("source folder",)),
-    ("python-exception", '[rank7]:   File "/a/b.py", line 3, in f\n[rank7]:     g()\n[rank7]: mylib.errors.MoonError: it rose', {"rank": 7}, ("it rose", "b.py:3")),
-]  # fmt: skip
+    (
+        "torch-npu-source-folder",
+        "ImportError: cannot import name '_C' from partially initialized module 'torch_npu' (/src/torch_npu/__init__.py)",
+        {},
+        ("source folder",),
+    ),
+    (
+        "python-exception",
+        '[rank7]:   File "/a/b.py", line 3, in f\n[rank7]:     g()\n[rank7]: mylib.errors.MoonError: it rose',
+        {"rank": 7},
+        ("it rose", "b.py:3"),
+    ),
+]
 
 
-@pytest.mark.parametrize(("wanted", "text", "details", "words"), VARIANTS, ids=[f"{n}-{v[0]}" for n, v in enumerate(VARIANTS)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wanted", "text", "details", "words"), VARIANTS, ids=[f"{n}-{v[0]}" for n, v in enumerate(VARIANTS)]
+)
 def test_a_failure_is_known_by_its_kind(wanted: str, text: str, details: dict[str, object], words: tuple[str, ...]):
     """Other numbers, names and wrapping; the same verdict in both languages, without a hole in it."""
     verdict = first(text)
@@ -293,12 +489,9 @@ def test_a_failure_is_known_by_its_kind(wanted: str, text: str, details: dict[st
 
 def test_a_stack_that_somebody_printed_is_no_exception():
     """Frames without an exception behind them: a watchdog's or a debugger's."""
-    assert [] == explain.explain_text(
+    assert [] == explain_report.explain_text(
         '  File "a.py", line 3, in f\n    g()\nThread 7\n  File "b.py", line 1, in h\nDone\n'
     )
-
-
-# --- the three shapes of CANN's codes, and the compact mode ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -323,8 +516,6 @@ def test_the_compact_mode_is_explained_by_its_text():
     assert (known.id, unknown.id) == ("device-id-beyond", "cann-compact")
     assert "plog" in unknown.fix
 
-
-# --- look-alikes ---------------------------------------------------------------------------------------------------
 
 HEALTHY = [
     "{'loss': 0.693, 'grad_norm': 1.2, 'learning_rate': 5e-05, 'epoch': 0.1}",
@@ -352,7 +543,7 @@ HEALTHY = [
 
 @pytest.mark.parametrize("text", HEALTHY[:-1])
 def test_what_only_looks_like_an_error_is_none(text: str):
-    assert explain.explain_text(text) == []
+    assert explain_report.explain_text(text) == []
 
 
 def test_source_code_in_a_traceback_is_not_the_error():
@@ -363,10 +554,8 @@ def test_source_code_in_a_traceback_is_not_the_error():
         '    raise ValueError("x") if ok else RuntimeError("NPU out of memory. Tried to allocate")\n'
         "ValueError: the sky is green\n"
     )
-    assert [v.id for v in explain.explain_text(text)] == ["python-exception"]
+    assert [v.id for v in explain_report.explain_text(text)] == ["python-exception"]
 
-
-# --- plain Python --------------------------------------------------------------------------------------------------
 
 UNKNOWN = (
     "Traceback (most recent call last):\n"
@@ -404,7 +593,7 @@ def test_a_consequence_after_an_unknown_exception_does_not_hide_it():
         "    dist.barrier()\n"
         "RuntimeError: [gloo/pair.cc:534] Connection closed by peer [127.0.0.1]:4242\n"
     )
-    assert [v.id for v in explain.explain_text(text)] == ["python-exception", "gloo-peer-closed"]
+    assert [v.id for v in explain_report.explain_text(text)] == ["python-exception", "gloo-peer-closed"]
 
 
 def test_our_own_error_keeps_its_advice():
@@ -413,9 +602,6 @@ def test_our_own_error_keeps_its_advice():
     )
     verdict = first(text + "  fix: set model.num_labels=8\n")
     assert (verdict.id, verdict.fix) == ("launch-error", "set model.num_labels=8")
-
-
-# --- run directories -----------------------------------------------------------------------------------------------
 
 
 def write_run(
@@ -439,7 +625,7 @@ TARGET = "IndexError: Target 5 is out of bounds.\n"
 def test_the_rank_that_failed_is_named_not_those_that_noticed(tmp_path: Path):
     """Consequences never win, wherever and whenever they are printed."""
     run = write_run(tmp_path, {0: CLOSED, 1: WATCHDOG, 2: "step 3\n" + TARGET, 3: NOTIFY.format("unknown")})
-    report = explain.explain_path(run)
+    report = explain_report.explain_path(run)
     assert report.verdict is not None
     assert (report.verdict.id, report.verdict.rank) == ("label-out-of-range", 2)
     assert report.verdict.file == "attempt_0/rank_2.log"
@@ -453,7 +639,7 @@ def test_of_two_real_errors_the_earlier_one_counts(tmp_path: Path):
         0: {"rank": 0, "time_ns": 2_000, "traceback": TARGET},
         1: {"rank": 1, "time_ns": 1_000, "traceback": logs[1]},
     }
-    verdict = explain.explain_path(write_run(tmp_path, logs, errors)).verdict
+    verdict = explain_report.explain_path(write_run(tmp_path, logs, errors)).verdict
     assert verdict is not None
     assert (verdict.id, verdict.rank) == ("disk-full", 1)
 
@@ -462,20 +648,20 @@ def test_torch_elastics_record_is_read_too(tmp_path: Path):
     record = {
         "message": {"message": "IndexError: Target 7 is out of bounds.", "extraInfo": {"timestamp": "1700000000"}}
     }
-    verdict = explain.explain_path(write_run(tmp_path, {0: ""}, {0: record})).verdict
+    verdict = explain_report.explain_path(write_run(tmp_path, {0: ""}, {0: record})).verdict
     assert verdict is not None
     assert (verdict.id, verdict.rank, verdict.time_s) == ("label-out-of-range", 0, 1700000000.0)
 
 
 def test_when_all_wait_the_silent_rank_is_the_suspect(tmp_path: Path):
     run = write_run(tmp_path, {r: NOTIFY.format("unknown") for r in (0, 1, 3)} | {2: "epoch 1\n"})
-    report = explain.explain_path(run)
+    report = explain_report.explain_path(run)
     assert report.verdict is not None
     assert (report.verdict.id, report.verdict.rank, report.suspects) == ("hccl-notify-timeout", None, (2,))
 
 
 def test_a_named_peer_is_the_culprit(tmp_path: Path):
-    verdict = explain.explain_path(write_run(tmp_path, {0: NOTIFY.format(3), 1: WATCHDOG})).verdict
+    verdict = explain_report.explain_path(write_run(tmp_path, {0: NOTIFY.format(3), 1: WATCHDOG})).verdict
     assert verdict is not None
     assert (verdict.rank, verdict.reported_by) == (3, 0)
 
@@ -484,7 +670,7 @@ def test_a_kill_by_the_kernel_is_memory(tmp_path: Path):
     """A SIGKILL leaves no text; the launcher's record has the exit status."""
     run = write_run(tmp_path, {0: CLOSED, 1: "step 12\n"})
     (run / "failure.json").write_text(json.dumps({"rank": 1, "process_exit_code": -9, "exit_code": 1, "host": "n0"}))
-    verdict = explain.explain_path(run).verdict
+    verdict = explain_report.explain_path(run).verdict
     assert verdict is not None
     assert (verdict.id, verdict.rank) == ("oom-host-kill", 1)
 
@@ -494,7 +680,7 @@ def test_a_rank_that_does_not_move_is_named_by_the_agent(tmp_path: Path):
     run = write_run(tmp_path, {0: "step 7\n", 1: "step 7\n"})
     what = "rank 1 has not moved since loading the model of step 0: nothing for 600 s; rank 0 waits for it"
     (run / "failure.json").write_text(json.dumps({"rank": 1, "type": "Stalled", "what": what, "host": "n0"}))
-    verdict = explain.explain_path(run).verdict
+    verdict = explain_report.explain_path(run).verdict
     assert verdict is not None
     assert (verdict.id, verdict.rank) == ("rank-stalled", 1)
 
@@ -504,17 +690,17 @@ def test_where_no_log_tells_the_launchers_own_words_do(tmp_path: Path):
     run = write_run(tmp_path, {0: "step 7\n", 1: "step 7\n"})
     record = {"rank": None, "what": "the agent was killed by SIGTERM", "hint": "the same command goes on"}
     (run / "failure.json").write_text(json.dumps(record))
-    report = explain.explain_path(run)
+    report = explain_report.explain_path(run)
 
     assert report.verdict is not None
     assert (record["what"], record["hint"]) == (report.verdict.cause, report.verdict.fix)
-    assert "where: failure.json\n" in explain.render_text(report)
+    assert "where: failure.json\n" in render_text(report)
 
 
 def test_the_last_attempt_is_explained(tmp_path: Path):
     write_run(tmp_path, {0: TARGET}, attempt=0)
     write_run(tmp_path, {0: "MemoryError\n"}, attempt=1)
-    verdict = explain.explain_path(tmp_path).verdict
+    verdict = explain_report.explain_path(tmp_path).verdict
     assert verdict is not None
     assert verdict.id == "oom-host"
 
@@ -530,13 +716,13 @@ def test_a_plog_finds_its_rank(tmp_path: Path):
     )
     error = head.format("[ERROR] ") + "HCCL_RDMA_SL[99] is invalid. except: [0, 7]\n"
     (plog / "plog-41_20250101100000000.log").write_text(entry + error)
-    verdict = explain.explain_path(tmp_path / "plog").verdict
+    verdict = explain_report.explain_path(tmp_path / "plog").verdict
     assert verdict is not None
     assert (verdict.id, verdict.rank) == ("hccl-env-invalid", 5)
     assert "HCCL_RDMA_SL=99" in verdict.cause
     (plog / "plog-41_20250101100000000.log").write_text(error)
     write_run(tmp_path, {6: "[ERROR] 2025-01-01-10:00:01 (PID: 41, x)\n[PID: 41] 2025-01-01 y\n"})
-    verdict = explain.explain_path(tmp_path).verdict
+    verdict = explain_report.explain_path(tmp_path).verdict
     assert verdict is not None
     assert (verdict.id, verdict.rank) == ("hccl-env-invalid", 6)
 
@@ -545,7 +731,7 @@ def test_a_console_of_many_ranks_is_taken_apart(tmp_path: Path):
     """`[rank3]:` before a line says whose it is; the summary's first failure is not needed."""
     text = f"[rank0]: {CLOSED}[rank3]: {TARGET}[rank1]: {CLOSED}"
     (tmp_path / "console.txt").write_text(text)
-    report = explain.explain_path(tmp_path / "console.txt")
+    report = explain_report.explain_path(tmp_path / "console.txt")
     assert report.verdict is not None
     assert (report.verdict.id, report.verdict.rank, report.verdict.line_number) == ("label-out-of-range", 3, 2)
 
@@ -558,22 +744,22 @@ def test_elastics_summary_names_the_rank():
 
 def test_standard_input_is_a_log(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(TARGET.encode() + b"\xff")))
-    verdict = explain.explain_path("-").verdict
+    verdict = explain_report.explain_path("-").verdict
     assert verdict is not None
     assert verdict.id == "label-out-of-range"
 
 
 def test_nothing_to_read_is_said(tmp_path: Path):
     with pytest.raises(LaunchError, match="no such file"):
-        explain.explain_path(tmp_path / "nowhere")
+        explain_report.explain_path(tmp_path / "nowhere")
     with pytest.raises(LaunchError, match="no logs"):
-        explain.explain_path(tmp_path)
+        explain_report.explain_path(tmp_path)
 
 
 def test_a_clean_run_has_no_verdict(tmp_path: Path):
-    report = explain.explain_path(write_run(tmp_path, {0: "{'loss': 0.1}\n", 1: "done\n"}))
+    report = explain_report.explain_path(write_run(tmp_path, {0: "{'loss': 0.1}\n", 1: "done\n"}))
     assert report.verdict is None
-    assert "no known error in 2 log files" in explain.render_text(report)
+    assert "no known error in 2 log files" in render_text(report)
 
 
 def test_memory_that_others_hold_is_told_from_memory_of_our_own():
@@ -582,12 +768,9 @@ def test_memory_that_others_hold_is_told_from_memory_of_our_own():
     assert (first(line.format("10.00")).id, first(line.format("60.50")).id) == ("oom-npu-others", "oom-npu")
 
 
-# --- words, speed, damage ------------------------------------------------------------------------------------------
-
-
 def test_both_languages_say_the_same_thing(tmp_path: Path):
     run = write_run(tmp_path, {2: TARGET})
-    english, chinese = (explain.render_text(explain.explain_path(run, lang), lang) for lang in ("en", "zh"))
+    english, chinese = (render_text(explain_report.explain_path(run, lang), lang) for lang in ("en", "zh"))
     assert "num_labels" in english and "num_labels" in chinese
     assert "rank 2" in english and "原因" in chinese
 
@@ -596,7 +779,7 @@ def test_both_languages_say_the_same_thing(tmp_path: Path):
 def test_the_table_is_shown_in_the_language_that_was_chosen(chosen: str, lang: str):
     messages.choose(chosen)
     try:
-        assert lang == explain.language()
+        assert lang == language()
     finally:
         messages.choose("en")
 
@@ -614,7 +797,7 @@ def repeated(count: int) -> str:
 @pytest.mark.parametrize("count", [50, 5000])
 def test_lines_that_repeat_are_searched_by_few_patterns(count: int):
     """The table is asked once for lines that differ in numbers only; a line far down is found all the same."""
-    reader = explain._Lines()
+    reader = Lines()
     yielded = sum(1 for _ in reader.of(repeated(count)))
     verdict = first(repeated(count))
 
@@ -627,20 +810,27 @@ def test_lines_that_repeat_are_searched_by_few_patterns(count: int):
 def test_lines_that_differ_in_their_time_only_are_searched_so_often_and_no_more(monkeypatch: pytest.MonkeyPatch):
     """Times and process ids are no part of an error; each line that repeats would cost as much as the first."""
     searched = []
-    matches_in = explain._matches_in
-    monkeypatch.setattr(explain, "_matches_in", lambda text, rows: searched.append(text) or matches_in(text, rows))
+    matches_in = matches.matches_of_line
+    monkeypatch.setattr(matches, "matches_of_line", lambda text, rows: searched.append(text) or matches_in(text, rows))
     line = "[ERROR] 2026-01-01-{:02}:{:02}:00 (PID:{}, Device:1, RankID:1) ERR00100 PTA call acl api failed\n"
     text = "".join(line.format(i // 60 % 24, i % 60, 1000 + i) for i in range(3000))
 
     assert 1 == first(text).line_number
-    assert len(searched) <= 2 * explain._Lines.MAX_REPEATS
+    assert len(searched) <= 2 * Lines.MAX_REPEATS
 
 
 @pytest.mark.parametrize(
     "prefix",
-    ["3: ", " 12: ", "[pod/job-worker-1/main] ", "worker-1  | ", "[1,3]<stderr>:", "2026-01-02T03:04:05.678901234Z ",
-     "2026-01-02T03:04:05.678+08:00 stderr F "],
-)  # fmt: skip
+    [
+        "3: ",
+        " 12: ",
+        "[pod/job-worker-1/main] ",
+        "worker-1  | ",
+        "[1,3]<stderr>:",
+        "2026-01-02T03:04:05.678901234Z ",
+        "2026-01-02T03:04:05.678+08:00 stderr F ",
+    ],
+)
 def test_a_traceback_is_known_behind_what_consoles_put_before_lines(prefix: str):
     """srun --label, kubectl --prefix and --timestamps, docker compose, mpirun --tag-output."""
     lines = [
@@ -660,12 +850,12 @@ def test_another_code_in_lines_that_repeat_is_found():
     line = "RuntimeError: NPU function error: sync(stream), error code is {}\n"
     text = line.format(107020) * 3000 + line.format(507054) + line.format(107020) * 3000
 
-    assert ["hbm-ecc", "hccl-task-timeout"] == [v.id for v in explain.explain_text(text)]
+    assert ["hbm-ecc", "hccl-task-timeout"] == [v.id for v in explain_report.explain_text(text)]
 
 
 def test_a_line_that_says_nothing_is_searched_by_no_pattern():
     """Progress lines: neither their numbers nor their words are any pattern's."""
-    reader = explain._Lines()
+    reader = Lines()
 
     assert [] == list(reader.of("".join(f"{{'step': {n}, 'speed': {n}.5}}\r {n}%|###\n" for n in range(2000))))
     assert {None} == set(reader.rows.values())
@@ -687,7 +877,7 @@ def test_a_line_that_says_nothing_is_searched_by_no_pattern():
 )
 def test_damaged_text_is_survived(text: str):
     started = time.process_time()
-    explain.explain_text(text)
+    explain_report.explain_text(text)
     assert time.process_time() - started < 10
 
 
@@ -696,21 +886,22 @@ def test_damaged_records_are_survived(tmp_path: Path):
     (run / "attempt_0" / "error_0.json").write_text("{" * 5000)
     (run / "attempt_0" / "error_1.json").write_bytes(os.urandom(512))
     (run / "events.jsonl").write_text('{"rank": "x"}\n[[[[\nnull\n')
-    verdict = explain.explain_path(run).verdict
+    verdict = explain_report.explain_path(run).verdict
     assert verdict is not None
     assert verdict.id == "label-out-of-range"
 
 
 def test_a_report_is_json(tmp_path: Path):
-    report = explain.explain_path(write_run(tmp_path, {2: TARGET}))
+    report = explain_report.explain_path(write_run(tmp_path, {2: TARGET}))
     assert json.loads(json.dumps(report.to_json()))["verdict"]["rank"] == 2
 
 
 def test_the_troubleshooting_page_is_the_table():
     """docs/troubleshooting.md is made by tools/troubleshooting_docs.py, and every signature is in it once."""
     page = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
-    assert page.read_text(encoding="utf-8") == explain.markdown()
-    for signature in explain.signatures():
+    assert page.read_text(encoding="utf-8") == reference.markdown()
+    for signature in signatures.signatures():
         assert (
-            explain.markdown().count(f"### {signature.id}\n") + explain.markdown().count(f"### {signature.id} (") == 1
+            reference.markdown().count(f"### {signature.id}\n") + reference.markdown().count(f"### {signature.id} (")
+            == 1
         )

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from launcher import records
-from launcher.history import Curve, History, macro_text, stragglers
+from launcher.rundir import records
+from launcher.rundir.history import Curve, History
+from launcher.rundir.rates import macro_text, stragglers
 
 
 def history_of(events) -> History:
@@ -20,8 +21,17 @@ def log(step, loss, time=0.0):
 
 
 def rates(*forward_s, steps=10, seconds=2.0, data_s=0.0):
-    return {"event": "rates", "step": steps, "steps": steps, "seconds": seconds, "rows": 80, "tokens": 4000,
-            "data_s": [data_s] * len(forward_s), "forward_s": list(forward_s), "host_bytes": [1 << 30] * len(forward_s)}  # fmt: skip
+    return {
+        "event": "rates",
+        "step": steps,
+        "steps": steps,
+        "seconds": seconds,
+        "rows": 80,
+        "tokens": 4000,
+        "data_s": [data_s] * len(forward_s),
+        "forward_s": list(forward_s),
+        "host_bytes": [1 << 30] * len(forward_s),
+    }
 
 
 TRAIN = {"event": "train", "time": 10.0, "max_steps": 30, "num_train_epochs": 3}
@@ -50,9 +60,14 @@ def test_events_of_any_version_are_taken():
 def test_time_left_counts_steps_and_evaluations():
     """20 of 30 steps at 0.2 s, and an evaluation of 7 s every 10 steps: two are to come."""
     history = history_of(
-        [TRAIN, log(10, 1.0, 20.0), rates(0.1, 0.1), {"event": "eval_step", "time": 21.0, "step": 1, "max_steps": 9},
-         {"event": "eval", "time": 28.0, "step": 10, "epoch": 1, "eval_loss": 1.0}]
-    )  # fmt: skip
+        [
+            TRAIN,
+            log(10, 1.0, 20.0),
+            rates(0.1, 0.1),
+            {"event": "eval_step", "time": 21.0, "step": 1, "max_steps": 9},
+            {"event": "eval", "time": 28.0, "step": 10, "epoch": 1, "eval_loss": 1.0},
+        ]
+    )
 
     assert pytest.approx(20 * 0.2 + 2 * 7.0) == history.seconds_left
 
@@ -81,7 +96,11 @@ def long_run(num_steps: int) -> list[dict[str, Any]]:
     """Every step logged, with its rates, and an evaluation every ten."""
     events = [TRAIN]
     for n in range(1, num_steps + 1):
-        events += [{"event": "step", "time": float(n), "step": n, "epoch": n / 10}, log(n, 1 / n, float(n)), rates(0.1, 0.2, steps=n)]  # fmt: skip
+        events += [
+            {"event": "step", "time": float(n), "step": n, "epoch": n / 10},
+            log(n, 1 / n, float(n)),
+            rates(0.1, 0.2, steps=n),
+        ]
         events += [{"event": "note", "time": float(n), "text": f"note {n}"}]
         events += (
             [{"event": "eval", "time": float(n), "step": n, "epoch": n / 10, "eval_loss": 1 / n}] if n % 10 == 0 else []

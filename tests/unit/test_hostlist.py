@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.cluster import slurm
+from launcher.clusters.slurm import hostlist, variables
 from launcher.errors import LaunchError
 
 EXPANDED = {
@@ -16,28 +16,30 @@ EXPANDED = {
     "n[1-2]-ib,login": ["n1-ib", "n2-ib", "login"],
     "n[1,3,5]": ["n1", "n3", "n5"],
     "node-1.cluster.example.com,node-[2-3].cluster.example.com": [
-        "node-1.cluster.example.com", "node-2.cluster.example.com", "node-3.cluster.example.com",
+        "node-1.cluster.example.com",
+        "node-2.cluster.example.com",
+        "node-3.cluster.example.com",
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("text", EXPANDED)
 def test_a_list_is_expanded_in_order(text: str):
     """Padding stays, and the last bracket counts fastest."""
-    assert EXPANDED[text] == slurm.hosts(text)
+    assert EXPANDED[text] == hostlist.hosts(text)
 
 
 @pytest.mark.parametrize("text", ["", "n[1-2", "n1-2]", "n[2-1]", "n[]", "n[a-b]", "n[[1]]", "a,,b", ","])
 def test_what_is_no_list_is_refused(text: str):
     with pytest.raises(LaunchError, match="not a list of hosts"):
-        slurm.hosts(text)
+        hostlist.hosts(text)
 
 
 def test_a_list_without_an_end_is_refused_and_its_first_host_is_known():
     """Ten digits in a bracket must not fill the memory."""
     with pytest.raises(LaunchError, match="more than 100,000"):
-        slurm.hosts("n[0-9999999999]")
-    assert "n0" == next(slurm.each_host("n[0-9999999999]"))
+        hostlist.hosts("n[0-9999999999]")
+    assert "n0" == next(hostlist.each_host("n[0-9999999999]"))
 
 
 @pytest.mark.parametrize(
@@ -45,4 +47,4 @@ def test_a_list_without_an_end_is_refused_and_its_first_host_is_known():
 )
 def test_the_most_tasks_of_a_node(text: str, most: int):
     """As in SLURM_STEP_TASKS_PER_NODE."""
-    assert most == slurm.most_tasks(text)
+    assert most == variables.most_tasks(text)

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cluster import hosts
+from launcher.clusters.ssh import hostfile
 from launcher.errors import LaunchError
 
 TWO = "# the big ones\n\nnode0 slots=8\nme@node1 slots=8  # second rack\n"
 
 
 def named(text: str, include: str | None = None, exclude: str | None = None) -> list[tuple[str, int | None]]:
-    return [(h.name, h.slots) for h in hosts.select(hosts.parse(text, "hosts.txt"), include, exclude)]
+    return [(h.name, h.slots) for h in hostfile.select(hostfile.parse(text, "hosts.txt"), include, exclude)]
 
 
 def test_hosts_keep_their_order_and_their_line():
     """Comments and empty lines are passed over; the user's name goes to ssh."""
-    first, second = hosts.parse(TWO, "hosts.txt")
+    first, second = hostfile.parse(TWO, "hosts.txt")
 
     assert ("node0", 8, "hosts.txt:3") == (first.destination, first.slots, first.where)
     assert ("me@node1", "node1", "hosts.txt:4") == (second.destination, second.name, second.where)
@@ -29,7 +29,7 @@ def test_deepspeed_reads_the_same_hosts():
     runner = pytest.importorskip("deepspeed.launcher.runner")
     theirs = runner._parse_hostfile(TWO.splitlines())
 
-    assert list(theirs.items()) == [(h.destination, h.slots) for h in hosts.parse(TWO, "hosts.txt")]
+    assert list(theirs.items()) == [(h.destination, h.slots) for h in hostfile.parse(TWO, "hosts.txt")]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_deepspeed_reads_the_same_hosts():
 )
 def test_other_spellings_that_ssh_takes(line: str):
     """Ports are written as ssh writes them; without slots there is a rank a card."""
-    (host,) = hosts.parse(line, "f")
+    (host,) = hostfile.parse(line, "f")
 
     assert line.split()[0] == host.destination
 
@@ -81,7 +81,7 @@ def test_other_spellings_that_ssh_takes(line: str):
 def test_a_wrong_line_is_named(line: str, said: str):
     """Nothing that ssh or a shell could take for something else gets past."""
     with pytest.raises(LaunchError) as caught:
-        hosts.parse(f"good slots=2\n{line}\n", "hosts.txt")
+        hostfile.parse(f"good slots=2\n{line}\n", "hosts.txt")
 
     assert caught.value.what.startswith("hosts.txt:2: ")
     assert said in caught.value.what
@@ -89,40 +89,40 @@ def test_a_wrong_line_is_named(line: str, said: str):
 
 def test_a_range_is_as_many_hosts():
     """As Slurm writes them, each with the slots of the line, and the user before them."""
-    listed = hosts.parse("node[1-3] slots=8\nme@gpu[07-08,10].rack slots=8\n", "hosts.txt")
+    listed = hostfile.parse("node[1-3] slots=8\nme@gpu[07-08,10].rack slots=8\n", "hosts.txt")
 
     assert ["node1", "node2", "node3", "gpu07.rack", "gpu08.rack", "gpu10.rack"] == [h.name for h in listed]
     assert "me@gpu10.rack" == listed[-1].destination
     assert {(8, "hosts.txt:1"), (8, "hosts.txt:2")} == {(h.slots, h.where) for h in listed}
     with pytest.raises(LaunchError, match=r"hosts.txt:2: node2 stands in line 1 already"):
-        hosts.parse("node[1-3]\nnode2\n", "hosts.txt")
+        hostfile.parse("node[1-3]\nnode2\n", "hosts.txt")
 
 
 def test_a_byte_order_mark_is_no_letter_of_a_name(tmp_path: Path):
     path = tmp_path / "hosts"
     path.write_bytes("\ufeffnode0 slots=2\r\nnode1 slots=2\r\n".encode())
 
-    assert ["node0", "node1"] == [h.name for h in hosts.load(path)]
+    assert ["node0", "node1"] == [h.name for h in hostfile.load(path)]
 
 
 def test_a_host_that_stands_twice_is_refused():
     """Two agents would share its cards."""
     with pytest.raises(LaunchError, match=r"hosts.txt:3: node0 stands in line 1 already"):
-        hosts.parse("node0 slots=2\nnode1 slots=2\nme@node0 slots=2\n", "hosts.txt")
+        hostfile.parse("node0 slots=2\nnode1 slots=2\nme@node0 slots=2\n", "hosts.txt")
 
 
 def test_all_wrong_lines_come_at_once():
     with pytest.raises(LaunchError) as caught:
-        hosts.parse("a slots=x\nb slots=2\nb slots=2\n", "f")
+        hostfile.parse("a slots=x\nb slots=2\nb slots=2\n", "f")
 
     assert 2 == len(caught.value.what.splitlines())
 
 
 def test_an_empty_or_absent_file_names_no_host(tmp_path: Path):
     with pytest.raises(LaunchError, match="names no host"):
-        hosts.parse("# nobody\n", "f")
+        hostfile.parse("# nobody\n", "f")
     with pytest.raises(LaunchError, match="No such file"):
-        hosts.load(tmp_path / "none.txt")
+        hostfile.load(tmp_path / "none.txt")
 
 
 def test_include_and_exclude_choose_hosts_and_cards():
@@ -150,12 +150,12 @@ def test_a_wrong_choice_is_named(include: str | None, exclude: str | None, said:
 
 def test_every_host_runs_equally_many_ranks():
     """Unequal slots are refused with the line; --nproc takes fewer."""
-    unequal = hosts.parse("a slots=8\nb slots=4\n", "hosts.txt")
+    unequal = hostfile.parse("a slots=8\nb slots=4\n", "hosts.txt")
 
     with pytest.raises(LaunchError, match=r"hosts.txt:2: b has slots=4, a has slots=8"):
-        hosts.ranks_per_host(unequal, None)
+        hostfile.ranks_per_host(unequal, None)
     with pytest.raises(LaunchError, match=r"less than --nproc 6"):
-        hosts.ranks_per_host(unequal, 6)
-    assert 4 == hosts.ranks_per_host(unequal, 4)
-    assert 8 == hosts.ranks_per_host(hosts.parse(TWO, "f"), None)
-    assert hosts.ranks_per_host(hosts.parse("a\nb\n", "f"), None) is None
+        hostfile.ranks_per_host(unequal, 6)
+    assert 4 == hostfile.ranks_per_host(unequal, 4)
+    assert 8 == hostfile.ranks_per_host(hostfile.parse(TWO, "f"), None)
+    assert hostfile.ranks_per_host(hostfile.parse("a\nb\n", "f"), None) is None

@@ -16,28 +16,100 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from launcher import plan, spec
-from launcher.cluster import detect, environment
-from launcher.cluster.nodes import Nodes
+from launcher.accelerators import detect
+from launcher.clusters import environment
+from launcher.clusters.kubernetes import document
+from launcher.clusters.kubernetes import manifest as manifests
+from launcher.clusters.kubernetes.pod import Mount, Pod, job_name, resource_of
 from launcher.errors import LaunchError
-from launcher.render import kubernetes
-from launcher.render.kubernetes import Mount, Pod
+from launcher.machine.nodes import Nodes
+from launcher.planning import decide, plan
+from launcher.recipe import load
 
 SCHEMAS = Path(__file__).parent / "fixtures" / "schemas"
 KINDS = {"pytorchjob": "pytorchjob.yaml", "volcano": "volcano-job.yaml"}
 K8S_VERSIONS = ("1.25", "1.31", "1.37")
 POD = Pod(image="registry/train:1", mounts=(Mount("models", "/models", True), Mount("/nfs/runs", "/runs")))
 FULL = replace(
-    POD, namespace="team", shm_gib=8, cpu="32", memory="200Gi", env={"HF_HOME": "/models/hub"}, secrets={"HF_TOKEN": ("hub", "token")},
-    node_selector={"accelerator-type": "module-910b-8"}, labels={"ring-controller.atlas": "ascend-910b"}, workdir="/work",
-    cann="/usr/local/Ascend/cann/set_env.sh", host_network=True, queue="research",
-)  # fmt: skip
+    POD,
+    namespace="team",
+    shm_gib=8,
+    cpu="32",
+    memory="200Gi",
+    env={"HF_HOME": "/models/hub"},
+    secrets={"HF_TOKEN": ("hub", "token")},
+    node_selector={"accelerator-type": "module-910b-8"},
+    labels={"ring-controller.atlas": "ascend-910b"},
+    workdir="/work",
+    cann="/usr/local/Ascend/cann/set_env.sh",
+    host_network=True,
+    queue="research",
+)
 AWKWARD = [
-    "plain", "with space", "quote'\"", "$(touch pwned)", "$(HOME)", "$$", "$", "a$$(b)", "中文", "new\nline\n", " lead", "trail ", "tab\t",
-    "-dash", "- item", "key: value", "#c", "a #c", "{}", "[1]", "&a", "*a", "!!int 3", "%TAG", "@x", "`x`", "|", ">", "?", "", "~", "null",
-    "yes", "No", "on", "y", "1e3", "0x1F", "0o17", "017", "1_000", "12:30:45", ".inf", "NaN", "2026-11-24", "3.0", "+1", "=", "<<",
-    "---", "...", "\x85", "\u2028", "\u00a0", "\ufeff", "a\\nb", "\x7f", "\x1b", "emoji 🙂", "a\r\nb", "\n", "  \n x", "end\\",
-]  # fmt: skip
+    "plain",
+    "with space",
+    "quote'\"",
+    "$(touch pwned)",
+    "$(HOME)",
+    "$$",
+    "$",
+    "a$$(b)",
+    "中文",
+    "new\nline\n",
+    " lead",
+    "trail ",
+    "tab\t",
+    "-dash",
+    "- item",
+    "key: value",
+    "#c",
+    "a #c",
+    "{}",
+    "[1]",
+    "&a",
+    "*a",
+    "!!int 3",
+    "%TAG",
+    "@x",
+    "`x`",
+    "|",
+    ">",
+    "?",
+    "",
+    "~",
+    "null",
+    "yes",
+    "No",
+    "on",
+    "y",
+    "1e3",
+    "0x1F",
+    "0o17",
+    "017",
+    "1_000",
+    "12:30:45",
+    ".inf",
+    "NaN",
+    "2026-11-24",
+    "3.0",
+    "+1",
+    "=",
+    "<<",
+    "---",
+    "...",
+    "\x85",
+    "\u2028",
+    "\u00a0",
+    "\ufeff",
+    "a\\nb",
+    "\x7f",
+    "\x1b",
+    "emoji 🙂",
+    "a\r\nb",
+    "\n",
+    "  \n x",
+    "end\\",
+]
 
 
 def make(
@@ -47,13 +119,19 @@ def make(
     cluster = detect.assumed(npu or 1, where, chip, hbm)
     cluster = cluster if npu else replace(cluster, device="cpu", devices=())
     options = plan.Options(nproc=npu or 2, supervision=plan.Supervision(grace_s=grace))
-    return plan.make(spec.load(path, ["parallel.global_batch_size=240"], {}), cluster, options, {"hidden_size": 64})
+    return decide.make(load.load(path, ["parallel.global_batch_size=240"], {}), cluster, options, {"hidden_size": 64})
 
 
-def manifest(made: plan.Plan, kind: Any, pod: Pod = POD, argv: tuple[str, ...] = ("ascend-launch", "run"), files: Mapping[str, str] | None = None) -> list[dict[str, Any]]:  # fmt: skip
+def manifest(
+    made: plan.Plan,
+    kind: Any,
+    pod: Pod = POD,
+    argv: tuple[str, ...] = ("ascend-launch", "run"),
+    files: Mapping[str, str] | None = None,
+) -> list[dict[str, Any]]:
     """As a cluster reads it: through the text."""
-    documents = kubernetes.manifest(kind, made, pod, "bert", files or {"bert.yaml": "model: {}\n"}, argv)
-    return list(yaml.safe_load_all(kubernetes.text(documents)))
+    documents = manifests.manifest(kind, made, pod, "bert", files or {"bert.yaml": "model: {}\n"}, argv)
+    return list(yaml.safe_load_all(document.text(documents)))
 
 
 def templates(job: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -79,7 +157,11 @@ def test_schemas_take_the_manifest(recipe: Callable[..., Path], kind: Any, pod: 
         kubernetes_validate.validate(config, version, strict=True)
         for template in templates(job):
             metadata = {"name": "pod", **template["metadata"]}
-            kubernetes_validate.validate({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}, version, strict=True)  # fmt: skip
+            kubernetes_validate.validate(
+                {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]},
+                version,
+                strict=True,
+            )
 
 
 def test_the_schemas_refuse_what_is_wrong(recipe: Callable[..., Path]):
@@ -154,10 +236,13 @@ def test_cpu_pods_ask_for_no_cards(recipe: Callable[..., Path]):
     assert not any("Ascend/driver" in m["mountPath"] for m in container(job)["volumeMounts"])
 
 
-@pytest.mark.parametrize(("chip", "resource"), [("910A", "huawei.com/Ascend910"), ("910B2", "huawei.com/Ascend910"), ("Ascend910_9391", "huawei.com/Ascend910")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("chip", "resource"),
+    [("910A", "huawei.com/Ascend910"), ("910B2", "huawei.com/Ascend910"), ("Ascend910_9391", "huawei.com/Ascend910")],
+)
 def test_every_chip_that_trains_has_one_name_in_the_cluster(recipe: Callable[..., Path], chip: str, resource: str):
     """MindCluster's device plugin tells the 910 families apart by labels, not by the resource."""
-    assert resource == kubernetes.resource_of(make(recipe(), chip=chip))
+    assert resource == resource_of(make(recipe(), chip=chip))
 
 
 def test_a_chip_without_a_known_name_needs_one(recipe: Callable[..., Path]):
@@ -174,15 +259,10 @@ def test_a_chip_without_a_known_name_needs_one(recipe: Callable[..., Path]):
     )
 
 
-# -- strings ------------------------------------------------------------------------------------------------------------
-
-
 def expanded(word: str, env: Mapping[str, str]) -> str:
     """What Kubernetes makes of a word of command, args or env (third_party/forked/golang/expansion): `$$` is a dollar,
     `$(NAME)` a variable where it is known."""
-    return re.sub(
-        r"\$(?:\$|\(([^)]*)\))", lambda m: "$" if m[1] is None else env.get(m[1], m[0]), word
-    )  # fmt: skip
+    return re.sub(r"\$(?:\$|\(([^)]*)\))", lambda m: "$" if m[1] is None else env.get(m[1], m[0]), word)
 
 
 @pytest.mark.parametrize("word", AWKWARD, ids=ascii)
@@ -202,10 +282,10 @@ def test_every_string_reaches_the_pod_as_it_was(recipe: Callable[..., Path], wor
 def test_kubectl_reads_the_same_strings(recipe: Callable[..., Path], tmp_path: Path):
     """Its YAML parser is another one, with other ideas of what is a number."""
     files = {f"f{i}": word for i, word in enumerate(AWKWARD)}
-    documents = kubernetes.manifest(
+    documents = manifests.manifest(
         "pytorchjob", make(recipe()), replace(POD, env={"X": "1e3"}), "bert", files, ("a", *AWKWARD)
     )
-    (tmp_path / "job.yaml").write_text(kubernetes.text(documents), encoding="utf-8")
+    (tmp_path / "job.yaml").write_text(document.text(documents), encoding="utf-8")
     argv = ["kubectl", "annotate", "--local", "-f", str(tmp_path / "job.yaml"), "a=b", "-o", "json"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
     assert 0 == done.returncode, done.stderr
@@ -231,21 +311,23 @@ def test_words_pass_bash_where_cann_is_sourced(recipe: Callable[..., Path], tmp_
     assert ["yes", word] == json.loads(done.stdout), done.stderr
 
 
-@pytest.mark.parametrize("wanted", [*AWKWARD, "x" * 200, "UPPER", "1digit", "a.b", "end-", "-start", "ok-name"], ids=lambda w: ascii(w)[:20])  # fmt: skip
+@pytest.mark.parametrize(
+    "wanted", [*AWKWARD, "x" * 200, "UPPER", "1digit", "a.b", "end-", "-start", "ok-name"], ids=lambda w: ascii(w)[:20]
+)
 def test_names_of_jobs_are_names_for_pods_and_services_too(wanted: str):
     """A DNS-1035 label with room for `-worker-` and a number; a good name stays; two that differ stay apart."""
-    name = kubernetes.job_name(wanted)
+    name = job_name(wanted)
 
     assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) and len(f"{name}-worker-99999") <= 63
-    assert name != kubernetes.job_name(wanted + "x")
-    assert "ok-name" == kubernetes.job_name("ok-name")
+    assert name != job_name(wanted + "x")
+    assert "ok-name" == job_name("ok-name")
 
 
 def test_no_secret_stands_in_a_manifest(recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch):
     """Neither from the environment nor from --env."""
     monkeypatch.setenv("HF_TOKEN", "hf_verysecretindeed")
 
-    assert "hf_very" not in kubernetes.text(manifest(make(recipe()), "volcano", FULL))
+    assert "hf_very" not in document.text(manifest(make(recipe()), "volcano", FULL))
     with pytest.raises(LaunchError, match="must not stand in a manifest"):
         manifest(make(recipe()), "volcano", replace(POD, env={"WANDB_API_KEY": "x"}))
 
@@ -256,19 +338,32 @@ def test_mounts_that_are_none_are_refused(text: str):
         Mount.parse(text)
 
 
-# -- Kubernetes' own rules ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("image", "good"),
     [
-        ("train", True), ("train:1", True), ("registry/train:1", True), ("localhost:5000/a/b_c/d--e:V1.0-x_y", True),
-        ("swr.cn-north-4.myhuaweicloud.com/Team/train:1", False), ("REGISTRY.example/train", True), ("train:", False),
-        ("train@sha256:" + "a" * 64, True), ("train:1@sha256:" + "a" * 64, True), ("train@sha256:abc", False), ("a/" * 130 + "b", False),
-        ("", False), ("Train", False), ("-train", False), ("a//b", False), ("a b", False), ("train:1\n", False), ("[fd00::1]:5000/train", True),
-        ("https://registry/train", False), ("a___b", False), ("train:" + "x" * 129, False),
+        ("train", True),
+        ("train:1", True),
+        ("registry/train:1", True),
+        ("localhost:5000/a/b_c/d--e:V1.0-x_y", True),
+        ("swr.cn-north-4.myhuaweicloud.com/Team/train:1", False),
+        ("REGISTRY.example/train", True),
+        ("train:", False),
+        ("train@sha256:" + "a" * 64, True),
+        ("train:1@sha256:" + "a" * 64, True),
+        ("train@sha256:abc", False),
+        ("a/" * 130 + "b", False),
+        ("", False),
+        ("Train", False),
+        ("-train", False),
+        ("a//b", False),
+        ("a b", False),
+        ("train:1\n", False),
+        ("[fd00::1]:5000/train", True),
+        ("https://registry/train", False),
+        ("a___b", False),
+        ("train:" + "x" * 129, False),
     ],
-)  # fmt: skip
+)
 def test_images_are_references(recipe: Callable[..., Path], image: str, good: bool):
     """github.com/distribution/reference."""
     assert good == is_taken(recipe, image=image)
@@ -277,11 +372,32 @@ def test_images_are_references(recipe: Callable[..., Path], image: str, good: bo
 @pytest.mark.parametrize(
     ("memory", "good"),
     [
-        ("200Gi", True), ("200G", True), ("1.5Ti", True), ("2e11", True), ("2E11", True), ("200000000000", True), ("+200Gi", True), (".5Gi", True),
-        ("5.Gi", True), ("200GB", False), ("200gi", False), ("200 Gi", False), ("200", False), ("200m", False), ("-200Gi", False), ("0", False),
-        ("", False), ("Gi", False), ("2e", False), ("1e999", False), ("２Gi", False), ("1Ki", False), ("200K", False), ("200k", False),
+        ("200Gi", True),
+        ("200G", True),
+        ("1.5Ti", True),
+        ("2e11", True),
+        ("2E11", True),
+        ("200000000000", True),
+        ("+200Gi", True),
+        (".5Gi", True),
+        ("5.Gi", True),
+        ("200GB", False),
+        ("200gi", False),
+        ("200 Gi", False),
+        ("200", False),
+        ("200m", False),
+        ("-200Gi", False),
+        ("0", False),
+        ("", False),
+        ("Gi", False),
+        ("2e", False),
+        ("1e999", False),
+        ("２Gi", False),
+        ("1Ki", False),
+        ("200K", False),
+        ("200k", False),
     ],
-)  # fmt: skip
+)
 def test_amounts_are_quantities(recipe: Callable[..., Path], memory: str, good: bool):
     """k8s.io/apimachinery resource.Quantity; and for memory, more than a container's least."""
     assert good == is_taken(recipe, memory=memory)
@@ -290,15 +406,27 @@ def test_amounts_are_quantities(recipe: Callable[..., Path], memory: str, good: 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"namespace": "Team"}, "--namespace 'Team'"), ({"namespace": "a.b"}, "--namespace"), ({"namespace": "x" * 64}, "--namespace"),
-        ({"queue": "a_b"}, "--queue 'a_b'"), ({"cpu": "eight"}, "--cpu 'eight'"), ({"workdir": "work"}, "--workdir 'work'"),
-        ({"resource": "npu"}, "--resource 'npu'"), ({"resource": "kubernetes.io/x"}, "--resource"), ({"resource": "huawei.com/"}, "--resource"),
-        ({"labels": {"a/b/c": "x"}}, "--label 'a/b/c'"), ({"labels": {"team": "a b"}}, "--label team= 'a b'"), ({"labels": {"-x": ""}}, "--label"),
-        ({"labels": {"x" * 64: ""}}, "--label"), ({"labels": {"Team.com/x": ""}}, "--label"), ({"labels": {"x": "y" * 64}}, "--label x="),
-        ({"node_selector": {"kind": "-910b"}}, "--node-selector kind="), ({"secrets": {"T": ("Hub", "token")}}, "--secret T= 'Hub'"),
-        ({"secrets": {"T": ("hub", "a b")}}, "--secret T=hub: 'a b'"), ({"mounts": (Mount("a..b", "/x"),)}, "--mount 'a..b'"),
+        ({"namespace": "Team"}, "--namespace 'Team'"),
+        ({"namespace": "a.b"}, "--namespace"),
+        ({"namespace": "x" * 64}, "--namespace"),
+        ({"queue": "a_b"}, "--queue 'a_b'"),
+        ({"cpu": "eight"}, "--cpu 'eight'"),
+        ({"workdir": "work"}, "--workdir 'work'"),
+        ({"resource": "npu"}, "--resource 'npu'"),
+        ({"resource": "kubernetes.io/x"}, "--resource"),
+        ({"resource": "huawei.com/"}, "--resource"),
+        ({"labels": {"a/b/c": "x"}}, "--label 'a/b/c'"),
+        ({"labels": {"team": "a b"}}, "--label team= 'a b'"),
+        ({"labels": {"-x": ""}}, "--label"),
+        ({"labels": {"x" * 64: ""}}, "--label"),
+        ({"labels": {"Team.com/x": ""}}, "--label"),
+        ({"labels": {"x": "y" * 64}}, "--label x="),
+        ({"node_selector": {"kind": "-910b"}}, "--node-selector kind="),
+        ({"secrets": {"T": ("Hub", "token")}}, "--secret T= 'Hub'"),
+        ({"secrets": {"T": ("hub", "a b")}}, "--secret T=hub: 'a b'"),
+        ({"mounts": (Mount("a..b", "/x"),)}, "--mount 'a..b'"),
     ],
-)  # fmt: skip
+)
 def test_names_that_kubernetes_refuses_are_said_here(recipe: Callable[..., Path], changed: dict[str, Any], said: str):
     """The option is named, and what it takes."""
     with pytest.raises(LaunchError) as caught:
@@ -311,10 +439,16 @@ def test_names_that_kubernetes_refuses_are_said_here(recipe: Callable[..., Path]
 @pytest.mark.parametrize(
     "changed",
     [
-        {"namespace": "team-1"}, {"queue": "research.a"}, {"cpu": "500m"}, {"cpu": "0.5"}, {"resource": "huawei.com/ascend-1980"},
-        {"labels": {"example.com/Team_1.x": ""}}, {"labels": {"x": "y" * 63}}, {"secrets": {"T": ("hub.x", "_a-b.C")}},
+        {"namespace": "team-1"},
+        {"queue": "research.a"},
+        {"cpu": "500m"},
+        {"cpu": "0.5"},
+        {"resource": "huawei.com/ascend-1980"},
+        {"labels": {"example.com/Team_1.x": ""}},
+        {"labels": {"x": "y" * 63}},
+        {"secrets": {"T": ("hub.x", "_a-b.C")}},
     ],
-)  # fmt: skip
+)
 def test_names_that_kubernetes_takes_pass(recipe: Callable[..., Path], changed: dict[str, Any]):
     assert is_taken(recipe, **changed)
 
@@ -327,9 +461,6 @@ def is_taken(recipe: Callable[..., Path], **changed: Any) -> bool:
     return True
 
 
-# -- where a pod is -----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("nodes", "rank"), [(2, 0), (2, 1), (5, 4)])
 def test_a_pytorchjobs_pods_find_their_place(recipe: Callable[..., Path], nodes: int, rank: int):
     """From what the training-operator sets in them (pkg/controller.v1/pytorch/envvar.go): the pods of this manifest are
@@ -338,10 +469,18 @@ def test_a_pytorchjobs_pods_find_their_place(recipe: Callable[..., Path], nodes:
     name, specs = job["metadata"]["name"], job["spec"]["pytorchReplicaSpecs"]
     pods = sum(replica["replicas"] for replica in specs.values())
     env = {
-        "MASTER_ADDR": f"{name}-master-0", "PET_MASTER_ADDR": f"{name}-master-0", "MASTER_PORT": "23456", "PET_MASTER_PORT": "23456",
-        "WORLD_SIZE": str(pods * int(job["spec"]["nprocPerNode"])), "RANK": str(rank), "PET_NNODES": str(pods), "PET_NODE_RANK": str(rank),
-        "PET_NPROC_PER_NODE": job["spec"]["nprocPerNode"], "PYTHONUNBUFFERED": "1", "HOSTNAME": f"{name}-worker-{rank - 1}",
-    }  # fmt: skip
+        "MASTER_ADDR": f"{name}-master-0",
+        "PET_MASTER_ADDR": f"{name}-master-0",
+        "MASTER_PORT": "23456",
+        "PET_MASTER_PORT": "23456",
+        "WORLD_SIZE": str(pods * int(job["spec"]["nprocPerNode"])),
+        "RANK": str(rank),
+        "PET_NNODES": str(pods),
+        "PET_NODE_RANK": str(rank),
+        "PET_NPROC_PER_NODE": job["spec"]["nprocPerNode"],
+        "PYTHONUNBUFFERED": "1",
+        "HOSTNAME": f"{name}-worker-{rank - 1}",
+    }
     found = environment.find(env)
 
     assert (nodes, rank, 8) == (found.count, found.rank, found.nproc)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from launcher import records
-from launcher.history import History
+from launcher.rundir import records
+from launcher.rundir.history import History
 from launcher.show import live
 
 GIB = 1 << 30
@@ -22,14 +22,38 @@ def history_of(events) -> History:
 
 def running(num_ranks: int = 2, slow: int | None = None, restarts: int = 0) -> History:
     own = [2.5 if rank == slow else 0.5 for rank in range(num_ranks)]
-    rates = {"event": "rates", "time": 60.0, "step": 10, "steps": 10, "seconds": 4.0, "rows": 320, "tokens": 81234,
-             "data_s": [0.0] * num_ranks, "forward_s": own, "host_bytes": [GIB * (1 + r) for r in range(num_ranks)]}  # fmt: skip
+    rates = {
+        "event": "rates",
+        "time": 60.0,
+        "step": 10,
+        "steps": 10,
+        "seconds": 4.0,
+        "rows": 320,
+        "tokens": 81234,
+        "data_s": [0.0] * num_ranks,
+        "forward_s": own,
+        "host_bytes": [GIB * (1 + r) for r in range(num_ranks)],
+    }
     restart = {"event": "restart", "time": 5.0, "attempt": 1, "of": 1, "rank": 0, "what": "x"}
     return history_of(
-        [*[restart] * restarts, {"event": "train", "time": 50.0, "max_steps": 100, "num_train_epochs": 1},
-         *[{"event": "log", "time": 50.0 + s, "step": s, "epoch": s / 100, "loss": 2 / s, "grad_norm": 1.25,
-            "learning_rate": 2e-5} for s in range(1, 11)], rates]
-    )  # fmt: skip
+        [
+            *[restart] * restarts,
+            {"event": "train", "time": 50.0, "max_steps": 100, "num_train_epochs": 1},
+            *[
+                {
+                    "event": "log",
+                    "time": 50.0 + s,
+                    "step": s,
+                    "epoch": s / 100,
+                    "loss": 2 / s,
+                    "grad_norm": 1.25,
+                    "learning_rate": 2e-5,
+                }
+                for s in range(1, 11)
+            ],
+            rates,
+        ]
+    )
 
 
 def shown(history: History, width: int, height: int = 24, now: float = 60.0) -> list[str]:
@@ -110,6 +134,8 @@ def test_a_sparkline_spans_low_to_high(values, expected):
     assert expected == live.sparkline(values, 10)
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [(3, "0:03"), (123, "2:03"), (3723, "1:02:03"), (90061, "1 d 1:01:01")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(3, "0:03"), (123, "2:03"), (3723, "1:02:03"), (90061, "1 d 1:01:01")]
+)
 def test_times_are_read_as_clocks(seconds, expected):
     assert expected == live.clock(seconds)

@@ -13,8 +13,10 @@ import pyarrow.parquet
 import pytest
 import yaml
 
-from launcher import llamafactory, spec
 from launcher.errors import LaunchError
+from launcher.recipe import load
+from launcher.recipe.importers import llamafactory
+from launcher.recipe.schema import RecipeSpec
 
 ROWS = [
     {"instruction": "Is this review good or bad?", "input": text, "output": label}
@@ -80,10 +82,10 @@ def job(tmp_path: Path):
     return write
 
 
-def loaded(path: Path, tmp_path: Path, **options: Any) -> tuple[spec.RecipeSpec, llamafactory.Imported]:
+def loaded(path: Path, tmp_path: Path, **options: Any) -> tuple[RecipeSpec, llamafactory.Imported]:
     made = llamafactory.convert(path, **{"nproc": 8, "task": "causal-lm", **options})
     (tmp_path / "made.yaml").write_text(made.text)
-    return spec.load(tmp_path / "made.yaml", env={}).spec, made
+    return load.load(tmp_path / "made.yaml", env={}).spec, made
 
 
 def test_a_full_fine_tuning_keeps_what_maps(job, tmp_path: Path):
@@ -102,13 +104,25 @@ def test_a_full_fine_tuning_keeps_what_maps(job, tmp_path: Path):
     assert ("train[-1:]", None) == (recipe.data.eval.split, recipe.data.eval.limit)
     assert (1024, 4) == (recipe.data.max_length, recipe.data.num_proc)
     assert ("zero3-offload", "bf16", 64, 2) == (
-        recipe.parallel.strategy, recipe.parallel.precision, recipe.parallel.global_batch_size, recipe.parallel.micro_batch_size,
-    )  # fmt: skip
+        recipe.parallel.strategy,
+        recipe.parallel.precision,
+        recipe.parallel.global_batch_size,
+        recipe.parallel.micro_batch_size,
+    )
     assert {
-        "logging_steps": 5, "save_strategy": "steps", "save_steps": 200, "learning_rate": 2e-5, "num_train_epochs": 2.0, "lr_scheduler_type": "cosine",
-        "warmup_steps": 0.1, "ddp_timeout": 180000000, "eval_strategy": "steps", "eval_steps": 200,
-        "gradient_checkpointing": True, "report_to": "none",
-    } == recipe.training  # fmt: skip
+        "logging_steps": 5,
+        "save_strategy": "steps",
+        "save_steps": 200,
+        "learning_rate": 2e-5,
+        "num_train_epochs": 2.0,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.1,
+        "ddp_timeout": 180000000,
+        "eval_strategy": "steps",
+        "eval_steps": 200,
+        "gradient_checkpointing": True,
+        "report_to": "none",
+    } == recipe.training
     assert "out/reviews" == recipe.output_dir
     assert recipe.adapter is None
 
@@ -144,8 +158,11 @@ def test_lora_becomes_an_adapter(job, tmp_path: Path):
 
     assert recipe.adapter is not None
     assert (16, 32, ("q_proj", "v_proj"), 0.05) == (
-        recipe.adapter.r, recipe.adapter.lora_alpha, recipe.adapter.target_modules, recipe.adapter.lora_dropout,
-    )  # fmt: skip
+        recipe.adapter.r,
+        recipe.adapter.lora_alpha,
+        recipe.adapter.target_modules,
+        recipe.adapter.lora_dropout,
+    )
     assert ("ddp", 8) == (recipe.parallel.strategy, recipe.parallel.global_batch_size)
     assert plain.adapter is not None
     assert (8, 16, "all-linear") == (plain.adapter.r, plain.adapter.lora_alpha, plain.adapter.target_modules)
@@ -184,8 +201,12 @@ def test_a_hubs_dataset_needs_its_labels_named(job, tmp_path: Path):
     recipe, _ = loaded(path, tmp_path, labels=("bad", "good"))
 
     assert ("org/reviews", "en", "all[:-10]", "text", "stars") == (
-        recipe.data.path, recipe.data.name, recipe.data.train.split, recipe.data.text, recipe.data.label,
-    )  # fmt: skip
+        recipe.data.path,
+        recipe.data.name,
+        recipe.data.train.split,
+        recipe.data.text,
+        recipe.data.label,
+    )
 
 
 HUB = {"hf_hub_url": "org/reviews", "columns": {"prompt": "text", "response": "stars"}}
@@ -220,8 +241,10 @@ def test_rows_are_held_out_of_all_files_together(job, tmp_path: Path):
     recipe, _ = loaded(path, tmp_path)
 
     assert ("train[:-2]", 2, "train[-2:]") == (
-        recipe.data.train.split, recipe.data.train.limit, recipe.data.eval.split,
-    )  # fmt: skip
+        recipe.data.train.split,
+        recipe.data.train.limit,
+        recipe.data.eval.split,
+    )
 
 
 @pytest.mark.parametrize(
@@ -248,8 +271,11 @@ def test_another_split_of_the_same_id_is_held_out(job, tmp_path: Path):
     recipe, _ = loaded(path, tmp_path, labels=NAMED)
 
     assert ("train", 100, "test", 100) == (
-        recipe.data.train.split, recipe.data.train.limit, recipe.data.eval.split, recipe.data.eval.limit,
-    )  # fmt: skip
+        recipe.data.train.split,
+        recipe.data.train.limit,
+        recipe.data.eval.split,
+        recipe.data.eval.limit,
+    )
 
 
 def test_rows_that_cannot_be_seen_leave_no_guess_at_the_text(job):

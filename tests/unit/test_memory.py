@@ -8,25 +8,33 @@ from typing import Any
 
 import pytest
 
-from launcher.cluster.model import GIB, chip
 from launcher.errors import LaunchError
+from launcher.machine.cluster import chip
 from launcher.models import geometry
 from launcher.planning import choose, fit
 from launcher.strategies import breakdown, peak
 from launcher.strategies import table as strategies
+from launcher.text import GIB
 
 LLAMA3_8B: dict[str, Any] = {
-    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
-}  # fmt: skip
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+}
 SMALL: dict[str, Any] = {
-    "model_type": "llama", "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6,
-    "num_attention_heads": 8, "num_key_value_heads": 2, "vocab_size": 4000,
-}  # fmt: skip
+    "model_type": "llama",
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": 4000,
+}
 MB = 1_000_000
-
-
-# --- parameters ----------------------------------------------------------------------------------------------------
 
 
 def test_llama3_8b_has_as_many_parameters_as_published():
@@ -73,9 +81,6 @@ def test_an_unknown_family_is_refused_with_what_to_do():
         geometry.geometry({k: v for k, v in SMALL.items() if k != "vocab_size"})
     with pytest.raises(LaunchError, match="positive"):
         geometry.geometry(SMALL | {"hidden_size": 0, "num_attention_heads": 1})
-
-
-# --- the ZeRO paper ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 4, 8, 16, 64])
@@ -129,8 +134,6 @@ def test_lora_trains_the_adapters_alone():
         peak.estimate(SMALL, strategy="ddp", lora=geometry.Lora(target_modules=("query",)))
 
 
-# --- measured ------------------------------------------------------------------------------------------------------
-
 # Highest point of a training step on CPU ranks, by tools/measure_memory.py: strategy, precision, ranks, micro batch,
 # sequence, checkpointing, task → bytes. docs/memory.md has all cases.
 MEASURED: list[tuple[str, str, int, int, int, bool, str, int]] = [
@@ -163,13 +166,18 @@ def test_the_highest_point_is_within_5_percent_of_what_was_measured(
 ):
     strategy, precision, ranks, batch, seq, is_checkpointed, task, measured = case
     found = peak.estimate(
-        SMALL, num_labels=5, strategy=strategy, precision=precision, world_size=ranks, micro_batch=batch, seq_len=seq,
-        gradient_checkpointing=is_checkpointed, task=task, device="cpu",
-    )  # fmt: skip
+        SMALL,
+        num_labels=5,
+        strategy=strategy,
+        precision=precision,
+        world_size=ranks,
+        micro_batch=batch,
+        seq_len=seq,
+        gradient_checkpointing=is_checkpointed,
+        task=task,
+        device="cpu",
+    )
     assert found.total_bytes == pytest.approx(measured, rel=0.05)
-
-
-# --- what follows from what ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("strategy", strategies.BUILT_IN)
@@ -211,9 +219,6 @@ def test_hccl_takes_twice_its_buffer_for_every_communicator():
     assert peak.estimate(SMALL, strategy="ddp", world_size=1).communication == 0
 
 
-# --- choosing ------------------------------------------------------------------------------------------------------
-
-
 def chosen(hbm_gib: int, num_cards: int, **job: Any) -> choose.Choice:
     values: dict[str, Any] = {"num_labels": 5, "seq_len": 512, "per_rank_batch": 8} | job
     return choose.choose_strategy(LLAMA3_8B, hbm_bytes=hbm_gib * GIB, world_size=num_cards, **values)
@@ -222,10 +227,17 @@ def chosen(hbm_gib: int, num_cards: int, **job: Any) -> choose.Choice:
 @pytest.mark.parametrize(
     ("hbm_gib", "num_cards", "strategy"),
     [
-        (64, 16, "zero1"), (64, 8, "zero1"), (64, 4, "zero2"), (64, 2, "zero3-offload"), (64, 1, "zero3-offload"),
-        (32, 16, "zero2"), (32, 8, "zero3"), (32, 4, "zero3-offload"), (32, 1, "zero3-offload"),
+        (64, 16, "zero1"),
+        (64, 8, "zero1"),
+        (64, 4, "zero2"),
+        (64, 2, "zero3-offload"),
+        (64, 1, "zero3-offload"),
+        (32, 16, "zero2"),
+        (32, 8, "zero3"),
+        (32, 4, "zero3-offload"),
+        (32, 1, "zero3-offload"),
     ],
-)  # fmt: skip
+)
 def test_llama3_8b_gets_the_fastest_strategy_that_fits(hbm_gib: int, num_cards: int, strategy: str):
     """Full fine-tuning in bf16: what the published arithmetic says of 44, 30 and 16 GB over eight cards."""
     found = chosen(hbm_gib, num_cards)

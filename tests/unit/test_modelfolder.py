@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
-from launcher import modelfolder
 from launcher.errors import LaunchError
-from launcher.modelfolder import Wanted
+from launcher.models import headers, positions
+from launcher.models.folder import check, native, require_model
+from launcher.models.headers import Tensors
+from launcher.models.positions import _AFTER_PADDING, _TABLE
+from launcher.models.wanted import About, Wanted
 
 LLAMA = {
     "model_type": "llama",
@@ -25,9 +28,7 @@ LLAMA = {
 WANTED = Wanted("the-model", "sequence-classification", 5, (), 128)
 
 
-def write(
-    folder: Path, config: dict[str, Any] | None = None, tensors: modelfolder.Tensors | None = None, **files: Any
-) -> Path:
+def write(folder: Path, config: dict[str, Any] | None = None, tensors: Tensors | None = None, **files: Any) -> Path:
     """A model folder; weights are a header without data."""
     folder.mkdir(parents=True, exist_ok=True)
     if config is not None:
@@ -45,12 +46,9 @@ def write(
 
 def refusal(folder: Path | None, config: dict[str, Any], wanted: Wanted = WANTED) -> LaunchError:
     with pytest.raises(LaunchError) as caught:
-        modelfolder.check(folder, config, wanted)
+        check(folder, config, wanted)
     assert 2 == caught.value.exit_code
     return caught.value
-
-
-# --- code ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_model_that_needs_code_of_its_folder_is_refused():
@@ -70,7 +68,7 @@ def test_code_beside_a_known_type_is_not_needed():
     """Phi-3 and others came with code before transformers had them; it is not run, and not missed."""
     known = {**LLAMA, "auto_map": {"AutoConfig": "configuration_llama.LlamaConfig"}}
 
-    assert modelfolder.check(None, known, WANTED).num_parameters
+    assert check(None, known, WANTED).num_parameters
 
 
 def test_a_type_without_the_tasks_class_is_refused():
@@ -79,9 +77,6 @@ def test_a_type_without_the_tasks_class_is_refused():
         "no causal-lm model of type 'vit'"
         in refusal(None, {"model_type": "vit"}, replace(WANTED, task="causal-lm")).what
     )
-
-
-# --- quantised weights ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -148,13 +143,10 @@ def test_the_plain_model_is_named_where_the_name_tells(name: str, plain: str):
 
 def test_plain_weights_pass(tmp_path: Path):
     """bf16 weights, and a head of the recipe's size: nothing to say, and as many parameters as the header has."""
-    tensors: modelfolder.Tensors = {"model.embed.weight": ("BF16", (512, 64)), "score.weight": ("BF16", (5, 64))}
-    about = modelfolder.check(write(tmp_path / "m", LLAMA, tensors), LLAMA, WANTED)
+    tensors: Tensors = {"model.embed.weight": ("BF16", (512, 64)), "score.weight": ("BF16", (5, 64))}
+    about = check(write(tmp_path / "m", LLAMA, tensors), LLAMA, WANTED)
 
-    assert modelfolder.About(512 * 64 + 5 * 64, True, ()) == about
-
-
-# --- positions -----------------------------------------------------------------------------------------------------
+    assert About(512 * 64 + 5 * 64, True, ()) == about
 
 
 @pytest.mark.parametrize(
@@ -178,20 +170,20 @@ def test_rows_longer_than_the_table_of_positions_are_refused(config: dict[str, A
 
     assert f"data.max_length {limit + 1} is more than the {limit} positions" in error.what
     assert f"set data.max_length={limit} or less" == error.hint
-    modelfolder.check(None, config, replace(WANTED, max_length=limit))
+    check(None, config, replace(WANTED, max_length=limit))
 
 
 def test_every_family_with_a_table_is_one_of_transformers():
     """A name with a slip in it would never be met."""
-    names = modelfolder._TABLE.keys() | modelfolder._AFTER_PADDING
+    names = _TABLE.keys() | _AFTER_PADDING
 
-    assert set() == names - modelfolder.native("CONFIG_MAPPING_NAMES")
+    assert set() == names - native("CONFIG_MAPPING_NAMES")
 
 
 def test_deberta_v3_and_rotary_models_have_no_table():
     """DeBERTa v3 has relative positions alone; a rotary model computes positions."""
-    assert modelfolder.positions({"model_type": "deberta-v2", "position_biased_input": False}) is None
-    assert modelfolder.positions(LLAMA) is None
+    assert positions.positions({"model_type": "deberta-v2", "position_biased_input": False}) is None
+    assert positions.positions(LLAMA) is None
 
 
 def test_padding_on_cards_counts():
@@ -200,7 +192,7 @@ def test_padding_on_cards_counts():
     error = refusal(None, table, replace(WANTED, max_length=100, pads_to=16))
 
     assert "set data.max_length=96 or less" == error.hint
-    modelfolder.check(None, table, replace(WANTED, max_length=96, pads_to=16))
+    check(None, table, replace(WANTED, max_length=96, pads_to=16))
 
 
 @pytest.mark.parametrize(
@@ -223,12 +215,9 @@ def test_padding_on_cards_counts():
 )
 def test_rows_beyond_the_trained_length_are_noted(config: dict[str, Any], words: str):
     """A rotary model computes them, and badly: said, not refused."""
-    (note,) = modelfolder.check(None, {**LLAMA, **config}, replace(WANTED, max_length=1024)).notes
+    (note,) = check(None, {**LLAMA, **config}, replace(WANTED, max_length=1024)).notes
 
     assert words in note
-
-
-# --- heads ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["score.weight", "classifier.weight", "classifier.out_proj.weight"])
@@ -236,7 +225,7 @@ def test_a_head_of_another_size_is_noted(tmp_path: Path, name: str):
     """The header tells, whatever config.json says of labels."""
     folder = write(tmp_path / "m", LLAMA, {name: ("F32", (3, 64))})
 
-    (note,) = modelfolder.check(folder, LLAMA, WANTED).notes
+    (note,) = check(folder, LLAMA, WANTED).notes
     assert "has a head of 3 labels, the recipe 5: a new head is trained in its place" in note
 
 
@@ -246,16 +235,13 @@ def test_labels_in_another_order_are_noted(tmp_path: Path):
     folder = write(tmp_path / "m", config, {"score.weight": ("F32", (2, 64))})
     swapped = replace(WANTED, num_labels=2, label_names=("positive", "negative"))
 
-    assert "knows its labels as negative, positive" in modelfolder.check(folder, config, swapped).notes[0]
-    assert () == modelfolder.check(folder, config, replace(swapped, label_names=("Negative", "positive"))).notes
-
-
-# --- what a folder is ----------------------------------------------------------------------------------------------
+    assert "knows its labels as negative, positive" in check(folder, config, swapped).notes[0]
+    assert () == check(folder, config, replace(swapped, label_names=("Negative", "positive"))).notes
 
 
 def not_a_model(folder: Path) -> LaunchError:
     with pytest.raises(LaunchError) as caught:
-        modelfolder.require_model(folder)
+        require_model(folder)
     return caught.value
 
 
@@ -278,7 +264,7 @@ def test_a_run_directory_names_its_model(tmp_path: Path):
 
     for folder in (run, latest, run.parent):
         assert f"model.name={run.resolve() / 'model'}" == not_a_model(folder).hint
-    modelfolder.require_model(run / "model")
+    require_model(run / "model")
 
 
 def test_a_run_of_an_adapter_is_to_be_exported(tmp_path: Path):
@@ -322,10 +308,7 @@ def test_a_gguf_file_beside_a_config_is_named(tmp_path: Path):
 
 def test_a_config_alone_is_a_model(tmp_path: Path):
     """recipes/tiny is one: its weights are made from the config, which is said."""
-    modelfolder.require_model(write(tmp_path / "m", LLAMA))
-
-
-# --- sizes ---------------------------------------------------------------------------------------------------------
+    require_model(write(tmp_path / "m", LLAMA))
 
 
 @pytest.mark.parametrize(
@@ -381,7 +364,7 @@ def test_a_config_alone_is_a_model(tmp_path: Path):
 )
 def test_the_size_of_a_family_without_a_memory_model_is_estimated(config: dict[str, Any], millions: int):
     """Against the published number of parameters: near enough to tell 66 million from 8 billion."""
-    assert millions * 1e6 == pytest.approx(modelfolder.estimate(config), rel=0.1)
+    assert millions * 1e6 == pytest.approx(headers.estimate(config), rel=0.1)
 
 
 def test_the_index_tells_the_size_of_weights_that_are_not_here(tmp_path: Path):
@@ -389,4 +372,4 @@ def test_the_index_tells_the_size_of_weights_that_are_not_here(tmp_path: Path):
     index = {"metadata": {"total_size": 2_000_000}, "weight_map": {"a": "model-00001-of-00002.safetensors"}}
     folder = write(tmp_path / "m", {**LLAMA, "torch_dtype": "bfloat16"}, None, model__safetensors__index__json=index)
 
-    assert 1_000_000 == modelfolder.check(folder, LLAMA, WANTED).num_parameters
+    assert 1_000_000 == check(folder, LLAMA, WANTED).num_parameters

@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 
-from launcher.cluster import network
+from launcher import network
+from launcher.accelerators.ascend.ports import BLOCKS, OFFERED, PORTS_OF_A_BLOCK, Blocks
 
-LOW = network.BLOCKS[0]
+LOW = BLOCKS[0]
 
 
 @pytest.fixture
 def blocks() -> Any:
-    made: list[network.Blocks] = []
+    made: list[Blocks] = []
 
-    def make(job: str) -> network.Blocks:
-        made.append(network.Blocks(job))
+    def make(job: str) -> Blocks:
+        made.append(Blocks(job))
         return made[-1]
 
     yield make
@@ -37,7 +38,7 @@ def test_two_jobs_of_a_host_never_offer_the_same_block(blocks: Any):
         thread.join()
 
     bases = [base for offer in found for base in offer]
-    assert [network.OFFERED] * 6 == [len(offer) for offer in found]
+    assert [OFFERED] * 6 == [len(offer) for offer in found]
     assert len(bases) == len(set(bases))
 
 
@@ -70,8 +71,8 @@ def test_a_block_with_a_taken_port_is_not_offered(blocks: Any, where: str):
 def test_blocks_are_legal_and_do_not_overlap():
     """HCCL_IF_BASE_PORT is 1024 to 65520, and 32 ports follow from there."""
     assert 60000 == LOW
-    assert all(1024 <= base <= 65520 and base + 31 <= 65535 for base in network.BLOCKS)
-    assert all(b - a >= network.PORTS_OF_A_BLOCK for a, b in zip(network.BLOCKS, network.BLOCKS[1:], strict=False))
+    assert all(1024 <= base <= 65520 and base + 31 <= 65535 for base in BLOCKS)
+    assert all(b - a >= PORTS_OF_A_BLOCK for a, b in zip(BLOCKS, BLOCKS[1:], strict=False))
 
 
 def test_the_way_to_oneself_is_the_interface_that_owns_the_address():

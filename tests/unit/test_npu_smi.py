@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cluster import npu
-from launcher.cluster.model import MIB, Process, chip
+from launcher.accelerators.ascend import discover, npu_smi, npu_tools, visible
+from launcher.accelerators.ascend.npu_tools import Health
 from launcher.errors import LaunchError
+from launcher.machine import commands
+from launcher.machine.cluster import Process, chip
+from launcher.machine.commands import RC_MISSING, RC_TIMEOUT, Runner
+from launcher.text import MIB
 
 FIXTURES = Path(__file__).parent / "fixtures" / "npu_smi"
 CAPTURES = Path(__file__).parents[2].parent / "shared" / "facts" / "npu-smi"
@@ -25,36 +29,33 @@ def capture(number: str) -> str:
     return next(CAPTURES.glob(f"{number}-*.txt")).read_text()
 
 
-# --- our own fixtures ----------------------------------------------------------------------------------------------
-
-
 def test_logical_ids_count_the_cards_shown():
     """A container with cards 2, 5 and 7 has logical devices 0, 1 and 2; the NPU column is the physical id."""
-    devices = npu.parse_info(fixture("a2-three-cards.txt")).devices
+    devices = npu_smi.parse_info(fixture("a2-three-cards.txt")).devices
     assert [(d.index, d.physical_id) for d in devices] == [(0, 2), (1, 5), (2, 7)]
 
 
 def test_used_memory_is_read_when_glued_to_the_slash():
-    devices = npu.parse_info(fixture("a2-three-cards.txt")).devices
+    devices = npu_smi.parse_info(fixture("a2-three-cards.txt")).devices
     assert [d.hbm_used_bytes // MIB for d in devices] == [3300, 61111, 3300]
     assert {65536 * MIB} == {d.hbm_bytes for d in devices}
 
 
 def test_health_decides_whether_a_card_is_usable():
     """Warning is usable, Critical is not."""
-    devices = npu.parse_info(fixture("a2-three-cards.txt")).devices
+    devices = npu_smi.parse_info(fixture("a2-three-cards.txt")).devices
     assert [(d.health, d.is_usable) for d in devices] == [("OK", True), ("Warning", True), ("Critical", False)]
 
 
 def test_processes_belong_to_their_card_and_may_have_no_name():
-    info = npu.parse_info(fixture("a2-three-cards.txt"))
+    info = npu_smi.parse_info(fixture("a2-three-cards.txt"))
     assert (Process(1234, "python", 57000 * MIB), Process(1235, "", 800 * MIB)) == info.devices[1].processes
     assert info.devices[0].processes == ()
     assert info.warnings == ("[WARNING]The driver package may be incomplete (fixture).",)
 
 
 def test_the_second_die_has_its_own_physical_id_and_processes():
-    info = npu.parse_info(fixture("a3-two-dies-wide.txt"))
+    info = npu_smi.parse_info(fixture("a3-two-dies-wide.txt"))
     assert [(d.index, d.physical_id, d.npu_id, d.chip_id) for d in info.devices] == [(0, 6, 3, 0), (1, 7, 3, 1)]
     assert (Process(4321, "python3", 600 * MIB, container_pid=17),) == info.devices[1].processes
     assert info.driver_version == "26.9.rc1"
@@ -62,7 +63,7 @@ def test_the_second_die_has_its_own_physical_id_and_processes():
 
 def test_no_table_is_an_error_that_says_what_to_do():
     with pytest.raises(LaunchError) as caught:
-        npu.parse_info("nonsense")
+        npu_smi.parse_info("nonsense")
     assert "no table" in caught.value.what
     assert "--device cpu" in caught.value.hint
 
@@ -79,12 +80,9 @@ def test_no_table_is_an_error_that_says_what_to_do():
 )
 def test_npu_smis_own_failures_are_named(text: str, what: str, hint: str):
     with pytest.raises(LaunchError) as caught:
-        npu.parse_info(text)
+        npu_smi.parse_info(text)
     assert what in caught.value.what
     assert hint in caught.value.hint
-
-
-# --- ASCEND_RT_VISIBLE_DEVICES -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -109,15 +107,15 @@ def test_npu_smis_own_failures_are_named(text: str, what: str, hint: str):
 )
 def test_visible_devices_follow_canns_rules(value: str | None, count: int, shown: list[int], problem: str | None):
     """An order error or a duplicate hides everything; a space ends the list; an id beyond the last card cuts it."""
-    result = npu.visible(value, count)
-    assert shown == list(result.indices) == npu.visible_devices(value, count)
+    result = visible.visible(value, count)
+    assert shown == list(result.indices) == visible.visible_devices(value, count)
     assert (problem is None) == (not result.problems)
     assert problem is None or any(problem in p for p in result.problems)
 
 
 def test_a_bad_order_comes_with_the_sorted_list():
-    assert npu.visible("0,2,4,6,1,3,5,7", 8).suggestion == "0,1,2,3,4,5,6,7"
-    assert npu.visible("1, 2,3", 8).suggestion == "1,2,3"
+    assert visible.visible("0,2,4,6,1,3,5,7", 8).suggestion == "0,1,2,3,4,5,6,7"
+    assert visible.visible("1, 2,3", 8).suggestion == "1,2,3"
 
 
 @pytest.mark.parametrize(
@@ -135,15 +133,12 @@ def test_a_bad_order_comes_with_the_sorted_list():
 )
 def test_a_range_comes_as_the_list_that_it_means(value: str, meant: str):
     """Containers' ASCEND_VISIBLE_DEVICES takes ranges; CANN's variable stops reading at the dash."""
-    assert meant == npu.visible(value, 8).suggestion
+    assert meant == visible.visible(value, 8).suggestion
 
 
-# --- finding, with a fake npu-smi ----------------------------------------------------------------------------------
-
-
-def answers(*table: tuple[str, int, str]) -> npu.Runner:
+def answers(*table: tuple[str, int, str]) -> Runner:
     by_command = {command: (rc, text) for command, rc, text in table}
-    return lambda argv: by_command.get(" ".join(argv), (npu.RC_MISSING, ""))
+    return lambda argv: by_command.get(" ".join(argv), (RC_MISSING, ""))
 
 
 def test_logic_ids_of_the_mapping_win_where_ids_have_gaps(tmp_path: Path):
@@ -151,25 +146,25 @@ def test_logic_ids_of_the_mapping_win_where_ids_have_gaps(tmp_path: Path):
     rows = ("NPU ID\tChip ID\tChip Logic ID\tChip Name", "2\t0\t0\tA", "2\t1\t-\tMcu", "5\t0\t1\tA", "7\t0\t2\tA")
     mapping = "".join(f"\t{row}\n" for row in rows)
     run = answers(("npu-smi info", 0, fixture("a2-three-cards.txt")), ("npu-smi info -m", 0, mapping))
-    assert [d.index for d in npu.find(run, {}, tmp_path)] == [0, 1, 2]
+    assert [d.index for d in discover.find(run, {}, tmp_path)] == [0, 1, 2]
 
 
 def test_device_nodes_stand_in_where_npu_smi_is_absent(tmp_path: Path):
     """A container may have cards and no npu-smi: two nodes are two devices of unknown kind."""
     for name in ("davinci3", "davinci12", "davinci_manager", "null"):
         (tmp_path / name).touch()
-    devices = npu.find(answers(), {}, tmp_path)
+    devices = discover.find(answers(), {}, tmp_path)
     assert [(d.index, d.physical_id) for d in devices] == [(0, 3), (1, 12)]
 
 
 def test_a_machine_without_npus_has_none(tmp_path: Path):
-    assert npu.find(answers(), {}, tmp_path) == ()
+    assert discover.find(answers(), {}, tmp_path) == ()
 
 
 def test_an_unreachable_driver_is_said_not_taken_for_no_npus(tmp_path: Path):
     run = answers(("npu-smi info", 255, "dcmi module initialize failed. ret is -8005"))
     with pytest.raises(LaunchError, match="-8005"):
-        npu.find(run, {}, tmp_path)
+        discover.find(run, {}, tmp_path)
 
 
 @pytest.mark.process
@@ -178,13 +173,10 @@ def test_a_hanging_npu_smi_is_given_up_and_the_locale_is_c(tmp_path: Path):
     tool = tmp_path / "npu-smi"
     tool.write_text('#!/bin/sh\n[ "$2" = -m ] && exec sleep 60\necho "$LC_ALL"\n')
     tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
-    run = npu.runner({"PATH": f"{tmp_path}:{os.environ['PATH']}", "LC_ALL": "zh_CN.UTF-8"}, timeout_s=1.0)
+    run = commands.runner({"PATH": f"{tmp_path}:{os.environ['PATH']}", "LC_ALL": "zh_CN.UTF-8"}, timeout_s=1.0)
     assert run([str(tool), "info"]) == (0, "C\n")
-    assert run([str(tool), "info", "-m"])[0] == npu.RC_TIMEOUT
-    assert run([str(tmp_path / "no-such-tool")])[0] == npu.RC_MISSING
-
-
-# --- chips ---------------------------------------------------------------------------------------------------------
+    assert run([str(tool), "info", "-m"])[0] == RC_TIMEOUT
+    assert run([str(tmp_path / "no-such-tool")])[0] == RC_MISSING
 
 
 @pytest.mark.parametrize(
@@ -213,8 +205,6 @@ def test_an_unknown_chip_is_unknown():
     assert chip("H100") is None
     assert chip("") is None
 
-
-# --- every real capture --------------------------------------------------------------------------------------------
 
 # number → driver, [(name, health, used MB, total MB, physical id)], {index: [(pid, name, MB)]}, has a process table
 IDLE_8 = [3334, 3334, 3334, 3334, 3335, 3335, 3335, 3336]
@@ -283,7 +273,7 @@ EXPECTED = {
 def test_every_info_capture_reads_right(number: str):
     """Driver, devices in logical order, health, memory, physical ids and processes, exactly."""
     driver, devices, processes, has_table = EXPECTED[number]
-    info = npu.parse_info(capture(number))
+    info = npu_smi.parse_info(capture(number))
     assert driver == info.driver_version
     assert devices == [
         (d.name, d.health, d.hbm_used_bytes // MIB, d.hbm_bytes // MIB, d.physical_id) for d in info.devices
@@ -298,26 +288,26 @@ def test_every_info_capture_reads_right(number: str):
 @needs_captures
 def test_every_other_capture_reads_right():
     """Topologies, mapping, health, and captures of many commands at once."""
-    topology = npu.parse_topology(capture("12"))
+    topology = npu_tools.parse_topology(capture("12"))
     assert len(topology) == 8
     row = topology["NPU2"]
     assert (row["NPU7"], row["NPU2"], row["CPU Affinity"]) == ("HCCS", "X", "96-119")
-    assert npu.parse_topology(capture("13"))["NPU6"]["NPU7"] == "UB"
+    assert npu_tools.parse_topology(capture("13"))["NPU6"]["NPU7"] == "UB"
     assert [(i, 0, i, "Ascend 910A") for i in range(8)] == [
-        (m.npu_id, m.chip_id, m.logic_id, m.name) for m in npu.parse_mapping(capture("14"))
+        (m.npu_id, m.chip_id, m.logic_id, m.name) for m in npu_tools.parse_mapping(capture("14"))
     ]
-    assert len(npu.parse_mapping(capture("15"))) == 8
-    assert npu.parse_device_ip(capture("15")) == "192.161.200.10"
-    fields = npu.parse_fields(capture("15"))
+    assert len(npu_tools.parse_mapping(capture("15"))) == 8
+    assert npu_tools.parse_device_ip(capture("15")) == "192.161.200.10"
+    fields = npu_tools.parse_fields(capture("15"))
     assert (fields["Software Version"], fields["HBM Capacity(MB)"]) == ("23.0.5", "31129")
-    healthy, sick, edge = (npu.parse_health(capture(n)) for n in ("15", "16", "18"))
-    assert healthy == npu.Health("OK")
+    healthy, sick, edge = (npu_tools.parse_health(capture(n)) for n in ("15", "16", "18"))
+    assert healthy == Health("OK")
     assert sick is not None and edge is not None
     assert (sick.status, sick.codes) == ("Alarm", ("A4025021", "8C03A000", "8C084E00"))
     assert sick.information.startswith("ascend_monitor") and sick.information.endswith("Heartbeat Lost.")
     assert (edge.status, edge.codes) == ("Alarm", ("80E3A203",))
     assert edge.information.endswith("current is abnormal")
-    assert npu.parse_fields(capture("16"))["package_version"] == "23.0.7"
+    assert npu_tools.parse_fields(capture("16"))["package_version"] == "23.0.7"
 
 
 @needs_captures

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from launcher import assets, doctor, places, records, rundir
-from launcher.cluster import npu
+from launcher import assets, files, places
+from launcher.checks import Context
+from launcher.diagnose.doctor import host
 from launcher.errors import LaunchError
+from launcher.machine.cluster import Found
+from launcher.rundir import events, records
 
 
 @pytest.fixture
@@ -34,19 +37,46 @@ FULL, READ_ONLY = "No space left on device", "Read-only file system"
 @pytest.mark.parametrize(
     ("variables", "bad", "raised", "number", "what", "hint"),
     [
-        ({"HF_HOME": "hf"}, "hf", "hf/datasets/json/x.arrow", errno.ENOSPC, f"datasets' cache, {{}}/hf/datasets: cannot be written to: {FULL}",
-         "free some space there, or set HF_HOME to a folder that can be written to"),
+        (
+            {"HF_HOME": "hf"},
+            "hf",
+            "hf/datasets/json/x.arrow",
+            errno.ENOSPC,
+            f"datasets' cache, {{}}/hf/datasets: cannot be written to: {FULL}",
+            "free some space there, or set HF_HOME to a folder that can be written to",
+        ),
         ({"HF_HOME": "hf"}, "hf", None, errno.ENOSPC, "datasets' cache, {}/hf/datasets", "set HF_HOME"),
-        ({"HF_HOME": "hf", "HF_HUB_CACHE": "hub"}, "hub", "hub/models--a--b/tmp", errno.EROFS, f"the hub's cache, {{}}/hub: cannot be written to: {READ_ONLY}",
-         "set HF_HUB_CACHE to a folder that can be written to"),
+        (
+            {"HF_HOME": "hf", "HF_HUB_CACHE": "hub"},
+            "hub",
+            "hub/models--a--b/tmp",
+            errno.EROFS,
+            f"the hub's cache, {{}}/hub: cannot be written to: {READ_ONLY}",
+            "set HF_HUB_CACHE to a folder that can be written to",
+        ),
         ({"HF_DATASETS_CACHE": "d"}, "d", "d", errno.EACCES, "datasets' cache, {}/d", "set HF_DATASETS_CACHE"),
-        ({"HOME": "home"}, "home", "home/.cache", errno.EROFS, "ascend-launch's cache, {}/home/.cache/ascend-launch",
-         "set ASCEND_LAUNCH_CACHE to a folder that can be written to; set HF_HOME to a folder that can be written to"),
-        ({"ASCEND_LAUNCH_CACHE": "c"}, "c", "c/tokens/k/x.arrow", errno.EDQUOT, "ascend-launch's cache, {}/c", "free some space there, or set ASCEND_LAUNCH_CACHE"),
+        (
+            {"HOME": "home"},
+            "home",
+            "home/.cache",
+            errno.EROFS,
+            "ascend-launch's cache, {}/home/.cache/ascend-launch",
+            "set ASCEND_LAUNCH_CACHE to a folder that can be written to; set HF_HOME to a folder that can be written to",
+        ),
+        (
+            {"ASCEND_LAUNCH_CACHE": "c"},
+            "c",
+            "c/tokens/k/x.arrow",
+            errno.EDQUOT,
+            "ascend-launch's cache, {}/c",
+            "free some space there, or set ASCEND_LAUNCH_CACHE",
+        ),
         ({"TMPDIR": "t"}, "t", "t/pymp-x", errno.ENOSPC, "temporary files, {}/t", "set TMPDIR"),
     ],
-)  # fmt: skip
-def test_each_folder_has_its_own_fix(tmp_path: Path, refusing, variables: dict[str, str], bad: str, raised: str | None, number: int, what: str, hint: str):  # fmt: skip
+)
+def test_each_folder_has_its_own_fix(
+    tmp_path: Path, refusing, variables: dict[str, str], bad: str, raised: str | None, number: int, what: str, hint: str
+):
     """Wherever in the chain of causes the disk's word is; libraries wrap it."""
     env = {"HOME": str(tmp_path / "fine")} | {k: str(tmp_path / v) for k, v in variables.items()}
     refusing(number, tmp_path / bad)
@@ -109,29 +139,31 @@ def test_a_mount_that_takes_nothing_is_seen(tmp_path: Path, options: str, why: s
 def test_a_launch_looks_at_the_disk_of_its_run_directory(tmp_path: Path, refusing):
     """And at /dev/shm, without which DataLoader workers end; a cache that is whole already is only read."""
     env = {"HOME": str(tmp_path)}
-    context = doctor.Context(env, "cpu", npu.Found(()), output_dir=tmp_path / "run", root=tmp_path)
+    context = Context(env, "cpu", Found(()), output_dir=tmp_path / "run", root=tmp_path)
     (tmp_path / "dev/shm").mkdir(parents=True)
     refusing(errno.ENOSPC, tmp_path)
 
-    disk, caches = doctor.check_disk(context), doctor.check_places(context)
+    disk, caches = host.check_disk(context), host.check_places(context)
     assert ("fail", "free some space there, or name another folder: --run-dir or output_dir=") == (disk.ok, disk.fix)
     assert ("warn", True) == (caches.ok, "set ASCEND_LAUNCH_CACHE" in caches.fix and "set HF_HOME" in caches.fix)
-    assert "warn" == doctor.check_shm(context).ok
-    assert "training.dataloader_num_workers=0" in doctor.check_shm(replace(context, loader_workers=2)).fix
-    assert "fail" == doctor.check_shm(replace(context, loader_workers=2)).ok
+    assert "warn" == host.check_shm(context).ok
+    assert "training.dataloader_num_workers=0" in host.check_shm(replace(context, loader_workers=2)).fix
+    assert "fail" == host.check_shm(replace(context, loader_workers=2)).ok
 
 
-@pytest.mark.parametrize(("umask", "file", "folder"), [(0o002, 0o664, 0o775), (0o027, 0o640, 0o750), (0o077, 0o600, 0o700)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("umask", "file", "folder"), [(0o002, 0o664, 0o775), (0o027, 0o640, 0o750), (0o077, 0o600, 0o700)]
+)
 def test_who_may_read_is_for_the_umask_to_say(tmp_path: Path, umask: int, file: int, folder: int):
     """Of what is written here, and of what a library left to its owner alone; of nothing else."""
     before = os.umask(umask)
     try:
-        rundir.write_text(tmp_path / "run/a.json", "{}")
-        rundir.append_event(tmp_path / "run/events.jsonl", records.Note())
+        files.write_text(tmp_path / "run/a.json", "{}")
+        events.append_event(tmp_path / "run/events.jsonl", records.Note())
         for name, mode in (("weights", 0o600), ("program", 0o700)):
             (tmp_path / "run" / name).touch()
             (tmp_path / "run" / name).chmod(mode)
-        rundir.open_by_umask(tmp_path / "run")
+        files.open_by_umask(tmp_path / "run")
     finally:
         os.umask(before)
     modes = {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "run").iterdir()}

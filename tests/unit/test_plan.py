@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 
-from launcher import assets, modelfolder, plan, spec
-from launcher.cluster import detect
-from launcher.cluster.model import Cluster
-from launcher.cluster.nodes import Nodes
+from launcher.accelerators import detect
 from launcher.errors import LaunchError
+from launcher.machine.cluster import Cluster
+from launcher.machine.nodes import Nodes
+from launcher.models.config import model_config
+from launcher.models.wanted import About
+from launcher.planning import decide, plan
+from launcher.planning.arguments import DEBUG_STEPS
+from launcher.recipe import load
 
 Write = Callable[..., Path]
 CPU = Cluster("cpu", source="a test")
@@ -20,7 +24,7 @@ CPU = Cluster("cpu", source="a test")
 
 def make(path: Path, cluster: Cluster = CPU, nproc: int | None = None, *overrides: str, **options: Any) -> plan.Plan:
     config = options.pop("model_config", None)
-    return plan.make(spec.load(path, overrides, {}), cluster, plan.Options(nproc=nproc, **options), config)
+    return decide.make(load.load(path, overrides, {}), cluster, plan.Options(nproc=nproc, **options), config)
 
 
 def cards(count: int, chip: str = "910B3") -> Cluster:
@@ -82,11 +86,17 @@ def test_cards_bring_hccl_and_cpu_brings_gloo(recipe: Write):
     on_npu, on_cpu = make(recipe(), cards(8)), make(recipe(), CPU, 2)
 
     assert ("npu", "hccl", 8, False) == (
-        on_npu.device, on_npu.backend, on_npu.world_size, on_npu.training_arguments["use_cpu"],
-    )  # fmt: skip
+        on_npu.device,
+        on_npu.backend,
+        on_npu.world_size,
+        on_npu.training_arguments["use_cpu"],
+    )
     assert ("cpu", "gloo", 2, True) == (
-        on_cpu.device, on_cpu.backend, on_cpu.world_size, on_cpu.training_arguments["use_cpu"],
-    )  # fmt: skip
+        on_cpu.device,
+        on_cpu.backend,
+        on_cpu.world_size,
+        on_cpu.training_arguments["use_cpu"],
+    )
 
 
 def test_every_card_gets_one_rank_and_no_card_two(recipe: Write):
@@ -126,9 +136,11 @@ def test_debug_is_one_rank_and_a_few_steps(recipe: Write):
     """Whatever the machine has, a debugger holds one process."""
     made = make(recipe(), cards(8), 8, debug=True)
 
-    assert (1, plan.DEBUG_STEPS, "no") == (
-        made.world_size, made.training_arguments["max_steps"], made.training_arguments["save_strategy"],
-    )  # fmt: skip
+    assert (1, DEBUG_STEPS, "no") == (
+        made.world_size,
+        made.training_arguments["max_steps"],
+        made.training_arguments["save_strategy"],
+    )
 
 
 def test_a_log_line_is_the_default(recipe: Write):
@@ -171,7 +183,7 @@ def test_a_family_without_a_memory_model_is_sharded_by_its_size(
     recipe: Write, num_parameters: int, adapter: Any, strategy: str
 ):
     """Eight cards of 64 GB; 66 million parameters need no ZeRO-3, and the reason names family and size."""
-    about = modelfolder.About(num_parameters)
+    about = About(num_parameters)
     path = recipe(adapter=adapter) if adapter else recipe()
     made = make(path, cards(8), model=about, model_config=DISTILBERT)
 
@@ -191,7 +203,7 @@ def test_a_config_without_sizes_is_not_blamed_on_its_family(recipe: Write):
 
 def test_what_the_models_files_tell_is_in_the_plan(recipe: Write):
     """Notes go to plan and --dry-run; a launch says them when its data is prepared."""
-    assert ("a note",) == make(recipe(), model=modelfolder.About(notes=("a note",))).notes
+    assert ("a note",) == make(recipe(), model=About(notes=("a note",))).notes
 
 
 def test_the_plan_survives_its_file(recipe: Write):
@@ -239,7 +251,7 @@ def test_auto_takes_the_fastest_strategy_that_fits(recipe: Write, num_cards: int
     path = recipe(
         model={"name": LLAMA_3_8B}, parallel={"global_batch_size": 16}, training={"gradient_checkpointing": True}
     )
-    made = make(path, cluster, model_config=assets.model_config(LLAMA_3_8B, env={}))
+    made = make(path, cluster, model_config=model_config(LLAMA_3_8B, env={}))
 
     assert strategy == made.strategy
     assert "faster ones do not fit: ddp" in made.strategy_reason
@@ -249,17 +261,30 @@ def test_what_cannot_fit_is_refused_with_the_nearest_change(recipe: Write):
     """Full AdamW on one card, as in the user's guide, is said before anything is loaded."""
     path = recipe(model={"name": LLAMA_3_8B}, parallel={"strategy": "ddp"})
     with pytest.raises(LaunchError) as caught:
-        make(path, cards(1), model_config=assets.model_config(LLAMA_3_8B, env={}))
+        make(path, cards(1), model_config=model_config(LLAMA_3_8B, env={}))
 
     assert "the job does not fit: ddp needs" in caught.value.what
     assert "parallel.strategy=zero3-offload" in caught.value.hint
 
 
-LLAMA_70B = {"model_type": "llama", "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "vocab_size": 128256,
-             "num_attention_heads": 64, "num_key_value_heads": 8}  # fmt: skip
+LLAMA_70B = {
+    "model_type": "llama",
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 80,
+    "vocab_size": 128256,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+}
 
 
-@pytest.mark.parametrize(("mode", "hint"), [("eval", "parallel.strategy=zero3 shares them out"), ("predict", "use cards with more memory, or a smaller model")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("mode", "hint"),
+    [
+        ("eval", "parallel.strategy=zero3 shares them out"),
+        ("predict", "use cards with more memory, or a smaller model"),
+    ],
+)
 def test_weights_that_no_card_holds_are_refused_before_a_rank_starts(recipe: Write, mode: Any, hint: str):
     """70 billion numbers of two bytes on cards of 64 GB; shares of them fit, and so does a smaller model."""
     use = plan.Use(mode=mode, weights="/trained")

@@ -75,13 +75,16 @@ def test_a_package_cannot_replace_what_is_built_in(package: Callable[..., None])
 @pytest.mark.parametrize(
     ("source", "what"),
     [
-        ("import no_such_library", "paint 1.2 cannot be imported: ModuleNotFoundError: No module named 'no_such_library'"),
+        (
+            "import no_such_library",
+            "paint 1.2 cannot be imported: ModuleNotFoundError: No module named 'no_such_library'",
+        ),
         ("raise RuntimeError('broken')", "paint 1.2 cannot be imported: RuntimeError: broken"),
         ("OTHER = 1", "paint 1.2 cannot be imported: AttributeError"),
         ("class RED:\n    interface = 3", "paint 1.2 is for interface 3, and this launcher has 2"),
         ("class RED: pass", "paint 1.2 is for interface None, and this launcher has 2"),
     ],
-)  # fmt: skip
+)
 def test_a_package_that_does_not_work_is_named(package: Callable[..., None], source: str, what: str):
     package("paint", source, "red = paint_colours:RED")
 

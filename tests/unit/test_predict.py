@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from launcher import predict
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
-from launcher.predict import Bad, Feed, Lines, Row, guess, parse
-from launcher.rundir import Chunks
+from launcher.jobs.feed import READ_BYTES, Feed, Lines
+from launcher.jobs.rows import MAX_LINE_BYTES, Bad, Row, guess, parse
+from launcher.rundir.chunks import Chunks
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from launcher.rundir import Chunks
         (b'{"a": "x"}', "no field 'text'; there is 'a'"),
         (b'{"text": null}', "the field 'text' is not text: null"),
         (b'{"text": "\\ud800"}', "the field 'text' holds half of a surrogate pair"),
-        (b"x" * (predict.MAX_LINE_BYTES + 1), "longer than 16 MiB"),
+        (b"x" * (MAX_LINE_BYTES + 1), "longer than 16 MiB"),
     ],
     ids=lambda value: value[:20] if isinstance(value, str) else None,
 )
@@ -50,7 +50,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text():
 
 def test_lines_of_any_size_and_ending_come_whole(tmp_path: Path):
     """Longer than what is read at a time, with CRLF, and the last one without an end."""
-    long = b"a" * (3 * predict.READ_BYTES)
+    long = b"a" * (3 * READ_BYTES)
     (tmp_path / "in").write_bytes(b"one\r\n\n" + long + b"\nlast")
     with (tmp_path / "in").open("rb", buffering=0) as file:
         lines, found = Lines(file.fileno()), []
@@ -62,13 +62,13 @@ def test_lines_of_any_size_and_ending_come_whole(tmp_path: Path):
 
 def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path):
     """What is kept of it is enough to see that it is too long."""
-    (tmp_path / "in").write_bytes(b"a" * (2 * predict.MAX_LINE_BYTES) + b"\nnext\n")
+    (tmp_path / "in").write_bytes(b"a" * (2 * MAX_LINE_BYTES) + b"\nnext\n")
     with (tmp_path / "in").open("rb", buffering=0) as file:
         lines, found = Lines(file.fileno()), []
         while not lines.is_over:
             found += lines.read()
 
-    assert predict.MAX_LINE_BYTES < len(found[0][1]) <= predict.MAX_LINE_BYTES + 2 * predict.READ_BYTES
+    assert MAX_LINE_BYTES < len(found[0][1]) <= MAX_LINE_BYTES + 2 * READ_BYTES
     assert (2, b"next") == found[1]
 
 
@@ -197,7 +197,10 @@ def test_a_reader_that_went_away_is_told_of(tmp_path: Path):
         played(feed, ranks)
 
 
-@pytest.mark.parametrize(("text", "doubts"), [('[{"text": "a"}]\n', True), ("[\n", True), ("{\n", True), ("a\n[\n", False), ('{"text": "a"}\n', False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "doubts"),
+    [('[{"text": "a"}]\n', True), ("[\n", True), ("{\n", True), ("a\n[\n", False), ('{"text": "a"}\n', False)],
+)
 def test_json_that_is_no_json_lines_is_told(tmp_path: Path, text: str, doubts: bool):
     """Every line of it is a text."""
     ranks = Ranks(tmp_path / "chunks")

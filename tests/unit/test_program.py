@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from launcher import accelerated, plan
+from launcher.accelerators import detect
 from launcher.cli import command, command_line, program, screen
-from launcher.cluster import detect
 from launcher.errors import LaunchError
-from launcher.program import Program
+from launcher.jobs import accelerated
+from launcher.planning import plan
+from launcher.planning.notes import lone_notes
+from launcher.recipe.program import Program
 from launcher.show import program as show
-from launcher.worker import preload
+from launcher.worker.agent import preload
 
 REPO = Path(__file__).resolve().parent.parent.parent
 PARAMETERS = program.program_command.params
@@ -85,20 +87,36 @@ def test_a_file_of_a_commands_name_is_meant_by_its_path(tmp_path: Path, monkeypa
     [
         ("torchrun --nproc_per_node 8 --standalone train.py --lr 1", "--nproc_per_node 8 --standalone train.py --lr 1"),
         ("python -m torch.distributed.run --nproc-per-node=4 -m pkg.mod x", "--nproc-per-node=4 -m pkg.mod x"),
-        ("python3 -m torch.distributed.launch --use_env --nproc_per_node=2 t.py", "--local-rank-option --use_env --nproc_per_node=2 t.py"),
+        (
+            "python3 -m torch.distributed.launch --use_env --nproc_per_node=2 t.py",
+            "--local-rank-option --use_env --nproc_per_node=2 t.py",
+        ),
         ("python -u train.py --lr 1", "train.py --lr 1"),
         ("python -m pkg.mod", "-m pkg.mod"),
-        ("accelerate launch --num_processes 8 --num_machines 2 --machine_rank 1 --main_process_ip a --main_process_port 1 t.py x",
-         "--nproc 4 --nnodes 2 --node-rank 1 --master-addr a --master-port 1 t.py x"),
+        (
+            "accelerate launch --num_processes 8 --num_machines 2 --machine_rank 1 --main_process_ip a --main_process_port 1 t.py x",
+            "--nproc 4 --nnodes 2 --node-rank 1 --master-addr a --master-port 1 t.py x",
+        ),
         ("accelerate launch --multi_gpu --num-processes=2 -m a.b", "--nproc 2 -m a.b"),
-        ("accelerate launch --config_file c.yaml --mixed_precision=bf16 t.py --debug", "--accelerate-config c.yaml --precision bf16 t.py --debug"),
+        (
+            "accelerate launch --config_file c.yaml --mixed_precision=bf16 t.py --debug",
+            "--accelerate-config c.yaml --precision bf16 t.py --debug",
+        ),
         ("accelerate launch --mixed_precision no --same_network t.py", "--precision fp32 t.py"),
-        ("accelerate launch --use_deepspeed --num_processes 2 --zero_stage 3 --offload_param_device=cpu t.py x",
-         "--nproc 2 --accelerate-args '--use_deepspeed --zero_stage 3 --offload_param_device=cpu' t.py x"),
-        ("accelerate launch --use_fsdp --fsdp_version 2 --multi_gpu t.py", "--accelerate-args '--use_fsdp --fsdp_version 2 --multi_gpu' t.py"),
-        ("deepspeed --num_gpus 8 --master_port 5 train.py --deepspeed c.json", "--local-rank-option --nproc 8 --master-port 5 train.py --deepspeed c.json"),
+        (
+            "accelerate launch --use_deepspeed --num_processes 2 --zero_stage 3 --offload_param_device=cpu t.py x",
+            "--nproc 2 --accelerate-args '--use_deepspeed --zero_stage 3 --offload_param_device=cpu' t.py x",
+        ),
+        (
+            "accelerate launch --use_fsdp --fsdp_version 2 --multi_gpu t.py",
+            "--accelerate-args '--use_fsdp --fsdp_version 2 --multi_gpu' t.py",
+        ),
+        (
+            "deepspeed --num_gpus 8 --master_port 5 train.py --deepspeed c.json",
+            "--local-rank-option --nproc 8 --master-port 5 train.py --deepspeed c.json",
+        ),
     ],
-)  # fmt: skip
+)
 def test_another_launchers_line_is_said_in_our_words(pasted: str, ours: str, capsys: pytest.CaptureFixture[str]):
     """And shown, so that it can be learnt."""
     assert ["program", *shlex.split(ours)] == commanded(*pasted.split())
@@ -118,11 +136,19 @@ def test_a_line_without_a_config_takes_the_one_that_accelerate_would_find(no_def
     )
 
 
-# -- what accelerate is asked --------------------------------------------------------------------------------------
-
-
 def asked(**given: object) -> tuple[object, dict[str, object]]:
-    names = ("accelerate_config", "strategy", "precision", "accelerate_args", "nproc", "nnodes", "node_rank", "master_addr", "master_port", "rdzv_endpoint")  # fmt: skip
+    names = (
+        "accelerate_config",
+        "strategy",
+        "precision",
+        "accelerate_args",
+        "nproc",
+        "nnodes",
+        "node_rank",
+        "master_addr",
+        "master_port",
+        "rdzv_endpoint",
+    )
     values: dict[str, object] = {**dict.fromkeys(names), "device": "auto", **given}
     return program.accelerate_of(values), values
 
@@ -148,11 +174,14 @@ def test_a_config_file_says_ranks_and_machines_where_no_option_does(tmp_path: Pa
     assert (4, 1, None, "npu") == tuple(told[n] for n in ("nproc", "nnodes", "node_rank", "device"))
 
 
-@pytest.mark.parametrize(("device", "strategy", "is_said"), [("cpu", "zero2", True), ("cpu", "ddp", False), ("cpu", None, False), ("npu", "zero2", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("device", "strategy", "is_said"),
+    [("cpu", "zero2", True), ("cpu", "ddp", False), ("cpu", None, False), ("npu", "zero2", False)],
+)
 def test_ranks_that_accelerate_would_leave_alone_are_spoken_of(device: str, strategy: str | None, is_said: bool):
     """Seen with accelerate 1.15: under zero2 on CPU each of two ranks had num_processes 1."""
     cluster = detect.assumed(2, detect.ONE_NODE) if device == "npu" else detect.here("cpu", {})
-    notes = plan._lone_notes(cluster, plan.Options(strategy=strategy))
+    notes = lone_notes(cluster, plan.Options(strategy=strategy))
 
     assert is_said == any("trains alone" in note for note in notes)
 
@@ -213,9 +242,6 @@ def test_secrets_among_the_arguments_stay_out_of_files():
 
     assert ("--hub_token", "<hidden>", "--hub_token=<hidden>", "--lr", "1", "<hidden>", "--x") == shown[:-1]
     assert "p@h" not in shown[-1]
-
-
-# -- what may be imported beforehand -------------------------------------------------------------------------------
 
 
 def read(tmp_path: Path, text: str, **others: str) -> preload.Preload:
@@ -290,8 +316,6 @@ def test_a_module_of_the_programs_own_is_read_before_what_follows_it(tmp_path: P
     assert "train.py" in read(tmp_path, "def broken(:\n").reason
 
 
-# -- streams ---------------------------------------------------------------------------------------------------------
-
 OUT, ERR = show.STDOUT, show.STDERR
 
 
@@ -338,12 +362,20 @@ def test_torchs_own_reading_decides_what_a_value_is(value: str):
     assert not kept_off & {(s.rank, s.stream) for s in asked.shown(2, 0)}
 
 
-# -- which node a command is on --------------------------------------------------------------------------------------
-
-
 def test_a_command_of_several_nodes_finds_which_it_is_on():
     """By the options, else by its environment, else by its cluster; one node says nothing."""
-    slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NODEID": "1", "SLURM_STEP_NODELIST": "n[0-1]", "SLURM_JOB_NODELIST": "n[0-1]", "SLURM_NNODES": "2", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"}  # fmt: skip
+    slurm = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NUM_NODES": "2",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_NODEID": "1",
+        "SLURM_STEP_NODELIST": "n[0-1]",
+        "SLURM_JOB_NODELIST": "n[0-1]",
+        "SLURM_NNODES": "2",
+        "SLURM_PROCID": "1",
+        "SLURM_NTASKS": "2",
+    }
     found = command._job(slurm, None, None, None)
     kept = command._job({**slurm, "MASTER_PORT": "5"}, None, None, None)
 

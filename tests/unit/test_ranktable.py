@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
-from launcher import plan, spec
-from launcher.cluster import detect
-from launcher.cluster.nodes import Nodes
+from launcher.accelerators import detect
+from launcher.accelerators.ascend import ranktable, ranktable_check
+from launcher.accelerators.ascend.ranktable import Server, TableDevice
 from launcher.errors import LaunchError
-from launcher.render import env, ranktable
-from launcher.render.ranktable import Server, TableDevice
+from launcher.machine.nodes import Nodes
+from launcher.planning import decide, plan
+from launcher.recipe import load
+from launcher.render import env
 
 Write = Callable[..., Path]
 HCCN = "# of the installer\naddress_{0}=192.168.{1}.8\nnetmask_{0}=255.255.255.0\nnetdetect_{0}=192.168.{1}.1\n"
@@ -24,8 +26,9 @@ HCCN = "# of the installer\naddress_{0}=192.168.{1}.8\nnetmask_{0}=255.255.255.0
 
 def two_servers(**more: Any) -> list[Server]:
     return [
-        Server(f"node_{s}", tuple(TableDevice(d, f"192.168.{s}.{d + 1}", str(10 * s + d)) for d in (0, 1)), **more) for s in (0, 1)
-    ]  # fmt: skip
+        Server(f"node_{s}", tuple(TableDevice(d, f"192.168.{s}.{d + 1}", str(10 * s + d)) for d in (0, 1)), **more)
+        for s in (0, 1)
+    ]
 
 
 def table(**more: Any) -> dict[str, Any]:
@@ -117,14 +120,23 @@ def test_a_file_that_tells_nothing_is_refused_with_its_line(hosts: str, what: st
 @pytest.mark.parametrize(
     ("servers", "what"),
     [
-        ([Server("a", (TableDevice(0, "1.2.3.4"),)), Server("b", (TableDevice(0),))], "device_ip is missing, which several servers need: device 0 of server b"),
+        (
+            [Server("a", (TableDevice(0, "1.2.3.4"),)), Server("b", (TableDevice(0),))],
+            "device_ip is missing, which several servers need: device 0 of server b",
+        ),
         ([Server("a", (TableDevice(0, "1.2.3.4"), TableDevice(1, "1.2.3.4")))], "device_ip 1.2.3.4 is given twice"),
         ([Server("a", (TableDevice(0, "eth0"),))], "'eth0' is no address"),
         ([Server("a", (TableDevice(0, "1.2.3.4"), TableDevice(1, "fd00::1")))], "mixes IPv4 and IPv6"),
         ([Server("a", (TableDevice(0),), super_pod="0")], "super_device_id is missing on server a"),
-        ([Server("a", (TableDevice(0, "1.2.3.4", "0"),), super_pod="0"), Server("b", (TableDevice(0, "1.2.3.5", "1"),))], "super_pod_id is missing"),
+        (
+            [
+                Server("a", (TableDevice(0, "1.2.3.4", "0"),), super_pod="0"),
+                Server("b", (TableDevice(0, "1.2.3.5", "1"),)),
+            ],
+            "super_pod_id is missing",
+        ),
     ],
-)  # fmt: skip
+)
 def test_no_table_is_made_that_hccl_would_refuse(servers: list[Server], what: str):
     with pytest.raises(LaunchError) as caught:
         ranktable.text(servers)
@@ -165,7 +177,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "no super pods": (_set("super_pod_list", None), "super_pod_list is missing"),
     "outside of super pods": (_set(f"{PODS}/1/server_id", "node_9"), "node_1 is in only one"),
     "a super device twice": (_set("server_list/1/device/0/super_device_id", "0"), "super_device_id 0 is given twice"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -173,10 +185,10 @@ def test_a_table_is_held_to_hccls_rules(name: str):
     """Each mistake is named with its place or value."""
     change, what = WRONG[name]
     value = copy.deepcopy(table(super_pod="0"))
-    assert [] == ranktable.check(json.dumps(value))
+    assert [] == ranktable_check.check(json.dumps(value))
     change(value)
 
-    assert [p for p in ranktable.check(json.dumps(value)) if what in p], ranktable.check(json.dumps(value))
+    assert [p for p in ranktable_check.check(json.dumps(value)) if what in p], ranktable_check.check(json.dumps(value))
 
 
 def test_crossed_ranks_are_refused():
@@ -186,13 +198,13 @@ def test_crossed_ranks_are_refused():
         for device, rank in zip(server["device"], ranks, strict=True):
             device["rank_id"] = rank
 
-    assert "the ranks of server node_0 are not contiguous: [0, 3]" in ranktable.check(json.dumps(value))
+    assert "the ranks of server node_0 are not contiguous: [0, 3]" in ranktable_check.check(json.dumps(value))
 
 
 def test_a_table_is_for_a_number_of_ranks():
     """A job of eight with the table of another job of four never starts."""
-    assert ["it has 4 ranks, and the job has 8"] == ranktable.check(json.dumps(table()), 8)
-    assert [] == ranktable.check(json.dumps(table()), 4)
+    assert ["it has 4 ranks, and the job has 8"] == ranktable_check.check(json.dumps(table()), 8)
+    assert [] == ranktable_check.check(json.dumps(table()), 4)
 
 
 def test_platforms_own_tables_pass():
@@ -207,15 +219,15 @@ def test_platforms_own_tables_pass():
     }
     value = {"status": "completed", "version": "1.0", "server_count": "1", "server_list": [server]}
 
-    assert [] == ranktable.check(json.dumps(value))
+    assert [] == ranktable_check.check(json.dumps(value))
     assert [
         "it is not JSON: Expecting property name enclosed in double quotes: line 2 column 1 (char 2); comments are not allowed"
-    ] == (ranktable.check('{\n// the rank table\n"status": "completed"}'))
+    ] == (ranktable_check.check('{\n// the rank table\n"status": "completed"}'))
 
 
 def test_an_inherited_table_is_unset_unless_asked_for(recipe: Write, tmp_path: Path):
     """The user's other variables stay as they are."""
-    made = plan.make(spec.load(recipe(), (), {}), detect.assumed(8, Nodes()), plan.Options())
+    made = decide.make(load.load(recipe(), (), {}), detect.assumed(8, Nodes()), plan.Options())
     asked = made.model_copy(update={"rank_table": "/mine.json"})
     user = {"RANK_TABLE_FILE": "/old.json"}
 
@@ -225,9 +237,6 @@ def test_an_inherited_table_is_unset_unless_asked_for(recipe: Write, tmp_path: P
         r.name: r.value for r in env.variables(asked, tmp_path, user) if "TABLE" in r.name
     }
     assert () == env.removed(made.model_copy(update={"device": "cpu"}), user)
-
-
-# -- the command ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_command_joins_files_and_checks_them(ascend_launch: Any, awkward_dir: Path):
@@ -259,5 +268,5 @@ def test_the_command_asks_this_node(ascend_launch: Any, tmp_path: Path):
     assert 0 == ran.code, ran.err
     value = json.loads(ran.out)
     assert ("1.2", "3") == (value["version"], value["super_pod_list"][0]["super_pod_id"])
-    assert [] == ranktable.check(ran.out)
+    assert [] == ranktable_check.check(ran.out)
     assert all(d["device_ip"] == f"192.168.9.{d['device_id']}" for d in value["server_list"][0]["device"])

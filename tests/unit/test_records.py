@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from launcher import records, report, rundir
-from launcher.records import Event, Failure
+from launcher import files
+from launcher.report import page
+from launcher.rundir import events, records
+from launcher.rundir.records import Event, Failure
 
 LINES = """
 {"event": "machine", "host": "node0", "system": "Linux", "cores": 8, "memory_bytes": 1024, "versions": {"torch": "2.9"}, "python": "3.11", "cann": null, "chips": []}
@@ -66,12 +68,12 @@ def test_an_event_is_written_as_it_was_read_and_as_it_is_made(tmp_path: Path, li
     path = tmp_path / "events.jsonl"
     event = records.event({"time": 1.5, **json.loads(line)})
     made = event if isinstance(event, records.Machine) else as_made(event)
-    rundir.append_event(path, event)
-    rundir.append_event(path, made)
+    events.append_event(path, event)
+    events.append_event(path, made)
     first, second = (text.partition(", ")[2] for text in path.read_text(encoding="utf-8").splitlines())
 
     assert [line[1:]] * 2 == [first, second]
-    assert [type(event)] * 2 == [type(read) for _, read in rundir.events(path)]
+    assert [type(event)] * 2 == [type(read) for _, read in events.events(path)]
     assert () == event.wrong
     assert event == made
 
@@ -85,15 +87,15 @@ def test_a_failure_is_written_as_it_was_read_and_as_it_is_made(tmp_path: Path, t
     """Its keys in the order of whoever wrote it; a new one comes last."""
     failure = records.failure(json.loads(text))
     assert failure is not None
-    rundir.write_failure(tmp_path / "a.json", failure)
-    rundir.write_failure(tmp_path / "b.json", Failure.of(**json.loads(text)))
-    rundir.write_failure(tmp_path / "c.json", Failure.of(**json.loads(text)).but(hint="new", log="l"))
+    events.write_failure(tmp_path / "a.json", failure)
+    events.write_failure(tmp_path / "b.json", Failure.of(**json.loads(text)))
+    events.write_failure(tmp_path / "c.json", Failure.of(**json.loads(text)).but(hint="new", log="l"))
     expected = json.loads(text)
 
-    assert [rundir.json_text(expected, indent=2) + "\n"] * 2 == [(tmp_path / f"{n}.json").read_text() for n in "ab"]
+    assert [files.json_text(expected, indent=2) + "\n"] * 2 == [(tmp_path / f"{n}.json").read_text() for n in "ab"]
     assert {**expected, "hint": "new", "log": "l"} == json.loads((tmp_path / "c.json").read_text())
     assert list({**expected, "hint": "", "log": ""}) == list(json.loads((tmp_path / "c.json").read_text()))
-    assert failure == rundir.read_failure(tmp_path / "a.json")
+    assert failure == events.read_failure(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize(
@@ -136,8 +138,12 @@ def test_a_value_of_another_type_is_absent_and_named():
     assert ("epoch", "grad_norm", "time") == log.wrong
     assert failure is not None
     assert (None, None, "h", 0, ("what", "rank")) == (
-        failure.what, failure.rank, failure.hint, failure.time_ns, failure.wrong
-    )  # fmt: skip
+        failure.what,
+        failure.rank,
+        failure.hint,
+        failure.time_ns,
+        failure.wrong,
+    )
 
 
 @pytest.mark.parametrize("value", [None, [], "x", 3, {}, True])
@@ -145,15 +151,15 @@ def test_what_is_no_failure_is_none(tmp_path: Path, value: object):
     (tmp_path / "error_0.json").write_text(json.dumps(value))
 
     assert None is records.failure(value)
-    assert None is rundir.read_failure(tmp_path / "error_0.json")
-    assert None is rundir.read_failure(tmp_path / "error_1.json")
+    assert None is events.read_failure(tmp_path / "error_0.json")
+    assert None is events.read_failure(tmp_path / "error_1.json")
 
 
 @pytest.mark.parametrize(
     ("line", "kind"),
     [('{"event": "ranks"}', records.Ranks), ("{", None), ("[1]", None), ('{"event": 3}', None), ("[" * 100_000, None)],
     ids=["event", "half", "list", "number", "deep"],
-)  # fmt: skip
+)
 def test_a_line_of_another_launchers_output_is_an_event_or_none(line: str, kind: type[Event] | None):
     event = records.event_in(line)
 
@@ -167,7 +173,7 @@ def test_a_received_directory_with_wrong_types_is_reported_with_findings(tmp_pat
         '{"event": "note", "text": [1]}\n{"event": "log", "step": 2, "loss": 0.5}\n{"event": "lo'
     )
     (tmp_path / "failure.json").write_text('{"what": ["x"], "rank": "one", "attempt": 0, "hint": "do this"}')
-    run = report.load(tmp_path)
+    run = page.load(tmp_path)
 
     assert [
         "events.jsonl: 2 lines are no event",
@@ -175,7 +181,7 @@ def test_a_received_directory_with_wrong_types_is_reported_with_findings(tmp_pat
         "failure.json: what is a list, rank is a str",
     ] == run.unread
     assert [None, 0.5] == [log.loss for log in run.history.logs]
-    assert "do this" in report.html([run])
+    assert "do this" in page.html([run])
 
 
 def test_a_record_is_neither_changed_nor_made_of_unknown_fields():

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
-from launcher import plan, spec
-from launcher.cluster import detect
-from launcher.cluster.model import Cluster
-from launcher.cluster.nodes import Nodes
+from launcher.accelerators import detect
+from launcher.machine.cluster import Cluster
+from launcher.machine.nodes import Nodes
+from launcher.planning import decide, plan
+from launcher.recipe import load
 from launcher.render import accelerate, env, files
-from launcher.rundir import RunDir
+from launcher.rundir.paths import RunDir
 
 Write = Callable[..., Path]
 ZERO = ["zero1", "zero2", "zero3", "zero3-offload"]
@@ -29,7 +30,7 @@ def make(path: Path, *, cpu: int = 0, npu: int = 0, nodes: Nodes = ONE_NODE, **s
     cluster = detect.assumed(npu, nodes) if npu else Cluster("cpu", (), nodes.count, nodes.rank, nodes.endpoint, "test")
     options = plan.Options(nproc=npu or cpu, debug=sections.pop("debug", False))
     overrides = [f"{k}={v}" for k, v in sections.items()]
-    return plan.make(spec.load(path, overrides, {}), cluster, options, {"hidden_size": 64})
+    return decide.make(load.load(path, overrides, {}), cluster, options, {"hidden_size": 64})
 
 
 def strategy(path: Path, name: str, **where: Any) -> plan.Plan:
@@ -89,9 +90,12 @@ def test_several_nodes_name_the_first(recipe: Write):
     config = accelerate.config(made, Path("d.json"), node_rank=1)
 
     assert (2, 16, 1, "node0", 29400) == (
-        config["num_machines"], config["num_processes"], config["machine_rank"],
-        config["main_process_ip"], config["main_process_port"],
-    )  # fmt: skip
+        config["num_machines"],
+        config["num_processes"],
+        config["machine_rank"],
+        config["main_process_ip"],
+        config["main_process_port"],
+    )
     assert "standard" == config["deepspeed_config"]["deepspeed_multinode_launcher"]
 
 
@@ -104,14 +108,21 @@ def zero(made: plan.Plan) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("version", "device", "overlaps"),
-    [("0.19.8", "npu", True), ("0.19.3", "npu", True), ("0.20.0", "npu", True), ("0.19.2", "npu", False), ("0.16.4", "npu", False),
-     (None, "npu", False), ("0.19.8", "cpu", False)],
-)  # fmt: skip
+    [
+        ("0.19.8", "npu", True),
+        ("0.19.3", "npu", True),
+        ("0.20.0", "npu", True),
+        ("0.19.2", "npu", False),
+        ("0.16.4", "npu", False),
+        (None, "npu", False),
+        ("0.19.8", "cpu", False),
+    ],
+)
 def test_overlap_comm_follows_deepspeeds_version(recipe: Write, version: str | None, device: str, overlaps: bool):
     """With contiguous_gradients it made gradients NaN or wrong in versions before 0.19.3; on CPU it gains nothing."""
     cluster = detect.assumed(8, ONE_NODE) if device == "npu" else Cluster("cpu", source="test")
     options = plan.Options(nproc=8, deepspeed_version=version)
-    made = plan.make(spec.load(recipe(parallel={"strategy": "zero2"}), (), {}), cluster, options)
+    made = decide.make(load.load(recipe(parallel={"strategy": "zero2"}), (), {}), cluster, options)
 
     assert (overlaps, True) == (zero(made)["overlap_comm"], zero(made)["contiguous_gradients"])
 
@@ -256,10 +267,15 @@ def test_a_cpu_job_sets_nothing_of_hccl(recipe: Write, tmp_path: Path):
 def test_no_secret_reaches_the_record(recipe: Write, tmp_path: Path):
     """Tokens are left out by name, inside URLs by shape, and foreign variables are not copied at all."""
     user = {
-        "HF_TOKEN": "hf_abcdefghijkl", "HUGGING_FACE_HUB_TOKEN": "hf_x", "WANDB_API_KEY": "k", "AWS_SECRET": "s",
-        "HF_ENDPOINT": "https://user:pa55@mirror.example/x", "ASCEND_HOME_PATH": "/usr/local/Ascend",
-        "HF_SOMETHING": "see hf_abcdefghijkl here", "DS_PASSWORD": "p4ss",
-    }  # fmt: skip
+        "HF_TOKEN": "hf_abcdefghijkl",
+        "HUGGING_FACE_HUB_TOKEN": "hf_x",
+        "WANDB_API_KEY": "k",
+        "AWS_SECRET": "s",
+        "HF_ENDPOINT": "https://user:pa55@mirror.example/x",
+        "ASCEND_HOME_PATH": "/usr/local/Ascend",
+        "HF_SOMETHING": "see hf_abcdefghijkl here",
+        "DS_PASSWORD": "p4ss",
+    }
     rows = env.variables(make(recipe(), npu=8), tmp_path, user)
     text = json.dumps(env.record(rows, user))
 
@@ -271,7 +287,7 @@ def test_no_secret_reaches_the_record(recipe: Write, tmp_path: Path):
 def test_awkward_paths_survive_every_renderer(recipe: Write, awkward_dir: Path):
     """Spaces, quotes, newlines and $() in a run directory break no file and no command."""
     path = recipe(parallel={"strategy": "zero2"})
-    loaded = spec.load(path, (), {})
+    loaded = load.load(path, (), {})
     made = make(path, cpu=2)
     run = RunDir(awkward_dir / "run")
     files.write(files.texts(loaded, made, run, {}), run)
@@ -281,7 +297,7 @@ def test_awkward_paths_survive_every_renderer(recipe: Write, awkward_dir: Path):
         == yaml.safe_load(run.accelerate_path.read_text())["deepspeed_config"]["deepspeed_config_file"]
     )
     assert made == run.plan()
-    assert loaded.spec == spec.load(run.recipe_path, (), {}).spec
+    assert loaded.spec == load.load(run.recipe_path, (), {}).spec
     for command in files.commands(made, run).values():
         assert str(run.path) in shlex.split(command)
 
@@ -289,8 +305,8 @@ def test_awkward_paths_survive_every_renderer(recipe: Write, awkward_dir: Path):
 def test_the_recorded_recipe_says_where_values_came_from(recipe: Write, tmp_path: Path):
     """Provenance stands in the head of recipe.yaml, for values that are not defaults."""
     path = recipe()
-    loaded = spec.load(path, ["training.seed=7"], {})
-    made = plan.make(loaded, Cluster("cpu"), plan.Options())
+    loaded = load.load(path, ["training.seed=7"], {})
+    made = decide.make(loaded, Cluster("cpu"), plan.Options())
     text = files.texts(loaded, made, RunDir(tmp_path), {})["recipe.yaml"]
 
     assert "#   training.seed: command line training.seed\n" in text
@@ -300,7 +316,7 @@ def test_the_recorded_recipe_says_where_values_came_from(recipe: Write, tmp_path
 def test_a_recipe_whose_file_has_no_ending_is_recorded_too(recipe: Write, tmp_path: Path):
     """The command that continues a run names its recipe.yaml."""
     path = recipe().rename(tmp_path / "mine")
-    loaded = spec.load(path, (), {})
+    loaded = load.load(path, (), {})
 
     assert "recipe.yaml" in files.texts(loaded, make(path, cpu=1), RunDir(tmp_path), {})
 
@@ -317,8 +333,8 @@ def test_a_recipe_whose_file_has_no_ending_is_recorded_too(recipe: Write, tmp_pa
 def test_trackers_write_into_the_run_directory(recipe, report_to, names):
     """Wherever they would by default; what the user has set stands. mlflow keeps its own default: it takes a database's or
     a server's address, and no longer a folder's."""
-    loaded = spec.load(recipe(training={"report_to": report_to}), [], {})
-    made = plan.make(loaded, detect.assumed(8, detect.Nodes()), plan.Options())
+    loaded = load.load(recipe(training={"report_to": report_to}), [], {})
+    made = decide.make(loaded, detect.assumed(8, detect.Nodes()), plan.Options())
     trackers = ("TENSORBOARD", "WANDB", "SWANLAB", "MLFLOW")
     rows = [
         row for row in env.variables(made, Path("/runs/a b"), {"WANDB_DIR": "/mine"}) if row.name.startswith(trackers)

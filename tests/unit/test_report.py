@@ -11,45 +11,105 @@ from typing import Any
 
 import pytest
 
-from launcher import report
 from launcher.errors import LaunchError
 from launcher.report import charts
+from launcher.report import page as report_page
 
 HOSTILE = """</script></style><script>alert(1)</script><img src=x onerror=alert(2)>"'&$\\frac{1"""
 GIB = 1 << 30
 
 
-def write_run(folder: Path, *, name="mine", steps=30, failed=False, label_names=("bad", "good"), loss=2.0, strategy="ddp",
-              learning_rate=1e-4, text="") -> Path:  # fmt: skip
+def write_run(
+    folder: Path,
+    *,
+    name="mine",
+    steps=30,
+    failed=False,
+    label_names=("bad", "good"),
+    loss=2.0,
+    strategy="ddp",
+    learning_rate=1e-4,
+    text="",
+) -> Path:
     """A run of two ranks as the launcher leaves it, with one restart at step 20."""
     folder.mkdir(parents=True, exist_ok=True)
-    rates = {"steps": 10, "seconds": 2.0, "rows": 80, "tokens": 4000, "data_s": [0.1, 0.1], "forward_s": [0.5, 0.9],
-             "host_bytes": [GIB, 2 * GIB], "host_peak_bytes": [2 * GIB, 3 * GIB]}  # fmt: skip
-    events = [{"event": "machine", "host": "node0", "versions": {"torch": "2.13.0"}, "chips": [], "memory_bytes": 8 * GIB},
-              {"event": "note", "text": text or "a note"}, {"event": "train", "max_steps": steps, "num_train_epochs": 3}]  # fmt: skip
+    rates = {
+        "steps": 10,
+        "seconds": 2.0,
+        "rows": 80,
+        "tokens": 4000,
+        "data_s": [0.1, 0.1],
+        "forward_s": [0.5, 0.9],
+        "host_bytes": [GIB, 2 * GIB],
+        "host_peak_bytes": [2 * GIB, 3 * GIB],
+    }
+    events = [
+        {"event": "machine", "host": "node0", "versions": {"torch": "2.13.0"}, "chips": [], "memory_bytes": 8 * GIB},
+        {"event": "note", "text": text or "a note"},
+        {"event": "train", "max_steps": steps, "num_train_epochs": 3},
+    ]
     for step in range(10, steps + 1, 10):
         epoch = 3 * step / steps
-        events.append({"event": "log", "step": step, "epoch": epoch, "loss": loss / step, "learning_rate": learning_rate, "grad_norm": 1.0})  # fmt: skip
+        events.append(
+            {
+                "event": "log",
+                "step": step,
+                "epoch": epoch,
+                "loss": loss / step,
+                "learning_rate": learning_rate,
+                "grad_norm": 1.0,
+            }
+        )
         events.append({"event": "rates", "step": step, **rates})
-        events.append({"event": "eval", "step": step, "epoch": epoch, "eval_loss": 3.0 / step, "accuracy": 0.5 + step / 100, "mae": 0.5})  # fmt: skip
+        events.append(
+            {
+                "event": "eval",
+                "step": step,
+                "epoch": epoch,
+                "eval_loss": 3.0 / step,
+                "accuracy": 0.5 + step / 100,
+                "mae": 0.5,
+            }
+        )
         if step == 20:
             events.append({"event": "restart", "attempt": 1, "of": 1, "rank": 1, "what": f"was killed {text}"})
     lines = [json.dumps({"time": 1700000000.0 + i, **event}) for i, event in enumerate(events)]
     (folder / "events.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    plan = {"name": name, "strategy": strategy, "strategy_reason": text, "precision": "fp32", "device": "cpu", "backend": "gloo",
-            "nproc_per_node": 2, "num_nodes": 1, "batch": {"global_size": 8, "micro_size": 4, "accumulation": 1}}  # fmt: skip
+    plan = {
+        "name": name,
+        "strategy": strategy,
+        "strategy_reason": text,
+        "precision": "fp32",
+        "device": "cpu",
+        "backend": "gloo",
+        "nproc_per_node": 2,
+        "num_nodes": 1,
+        "batch": {"global_size": 8, "micro_size": 4, "accumulation": 1},
+    }
     (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-    values = {"model": {"name": f"org/{name}", "task": "sequence-classification"}, "data": {"prompt": text or None},
-              "training": {"learning_rate": learning_rate}}  # fmt: skip
+    values = {
+        "model": {"name": f"org/{name}", "task": "sequence-classification"},
+        "data": {"prompt": text or None},
+        "training": {"learning_rate": learning_rate},
+    }
     head = f"# {name} as resolved.\n#   training.learning_rate: mine.yaml:7\n"
     (folder / "recipe.yaml").write_text(head + json.dumps(values, ensure_ascii=False), encoding="utf-8")
-    (folder / "data.json").write_text(json.dumps({"label_names": list(label_names), "train": {"rows": 80, "mean_tokens": 12.5, "max_tokens": 30}}), encoding="utf-8")  # fmt: skip
+    (folder / "data.json").write_text(
+        json.dumps({"label_names": list(label_names), "train": {"rows": 80, "mean_tokens": 12.5, "max_tokens": 30}}),
+        encoding="utf-8",
+    )
     if failed:
         log = folder / "attempt_1" / "rank_1.log"
         log.parent.mkdir(exist_ok=True)
         log.write_text(f"step 29\nhf_{'A1b2C3d4' * 4} {text}\n", encoding="utf-8")
-        failure = {"rank": 1, "host": "node0", "attempt": 1, "what": f"ValueError: {text}", "traceback": f"Traceback\n{text}",
-                   "explanation": {"cause": "the cause", "fix": "the fix", "line": text, "source": "somewhere"}}  # fmt: skip
+        failure = {
+            "rank": 1,
+            "host": "node0",
+            "attempt": 1,
+            "what": f"ValueError: {text}",
+            "traceback": f"Traceback\n{text}",
+            "explanation": {"cause": "the cause", "fix": "the fix", "line": text, "source": "somewhere"},
+        }
         (folder / "failure.json").write_text(json.dumps(failure), encoding="utf-8")
     else:
         final = {"accuracy": 0.8, "eval_loss": 0.1, "eval_samples": 10, "confusion_matrix": [[4, 1], [1, 4]]}
@@ -63,7 +123,7 @@ def test_a_report_costs_in_proportion_to_the_steps(tmp_path: Path, operations: C
     costs = []
     for steps in (600, 2_400):
         run = write_run(tmp_path / str(steps), steps=steps)
-        costs.append(operations(lambda run=run: report.charts.of_run(report.load_all([run])[0])))
+        costs.append(operations(lambda run=run: report_page.charts.of_run(report_page.load_all([run])[0])))
 
     assert costs[1] <= 4.5 * costs[0]
 
@@ -96,16 +156,27 @@ class Page(HTMLParser):
 
 
 def page(*folders: Path) -> Page:
-    return Page(report.html(report.load_all(folders)))
+    return Page(report_page.html(report_page.load_all(folders)))
 
 
 def test_a_page_tells_everything_of_a_run(tmp_path: Path):
     """Figures, curves with their units, the matrix, ranks, where values came from, the machine, what befell the run."""
     text = re.sub(r"\s+", " ", page(write_run(tmp_path / "run")).text)
 
-    for said in ("0.8000 accuracy", "cross-entropy (nats)", "tokens per second", "GiB of host memory", "optimizer step",
-                 "bad 5 5 0.8000 0.8000", "3.00 GiB", "training.learning_rate 0.0001 mine.yaml:7", "torch 2.13.0", "8.00 GiB",
-                 "attempt 1 of 1, after rank 1: was killed", "80 12.5 tokens on average, longest 30"):  # fmt: skip
+    for said in (
+        "0.8000 accuracy",
+        "cross-entropy (nats)",
+        "tokens per second",
+        "GiB of host memory",
+        "optimizer step",
+        "bad 5 5 0.8000 0.8000",
+        "3.00 GiB",
+        "training.learning_rate 0.0001 mine.yaml:7",
+        "torch 2.13.0",
+        "8.00 GiB",
+        "attempt 1 of 1, after rank 1: was killed",
+        "80 12.5 tokens on average, longest 30",
+    ):
         assert said in text
 
 
@@ -152,9 +223,9 @@ def test_several_runs_are_compared(tmp_path: Path):
     """Only what differs stands in the table; the better figure is marked; each run has a colour and a stroke."""
     a = write_run(tmp_path / "first", loss=2.0, learning_rate=1e-4)
     b = write_run(tmp_path / "second", loss=1.0, learning_rate=2e-4, strategy="zero2")
-    runs = report.load_all([a, b])
+    runs = report_page.load_all([a, b])
 
-    assert {"training.learning_rate": [1e-4, 2e-4], "plan: strategy": ["ddp", "zero2"]} == report.differing(runs)
+    assert {"training.learning_rate": [1e-4, 2e-4], "plan: strategy": ["ddp", "zero2"]} == report_page.differing(runs)
     loss = next(chart for chart in charts.compared(runs) if chart.title == "Training loss")
     assert [("first", 0, "solid"), ("second", 1, "dashed")] == [(x.label, x.colour, x.style) for x in loss.lines]
     assert [(1.0, 0.1), (2.0, 0.05), (3.0, pytest.approx(1 / 30))] == list(loss.lines[1].points)
@@ -165,7 +236,7 @@ def test_curves_of_a_run_that_stops_within_an_epoch_lie_on_one_another(tmp_path:
     folder = write_run(tmp_path / "run")
     events = folder / "events.jsonl"
     events.write_text(events.read_text().replace('"num_train_epochs": 3', '"num_train_epochs": 30'))
-    found = {chart.title: chart for chart in charts.compared(report.load_all([folder, folder]))}
+    found = {chart.title: chart for chart in charts.compared(report_page.load_all([folder, folder]))}
 
     assert [x for x, _ in found["Training loss"].lines[0].points] == [x for x, _ in found["Throughput"].lines[0].points]
 
@@ -174,7 +245,7 @@ def test_runs_of_one_name_keep_apart(tmp_path: Path):
     """Even the same run twice."""
     a = write_run(tmp_path / "x" / "run")
     b = write_run(tmp_path / "y" / "run")
-    labels = [run.label for run in report.load_all([a, b, a])]
+    labels = [run.label for run in report_page.load_all([a, b, a])]
 
     assert 3 == len(set(labels))
 
@@ -184,7 +255,7 @@ def test_the_better_value_is_the_lower_loss_and_the_higher_score(tmp_path: Path)
     a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b")
     other = {"final": {"accuracy": 0.9, "eval_loss": 0.05}, "train": {"train_loss": 0.2000000001}}
     (b / "metrics.json").write_text(json.dumps(other))
-    best = {name: value for name, _, value in report.figure_table(report.load_all([a, b]))}
+    best = {name: value for name, _, value in report_page.figure_table(report_page.load_all([a, b]))}
 
     assert (0.9, 0.05, None) == (best["accuracy"], best["eval_loss"], best["train_loss"])
 
@@ -208,19 +279,19 @@ def test_how_a_run_ended_is_told(tmp_path: Path, status: str):
     folder = write_run(tmp_path / "run")
     STATUS[status](folder)
 
-    assert status == report.load(folder).status
+    assert status == report_page.load(folder).status
     assert status in page(folder).text
 
 
 def test_a_run_under_way_is_told_by_its_lock(tmp_path: Path):
     """Asking takes nothing away from the launch that holds it."""
-    from launcher.rundir import RunDir
+    from launcher.rundir.paths import RunDir
 
     folder = write_run(tmp_path / "run")
     (folder / "metrics.json").unlink()
     with RunDir(folder).hold():
-        assert "running" == report.load(folder).status
-    assert "unfinished" == report.load(folder).status
+        assert "running" == report_page.load(folder).status
+    assert "unfinished" == report_page.load(folder).status
 
 
 FILES = ["plan.json", "events.jsonl", "metrics.json", "recipe.yaml", "data.json", "failure.json"]
@@ -228,7 +299,9 @@ FILES = ["plan.json", "events.jsonl", "metrics.json", "recipe.yaml", "data.json"
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"null", b'"text"', b"\xff\xfe", b'{"final": 3, "batch": [], "train": "x"}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{", b"[]", b"null", b'"text"', b"\xff\xfe", b'{"final": 3, "batch": [], "train": "x"}']
+)
 def test_broken_and_missing_files_cost_their_part_only(tmp_path: Path, name: str, content: bytes | None):
     """The page is made all the same."""
     folder = write_run(tmp_path / "run", failed=name == "failure.json")
@@ -240,8 +313,14 @@ def test_broken_and_missing_files_cost_their_part_only(tmp_path: Path, name: str
 def test_events_of_odd_types_cost_their_point_only(tmp_path: Path):
     """Lists for numbers, no step, a number too large."""
     folder = write_run(tmp_path / "run")
-    odd = [{"event": "log", "step": 40, "loss": "NaN"}, {"event": "log", "step": 50, "loss": float("nan")}, 7,
-           {"event": "eval", "step": 50, "eval_loss": [1]}, {"event": "log"}, {"event": "rates", "step": 60}]  # fmt: skip
+    odd = [
+        {"event": "log", "step": 40, "loss": "NaN"},
+        {"event": "log", "step": 50, "loss": float("nan")},
+        7,
+        {"event": "eval", "step": 50, "eval_loss": [1]},
+        {"event": "log"},
+        {"event": "rates", "step": 60},
+    ]
     with (folder / "events.jsonl").open("a") as file:
         file.write("".join(json.dumps(event) + "\n" for event in odd))
 
@@ -254,9 +333,9 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path):
     (tmp_path / "latest").symlink_to("20260101")
 
     with pytest.raises(LaunchError, match="not a run directory") as caught:
-        report.load(tmp_path)
+        report_page.load(tmp_path)
     assert "did you mean" in caught.value.hint
-    assert "20260101" == report.load(tmp_path / "latest").path.name
+    assert "20260101" == report_page.load(tmp_path / "latest").path.name
 
 
 def test_predictions_give_the_matrix_that_metrics_lack(tmp_path: Path):
@@ -266,17 +345,22 @@ def test_predictions_give_the_matrix_that_metrics_lack(tmp_path: Path):
     rows = [{"index": 0, "label": 0, "prediction": 1}, {"index": 1, "label": 1, "prediction": 1}]
     (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    assert [[0, 1, 0], [0, 1, 0], [0, 0, 0]] == report.load(folder).confusion
+    assert [[0, 1, 0], [0, 1, 0], [0, 0, 0]] == report_page.load(folder).confusion
 
 
 def test_the_json_says_what_the_page_says(tmp_path: Path):
     """Figures, and each recipe value with its origin."""
-    (run,) = report.summary([report.load(write_run(tmp_path / "run"))])["runs"]
+    (run,) = report_page.summary([report_page.load(write_run(tmp_path / "run"))])["runs"]
 
     assert {"value": 1e-4, "from": "mine.yaml:7"} == run["recipe"]["training.learning_rate"]
     assert {"value": "sequence-classification", "from": "default"} == run["recipe"]["model.task"]
-    assert (0.8, 40.0, 2000.0) == tuple(run["figures"][k] for k in ("accuracy", "samples_per_second", "tokens_per_second"))  # fmt: skip
-    assert [{"rank": 0, "own_s": 0.06, "host_peak_bytes": 2 * GIB}, {"rank": 1, "own_s": 0.1, "host_peak_bytes": 3 * GIB}] == run["ranks"]  # fmt: skip
+    assert (0.8, 40.0, 2000.0) == tuple(
+        run["figures"][k] for k in ("accuracy", "samples_per_second", "tokens_per_second")
+    )
+    assert [
+        {"rank": 0, "own_s": 0.06, "host_peak_bytes": 2 * GIB},
+        {"rank": 1, "own_s": 0.1, "host_peak_bytes": 3 * GIB},
+    ] == run["ranks"]
     json.dumps(run)
 
 
@@ -295,17 +379,27 @@ def test_long_curves_keep_their_spikes():
 def test_many_ranks_are_summed_up(tmp_path: Path, num_ranks: int, num_lines: int):
     """Up to eight have a line each; of more, the least, the median and the most."""
     folder = write_run(tmp_path / "run")
-    wide = {"event": "rates", "step": 30, "steps": 10, "seconds": 2.0, "rows": 80, "tokens": 4000, "data_s": [0.1] * num_ranks,
-            "forward_s": [0.5] * num_ranks, "host_bytes": [GIB] * num_ranks, "host_peak_bytes": [GIB] * num_ranks}  # fmt: skip
+    wide = {
+        "event": "rates",
+        "step": 30,
+        "steps": 10,
+        "seconds": 2.0,
+        "rows": 80,
+        "tokens": 4000,
+        "data_s": [0.1] * num_ranks,
+        "forward_s": [0.5] * num_ranks,
+        "host_bytes": [GIB] * num_ranks,
+        "host_peak_bytes": [GIB] * num_ranks,
+    }
     (folder / "events.jsonl").write_text(json.dumps({"time": 1.0, **wide}) + "\n")
-    memory = next(c for c in charts.of_run(report.load(folder)) if c.title == "Memory by rank")
+    memory = next(c for c in charts.of_run(report_page.load(folder)) if c.title == "Memory by rank")
 
     assert num_lines == len(memory.lines)
 
 
 def test_colours_follow_the_page(tmp_path: Path):
     """Every colour of a chart is one of the page's variables, so that light and dark both work."""
-    drawing = charts.svg(charts.of_run(report.load(write_run(tmp_path / "run")))[0], "p0")
+    drawing = charts.svg(charts.of_run(report_page.load(write_run(tmp_path / "run")))[0], "p0")
 
     assert {"none"} >= set(re.findall(r"(?:fill|stroke): ([^v;\"][^;\"]*)", drawing))
     assert "var(--c0)" in drawing
@@ -318,7 +412,7 @@ def test_recipe_keys_with_colons_find_their_origin(tmp_path: Path):
         '# x\n#   data_files.a: b: mine.yaml:3\ndata_files: {"a: b": f.json, a: g.json}\n'
     )
 
-    assert {"data_files.a: b": "mine.yaml:3"} == report.load(folder).origins
+    assert {"data_files.a: b": "mine.yaml:3"} == report_page.load(folder).origins
 
 
 @pytest.mark.parametrize(
@@ -337,15 +431,15 @@ def test_recipe_keys_with_colons_find_their_origin(tmp_path: Path):
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, name: str, content: bytes | None, reason: str):
     """On the page and among the facts, with the reason; one that is not there is no trouble."""
     folder = write_run(tmp_path / "run")
-    assert [] == report.load(folder).unread
+    assert [] == report_page.load(folder).unread
 
     (folder / name).unlink(missing_ok=True)
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).mkdir() if content is None else (folder / name).write_bytes(content)
-    (problem,) = report.load(folder).unread
+    (problem,) = report_page.load(folder).unread
 
     assert problem.startswith(f"{name}: {reason}")
-    assert [problem] == report.summary([report.load(folder)])["runs"][0]["unread"]
+    assert [problem] == report_page.summary([report_page.load(folder)])["runs"][0]["unread"]
     assert problem in page(folder).text
 
 
@@ -355,7 +449,7 @@ def test_predictions_that_cannot_be_read_are_told(tmp_path: Path):
     (folder / "metrics.json").write_text('{"final": {"accuracy": 0.5}}')
     (folder / "predictions.jsonl").write_text('{"index": 0, "label": 0, "prediction": 1}\n{"index": 1}\n')
 
-    assert ["predictions.jsonl: line 2 is no prediction"] == report.load(folder).unread
+    assert ["predictions.jsonl: line 2 is no prediction"] == report_page.load(folder).unread
 
 
 def test_the_command_says_what_it_could_not_read(tmp_path: Path, ascend_launch):
@@ -385,7 +479,7 @@ def test_a_value_of_another_type_costs_itself_only(tmp_path: Path, name: str, ke
     there = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
     (folder / name).write_text(json.dumps({**there, key: value}))
 
-    assert [f"{name}: {key} is a {kind}"] == report.load(folder).unread
+    assert [f"{name}: {key} is a {kind}"] == report_page.load(folder).unread
     assert "mine" in page(folder).text
 
 
@@ -423,7 +517,7 @@ def test_figures_that_are_no_numbers_are_left_out_of_the_page(tmp_path: Path):
             + "\n"
         )
 
-    (run,) = report.load_all([folder])
+    (run,) = report_page.load_all([folder])
 
     assert not {"accuracy", "eval_loss"} & run.figures.keys()
     assert ([], []) == (run.confusion, list(run.unread))

@@ -12,30 +12,53 @@ from typing import Any
 
 import pytest
 
-from launcher import plan, spec
-from launcher.cluster import detect
-from launcher.cluster.nodes import Nodes
+from launcher.accelerators import detect
+from launcher.clusters.slurm import script as sbatch
+from launcher.clusters.slurm.script import Allocation, Command
 from launcher.errors import LaunchError
-from launcher.render import sbatch
+from launcher.machine.nodes import Nodes
+from launcher.planning import decide, plan
+from launcher.recipe import load
 
 AWKWARD = [
-    "plain", "with space", "quote'\"", "$(touch pwned)", "`touch pwned`", "semi;colon && x", "中文", "new\nline", "-leading",
-    "--", "", "*", "~", "back\\slash\\", "tab\tand\r", "#comment", "%j", "$HOME", "!!", "a=b c", "\x1b[31m", "\udcff", "\x07" + "1",
-]  # fmt: skip
+    "plain",
+    "with space",
+    "quote'\"",
+    "$(touch pwned)",
+    "`touch pwned`",
+    "semi;colon && x",
+    "中文",
+    "new\nline",
+    "-leading",
+    "--",
+    "",
+    "*",
+    "~",
+    "back\\slash\\",
+    "tab\tand\r",
+    "#comment",
+    "%j",
+    "$HOME",
+    "!!",
+    "a=b c",
+    "\x1b[31m",
+    "\udcff",
+    "\x07" + "1",
+]
 PRINT_ARGV = "import json, sys; print(json.dumps(sys.argv[1:]))"
-JOB = sbatch.Allocation(job_name="job", output="/out/slurm-%j.out")
+JOB = Allocation(job_name="job", output="/out/slurm-%j.out")
 
 
 def make(path: Path, *, nodes: int = 2, npu: int = 0, grace: float = 60.0) -> plan.Plan:
     where = Nodes(nodes, 0, "first:29400" if nodes > 1 else None)
     cluster = detect.assumed(npu, where) if npu else replace(detect.assumed(1, where), device="cpu", devices=())
     options = plan.Options(nproc=npu or 2, supervision=plan.Supervision(grace_s=grace))
-    return plan.make(spec.load(path, ["parallel.global_batch_size=16"], {}), cluster, options, {"hidden_size": 64})
+    return decide.make(load.load(path, ["parallel.global_batch_size=16"], {}), cluster, options, {"hidden_size": 64})
 
 
-def command(*words: str, folder: Path = Path("/")) -> sbatch.Command:
+def command(*words: str, folder: Path = Path("/")) -> Command:
     python = Path(sys.executable)
-    return sbatch.Command([str(python), "-c", PRINT_ARGV, *words], python, folder)
+    return Command([str(python), "-c", PRINT_ARGV, *words], python, folder)
 
 
 def run_in_bash(text: str, tmp_path: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
@@ -74,11 +97,14 @@ def test_the_job_starts_in_its_folder(recipe: Callable[..., Path], awkward_dir: 
 
 
 @pytest.mark.parametrize(
-    ("code", "restarts", "requeued"), [(0, 0, False), (1, 0, False), (2, 0, False), (143, 0, True), (138, 3, True), (143, 200, False)]
-)  # fmt: skip
-def test_a_job_that_saved_and_stopped_goes_back_to_the_queue(recipe: Callable[..., Path], tmp_path: Path, code: int, restarts: int, requeued: bool):  # fmt: skip
+    ("code", "restarts", "requeued"),
+    [(0, 0, False), (1, 0, False), (2, 0, False), (143, 0, True), (138, 3, True), (143, 200, False)],
+)
+def test_a_job_that_saved_and_stopped_goes_back_to_the_queue(
+    recipe: Callable[..., Path], tmp_path: Path, code: int, restarts: int, requeued: bool
+):
     """And no other; not without end; and the script's exit code is the program's."""
-    ends = sbatch.Command(["/bin/bash", "-c", f"exit {code}"], tmp_path / "bin" / "python", tmp_path)
+    ends = Command(["/bin/bash", "-c", f"exit {code}"], tmp_path / "bin" / "python", tmp_path)
     done = run_in_bash(sbatch.script(make(recipe()), JOB, ends), tmp_path, {"SLURM_RESTART_COUNT": str(restarts)})
     never = run_in_bash(sbatch.script(make(recipe()), replace(JOB, requeue=False), ends), tmp_path)
 
@@ -100,8 +126,16 @@ def test_a_time_limit_that_leaves_no_time_to_train_is_refused(recipe: Callable[.
 
 @pytest.mark.parametrize(
     ("limit", "seconds"),
-    [("90", 5400), ("90:30", 5430), ("1:30:00", 5400), ("1-12", 129600), ("1-12:30", 131400), ("1-0:0:5", 86405), ("UNLIMITED", None)],
-)  # fmt: skip
+    [
+        ("90", 5400),
+        ("90:30", 5430),
+        ("1:30:00", 5400),
+        ("1-12", 129600),
+        ("1-12:30", 131400),
+        ("1-0:0:5", 86405),
+        ("UNLIMITED", None),
+    ],
+)
 def test_time_limits_are_read_as_slurm_reads_them(limit: str, seconds: float | None):
     """Its manual's six forms."""
     assert seconds == sbatch.seconds(limit)
@@ -150,9 +184,7 @@ def test_cann_is_sourced_for_cards_only(recipe: Callable[..., Path], tmp_path: P
     """From where it was said, quoted; a file that is missing ends the job. On CPU there is none."""
     set_env = tmp_path / "set env's.sh"
     set_env.write_text("export FROM_CANN='yes, it was'\n")
-    show = sbatch.Command(
-        ["/bin/bash", "-c", 'echo "$FROM_CANN"'], tmp_path / "bin" / "python", tmp_path, cann=str(set_env)
-    )
+    show = Command(["/bin/bash", "-c", 'echo "$FROM_CANN"'], tmp_path / "bin" / "python", tmp_path, cann=str(set_env))
     on_npu = run_in_bash(sbatch.script(make(recipe(), npu=8), JOB, show), tmp_path)
     on_cpu = run_in_bash(sbatch.script(make(recipe()), JOB, show), tmp_path)
     set_env.unlink()
@@ -171,14 +203,38 @@ def test_no_secret_is_in_the_script(recipe: Callable[..., Path], monkeypatch: py
 
 def test_one_task_a_node_and_all_its_cores(recipe: Callable[..., Path]):
     """Whatever was asked for, in the words of sbatch; nothing that was not."""
-    asked: dict[str, Any] = {"time": "1:00:00", "partition": "npu", "account": "a", "qos": "q", "gres": "npu:8", "constraint": "c", "cpus_per_task": 24, "mem": "200G", "exclusive": True}  # fmt: skip
+    asked: dict[str, Any] = {
+        "time": "1:00:00",
+        "partition": "npu",
+        "account": "a",
+        "qos": "q",
+        "gres": "npu:8",
+        "constraint": "c",
+        "cpus_per_task": 24,
+        "mem": "200G",
+        "exclusive": True,
+    }
     lines = sbatch.script(make(recipe(), npu=8), replace(JOB, **asked), command()).splitlines()
     given = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}
 
     assert given == {
-        "job-name=job", "nodes=2", "ntasks-per-node=1", "cpus-per-task=24", "gres=npu:8", "mem=200G", "time=1:00:00", "partition=npu",
-        "account=a", "qos=q", "constraint=c", "output=/out/slurm-%j.out", "open-mode=append", "signal=USR1@120", "exclusive", "requeue",
-    }  # fmt: skip
+        "job-name=job",
+        "nodes=2",
+        "ntasks-per-node=1",
+        "cpus-per-task=24",
+        "gres=npu:8",
+        "mem=200G",
+        "time=1:00:00",
+        "partition=npu",
+        "account=a",
+        "qos=q",
+        "constraint=c",
+        "output=/out/slurm-%j.out",
+        "open-mode=append",
+        "signal=USR1@120",
+        "exclusive",
+        "requeue",
+    }
     assert any(
         line.startswith("srun --nodes=2 --ntasks-per-node=1 --cpus-per-task=24 --cpu-bind=none") for line in lines
     )
@@ -187,10 +243,19 @@ def test_one_task_a_node_and_all_its_cores(recipe: Callable[..., Path]):
 @pytest.mark.parametrize(
     ("gres", "count"),
     [
-        ("npu:8", 8), ("npu", 1), ("npu:910b:4", 4), ("npu:910b", 1), ("gres/npu=4", 4), ("gres:npu:2", 2),
-        ("gpu:8", None), ("", None), ("tmp:1,npu:4", 4), ("npu:a:2,npu:b:2", 4), ("npux:8", None),
+        ("npu:8", 8),
+        ("npu", 1),
+        ("npu:910b:4", 4),
+        ("npu:910b", 1),
+        ("gres/npu=4", 4),
+        ("gres:npu:2", 2),
+        ("gpu:8", None),
+        ("", None),
+        ("tmp:1,npu:4", 4),
+        ("npu:a:2,npu:b:2", 4),
+        ("npux:8", None),
     ],
-)  # fmt: skip
+)
 def test_cards_are_read_from_a_list_of_generic_resources(gres: str, count: int | None):
     """As --gres takes them, and as `scontrol show job` writes them."""
     assert count == sbatch.cards(gres)

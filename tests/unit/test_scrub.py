@@ -9,10 +9,33 @@ from launcher import scrub
 
 @pytest.mark.parametrize(
     "name",
-    ["HF_TOKEN", "WANDB_API_KEY", "OPENAI_KEY", "DB_PASS", "SMTP_PWD", "REGISTRY_AUTH", "MY_SECRET", "DB_PASSWORD", "AZURE_CREDENTIALS",
-     "GOOGLE_APPLICATION_CREDENTIALS", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD_2", "GITHUB_PAT", "SSH_PASSPHRASE", "apiKey", "accessToken",
-     "AZURE_STORAGE_CONNECTION_STRING", "HUGGING_FACE_HUB_TOKEN", "SECRET", "TOKEN", "OBS_SK", "PGPASSWORD", "MYSQL_PWD", "HF_TOKEN1"],
-)  # fmt: skip
+    [
+        "HF_TOKEN",
+        "WANDB_API_KEY",
+        "OPENAI_KEY",
+        "DB_PASS",
+        "SMTP_PWD",
+        "REGISTRY_AUTH",
+        "MY_SECRET",
+        "DB_PASSWORD",
+        "AZURE_CREDENTIALS",
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        "AWS_SECRET_ACCESS_KEY",
+        "DB_PASSWORD_2",
+        "GITHUB_PAT",
+        "SSH_PASSPHRASE",
+        "apiKey",
+        "accessToken",
+        "AZURE_STORAGE_CONNECTION_STRING",
+        "HUGGING_FACE_HUB_TOKEN",
+        "SECRET",
+        "TOKEN",
+        "OBS_SK",
+        "PGPASSWORD",
+        "MYSQL_PWD",
+        "HF_TOKEN1",
+    ],
+)
 def test_names_of_secrets(name: str):
     assert scrub.is_secret(name)
     assert "<hidden>" == scrub.hidden(name, "plain words")
@@ -20,9 +43,27 @@ def test_names_of_secrets(name: str):
 
 @pytest.mark.parametrize(
     "name",
-    ["tokenizer_key", "TOKENIZER_KEY", "TOKENIZERS_PARALLELISM", "max_new_tokens", "PWD", "OLDPWD", "KEY", "SSH_AUTH_SOCK", "XAUTHORITY",
-     "HCCL_CONNECT_TIMEOUT", "BYPASS", "MONKEY", "num_tokens", "COMPASS", "AUTHOR", "HCCL_WHITELIST_DISABLE", "keyboard", "PASSES"],
-)  # fmt: skip
+    [
+        "tokenizer_key",
+        "TOKENIZER_KEY",
+        "TOKENIZERS_PARALLELISM",
+        "max_new_tokens",
+        "PWD",
+        "OLDPWD",
+        "KEY",
+        "SSH_AUTH_SOCK",
+        "XAUTHORITY",
+        "HCCL_CONNECT_TIMEOUT",
+        "BYPASS",
+        "MONKEY",
+        "num_tokens",
+        "COMPASS",
+        "AUTHOR",
+        "HCCL_WHITELIST_DISABLE",
+        "keyboard",
+        "PASSES",
+    ],
+)
 def test_names_of_no_secrets(name: str):
     assert not scrub.is_secret(name)
     assert "8" == scrub.hidden(name, "8")
@@ -75,17 +116,49 @@ def test_secrets_in_text(text: str, shown: str):
 
 @pytest.mark.parametrize(
     "text",
-    ["write to anna.b@example.com, or Bob <bob@example.org>", "mailto:anna@example.com", "From: anna@example.com",
-     "https://www.example.com/@scope/name", "http://registry:4873/@scope/name", "git@github.com:org/repo.git", "ssh://git@github.com/org/repo",
-     "git+https://github.com/org/repo.git@v1.0", "https://host:8080/x?page=2&max_new_tokens=8", "max_new_tokens=64", "tokenizer_key: text",
-     "pad_token: [PAD]", "TOKENIZERS_PARALLELISM=false", "PWD=/home/anna", "num_tokens=8", "file:///data/a@b/c", "tcp://10.0.0.1:29500",
-     "RuntimeError: key 'label' is missing", "KeyError: 'token_type_ids'", "step 5/10  loss 0.5  grad norm 3", "/data/user@host/x", "12:30:05",
-     "environment HF_TOKEN: no recipe key `token`", "DB_PASSWORD: is not set", "metric_for_best_model=f1", "eos_token='</s>'", "unexpected token: ','", "pass: 3 of 4", "--max-tokens 5", "--tokenizer x",
-     "pad_token='<|reserved_special_token_250|>'", "--key /data/part1.json", "bos_token: [unused001]", "key=label2",
-     "hub token: meta-llama/Meta-Llama-3-8B-Instruct is gated", "token: model-1.safetensors",
-     "say --secret DB_PASS=SECRET:KEY", "environment ASCEND_LAUNCH_TRAINING__HUB_TOKEN: training.hub_token: not set in a recipe",
-     "key: bdb759b843a89d7572088f51", "content_key: bdb759b843a89d7572088f51"],
-)  # fmt: skip
+    [
+        "write to anna.b@example.com, or Bob <bob@example.org>",
+        "mailto:anna@example.com",
+        "From: anna@example.com",
+        "https://www.example.com/@scope/name",
+        "http://registry:4873/@scope/name",
+        "git@github.com:org/repo.git",
+        "ssh://git@github.com/org/repo",
+        "git+https://github.com/org/repo.git@v1.0",
+        "https://host:8080/x?page=2&max_new_tokens=8",
+        "max_new_tokens=64",
+        "tokenizer_key: text",
+        "pad_token: [PAD]",
+        "TOKENIZERS_PARALLELISM=false",
+        "PWD=/home/anna",
+        "num_tokens=8",
+        "file:///data/a@b/c",
+        "tcp://10.0.0.1:29500",
+        "RuntimeError: key 'label' is missing",
+        "KeyError: 'token_type_ids'",
+        "step 5/10  loss 0.5  grad norm 3",
+        "/data/user@host/x",
+        "12:30:05",
+        "environment HF_TOKEN: no recipe key `token`",
+        "DB_PASSWORD: is not set",
+        "metric_for_best_model=f1",
+        "eos_token='</s>'",
+        "unexpected token: ','",
+        "pass: 3 of 4",
+        "--max-tokens 5",
+        "--tokenizer x",
+        "pad_token='<|reserved_special_token_250|>'",
+        "--key /data/part1.json",
+        "bos_token: [unused001]",
+        "key=label2",
+        "hub token: meta-llama/Meta-Llama-3-8B-Instruct is gated",
+        "token: model-1.safetensors",
+        "say --secret DB_PASS=SECRET:KEY",
+        "environment ASCEND_LAUNCH_TRAINING__HUB_TOKEN: training.hub_token: not set in a recipe",
+        "key: bdb759b843a89d7572088f51",
+        "content_key: bdb759b843a89d7572088f51",
+    ],
+)
 def test_what_is_no_secret_stays(text: str):
     assert text == scrub.shown(text)
     assert {"text": text} == scrub.value({"text": text})
@@ -94,15 +167,30 @@ def test_what_is_no_secret_stays(text: str):
 def test_records_are_looked_through():
     """However deep; a key's name counts where it is plainly a secret's."""
     record = {
-        "what": "401 for https://u:p@h/x", "hint": ["try https://t@h"], "rank": 3, "pad_token": "[PAD]", "HF_TOKEN": "x", "api_key": "y",
-        "explanation": {"fix": "unset WANDB_API_KEY=z"}, "counts": [1, 2.5, None, True], "tokenizer_key": "text", "max_new_tokens": 4,
-    }  # fmt: skip
+        "what": "401 for https://u:p@h/x",
+        "hint": ["try https://t@h"],
+        "rank": 3,
+        "pad_token": "[PAD]",
+        "HF_TOKEN": "x",
+        "api_key": "y",
+        "explanation": {"fix": "unset WANDB_API_KEY=z"},
+        "counts": [1, 2.5, None, True],
+        "tokenizer_key": "text",
+        "max_new_tokens": 4,
+    }
 
     assert {
-        "what": "401 for https://<hidden>@h/x", "hint": ["try https://<hidden>@h"], "rank": 3, "pad_token": "[PAD]", "HF_TOKEN": "<hidden>",
-        "api_key": "<hidden>", "explanation": {"fix": "unset WANDB_API_KEY=<hidden>"}, "counts": [1, 2.5, None, True],
-        "tokenizer_key": "text", "max_new_tokens": 4,
-    } == scrub.value(record)  # fmt: skip
+        "what": "401 for https://<hidden>@h/x",
+        "hint": ["try https://<hidden>@h"],
+        "rank": 3,
+        "pad_token": "[PAD]",
+        "HF_TOKEN": "<hidden>",
+        "api_key": "<hidden>",
+        "explanation": {"fix": "unset WANDB_API_KEY=<hidden>"},
+        "counts": [1, 2.5, None, True],
+        "tokenizer_key": "text",
+        "max_new_tokens": 4,
+    } == scrub.value(record)
 
 
 @pytest.mark.parametrize(
@@ -139,8 +227,20 @@ def test_json_on_a_terminal():
     assert '{"a": "\\u202e\\u009b31m é"}' == scrub.escaped('{"a": "\u202e\x9b31m é"}')
 
 
-@pytest.mark.parametrize("text", ["a" * 200_000, "a:" * 100_000, "http://" + "a@" * 50_000, "=" * 200_000, "\x1b[" * 100_000, "--a " * 50_000,
-                                  "?a=" * 70_000, "hf_" * 70_000, "http://" * 30_000])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * 200_000,
+        "a:" * 100_000,
+        "http://" + "a@" * 50_000,
+        "=" * 200_000,
+        "\x1b[" * 100_000,
+        "--a " * 50_000,
+        "?a=" * 70_000,
+        "hf_" * 70_000,
+        "http://" * 30_000,
+    ],
+)
 def test_no_text_takes_long(text: str):
     """Each in linear time; a quadratic one would take minutes."""
     assert scrub.shown(text) is not None
@@ -148,8 +248,16 @@ def test_no_text_takes_long(text: str):
 
 def test_the_users_own_secrets_are_known_by_their_values():
     """Wherever a library puts them; not what may be anything else: a word, a path, a model's name under a weak name."""
-    env = {"MY_TOKEN": "q7w8e9r0t1", "DB_PASSWORD": "longerq7w8e9r0t1", "MODEL_KEY": "bert-base-2024", "SSL_KEY": "/etc/ssl/key1.pem",
-           "HF_TOKEN": "password", "PIN_TOKEN": "a1", "HOME": "/root", "X": "q7w8e9r0t2"}  # fmt: skip
+    env = {
+        "MY_TOKEN": "q7w8e9r0t1",
+        "DB_PASSWORD": "longerq7w8e9r0t1",
+        "MODEL_KEY": "bert-base-2024",
+        "SSL_KEY": "/etc/ssl/key1.pem",
+        "HF_TOKEN": "password",
+        "PIN_TOKEN": "a1",
+        "HOME": "/root",
+        "X": "q7w8e9r0t2",
+    }
 
     assert ("longerq7w8e9r0t1", "q7w8e9r0t1") == scrub.own(env)
     assert "401 for <hidden>, <hidden>" == scrub.without("401 for longerq7w8e9r0t1, q7w8e9r0t1", scrub.own(env))

@@ -13,18 +13,26 @@ from types import SimpleNamespace
 
 import pytest
 
-from launcher import records, report, rundir, show, spec
-from launcher.cluster.hosts import parse
+from launcher.clusters.kubernetes import document
+from launcher.clusters.slurm import script
+from launcher.clusters.ssh.connection import argv
+from launcher.clusters.ssh.hostfile import parse
+from launcher.clusters.ssh.node import Job
+from launcher.diagnose.explain.report import explain_path
 from launcher.errors import LaunchError
-from launcher.explain import explain_path
-from launcher.render import env, kubernetes, sbatch
-from launcher.ssh import job as ssh_job
-from launcher.ssh.connection import argv
-from launcher.supervise import Outcome
-from launcher.worker import agent as agent_module
-from launcher.worker import failure
-from launcher.worker.agent import Agent
-from launcher.worker.nodes import ManyNodes
+from launcher.recipe import load
+from launcher.render import env
+from launcher.report import page as report_page
+from launcher.rundir import events, records
+from launcher.rundir.outcome import Outcome
+from launcher.rundir.paths import RunDir
+from launcher.show import findings, jobs
+from launcher.show.console import err, out
+from launcher.show.run import JsonView, OtherNodeView, View
+from launcher.worker.agent import agent as agent_module
+from launcher.worker.agent.agent import Agent
+from launcher.worker.agent.nodes.many import ManyNodes
+from launcher.worker.runtime import failure
 from tests.unit import test_kubernetes, test_sbatch
 from tests.unit.test_report import write_run
 from tests.unit.test_worker_nodes import two_nodes
@@ -32,13 +40,28 @@ from tests.unit.test_worker_nodes import two_nodes
 Write = Callable[..., Path]
 SECRET = "n0t4eyes"
 FORMS = [
-    f"https://user:{SECRET}@host/x", f"http://u:p@ss/{SECRET}@proxy:8080", f"https://{SECRET}@host/x", f"https://host/x?token={SECRET}&a=b",
-    f"MY_API_KEY={SECRET}", f"DB_PASS: {SECRET}", f"--hub-token {SECRET}", f"hf_{SECRET}", f"Bearer {SECRET}",
-]  # fmt: skip
+    f"https://user:{SECRET}@host/x",
+    f"http://u:p@ss/{SECRET}@proxy:8080",
+    f"https://{SECRET}@host/x",
+    f"https://host/x?token={SECRET}&a=b",
+    f"MY_API_KEY={SECRET}",
+    f"DB_PASS: {SECRET}",
+    f"--hub-token {SECRET}",
+    f"hf_{SECRET}",
+    f"Bearer {SECRET}",
+]
 SAID = " and ".join(FORMS)
 ESCAPES = "\x1b[2J\x1b]0;title\x07\x9b31m\u202egnp.exe"
-FAILURE = {"rank": 0, "attempt": 0, "what": f"{SAID}{ESCAPES}", "message": SAID, "hint": f"try {SAID}{ESCAPES}", "traceback": f"{SAID}{ESCAPES}",
-           "explanation": {"cause": SAID, "fix": SAID}, "exit_code": 1}  # fmt: skip
+FAILURE = {
+    "rank": 0,
+    "attempt": 0,
+    "what": f"{SAID}{ESCAPES}",
+    "message": SAID,
+    "hint": f"try {SAID}{ESCAPES}",
+    "traceback": f"{SAID}{ESCAPES}",
+    "explanation": {"cause": SAID, "fix": SAID},
+    "exit_code": 1,
+}
 
 
 def is_clean(text: str) -> bool:
@@ -49,10 +72,10 @@ def test_events_and_records_hold_no_secret(tmp_path: Path):
     """Whatever is handed to the two functions that write them."""
     failed = records.failure(FAILURE)
     assert failed is not None
-    rundir.append_event(
+    events.append_event(
         tmp_path / "events.jsonl", records.Note(text=SAID, more={"deep": [{"fix": SAID}], "HF_TOKEN": SECRET})
     )
-    rundir.write_failure(tmp_path / "failure.json", failed)
+    events.write_failure(tmp_path / "failure.json", failed)
 
     assert [] == [path.name for path in tmp_path.iterdir() if SECRET in path.read_text()]
     assert "try https://<hidden>@host/x" in (tmp_path / "failure.json").read_text()
@@ -74,28 +97,28 @@ def test_a_report_of_a_run_with_secrets_holds_none(tmp_path: Path):
             {"event": "restart", "time": 9, "attempt": 1, "of": 1, "rank": 0, "what": SAID},
         ):
             file.write(json.dumps(event, ensure_ascii=False) + "\n")
-    runs = [report.load(folder)]
-    page = report.html(runs)
+    runs = [report_page.load(folder)]
+    page = report_page.html(runs)
 
     assert is_clean(page)
-    assert is_clean(json.dumps(report.summary(runs), ensure_ascii=False))
+    assert is_clean(json.dumps(report_page.summary(runs), ensure_ascii=False))
     assert "host/x" in page
 
 
 def test_nothing_secret_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """On either stream, in lines and as JSON."""
     texts = io.StringIO()
-    for console in (show.out, show.err):
+    for console in (out, err):
         monkeypatch.setattr(console, "_file", texts)  # `file` is the stream of the moment, and would stay it
-    run = rundir.RunDir(tmp_path)
+    run = RunDir(tmp_path)
     (tmp_path / "x.log").write_text(f"Traceback (most recent call last):\nValueError: {SAID}{ESCAPES}\n")
     found = explain_path(tmp_path / "x.log")
-    for view in (show.View(), show.JsonView(), show.OtherNodeView(1)):
+    for view in (View(), JsonView(), OtherNodeView(1)):
         view.event(records.Note(text=SAID + ESCAPES))
         view.end(Outcome(1, records.failure(FAILURE)), run, found)
-    show.words("host", SAID + ESCAPES)
-    show.explanation(found, "en", False)
-    show.explanation(found, "en", True)
+    jobs.words("host", SAID + ESCAPES)
+    findings.explanation(found, "en", False)
+    findings.explanation(found, "en", True)
     shown = texts.getvalue() + capsys.readouterr().out
 
     assert is_clean(shown)
@@ -120,17 +143,17 @@ def test_a_recipe_with_a_secret_is_refused_without_saying_it(recipe: Write, valu
         (recipe(training={"logging_dir": value}), (), {}),
     ):
         with pytest.raises(LaunchError, match="holds a user, a password or a token in a URL") as caught:
-            spec.load(path, overrides, variables)
+            load.load(path, overrides, variables)
         assert SECRET not in str(caught.value)
 
 
 def test_the_jobs_secret_is_no_recipe_key(recipe: Write):
     """As all variables of that prefix are that name a section."""
-    assert spec.load(recipe(), (), {"ASCEND_LAUNCH_SECRET": SECRET}).spec
+    assert load.load(recipe(), (), {"ASCEND_LAUNCH_SECRET": SECRET}).spec
 
 
 def test_a_recipe_with_addresses_is_taken(recipe: Write):
-    loaded = spec.load(
+    loaded = load.load(
         recipe(data={"path": "https://host:8080/@scope/x?page=2"}), ("output_dir=/data/me@example.com/runs",), {}
     )
 
@@ -156,9 +179,19 @@ def test_env_json_and_the_other_node_hold_no_secret(recipe: Write, monkeypatch: 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("DB_PASS", "x"), ("SMTP_PWD", "x"), ("MY_KEY", "x"), ("REGISTRY_AUTH", "x"), ("HF_ENDPOINT", FORMS[0]), ("PROXY", FORMS[2]),
-     ("HF_MIRROR", FORMS[3]), ("http_proxy", f"user:{SECRET}@proxy:3128"), ("EXTRA", f"--token {SECRET}"), ("ASCEND_LAUNCH_SECRET", "x")],
-)  # fmt: skip
+    [
+        ("DB_PASS", "x"),
+        ("SMTP_PWD", "x"),
+        ("MY_KEY", "x"),
+        ("REGISTRY_AUTH", "x"),
+        ("HF_ENDPOINT", FORMS[0]),
+        ("PROXY", FORMS[2]),
+        ("HF_MIRROR", FORMS[3]),
+        ("http_proxy", f"user:{SECRET}@proxy:3128"),
+        ("EXTRA", f"--token {SECRET}"),
+        ("ASCEND_LAUNCH_SECRET", "x"),
+    ],
+)
 def test_a_manifest_takes_no_secret_by_env(recipe: Write, name: str, value: str):
     with pytest.raises(LaunchError, match=f"--env {name}: a secret's value must not stand in a manifest") as caught:
         test_kubernetes.manifest(
@@ -176,17 +209,14 @@ def test_a_manifest_takes_what_is_no_secret_by_env(recipe: Write):
     }
     pod = replace(test_kubernetes.POD, env=variables)
 
-    assert "me@example.com" in kubernetes.text(test_kubernetes.manifest(test_kubernetes.make(recipe()), "volcano", pod))
-
-
-# -- the nodes' own ----------------------------------------------------------------------------------------------------
+    assert "me@example.com" in document.text(test_kubernetes.manifest(test_kubernetes.make(recipe()), "volcano", pod))
 
 
 def test_a_slurm_jobs_nodes_share_a_secret_that_no_file_holds(recipe: Write, tmp_path: Path):
     """Another one at each start."""
     code = "import os; print(os.environ.get('ASCEND_LAUNCH_SECRET'))"
     command = replace(test_sbatch.command(), argv=[str(test_sbatch.command().python), "-c", code])
-    many, one = (sbatch.script(test_sbatch.make(recipe(), nodes=n), test_sbatch.JOB, command) for n in (2, 1))
+    many, one = (script.script(test_sbatch.make(recipe(), nodes=n), test_sbatch.JOB, command) for n in (2, 1))
     said = [test_sbatch.run_in_bash(many, tmp_path).stdout.decode().strip() for _ in range(2)]
 
     assert [64, 64] == [len(text) for text in said]
@@ -197,14 +227,27 @@ def test_a_slurm_jobs_nodes_share_a_secret_that_no_file_holds(recipe: Write, tmp
 def test_hosts_of_an_ssh_job_share_a_secret(tmp_path: Path):
     """It is in what standard input takes there, and in no word of a command line; the user's own where there is one."""
     host = parse("a slots=1\nb slots=1\n", "hosts")
-    one = ssh_job.Job(
-        hosts=host, words=(), recipe=Path("r.yaml"), overrides=(), digest="", nproc=1, endpoint=None, run_dir=tmp_path, cwd="/",
-        python="python3", setup=None, env={}, first_env={}, cann=None, grace_s=1.0,
-    )  # fmt: skip
+    one = Job(
+        hosts=host,
+        words=(),
+        recipe=Path("r.yaml"),
+        overrides=(),
+        digest="",
+        nproc=1,
+        endpoint=None,
+        run_dir=tmp_path,
+        cwd="/",
+        python="python3",
+        setup=None,
+        env={},
+        first_env={},
+        cann=None,
+        grace_s=1.0,
+    )
     first, other = (one.host_env(n)["ASCEND_LAUNCH_SECRET"] for n in (0, 1))
 
     assert (first, 64) == (other, len(first))
-    assert first != replace(one, secret=ssh_job.Job.__dataclass_fields__["secret"].default_factory()).secret
+    assert first != replace(one, secret=Job.__dataclass_fields__["secret"].default_factory()).secret
     assert first not in str(one) + " ".join([*one.argv(0, "a:1"), *argv(host[0], "python3", None)])
     assert "mine" == replace(one, env={"ASCEND_LAUNCH_SECRET": "mine"}).host_env(1)["ASCEND_LAUNCH_SECRET"]
 
@@ -217,7 +260,7 @@ def test_ranks_do_not_inherit_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     )
     monkeypatch.setattr(agent_module.zygote, "die_with_parent", lambda number: None)
     monkeypatch.setattr(agent_module.start, "settle", lambda run: None)
-    monkeypatch.setattr(rundir.RunDir, "plan", lambda run: SimpleNamespace(program=None))
+    monkeypatch.setattr(RunDir, "plan", lambda run: SimpleNamespace(program=None))
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
         found = agent_module.main(["--run-dir", str(tmp_path)])

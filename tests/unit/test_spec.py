@@ -10,21 +10,22 @@ from typing import Any
 import pytest
 import yaml
 
-from launcher import spec
 from launcher.errors import EXIT_USER, LaunchError
+from launcher.recipe import load as loading
+from launcher.recipe.schema import RecipeSpec
 
 Write = Callable[..., Path]
 
 
 def mistakes(path: Path, *overrides: str, **env: str) -> list[str]:
     with pytest.raises(LaunchError) as caught:
-        spec.load(path, overrides, env)
+        loading.load(path, overrides, env)
     assert caught.value.exit_code == EXIT_USER
     return caught.value.what.splitlines()
 
 
-def load(path: Path, *overrides: str, **env: str) -> spec.RecipeSpec:
-    return spec.load(path, overrides, env).spec
+def load(path: Path, *overrides: str, **env: str) -> RecipeSpec:
+    return loading.load(path, overrides, env).spec
 
 
 def test_the_minimal_recipe_has_every_default(recipe: Write):
@@ -32,9 +33,11 @@ def test_the_minimal_recipe_has_every_default(recipe: Write):
     loaded = load(recipe())
 
     assert ("train", "test", 512, 8) == (
-        loaded.data.train.split, loaded.data.eval and loaded.data.eval.split,
-        loaded.data.max_length, loaded.parallel.global_batch_size,
-    )  # fmt: skip
+        loaded.data.train.split,
+        loaded.data.eval and loaded.data.eval.split,
+        loaded.data.max_length,
+        loaded.parallel.global_batch_size,
+    )
 
 
 def test_all_mistakes_are_reported_at_once(tmp_path: Path):
@@ -134,7 +137,7 @@ def test_overrides_win_over_environment_over_file(recipe: Write):
     path = recipe(training={"learning_rate": 1e-3, "seed": 1, "weight_decay": 0.1})
     env = {"ASCEND_LAUNCH_TRAINING__LEARNING_RATE": "2e-3", "ASCEND_LAUNCH_TRAINING__SEED": "2"}
 
-    loaded = spec.load(path, ["training.learning_rate=3e-3"], env)
+    loaded = loading.load(path, ["training.learning_rate=3e-3"], env)
 
     assert {"learning_rate": 3e-3, "seed": 2, "weight_decay": 0.1} == loaded.spec.training
     assert "command line training.learning_rate" == loaded.origins["training.learning_rate"]
@@ -191,7 +194,7 @@ def test_extends_builds_on_a_base(recipe: Write, tmp_path: Path):
     child = tmp_path / "child.yaml"
     child.write_text("extends: base.yaml\ntraining:\n  seed: 2\nmetrics: [mae]\n")
 
-    loaded = spec.load(child, (), {})
+    loaded = loading.load(child, (), {})
 
     assert {"seed": 2, "learning_rate": 1e-3} == loaded.spec.training
     assert ("mae",) == loaded.spec.metrics
@@ -199,7 +202,10 @@ def test_extends_builds_on_a_base(recipe: Write, tmp_path: Path):
     assert loaded.origins["training.learning_rate"].startswith(str(tmp_path / "base.yaml"))
 
 
-@pytest.mark.parametrize(("base", "said"), [("self.yaml", "leads back to itself"), ("no.yaml", "no such file"), ("[1]", "expected a file name")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [("self.yaml", "leads back to itself"), ("no.yaml", "no such file"), ("[1]", "expected a file name")],
+)
 def test_extends_that_leads_nowhere(tmp_path: Path, base: str, said: str):
     """Circles and missing files are named with the line of `extends`."""
     path = tmp_path / "self.yaml"
@@ -261,7 +267,7 @@ def test_no_is_the_word_no_where_that_is_a_choice(recipe: Write):
 )
 def test_a_single_mistake_says_where_to_mend_it(recipe, sections, override: str, env: dict[str, str], hint: str):
     with pytest.raises(LaunchError) as caught:
-        spec.load(recipe(**sections), (override,), env)
+        loading.load(recipe(**sections), (override,), env)
 
     assert caught.value.hint.startswith(hint)
 

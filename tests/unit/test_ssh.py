@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 
 from launcher import __version__
-from launcher.cluster.hosts import Host, parse
+from launcher.clusters.ssh import connection, far_side, job
+from launcher.clusters.ssh.fleet import Fleet
+from launcher.clusters.ssh.hostfile import Host, parse
+from launcher.clusters.ssh.node import Job, Node
 from launcher.errors import LaunchError
 from launcher.render import env
-from launcher.rundir import RunDir
-from launcher.ssh import connection, far_side, job
+from launcher.rundir.paths import RunDir
 
 pytestmark = pytest.mark.process
 REPO = Path(__file__).resolve().parent.parent.parent
@@ -27,9 +29,6 @@ REPO = Path(__file__).resolve().parent.parent.parent
 
 def a_host(name: str = "node0") -> Host:
     return Host(name, name, 1, "hosts.txt:1")
-
-
-# -- the command line ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash"])
@@ -61,10 +60,18 @@ def test_ssh_asks_nothing_and_sees_a_cut_link():
 def test_variables_go_where_they_are_needed_and_never_onto_a_command_line():
     """The hub's token to all, a tracker's key to the first; what is true of one host stays there."""
     user = {
-        "HF_TOKEN": "hf_secret", "HCCL_CONNECT_TIMEOUT": "9", "ASCEND_LAUNCH_TRAINING__SEED": "1", "WANDB_API_KEY": "w",
-        "HCCL_IF_IP": "10.0.0.1", "ASCEND_HOME_PATH": "/cann", "AWS_SECRET_ACCESS_KEY": "a", "PATH": "/bin", "MINE": "m",
-        "ASCEND_LAUNCH_NODE_RANK": "1", "RANK_TABLE_FILE": "/old.json",
-    }  # fmt: skip
+        "HF_TOKEN": "hf_secret",
+        "HCCL_CONNECT_TIMEOUT": "9",
+        "ASCEND_LAUNCH_TRAINING__SEED": "1",
+        "WANDB_API_KEY": "w",
+        "HCCL_IF_IP": "10.0.0.1",
+        "ASCEND_HOME_PATH": "/cann",
+        "AWS_SECRET_ACCESS_KEY": "a",
+        "PATH": "/bin",
+        "MINE": "m",
+        "ASCEND_LAUNCH_NODE_RANK": "1",
+        "RANK_TABLE_FILE": "/old.json",
+    }
     every, first = env.passed(user, ["MINE"])
 
     assert {"HF_TOKEN", "HCCL_CONNECT_TIMEOUT", "ASCEND_LAUNCH_TRAINING__SEED", "MINE"} == set(every)
@@ -77,14 +84,22 @@ def test_variables_go_where_they_are_needed_and_never_onto_a_command_line():
         ("ssh: Could not resolve hostname nod0: Name or service not known", 255, "ssh does not know that name"),
         ("ssh: connect to host node0 port 22: Connection refused", 255, "no ssh server listens there"),
         ("ssh: connect to host node0 port 22: Connection timed out", 255, "ssh gets no answer from there"),
-        ("No ED25519 host key is known for node0.\nHost key verification failed.", 255, "its host key is not known here"),
-        ("@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.", 255, "its host key is another"),
+        (
+            "No ED25519 host key is known for node0.\nHost key verification failed.",
+            255,
+            "its host key is not known here",
+        ),
+        (
+            "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.",
+            255,
+            "its host key is another",
+        ),
         ("root@node0: Permission denied (publickey).", 255, "ssh logs in with no key there"),
         ("bash: line 1: /x/python: No such file or directory", 127, "has no such Python"),
         ("bash: line 1: /x/python: Permission denied", 126, "has no such Python"),
         ("kex_exchange_identification: Connection closed by remote host", 255, "Connection closed by remote host"),
     ],
-)  # fmt: skip
+)
 def test_what_ssh_says_becomes_one_sentence_and_a_fix(words: str, code: int, said: str):
     """OpenSSH's own words."""
     process = subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"])
@@ -134,9 +149,6 @@ def test_a_dry_run_shows_names_of_variables_and_no_value(ascend_launch: Callable
     assert not (tmp_path / "runs").exists()
 
 
-# -- the far side, run here ------------------------------------------------------------------------------------------
-
-
 class Far:
     """The program as a host runs it, without ssh between."""
 
@@ -144,8 +156,10 @@ class Far:
         source = Path(far_side.__file__).read_bytes()
         self.process = subprocess.Popen(
             connection.argv(a_host("localhost"), sys.executable, None),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **env},
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **env},
+        )
         self.write(b"%d\n%s" % (len(source), source))
         assert far_side.MARK == self.process.stdout.readline()
 
@@ -161,10 +175,17 @@ class Far:
         recipe = folder / "r.yaml"
         recipe.write_text("model: {}\n")
         request = {
-            "env": {"PYTHONPATH": str(REPO)}, "cwd": str(folder), "python": sys.executable, "setup": None, "recipe": "r.yaml",
-            "digest": hashlib.sha256(recipe.read_bytes()).hexdigest(), "version": __version__, "cann": None,
-            "run_dir": "runs", "token": "t",
-        }  # fmt: skip
+            "env": {"PYTHONPATH": str(REPO)},
+            "cwd": str(folder),
+            "python": sys.executable,
+            "setup": None,
+            "recipe": "r.yaml",
+            "digest": hashlib.sha256(recipe.read_bytes()).hexdigest(),
+            "version": __version__,
+            "cann": None,
+            "run_dir": "runs",
+            "token": "t",
+        }
         return self.ask("prepare", **{**request, **changed})
 
 
@@ -275,15 +296,12 @@ def test_the_far_side_ends_with_its_input(far: Callable[..., Far]):
     assert 0 == one.process.wait(10)
 
 
-# -- the near side -----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["../out", "/tmp/out", "a/../../out"])
 def test_a_host_cannot_write_outside_the_run_directory(tmp_path: Path, name: str):
     """Names come from another machine."""
     (tmp_path / "run").mkdir()
-    node = job.Node(0, None, None)  # type: ignore[arg-type]
-    fleet = job._Fleet.__new__(job._Fleet)
+    node = Node(0, None, None)  # type: ignore[arg-type]
+    fleet = Fleet.__new__(Fleet)
     fleet.run_dir, fleet.hosts_share = RunDir(tmp_path / "run"), False
     fleet.keep(node, name, b"evil")
 
@@ -293,10 +311,23 @@ def test_a_host_cannot_write_outside_the_run_directory(tmp_path: Path, name: str
 def test_all_hosts_that_cannot_be_reached_are_named_with_their_line(tmp_path: Path):
     """By the real ssh, which has nobody to talk to."""
     hosts = parse("no-such-host.invalid slots=1\nssh://127.0.0.1:1 slots=1\n", "hosts.txt")
-    planned = job.Job(
-        hosts=hosts, words=(), recipe=Path("r.yaml"), overrides=(), digest="", nproc=1, endpoint=None, run_dir=tmp_path,
-        cwd=str(tmp_path), python=sys.executable, setup=None, env={}, first_env={}, cann=None, grace_s=1.0,
-    )  # fmt: skip
+    planned = Job(
+        hosts=hosts,
+        words=(),
+        recipe=Path("r.yaml"),
+        overrides=(),
+        digest="",
+        nproc=1,
+        endpoint=None,
+        run_dir=tmp_path,
+        cwd=str(tmp_path),
+        python=sys.executable,
+        setup=None,
+        env={},
+        first_env={},
+        cann=None,
+        grace_s=1.0,
+    )
     if shutil.which("ssh") is None:
         pytest.skip("ssh is not installed (apt-get install openssh-client)")
     with pytest.raises(LaunchError) as caught:

@@ -6,8 +6,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from launcher.worker import stall
-from launcher.worker.heartbeat import Heart
+from launcher.worker.agent import stall
+from launcher.worker.runtime.heartbeat import Heart
 
 
 def test_ranks_are_not_blamed_for_a_time_in_which_the_agent_stood_still(tmp_path: Path):

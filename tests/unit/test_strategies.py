@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from launcher import plan, plugins, spec
-from launcher.cluster.model import Cluster
+from launcher import plugins
 from launcher.errors import LaunchError
-from launcher.planning import fit
+from launcher.machine.cluster import Cluster
+from launcher.planning import decide, fit, plan
+from launcher.recipe import load, schema
 from launcher.strategies import peak, table
 from launcher.strategies.base import Base
 from tests.support.run import Ran
 
-LAUNCHER = Path(spec.__file__).resolve().parent
+LAUNCHER = Path(schema.__file__).resolve().parent
 PACKAGE = LAUNCHER.parent / "tests" / "packages" / "pairs"
 CPU = Cluster("cpu", source="a test")
 Write = Callable[..., Path]
@@ -35,10 +36,7 @@ def pairs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def make(path: Path, nproc: int, **options: Any) -> plan.Plan:
-    return plan.make(spec.load(path, (), {}), CPU, plan.Options(nproc=nproc, **options))
-
-
-# -- the interface -----------------------------------------------------------------------------------------------------
+    return decide.make(load.load(path, (), {}), CPU, plan.Options(nproc=nproc, **options))
 
 
 @pytest.mark.parametrize("name", table.BUILT_IN)
@@ -63,9 +61,6 @@ def test_states_of_every_strategy_shrink_by_what_it_shards():
     assert {"ddp": 16_000, **half, "zero3-offload": half["zero3"], "fsdp2": 4_000} == found
 
 
-# -- a strategy of another package -------------------------------------------------------------------------------------
-
-
 def test_a_recipe_may_name_a_strategy_of_another_package(pairs: None, recipe: Write):
     """The global batch is split over pairs, and the first of each counts."""
     made = make(recipe(parallel={"strategy": "pairs", "global_batch_size": 12}), 6)
@@ -85,9 +80,13 @@ def test_a_batch_that_pairs_cannot_split_names_the_nearest(pairs: None, recipe: 
 
 def test_memory_of_another_packages_strategy_is_beside_the_others(pairs: None):
     config = {
-        "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "vocab_size": 100,
-    }  # fmt: skip
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 100,
+    }
     rows = fit.table(config, hbm_bytes=64 << 30, world_size=2, strategies=("pairs", "ddp"))
 
     assert ["pairs", "ddp"] == [row.strategy for row in rows]
@@ -99,12 +98,12 @@ def test_without_the_package_its_name_is_unknown(recipe: Write):
     with pytest.raises(
         LaunchError, match="'pairs' is not one of auto, ddp, zero1, zero2, zero3, zero3-offload or fsdp2"
     ):
-        spec.load(recipe(parallel={"strategy": "pairs"}), (), {})
+        load.load(recipe(parallel={"strategy": "pairs"}), (), {})
 
 
 def test_a_mistyped_name_lists_those_of_packages_too(pairs: None, recipe: Write):
     with pytest.raises(LaunchError, match=r"'pair' is not one of auto, .*fsdp2 or pairs; did you mean `pairs`"):
-        spec.load(recipe(parallel={"strategy": "pair"}), (), {})
+        load.load(recipe(parallel={"strategy": "pair"}), (), {})
 
 
 def test_the_command_line_renders_it(ascend_launch: Callable[..., Ran], recipe: Write):
@@ -120,22 +119,20 @@ def test_the_command_line_renders_it(ascend_launch: Callable[..., Ran], recipe: 
     assert "distributed_type: MULTI_GPU" in files["accelerate.yaml"]
 
 
-# -- a strategy by name where one was not possible before --------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", table.BUILT_IN)
 def test_one_rank_may_have_any_strategy_by_name(name: str):
     """`plan` and a launch on one card: the row of the strategy that the recipe names is there."""
     config = {
-        "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "vocab_size": 100,
-    }  # fmt: skip
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 100,
+    }
     assert [name] == [row.strategy for row in fit.table(config, hbm_bytes=64 << 30, world_size=1, strategies=(name,))]
     every = fit.table(config, hbm_bytes=64 << 30, world_size=1)
     assert ["ddp", "zero3-offload"] == [row.strategy for row in every]
-
-
-# -- nobody else goes by their names -----------------------------------------------------------------------------------
 
 
 def files() -> list[Path]:
@@ -182,8 +179,15 @@ ALLOWED = ("'fsdp'",)
 
 @pytest.mark.parametrize(
     "code",
-    ["a == 'ddp'", "a in ('zero1', 'zero2')", "a.startswith('zero')", "{'fsdp2': 1}", "{1: 2}.get('zero3')", "a['ddp']",
-     "match a:\n    case 'ddp': pass"],
-)  # fmt: skip
+    [
+        "a == 'ddp'",
+        "a in ('zero1', 'zero2')",
+        "a.startswith('zero')",
+        "{'fsdp2': 1}",
+        "{1: 2}.get('zero3')",
+        "a['ddp']",
+        "match a:\n    case 'ddp': pass",
+    ],
+)
 def test_a_decision_by_name_would_be_seen(code: str):
     assert any(set(names_in(node)) & {*table.BUILT_IN, "zero"} for node in decisions(ast.parse(code)))

@@ -14,8 +14,8 @@ from typing import IO
 
 import pytest
 
-from launcher.history import History
-from launcher.show import View
+from launcher.rundir.history import History
+from launcher.show.run import View
 
 REPO = Path(__file__).resolve().parents[2]
 JOB = """
@@ -116,8 +116,10 @@ def begun(code: str, folder: Path) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
     """A job that has said so on its standard output, and that output."""
     job = subprocess.Popen(
         [sys.executable, "-c", code, str(folder / "out")],
-        env=os.environ | {"PYTHONPATH": str(REPO)}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        env=os.environ | {"PYTHONPATH": str(REPO)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
     assert job.stdout is not None
     assert b"begun\n" == job.stdout.readline()
     return job, job.stdout

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from launcher import paths, spec, submit
-from launcher.rundir import RunDir
-from launcher.submit import Job, outcome
+from launcher.clusters import paths
+from launcher.clusters.slurm import queue
+from launcher.clusters.slurm.queue import Job, outcome
+from launcher.recipe import load
+from launcher.rundir.paths import RunDir
 
 TINY = "recipes/tiny-cpu.yaml"
 CPU = ["--device=cpu", "--nproc=2"]
@@ -104,7 +106,11 @@ def test_files_of_this_machine_alone_are_named_for_slurm(recipe: Callable[..., P
     model = tmp_path / "shared" / "model"
     model.mkdir(parents=True)
     (tmp_path / "rows.jsonl").touch()
-    loaded = spec.load(recipe(model={"name": str(model)}, data={"data_files": {"train": str(tmp_path / "rows.jsonl"), "test": "hf://x/y"}}))  # fmt: skip
+    loaded = load.load(
+        recipe(
+            model={"name": str(model)}, data={"data_files": {"train": str(tmp_path / "rows.jsonl"), "test": "hf://x/y"}}
+        )
+    )
     mounts = tmp_path / "mounts"
     mounts.write_text(f"/dev/sda1 / ext4 rw 0 0\nserver:/x {tmp_path / 'shared'} nfs4 rw 0 0\n")
     said = paths.on_own_disk(loaded.spec, loaded.path, None, mounts)
@@ -114,7 +120,9 @@ def test_files_of_this_machine_alone_are_named_for_slurm(recipe: Callable[..., P
     assert [] == paths.on_own_disk(loaded.spec, Path("nowhere.yaml"), None, tmp_path / "absent")
 
 
-def test_the_recipe_travels_resolved_and_with_its_script(ascend_launch: Callable[..., Any], recipe: Callable[..., Path], tmp_path: Path):  # fmt: skip
+def test_the_recipe_travels_resolved_and_with_its_script(
+    ascend_launch: Callable[..., Any], recipe: Callable[..., Path], tmp_path: Path
+):
     """Overrides are in it; the pods' launcher reads it as the recipe it is."""
     (tmp_path / "mine's.py").write_text("print('hello')\n")
     path = recipe(script="mine's.py")
@@ -140,12 +148,15 @@ def test_the_recipe_travels_resolved_and_with_its_script(ascend_launch: Callable
     ("said", "hint"),
     [
         ('error: no matches for kind "PyTorchJob" in version "kubeflow.org/v1"', "lacks that operator"),
-        ("The connection to the server localhost:8080 was refused - did you specify the right host or port?", "does not reach the cluster"),
+        (
+            "The connection to the server localhost:8080 was refused - did you specify the right host or port?",
+            "does not reach the cluster",
+        ),
         ('Error from server (AlreadyExists): pytorchjobs.kubeflow.org "tiny-cpu" already exists', "another --job-name"),
         ('Error from server (Forbidden): pods is forbidden: User "x" cannot create', "your account may not do that"),
         ('Error from server (NotFound): namespaces "team" not found', "--namespace"),
     ],
-)  # fmt: skip
+)
 def test_what_kubectl_refuses_is_one_sentence_and_a_hint(
     ascend_launch: Callable[..., Any], kubectl: Path, said: str, hint: str
 ):
@@ -240,35 +251,53 @@ esac
 @pytest.mark.parametrize(
     ("says", "states", "expected"),
     [
-        (["Unable to contact slurm controller (connect failure)", "RUNNING|None|0|0|n1|", "COMPLETED|None|0|0|n1|"],
-         ["RUNNING", "COMPLETED"], 0),
-        (["RUNNING|None|0|0|n1|", "NODE_FAIL|None|0|0|n1|", "PENDING|BeginTime|0|1||", "RUNNING|None|0|1|n2|", "COMPLETED|None|0|1|n2|"],
-         ["RUNNING", "NODE_FAIL", "PENDING", "RUNNING", "COMPLETED"], 0),
+        (
+            ["Unable to contact slurm controller (connect failure)", "RUNNING|None|0|0|n1|", "COMPLETED|None|0|0|n1|"],
+            ["RUNNING", "COMPLETED"],
+            0,
+        ),
+        (
+            [
+                "RUNNING|None|0|0|n1|",
+                "NODE_FAIL|None|0|0|n1|",
+                "PENDING|BeginTime|0|1||",
+                "RUNNING|None|0|1|n2|",
+                "COMPLETED|None|0|1|n2|",
+            ],
+            ["RUNNING", "NODE_FAIL", "PENDING", "RUNNING", "COMPLETED"],
+            0,
+        ),
         (["RUNNING|None|0|0|n1|", "NODE_FAIL|None|256|0|n1|"], ["RUNNING", "NODE_FAIL"], 1),
         (["RUNNING|None|0|0|n1|", "Invalid job id specified"], ["RUNNING"], 1),
         (["RUNNING|None|0|0|n1|", "FAILED|NonZeroExitCode|512|0|n1|"], ["RUNNING", "FAILED"], 2),
         (["CANCELLED|None|15|0|n1|"], ["CANCELLED"], 143),
     ],
-    ids=["unreachable at first", "requeued after a node failed", "a node failed", "forgotten", "exit code", "cancelled"],
-)  # fmt: skip
-def test_a_job_is_followed_to_its_last_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: list[str], states: list[str], expected: int):  # fmt: skip
+    ids=[
+        "unreachable at first",
+        "requeued after a node failed",
+        "a node failed",
+        "forgotten",
+        "exit code",
+        "cancelled",
+    ],
+)
+def test_a_job_is_followed_to_its_last_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: list[str], states: list[str], expected: int
+):
     """Through what looks like an end and is none, and through a controller that does not answer."""
     for name, value in (("ASK_EVERY_S", 0.05), ("POLL_S", 0.01), ("UNKNOWN_S", 0.3), ("LAG_S", 0.0)):
-        monkeypatch.setattr(submit, name, value)
+        monkeypatch.setattr(queue, name, value)
     tool = tmp_path / "squeue"
     tool.write_text(SQUEUE)
     tool.chmod(0o755)
     (tmp_path / "squeue.says").write_text("\n".join(says) + "\n")
     seen: list[str] = []
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-    found = submit.follow(
+    found = queue.follow(
         "7", RunDir(tmp_path / "run"), tmp_path / "out", env, lambda e: None, lambda j: seen.append(j.state)
     )
 
     assert (states, expected) == (seen, found.exit_code)
-
-
-# -- programs and commands -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -283,16 +312,25 @@ def code(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("words", "ran"),
     [
-        (["--grace=30", "-t", "3", "train.py", "--lr", "1e-4", "--nodes", "7"],
-         "program --nproc 2 --device cpu --grace 30.0 --tee 3 train.py --lr 1e-4 --nodes 7"),
+        (
+            ["--grace=30", "-t", "3", "train.py", "--lr", "1e-4", "--nodes", "7"],
+            "program --nproc 2 --device cpu --grace 30.0 --tee 3 train.py --lr 1e-4 --nodes 7",
+        ),
         (["-m", "mine.trainer", "-m"], "program --nproc 2 --device cpu --module mine.trainer -m"),
         (["--no_python", "./train.sh"], "program --nproc 2 --device cpu --no-python ./train.sh"),
-        (["--run-dir=/r", "--", "bash", "train.sh", "--", "x"],
-         "command --nproc 2 --device cpu --run-dir /r -- bash train.sh -- x"),
-        (["torchrun", "--nnodes=2", "--nproc_per_node", "4", "train.py", "a b"], "program --nproc 4 --device cpu train.py 'a b'"),
+        (
+            ["--run-dir=/r", "--", "bash", "train.sh", "--", "x"],
+            "command --nproc 2 --device cpu --run-dir /r -- bash train.sh -- x",
+        ),
+        (
+            ["torchrun", "--nnodes=2", "--nproc_per_node", "4", "train.py", "a b"],
+            "program --nproc 4 --device cpu train.py 'a b'",
+        ),
     ],
-)  # fmt: skip
-def test_a_batch_script_runs_a_program_or_a_command_on_every_node(ascend_launch: Callable[..., Any], code: Path, words: list[str], ran: str):  # fmt: skip
+)
+def test_a_batch_script_runs_a_program_or_a_command_on_every_node(
+    ascend_launch: Callable[..., Any], code: Path, words: list[str], ran: str
+):
     """In the words of a local launch, from this folder; this shell's PET_ variables are not the job's."""
     done = ascend_launch(
         "submit", "--slurm", "--dry-run", "--nodes=2", *CPU, *words, PET_NPROC_PER_NODE="9", PET_TEE="1", cwd=code
@@ -311,10 +349,15 @@ def test_a_batch_script_runs_a_program_or_a_command_on_every_node(ascend_launch:
         (["/opt/app/main.py"], ["program", "/opt/app/main.py"]),
         (["-m", "torch_thing.train"], ["program", "--module", "torch_thing.train"]),
         (["--no-python", "/bin/echo"], ["program", "--no-python", "/bin/echo"]),
-        (["--", "llamafactory-cli", "train", "/code/x.yaml"], ["command", "--", "llamafactory-cli", "train", "/code/x.yaml"]),
+        (
+            ["--", "llamafactory-cli", "train", "/code/x.yaml"],
+            ["command", "--", "llamafactory-cli", "train", "/code/x.yaml"],
+        ),
     ],
-)  # fmt: skip
-def test_pods_run_what_a_mount_or_their_image_holds(ascend_launch: Callable[..., Any], code: Path, words: list[str], ran: list[str]):  # fmt: skip
+)
+def test_pods_run_what_a_mount_or_their_image_holds(
+    ascend_launch: Callable[..., Any], code: Path, words: list[str], ran: list[str]
+):
     """There is no recipe, and so no ConfigMap."""
     pods = ["submit", "--kubernetes", "--dry-run", *CPU, "--mount=code:/code:ro", *PODS]
     done = ascend_launch(*pods, *words, cwd=code)
@@ -339,9 +382,21 @@ TOKEN = "hf_abcdefghijklmnopqrstuvwxyz012345"
         (["--kubernetes", *PODS, "-m", "mine.trainer"], "mine: a file of this machine", "--mount CLAIM:/code"),
         (["--volcano", *PODS, "--no-python", "./train.sh"], "./train.sh: a file of this machine", "--mount"),
         (["--volcano", *PODS, "--", "bash", "train.sh"], "train.sh: a file of this machine", "--workdir DIR"),
-        (["--kubernetes", *PODS, "--accelerate-config=train.sh", "/x/t.py"], "train.sh: a file of this machine", "--mount"),
-        (["--kubernetes", *PODS, "/x/train.py", "--hub_token", TOKEN], "--hub_token: a secret's value must not", "--secret NAME="),
-        (["--slurm", "--", "wandb", "login", TOKEN], "an argument: a secret's value must not", "export it as a variable"),
+        (
+            ["--kubernetes", *PODS, "--accelerate-config=train.sh", "/x/t.py"],
+            "train.sh: a file of this machine",
+            "--mount",
+        ),
+        (
+            ["--kubernetes", *PODS, "/x/train.py", "--hub_token", TOKEN],
+            "--hub_token: a secret's value must not",
+            "--secret NAME=",
+        ),
+        (
+            ["--slurm", "--", "wandb", "login", TOKEN],
+            "an argument: a secret's value must not",
+            "export it as a variable",
+        ),
         (["--slurm", "train.py", f"--token={TOKEN}"], "--token: a secret's value must not", "export it as a variable"),
         (["--slurm", "-t", "3", "--", "bash", "train.sh"], "--tee: only for a program", "own torchrun"),
         (["--slurm", "--tee", "7", "train.py"], "--tee 7: is none of torchrun's values", "--tee 1"),
@@ -350,8 +405,10 @@ TOKEN = "hf_abcdefghijklmnopqrstuvwxyz012345"
         (["train.py", "--slurm"], "submit needs to know where to", "say --slurm"),
         (["--slurm", "--image=x", "train.py"], "--image: only for --kubernetes", "leave it out"),
     ],
-)  # fmt: skip
-def test_a_program_that_cannot_start_there_is_not_sent(ascend_launch: Callable[..., Any], code: Path, words: list[str], said: str, hint: str):  # fmt: skip
+)
+def test_a_program_that_cannot_start_there_is_not_sent(
+    ascend_launch: Callable[..., Any], code: Path, words: list[str], said: str, hint: str
+):
     done = ascend_launch("submit", "--dry-run", *CPU, *words, cwd=code)
 
     assert (2, True, True) == (done.code, said in done.err, hint in done.err), done.err

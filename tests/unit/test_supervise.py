@@ -8,12 +8,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from launcher import plan, rundir, spec, supervise
-from launcher.cli.launch import explained
-from launcher.cluster.model import Cluster
-from launcher.records import Failure
-from launcher.rundir import RunDir
-from launcher.supervise import Outcome
+from launcher import files
+from launcher.cli.job import explained
+from launcher.jobs import follow
+from launcher.machine.cluster import Cluster
+from launcher.planning import decide, plan
+from launcher.recipe import load
+from launcher.rundir import lifecycle
+from launcher.rundir.outcome import Outcome
+from launcher.rundir.paths import RunDir
+from launcher.rundir.records import Failure
 
 LINGERING = """
 import os, sys, time
@@ -29,15 +33,15 @@ with RunDir(Path(sys.argv[1])).hold():
 
 def test_a_job_is_over_when_nothing_holds_its_directory(recipe: Callable[..., Path], tmp_path: Path):
     """What the agent forked ends a moment after it; a report must not call the run running, nor a new launch be refused."""
-    made = plan.make(spec.load(recipe(), (), {}), Cluster("cpu"), plan.Options())
-    run = rundir.new(tmp_path, "r")
-    rundir.write_text(run.plan_path, made.model_dump_json())
+    made = decide.make(load.load(recipe(), (), {}), Cluster("cpu"), plan.Options())
+    run = lifecycle.new(tmp_path, "r")
+    files.write_text(run.plan_path, made.model_dump_json())
     argv = [sys.executable, "-c", LINGERING, str(run.path)]
     left_early = subprocess.run(argv, check=True)
     was_held = run.is_held()
     while run.is_held():
         pass
-    outcome = supervise.run(argv, run, os.environ, lambda event: None)
+    outcome = follow.run(argv, run, os.environ, lambda event: None)
 
     assert (0, True) == (left_early.returncode, was_held)
     assert 0 == outcome.exit_code

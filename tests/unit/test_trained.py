@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher import trained
 from launcher.errors import LaunchError
+from launcher.jobs import trained
 
 
 def test_a_hub_id_is_one_unless_it_looks_like_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

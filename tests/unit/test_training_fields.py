@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from launcher import training_fields
+from launcher.recipe import training_fields
 
 
 def test_fields_are_those_of_the_class():

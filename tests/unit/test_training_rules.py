@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
-from launcher import assets, plan, spec, training_rules
-from launcher.cluster import detect
-from launcher.cluster.model import Cluster
-from launcher.cluster.nodes import Nodes
+from launcher import assets
+from launcher.accelerators import detect
 from launcher.errors import LaunchError
-from launcher.report import LOWER_IS_BETTER
+from launcher.machine.cluster import Cluster
+from launcher.machine.nodes import Nodes
+from launcher.planning import decide, plan
+from launcher.recipe import load
+from launcher.recipe.schedules import GREATER_IS_BETTER
+from launcher.report.page import LOWER_IS_BETTER
 
 Write = Callable[..., Path]
 CPU = Cluster("cpu", source="a test")
@@ -24,12 +27,12 @@ PLATEAU = {"lr_scheduler_type": "reduce_lr_on_plateau"}
 
 def said(path: Path, *overrides: str) -> str:
     with pytest.raises(LaunchError) as caught:
-        spec.load(path, overrides, {})
+        load.load(path, overrides, {})
     return caught.value.what
 
 
 def arguments(path: Path, *overrides: str, **options: Any) -> dict[str, Any]:
-    return plan.make(spec.load(path, overrides, {}), CPU, plan.Options(**options)).training_arguments
+    return decide.make(load.load(path, overrides, {}), CPU, plan.Options(**options)).training_arguments
 
 
 @pytest.mark.parametrize(
@@ -222,13 +225,13 @@ def test_a_mistake_is_one_line_with_its_place(recipe: Write, training: dict[str,
     ],
 )
 def test_what_fits_together_passes(recipe: Write, training: dict[str, Any]):
-    assert training == spec.load(recipe(training=training), (), {}).spec.training
+    assert training == load.load(recipe(training=training), (), {}).spec.training
 
 
 def test_null_takes_back_what_a_lower_layer_says(recipe: Write):
     path = recipe(training={"logging_steps": 5, "seed": 3})
 
-    assert {"logging_strategy": "epoch"} == spec.load(
+    assert {"logging_strategy": "epoch"} == load.load(
         path, ("training.logging_steps=null", "training.logging_strategy=epoch", "training.seed=null"), {}
     ).spec.training
     assert "command line training.seed: no value is given" in said(path, "training.seed=")
@@ -237,7 +240,7 @@ def test_null_takes_back_what_a_lower_layer_says(recipe: Write):
 def test_a_shipped_recipe_is_not_to_be_edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LaunchError) as caught:
-        spec.load(assets.recipe(Path("tiny-cpu")), ("training.logging_strategy=epoch",), {})
+        load.load(assets.recipe(Path("tiny-cpu")), ("training.logging_strategy=epoch",), {})
 
     assert (
         "set training.logging_steps on the command line; training.logging_steps=null is its default"
@@ -254,10 +257,10 @@ def test_figures_of_a_script_are_its_own(recipe: Write, tmp_path: Path):
     (tmp_path / "mine.py").write_text("")
     path = recipe(script="mine.py", training={**BEST, "metric_for_best_model": "bleu", "greater_is_better": False})
 
-    assert "bleu" == spec.load(path, (), {}).spec.training["metric_for_best_model"]
+    assert "bleu" == load.load(path, (), {}).spec.training["metric_for_best_model"]
 
 
-@pytest.mark.parametrize(("name", "greater"), training_rules.GREATER_IS_BETTER.items())
+@pytest.mark.parametrize(("name", "greater"), GREATER_IS_BETTER.items())
 def test_the_best_is_looked_for_in_the_right_direction(recipe: Write, name: str, greater: bool):
     """transformers takes every figure but the loss for one of which more is better, and keeps the worst by mae."""
     path = recipe(
@@ -334,10 +337,10 @@ def test_a_package_that_is_missing_is_named_where_the_training_is_to_run(
 ):
     """Not where it is only planned or submitted from: another machine has it. None of them is in this environment."""
     path = recipe(training=training)
-    spec.load(path, (), {})
+    load.load(path, (), {})
 
     with pytest.raises(LaunchError, match=rf"training\.{key}: .*needs {package}, which is not installed"):
-        spec.load(path, (), {}, trains_here=True)
+        load.load(path, (), {}, trains_here=True)
 
 
 @pytest.mark.parametrize(
@@ -351,9 +354,9 @@ def test_a_package_that_is_missing_is_named_where_the_training_is_to_run(
 def test_what_the_strategy_or_the_device_would_ignore_is_refused(
     recipe: Write, training: dict[str, Any], cluster: Cluster, words: str
 ):
-    loaded = spec.load(recipe(training=training), (), {})
+    loaded = load.load(recipe(training=training), (), {})
     with pytest.raises(LaunchError) as caught:
-        plan.make(loaded, cluster, plan.Options())
+        decide.make(loaded, cluster, plan.Options())
 
     assert words in caught.value.what
     assert "mine.yaml:" in caught.value.what
@@ -362,16 +365,16 @@ def test_what_the_strategy_or_the_device_would_ignore_is_refused(
 @pytest.mark.parametrize("use", [None, plan.Use(mode="eval", weights="/x"), plan.Use(mode="predict", weights="/x")])
 def test_attention_that_needs_cards_is_refused_without_them(recipe: Write, use: plan.Use | None):
     """Whatever is done with the model; it would be refused when the ranks load it."""
-    loaded = spec.load(recipe(model={"attn_implementation": "flash_attention_2"}), (), {})
+    loaded = load.load(recipe(model={"attn_implementation": "flash_attention_2"}), (), {})
     with pytest.raises(LaunchError, match=r"mine.yaml:\d+: model.attn_implementation: flash_attention_2 needs cards"):
-        plan.make(loaded, CPU, plan.Options(use=use))
+        decide.make(loaded, CPU, plan.Options(use=use))
 
-    assert plan.make(loaded, detect.assumed(8, Nodes()), plan.Options(use=use))
+    assert decide.make(loaded, detect.assumed(8, Nodes()), plan.Options(use=use))
 
 
 def test_null_takes_back_what_a_file_says(recipe: Write):
     """So that saving can be switched off for a try without an edit."""
     path = recipe(training={"save_strategy": "steps", "save_steps": 7})
-    made = spec.load(path, ["training.save_strategy=no", "training.save_steps=null"], {})
+    made = load.load(path, ["training.save_strategy=no", "training.save_steps=null"], {})
 
     assert {"save_strategy": "no"} == made.spec.training

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from launcher.plan import Batch
-from launcher.worker.batches import RankBatches, eval_batches, global_batches
+from launcher.planning.plan import Batch
+from launcher.worker.batching.batches import RankBatches, eval_batches, global_batches
 
 RANDOM = random.Random(3)
 LENGTHS = [RANDOM.choice((5, 9, 20, 33, 80)) + i % 3 for i in range(101)]

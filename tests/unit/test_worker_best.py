@@ -8,7 +8,7 @@ import pytest
 from transformers import TrainerControl, TrainerState
 from transformers.trainer_utils import SaveStrategy
 
-from launcher.worker.checkpoint import ResumableTrainer
+from launcher.worker.training.resumable import ResumableTrainer
 
 
 def trainer(strategy: SaveStrategy, *, loads_best: bool = True) -> ResumableTrainer:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from launcher.errors import LaunchError
-from launcher.worker import cache
+from launcher.worker.data import cache
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
 

@@ -19,10 +19,26 @@ import torch
 from safetensors import SafetensorError
 
 from launcher.errors import LaunchError
-from launcher.spec import RecipeSpec
-from launcher.worker import checkpoint, heartbeat, state, weights
-from launcher.worker.checkpoint import PassedOver, newest_whole
-from launcher.worker.tensorfile import TensorFile, Written, write
+from launcher.recipe.schema import RecipeSpec
+from launcher.worker.checkpoints import manifest as manifests
+from launcher.worker.checkpoints.manifest import (
+    MANIFEST,
+    TRAINER_STATE,
+    UNFINISHED,
+    PassedOver,
+    check,
+    newest_whole,
+    seal,
+    state_file,
+)
+from launcher.worker.checkpoints.publish import attempted, put_in_place, remove, remove_leftovers, synced
+from launcher.worker.checkpoints.saved import Saved
+from launcher.worker.checkpoints.tensorfile import TensorFile, Written, write
+from launcher.worker.runtime import heartbeat
+from launcher.worker.runtime.numbers import not_a_number
+from launcher.worker.training import random_state
+from launcher.worker.weights import trained
+from launcher.worker.weights.trained import ADAPTER
 
 WORLD_SIZE = 2
 
@@ -41,18 +57,18 @@ def publish(folder: Path, step: int) -> Path:
     """A small whole checkpoint."""
     path = folder / f"checkpoint-{step}"
     path.mkdir(parents=True)
-    files = [write(path / checkpoint.state_file(r), [("p/weight/w/0", torch.arange(64.0))], {}) for r in range(2)]
-    (path / checkpoint.TRAINER_STATE).write_text(json.dumps({"global_step": step}))
+    files = [write(path / state_file(r), [("p/weight/w/0", torch.arange(64.0))], {}) for r in range(2)]
+    (path / TRAINER_STATE).write_text(json.dumps({"global_step": step}))
     reseal(path, step, files)
     return path
 
 
 def reseal(path: Path, step: int, files: list[Written] | None = None) -> None:
     """Write a manifest that fits what the folder holds now, as whoever planted something would."""
-    (path / checkpoint.MANIFEST).unlink(missing_ok=True)
-    found = [checkpoint._synced(p, path) for p in path.iterdir()]
+    (path / MANIFEST).unlink(missing_ok=True)
+    found = [synced(p, path) for p in path.iterdir()]
     facts = {"step": step, "world_size": WORLD_SIZE, "resumable": True}
-    checkpoint.seal(path, facts, found)
+    seal(path, facts, found)
 
 
 def flip_bit(path: Path) -> None:
@@ -80,7 +96,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "trainer's state missing": (lambda p: (p / "trainer_state.json").unlink(), "trainer_state.json is missing"),
     "truncated": (lambda p: truncate(p / "state_0.safetensors"), "state_0.safetensors has"),
     "one bit flipped": (lambda p: flip_bit(p / "state_0.safetensors"), "state_0.safetensors is damaged"),
-    "marked as incomplete": (lambda p: (p / checkpoint.UNFINISHED).touch(), "is marked as incomplete"),
+    "marked as incomplete": (lambda p: (p / UNFINISHED).touch(), "is marked as incomplete"),
     "pickle beside it": (lambda p: (p / "optimizer.pt").write_bytes(b""), "holds optimizer.pt, a pickle"),
     "under another step's name": (lambda p: p.rename(p.with_name("checkpoint-9")), "its manifest is of step 8"),
 }
@@ -129,7 +145,7 @@ def test_every_flipped_bit_is_found(tmp_path: Path):
         changed[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
         file.write_bytes(changed)
         # No single bit makes one kind of JSON white space of another.
-        assert isinstance(checkpoint.check(path, 8), PassedOver), file
+        assert isinstance(check(path, 8), PassedOver), file
         file.write_bytes(content)
 
 
@@ -163,9 +179,12 @@ def test_values_come_back_as_they_were(tmp_path: Path):
     """Tensors of every dtype bit for bit, tuples as tuples, keys that are numbers, infinities, tensors inside."""
     tensors = {
         "half": torch.tensor([1.5, -0.0, float("inf")], dtype=torch.bfloat16),
-        "none": torch.empty(0), "one": torch.tensor(3.0), "bytes": torch.tensor([1, 255], dtype=torch.uint8),
-        "whole": torch.tensor([[2**40]]), "switch": torch.tensor([True, False]),
-    }  # fmt: skip
+        "none": torch.empty(0),
+        "one": torch.tensor(3.0),
+        "bytes": torch.tensor([1, 255], dtype=torch.uint8),
+        "whole": torch.tensor([[2**40]]),
+        "switch": torch.tensor([True, False]),
+    }
     tree = {"betas": (0.9, 0.999), 3: [None, True, float("-inf"), 0.1 + 0.2], "step": torch.tensor(7.0)}
 
     written = write(tmp_path / "a", tensors.items(), tree)
@@ -176,7 +195,7 @@ def test_values_come_back_as_they_were(tmp_path: Path):
     got = file.tree()
     assert torch.equal(tree.pop("step"), got.pop("step"))
     assert tree == got
-    assert checkpoint._synced(tmp_path / "a", tmp_path) == written
+    assert synced(tmp_path / "a", tmp_path) == written
 
 
 def test_a_value_that_cannot_be_kept_is_an_error(tmp_path: Path):
@@ -190,7 +209,7 @@ def test_pieces_fit_any_split(tmp_path: Path):
     values = torch.arange(10.0)
     for rank, (start, stop) in enumerate([(0, 3), (3, 8), (8, 10)]):
         write(tmp_path / str(rank), [(f"p/weight/a/b.c/{start}", values[start:stop])], {"optimizer": {}})
-    saved = state.Saved([TensorFile(tmp_path / str(r)) for r in range(3)], "here")
+    saved = Saved([TensorFile(tmp_path / str(r)) for r in range(3)], "here")
 
     into = [torch.zeros(4), torch.zeros(6)]
 
@@ -209,10 +228,10 @@ def test_random_generators_go_on_where_they_were(tmp_path: Path):
 
     random.gauss(0, 1)  # leaves half of a pair behind, which is part of the state
     np.random.normal()
-    write(tmp_path / "a", [], state.random_state(torch.device("cpu")))
+    write(tmp_path / "a", [], random_state.random_state(torch.device("cpu")))
     expected = draw()
 
-    state.set_random_state(TensorFile(tmp_path / "a").tree(), torch.device("cpu"))
+    random_state.set_random_state(TensorFile(tmp_path / "a").tree(), torch.device("cpu"))
 
     assert expected == draw()
 
@@ -221,7 +240,7 @@ def test_derived_generators_differ_by_rank_and_are_repeatable():
     """For a rank that has no saved state of its own."""
 
     def drawn(*numbers: int) -> tuple[float, float, float]:
-        state.derive_random_state(*numbers)
+        random_state.derive_random_state(*numbers)
         return random.random(), float(np.random.rand()), torch.rand(1).item()
 
     assert drawn(42, 14, 0) == drawn(42, 14, 0)
@@ -243,24 +262,24 @@ def test_what_the_disk_says_is_no_crash(error: Exception, words: str):
     def fail() -> None:
         raise error
 
-    assert words in checkpoint._try(fail)
+    assert words in attempted(fail)
 
 
 def test_a_bug_in_saving_is_a_crash():
     """Only the disk's errors are answered."""
     with pytest.raises(ValueError, match="ours"):
-        checkpoint._try(lambda: (_ for _ in ()).throw(ValueError("ours")))
+        attempted(lambda: (_ for _ in ()).throw(ValueError("ours")))
 
 
 def test_removing_leaves_no_half_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A kill while files are being removed leaves a name that nobody takes for a checkpoint, and it is cleared later."""
     path = publish(tmp_path, 8)
     monkeypatch.setattr(shutil, "rmtree", lambda *a, **k: None)
-    checkpoint._remove(path)
+    remove(path)
     assert newest_whole(tmp_path) == (None, [])
     monkeypatch.undo()
 
-    checkpoint._remove_leftovers(tmp_path)
+    remove_leftovers(tmp_path)
 
     assert list(tmp_path.iterdir()) == []
 
@@ -282,8 +301,8 @@ def test_a_checkpoint_that_is_replaced_is_never_gone(tmp_path: Path, monkeypatch
 
     with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
         patch.setattr(Path, "replace", until_killed)
-        checkpoint._replace(target, aside)
-    checkpoint._remove_leftovers(tmp_path)
+        put_in_place(target, aside)
+    remove_leftovers(tmp_path)
 
     assert ("old", "old", "new")[done] == (target / "weights").read_text()
     assert [target] == [*tmp_path.iterdir()]
@@ -293,8 +312,8 @@ def test_a_weight_that_is_no_number_is_found():
     """An infinite one is not: some models keep such in their buffers."""
     weights = {"a": torch.ones(3), "b": torch.tensor([1.0, -math.inf]), "c": torch.arange(3), "d": torch.zeros(0)}
 
-    assert checkpoint._not_a_number(weights) is None
-    assert "e" == checkpoint._not_a_number({**weights, "e": torch.tensor([1.0, math.nan]).bfloat16()})
+    assert not_a_number(weights) is None
+    assert "e" == not_a_number({**weights, "e": torch.tensor([1.0, math.nan]).bfloat16()})
 
 
 def test_a_beat_is_read_back(tmp_path: Path):
@@ -317,8 +336,8 @@ def finished_run(folder: Path) -> Path:
     (folder / "plan.json").write_text("{}")
     (folder / "metrics.json").write_text("{}")
     (model / "config.json").write_text("{}")
-    files = [write(model / "model.safetensors", [("w", torch.arange(64.0))], {}), checkpoint._synced(model / "config.json", model)]  # fmt: skip
-    checkpoint.seal(model, {"step": 8, "world_size": 2, "resumable": False}, files)
+    files = [write(model / "model.safetensors", [("w", torch.arange(64.0))], {}), synced(model / "config.json", model)]
+    seal(model, {"step": 8, "world_size": 2, "resumable": False}, files)
     (model / "README.md").write_text("a card")
     return model
 
@@ -333,37 +352,37 @@ def test_a_finished_model_is_verified_under_any_name(tmp_path: Path):
     (model / "README.md").write_text("another card")
 
     for name in (tmp_path / "run", model, tmp_path / "copy"):
-        assert () == weights.trained(RECIPE, str(name), seed=1).notes
+        assert () == trained.trained(RECIPE, str(name), seed=1).notes
     for folder in (model, tmp_path / "copy"):
         flip_bit(folder / "model.safetensors")
     for name in (tmp_path / "run", model, tmp_path / "copy"):
         with pytest.raises(LaunchError, match=r"model\.safetensors is damaged: its SHA-256 differs") as caught:
-            weights.trained(RECIPE, str(name), seed=1)
+            trained.trained(RECIPE, str(name), seed=1)
         assert 2 == caught.value.exit_code
 
 
 def test_a_finished_model_of_an_older_version_is_used_with_a_note(tmp_path: Path):
     """Without a manifest; and a manifest.json of another program's is none of ours."""
     model = finished_run(tmp_path / "run")
-    (model / checkpoint.MANIFEST).unlink()
-    (note,) = weights.trained(RECIPE, str(tmp_path / "run"), seed=1).notes
+    (model / MANIFEST).unlink()
+    (note,) = trained.trained(RECIPE, str(tmp_path / "run"), seed=1).notes
 
     assert f"{model} has no manifest.json" in note
-    (model / checkpoint.MANIFEST).write_text('{"layers": []}')
-    assert 1 == len(weights.trained(RECIPE, str(model), seed=1).notes)
+    (model / MANIFEST).write_text('{"layers": []}')
+    assert 1 == len(trained.trained(RECIPE, str(model), seed=1).notes)
 
 
 @pytest.mark.parametrize("content", ["x", "[1]", '{"base_model_name_or_path": 5}'])
 def test_an_odd_adapter_config_is_refused(tmp_path: Path, content: str):
-    (tmp_path / weights.ADAPTER).write_text(content)
+    (tmp_path / ADAPTER).write_text(content)
     with pytest.raises(LaunchError, match="is no adapter's config"):
-        weights.trained(RECIPE, str(tmp_path), seed=1)
+        trained.trained(RECIPE, str(tmp_path), seed=1)
 
 
 def test_a_checkpoint_under_another_name_is_verified_too(tmp_path: Path):
     path = publish(tmp_path, 8)
-    assert None is checkpoint.changed(path)
+    assert None is manifests.changed(path)
     path = path.rename(tmp_path / "kept")
     flip_bit(path / "state_0.safetensors")
 
-    assert "state_0.safetensors is damaged: its SHA-256 differs" == checkpoint.changed(path)
+    assert "state_0.safetensors is damaged: its SHA-256 differs" == manifests.changed(path)

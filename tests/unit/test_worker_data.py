@@ -16,13 +16,18 @@ import pyarrow as pa
 import pytest
 from transformers import AutoTokenizer
 
-from launcher import plan, spec
-from launcher.cluster.model import Cluster
 from launcher.errors import EXIT_USER, LaunchError
-from launcher.rundir import RunDir
-from launcher.worker import data, weights
-from launcher.worker import model as models
-from launcher.worker.prepared import Prepared
+from launcher.machine.cluster import Cluster
+from launcher.planning import decide, plan
+from launcher.recipe import load
+from launcher.recipe.schema import Data, Model, RecipeSpec
+from launcher.rundir.paths import RunDir
+from launcher.rundir.prepared import Prepared
+from launcher.worker.batching import splits
+from launcher.worker.data import prepare as preparation
+from launcher.worker.data import tokens
+from launcher.worker.models.tokenizer import load_tokenizer
+from launcher.worker.weights.trained import Trained, label_names
 
 REPO = Path(__file__).resolve().parent.parent.parent
 TINY = REPO / "recipes" / "tiny"
@@ -48,8 +53,8 @@ def prepare(recipe: Callable[..., Path], tmp_path: Path) -> Callable[..., Prepar
             (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
         files = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "test")}
         path = recipe(model={"name": str(TINY), "num_labels": 5}, data={"path": "json", "data_files": files})
-        made = plan.make(spec.load(path, overrides, {}), Cluster("cpu", source="a test"), plan.Options(nproc=1))
-        return data.prepare(made, RunDir(tmp_path / "run"))
+        made = decide.make(load.load(path, overrides, {}), Cluster("cpu", source="a test"), plan.Options(nproc=1))
+        return preparation.prepare(made, RunDir(tmp_path / "run"))
 
     return run
 
@@ -68,12 +73,12 @@ def test_rows_are_tokenised_without_padding_and_opened_from_disk(prepare, tmp_pa
     tokenizer = AutoTokenizer.from_pretrained(TINY)
 
     prepared = prepare("data.max_length=32")
-    rows = data.open_split(prepared.train)
+    rows = splits.open_split(prepared.train)
 
     expected = [tokenizer(r["text"], truncation=True, max_length=32)["input_ids"] for r in ROWS]
     assert expected == rows["input_ids"][:]
     assert [r["label"] for r in ROWS] == rows["labels"][:]
-    assert list(map(len, expected)) == data.lengths(rows).tolist()
+    assert list(map(len, expected)) == splits.lengths(rows).tolist()
     assert (40, sum(map(len, expected)), 32) == (prepared.train.rows, prepared.train.tokens, prepared.train.max_tokens)
     assert {
         "index": 39,
@@ -89,7 +94,7 @@ def test_the_subset_is_chosen_before_tokenising(prepare):
     prepared = prepare("data.train.limit=10", "data.train.seed=7")
     texts = [ROWS[i] for i in _shuffled(len(ROWS), seed=7)[:10]]
     tokenizer = AutoTokenizer.from_pretrained(TINY)
-    assert [tokenizer(r["text"])["input_ids"] for r in texts] == data.open_split(prepared.train)["input_ids"][:]
+    assert [tokenizer(r["text"])["input_ids"] for r in texts] == splits.open_split(prepared.train)["input_ids"][:]
     assert 10 == prepared.train.rows
 
 
@@ -112,12 +117,12 @@ def test_a_second_run_reads_the_cache_and_changed_data_does_not(prepare, cache):
 def test_more_processes_give_the_same_rows(prepare, cache):
     """`data.num_proc` changes how long it takes and nothing else; what is half done leaves nothing behind."""
     alone = prepare()
-    rows = data.open_split(alone.train)["input_ids"][:]
+    rows = splits.open_split(alone.train)["input_ids"][:]
     shutil.rmtree(cache / "tokens")
 
     together = prepare("data.num_proc=2")
 
-    assert rows == data.open_split(together.train)["input_ids"][:]
+    assert rows == splits.open_split(together.train)["input_ids"][:]
     assert alone.train == together.train
     assert {Path(together.train.path), Path(together.eval.path)} == set((cache / "tokens").iterdir())
 
@@ -129,16 +134,16 @@ def test_a_label_column_of_names_is_numbered(prepare):
 
     prepared = prepare(f"model.label_names={names}", rows=rows, test=rows[:7])
 
-    assert [r["label"] for r in ROWS] == data.open_split(prepared.train)["labels"][:]
+    assert [r["label"] for r in ROWS] == splits.open_split(prepared.train)["labels"][:]
     assert tuple(names) == prepared.label_names
 
 
 def test_a_tokenizer_without_pad_token_gets_one():
     """Llama 3 has none: padding uses its end-of-text token, on the side the task needs."""
-    model = spec.Model(name=str(TINY), num_labels=5)
-    recipe = spec.RecipeSpec(model=model, data=spec.Data(path="json"))
+    model = Model(name=str(TINY), num_labels=5)
+    recipe = RecipeSpec(model=model, data=Data(path="json"))
 
-    tokenizer = models.load_tokenizer(recipe, TINY)
+    tokenizer = load_tokenizer(recipe, TINY)
 
     assert AutoTokenizer.from_pretrained(TINY).pad_token is None
     assert (tokenizer.eos_token_id, "right") == (tokenizer.pad_token_id, tokenizer.padding_side)
@@ -155,10 +160,7 @@ def test_a_text_without_tokens_still_has_something_to_pool(prepare, tmp_path):
 
     prepared = prepare(f"model.name={folder}", rows=[{"text": "", "label": 0}, *ROWS])
 
-    assert 1 == min(data.lengths(data.open_split(prepared.train)))
-
-
-# -- the cache
+    assert 1 == min(splits.lengths(splits.open_split(prepared.train)))
 
 
 def test_damaged_tokens_are_made_again_and_it_is_said(prepare, tmp_path):
@@ -168,23 +170,23 @@ def test_damaged_tokens_are_made_again_and_it_is_said(prepare, tmp_path):
     data_before = file.read_bytes()
     file.write_bytes(data_before[:900] + bytes([data_before[900] ^ 1]) + data_before[901:])
 
-    assert not data.is_whole(first)
+    assert not preparation.is_whole(first)
     second = prepare()
 
     assert [note for note in second.notes if "was damaged" in note and first.train.path in note]
     assert data_before == file.read_bytes()
-    assert data.is_whole(second)
+    assert preparation.is_whole(second)
     assert not [note for note in prepare().notes if "damaged" in note]
 
 
 def key(texts: list[str], numbers: list[int] | None = None) -> str:
     column = pa.chunked_array([pa.array(texts)])
-    return data._content_key(column, np.array(numbers or [0] * len(texts), dtype=np.int64))
+    return tokens._content_key(column, np.array(numbers or [0] * len(texts), dtype=np.int64))
 
 
 def test_different_rows_never_have_one_key(monkeypatch):
     """A NUL in a text, where one batch ends and the next begins, and labels beside lengths."""
-    monkeypatch.setattr(data, "_KEY_ROWS", 2)
+    monkeypatch.setattr(tokens, "_KEY_ROWS", 2)
     columns = [
         ["a", "b"],
         ["a\0b"],
@@ -203,10 +205,7 @@ def test_different_rows_never_have_one_key(monkeypatch):
     assert len(columns) == len(set(map(key, columns)))
     assert key(["a", "b"], [0, 1]) != key(["a", "b"], [1, 0])
     assert key(["a"], [1]) != key(["a" * 1], [256])
-    assert key(["a", "b"]) == data._content_key(pa.chunked_array([["a"], ["b"]]), np.zeros(2, np.int64))
-
-
-# -- causal-lm
+    assert key(["a", "b"]) == tokens._content_key(pa.chunked_array([["a"], ["b"]]), np.zeros(2, np.int64))
 
 
 def test_prompts_follow_the_chat_template_and_long_texts_are_cut_inside_it(prepare):
@@ -216,7 +215,7 @@ def test_prompts_follow_the_chat_template_and_long_texts_are_cut_inside_it(prepa
     long = {"text": "The soup was fine. " * 60, "label": 1}
 
     prepared = prepare(*words, rows=[ROWS[0], long])
-    short_ids, long_ids = data.open_split(prepared.train)["input_ids"][:]
+    short_ids, long_ids = splits.open_split(prepared.train)["input_ids"][:]
 
     messages = [
         {"role": "system", "content": "Be brief."},
@@ -254,9 +253,6 @@ def test_a_system_message_that_the_template_refuses_is_explained(prepare, tmp_pa
     assert "data.prompt" in error.hint
 
 
-# -- labels
-
-
 def test_labels_are_counted_and_doubts_are_told(prepare):
     """Rows of each label are a fact of each split; rows to evaluate that were trained on are counted."""
     prepared = prepare(rows=ROWS[:7], test=[ROWS[0], {"text": "new", "label": 1}])
@@ -273,8 +269,8 @@ def test_ratings_from_1_are_numbered_alike_in_both_splits(prepare):
 
     prepared = prepare(rows=rated, test=rated[2:4])
 
-    assert [r["label"] for r in ROWS] == data.open_split(prepared.train)["labels"][:]
-    assert [2, 3] == data.open_split(prepared.eval)["labels"][:]
+    assert [r["label"] for r in ROWS] == splits.open_split(prepared.train)["labels"][:]
+    assert [2, 3] == splits.open_split(prepared.eval)["labels"][:]
     assert tuple("12345") == prepared.label_names
     assert any("numbered in order: 1 is 0" in note for note in prepared.notes)
 
@@ -306,26 +302,24 @@ def test_label_names_of_the_weights_go_before_the_rows(tmp_path):
     """A run's own names order the labels; the same names in another order are refused."""
     (tmp_path / "ascend_launch.json").write_text(json.dumps({"recipe": {"model": {"label_names": ["1", "2", "3"]}}}))
     trained, config = (
-        weights.Trained(tmp_path, None),
+        Trained(tmp_path, None),
         Mock(architectures=["XForSequenceClassification"], id2label={0: "a"}),
     )
 
-    def recipe(names: list[str] | None) -> spec.RecipeSpec:
-        model = spec.Model(name="m", num_labels=3, label_names=names and tuple(names))
-        return spec.RecipeSpec(model=model, data=spec.Data(path="json"))
+    def recipe(names: list[str] | None) -> RecipeSpec:
+        model = Model(name="m", num_labels=3, label_names=names and tuple(names))
+        return RecipeSpec(model=model, data=Data(path="json"))
 
-    assert ("1", "2", "3") == weights.label_names(recipe(None), trained, config)
-    assert ("a", "b", "c") == weights.label_names(recipe(["a", "b", "c"]), trained, config)
+    assert ("1", "2", "3") == label_names(recipe(None), trained, config)
+    assert ("a", "b", "c") == label_names(recipe(["a", "b", "c"]), trained, config)
     with pytest.raises(LaunchError, match="in another order"):
-        weights.label_names(recipe(["3", "2", "1"]), trained, config)
+        label_names(recipe(["3", "2", "1"]), trained, config)
     (tmp_path / "ascend_launch.json").unlink()
     config.id2label = {1: "b", 0: "a"}
-    assert ("a", "b") == weights.label_names(recipe(None), trained, config)
+    assert ("a", "b") == label_names(recipe(None), trained, config)
     config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
-    assert weights.label_names(recipe(None), trained, config) is None
+    assert label_names(recipe(None), trained, config) is None
 
-
-# -- files
 
 TABLE = "".join(f"{row['text'].strip()},{row['label']}\n" for row in ROWS)
 
@@ -526,9 +520,6 @@ def test_the_readers_name_is_corrected(prepare, tmp_path):
     assert "set data.path=csv" == error.hint
 
 
-# -- mistakes
-
-
 def test_a_missing_column_names_those_there_are(prepare):
     """`data.text: review` on columns text and label."""
     error = refused(prepare, "data.text=review")
@@ -594,19 +585,19 @@ def test_broken_json_is_refused(prepare, tmp_path):
 def test_a_reader_without_files_is_refused(recipe, tmp_path):
     """`data.path: json` alone would read every file below the current folder."""
     path = recipe(model={"name": str(TINY)}, data={"path": "json", "data_files": None})
-    made = plan.make(spec.load(path, (), {}), Cluster("cpu", source="a test"), plan.Options(nproc=1))
+    made = decide.make(load.load(path, (), {}), Cluster("cpu", source="a test"), plan.Options(nproc=1))
 
     with pytest.raises(LaunchError, match="but not which"):
-        data.prepare(made, RunDir(tmp_path / "run"))
+        preparation.prepare(made, RunDir(tmp_path / "run"))
 
 
 def test_a_dataset_that_cannot_be_reached_names_the_ways_out(recipe, tmp_path):
     """Offline and not in the cache: mirror or local files."""
     path = recipe(model={"name": str(TINY)}, data={"path": "Yelp/yelp_review_full", "data_files": None})
-    made = plan.make(spec.load(path, (), {}), Cluster("cpu", source="a test"), plan.Options(nproc=1))
+    made = decide.make(load.load(path, (), {}), Cluster("cpu", source="a test"), plan.Options(nproc=1))
 
     with pytest.raises(LaunchError) as caught:
-        data.prepare(made, RunDir(tmp_path / "run"))
+        preparation.prepare(made, RunDir(tmp_path / "run"))
 
     assert "Yelp/yelp_review_full" in caught.value.what
     assert "HF_ENDPOINT" in caught.value.hint

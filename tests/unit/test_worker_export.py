@@ -9,10 +9,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from launcher import rundir, trained
+from launcher import files
 from launcher.errors import LaunchError
-from launcher.spec import Adapter, Data, Model, RecipeSpec
-from launcher.worker.export import Request, export
+from launcher.jobs import trained
+from launcher.recipe.schema import Adapter, Data, Model, RecipeSpec
+from launcher.rundir.paths import MODEL_NOTE
+from launcher.worker.weights.export import Request, export
 
 TINY = Path(__file__).parents[2] / "recipes" / "tiny"
 NAMES = ("bad", "good")
@@ -46,8 +48,8 @@ def adapter(tmp_path: Path):
             if parameter.requires_grad:
                 parameter.data = torch.rand_like(parameter) / 10
         wrapped.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
-        settings = rundir.read_json(tmp_path / "adapter" / "adapter_config.json")
-        rundir.write_json(
+        settings = files.read_json(tmp_path / "adapter" / "adapter_config.json")
+        files.write_json(
             tmp_path / "adapter" / "adapter_config.json", settings | {"base_model_name_or_path": str(base)}
         )
         return tmp_path / "adapter", wrapped
@@ -56,7 +58,14 @@ def adapter(tmp_path: Path):
 
 
 def run(folder: Path, recipe: RecipeSpec, **more: Any) -> dict[str, Any]:
-    words = {"checkpoint": None, "dtype": None, "max_shard_bytes": 10**9, "adapter_only": False, "strategy": None, "precision": None}  # fmt: skip
+    words = {
+        "checkpoint": None,
+        "dtype": None,
+        "max_shard_bytes": 10**9,
+        "adapter_only": False,
+        "strategy": None,
+        "precision": None,
+    }
     request = Request(weights=str(folder), out=f"{folder}-out", recipe=recipe.model_dump(mode="json"), **(words | more))
     return export(request)
 
@@ -79,7 +88,7 @@ def test_a_classifier_from_elsewhere_is_exported_with_its_own_labels(saved):
 
     assert {0: "no", 1: "perhaps", 2: "yes"} == again.config.id2label
     assert all(torch.equal(a, again.state_dict()[name]) for name, a in model.state_dict().items())
-    assert ["no", "perhaps", "yes"] == rundir.read_json(out / rundir.MODEL_NOTE)["recipe"]["model"]["label_names"]
+    assert ["no", "perhaps", "yes"] == files.read_json(out / MODEL_NOTE)["recipe"]["model"]["label_names"]
     assert "Trained by" not in (out / "README.md").read_text()
 
 

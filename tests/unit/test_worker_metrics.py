@@ -13,8 +13,8 @@ import sklearn.metrics
 import torch
 
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
-from launcher.worker.metrics import NO_LABEL, Predictions, compute
-from launcher.worker.model import labels_of
+from launcher.worker.tasks.base import labels_of
+from launcher.worker.tasks.metrics import NO_LABEL, Predictions, compute
 
 DOCS = Path(__file__).parents[2] / "docs" / "results.md"
 RANDOM = random.Random(5)

@@ -22,24 +22,32 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 
-from launcher import modelfolder, plan, spec
-from launcher.cluster.model import Cluster
 from launcher.errors import LaunchError
+from launcher.machine.cluster import Cluster
+from launcher.models import positions
+from launcher.models.folder import native
+from launcher.planning import decide, plan
+from launcher.recipe import load
 from launcher.worker.engines.fsdp2 import Fsdp2
-from launcher.worker.model import (
-    Answering,
-    Classification,
-    _hides_padding,
-    _with_adapter,
-    load_model,
-    pad,
-)
+from launcher.worker.models.adapter import with_adapter
+from launcher.worker.models.load import load_model
+from launcher.worker.tasks.answers import Answering
+from launcher.worker.tasks.base import pad
+from launcher.worker.tasks.classification import Classification, hides_padding
 
 PAD = 1
 CONFIG = LlamaConfig(
-    hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-    vocab_size=64, num_labels=3, pad_token_id=PAD, bos_token_id=0, eos_token_id=PAD,
-)  # fmt: skip
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    vocab_size=64,
+    num_labels=3,
+    pad_token_id=PAD,
+    bos_token_id=0,
+    eos_token_id=PAD,
+)
 ROWS = [
     {"input_ids": [0, 5, 6, 7, 8], "labels": 2},
     {"input_ids": [0, 9], "labels": 0},
@@ -97,7 +105,7 @@ def test_a_decoders_padding_is_hidden_without_a_mask():
     model = AutoModelForSequenceClassification.from_config(CONFIG, dtype=torch.float32).eval()
     batch = Classification(PAD, 1, 0.0).collate(ROWS)
 
-    assert _hides_padding(model)
+    assert hides_padding(model)
     expected, found = (Classification(PAD, 1, 0.0, needs_mask=m).evaluate(model, batch) for m in (True, False))
 
     assert expected[0].tolist() == found[0].tolist()
@@ -115,7 +123,7 @@ def test_models_that_look_ahead_keep_the_mask(kind):
         config = copy.deepcopy(CONFIG)
         config._attn_implementation = "eager"
 
-    assert not _hides_padding(AutoModelForSequenceClassification.from_config(config))
+    assert not hides_padding(AutoModelForSequenceClassification.from_config(config))
 
 
 @pytest.mark.parametrize("answers", [ONE_TOKEN, MANY_TOKENS])
@@ -160,8 +168,6 @@ def test_logits_are_computed_for_answer_positions_only(language_model):
     assert [(3, 3, 64)] == seen
 
 
-# --- against transformers' and peft's own classes ------------------------------------------------------------------
-
 SIZES = {
     32: "hidden_size n_embd d_model dim embedding_size word_embed_proj_dim max_position_embeddings n_positions",
     64: "vocab_size hidden_dim intermediate_size ffn_dim encoder_ffn_dim decoder_ffn_dim",
@@ -183,7 +189,7 @@ SMALL = {key: size for size, keys in SIZES.items() for key in keys.split()}
 )
 def test_transformers_tables_are_read_whole_without_importing_it(table, own):
     """A type that is missed would have its model refused."""
-    assert own.keys() == modelfolder.native(table)
+    assert own.keys() == native(table)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +202,7 @@ def test_the_longest_row_of_a_table_of_positions_is_the_one_that_is_said(kind):
     known = fields.to_dict().keys() | type(fields).attribute_map.keys()
     config = CONFIG_MAPPING[kind](**{key: value for key, value in SMALL.items() if key in known})
     model = AutoModelForSequenceClassification.from_config(config).eval()
-    limit, _ = modelfolder.positions(config.to_dict())
+    limit, _ = positions.positions(config.to_dict())
 
     def run(length):
         ids = torch.full((1, length), 5)
@@ -210,8 +216,8 @@ def test_the_longest_row_of_a_table_of_positions_is_the_one_that_is_said(kind):
 
 
 def planned(recipe, strategy="ddp", **sections):
-    loaded = spec.load(recipe(parallel={"strategy": strategy}, **sections), (), {})
-    return plan.make(loaded, Cluster("cpu", source="a test"), plan.Options())
+    loaded = load.load(recipe(parallel={"strategy": strategy}, **sections), (), {})
+    return decide.make(loaded, Cluster("cpu", source="a test"), plan.Options())
 
 
 def trained(model):
@@ -222,7 +228,7 @@ def trained(model):
 def test_modules_to_save_are_trained_beside_factors_and_head(recipe, module):
     """peft appends a classifier's head to the list, which a tuple does not allow."""
     made = planned(recipe, adapter={"r": 4, "modules_to_save": [module]})
-    model = _with_adapter(made, AutoModelForSequenceClassification.from_config(CONFIG))
+    model = with_adapter(made, AutoModelForSequenceClassification.from_config(CONFIG))
     whole = {name for name in trained(model) if "lora_" not in name}
 
     heads = {"base_model.model.score.modules_to_save.default.weight"}
@@ -234,7 +240,7 @@ def test_modules_to_save_are_trained_beside_factors_and_head(recipe, module):
 def test_a_module_to_save_that_the_model_has_not_is_refused(recipe):
     """peft passes it over, and trains less than was asked for."""
     with pytest.raises(LaunchError, match=r"has no module embed_token\n") as caught:
-        _with_adapter(
+        with_adapter(
             planned(recipe, adapter={"modules_to_save": ["embed_token"]}),
             AutoModelForSequenceClassification.from_config(CONFIG),
         )

@@ -14,16 +14,21 @@ from typing import Any
 import psutil
 import pytest
 
-from launcher import plan, spec
-from launcher.cluster import detect, network
-from launcher.cluster.model import Cluster
-from launcher.cluster.nodes import Nodes
+from launcher.accelerators import detect
+from launcher.accelerators.ascend import ports
+from launcher.accelerators.ascend.ports import BLOCKS, Blocks
 from launcher.errors import LaunchError
-from launcher.records import Failure
-from launcher.rundir import RunDir
-from launcher.worker import nodes
-from launcher.worker.agent import Agent
-from launcher.worker.nodes import ManyNodes, Meeting, OneNode
+from launcher.machine.cluster import Cluster
+from launcher.machine.nodes import Nodes
+from launcher.planning import decide, plan
+from launcher.recipe import load
+from launcher.rundir.paths import RunDir
+from launcher.rundir.records import Failure
+from launcher.worker.agent.agent import Agent
+from launcher.worker.agent.nodes import board as nodes_board
+from launcher.worker.agent.nodes.link import Meeting
+from launcher.worker.agent.nodes.many import ManyNodes
+from launcher.worker.agent.nodes.one import OneNode
 
 Write = Callable[..., Path]
 
@@ -38,8 +43,8 @@ def two_nodes(path: Path, *, npu: bool = True) -> plan.Plan:
     nodes = Nodes(2, 0, f"127.0.0.1:{free_port()}")
     cluster = detect.assumed(2, nodes) if npu else Cluster("cpu", (), 2, 0, nodes.endpoint)
     supervision = plan.Supervision(join_timeout_s=20)
-    return plan.make(
-        spec.load(path, ("parallel.global_batch_size=4",), {}), cluster, plan.Options(nproc=2, supervision=supervision)
+    return decide.make(
+        load.load(path, ("parallel.global_batch_size=4",), {}), cluster, plan.Options(nproc=2, supervision=supervision)
     )
 
 
@@ -105,7 +110,7 @@ def no_ports_of_the_users(monkeypatch: pytest.MonkeyPatch):
 
 def test_nodes_agree_on_ports_that_are_free(recipe: Write, meet: Any):
     """The lowest block of which no port is taken, the same on both."""
-    lowest = network.Blocks("probe")
+    lowest = Blocks("probe")
     expected = lowest.offer(2)
     lowest.close()
     with socket.socket() as taken:
@@ -136,9 +141,9 @@ def test_the_users_own_ports_stay(recipe: Write, meet: Any, monkeypatch: pytest.
 
 def test_no_common_ports_is_said_with_the_node_that_has_few(recipe: Write, meet: Any, monkeypatch: pytest.MonkeyPatch):
     """Here: with one block in the world, and that one taken."""
-    monkeypatch.setattr(network, "BLOCKS", (network.BLOCKS[-1],))
+    monkeypatch.setattr(ports, "BLOCKS", (BLOCKS[-1],))
     with socket.socket() as taken:
-        taken.bind(("", network.BLOCKS[-1]))
+        taken.bind(("", BLOCKS[-1]))
         first, _ = meet(two_nodes(recipe()))
 
     assert "no 32 ports for HCCL are free on all nodes" in first.what
@@ -184,7 +189,7 @@ def test_cpu_ranks_are_told_nothing_of_hccl(recipe: Write, tmp_path: Path, monke
 
 def test_two_jobs_on_one_node_get_different_ports(recipe: Write):
     """Of one node each, no other node to agree with."""
-    made = plan.make(spec.load(recipe(), (), {}), detect.assumed(2, Nodes()), plan.Options(nproc=2))
+    made = decide.make(load.load(recipe(), (), {}), detect.assumed(2, Nodes()), plan.Options(nproc=2))
     links = [OneNode(made, f"run {n}") for n in (0, 1)]
     bases = [meeting.hccl_base for link in links if isinstance(meeting := link.join(0, None), Meeting)]
     for link in links:
@@ -193,9 +198,6 @@ def test_two_jobs_on_one_node_get_different_ports(recipe: Write):
         link.close()
 
     assert 2 == len(set(bases))
-
-
-# -- a node ends without a word ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("gone", [0, 1])
@@ -246,8 +248,6 @@ def test_a_node_that_was_given_up_and_wakes_up_changes_nothing(recipe: Write):
     assert sleeper.is_given_up
     assert 1 in heard
 
-
-# -- strangers ---------------------------------------------------------------------------------------------------------
 
 SECRETS = ("a" * 64, "a" * 64)
 
@@ -339,7 +339,7 @@ def test_what_a_stranger_removes_is_written_again(recipe: Write):
 def test_nodes_with_different_secrets_do_not_meet(
     recipe: Write, monkeypatch: pytest.MonkeyPatch, secrets: tuple[str, str]
 ):
-    monkeypatch.setattr(nodes, "LOST_AFTER_S", 1.0)
+    monkeypatch.setattr(nodes_board, "LOST_AFTER_S", 1.0)
     made = two_nodes(recipe(), npu=False)
     first = ManyNodes(made, 0, stop=lambda: None, on_stop=lambda number: None, secret=secrets[0])
     other = ManyNodes(made, 1, stop=lambda: None, on_stop=lambda number: None, secret=secrets[1])
@@ -357,9 +357,6 @@ def test_a_job_without_a_secret_says_so_once(recipe: Write):
     assert 1 == sum("export one ASCEND_LAUNCH_SECRET on every node" in note for note in met.notes)
 
 
-# -- where is listened -------------------------------------------------------------------------------------------------
-
-
 def listening(port: int) -> set[str]:
     """The addresses at which this process listens at that port."""
     found = psutil.Process().net_connections("tcp")
@@ -367,7 +364,9 @@ def listening(port: int) -> set[str]:
 
 
 def test_one_nodes_store_is_served_on_the_loopback_interface_alone(recipe: Write):
-    link = OneNode(plan.make(spec.load(recipe(), (), {}), Cluster("cpu", (), 2, 0, None), plan.Options(nproc=2)), "run")
+    link = OneNode(
+        decide.make(load.load(recipe(), (), {}), Cluster("cpu", (), 2, 0, None), plan.Options(nproc=2)), "run"
+    )
     meeting = link.join(0, None)
     assert isinstance(meeting, Meeting)
 

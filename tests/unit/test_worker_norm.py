@@ -12,8 +12,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Partial
 from transformers import TrainerControl
 
-from launcher.worker.checkpoint import ResumableTrainer
-from launcher.worker.trainer import RecipeTrainer
+from launcher.worker.training.resumable import ResumableTrainer
+from launcher.worker.training.trainer import RecipeTrainer
 
 
 @pytest.fixture

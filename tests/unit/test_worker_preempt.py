@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from launcher.worker import preempt
-from launcher.worker.preempt import Question
+from launcher.worker.runtime import stop_signals
+from launcher.worker.training.stop_poll import ASK_EVERY_S, Question
 
 
 class Table:
@@ -56,13 +56,13 @@ def test_all_ranks_answer_alike(monkeypatch: pytest.MonkeyPatch, kinds: list[str
     for call, kind in enumerate(kinds):
         for i, question in enumerate(ranks):
             monkeypatch.setattr(time, "monotonic", lambda speed=i + 1, now=call: now * 0.01 * speed)
-            monkeypatch.setattr(preempt, "_received", signal.SIGTERM if i == 1 and call >= 150 else None)
+            monkeypatch.setattr(stop_signals, "_received", signal.SIGTERM if i == 1 and call >= 150 else None)
             if question.answer(kind):
                 stopped[i].append(call)
 
     first = [calls[0] for calls in stopped]
     assert len(set(first)) == 1
-    assert 150 < first[0] <= 150 + 2 * preempt.ASK_EVERY_S / 0.01
+    assert 150 < first[0] <= 150 + 2 * ASK_EVERY_S / 0.01
     assert len(table.sums) < 60
 
 
@@ -71,7 +71,7 @@ def test_one_rank_answers_at_once(monkeypatch: pytest.MonkeyPatch):
     question = Question(Table(1).rank())
 
     assert not question.answer("step")
-    monkeypatch.setattr(preempt, "_received", signal.SIGUSR1)
+    monkeypatch.setattr(stop_signals, "_received", signal.SIGUSR1)
     assert question.answer("step")
 
 

@@ -16,18 +16,23 @@ from safetensors.torch import save_file
 from transformers import TrainerControl, TrainerState
 
 import launcher.worker
-from launcher import plan, spec
-from launcher.cluster.model import Cluster
 from launcher.errors import LaunchError
-from launcher.worker import checkpoint, preempt
-from launcher.worker.callbacks import Events, Progress
-from launcher.worker.checkpoint import Checkpoint, Store
-from launcher.worker.heartbeat import Heart
-from launcher.worker.losswatch import NAN_REASONS, ZERO_STEPS, LossWatch
-from launcher.worker.peers import Peers
-from launcher.worker.preempt import Preempted, Stop, StopReport
-from launcher.worker.schedule import Schedule
-from launcher.worker.snapshot import Snapshot
+from launcher.machine.cluster import Cluster
+from launcher.planning import decide, plan
+from launcher.recipe import load
+from launcher.worker.checkpoints import manifest
+from launcher.worker.checkpoints.manifest import Checkpoint
+from launcher.worker.checkpoints.snapshot import Snapshot
+from launcher.worker.checkpoints.store import Store
+from launcher.worker.runtime import stop_signals
+from launcher.worker.runtime.events import Events
+from launcher.worker.runtime.heartbeat import Heart
+from launcher.worker.runtime.peers import Peers
+from launcher.worker.runtime.stop_signals import Preempted
+from launcher.worker.training.losswatch import NAN_REASONS, ZERO_STEPS, LossWatch
+from launcher.worker.training.progress import Progress
+from launcher.worker.training.schedule import Schedule
+from launcher.worker.training.stop import Stop, StopReport
 
 
 @pytest.fixture
@@ -62,9 +67,6 @@ def test_no_part_is_changed_from_outside():
     assert [] == written
 
 
-# -- being told to stop ------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def schedule() -> Schedule:
     return Schedule()
@@ -78,7 +80,7 @@ def begun() -> list[str]:
 
 @pytest.fixture
 def stop(monkeypatch: pytest.MonkeyPatch, events: Events, schedule: Schedule, begun: list[str]) -> Stop:
-    monkeypatch.setattr(preempt, "_received", None)
+    monkeypatch.setattr(stop_signals, "_received", None)
     report = StopReport(Peers(), events, saved_step=lambda: 3)
     return Stop(Peers(), schedule, report, begin=lambda: begun.append("begun"))
 
@@ -106,7 +108,7 @@ def test_a_stop_saves_first_and_leaves_the_evaluation_for_later(
     monkeypatch: pytest.MonkeyPatch, stop: Stop, schedule: Schedule, tmp_path: Path
 ):
     """The signal comes in a step whose end would also be evaluated."""
-    monkeypatch.setattr(preempt, "_received", signal.SIGTERM)
+    monkeypatch.setattr(stop_signals, "_received", signal.SIGTERM)
     control = TrainerControl(should_evaluate=True)
     stop.on_step_end(ARGS, at(3, 0.75), control)
 
@@ -122,15 +124,12 @@ def test_a_stop_before_the_first_step_saves_nothing(
 ):
     """Where no signal has come, the trainer begins."""
     stop.on_train_begin(ARGS, at(0, 0.0), TrainerControl())
-    monkeypatch.setattr(preempt, "_received", signal.SIGUSR1)
+    monkeypatch.setattr(stop_signals, "_received", signal.SIGUSR1)
     with pytest.raises(Preempted):
         stop.on_train_begin(ARGS, at(0, 0.0), TrainerControl())
 
     assert ["begun"] == begun
     assert [{"event": "preempted", "step": 0, "saved": False, "signal": "SIGUSR1"}] == emitted(tmp_path)
-
-
-# -- losses ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_step_whose_loss_is_not_a_number_is_named():
@@ -155,9 +154,6 @@ def test_a_loss_that_stays_zero_is_refused():
 
     with pytest.raises(LaunchError, match=f"exactly 0 for {ZERO_STEPS} logged steps"):
         watch.on_log(ARGS, at(len(logs), 0.5), TrainerControl(), {"loss": logs[-1]})
-
-
-# -- the table of epochs -----------------------------------------------------------------------------------------------
 
 
 def progress(
@@ -203,12 +199,9 @@ def test_figures_of_the_best_model_are_of_no_epoch(events: Events, tmp_path: Pat
     assert [] == emitted(tmp_path)
 
 
-# -- saving ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def store(recipe: Callable[..., Path], events: Events, tmp_path: Path) -> Store:
-    made = plan.make(spec.load(recipe(), (), {}), Cluster("cpu", source="a test"), plan.Options(nproc=1))
+    made = decide.make(load.load(recipe(), (), {}), Cluster("cpu", source="a test"), plan.Options(nproc=1))
     return Store(tmp_path / "checkpoints", made, Peers(), events, Heart(tmp_path / "beat_0"))
 
 
@@ -244,7 +237,7 @@ def test_the_model_alone_is_no_checkpoint_to_resume_from(store: Store):
     assert store.save(snapshot(6, is_resumable=False, state_of_rank=None))
 
     assert None is store.find()
-    whole, _ = checkpoint.newest_whole(store.folder, for_resuming=False)
+    whole, _ = manifest.newest_whole(store.folder, for_resuming=False)
     assert whole is not None
     assert ["model.safetensors", "trainer_state.json"] == [row["name"] for row in whole.manifest["files"]]
 
@@ -254,7 +247,7 @@ def test_the_best_steps_are_kept_beyond_the_limit(store: Store):
     for step in (2, 4, 6, 8):
         store.save(snapshot(step, save_total_limit=1, best_steps=frozenset({4})))
 
-    assert [4, 8] == [step for step, _ in checkpoint.listed(store.folder)]
+    assert [4, 8] == [step for step, _ in manifest.listed(store.folder)]
 
 
 def test_a_weight_that_is_not_a_number_is_not_saved(store: Store):
@@ -263,4 +256,4 @@ def test_a_weight_that_is_not_a_number_is_not_saved(store: Store):
     with pytest.raises(LaunchError, match=r"w is not a number \(NaN\) after step 8"):
         store.save(snapshot(8, math.nan))
 
-    assert [6] == [step for step, _ in checkpoint.listed(store.folder)]
+    assert [6] == [step for step, _ in manifest.listed(store.folder)]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher import yamlfile
 from launcher.errors import LaunchError
+from launcher.recipe import yamlfile
 
 
 def read(tmp_path: Path, text: str) -> yamlfile.Document:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from launcher.errors import LaunchError
-from launcher.plan import Plan
+from launcher.planning.plan import Plan
 from launcher.worker.engines.checks import same
 from launcher.worker.engines.pieces import Held, Parts, Piece
 

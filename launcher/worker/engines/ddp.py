@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from launcher.plan import Plan
+from launcher.planning.plan import Plan
 from launcher.worker.engines.base import Base, wrong_engine
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import TrainingArguments
 
-    from launcher.plan import Plan
+    from launcher.planning.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from launcher.errors import LaunchError
-from launcher.plan import Plan
+from launcher.planning.plan import Plan
 from launcher.worker.engines.base import Base, WholeParts, same_precision, wrong_engine
 from launcher.worker.engines.pieces import Parts, Piece
 
@@ -54,14 +54,20 @@ class Fsdp2(Base):
         parameters = dict(model.named_parameters())
         whole = [n for n, p in parameters.items() if not isinstance(p, DTensor)]
         if whole:
-            raise LaunchError(f"{len(whole)} parameters are no DTensors under FSDP2, the first is {whole[0]}",
-                              hint="report this with the run directory", exit_code=1)  # fmt: skip
+            raise LaunchError(
+                f"{len(whole)} parameters are no DTensors under FSDP2, the first is {whole[0]}",
+                hint="report this with the run directory",
+                exit_code=1,
+            )
         total = sum(p.numel() for p in parameters.values())
         local = sum(p.to_local().numel() for p in parameters.values())
         # Rows are dealt out whole, so a rank can hold more than its share of a small parameter, or nothing of it.
         if local >= total and plan.world_size > 1:
-            raise LaunchError(f"this rank holds all {total} parameters under FSDP2",
-                              hint="report this with the run directory", exit_code=1)  # fmt: skip
+            raise LaunchError(
+                f"this rank holds all {total} parameters under FSDP2",
+                hint="report this with the run directory",
+                exit_code=1,
+            )
         return {"parameters": total, "local_parameters": local}
 
     def parts(self, trainer: Any) -> Parts:

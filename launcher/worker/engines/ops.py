@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from launcher.errors import LaunchError
-from launcher.plan import Plan
+from launcher.planning.plan import Plan
 
 BUILD_TIMEOUT_S = 1800
 

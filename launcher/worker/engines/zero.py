@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from launcher.errors import LaunchError
-from launcher.plan import Plan
+from launcher.planning.plan import Plan
 from launcher.worker.engines import ops
 from launcher.worker.engines.base import Base, wrong_engine
 from launcher.worker.engines.checks import same
@@ -58,8 +58,11 @@ class Zero(Base):
             return {"zero_stage": stage, "parameters": total, "local_parameters": total}
         whole = [n for n, p in model.module.named_parameters() if not hasattr(p, "ds_tensor")]
         if whole:
-            raise LaunchError(f"{len(whole)} parameters are whole on every rank under ZeRO-3, the first is {whole[0]}",
-                              hint="report this with the run directory", exit_code=1)  # fmt: skip
+            raise LaunchError(
+                f"{len(whole)} parameters are whole on every rank under ZeRO-3, the first is {whole[0]}",
+                hint="report this with the run directory",
+                exit_code=1,
+            )
         local = sum(p.ds_tensor.numel() for p in model.module.parameters())
         return {"zero_stage": stage, "parameters": total, "local_parameters": local}
 
@@ -93,11 +96,18 @@ class ZeroParts:
         optimizer = self._engine.optimizer
         for flat, group in zip(optimizer.single_partition_of_fp32_groups, optimizer.bit16_groups, strict=True):
             mapped = [(p, p._hp_mapping) for p in group if p._hp_mapping is not None]
-            yield Held(flat, tuple(
-                Piece(self._names[id(p)], m.lp_fragment_address.start, m.hp_fragment_address.start,
-                      m.hp_fragment_address.numel)
-                for p, m in mapped
-            ))  # fmt: skip
+            yield Held(
+                flat,
+                tuple(
+                    Piece(
+                        self._names[id(p)],
+                        m.lp_fragment_address.start,
+                        m.hp_fragment_address.start,
+                        m.hp_fragment_address.numel,
+                    )
+                    for p, m in mapped
+                ),
+            )
 
     def values(self) -> dict[str, Any] | None:
         counts = {name: getattr(self._engine, name) for name in _ENGINE_COUNTS}

@@ -23,10 +23,18 @@ def same(what, expected, got, tolerance=0.0):
 def strides():
     x, n = pair(4, 6)
     for what, view in {
-        "transpose": lambda t: t.t(), "step": lambda t: t[:, ::2], "offset": lambda t: t[1:, 2:5], "expand": lambda t: t[:, :1].expand(4, 6),
-        "permute": lambda t: t.view(2, 2, 6).permute(2, 0, 1), "diagonal": lambda t: t.diagonal(), "unfold": lambda t: t.unfold(1, 3, 2),
-        "select": lambda t: t[2], "flip": lambda t: t.flip(0), "split": lambda t: t.split(2, 1)[1], "narrow": lambda t: t.narrow(0, 1, 2),
-    }.items():  # fmt: skip
+        "transpose": lambda t: t.t(),
+        "step": lambda t: t[:, ::2],
+        "offset": lambda t: t[1:, 2:5],
+        "expand": lambda t: t[:, :1].expand(4, 6),
+        "permute": lambda t: t.view(2, 2, 6).permute(2, 0, 1),
+        "diagonal": lambda t: t.diagonal(),
+        "unfold": lambda t: t.unfold(1, 3, 2),
+        "select": lambda t: t[2],
+        "flip": lambda t: t.flip(0),
+        "split": lambda t: t.split(2, 1)[1],
+        "narrow": lambda t: t.narrow(0, 1, 2),
+    }.items():
         same(what, view(x).contiguous(), view(n))
         same(f"clone of {what}", view(x).clone(), view(n).clone())
         same(f"cast of {what}", view(x).to(torch.bfloat16), view(n).to(torch.bfloat16))
@@ -89,8 +97,14 @@ def outputs():
 
 
 def random():
-    for draw in (lambda d: torch.rand(5, device=d), lambda d: torch.randn(5, device=d), lambda d: torch.randint(0, 99, (5,), device=d),
-                 lambda d: torch.randperm(7, device=d), lambda d: torch.empty(5, device=d).uniform_(2, 3), lambda d: torch.bernoulli(torch.full((9,), 0.3, device=d))):  # fmt: skip
+    for draw in (
+        lambda d: torch.rand(5, device=d),
+        lambda d: torch.randn(5, device=d),
+        lambda d: torch.randint(0, 99, (5,), device=d),
+        lambda d: torch.randperm(7, device=d),
+        lambda d: torch.empty(5, device=d).uniform_(2, 3),
+        lambda d: torch.bernoulli(torch.full((9,), 0.3, device=d)),
+    ):
         torch.manual_seed(3)
         expected = draw("cpu")
         torch.manual_seed(3)

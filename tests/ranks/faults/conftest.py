@@ -21,9 +21,14 @@ class Running(Started):
     """A launched job, in which a fault may happen: FAULT says which, see inject/."""
 
     def __init__(
-        self, folder: Path, words: tuple[str, ...], env: dict[str, str], prefix: list[str], cwd: Path = REPO,
+        self,
+        folder: Path,
+        words: tuple[str, ...],
+        env: dict[str, str],
+        prefix: list[str],
+        cwd: Path = REPO,
         **options: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         full = launching.environment(**{"PYTHONPATH": f"{INJECT}:{REPO}", **env})
         super().__init__(folder, words, full, prefix, cwd, **options)
 
@@ -34,9 +39,13 @@ def launch(tmp_path_factory: pytest.TempPathFactory, shared_cache: str) -> Itera
     jobs: list[Running] = []
 
     def start(
-        *words: str, fault: str = "", folder: Path | None = None, prefix: tuple[str, ...] = (),
-        pass_fds: tuple[int, ...] = (), **env: str,
-    ) -> Running:  # fmt: skip
+        *words: str,
+        fault: str = "",
+        folder: Path | None = None,
+        prefix: tuple[str, ...] = (),
+        pass_fds: tuple[int, ...] = (),
+        **env: str,
+    ) -> Running:
         folder = folder or tmp_path_factory.mktemp("fault")
         options = [w for w in words if w.startswith("--")]
         overrides = [w for w in words if not w.startswith("--")]

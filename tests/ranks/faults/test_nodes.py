@@ -35,16 +35,39 @@ LOST_S = 30.0
 class Nodes:
     """One job on two nodes."""
 
-    def __init__(self, folder: Path, words: tuple[str, ...], env: dict[str, str], *, cable: netns.Lan | None, port: int, only: int | None, own: dict[int, tuple[str, ...]], cwd: dict[int, Path], endpoint: str = "") -> None:  # fmt: skip
+    def __init__(
+        self,
+        folder: Path,
+        words: tuple[str, ...],
+        env: dict[str, str],
+        *,
+        cable: netns.Lan | None,
+        port: int,
+        only: int | None,
+        own: dict[int, tuple[str, ...]],
+        cwd: dict[int, Path],
+        endpoint: str = "",
+    ) -> None:
         self.dir = folder
         host = cable.addresses[0] if cable else "127.0.0.1"
         options = [w for w in words if w.startswith("--")]
         overrides = [w for w in words if not w.startswith("--")]
         self.nodes: dict[int, Running] = {}
-        argv = ("--nproc=1", "--nnodes=2", f"--rdzv-endpoint={endpoint or f'{host}:{port}'}", *options, "recipes/tiny-cpu.yaml", *overrides)  # fmt: skip
+        argv = (
+            "--nproc=1",
+            "--nnodes=2",
+            f"--rdzv-endpoint={endpoint or f'{host}:{port}'}",
+            *options,
+            "recipes/tiny-cpu.yaml",
+            *overrides,
+        )
         self._make = lambda node: Running(
-            folder, (f"--node-rank={node}", *argv, *own.get(node, ())), env, cable.prefix(node) if cable else [], cwd.get(node, REPO),
-        )  # fmt: skip
+            folder,
+            (f"--node-rank={node}", *argv, *own.get(node, ())),
+            env,
+            cable.prefix(node) if cable else [],
+            cwd.get(node, REPO),
+        )
         for node in (0, 1) if only is None else (only,):
             self.start(node)
 
@@ -86,7 +109,17 @@ def nodes(tmp_path_factory: pytest.TempPathFactory, shared_cache: str) -> Iterat
     """Start tiny-cpu on two nodes; whatever is left is killed at the end of the test."""
     jobs: list[Nodes] = []
 
-    def start(*words: str, fault: str = "", cable: netns.Lan | None = None, port: int | None = None, only: int | None = None, own: dict[int, tuple[str, ...]] | None = None, cwd: dict[int, Path] | None = None, endpoint: str = "", secret: str = "") -> Nodes:  # fmt: skip
+    def start(
+        *words: str,
+        fault: str = "",
+        cable: netns.Lan | None = None,
+        port: int | None = None,
+        only: int | None = None,
+        own: dict[int, tuple[str, ...]] | None = None,
+        cwd: dict[int, Path] | None = None,
+        endpoint: str = "",
+        secret: str = "",
+    ) -> Nodes:
         # One thread a rank: the nodes share this machine's cores.
         env = {"ASCEND_LAUNCH_CACHE": shared_cache, "OMP_NUM_THREADS": "1", **({"FAULT": fault} if fault else {})}
         env |= {"ASCEND_LAUNCH_SECRET": secret} if secret else {}
@@ -200,7 +233,7 @@ def copied(folder: Path, change: str) -> Path:
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ("launcher/plan.py", "runs other code than node 0: ascend-launch is '"),
+        ("launcher/planning/plan.py", "runs other code than node 0: ascend-launch is '"),
         ("recipes/tiny/train.jsonl", "prepared something else than node 0: train data is '"),
         ("recipes/tiny/tokenizer.json", "prepared something else than node 0: tokenizer is '"),
     ],
@@ -250,8 +283,9 @@ def test_an_endpoint_may_be_a_service_that_forwards_one_port(nodes: Callable[...
     port = _free_port()
     forward = subprocess.Popen(
         [*cable.prefix(1), sys.executable, "-c", FORWARD, cable.addresses[1], str(port), cable.addresses[0]],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert forward.stdout is not None
         assert "ready" == forward.stdout.readline().strip()

@@ -17,7 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
-from launcher import records, rundir
+from launcher import files
+from launcher.rundir import records
 
 pytestmark = pytest.mark.ranks
 Launch = Callable[..., Any]
@@ -89,7 +90,7 @@ def test_a_restart_resumes_and_ends_as_if_nothing_had_happened(launch: Launch, t
     assert {} == {path: mode for path, mode in modes.items() if mode != ("0o750" if path.is_dir() else "0o640")}
     lines = (job.dir / "events.jsonl").read_text(encoding="utf-8").splitlines()
     events = [records.event(json.loads(line)) for line in lines]
-    assert lines == [rundir.json_text(event.to_json()) for event in events]
+    assert lines == [files.json_text(event.to_json()) for event in events]
     assert [] == [event for event in events if event.wrong or isinstance(event, records.Other)]
 
 
@@ -201,7 +202,7 @@ def test_nothing_outlives_a_killed_agent(launch: Launch):
     words = ("training.num_train_epochs=50", "training.dataloader_num_workers=1", "report=true")
     job = launch("--nproc=2", *words)
     job.until("step", lambda e: e["step"] >= 3)
-    agents = [p for p in job.leftovers() if "launcher.worker.agent" in " ".join(p.cmdline())]
+    agents = [p for p in job.leftovers() if "launcher.worker.agent.agent" in " ".join(p.cmdline())]
     min(agents, key=lambda p: p.create_time()).kill()
 
     assert 1 == job.wait()

@@ -19,8 +19,10 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-from launcher.rundir import RunDir
-from launcher.worker import callbacks, preempt, rank, trainer
+from launcher.rundir.paths import RunDir
+from launcher.worker import rank
+from launcher.worker.training import stop_poll, trainer
+from launcher.worker.training.beats import Beats
 
 DEADLINE_S = 240
 
@@ -65,10 +67,14 @@ def child(directory: RunDir, job: dict[str, Any], index: int, world_size: int, p
         os.dup2(out, 1)
         os.dup2(out, 2)
         os.environ.update(
-            RANK=str(index), LOCAL_RANK=str(index), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size),
-            MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-        )  # fmt: skip
-        preempt.ASK_EVERY_S = 0.0  # at every step, so that a test knows where a run stops
+            RANK=str(index),
+            LOCAL_RANK=str(index),
+            WORLD_SIZE=str(world_size),
+            LOCAL_WORLD_SIZE=str(world_size),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+        )
+        stop_poll.ASK_EVERY_S = 0.0  # at every step, so that a test knows where a run stops
         fault = job.get("fault")
         if fault and fault["rank"] in (None, index):
             inject(fault)
@@ -97,7 +103,7 @@ def inject(fault: dict[str, Any]) -> None:
         trainer.RecipeTrainer.compute_loss = loss
         return
     at = fault.get("at", "on_step_end")
-    usual = getattr(callbacks.Beats, at)
+    usual = getattr(Beats, at)
 
     def strike(self: Any, args: Any, state: Any, control: Any, **options: Any) -> None:
         usual(self, args, state, control, **options)
@@ -108,7 +114,7 @@ def inject(fault: dict[str, Any]) -> None:
         elif state.global_step == step:
             os.kill(os.getpid(), getattr(signal, do))
 
-    setattr(callbacks.Beats, at, strike)
+    setattr(Beats, at, strike)
 
 
 if __name__ == "__main__":

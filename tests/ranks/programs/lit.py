@@ -30,9 +30,15 @@ if __name__ == "__main__":
     loader = torch.utils.data.DataLoader(rows, batch_size=8, shuffle=True)
     model = Classifier()
     trainer = lightning.Trainer(
-        accelerator="cpu", devices=2, strategy="ddp", max_epochs=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     trainer.fit(model, loader)
     if trainer.is_global_zero:
         print("weights", digest(model.state_dict()))

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-TARGET = "launcher.worker.callbacks"
+TARGET = "launcher.worker.training.progress"
 
 
 class _Hook(importlib.abc.MetaPathFinder):

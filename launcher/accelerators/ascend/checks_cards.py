@@ -1,0 +1,209 @@
+"""The cards: their health, their memory, who holds them, and how many a job sees."""
+
+from __future__ import annotations
+
+from launcher.accelerators.ascend import npu_tools, visible
+from launcher.accelerators.ascend.visible import VISIBLE
+from launcher.checks import Context, Finding, ok, skip
+from launcher.text import GIB
+
+
+def check_chip(ctx: Context) -> Finding:
+    name = "chip"
+    names = sorted({d.name for d in ctx.found.devices if d.name})
+    if not names:
+        return skip(name, "npu-smi did not say")
+    if len(names) > 1:
+        return Finding(
+            name,
+            "warn",
+            f"different chips in one node: {', '.join(names)}",
+            "a job runs at the slowest one's pace",
+            "choose cards of one kind with ASCEND_RT_VISIBLE_DEVICES",
+        )
+    if ctx.chip is not None and not ctx.chip.trainable:
+        return Finding(
+            name, "fail", f"{names[0]} is for inference", "it has no links between cards", "train on 910 or 950 cards"
+        )
+    return ok(name, names[0] if ctx.chip else f"{names[0]}, unknown to this launcher")
+
+
+def check_health(ctx: Context) -> Finding:
+    name, shown = "health", visible.shown(ctx)
+    sick = [d for d in shown if not d.is_usable]
+    if sick:
+        d = sick[0]
+        good = ",".join(str(x.index) for x in shown if x.is_usable)
+        return Finding(
+            name,
+            "fail",
+            f"card {d.index} is in state {d.health}",
+            "the job would end on that card",
+            f"export {VISIBLE}={good}; see `npu-smi info -t health -i {d.npu_id} -c {d.chip_id}`",
+        )
+    doubtful = [d for d in shown if d.health == "Warning"]
+    if doubtful:
+        d = doubtful[0]
+        return Finding(
+            name,
+            "warn",
+            f"card {d.index} is in state Warning",
+            "it may fail during a long run",
+            f"see `npu-smi info -t health -i {d.npu_id} -c {d.chip_id}`",
+        )
+    known = [d for d in shown if d.health.upper() == "OK"]
+    return ok(name, f"{len(known)} cards OK") if known else skip(name, "unknown")
+
+
+def check_health_codes(ctx: Context) -> Finding:
+    """The error codes of cards that are not OK. Asks npu-smi once per card."""
+    name = "health codes"
+    for d in (d for d in ctx.found.devices if d.health not in ("OK", "UNKNOWN") and d.npu_id is not None):
+        argv = ["npu-smi", "info", "-t", "health", "-i", str(d.npu_id), "-c", str(d.chip_id or 0)]
+        rc, text = ctx.run(argv)
+        health = npu_tools.parse_health(text) if rc == 0 else None
+        if health is not None and health.codes:
+            return Finding(
+                name,
+                "warn",
+                f"card {d.index}: {' '.join(health.codes)}",
+                health.information,
+                "look the codes up in the driver's list of health codes, or send them to support",
+            )
+    return ok(name, "none")
+
+
+IDLE_BYTES = int(4.5 * GIB)
+"""An idle 64 GB card shows about 3.4 GB in use, which is the driver's own."""
+
+
+def check_busy(ctx: Context) -> Finding:
+    name = "busy cards"
+    busy = [(d, p) for d in visible.shown(ctx) for p in d.processes]
+    if busy:
+        d, p = busy[0]
+        who = f"process {p.pid}" + (f" ({p.name})" if p.name else "")
+        more = f", and {len(busy) - 1} more" if len(busy) > 1 else ""
+        return Finding(
+            name,
+            "fail",
+            f"card {d.index} is used by {who} with {p.hbm_bytes / GIB:.1f} GiB{more}",
+            "two jobs on a card run out of memory, or fail to bind port 16666",
+            f"end it (kill {p.pid}), wait 10 s; or leave the card out with {VISIBLE}",
+        )
+    full = [d for d in visible.shown(ctx) if d.hbm_used_bytes > IDLE_BYTES and d.hbm_bytes]
+    if full:
+        d = full[0]
+        return Finding(
+            name,
+            "warn",
+            f"card {d.index} has {d.hbm_used_bytes / GIB:.1f} GiB in use by nobody that is listed",
+            "a process of another container, or one that is ending",
+            "look on the host; npu-smi in a container shows its own processes only",
+        )
+    if not ctx.found.has_process_table:
+        return skip(name, "this npu-smi lists no processes")
+    return ok(name, "no process on any card")
+
+
+def check_hbm(ctx: Context) -> Finding:
+    name = "free HBM"
+    known = [d for d in visible.shown(ctx) if d.hbm_bytes]
+    if not known:
+        return skip(name, "unknown")
+    least = min(known, key=lambda d: d.hbm_free_bytes)
+    sizes = {round(d.hbm_bytes / GIB) for d in known}
+    text = f"{least.hbm_free_bytes / GIB:.1f} GiB free on card {least.index}, the fullest of {len(known)}"
+    if len(sizes) > 1:
+        return Finding(
+            name,
+            "warn",
+            f"cards of {' and '.join(map(str, sorted(sizes)))} GiB in one node",
+            "the smallest decides what fits",
+            "choose cards of one size",
+        )
+    if least.hbm_free_bytes < least.hbm_bytes * 0.85:
+        return Finding(name, "warn", text, "the plan counts on a free card", "end what holds it; see busy cards")
+    return ok(name, text)
+
+
+def check_visible(ctx: Context) -> Finding:
+    name, value = VISIBLE, ctx.env.get(VISIBLE)
+    count = len(ctx.found.devices)
+    if value is None:
+        return ok(name, f"not set: all {count} cards")
+    if not count:
+        return skip(name, f"{value!r}; the number of cards is unknown")
+    result = visible.visible(value, count)
+    if result.problems:
+        fix = f"export {VISIBLE}={result.suggestion}" if result.suggestion else f"unset {VISIBLE}"
+        return Finding(name, "fail", result.problems[0], f"CANN would show {len(result.indices)} of {count} cards", fix)
+    return ok(name, f"{value}: {len(result.indices)} of {count} cards")
+
+
+def check_count(ctx: Context) -> Finding:
+    name, have = "ranks and cards", len(visible.shown(ctx))
+    if ctx.nproc is None:
+        return skip(name, f"{have} cards visible")
+    if ctx.nproc > have:
+        return Finding(
+            name,
+            "fail",
+            f"{ctx.nproc} ranks are wanted, {have} cards are visible",
+            "the ranks beyond the last card fail with 107001",
+            f"use --nproc {have}" if have else "see driver",
+        )
+    return ok(name, f"{ctx.nproc} ranks on {have} cards")
+
+
+def check_bf16(ctx: Context) -> Finding:
+    name = "bf16"
+    if ctx.chip is None:
+        return skip(name, "the chip is unknown")
+    if ctx.chip.supports_bf16:
+        return ok(name, f"{ctx.chip.soc} computes in bf16")
+    if ctx.precision == "bf16":
+        return Finding(
+            name, "fail", f"{ctx.chip.soc} has no bf16", "the Trainer refuses to start", "parallel.precision=fp16"
+        )
+    return ok(name, f"{ctx.chip.soc} has no bf16; precision auto takes fp16")
+
+
+def check_tls(ctx: Context) -> Finding:
+    """Asks hccn_tool once per card."""
+    name, tool = "TLS switch", "/usr/local/Ascend/driver/tools/hccn_tool"
+    states: dict[int, int] = {}
+    for d in ctx.found.devices:
+        rc, text = ctx.run([tool, "-i", str(d.physical_id if d.physical_id is not None else d.index), "-tls", "-g"])
+        state = npu_tools.parse_tls(text) if rc == 0 else None
+        if state is not None:
+            states[d.index] = state
+    if not states:
+        return skip(name, "hccn_tool does not say (it needs root)")
+    if len(set(states.values())) > 1:
+        off = [str(i) for i, s in states.items() if s == 0]
+        return Finding(
+            name,
+            "fail",
+            f"off on cards {', '.join(off)}, on elsewhere",
+            "links fail (EI0016)",
+            "hccn_tool -i N -tls -s enable 0 on every card of every node",
+        )
+    return ok(name, f"{'on' if next(iter(states.values())) else 'off'} on all {len(states)} cards")
+
+
+def check_page_size(ctx: Context) -> Finding:
+    name = "page size"
+    if ctx.num_nodes == 1 or ctx.chip is None or ctx.chip.family != "A2":
+        return skip(name, "matters on A2 with several nodes")
+    rc, text = ctx.run(["getconf", "PAGESIZE"])
+    wanted = ctx.env.get("HCCL_RDMA_PCIE_DIRECT_POST_NOSTRICT")
+    if rc == 0 and text.strip() not in ("", "4096") and wanted != "TRUE":
+        return Finding(
+            name,
+            "warn",
+            f"pages of {text.strip()} bytes",
+            "RDMA between nodes may fail on A2",
+            "export HCCL_RDMA_PCIE_DIRECT_POST_NOSTRICT=TRUE on all nodes",
+        )
+    return ok(name, text.strip() or "unknown")

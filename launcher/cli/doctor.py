@@ -1,0 +1,118 @@
+"""doctor and explain: this machine before a launch, and the logs after one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from launcher.cli.options import Count, RecipeFile, complete_recipe, doctor_values
+from launcher.errors import LaunchError
+
+
+@click.command(name="doctor")
+@click.argument("recipe", required=False, type=RecipeFile(), shell_complete=complete_recipe)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "npu", "cpu"]),
+    default="auto",
+    help="Check for cards or for CPU [default: auto].",
+)
+@click.option("--nproc", type=Count(), default="auto", help="Ranks you are going to ask for on this node.")
+@click.option(
+    "--nnodes", type=click.IntRange(1), help="Nodes of the job [default: from the cluster's environment, else 1]."
+)
+@click.option(
+    "--node-rank", type=click.IntRange(0), help="Rank of this node, from 0 [default: from the cluster's environment]."
+)
+@click.option(
+    "--rdzv-endpoint", metavar="HOST:PORT", help="Host and port of node 0 [default: from the cluster's environment]."
+)
+@click.option(
+    "--nodes",
+    "node_files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="`doctor --json` of a node; give one each to compare them.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Findings, and the facts that --nodes compares, as JSON.")
+def doctor_command(
+    recipe: Path | None,
+    device: str,
+    nproc: int | None,
+    nnodes: int | None,
+    node_rank: int | None,
+    rdzv_endpoint: str | None,
+    node_files: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Check this machine: versions, CANN, cards, HCCL, network, disk, memory. Each finding with its fix."""
+    from launcher.diagnose.doctor import compare, run
+    from launcher.show import findings as show_findings
+
+    if node_files:
+        has_names = len({path.stem for path in node_files}) == len(node_files)
+        findings = compare.compare_nodes(
+            {path.stem if has_names else str(path): _node_facts(path) for path in node_files}
+        )
+        show_findings.findings(findings, None, as_json)
+        sys.exit(run.exit_code(findings))
+    context = _doctor_context(device, nproc, nnodes, node_rank, rdzv_endpoint, recipe)
+    findings = run.run_checks(context)
+    show_findings.findings(findings, compare.node_facts(context), as_json)
+    sys.exit(run.exit_code(findings))
+
+
+def _doctor_context(
+    device: str, nproc: int | None, nnodes: int | None, node_rank: int | None, endpoint: str | None, recipe: Path | None
+) -> Any:
+    from launcher.accelerators.ascend import discover
+    from launcher.diagnose.doctor import run
+    from launcher.recipe import load
+
+    found = discover.look(None, os.environ)
+    kind: Any = device if device != "auto" else "npu" if found.devices else "cpu"
+    values = _nodes(nnodes, node_rank, endpoint, nproc)
+    if recipe is not None:
+        loaded = load.load(recipe).spec
+        values |= doctor_values(loaded, loaded.parallel.precision, loaded.parallel.strategy, loaded.training)
+    return run.context(kind, found=found, **values)
+
+
+def _nodes(count: int | None, rank: int | None, endpoint: str | None, nproc: int | None) -> dict[str, Any]:
+    """The job's nodes, as a launch with these options would take them; here a first node without a name is no mistake."""
+    from launcher.clusters import environment
+    from launcher.machine.nodes import Nodes
+
+    nodes, problem = Nodes(count or 1, rank or 0, endpoint), None
+    if count is None or endpoint is not None:
+        try:
+            nodes = environment.find(os.environ, count, rank, endpoint, pretend=True).told_nproc(nproc)
+        except LaunchError as error:
+            problem = error
+    return {
+        "nproc": nproc or nodes.nproc,
+        "num_nodes": nodes.count,
+        "rdzv_endpoint": nodes.endpoint,
+        "is_first_node": nodes.rank == 0,
+        "recognised": nodes.source,
+        "unreadable": problem,
+    }
+
+
+MAX_FACTS_BYTES = 16 << 20
+
+
+def _node_facts(path: Path) -> dict[str, Any]:
+    from launcher import files
+
+    value = files.read_json(path) if path.is_file() and path.stat().st_size < MAX_FACTS_BYTES else None
+    node = value.get("node") if isinstance(value, dict) else None
+    if not isinstance(node, dict) or not all(isinstance(node.get(k) or {}, dict) for k in ("versions", "env")):
+        raise LaunchError(
+            f"{path}: not what `ascend-launch doctor --json` writes", hint="run it on each node, and save its output"
+        )
+    return node

@@ -1,0 +1,52 @@
+"""kubectl."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from launcher.clusters.command import client, client_output
+from launcher.errors import LaunchError
+
+
+def kubectl(manifest: str, namespace: str | None, env: Mapping[str, str]) -> str:
+    """Create what a manifest says, all of it or nothing; kubectl's words on what it made.
+
+    `create`, not `apply`: where the job is there already, `apply` changes nothing and says that all is well.
+
+    Raises:
+        LaunchError: kubectl is missing, or refuses.
+    """
+    argv = ["kubectl", "create", *(["--namespace", namespace] if namespace else []), "-f", "-"]
+    stdin = manifest.encode(errors="surrogateescape")
+    for more in (["--dry-run=server"], []):  # else a recipe would be left behind without its job
+        done = client([*argv, *more], env, stdin)
+        if done.returncode:
+            raise _refused_by_kubernetes(client_output("kubectl", done.stderr))
+    return done.stdout.decode(errors="replace").strip()
+
+
+def _refused_by_kubernetes(words: str) -> LaunchError:
+    hints = (
+        (
+            r"already exists",
+            "give another --job-name, or delete that job first (`kubectl delete` what --dry-run lists)",
+        ),
+        (
+            r"no matches for kind",
+            "the cluster lacks that operator: install it, or take the other of --kubernetes and --volcano",
+        ),
+        (
+            r"connection|refused|lookup|no configuration|unable to connect|was it provided",
+            "this machine does not reach the cluster: check `kubectl config current-context`",
+        ),
+        (
+            r"forbidden|cannot create",
+            "your account may not do that there: name another --namespace, or ask for the right",
+        ),
+        (r"namespaces? .* not found", "name one that exists with --namespace"),
+    )
+    hint = next(
+        (hint for pattern, hint in hints if re.search(pattern, words, re.IGNORECASE)), "`--dry-run` shows the manifest"
+    )
+    return LaunchError(f"kubectl refuses the job: {words}", hint=hint)

@@ -1,0 +1,142 @@
+"""What Kubernetes takes for names, labels, amounts and images, so that a slip is said here and not by a server far away.
+
+Sources: names and labels, k8s.io/apimachinery pkg/util/validation/validation.go; which of them a field wants,
+k8s.io/kubernetes pkg/apis/core/validation/validation.go; amounts, k8s.io/apimachinery pkg/api/resource/quantity.go;
+images, github.com/distribution/reference regexp.go and reference.go.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from launcher.errors import LaunchError
+
+_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
+_NAME = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]"
+MAX_LABEL, MAX_SUBDOMAIN, MAX_VALUE, MAX_IMAGE_NAME = 63, 253, 63, 255
+BINARY = {f"{letter}i": Fraction(1024) ** n for n, letter in enumerate("KMGTPE", 1)}
+DECIMAL = {
+    letter: Fraction(10) ** (3 * n)
+    for n, letter in zip((-3, -2, -1, 0, 1, 2, 3, 4, 5, 6), ("n", "u", "m", "", *"kMGTPE"), strict=True)
+}
+LEAST_MEMORY = 6 << 20
+"""A container's least (moby daemon/daemon_unix.go, linuxMinMemory); who writes 200 means 200Gi."""
+
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_HOST = r"(?:[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9-]*[A-Za-z0-9])"
+_DOMAIN = rf"(?:{_HOST}(?:\.{_HOST})*|\[[0-9A-Fa-f:]+\])(?::[0-9]+)?"
+_IMAGE = re.compile(
+    rf"(?P<name>(?:{_DOMAIN}/)?{_COMPONENT}(?:/{_COMPONENT})*)(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?"
+    r"(?:@[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9A-Fa-f]{32,})?"
+)
+
+
+def label(option: str, value: str) -> None:
+    """A name that is a DNS-1123 label, as a namespace's (IsDNS1123Label). Raises LaunchError."""
+    if len(value) > MAX_LABEL or not re.fullmatch(_LABEL, value):
+        raise _wrong(option, value, f"small letters, digits and -, {MAX_LABEL} at most", "as in team-a")
+
+
+def subdomain(option: str, value: str) -> None:
+    """A name that is a DNS-1123 subdomain, as most objects' (IsDNS1123Subdomain). Raises LaunchError."""
+    if len(value) > MAX_SUBDOMAIN or not re.fullmatch(_SUBDOMAIN, value):
+        raise _wrong(option, value, f"small letters, digits, - and ., {MAX_SUBDOMAIN} at most", "as in my-results")
+
+
+def key_of_secret(option: str, value: str) -> None:
+    """A key within a Secret or a ConfigMap (IsConfigMapKey). Raises LaunchError."""
+    if len(value) > MAX_SUBDOMAIN or not re.fullmatch(r"[-._a-zA-Z0-9]+", value) or value in (".", ".."):
+        raise _wrong(option, value, "letters, digits, -, _ and .", "`kubectl describe secret NAME` lists its keys")
+
+
+def label_key(option: str, value: str) -> None:
+    """The key of a label: a name, behind a DNS subdomain and a slash or not (IsQualifiedName). Raises LaunchError."""
+    prefix, slash, name = value.rpartition("/")
+    if slash and (len(prefix) > MAX_SUBDOMAIN or not re.fullmatch(_SUBDOMAIN, prefix)):
+        raise _wrong(option, value, "PREFIX/NAME, where PREFIX is a domain in small letters", "as in example.com/team")
+    if len(name) > MAX_LABEL or not re.fullmatch(_NAME, name):
+        raise _wrong(
+            option,
+            value,
+            f"letters, digits, -, _ and ., {MAX_LABEL} at most, first and last a letter or digit",
+            "as in example.com/team",
+        )
+
+
+def label_value(option: str, value: str) -> None:
+    """The value of a label or a node selector; it may be empty (IsValidLabelValue). Raises LaunchError."""
+    if value and (len(value) > MAX_VALUE or not re.fullmatch(_NAME, value)):
+        raise _wrong(
+            option,
+            value,
+            f"letters, digits, -, _ and ., {MAX_VALUE} at most, first and last a letter or digit",
+            "as in module-910b-8",
+        )
+
+
+def resource(option: str, value: str) -> None:
+    """The name of a device plugin's resource: DOMAIN/NAME (IsExtendedResourceName). Raises LaunchError."""
+    if "/" not in value or value.partition("/")[0].endswith("kubernetes.io"):
+        raise _wrong(
+            option,
+            value,
+            "DOMAIN/NAME, as a device plugin gives it",
+            "`kubectl describe node` lists it under Allocatable",
+        )
+    label_key(option, value)
+
+
+def amount(option: str, value: str) -> Fraction:
+    """An amount as Kubernetes writes them, above zero: 32, 0.5, 500m, 200Gi, 1e3 (ParseQuantity). Raises LaunchError."""
+    match = re.fullmatch(r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)([a-zA-Z]{0,2}|[eE][-+]?[0-9]{1,2})", value)
+    number, suffix = match.groups() if match else ("0", "?")
+    if suffix in BINARY or suffix in DECIMAL:
+        factor = BINARY.get(suffix) or DECIMAL[suffix]
+    elif re.fullmatch(r"[eE][-+]?[0-9]+", suffix):
+        factor = Fraction(10) ** int(suffix[1:])
+    else:
+        raise _wrong(
+            option, value, "a number and none or one of m, k, M, G, T, Ki, Mi, Gi, Ti", "as in 32, 500m or 200Gi"
+        )
+    found = Fraction(number) * factor
+    if not found:
+        raise LaunchError(f"{option} {value!r} is nothing", hint="give an amount above zero, or leave it out")
+    return found
+
+
+def memory(option: str, value: str) -> None:
+    """An amount of memory in bytes that a container can live in. Raises LaunchError."""
+    found = amount(option, value)
+    if found < LEAST_MEMORY:
+        raise LaunchError(
+            f"{option} {value!r} is {float(found):g} bytes", hint=f"write the unit, as in {value.rstrip('m')}Gi"
+        )
+
+
+def image(option: str, value: str) -> None:
+    """A reference to an image: [DOMAIN[:PORT]/]PATH[:TAG][@DIGEST], the path in small letters. Raises LaunchError."""
+    match = _IMAGE.fullmatch(value)
+    if match is None:
+        small = _IMAGE.fullmatch(value.lower())
+        hint = (
+            f"its path is written in small letters: {value.lower()}"
+            if small
+            else "as in registry.example.com/team/train:1"
+        )
+        raise _wrong(option, value, "[REGISTRY[:PORT]/]PATH[:TAG][@DIGEST]", hint)
+    if len(match["name"]) > MAX_IMAGE_NAME:
+        raise LaunchError(
+            f"{option}: the image's name is longer than {MAX_IMAGE_NAME} letters", hint="shorten its path"
+        )
+
+
+def absolute(option: str, value: str) -> None:
+    """A path in a container (OCI runtime-spec config.md: process.cwd is absolute). Raises LaunchError."""
+    if not value.startswith("/") or "\0" in value:
+        raise _wrong(option, value, "an absolute path", "as in /work")
+
+
+def _wrong(option: str, value: str, wanted: str, hint: str) -> LaunchError:
+    return LaunchError(f"{option} {value!r}: Kubernetes takes {wanted} there", hint=hint)

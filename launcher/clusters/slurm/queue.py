@@ -1,0 +1,179 @@
+"""Hand a rendered job to Slurm or Kubernetes, and follow a Slurm job from here. The only place that calls them."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher import files
+from launcher.clusters.command import client, client_output
+from launcher.errors import EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, LaunchError
+from launcher.rundir import events
+from launcher.rundir.outcome import Outcome
+from launcher.rundir.paths import RunDir
+from launcher.rundir.records import Event, Failure
+
+POLL_S = 0.5
+ASK_EVERY_S = 2.0
+"""How often squeue is asked: every client's question costs the controller."""
+UNKNOWN_S = 30.0
+"""How long Slurm may say that it knows no such job before its end is read from the run directory."""
+REQUEUED_FROM = frozenset({"NODE_FAIL", "PREEMPTED", "BOOT_FAIL"})
+"""Ends that Slurm itself may turn into another start a moment later."""
+LAG_S = 10.0
+"""After the end of a job, its last files may take that long to be seen through a network file system."""
+
+KEPT_SLURM = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT", "SLURM_JWT"})
+"""Of the variables of an allocation that submit is called from, those that say where Slurm is. The others describe that
+allocation, and srun in the new job would take them for its own."""
+
+SBATCH_HINTS = (
+    (r"invalid partition", "`sinfo -o '%P %l %D %G'` lists partitions; name one with --partition"),
+    (
+        r"invalid generic resource|gres",
+        "`sinfo -o '%P %G'` lists what nodes offer; say it with --gres, or leave --npus out",
+    ),
+    (r"invalid account", "`sacctmgr show associations user=$USER` lists yours; name one with --account"),
+    (r"invalid qos", "`sacctmgr show qos` lists them; name one with --qos"),
+    (r"time limit|invalid --time", "`sinfo -o '%P %l'` lists each partition's limit; give less with --time"),
+    (
+        r"node configuration is not available|node count specification|more processors|memory specification",
+        "`sinfo -N -o '%N %P %c %m %G'` lists what each node has; ask for less, or for another --partition",
+    ),
+    (
+        r"unable to contact|connection refused|munge|authentication|configuration file|cannot stat file|clustername",
+        "this machine does not reach Slurm: submit from a login node, or set SLURM_CONF",
+    ),
+    (r"policy|limits|qosmax|assoc", "the site limits what one user may ask for: ask for less"),
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job in Slurm's queue, as squeue tells of it."""
+
+    id: str
+    state: str = ""
+    """Slurm's word: PENDING, RUNNING, COMPLETED, …; '' where Slurm does not know the job."""
+    reason: str = ""
+    nodes: str = ""
+    exit_code: int = 0
+    restarts: int = 0
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state not in (
+            "",
+            "PENDING",
+            "CONFIGURING",
+            "RUNNING",
+            "COMPLETING",
+            "SUSPENDED",
+            "STOPPED",
+            "REQUEUED",
+            "REQUEUE_HOLD",
+            "REQUEUE_FED",
+            "RESIZING",
+            "SIGNALING",
+            "STAGE_OUT",
+        )
+
+
+def sbatch(script: str, env: Mapping[str, str]) -> str:
+    """Submit a batch script; the job's id.
+
+    Raises:
+        LaunchError: sbatch is missing, or refuses, in its words and with a hint.
+    """
+    inside = "SLURM_JOB_ID" in env
+    env = {k: v for k, v in env.items() if not inside or not k.startswith("SLURM_") or k in KEPT_SLURM}
+    done = client(["sbatch", "--parsable"], env, script.encode(errors="surrogateescape"))
+    if done.returncode:
+        words = client_output("sbatch", done.stderr)
+        hint = next((hint for pattern, hint in SBATCH_HINTS if re.search(pattern, words, re.IGNORECASE)), "")
+        raise LaunchError(f"sbatch refuses the job: {words}", hint=hint or "`--dry-run` shows the script")
+    job = done.stdout.decode().strip().partition(";")[0]  # the rest is the cluster's name
+    if not job.isdigit():
+        raise LaunchError(
+            f"sbatch answered {done.stdout.decode(errors='replace')!r}, which is no job's number",
+            hint="a site's wrapper may have changed it; `squeue --me` lists your jobs",
+        )
+    return job
+
+
+def look(job: str, env: Mapping[str, str]) -> Job | None:
+    """The job now; without a state where Slurm knows none of that number; None where Slurm does not answer."""
+    columns = "State:32|,Reason:80|,exit_code:16|,RestartCnt:16|,NodeList:200|"
+    try:
+        done = client(["squeue", "--noheader", "--states=all", f"--jobs={job}", f"--Format={columns}"], env, b"")
+    except LaunchError:
+        return None
+    if done.returncode:
+        return Job(job) if b"Invalid job id" in done.stderr else None
+    cells = [cell.strip() for cell in done.stdout.decode(errors="replace").split("|")]
+    if len(cells) < 5 or not cells[2].isdigit():
+        return Job(job)
+    status = int(cells[2])  # as wait() gives it
+    code = 128 + (status & 127) if status & 127 else status >> 8
+    return Job(job, cells[0], "" if cells[1] == "None" else cells[1], cells[4], code, int(cells[3] or 0))
+
+
+def follow(
+    job: str,
+    run: RunDir,
+    output: Path,
+    env: Mapping[str, str],
+    on_event: Callable[[Event], None],
+    on_state: Callable[[Job], None],
+) -> Outcome:
+    """Hand on the job's states and the run's events until it has ended for good; a requeued job is followed on.
+
+    The run directory must be on a file system that this machine shares; where it is not, there are only states.
+    """
+    offset, shown, asked_s, known_s = 0, Job(job), float("-inf"), time.monotonic()
+    while True:
+        now = time.monotonic()
+        if now - asked_s >= ASK_EVERY_S:
+            asked_s, found = now, look(job, env)
+            if found is not None and found.state:
+                known_s = now
+                is_over = found.has_ended and (found.state not in REQUEUED_FROM or found.state == shown.state)
+                if (found.state, found.reason, found.restarts) != (shown.state, shown.reason, shown.restarts):
+                    on_state(found)
+                shown = found
+                if is_over:
+                    break
+            elif found is not None and now - known_s > UNKNOWN_S:
+                break
+        offset = events.forward_events(run.events_path, offset, on_event)
+        time.sleep(POLL_S)
+    deadline = time.monotonic() + (LAG_S if run.path.exists() and shown.state != "CANCELLED" else 0)
+    while not (run.metrics_path.exists() or run.failure_path.exists() or time.monotonic() > deadline):
+        time.sleep(POLL_S)
+    events.forward_events(run.events_path, offset, on_event)
+    return outcome(shown, run, output)
+
+
+def outcome(job: Job, run: RunDir, output: Path) -> Outcome:
+    """How the job ended, by Slurm's word first: what a run left may be of an attempt before the last."""
+    failure, metrics = events.read_failure(run.failure_path), files.read_json(run.metrics_path)
+    if job.state == "COMPLETED" or (not job.has_ended and metrics):
+        return Outcome(EXIT_OK, None, metrics)
+    if job.state in ("CANCELLED", "PREEMPTED") or job.exit_code == EXIT_TERMINATED:
+        return Outcome(EXIT_TERMINATED)
+    code = job.exit_code if 0 < job.exit_code < 4 else EXIT_JOB_FAILED
+    return Outcome(code, failure or _without_a_word(job, output))
+
+
+def _without_a_word(job: Job, output: Path) -> Failure:
+    """The job failed, and no agent could say why: the last that it printed."""
+    what = {
+        "TIMEOUT": "Slurm ended the job at its time limit",
+        "NODE_FAIL": f"a node of the job failed ({job.nodes})",
+        "OUT_OF_MEMORY": "a node's memory limit was exceeded",
+        "": "Slurm no longer knows the job, and it left no result",
+    }.get(job.state, f"the job ended as {job.state}, exit code {job.exit_code}")
+    return Failure.of(rank=None, what=what, hint=f"see {output}", traceback=files.tail(output))

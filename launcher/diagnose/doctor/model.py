@@ -1,0 +1,110 @@
+"""The model of a recipe: whether it is there, or can be fetched."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+
+from launcher.checks import Context, Finding, ok, skip
+
+
+def is_hub_id(name: str) -> bool:
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not name.startswith(".")
+
+
+def hub_cache(ctx: Context) -> Path:
+    """huggingface_hub's folder of downloaded models."""
+    env = ctx.env
+    home = env.get("HF_HOME") or str(
+        Path(env.get("XDG_CACHE_HOME") or Path(env.get("HOME", "/root")) / ".cache") / "huggingface"
+    )
+    return Path(env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE") or Path(home) / "hub")
+
+
+def is_cached(ctx: Context, model: str) -> bool:
+    snapshots = hub_cache(ctx) / f"models--{model.replace('/', '--')}" / "snapshots"
+    try:
+        return any((s / "config.json").exists() for s in snapshots.iterdir())
+    except OSError:
+        return False
+
+
+def check_model(ctx: Context) -> Finding:
+    name, model = "model", ctx.model_name
+    if not model:
+        return skip(name, "no recipe given")
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return ok(name, f"folder {folder}")
+    if not is_hub_id(model):
+        return Finding(
+            name,
+            "fail",
+            f"{model}: no such folder",
+            "nothing can be loaded",
+            "check model.name; it must exist on every node",
+        )
+    if ctx.hub == "huggingface" and is_cached(ctx, model):
+        return ok(name, f"{model} is in the cache")
+    if ctx.env.get("HF_HUB_OFFLINE") == "1":
+        return Finding(
+            name,
+            "fail",
+            f"{model} is not in the cache, and HF_HUB_OFFLINE=1",
+            "it cannot be downloaded",
+            f"hf download {model} where there is a network, then copy HF_HOME",
+        )
+    return ok(name, f"{model} will be downloaded")
+
+
+def token(ctx: Context) -> str | None:
+    """Where a hub token comes from; never the token."""
+    for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if ctx.env.get(variable):
+            return variable
+    home = ctx.env.get("HF_HOME") or str(Path(ctx.env.get("HOME", "/root")) / ".cache" / "huggingface")
+    file = Path(ctx.env.get("HF_TOKEN_PATH") or Path(home) / "token")
+    return str(file) if file.is_file() else None
+
+
+GATED = ("meta-llama/", "google/gemma", "mistralai/")
+
+
+def check_token(ctx: Context) -> Finding:
+    name, model = "hub token", ctx.model_name or ""
+    if not model.startswith(GATED) or ctx.hub != "huggingface" or is_cached(ctx, model) or Path(model).is_dir():
+        return skip(name, "not needed")
+    where = token(ctx)
+    if where is None:
+        return Finding(
+            name,
+            "fail",
+            f"{model} is gated, and there is no token",
+            "the download is refused",
+            "accept the terms on the model's page, then `hf auth login`; or model.hub=modelscope, or a folder",
+        )
+    return ok(name, f"from {where}")
+
+
+def check_hub(ctx: Context) -> Finding:
+    """Opens a connection to the hub, which may take seconds."""
+    name, model = "hub", ctx.model_name or ""
+    if not is_hub_id(model) or Path(model).is_dir() or is_cached(ctx, model) or ctx.hub != "huggingface":
+        return skip(name, "not needed")
+    endpoint = ctx.env.get("HF_ENDPOINT", "https://huggingface.co")
+    host = re.sub(r"^https?://", "", endpoint).split("/")[0]
+    if ctx.env.get("HTTPS_PROXY") or ctx.env.get("https_proxy"):
+        return skip(name, f"{host} goes through a proxy")
+    address, _, port = host.partition(":")
+    try:
+        with socket.create_connection((address, int(port or (443 if endpoint.startswith("https") else 80))), timeout=3):
+            return ok(name, f"{host} answers")
+    except (OSError, ValueError):
+        return Finding(
+            name,
+            "fail",
+            f"{host} does not answer",
+            f"{model} cannot be downloaded",
+            "set HF_ENDPOINT to a mirror, use model.hub=modelscope, or a local folder",
+        )

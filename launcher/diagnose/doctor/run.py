@@ -1,0 +1,169 @@
+"""Will a launch here work? Facts → findings, each with what, why and the fix. Every check is one small function.
+
+A check takes the Context and returns a Finding; it reads files below `ctx.root` and asks commands through `ctx.run`, so a
+test hands it a folder and recorded answers. The cheap ones run by themselves before every launch: no torch import, no
+command, no network. Versions come from importlib.metadata.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from launcher.accelerators.ascend import discover
+from launcher.accelerators.ascend.checks_cann import (
+    check_cann,
+    check_driver,
+    check_npu_smi,
+    check_permission,
+    check_set_env,
+)
+from launcher.accelerators.ascend.checks_cards import (
+    check_bf16,
+    check_busy,
+    check_chip,
+    check_count,
+    check_hbm,
+    check_health,
+    check_health_codes,
+    check_page_size,
+    check_tls,
+    check_visible,
+)
+from launcher.accelerators.ascend.checks_hccl import (
+    check_allocator,
+    check_hccl_ports,
+    check_hccl_ranges,
+    check_interface,
+    check_no_effect,
+    check_queue,
+    check_rank_table,
+    check_reserved_ports,
+)
+from launcher.checks import Check, Context, Finding, Verdict
+from launcher.clusters.checks import check_cluster, check_rendezvous, check_slurm_cards, check_way
+from launcher.diagnose.doctor.host import (
+    check_compiler,
+    check_disk,
+    check_host_memory,
+    check_places,
+    check_shm,
+    check_ulimit,
+)
+from launcher.diagnose.doctor.model import check_hub, check_model, check_token
+from launcher.diagnose.doctor.versions import (
+    check_autoload,
+    check_fsdp2,
+    check_packages,
+    check_python,
+    check_torch_pair,
+    check_trackers,
+    check_transformers,
+    cuda_of,
+    installed,
+    torch_folder,
+)
+from launcher.errors import EXIT_OK, EXIT_USER
+from launcher.machine import commands
+from launcher.machine.cluster import Found
+
+_WORST = {"skip": 0, "ok": 1, "warn": 2, "fail": 3}
+
+
+def context(
+    device: Literal["npu", "cpu"], *, found: Found | None = None, env: Mapping[str, str] | None = None, **values: Any
+) -> Context:
+    """The Context of this machine."""
+    env = dict(os.environ) if env is None else env
+    found = discover.look(None, env) if found is None else found
+    cuda = cuda_of(torch_folder())
+    return Context(
+        env=env, device=device, found=found, versions=installed(), run=commands.runner(env), cuda=cuda, **values
+    )
+
+
+# Only on NPUs, then on every machine. Slow ones start a command or use the network.
+NPU_CHECKS: tuple[Check, ...] = (
+    check_cann,
+    check_set_env,
+    check_driver,
+    check_permission,
+    check_npu_smi,
+    check_chip,
+    check_health,
+    check_busy,
+    check_hbm,
+    check_visible,
+    check_count,
+    check_bf16,
+    check_hccl_ranges,
+    check_allocator,
+    check_no_effect,
+    check_queue,
+    check_interface,
+    check_hccl_ports,
+    check_reserved_ports,
+    check_rank_table,
+)
+HOST_CHECKS: tuple[Check, ...] = (
+    check_python,
+    check_torch_pair,
+    check_packages,
+    check_transformers,
+    check_fsdp2,
+    check_trackers,
+    check_autoload,
+    check_cluster,
+    check_rendezvous,
+    check_compiler,
+    check_disk,
+    check_places,
+    check_host_memory,
+    check_shm,
+    check_ulimit,
+    check_model,
+    check_token,
+)
+OF_RECIPES: tuple[Check, ...] = (check_packages, check_trackers, check_compiler, check_model, check_token)
+"""What the recipe's own training needs, and a program of the user's may not."""
+SLOW_NPU_CHECKS: tuple[Check, ...] = (check_health_codes, check_tls, check_page_size, check_slurm_cards)
+SLOW_HOST_CHECKS: tuple[Check, ...] = (check_way, check_hub)
+
+
+def checks(device: str, *, only_cheap: bool = False) -> tuple[Check, ...]:
+    out = HOST_CHECKS + (NPU_CHECKS if device == "npu" else ())
+    if not only_cheap:
+        out += SLOW_HOST_CHECKS + (SLOW_NPU_CHECKS if device == "npu" else ())
+    return out
+
+
+def run_checks(ctx: Context, only_cheap: bool = False) -> list[Finding]:
+    """All findings, in the order of the checks. A check that breaks is a finding too, never a crash."""
+    found = []
+    for check in checks(ctx.device, only_cheap=only_cheap):
+        if ctx.is_program and check in OF_RECIPES:
+            continue
+        try:
+            found.append(check(ctx))
+        except Exception as error:  # a doctor that dies of a strange machine helps nobody
+            name = check.__name__.removeprefix("check_").replace("_", " ")
+            found.append(
+                Finding(
+                    name,
+                    "warn",
+                    f"this check failed: {type(error).__name__}: {error}",
+                    "",
+                    "report it with `ascend-launch doctor --json`",
+                )
+            )
+    return found
+
+
+def worst(findings: Iterable[Finding]) -> Verdict:
+    return max((f.ok for f in findings), key=_WORST.__getitem__, default="ok")
+
+
+def exit_code(findings: Iterable[Finding]) -> int:
+    """2 where something must be changed before a launch, else 0."""
+    return EXIT_USER if worst(findings) == "fail" else EXIT_OK

@@ -1,0 +1,261 @@
+"""The packages that a job imports: whether they are there, and fit each other."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from launcher.checks import Context, Finding, numbers, ok, skip
+from launcher.strategies import table as strategies
+
+TRACKERS: Mapping[str, tuple[str, ...]] = {
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "wandb": ("wandb",),
+    "swanlab": ("swanlab",),
+    "mlflow": ("mlflow", "mlflow-skinny"),
+}
+"""training.report_to → the packages of which one is needed, on every node."""
+BOUNDS: Mapping[str, str] = {
+    "torch": ">=2.6",
+    "transformers": ">=5.2,<6",
+    "accelerate": ">=1.8,<2",
+    "deepspeed": ">=0.16.9,<0.20",
+    "datasets": ">=4",
+    "evaluate": ">=0.4.5",
+    "scikit-learn": ">=1.4",
+    "peft": ">=0.18",
+    "gguf": ">=0.10",
+    "modelscope": ">=1.20",
+}
+"""What each package must be, as pyproject.toml's extras say it."""
+EXTRA = {"peft": "lora", "gguf": "gguf", "modelscope": "modelscope"}
+"""Packages of an extra of their own; the others are of [train]."""
+PACKAGES = (
+    "torch",
+    "torch-npu",
+    *(name for name in BOUNDS if name != "torch"),
+    "triton-ascend",
+    *(package for packages in TRACKERS.values() for package in packages),
+)
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+PAIR = "2.13.0"
+"""The torch and torch_npu of the extra `npu`."""
+
+
+def installed(names: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Versions of those packages that are installed, without importing one."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def torch_folder() -> Path | None:
+    spec = importlib.util.find_spec("torch")
+    return Path(spec.origin).parent if spec is not None and spec.origin else None
+
+
+def cuda_of(folder: Path | None) -> str:
+    """The CUDA release that the torch in `folder` was built for; "" where it has none. Nothing is imported.
+
+    PyPI's wheels are CUDA builds whose metadata says plain 2.13.0; torch/version.py and the libraries tell.
+    """
+    if folder is None:
+        return ""
+    try:
+        text = (folder / "version.py").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    said = re.search(r"(?m)^cuda\b[^=\n]*=\s*['\"]([^'\"]+)", text)
+    if said:
+        return said[1]
+    return "of an unknown release" if (folder / "lib" / "libtorch_cuda.so").exists() else ""
+
+
+# (torch from, to) → (lowest, highest Python); the same release notes, and COMPATIBILITY.md for what they no longer list.
+PYTHON_FOR_TORCH = (
+    ((2, 11), (2, 14), (3, 10), (3, 14)),
+    ((2, 9), (2, 10), (3, 10), (3, 14)),
+    ((2, 7), (2, 8), (3, 9), (3, 13)),
+    ((2, 5), (2, 6), (3, 9), (3, 11)),
+    ((2, 1), (2, 4), (3, 8), (3, 11)),
+)
+NO_CUDA_FROM = (2, 10)
+"""From here on torch_npu registers its allocator's settings with torch, where a CUDA build has registered the same ones:
+the process is aborted as it loads. Older pairs load (2.8.0 and 2.9.0 beside CUDA 12.8 were tried)."""
+
+
+def check_python(ctx: Context) -> Finding:
+    name, have = "python", ".".join(map(str, ctx.python))
+    torch = numbers(ctx.versions.get("torch", ""))[:2]
+    row = next((r for r in PYTHON_FOR_TORCH if r[0] <= torch <= r[1]), None)
+    if row is None or ctx.device == "cpu":
+        return ok(name, f"Python {have}")
+    if row[2] <= ctx.python <= row[3]:
+        return ok(name, f"Python {have} suits torch_npu {'.'.join(map(str, torch))}")
+    span = f"{row[2][0]}.{row[2][1]} to {row[3][0]}.{row[3][1]}"
+    return Finding(
+        name,
+        "fail",
+        f"Python {have} has no torch_npu {'.'.join(map(str, torch))} wheel",
+        f"it exists for {span}",
+        f"make an environment with Python {span}",
+    )
+
+
+def _fits(package: str, version: str) -> bool:
+    from packaging.specifiers import SpecifierSet
+
+    return SpecifierSet(BOUNDS[package]).contains(version, prereleases=True)
+
+
+def check_packages(ctx: Context) -> Finding:
+    """What the job imports beside torch: there, and of a release that this launcher was made for."""
+    needs = [n for n in BOUNDS if n not in EXTRA] if ctx.needs is None else ctx.needs
+    have = {n: ctx.versions.get(n) for n in needs if n != "torch"}
+    absent = [n for n, version in have.items() if version is None]
+    wrong = [n for n, version in have.items() if version is not None and not _fits(n, version)]
+    if not absent and not wrong:
+        return ok("packages", ", ".join(f"{n} {version}" for n, version in have.items()) or "none is needed")
+    extras = sorted({EXTRA.get(n, "train") for n in absent}, key=["train", *EXTRA.values()].index)
+    words = [f"'ascend-launch[{','.join(extras)}]'"] if extras else []
+    words += [f"'{n}{BOUNDS[n]}'" for n in wrong]
+    what = [f"{', '.join(absent)} not installed"] if absent else []
+    what += [f"{n} {have[n]} is not {BOUNDS[n]}" for n in wrong]
+    return Finding(
+        "packages",
+        "warn" if ctx.needs is None else "fail",
+        "; ".join(what),
+        "a launch of a recipe that needs them is refused",
+        f"pip install {' '.join(words)}",
+    )
+
+
+def check_torch_pair(ctx: Context) -> Finding:
+    """torch and torch_npu must agree to the third number; .postN only chooses the CANN release."""
+    name, torch, torch_npu = "torch and torch_npu", ctx.versions.get("torch"), ctx.versions.get("torch-npu")
+    if torch is None and ctx.is_program and ctx.device == "cpu":
+        return skip(name, "torch is not installed")
+    if torch is None or not _fits("torch", torch):
+        what = "torch is not installed" if torch is None else f"torch {torch} is not {BOUNDS['torch']}"
+        is_error = "torch" in (ctx.needs or ()) or (ctx.device == "npu" and torch is None)
+        return Finding(name, "fail" if is_error else "warn", what, "no recipe can train", _torch_lines(ctx))
+    if ctx.device == "cpu":
+        return ok(name, f"torch {torch}")
+    if torch_npu is None:
+        return Finding(
+            name,
+            "fail",
+            "torch_npu is not installed",
+            "torch does not see the NPUs",
+            f"pip install torch-npu=={_release(torch)}",
+        )
+    if numbers(torch)[:3] != numbers(torch_npu)[:3]:
+        return Finding(
+            name,
+            "fail",
+            f"torch {torch} with torch_npu {torch_npu}",
+            "torch_npu loads only into the torch of its own number",
+            f"pip install torch=={_release(torch_npu)} --index-url {CPU_INDEX}",
+        )
+    if ctx.cuda or "+cu" in torch:
+        built = f"torch {torch} is a CUDA build" + (f" (CUDA {ctx.cuda})" if ctx.cuda else "")
+        # --force-reinstall: pip takes the version that is there for the one that is asked for.
+        fix = f"pip install --force-reinstall --no-deps torch=={_release(torch)} --index-url {CPU_INDEX}"
+        if numbers(torch)[:2] < NO_CUDA_FROM:
+            return Finding(name, "warn", built, "it loads beside torch_npu, and is several GB that nothing uses", fix)
+        return Finding(
+            name,
+            "fail",
+            built,
+            "the process is aborted when torch_npu loads: Duplicated key 'pinned_reserve_segment_size_mb'",
+            fix,
+        )
+    return ok(name, f"torch {torch}, torch_npu {torch_npu}")
+
+
+def _torch_lines(ctx: Context) -> str:
+    """The pip lines that bring a torch: the one of the torch_npu that is there, else a pair on cards and any on CPU."""
+    torch_npu = ctx.versions.get("torch-npu", "")
+    keeps = _fits("torch", torch_npu) if torch_npu else False
+    if ctx.device == "cpu":
+        return f"pip install '{'torch==' + _release(torch_npu) if keeps else 'torch' + BOUNDS['torch']}' --index-url {CPU_INDEX}"
+    line = f"pip install torch=={_release(torch_npu) if keeps else PAIR} --index-url {CPU_INDEX}"
+    return line if keeps else f"{line}, then pip install 'ascend-launch[npu]' --extra-index-url {CPU_INDEX}"
+
+
+def _release(version: str) -> str:
+    """2.13.0+cpu → 2.13.0."""
+    return ".".join(map(str, numbers(version)[:3]))
+
+
+def check_transformers(ctx: Context) -> Finding:
+    """transformers 4.50 and later move integers to CUDA under an older torch_npu (LLaMA-Factory issue 7986)."""
+    name, have = "transformers", ctx.versions.get("transformers")
+    if have is None:
+        return skip(name, "not installed")
+    torch_npu = ctx.versions.get("torch-npu")
+    if ctx.device == "npu" and torch_npu and numbers(have) >= (4, 50) and numbers(torch_npu) < (2, 5, 1):
+        return Finding(
+            name,
+            "fail",
+            f"transformers {have} with torch_npu {torch_npu}",
+            "tensors are sent to CUDA: 'Torch not compiled with CUDA enabled'",
+            "use torch_npu 2.5.1 or later",
+        )
+    return ok(name, f"transformers {have}")
+
+
+def check_fsdp2(ctx: Context) -> Finding:
+    """Gradients times the number of ranks would train another model, without a word."""
+    name, torch = "FSDP2 on CPU", ctx.versions.get("torch")
+    strategy = strategies.chosen(ctx.strategy)
+    since = strategy.averages_on_gloo_since if strategy is not None else None
+    if since is None or ctx.device != "cpu" or torch is None or (ctx.nproc == 1 and ctx.num_nodes == 1):
+        return skip(name, "not asked for")
+    if numbers(torch)[:2] < since:
+        return Finding(
+            name,
+            "fail",
+            f"{ctx.strategy} on CPU ranks with torch {torch}",
+            "gloo sums gradients there where FSDP2 asks for their mean",
+            f"set parallel.strategy=ddp or zero2, or pip install 'torch>={since[0]}.{since[1]}'",
+        )
+    return ok(name, f"torch {torch} averages")
+
+
+def check_trackers(ctx: Context) -> Finding:
+    """Every rank makes the tracker's callback, so its package is needed on every node."""
+    name = "trackers"
+    asked = [t for t in ctx.report_to if t != "none"]
+    missing = [t for t in asked if t in TRACKERS and not any(p in ctx.versions for p in TRACKERS[t])]
+    if missing:
+        return Finding(
+            name,
+            "fail",
+            f"training.report_to names {', '.join(missing)}, not installed here",
+            "every rank would end before the first step",
+            f"pip install {' '.join(missing)}, or set training.report_to=none",
+        )
+    return ok(name, ", ".join(asked)) if asked else skip(name, "none asked for")
+
+
+def check_autoload(ctx: Context) -> Finding:
+    """On a machine without CANN an installed torch_npu makes `import torch` fail; a launch on CPU keeps torch from loading it."""
+    name, value = "torch_npu without CANN", ctx.env.get("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+    if ctx.device != "cpu" or "torch-npu" not in ctx.versions:
+        return skip(name, "not a CPU run with torch_npu")
+    if value == "0" or ctx.env.get("ASCEND_HOME_PATH"):
+        return ok(name, "torch_npu is installed, and a CPU run does without it")
+    return Finding(
+        name,
+        "fail",
+        f"TORCH_DEVICE_BACKEND_AUTOLOAD={value}, and there is no CANN",
+        "`import torch` loads torch_npu, which fails on libhccl.so",
+        "unset TORCH_DEVICE_BACKEND_AUTOLOAD",
+    )

@@ -1,0 +1,72 @@
+"""Rows that are to be predicted: how lines of each format are read."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Format = Literal["jsonl", "text"]
+
+
+MAX_LINE_BYTES = 16 << 20
+NUM_NAMED = 10
+"""So many lines without a label are named."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of input that is a text."""
+
+    line: int
+    """From 1."""
+    text: str
+    given: Any
+    """What came with it: the object of a JSON line, or the text itself."""
+
+
+@dataclass(frozen=True)
+class Bad:
+    """One line of input that is none, and why."""
+
+    line: int
+    reason: str
+
+
+def parse(raw: bytes, line: int, form: Format, column: str) -> Row | Bad | None:
+    """One line without its end; None for an empty line of JSON lines. A line of plain text may be empty."""
+    if len(raw) > MAX_LINE_BYTES:
+        return Bad(line, f"longer than {MAX_LINE_BYTES >> 20} MiB")
+    try:
+        text = (raw.removeprefix(codecs.BOM_UTF8) if line == 1 else raw).decode("utf-8")
+    except UnicodeDecodeError as error:
+        return Bad(line, f"not UTF-8 at byte {error.start}")
+    if form == "text":
+        return Row(line, text, text)
+    if not text.strip():
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        return Bad(line, f"not JSON: {error}")
+    except RecursionError:
+        return Bad(line, "not JSON: nested too deeply")
+    if not isinstance(value, dict):
+        return Bad(line, "not a JSON object")
+    if column not in value:
+        there = ", ".join(map(repr, list(value)[:8])) or "nothing"
+        return Bad(line, f"no field {column!r}; there is {there}")
+    if not isinstance(value[column], str):
+        return Bad(line, f"the field {column!r} is not text: {json.dumps(value[column])[:40]}")
+    if not value[column].isprintable() and any("\ud800" <= c <= "\udfff" for c in value[column]):
+        return Bad(line, f"the field {column!r} holds half of a surrogate pair, which is no text")
+    return Row(line, value[column], value)
+
+
+def guess(first: bytes) -> Format:
+    """What a file holds whose name does not tell, by its first line that is not empty."""
+    try:
+        return "jsonl" if isinstance(json.loads(first.removeprefix(codecs.BOM_UTF8)), dict) else "text"
+    except (ValueError, RecursionError):
+        return "text"

@@ -1,0 +1,157 @@
+"""Trained weights that are named on the command line: where they are, and with which recipe they were trained."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from launcher import assets, files
+from launcher.errors import LaunchError
+from launcher.models import positions
+from launcher.planning.plan import CARD_PADDING
+from launcher.recipe.schema import NO_DATA, Data, Model, RecipeSpec, Strategy
+from launcher.rundir.paths import MODEL_NOTE, RunDir
+from launcher.strategies import table as strategies
+
+_MARKS = (
+    "plan.json",
+    "manifest.json",
+    "config.json",
+    "adapter_config.json",
+    "*.safetensors",
+    "pytorch_model*.bin",
+    "global_step*",
+    "*_states.pt",
+    "*.distcp",
+    "*/*.distcp",
+)
+"""One of these is in every folder that stands for weights, or that the rank side refuses with better words."""
+
+HEADS = {"ForSequenceClassification": "sequence-classification", "ForCausalLM": "causal-lm"}
+"""How an architecture's name in config.json ends, and the task it is for."""
+
+MIN_LENGTH = 8
+"""The least that data.max_length may be."""
+_CHECKPOINT = re.compile(r"(.*/)?checkpoint-\d+")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What `--checkpoint` and `--model` name. Nothing has been read but small JSON files."""
+
+    name: str
+    """A folder by its absolute path, or a hub id."""
+    run: RunDir | None
+    """The run directory that it is or lies in."""
+
+    def trained_by(self) -> Strategy | None:
+        """The strategy that made them, where they tell."""
+        if self.run is not None:
+            return self.run.plan().strategy
+        note = files.read_json(Path(self.name) / MODEL_NOTE)
+        strategy = note.get("strategy") if isinstance(note, dict) else None
+        return strategy if isinstance(strategy, str) and strategy in strategies.TABLE else None
+
+
+def find(text: str, option: str) -> Weights:
+    """A folder (a model, an adapter, a checkpoint, a run directory), or a hub id.
+
+    Raises:
+        LaunchError: neither; the words name `option`; '' for an argument.
+    """
+    path, named = Path(text).expanduser(), f"{option} {text}".strip()
+    if path.is_dir():
+        if not any(any(path.glob(pattern)) for pattern in _MARKS):
+            latest = path / "latest"
+            hint = (
+                f"did you mean {latest}?" if latest.is_dir() else "name a run directory, a checkpoint or a model folder"
+            )
+            raise LaunchError(f"{named}: is no run directory and holds no weights", hint=hint)
+        found = Weights(str(path.resolve()), _run_of(path.resolve()))
+        # What lies in a run directory beside its weights is not read as a model.
+        for folder in [*_inner(found.run)] if found.run else [path]:
+            assets.require_plain(folder, str(folder) if found.run else named)
+        return found
+    if path.exists():
+        raise LaunchError(f"{named}: is a file", hint="name its folder")
+    is_id = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", text)
+    # `runs/yelp` beside a folder `runs` is a path with a slip in it.
+    if not is_id or ("/" in text and path.parent.is_dir()) or _CHECKPOINT.fullmatch(text):
+        raise LaunchError(
+            f"{named}: no such folder", hint="name a run directory, a checkpoint, a model folder or a hub id"
+        )
+    return Weights(text, None)
+
+
+def _inner(run: RunDir) -> Iterator[Path]:
+    """The folders with weights of a run directory.
+
+    Raises:
+        LaunchError: one of them is a link; a launch makes none.
+    """
+    for folder in (run.model_dir, run.checkpoints):  # each checkpoint is looked at when it is chosen
+        if folder.is_symlink():
+            raise LaunchError(
+                f"{folder}: is a link to {folder.resolve()}", hint="name that folder itself if you know it"
+            )
+        if folder.is_dir():
+            yield folder
+
+
+def _run_of(path: Path) -> RunDir | None:
+    # runs/R, runs/R/model or runs/R/checkpoints/checkpoint-N
+    return next((run for run in map(RunDir, (path, *path.parents[:2])) if run.plan_path.is_file()), None)
+
+
+def recipe_of(weights: Weights) -> RecipeSpec:
+    """How texts become rows for these weights: the recipe they were trained with, as far as it is known.
+
+    From the run directory, from the note that a training leaves beside its model, or from config.json, which says
+    enough for a classification head.
+
+    Raises:
+        LaunchError: a causal LM of which nobody knows the prompt and the answers.
+    """
+    if weights.run is not None:
+        recipe = weights.run.plan().recipe
+        data = files.read_json(weights.run.data_path)
+        found = data.get("label_names") if isinstance(data, dict) else None
+        names = tuple(map(str, found)) if found and isinstance(found, list) else recipe.model.label_names
+        return recipe.model_copy(update={"model": recipe.model.model_copy(update={"label_names": names})})
+    folder = Path(weights.name)
+    note = files.read_json(folder / MODEL_NOTE)
+    if isinstance(note, dict) and "recipe" in note:
+        return _noted(weights, note["recipe"])
+    config = files.read_json(folder / "config.json")
+    named = config.get("architectures") if isinstance(config, dict) else None
+    architectures = named if isinstance(named, list) else []
+    task = next((t for a in architectures for end, t in HEADS.items() if str(a).endswith(end)), None)
+    if task == "causal-lm":
+        raise LaunchError(
+            f"{weights.name}: a causal LM, and nothing beside it says which prompt and answers it knows",
+            hint="give the recipe it was trained with: --recipe FILE",
+        )
+    # A hub id's config is read on the rank side, once it is here.
+    data = Data(path=NO_DATA)
+    found = positions.positions(config) if isinstance(config, dict) else None
+    if found is not None:  # texts are cut where the model's table of positions ends, on cards at a multiple of 16
+        most = max(MIN_LENGTH, found[0] // CARD_PADDING * CARD_PADDING)
+        data = data.model_copy(update={"max_length": min(data.max_length, most)})
+    return RecipeSpec(model=Model(name=weights.name), data=data)
+
+
+def _noted(weights: Weights, recipe: dict[str, Any]) -> RecipeSpec:
+    try:
+        return RecipeSpec.model_validate_json(json.dumps(recipe))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise LaunchError(
+            f"{weights.name}/{MODEL_NOTE}: {'.'.join(map(str, first['loc']))}: {first['msg']}",
+            hint="it was written by another version; give the recipe with --recipe FILE",
+        ) from None

@@ -1,0 +1,60 @@
+"""Quantised weights, which are not trained."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from launcher.errors import LaunchError
+from launcher.models.headers import Tensors
+from launcher.models.wanted import Wanted
+
+_QUANTISED_NAME = re.compile(
+    r"[-_.](?:fp8(?:[-_]dynamic)?|awq(?:[-_]int4)?|gptq(?:[-_]int[48])?|int[48]|w[48]a(?:8|16)|(?:unsloth-)?bnb-4bit|[48]bit|"
+    r"mxfp4|nvfp4|quantized)(?:[-_.].*)?$",
+    re.IGNORECASE,
+)
+_QUANTISED_TENSOR = re.compile(
+    r"\.(?:qweight|qzeros|g_idx|weight_scale_inv|weight_scale|absmax|quant_map|weight_packed|weight_offset)$"
+    r"|\.weight\.(?:absmax|quant_map|quant_state\S*)$"
+)
+_QUANTISED_FILES = ("quantize_config.json", "quant_config.json", "quant_model_description*.json")
+"""What GPTQ, AWQ and msModelSlim leave beside weights, also where config.json says nothing."""
+
+
+def quantised(folder: Path | None, config: Mapping[str, Any], tensors: Tensors) -> str | None:
+    """How the weights are quantised, in the format's own word; None where they are plain."""
+    for part in (config, config.get("text_config")):
+        # `quantization` is MLX's key, `quantize` that of MindIE's tools for Ascend.
+        for key in ("quantization_config", "compression_config", "quantization", "quantize"):
+            found = part.get(key) if isinstance(part, Mapping) else None
+            if isinstance(found, str) and found:
+                return found
+            if isinstance(found, Mapping) and found:
+                bits = found.get("bits") or (4 if found.get("load_in_4bit") else None)
+                method = str(found.get("quant_method") or found.get("format") or "in an unnamed format")
+                return f"{method}, {bits} bit" if bits else method
+    if folder is not None:
+        for pattern in _QUANTISED_FILES:
+            if file := next(folder.glob(pattern), None):
+                return f"told by {file.name}"
+    for name, (dtype, _) in tensors.items():
+        if dtype.startswith(("F8", "F4")):
+            return "fp8" if dtype.startswith("F8") else "fp4"
+        if _QUANTISED_TENSOR.search(name):
+            return f"told by the tensor {name}"
+    return None
+
+
+def require_plain_weights(folder: Path | None, config: Mapping[str, Any], tensors: Tensors, wanted: Wanted) -> None:
+    how = quantised(folder, config, tensors)
+    if how is None:
+        return
+    named = _QUANTISED_NAME.sub("", wanted.name.rstrip("/"))
+    plain = f", probably {named}" if named != wanted.name.rstrip("/") else ""
+    raise LaunchError(
+        f"model.name {wanted.name}: its weights are quantised ({how}), and quantised weights cannot be trained, nor an adapter over them here",
+        hint=f"use the bf16 or fp16 model that it was made from{plain}; adapter: {{r: 8}} trains with less memory",
+    )

@@ -1,0 +1,45 @@
+"""Batch sizes: what a rank takes at once, and how often before an optimizer step."""
+
+from __future__ import annotations
+
+from launcher.errors import LaunchError
+from launcher.machine.cluster import Cluster
+from launcher.planning.plan import Batch
+from launcher.recipe.load import Loaded
+from launcher.recipe.schema import RecipeSpec, Strategy
+from launcher.strategies import table as strategies
+
+MAX_MICRO_BATCH = 8
+
+
+def batch_of(recipe: RecipeSpec, strategy: Strategy, world_size: int, loaded: Loaded, cluster: Cluster) -> Batch:
+    total, micro = recipe.parallel.global_batch_size, recipe.parallel.micro_batch_size
+    least = 1 if micro == "auto" else micro
+    size = strategies.load(strategy).data_parallel_size(world_size)
+    unit = size * least
+    if total % unit:
+        below, above = total // unit * unit, (total // unit + 1) * unit
+        sizes = f"{below} or {above}" if below else f"{above}"
+        ranks = [n * (world_size // size) for n in range(1, total + 1) if total % (n * least) == 0]
+        counts = ", ".join(map(str, ranks[:-1])) + f" or {ranks[-1]}" if len(ranks) > 1 else str(ranks[0])
+        parts = f"{world_size} ranks" if world_size > 1 else "1 rank"
+        parts += f", {size} of them with rows of their own" if size < world_size else ""
+        parts += f" on {cluster.num_nodes} nodes ({cluster.nodes_source})" if cluster.num_nodes > 1 else ""
+        parts += "" if micro == "auto" else f" x micro batch {micro}"
+        origin = loaded.origins.get("parallel.global_batch_size", "default")
+        where = "" if origin == "default" else f"{origin}: "
+        raise LaunchError(
+            f"{where}parallel.global_batch_size {total} cannot be split evenly over {parts}",
+            hint=f"use parallel.global_batch_size={sizes}, or {counts} rank{'s' if len(ranks) > 1 else ''}",
+        )
+    per_rank = total // size
+    largest = max(d for d in range(1, min(per_rank, MAX_MICRO_BATCH) + 1) if per_rank % d == 0)
+    micro_size = largest if micro == "auto" else micro
+    accumulation, eval_size = per_rank // micro_size, evaluation_size(recipe, micro_size)
+    return Batch(global_size=total, micro_size=micro_size, accumulation=accumulation, eval_size=eval_size)
+
+
+def evaluation_size(recipe: RecipeSpec, micro_size: int) -> int:
+    asked, micro = recipe.parallel.eval_batch_size, recipe.parallel.micro_batch_size
+    least = micro_size if micro == "auto" else micro
+    return max(least, MAX_MICRO_BATCH) if asked == "auto" else asked

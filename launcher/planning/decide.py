@@ -1,0 +1,326 @@
+"""From a recipe and a machine to a plan."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+from typing import Any
+
+from launcher.errors import LaunchError
+from launcher.machine.cluster import Chip, Cluster, chip
+from launcher.models import geometry
+from launcher.models.wanted import About, Wanted
+from launcher.planning import choose, fit
+from launcher.planning.arguments import trainer_arguments
+from launcher.planning.batch import MAX_MICRO_BATCH, batch_of, evaluation_size
+from launcher.planning.notes import lone_notes, overlaps_communication, unused_notes
+from launcher.planning.plan import ANSWER_POSITIONS, CARD_PADDING, Batch, Options, Plan
+from launcher.planning.use import require_effect, require_room_for_weights, use_arguments, use_strategy
+from launcher.recipe.load import Loaded
+from launcher.recipe.program import Program
+from launcher.recipe.schema import Precision, RecipeSpec, Strategy
+from launcher.strategies import table as strategies
+from launcher.text import GIB
+
+
+def wanted(recipe: RecipeSpec, device: str) -> Wanted:
+    """What a recipe asks of its model."""
+    model = recipe.model
+    return Wanted(
+        name=model.name,
+        task=model.task,
+        num_labels=model.num_labels or len(model.label_names or ()) or None,
+        label_names=model.label_names or (),
+        max_length=recipe.data.max_length,
+        gguf_file=model.gguf_file,
+        pads_to=CARD_PADDING if device == "npu" else 1,
+    )
+
+
+def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[str, Any] | None = None) -> Plan:
+    """Decide everything about a launch.
+
+    Args:
+        loaded: the checked recipe.
+        cluster: the machine, as detected or as asked for.
+        options: the command line.
+        model_config: the model's config.json where it can be read without a network, else None.
+
+    Raises:
+        LaunchError: the combination cannot run; the hint names what would.
+    """
+    recipe = loaded.spec
+    if recipe.script is not None:
+        script = os.path.normpath(_recipe_dir(loaded) / recipe.script)
+        return of_program(
+            Program(kind="script", target=script, args=tuple(map(str, recipe.args))), loaded, cluster, options
+        )
+    nproc = 1 if options.debug else _nproc(cluster, options)
+    world_size = nproc * cluster.num_nodes
+    silicon = chip(cluster.devices[0].name) if cluster.devices else None
+    precision, precision_reason = _precision(recipe, cluster, silicon)
+    strategy, strategy_reason = _strategy(recipe, cluster, world_size, precision, model_config, options.model)
+    use = options.use
+    if use is not None:
+        if use.mode == "eval":
+            use = use.model_copy(update={"trained_by": use.trained_by or strategy})
+        strategy, strategy_reason = use_strategy(recipe, use)
+        total = strategies.load(strategy).data_parallel_size(world_size)
+        batch = Batch(global_size=total, micro_size=1, accumulation=1, eval_size=evaluation_size(recipe, 1))
+    else:
+        batch = batch_of(recipe, strategy, world_size, loaded, cluster)
+    overlaps = overlaps_communication(recipe, cluster, options)
+    needs = memory_job(recipe, cluster, world_size, nproc, precision, model_config, overlaps=overlaps)
+    if needs is not None:
+        if use is not None:
+            require_room_for_weights(needs, use, strategy)
+        else:
+            strategy, strategy_reason, batch = _fitted(recipe, needs, batch)
+    require_effect(loaded, cluster, strategy if use is None else None)
+    return Plan(
+        **_ranks(loaded, cluster, options, nproc),
+        strategy=strategy,
+        strategy_reason=strategy_reason,
+        precision=precision,
+        precision_reason=precision_reason,
+        batch=batch,
+        training_arguments=trainer_arguments(recipe, cluster, strategy, precision, batch, options.debug)
+        | (use_arguments(recipe, use, strategy) if use else {}),
+        use=use,
+        overlap_comm=overlaps,
+        driver_version=cluster.driver_version,
+        notes=(*(options.model.notes if options.model else ()), *unused_notes(recipe, strategy)),
+        hidden_size=_hidden_size(model_config),
+    )
+
+
+def of_program(program: Program, loaded: Loaded, cluster: Cluster, options: Options) -> Plan:
+    """Decide about a launch of the user's own program: ranks and devices. What it trains, and how, is its own.
+
+    Raises:
+        LaunchError: more ranks than cards are asked for, or there is no card.
+    """
+    nproc = 1 if options.debug else _nproc(cluster, options)
+    return Plan(
+        **_ranks(loaded, cluster, options, nproc),
+        strategy=options.strategy or strategies.WHOLE,
+        strategy_reason="--strategy" if options.strategy else "the program's own",
+        precision=options.precision or "fp32",
+        precision_reason="--precision" if options.precision else "the program's own",
+        batch=Batch(global_size=nproc * cluster.num_nodes, micro_size=1, accumulation=1, eval_size=1),
+        training_arguments={},
+        program=program,
+        accelerate=options.accelerate,
+        notes=lone_notes(cluster, options),
+    )
+
+
+def _ranks(loaded: Loaded, cluster: Cluster, options: Options, nproc: int) -> dict[str, Any]:
+    """What of a Plan does not depend on what its ranks do."""
+    return {
+        "name": loaded.name,
+        "recipe_dir": str(_recipe_dir(loaded)),
+        "recipe": loaded.spec,
+        "device": cluster.device,
+        "device_reason": cluster.source,
+        "chip": cluster.devices[0].name if cluster.devices else None,
+        "backend": "hccl" if cluster.device == "npu" else "gloo",
+        "num_nodes": cluster.num_nodes,
+        "nproc_per_node": nproc,
+        "rdzv_endpoint": cluster.rdzv_endpoint,
+        "nodes_reason": cluster.nodes_source,
+        "supervision": options.supervision,
+        "debug": options.debug,
+        "rank_table": options.rank_table if cluster.device == "npu" else None,
+    }
+
+
+def _recipe_dir(loaded: Loaded) -> Path:
+    return loaded.recipe_dir or loaded.path.resolve().parent
+
+
+def memory_rows(
+    loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[str, Any] | None
+) -> list[fit.Row]:
+    """Every strategy's memory for this job at its smallest micro batch, fastest first; empty where it cannot be told.
+
+    Raises:
+        LaunchError: as `make`, but not because nothing fits.
+    """
+    recipe = loaded.spec
+    if recipe.script is not None:
+        return []
+    nproc = _nproc(cluster, options)
+    world_size = nproc * cluster.num_nodes
+    silicon = chip(cluster.devices[0].name) if cluster.devices else None
+    precision, _ = _precision(recipe, cluster, silicon)
+    overlaps = overlaps_communication(recipe, cluster, options)
+    needs = memory_job(recipe, cluster, world_size, nproc, precision, model_config, overlaps=overlaps)
+    if needs is None:
+        return []
+    micro = recipe.parallel.micro_batch_size
+    asked = recipe.parallel.strategy
+    names = (
+        strategies.PREFERENCE if asked in (strategies.AUTO, *strategies.PREFERENCE) else (asked, *strategies.PREFERENCE)
+    )
+    batch = batch_of(recipe, asked if asked != strategies.AUTO else names[0], world_size, loaded, cluster)
+    per_rank, least = batch.micro_size * batch.accumulation, 1 if micro == "auto" else micro
+    return fit.table(**needs, strategies=names, micro_batch=least, accumulation=max(1, per_rank // least))
+
+
+def _nproc(cluster: Cluster, options: Options) -> int:
+    cards = len(cluster.devices)
+    if cluster.device == "cpu":
+        return options.nproc or 1
+    if not cards:
+        raise LaunchError(
+            "no NPU is usable on this node", hint="`ascend-launch doctor` says why; or run with --device cpu"
+        )
+    if options.nproc and options.nproc > cards:
+        raise LaunchError(
+            f"{options.nproc_source} {options.nproc} is more than the {cards} visible card{'s' if cards > 1 else ''}",
+            hint=f"use --nproc {cards} or less, or widen ASCEND_RT_VISIBLE_DEVICES",
+        )
+    return options.nproc or cards
+
+
+def _precision(recipe: RecipeSpec, cluster: Cluster, silicon: Chip | None) -> tuple[Precision, str]:
+    asked = recipe.parallel.precision
+    has_bf16 = silicon is None or silicon.supports_bf16
+    if cluster.device == "cpu":
+        if asked == "fp16":
+            raise LaunchError("fp16 does not train on CPU", hint="use parallel.precision=bf16 or fp32")
+        if asked == "auto":
+            return "fp32", "CPU ranks: exact, and no slower there than bf16"
+        return asked, "as the recipe says"
+    name = silicon.soc if silicon else "this chip"
+    if asked == "auto":
+        return ("bf16", f"{name} computes in bf16") if has_bf16 else ("fp16", f"{name} has no bf16; loss scaling is on")
+    if asked == "bf16" and not has_bf16:
+        raise LaunchError(f"{name} has no bf16", hint="use parallel.precision=auto, which takes fp16 with loss scaling")
+    return asked, "as the recipe says"
+
+
+def _strategy(
+    recipe: RecipeSpec,
+    cluster: Cluster,
+    world_size: int,
+    precision: str,
+    config: dict[str, Any] | None,
+    about: About | None,
+) -> tuple[Strategy, str]:
+    asked = recipe.parallel.strategy
+    if asked != "auto":
+        return asked, "as the recipe says"
+    if world_size == 1:
+        return strategies.WHOLE, "one rank has nobody to share with"
+    if cluster.device == "cpu":
+        return strategies.WHOLE, "CPU ranks share this machine's memory, so sharding saves little"
+    why, sharded = unmodelled(cluster, config), strategies.most_sharded()
+    count = about.num_parameters if about else None
+    hbm_bytes = min((d.hbm_bytes for d in cluster.devices), default=0)
+    if recipe.adapter is not None and (count is None or count * 2 <= fit.usable_bytes(hbm_bytes) * STATE_SHARE):
+        return strategies.WHOLE, "LoRA trains few weights, so sharding their state saves little"
+    if count is None or not hbm_bytes:
+        return sharded.name, f"{why}, so everything is sharded: weights, gradients and optimizer state"
+    share = fit.usable_bytes(hbm_bytes) * STATE_SHARE
+    said = f"{why}; {'' if about and about.is_counted else 'about '}{_count(count)} parameters"
+    for strategy in itertools.takewhile(lambda s: s is not sharded, map(strategies.load, strategies.PREFERENCE)):
+        need = strategy.state_bytes(count, world_size, precision)
+        if need <= share:
+            return (
+                strategy.name,
+                f"{said}: weights, gradients and optimizer take {need / GIB:.1f} GiB of a card under it",
+            )
+    return sharded.name, f"{said}: too many for less than sharding weights, gradients and optimizer state"
+
+
+STATE_SHARE = 0.6
+"""Of a card, what weights, gradients and optimizer may take where activations cannot be computed."""
+
+
+def unmodelled(cluster: Cluster, config: dict[str, Any] | None) -> str:
+    """Why `memory` cannot tell what a job needs, where it cannot."""
+    if cluster.device == "cpu":
+        return "only a card's memory is computed, and this plan is for CPU"
+    if config is None:
+        return "the model's config is not on this machine (a folder, or the hub's cache)"
+    if not min((d.hbm_bytes for d in cluster.devices), default=0):
+        return "no card says how much memory it has"
+    if config.get("model_type") in geometry.ARCHITECTURES:
+        return "the model's config.json does not say all the sizes that its memory is computed from"
+    known = ", ".join(geometry.ARCHITECTURES)
+    return f"memory of model type {config.get('model_type')!r} is not computed here, only of {known}"
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e9:.1f} billion" if number >= 1e9 else f"{number / 1e6:.0f} million"
+
+
+def memory_job(
+    recipe: RecipeSpec,
+    cluster: Cluster,
+    world_size: int,
+    nproc: int,
+    precision: str,
+    model_config: dict[str, Any] | None,
+    *,
+    overlaps: bool = True,
+) -> dict[str, Any] | None:
+    """What `memory` asks about this job, but for the strategy; None where it cannot be told: on CPU, without the
+    model's config, for a family whose shapes are not known, or where no card says how much memory it has."""
+    hbm_bytes = min((d.hbm_bytes for d in cluster.devices), default=0)
+    if cluster.device == "cpu" or model_config is None or not hbm_bytes:
+        return None
+    labels = recipe.model.num_labels or len(recipe.model.label_names or ()) or 2
+    try:
+        geometry.geometry(model_config, task=recipe.model.task, num_labels=labels)
+    except LaunchError:
+        return None
+    adapter, training = recipe.adapter, recipe.training
+    checkpointing = training.get("activation_checkpointing", training.get("gradient_checkpointing", False))
+    return {
+        "config": model_config,
+        "hbm_bytes": hbm_bytes,
+        "world_size": world_size,
+        "nproc_per_node": nproc,
+        "host_memory_bytes": cluster.host_memory_bytes,
+        "task": recipe.model.task,
+        "num_labels": labels,
+        "precision": precision,
+        "seq_len": recipe.data.max_length,
+        "gradient_checkpointing": bool(checkpointing),
+        "attention": recipe.model.attn_implementation or "sdpa",
+        "lora": adapter and geometry.Lora(adapter.r, adapter.target_modules, adapter.modules_to_save or ()),
+        "overlaps": overlaps,
+        "bucket_elements": recipe.parallel.deepspeed and recipe.parallel.deepspeed.reduce_bucket_size,
+        "logit_positions": ANSWER_POSITIONS if recipe.model.task == "causal-lm" else None,
+    }
+
+
+def _fitted(recipe: RecipeSpec, needs: dict[str, Any], batch: Batch) -> tuple[Strategy, str, Batch]:
+    """The strategy and micro batch by memory: what the recipe leaves open is chosen, what it says is checked."""
+    asked, micro = recipe.parallel.strategy, recipe.parallel.micro_batch_size
+    per_rank = batch.micro_size * batch.accumulation
+    choice = choose.choose_strategy(
+        **needs,
+        per_rank_batch=per_rank,
+        max_micro_batch=MAX_MICRO_BATCH,
+        strategies=strategies.PREFERENCE if asked == strategies.AUTO else (asked,),
+        micro_batch=None if micro == "auto" else micro,
+    )
+    taken = batch.model_copy(update={"micro_size": choice.micro_batch, "accumulation": per_rank // choice.micro_batch})
+    reason = (
+        choice.reason if asked == strategies.AUTO else "as the recipe says; " + choice.reason.split(": the fastest")[0]
+    )
+    return choice.strategy, reason, taken
+
+
+def _hidden_size(model_config: dict[str, Any] | None) -> int | None:
+    config = model_config or {}
+    config = config.get("text_config") or config
+    for key in ("hidden_size", "n_embd", "d_model", "dim"):
+        if isinstance(config.get(key), int) and config[key] > 0:
+            return int(config[key])
+    return None

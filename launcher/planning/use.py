@@ -1,0 +1,86 @@
+"""Plans of a job that only uses a model: evaluation and prediction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from launcher.errors import LaunchError
+from launcher.machine.cluster import Cluster
+from launcher.models import geometry
+from launcher.planning import fit
+from launcher.planning.arguments import NO_EVALUATION, unscheduled
+from launcher.planning.plan import Use
+from launcher.recipe.load import Loaded
+from launcher.recipe.schema import RecipeSpec, Strategy
+from launcher.strategies import table as strategies
+from launcher.text import GIB
+
+
+def use_strategy(recipe: RecipeSpec, use: Use) -> tuple[Strategy, str]:
+    """Without gradients and optimizer only a strategy that shards weights has something to shard."""
+    asked = strategies.chosen(recipe.parallel.strategy)
+    evaluates = strategies.load(asked.evaluates_as) if asked is not None else None
+    if use.mode == "eval" and evaluates is not None and evaluates.shards_parameters and recipe.adapter is None:
+        return evaluates.name, "as the recipe says: every rank holds a share of the weights"
+    return strategies.WHOLE, "every rank holds the model whole; nothing is trained, so there is no other state to shard"
+
+
+def require_room_for_weights(needs: dict[str, Any], use: Use, strategy: Strategy) -> None:
+    """The least that an evaluation or a prediction takes of a card: its weights, in the precision that is computed in.
+
+    Raises:
+        LaunchError: they alone are more than a rank can have.
+    """
+    shape = geometry.geometry(needs["config"], task=needs["task"], num_labels=needs["num_labels"])
+    size = shape.num_parameters * (4 if needs["precision"] == "fp32" else 2)
+    is_sharded = strategies.load(strategy).shards_parameters
+    share = size / needs["world_size"] if is_sharded else size
+    room = fit.usable_bytes(needs["hbm_bytes"])
+    if share > room:
+        shards = use.mode == "eval" and not is_sharded and size / needs["world_size"] < room
+        raise LaunchError(
+            f"the weights alone take {share / GIB:.1f} GiB of each card, and a rank can have {room / GIB:.1f} GiB",
+            hint=f"parallel.strategy={strategies.most_sharded().name} shares them out"
+            if shards
+            else "use cards with more memory, or a smaller model",
+        )
+
+
+def require_effect(loaded: Loaded, cluster: Cluster, strategy: Strategy | None) -> None:
+    """Refuse what this strategy or device would ignore, or cannot have. `strategy`: None where nothing is trained.
+
+    Raises:
+        LaunchError: with all of them, a line each.
+    """
+    training = loaded.spec.training if strategy is not None else {}
+    wrong = dict(strategies.load(strategy).ignored_arguments()) if strategy is not None else {}
+    if cluster.device == "cpu":
+        wrong["use_liger_kernel"] = "its kernels need cards"
+        if training.get("optim") == "adamw_torch_npu_fused":
+            wrong["optim"] = "adamw_torch_npu_fused needs NPUs"
+    found = {f"training.{name}": reason for name, reason in wrong.items() if training.get(name)}
+    if cluster.device == "cpu" and loaded.spec.model.attn_implementation == "flash_attention_2":
+        found["model.attn_implementation"] = "flash_attention_2 needs cards; sdpa computes the same"
+    if found:
+        lines = [
+            f"{loaded.origins.get(key, 'recipe').removesuffix(f' {key}')}: {key}: {reason}"
+            for key, reason in found.items()
+        ]
+        raise LaunchError("\n".join(lines), hint=f"leave {'it' if len(lines) == 1 else 'them'} out")
+
+
+def use_arguments(recipe: RecipeSpec, use: Use, strategy: Strategy) -> dict[str, Any]:
+    training = recipe.training
+    arguments: dict[str, Any] = {
+        "do_train": False,
+        "report_to": "none",
+        "gradient_checkpointing": False,
+        **NO_EVALUATION,
+    }
+    if "activation_checkpointing" in training:  # the newer name, which wins where both are
+        arguments["activation_checkpointing"] = False
+    arguments |= unscheduled(training)
+    trained_by = strategies.load(use.trained_by) if use.trained_by is not None else None
+    if trained_by and trained_by.computes_in_weights and not strategies.load(strategy).computes_in_weights:
+        arguments |= {"bf16": False, "fp16": False}  # no autocast over weights that are in that precision themselves
+    return arguments

@@ -1,0 +1,163 @@
+"""Every error of a recipe, at once and with its place."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from launcher.recipe import training_fields, training_rules
+from launcher.recipe.layers import Layers
+from launcher.recipe.messages import did_you_mean, peer_hint, recipe_path, sentence
+from launcher.recipe.schema import Data, Model, Parallel, RecipeSpec
+from launcher.strategies import table as strategies
+
+
+def validate(layers: Layers) -> RecipeSpec:
+    good: dict[str, Any] = {}
+    for key in layers.values:
+        if key not in RecipeSpec.model_fields:
+            layers.mistake((key,), "unknown key" + (peer_hint(key) or did_you_mean(key, RecipeSpec)))
+    for key in RecipeSpec.model_fields:
+        if layers.values.get(key) is None and (key in ("model", "data") or key not in layers.values):
+            if key in ("model", "data") and not layers.values.get("script"):
+                layers.mistake((), f"`{key}:` is missing")
+            continue
+        holder = _One[key]
+        value = layers.values[key]
+        if value is None:  # `adapter:` with everything under it commented out
+            continue
+        try:
+            good[key] = getattr(holder.model_validate_json(_json({key: value})), key)
+        except ValidationError as error:
+            _report(layers, error)
+    if good.get("args") and not good.get("script"):
+        layers.mistake(("args",), "arguments of a script, and there is no `script:`")
+    _check_training(layers, good)
+    _check_combinations(layers, good)
+    layers.raise_if_any()
+    return RecipeSpec(**good)
+
+
+def has_nul(layers: Layers, value: Any, path: tuple[str | int, ...] = ()) -> bool:
+    """Whether a path, name or word holds a NUL; each is noted. The system's calls would refuse it later, in their words."""
+    if isinstance(value, str):
+        if "\0" in value:
+            layers.mistake(path, f"{value!r} holds a NUL character (\\0), which no path or text may")
+        return "\0" in value
+    if not isinstance(value, dict | list):
+        return False
+    found = isinstance(value, dict) and has_nul(layers, list(value), path)
+    rows = value.items() if isinstance(value, dict) else enumerate(value)
+    return any([found, *(has_nul(layers, inner, (*path, key)) for key, inner in rows)])
+
+
+def _json(value: Any) -> str:
+    # YAML also knows dates and sets; as text they fail the check of a field that wants no text.
+    return json.dumps(value, default=str)
+
+
+def _holders() -> dict[str, type[BaseModel]]:
+    # One model a section, so that a mistake in one section does not hide the checks of the others.
+    from pydantic import create_model
+
+    return {
+        key: create_model(
+            f"One_{key}", __config__=ConfigDict(extra="forbid", strict=True), **{key: (field.annotation, ...)}
+        )  # type: ignore[call-overload]
+        for key, field in RecipeSpec.model_fields.items()
+    }
+
+
+_One = _holders()
+
+
+def _report(layers: Layers, error: ValidationError) -> None:
+    by_path: dict[tuple[str | int, ...], list[Any]] = {}
+    for item in error.errors():
+        # pydantic adds the branch of a union to the path; only what is in the recipe counts.
+        by_path.setdefault(recipe_path(item["loc"], layers.values), []).append(item)
+    for path, items in by_path.items():
+        missing = [i for i in items if i["type"] == "missing"]
+        for item in missing:
+            layers.mistake(path, f"`{item['loc'][-1]}:` is missing")
+        rest = [i for i in items if i["type"] != "missing"]
+        if rest:
+            choices = [i["ctx"]["expected"].replace("'", "`") for i in rest[1:] if i["type"] == "literal_error"]
+            layers.mistake(path, sentence(rest[0], path) + "".join(f" (or {c})" for c in choices))
+
+
+def _check_training(layers: Layers, good: dict[str, Any]) -> None:
+    training = good.get("training")
+    if not isinstance(training, dict):
+        return
+    good["training"] = training = {
+        name: training_fields.as_meant(name, value)
+        for name, value in training.items()
+        if not training_fields.is_left_out(name, value)
+    }
+    wrong = {name: text for name, value in training.items() if (text := training_fields.problem(name, value))}
+    data = good.get("data")
+    found = training_rules.problems(
+        {name: value for name, value in training.items() if name not in wrong},
+        metrics=good.get("metrics", RecipeSpec.model_fields["metrics"].default),
+        has_eval=data is None or data.eval is not None,
+        has_script=bool(good.get("script")),
+    )
+    for name, text in [*wrong.items(), *found]:
+        layers.mistake(("training", name), text)
+
+
+def _check_combinations(layers: Layers, good: dict[str, Any]) -> None:
+    model, data = good.get("model"), good.get("data")
+    parallel, adapter = good.get("parallel", Parallel()), good.get("adapter")
+    if model is not None:
+        names = model.label_names
+        if model.num_labels is None and names is None and not good.get("script"):
+            layers.mistake(("model",), "`num_labels:` is missing: say how many classes the labels have")
+        if names is not None and len(names) < 2:
+            layers.mistake(("model", "label_names"), f"has {len(names)} of the at least 2 labels to tell apart")
+        elif names is not None and model.num_labels not in (None, len(names)):
+            layers.mistake(("model", "label_names"), f"{len(names)} names for num_labels {model.num_labels}")
+        if names is not None and len(set(names)) < len(names):
+            layers.mistake(("model", "label_names"), "the same name stands for two labels")
+    if model is not None and data is not None:
+        _check_task(layers, model, data)
+    micro, total = parallel.micro_batch_size, parallel.global_batch_size
+    if micro != "auto" and total % micro:
+        layers.mistake(
+            ("parallel", "micro_batch_size"),
+            f"global_batch_size {total} is not a multiple of micro_batch_size {micro}; {_divisors(total)} are possible",
+        )
+    if adapter is not None and adapter.target_modules == ():
+        layers.mistake(("adapter", "target_modules"), "names no layer to adapt; leave it out for every linear layer")
+    strategy = strategies.chosen(parallel.strategy)
+    if strategy is not None:
+        keys = parallel.deepspeed.given() if parallel.deepspeed is not None else ()
+        for path, text in strategy.problems(keys, uses_dora=adapter is not None and adapter.use_dora):
+            layers.mistake(path, text)
+    if len(set(good.get("metrics", ()))) < len(good.get("metrics", ())):
+        layers.mistake(("metrics",), "a metric is named twice")
+
+
+def _check_task(layers: Layers, model: Model, data: Data) -> None:
+    count = model.num_labels or len(model.label_names or ()) or None
+    if model.task == "sequence-classification":
+        for key in ("prompt", "system", "answers"):
+            if getattr(data, key) is not None:
+                layers.mistake(
+                    ("data", key), "a classification head reads the text alone; use model.task: causal-lm for prompts"
+                )
+        return
+    if data.prompt is not None and "{text}" not in data.prompt:
+        layers.mistake(("data", "prompt"), "has no {text}, so every row would look the same")
+    if data.answers is not None:
+        if count is not None and len(data.answers) != count:
+            layers.mistake(("data", "answers"), f"{len(data.answers)} answers for num_labels {count}")
+        if len(set(data.answers)) < len(data.answers):
+            layers.mistake(("data", "answers"), "two labels have the same answer")
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)

@@ -1,0 +1,126 @@
+"""LLaMA-Factory's keys: what becomes of each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+LEFT_OUT = {
+    "template": "the tokenizer's own chat template is used",
+    "overwrite_cache": "tokenised rows are kept by their content, so there is nothing stale to overwrite",
+    "overwrite_output_dir": "every run has a directory of its own",
+    "plot_loss": "every run keeps its events; nothing has to be asked for",
+    "trust_remote_code": "code out of a model's folder is never run",
+    **dict.fromkeys(
+        ("quantization_method", "quantization_type", "double_quantization", "quantization_device_map"),
+        "it has no effect without quantization_bit",
+    ),
+    **dict.fromkeys(
+        ("freeze_trainable_layers", "freeze_trainable_modules", "freeze_extra_modules"),
+        "it has no effect where finetuning_type is not freeze",
+    ),
+    "create_new_adapter": "it has no effect without adapter_name_or_path",
+    "predict_with_generate": "labels are scored, not generated",
+    "do_predict": "use `ascend-launch predict`",
+    "do_eval": "a run trains and evaluates; `ascend-launch eval` evaluates alone",
+    "compute_accuracy": "accuracy is always computed, over labels and not over tokens",
+    "mask_history": "a row is one question and one answer",
+    "streaming": "rows are tokenised once and read from disk",
+    "include_num_input_tokens_seen": "tokens/s is always shown",
+    "ddp_find_unused_parameters": "no model here has unused parameters",
+    "use_unsloth": "it runs on GPUs only",
+    "enable_liger_kernel": "it runs on GPUs only",
+    "fsdp_config": "the launcher renders it; the strategy is kept",
+}
+_QUANTIZED = "weights are not quantized for training here; without it LoRA trains beside bf16 or fp32 weights"
+_OTHER_UPDATE = "another way to train than full and LoRA, which has no counterpart"
+_OTHER_ROWS = "rows are neither packed nor mixed here: each has one label and counts once"
+_OTHER_LOSS = "the loss is the answer's alone here"
+_OTHER_MODEL = "the model is trained as its own files say"
+REFUSED = {
+    "adapter_name_or_path": "training on from an adapter has no counterpart; merge it with `ascend-launch export` and name the result",
+    "resume_from_checkpoint": "checkpoints of LLaMA-Factory are not continued; a run of ours goes on with --run-dir",
+    **dict.fromkeys(("quantization_bit", "fp8"), _QUANTIZED),
+    **dict.fromkeys(
+        [
+            "use_galore",
+            "use_apollo",
+            "use_badam",
+            "use_muon",
+            "use_adam_mini",
+            "use_llama_pro",
+            "use_oft",
+            "use_dft_loss",
+            "use_asft_loss",
+            "use_eaft_loss",
+            "pissa_init",
+            "loraplus_lr_ratio",
+            "pure_bf16",
+        ],
+        _OTHER_UPDATE,
+    ),
+    "early_stopping_steps": "a training here ends when its recipe says",
+    "disable_shuffling": "rows are shuffled before every epoch here",
+    **dict.fromkeys(
+        ["packing", "neat_packing", "mix_strategy", "interleave_probs", "mask_history", "tokenized_path"], _OTHER_ROWS
+    ),
+    **dict.fromkeys(("train_on_prompt", "moe_aux_loss_coef"), _OTHER_LOSS),
+    **dict.fromkeys(
+        [
+            "rope_scaling",
+            "shift_attn",
+            "mixture_of_depths",
+            "resize_vocab",
+            "add_tokens",
+            "new_special_tokens",
+            "add_special_tokens",
+            "split_special_tokens",
+            "upcast_layernorm",
+            "upcast_lmhead_output",
+            "default_system",
+            "enable_thinking",
+            "tool_format",
+            "train_from_scratch",
+        ],
+        _OTHER_MODEL,
+    ),
+}
+"""Keys that change what is learned and have no counterpart, with the reason, unless they are off."""
+OFF = (None, False, 0, "", "none", "false")
+AS_HERE = {"mix_strategy": "concat", "enable_thinking": True}
+"""Of those keys, the values that change nothing by themselves."""
+DEEPSPEED = ("optimizer", "scheduler", "gradient_clipping", "train_batch_size")
+"""Sections and values of a DeepSpeed config that change what is learned, where they are not `auto`."""
+TAKEN = frozenset({"stage", "do_train", "finetuning_type"})
+"""Read, and said by the recipe as a whole."""
+ENTRY = frozenset({"file_name", "hf_hub_url", "subset", "split", "columns", "formatting", "ranking", "tags"})
+"""What is read of an entry of dataset_info.json."""
+LORA = {"lora_dropout": "lora_dropout", "use_rslora": "use_rslora", "use_dora": "use_dora"}
+ATTENTION = {"fa2": "flash_attention_2", "sdpa": "sdpa", "disabled": "eager"}
+STRATEGY = {0: "ddp", 1: "zero1", 2: "zero2", 3: "zero3"}
+
+
+def short(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:37] + "...")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+KINDS: dict[str, Callable[[Any], bool]] = {
+    "a whole number above 0": lambda v: isinstance(v, int) and not isinstance(v, bool) and v > 0,
+    "a number, at least 0": lambda v: _is_number(v) and v >= 0,
+    "text or a list of texts": lambda v: (
+        isinstance(v, str) or (isinstance(v, list) and all(isinstance(n, str) for n in v))
+    ),
+}
+
+
+def to_number(value: Any) -> Any:
+    """1.0e-4 without a dot is text to some YAML writers."""
+    try:
+        return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+[eE][-+]?\d+", value) else value
+    except ValueError:
+        return value

@@ -1,0 +1,123 @@
+"""Learning rate schedulers: the arguments each takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from launcher.recipe.problems import Problem, did_you_mean, is_number, keys, yaml
+from launcher.recipe.schedules import BY_METRIC, GREATER_IS_BETTER, Schedule, best_metric
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """What a scheduler of lr_scheduler_type reads."""
+
+    takes: frozenset[str] = frozenset()
+    """Keys of lr_scheduler_kwargs."""
+    needs_one_of: tuple[str, ...] = ()
+    """Of those keys exactly one must be given."""
+    warms_up: bool = True
+    """Whether it reads warmup_steps."""
+
+
+_PLATEAU = keys("mode factor patience threshold threshold_mode cooldown min_lr eps")
+SCHEDULERS = {
+    "linear": Scheduler(),
+    "cosine": Scheduler(keys("num_cycles")),
+    "cosine_with_restarts": Scheduler(keys("num_cycles")),
+    "polynomial": Scheduler(keys("lr_end power")),
+    "constant": Scheduler(warms_up=False),
+    "constant_with_warmup": Scheduler(),
+    "inverse_sqrt": Scheduler(keys("timescale")),
+    "reduce_lr_on_plateau": Scheduler(_PLATEAU, warms_up=False),
+    "cosine_with_min_lr": Scheduler(keys("num_cycles min_lr min_lr_rate"), ("min_lr", "min_lr_rate")),
+    "cosine_warmup_with_min_lr": Scheduler(
+        keys("num_cycles min_lr min_lr_rate warmup_lr_rate"), ("min_lr", "min_lr_rate")
+    ),
+    "warmup_stable_decay": Scheduler(
+        keys("num_decay_steps num_stable_steps warmup_type decay_type min_lr_ratio num_cycles"), ("num_decay_steps",)
+    ),
+    # Its own min_lr is 0.001, which is above any rate that a model is fine-tuned with: its first step down would be one up.
+    "greedy": Scheduler(
+        _PLATEAU | keys("warmup max_lr verbose smooth window_size reset_start"), ("min_lr",), warms_up=False
+    ),
+}
+_SHAPES = ("linear", "cosine", "1-sqrt")
+_WORDS = {
+    "mode": ("min", "max"),
+    "threshold_mode": ("rel", "abs"),
+    "warmup_type": _SHAPES,
+    "decay_type": _SHAPES,
+    "verbose": (True, False),
+    "smooth": (True, False),
+}
+"""Keys of lr_scheduler_kwargs that are no numbers, and what they may be."""
+
+
+def scheduler_problems(training: Mapping[str, Any], schedule: Schedule) -> Iterator[Problem]:
+    name = training.get("lr_scheduler_type", "linear")
+    given = training.get("lr_scheduler_kwargs") or {}
+    found = SCHEDULERS.get(name)
+    if found is None or not isinstance(given, Mapping):
+        return
+    for key, value in given.items():
+        if key not in found.takes:
+            takes = f"{name} takes {', '.join(sorted(found.takes)) or 'none'}"
+            yield "lr_scheduler_kwargs", f"unknown key {key!r}" + (did_you_mean(str(key), found.takes) or f"; {takes}")
+        elif (text := _argument(key, value)) is not None:
+            yield "lr_scheduler_kwargs", text
+    if found.needs_one_of and sum(given.get(key) is not None for key in found.needs_one_of) != 1:
+        first, names = found.needs_one_of[0], " or ".join(found.needs_one_of)
+        one = f"one of {names}" if len(found.needs_one_of) > 1 else names
+        where = "lr_scheduler_kwargs" if given else "lr_scheduler_type"
+        yield where, f"{name} needs {one}, as in lr_scheduler_kwargs: {{{first}: {_EXAMPLE[first]}}}"
+    if training.get("warmup_steps") and not found.warms_up:
+        hint = "; constant_with_warmup has one" if name == "constant" else ""
+        yield "warmup_steps", f"has no effect: lr_scheduler_type {name} has no warmup{hint}"
+    yield from _rates(str(name), given, training.get("learning_rate", 5e-5))
+    if name in BY_METRIC:
+        if schedule.evaluation == "no":
+            yield "lr_scheduler_type", f"{name} follows an evaluation, and nothing is evaluated; set eval_strategy"
+        mode = "max" if GREATER_IS_BETTER.get(best_metric(training)) else "min"
+        if given.get("mode") in ("min", "max") and given["mode"] != mode:
+            yield "lr_scheduler_kwargs", f"mode is {mode} for {best_metric(training)}; leave it out"
+
+
+_EXAMPLE = {"min_lr": "1e-6", "num_decay_steps": "100"}
+
+
+def _argument(key: str, value: Any) -> str | None:
+    if key in _WORDS:
+        allowed = _WORDS[key]
+        return None if value in allowed else f"{key}: {value!r} is none of {', '.join(map(yaml, allowed))}"
+    if not is_number(value):
+        return f"{key}: expected a number, got {value!r}"
+    if value < 0 or (value == 0 and key in _ABOVE_0):
+        return f"{key}: {value} must be {'above' if key in _ABOVE_0 else 'at least'} 0"
+    if key in _SHARES and value > 1:
+        return f"{key}: {value} must be at most 1, a share of the learning_rate"
+    return None
+
+
+_ABOVE_0 = ("timescale", "num_decay_steps", "power")
+_SHARES = ("min_lr_rate", "min_lr_ratio", "warmup_lr_rate")
+
+
+def _rates(name: str, given: Mapping[str, Any], rate: Any) -> Iterator[Problem]:
+    key = "lr_end" if name == "polynomial" else "min_lr"
+    least = given.get(key, 1e-7 if name == "polynomial" else None)
+    if is_number(least) and is_number(rate) and (least >= rate if name == "polynomial" else least > rate):
+        where = "lr_scheduler_kwargs" if key in given else "learning_rate"
+        yield where, f"{key} {least} must be below the learning_rate, {rate}"
+    if name in BY_METRIC and is_number(given.get("factor")) and not 0 < given["factor"] < 1:
+        yield "lr_scheduler_kwargs", f"factor: {given['factor']} must be between 0 and 1"
+
+
+def scheduler_mode(training: Mapping[str, Any]) -> dict[str, Any]:
+    """lr_scheduler_kwargs of a scheduler that follows a figure, with the figure's direction; their own default is min."""
+    if training.get("lr_scheduler_type") not in BY_METRIC:
+        return {}
+    mode = "max" if GREATER_IS_BETTER.get(best_metric(training)) else "min"
+    return {"lr_scheduler_kwargs": {"mode": mode, **(training.get("lr_scheduler_kwargs") or {})}}

@@ -1,0 +1,217 @@
+"""The recipe: its schema, and its loading. Every mistake is reported at once, each with file:line and what to do."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic_core import PydanticCustomError
+
+from launcher.strategies import table as strategies
+
+
+def num_labels(recipe: RecipeSpec) -> int:
+    """How many labels there are; the schema sees to it that one of the two keys says so."""
+    count = recipe.model.num_labels or len(recipe.model.label_names or ())
+    assert count
+    return count
+
+
+def _strategy(value: object, *others: str) -> str:
+    if isinstance(value, str) and (value in others or value in strategies.TABLE):
+        return value
+    *names, last = map(repr, (*others, *strategies.TABLE.names()))
+    raise PydanticCustomError(  # as of a Literal
+        "literal_error", "Input should be {expected}", {"expected": f"{', '.join(names)} or {last}"}
+    )
+
+
+Strategy = Annotated[str, BeforeValidator(_strategy)]
+"""A name in the table of strategies."""
+StrategyOrAuto = Annotated[str, BeforeValidator(lambda value: _strategy(value, strategies.AUTO))]
+Precision = Literal["bf16", "fp16", "fp32"]
+PrecisionOrAuto = Literal["auto", "bf16", "fp16", "fp32"]
+SizeOrAuto = PositiveInt | Literal["auto"]
+Metric = Literal["accuracy", "precision", "recall", "f1", "mae", "confusion_matrix"]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """A frozen mapping that refuses unknown keys and converts nothing: `"5"` is no number, `true` is no 1.
+
+    Read it with model_validate_json: strict JSON takes lists for tuples, strict Python values would not.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class Model(Section):
+    """Which model is fine-tuned, and to do what."""
+
+    name: Text
+    """Hub id, or a folder (absolute, or relative to where the command runs; `shipped:` begins a path below the shipped recipes)."""
+    task: Literal["sequence-classification", "causal-lm"] = "sequence-classification"
+    """A classification head on the model, or a chat whose answer is the label."""
+    num_labels: Annotated[int, Field(ge=2)] | None = None
+    """Number of classes. Labels in the data run from 0 to num_labels - 1, or are so many values, numbered in order."""
+    label_names: tuple[Text, ...] | None = None
+    """One name a label, written into the model's config and into reports."""
+    revision: Text | None = None
+    """Branch, tag or commit on the hub."""
+    tokenizer: Text | None = None
+    """Hub id or folder of the tokenizer, when it is not the model's own."""
+    gguf_file: Text | None = None
+    """A GGUF file inside `name`, dequantised on load (an extra: `pip install ascend-launch[gguf]`)."""
+    hub: Literal["huggingface", "modelscope"] = "huggingface"
+    """Where `name` is fetched from when it is no folder."""
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = None
+    """As in from_pretrained; transformers chooses where it is left out."""
+
+
+class Split(Section):
+    """Rows of one split: `shuffle(seed)`, then the first `limit`, both before tokenising."""
+
+    split: Text = "train"
+    """A split of the dataset."""
+    limit: PositiveInt | None = None
+    """Rows that are kept; all where it is left out."""
+    seed: NonNegativeInt = 42
+    """Of the shuffle before the limit."""
+
+
+class EvalSplit(Split):
+    """The rows that are evaluated."""
+
+    split: Text = "test"
+    """A split of the dataset."""
+
+
+NO_MODEL = "-"
+"""model.name of a job that is the user's own program."""
+NO_DATA = "-"
+"""data.path of weights of which nobody knows on what they were trained."""
+
+
+class Data(Section):
+    """Where rows come from, in load_dataset's own arguments, and which columns are used."""
+
+    path: Text
+    """A dataset id, a folder, or a builder name such as `json` or `csv` together with `data_files`."""
+    name: Text | None = None
+    """Configuration of the dataset."""
+    data_files: str | list[str] | dict[str, str | list[str]] | None = None
+    """A file, several, or a mapping from split to files. With csv, a file named .tsv has tabs between its columns."""
+    data_dir: Text | None = None
+    """Folder inside the dataset."""
+    revision: Text | None = None
+    """Branch, tag or commit of the dataset."""
+    train: Split = Split()
+    """The rows that are trained on."""
+    eval: EvalSplit | None = EvalSplit()
+    """The rows that are evaluated; null for none."""
+    text: Text = "text"
+    """Column with the text."""
+    label: Text = "label"
+    """Column with the label: a whole number, or a name of model.label_names. Names that are numbers name the data's."""
+    max_length: Annotated[int, Field(ge=8)] = 512
+    """Tokens kept of a row. Rows are padded to the longest of their batch, never to this."""
+    prompt: str | None = None
+    """causal-lm: the user message, with `{text}` where the row's text goes."""
+    system: Text | None = None
+    """causal-lm: the system message, if any."""
+    answers: tuple[Text, ...] | None = None
+    """causal-lm: the answer text of each label. Default: model.label_names, else the label's number."""
+    num_proc: PositiveInt | None = None
+    """Processes that tokenise. Default: one a core for large data, one for small."""
+
+
+class DeepSpeed(Section):
+    """Keys of DeepSpeed's `zero_optimization` that change speed and memory, not what is trained. What is left out is the launcher's choice, as `--dry-run` shows it."""
+
+    overlap_comm: bool | None = None
+    """Reduce gradients while others are computed, in a second bucket. Left out: on cards from DeepSpeed 0.19.3 on, whose fixes make it safe, else false."""
+    contiguous_gradients: bool | None = None
+    """Copy gradients into one buffer as they come. Left out: true."""
+    reduce_bucket_size: PositiveInt | None = None
+    """Elements that are reduced at once."""
+    allgather_bucket_size: PositiveInt | None = None
+    """zero1 and zero2: elements that are gathered at once."""
+    stage3_prefetch_bucket_size: NonNegativeInt | None = None
+    """zero3: elements that are gathered ahead of their use."""
+    stage3_param_persistence_threshold: NonNegativeInt | None = None
+    """zero3: parameters smaller than this stay whole on every rank."""
+    stage3_max_live_parameters: NonNegativeInt | None = None
+    """zero3: elements that one rank may hold whole at a time."""
+    stage3_max_reuse_distance: NonNegativeInt | None = None
+    """zero3: a parameter stays whole that is used again within so many elements."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        # `5e8` is how DeepSpeed's own examples write a size.
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    def given(self) -> dict[str, Any]:
+        """The keys that are there."""
+        return self.model_dump(exclude_none=True)
+
+
+class Parallel(Section):
+    """How the job is spread over ranks. Recipes carry no hosts, ports or card numbers."""
+
+    strategy: StrategyOrAuto = "auto"
+    """What ranks share: see strategies.md. auto takes the fastest that fits."""
+    precision: PrecisionOrAuto = "auto"
+    """auto is bf16 where the chip has it, else fp16 with loss scaling, and fp32 on CPU."""
+    global_batch_size: PositiveInt = 8
+    """Rows in one optimizer step, kept at any number of ranks."""
+    micro_batch_size: SizeOrAuto = "auto"
+    """Rows one rank holds at a time. Accumulation follows: global / (ranks x micro)."""
+    eval_batch_size: SizeOrAuto = "auto"
+    """Rows one rank evaluates at a time."""
+    deepspeed: DeepSpeed | None = None
+    """Sizes and switches of DeepSpeed, for zero1 to zero3-offload."""
+
+
+class Adapter(Section):
+    """LoRA, by peft.LoraConfig's own names (an extra: `pip install ascend-launch[lora]`)."""
+
+    type: Literal["lora"] = "lora"
+    """The only kind there is."""
+    r: PositiveInt = 8
+    """Rank of the two factors."""
+    lora_alpha: PositiveInt = 16
+    """Scale: alpha / r, or alpha / sqrt(r) with use_rslora."""
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout before the first factor."""
+    target_modules: Text | tuple[Text, ...] = "all-linear"
+    """Names of the layers that are adapted, or all-linear for every linear layer but the head."""
+    modules_to_save: tuple[Text, ...] | None = None
+    """Layers trained whole beside the factors; the head of a classifier is among them by itself."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Which biases are trained."""
+    use_rslora: bool = False
+    """Rank-stabilised scale."""
+    use_dora: bool = False
+    """Weight-decomposed LoRA; not with ZeRO-3."""
+
+
+class RecipeSpec(Section):
+    """A whole recipe, checked."""
+
+    model: Model = Model(name=NO_MODEL)
+    data: Data = Data(path=NO_DATA)
+    training: dict[str, Any] = {}
+    """TrainingArguments by their own names."""
+    parallel: Parallel = Parallel()
+    metrics: tuple[Metric, ...] = ("accuracy", "f1")
+    """Scores of an evaluation: accuracy, precision, recall, f1 (the last three averaged over labels), mae (labels in an order) and confusion_matrix."""
+    adapter: Adapter | None = None
+    output_dir: Text = "runs"
+    """Folder that runs are kept below."""
+    report: bool = True
+    """Write report.html when a run ends, which takes about 2 s of one core; `ascend-launch report RUN` writes it at any time."""
+    script: Text | None = None
+    """A Python file beside the recipe that replaces the built-in Trainer recipe on every rank; it needs no model and no data."""
+    args: tuple[Text | int | float, ...] = ()
+    """Arguments of the script, as a list of words."""

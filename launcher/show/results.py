@@ -1,0 +1,121 @@
+"""What a command leaves: metrics, predictions, exports, reports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from launcher.jobs.feed import Feed
+from launcher.jobs.rows import Bad
+from launcher.show.console import err, joined, number_text, out, print_json
+from launcher.show.text import Text
+
+
+def bad_line(name: str, bad: Bad) -> None:
+    """One line of input that is passed over."""
+    err.print(Text(f"{name}:{bad.line}: {bad.reason}"))
+
+
+def doubt(name: str, text: str) -> None:
+    """What the input was taken for, where that may be wrong."""
+    err.print(Text(f"{name}: {text}"))
+
+
+def to_repeat(command: str, *, is_stream: bool) -> None:
+    """How a prediction that stopped is started again."""
+    err.print(Text(f"start it again{', with the same input,' if is_stream else ''} with:\n  {command}"))
+
+
+def predicted(feed: Feed) -> None:
+    """How many texts were labelled."""
+    bad = f"; {feed.num_bad} line{'s' if feed.num_bad > 1 else ''} passed over" if feed.num_bad else ""
+    err.print(Text(f"{feed.num_rows:,} text{'' if feed.num_rows == 1 else 's'} labelled{bad}"))
+
+
+def exported(result: Mapping[str, Any], as_json: bool) -> None:
+    """What `export` wrote."""
+    if as_json:
+        print(print_json(dict(result)))
+        return
+    for note in result["notes"]:
+        out.print(Text(note))
+    files = result["files"]
+    where = files[0] if len(files) == 1 else f"{len(files)} files"
+    out.print(Text(f"from       {result['source']}"))
+    out.print(
+        Text(
+            f"weights    {result['parameters']:,} numbers in {result['dtype']}, {result['bytes'] / 1e6:,.1f} MB in {where}"
+        )
+    )
+    out.print(Text(f"exported   {result['out']}"))
+
+
+def reported(facts: Mapping[str, Any], path: Path, as_json: bool) -> None:
+    """Where the page is, and each run in a line. On stderr the files that it had to do without."""
+    for run in facts["runs"]:
+        for problem in run["unread"]:
+            err.print(Text(f"{run['path']}/{problem}"))
+    if as_json:
+        print(print_json(facts))
+        return
+    for run in facts["runs"]:
+        scores = "  ".join(
+            f"{k.replace('_', ' ')} {number_text(v, '.4f')}" for k, v in run["figures"].items() if v < 1000
+        )
+        out.print(Text(f"{run['label']}  {run['status']}  {run['steps']} steps  {scores}".rstrip()))
+    out.print(Text(f"report: {path}"))
+
+
+def recipes(paths: Sequence[Path], as_json: bool) -> None:
+    """Name and first comment line of each shipped recipe."""
+    first = {p: p.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for p in paths}
+    if as_json:
+        print(json.dumps([{"name": p.stem, "path": str(p), "about": about} for p, about in first.items()], indent=2))
+        return
+    out.print(joined((f"{path.stem:<14} ", "bold", f"{about}  ({path})", "") for path, about in first.items()))
+
+
+def epochs(metrics: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    scores = [k for k in metrics.get("final", {}) if k in ("accuracy", "precision", "recall", "f1", "mae")]
+    for head in (
+        "Epoch",
+        "Training Loss",
+        "Validation Loss",
+        *["MAE" if s == "mae" else s.capitalize() for s in scores],
+    ):
+        table.add_column(head, justify="right")
+    for row in metrics.get("epochs", []):
+        cells = [
+            number_text(row.get("epoch"), "g"),
+            number_text(row.get("train_loss"), ".6f"),
+            number_text(row.get("eval_loss"), ".6f"),
+        ]
+        table.add_row(*cells, *[number_text(row.get(score), ".6f") for score in scores])
+    return table
+
+
+def confusion(matrix: Sequence[Sequence[int]]) -> Table:
+    table = Table(box=None, pad_edge=False, title="rows: label, columns: prediction", title_justify="left")
+    for head in ("", *map(str, range(len(matrix)))):
+        table.add_column(head, justify="right")
+    for label, counts in enumerate(matrix):
+        table.add_row(str(label), *map(str, counts))
+    return table
+
+
+def figures_text(metrics: Mapping[str, Any]) -> str:
+    """Of an evaluation without a training: every figure that is one number, as precise as it is."""
+    final = {name: value for name, value in metrics.get("final", {}).items() if isinstance(value, int | float)}
+    width = max(map(len, final), default=0)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in final.items())
+
+
+def train_output(metrics: Mapping[str, Any]) -> str:
+    train = dict(metrics.get("train", {}))
+    step, loss = train.pop("global_step", None), train.pop("train_loss", None)
+    return f"TrainOutput(global_step={step}, training_loss={loss}, metrics={train})"

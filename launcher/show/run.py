@@ -1,0 +1,341 @@
+"""A job while it runs, and its end."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+
+from launcher.clusters.slurm.queue import Job
+from launcher.diagnose.explain.verdicts import Report
+from launcher.diagnose.explain.words import language, render_text
+from launcher.errors import EXIT_OK, EXIT_USER
+from launcher.files import read_json, tail
+from launcher.planning.plan import Plan
+from launcher.recipe.load import Loaded
+from launcher.rundir import records
+from launcher.rundir.history import History
+from launcher.rundir.outcome import Outcome
+from launcher.rundir.paths import RunDir
+from launcher.rundir.rates import macro_text, stragglers
+from launcher.rundir.records import Event, Failure
+from launcher.show import live
+from launcher.show.console import err, number_text, out, print_json
+from launcher.show.plan import plan_lines
+from launcher.show.results import confusion, epochs, figures_text, train_output
+from launcher.show.text import Text
+
+MAX_LABELS_SHOWN = 12
+
+
+def view(as_json: bool, node_rank: int = 0) -> View:
+    """The view of one run: for a person at a terminal or reading a log, or as JSON lines; the first node tells of the
+    run, and the others of themselves."""
+    if node_rank and not as_json:
+        return OtherNodeView(node_rank)
+    return JsonView() if as_json else LiveView() if out.is_terminal and not out.is_dumb_terminal else View()
+
+
+class View:
+    """Follows one run in plain lines."""
+
+    def __init__(self) -> None:
+        self.history = History()
+        self.run: RunDir | None = None
+        self.has_doubt = False
+
+    def __enter__(self) -> View:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def plan(self, plan: Plan, run: RunDir, loaded: Loaded) -> None:
+        """What is about to happen, in a few lines."""
+        self.run = run
+        out.print(plan_lines(plan, loaded))
+        out.print(Text(f"run directory: {run.path}"))
+
+    def submitted(self, job: str, output: str, script: str) -> None:
+        """Where a submitted job can be watched, and how it is ended."""
+        out.print(Text(f"output:        {output}"))
+        out.print(
+            Text(f"submitted job {job}; scancel {job} ends it, scancel --signal=USR1 {job} has it save and queue again")
+        )
+
+    def job(self, job: Job) -> None:
+        """A change of a job in the queue."""
+        parts = [job.state.lower(), f"({job.reason})" if job.reason else "", f"on {job.nodes}" if job.nodes else ""]
+        times = f", requeued {job.restarts} time{'s' if job.restarts > 1 else ''}" if job.restarts else ""
+        self._line(f"job {job.id}  {' '.join(filter(None, parts))}{times}")
+
+    def detached(self, job: str) -> None:
+        """Told to stop following."""
+        err.print(Text(f"no longer following; job {job} goes on, and scancel {job} ends it"))
+
+    def event(self, event: Event) -> None:
+        """Show one event of events.jsonl; kinds that are not for a person are passed over. One that cannot be shown ends no
+        job: that is said once."""
+        try:
+            self.history.add(event)
+            show = getattr(self, f"_on_{event.kind}", None)
+            if show is not None:
+                show(event)
+        except Exception as error:
+            self._doubt(error)
+
+    def _doubt(self, error: Exception) -> None:
+        if not self.has_doubt:
+            self.has_doubt = True
+            err.print(Text(f"not everything can be shown ({type(error).__name__}: {error}); the job goes on"))
+
+    def end(
+        self, outcome: Outcome, run: RunDir, explained: Report | None, report_path: Path | None = None, again: str = ""
+    ) -> None:
+        """The table of epochs and the figures, or the failing rank's traceback, once, and what is known about it."""
+        if outcome.failure is not None:
+            failure(outcome.failure, explained)
+        elif outcome.exit_code == EXIT_OK and outcome.metrics:
+            out.print(epochs(outcome.metrics) if "epochs" in outcome.metrics else Text(figures_text(outcome.metrics)))
+            if averaged := macro_text(outcome.metrics):
+                out.print(Text(averaged))
+            matrix = outcome.metrics.get("final", {}).get("confusion_matrix")
+            if matrix:
+                out.print(confusion(matrix))
+            if "train" in outcome.metrics:
+                out.print(Text(train_output(outcome.metrics)))
+            out.print(Text(f"metrics: {run.metrics_path}"))
+        elif outcome.exit_code == EXIT_OK:  # a script of the user's, which leaves no metrics of ours
+            log = run.rank_log(max(run.last_attempt, 0), 0)
+            out.print(Text(f"done; rank 0 printed this, every rank's words are in {log.parent}"))
+            out.print(Text(tail(log)))
+        else:
+            out.print(Text(f"stopped; what there is lies in {run.path}"))
+        stream = err if outcome.failure is not None else out
+        if report_path is not None:
+            stream.print(Text(f"report: {report_path}"))
+        if again:
+            stream.print(Text(f"continue with:\n  {again}"))
+
+    # -- events ---------------------------------------------------------------------------------------------------
+
+    def _on_start_method(self, event: records.StartMethod) -> None:
+        if event.reason is not None and event.reason.startswith("a fork"):
+            self._line(f"ranks start by {event.method}: {event.reason}")
+
+    def _on_restart(self, event: records.Restart) -> None:
+        who = "" if event.rank is None else f"rank {event.rank}: "
+        self._line(f"restart    attempt {event.attempt} of {event.of_restarts}, after {who}{event.what}")
+
+    def _on_hang(self, event: records.Hang) -> None:
+        self._line(f"hang       {event.what}")
+
+    def _on_stopping(self, event: records.Stopping) -> None:
+        again = "; ^C again ends them at once" if event.signal == "SIGINT" else ""
+        self._line(f"stopping   {event.signal}: ranks that train save first{again}")
+
+    def _on_note(self, event: records.Note) -> None:
+        self._line(event.text or "")
+
+    def _on_start(self, event: records.Start) -> None:
+        data = read_json(self.run.data_path) if self.run else None
+        if data:
+            self._line("\n".join(_data_lines(data)))
+
+    def _on_engine(self, event: records.Engine) -> None:
+        stage = f" stage {event.zero_stage}" if event.zero_stage is not None else ""
+        held = f"{event.parameters:,} parameters, {event.local_parameters:,} of them on rank 0"
+        self._line(f"engine     {event.engine}{stage}, {event.precision}, {event.world_size} x {event.device}: {held}")
+
+    def _on_log(self, event: records.Log) -> None:
+        values = {
+            "loss": (event.loss, ".4f"),
+            "grad_norm": (event.grad_norm, ".3g"),
+            "learning_rate": (event.learning_rate, ".3g"),
+        }
+        shown = [f"{k.replace('_', ' ')} {number_text(*value)}" for k, value in values.items() if event.has(k)]
+        total = self.history.max_steps
+        self._line(f"step {event.step}/{total}  epoch {number_text(event.epoch, '.2f')}  " + "  ".join(shown))
+
+    def _on_rates(self, event: records.Rates) -> None:
+        for rank, times in stragglers(event).items():
+            self._line(f"slow       rank {rank} takes {times:.1f} times as long as the others for its own work")
+
+    def _on_epoch(self, event: records.Epoch) -> None:
+        shown = {k: v for k, v in event.figures.items() if isinstance(v, float)}
+        parts = "  ".join(f"{k.replace('_', ' ')} {number_text(v, '.4f')}" for k, v in shown.items())
+        self._line(f"epoch {number_text(event.epoch, 'g')}  {parts}")
+
+    def _on_save(self, event: records.Save) -> None:
+        self._line(f"checkpoint {event.path}")
+
+    def _line(self, text: str) -> None:
+        out.print(Text(text))
+
+
+class LiveView(View):
+    """Follows one run on a terminal: a panel that stays below what is worth keeping."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Of its own: the panel's width is the terminal's, while lines above it wrap softly, so that paths can be copied.
+        self.console = Console(highlight=False)
+        self.live = Live(console=self.console, get_renderable=self._panel, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> View:
+        self.live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.live.stop()
+
+    def _panel(self) -> RenderableType:
+        size = self.console.size
+        try:
+            return live.panel(self.history, time.time(), width=size.width, height=size.height)
+        except Exception as error:
+            self._doubt(error)
+            return Text()
+
+    def _on_log(self, event: records.Log) -> None:
+        """The panel shows it."""
+
+    def _on_rates(self, event: records.Rates) -> None:
+        """The panel shows it."""
+
+    def _on_epoch(self, event: records.Epoch) -> None:
+        short = {"train_loss": "train", "eval_loss": "eval"}
+        figures = {short.get(name, name): value for name, value in event.figures.items()}
+        super()._on_epoch(records.Epoch(epoch=event.epoch, more=figures))
+
+    def _line(self, text: str) -> None:
+        self.console.print(Text(text), soft_wrap=True)
+
+
+class OtherNodeView(View):
+    """A node but the first, whose words often come out beside the first one's: where its files are, and its failure."""
+
+    def __init__(self, node_rank: int) -> None:
+        super().__init__()
+        self.node_rank = node_rank
+
+    def plan(self, plan: Plan, run: RunDir, loaded: Loaded) -> None:
+        out.print(Text(f"node {self.node_rank} of {plan.num_nodes}: {run.path}"))
+
+    def event(self, event: Event) -> None:
+        return None
+
+    def end(
+        self, outcome: Outcome, run: RunDir, explained: Report | None, report_path: Path | None = None, again: str = ""
+    ) -> None:
+        if outcome.failure is not None:
+            super().end(outcome, run, explained, report_path, again)
+        elif again:
+            out.print(Text(f"node {self.node_rank}: continue with:\n  {again}"))
+
+
+class JsonView(View):
+    """Prints every event as it is, then the outcome."""
+
+    def plan(self, plan: Plan, run: RunDir, loaded: Loaded) -> None:
+        self.event(records.Planned(run_dir=str(run.path), plan=plan.model_dump(mode="json")))
+
+    def submitted(self, job: str, output: str, script: str) -> None:
+        self.event(records.Submitted(job=job, output=output, script=script))
+
+    def job(self, job: Job) -> None:
+        self.event(records.QueueState(more=asdict(job)))
+
+    def event(self, event: Event) -> None:
+        print(print_json(event.to_json(), indent=None), flush=True)
+
+    def end(
+        self, outcome: Outcome, run: RunDir, explained: Report | None, report_path: Path | None = None, again: str = ""
+    ) -> None:
+        explanation = explained.to_json() if explained else None
+        self.event(
+            records.Ended(
+                explanation=explanation,
+                exit_code=outcome.exit_code,
+                failure=outcome.failure.to_json() if outcome.failure else None,
+                metrics=outcome.metrics,
+                report=str(report_path) if report_path else None,
+                continue_with=again or None,
+            )
+        )
+
+
+def event_beside_data(event: Event) -> None:
+    """What a person should know while stdout carries data."""
+    if isinstance(event, records.Note):
+        err.print(Text(event.text or ""))
+    elif isinstance(event, records.Restart):
+        err.print(Text(f"restart {event.attempt} of {event.of_restarts}: {event.what}"))
+
+
+def failure(failure: Failure, explained: Report | None) -> None:
+    """The failing rank's traceback or the user's mistake, and what is known about it."""
+    _failure(failure)
+    if explained is not None:
+        err.print(Text(render_text(explained, language())))
+
+
+def _data_lines(data: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name in ("train", "eval"):
+        split = data.get(name)
+        if split:
+            cut = f", {split['rows_at_max_length']} cut to it" if split["rows_at_max_length"] else ""
+            lines.append(
+                f"{name:<10} {split['rows']:,} rows, {split['mean_tokens']} tokens on average, longest {split['max_tokens']}{cut}"
+            )
+            lines += _label_line(split.get("label_counts") or (), data.get("label_names") or ())
+    sample = data.get("sample")
+    if sample:
+        names = data.get("label_names") or []
+        label = sample["label"]
+        named = f" ({names[label]})" if isinstance(label, int) and label < len(names) else ""
+        ids = ", ".join(map(str, sample["input_ids"][:12])) + (", ..." if len(sample["input_ids"]) > 12 else "")
+        lines += [
+            f"sample     {'train' if data.get('train') else 'eval'} row {sample['index']}, label {label}{named}",
+            f"           {textwrap.shorten(sample['text'], 100, placeholder=' ...')}",
+            f"           {len(sample['input_ids'])} ids: {ids}",
+        ]
+    return lines
+
+
+def _label_line(counts: Sequence[int], names: Sequence[str]) -> list[str]:
+    """How many rows each label has; of many labels the first, and those with the most and the fewest rows."""
+    if not counts:
+        return []
+    named = [str(names[i]) if i < len(names) else str(i) for i in range(len(counts))]
+    if len(counts) <= MAX_LABELS_SHOWN:
+        return ["           labels: " + ", ".join(f"{n} {count:,}" for n, count in zip(named, counts, strict=True))]
+    most, fewest = (max(counts), min(counts))
+    ends = f"most {named[counts.index(most)]} {most:,}, fewest {named[counts.index(fewest)]} {fewest:,}"
+    absent = sum(not count for count in counts)
+    return [f"           {len(counts)} labels: {ends}" + (f", {absent} without rows" if absent else "")]
+
+
+def _failure(failure: Failure) -> None:
+    """What, why, what to do. A user's mistake is one line and its fix; a fault is the rank's traceback, once."""
+    what, hint = "the job failed" if failure.what is None else failure.what, failure.hint
+    rank = failure.rank
+    if failure.exit_code != EXIT_USER:
+        trace = failure.traceback.rstrip()
+        is_ours = failure.type == "LaunchError" and hint  # it says all; where it was raised tells nobody more
+        if trace and not is_ours:
+            err.print(Text(trace))
+        if rank is not None and failure.type != records.STALLED:
+            what = f"rank {rank} on {failure.host} failed first: {what}"
+    err.print(Text(f"error: {what}"))
+    if hint:
+        err.print(Text(f"  fix: {hint}"))
+    if failure.exit_code != EXIT_USER and failure.log:
+        err.print(Text(f"  log: {failure.log}"))

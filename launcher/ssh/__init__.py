@@ -1,1 +1,0 @@
-"""One job on the hosts of a hostfile, started and watched over OpenSSH."""

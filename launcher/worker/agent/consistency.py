@@ -1,0 +1,125 @@
+"""What has to be the same on every node of a job, as short as it can be told: code, versions, settings, and what was
+prepared from the recipe. And in words, what differs."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import launcher
+from launcher.planning.plan import Plan
+from launcher.worker.batching.digests import DIGEST_LETTERS, of_file
+
+OWN = frozenset(
+    {
+        "accelerate_env",
+        "recipe_dir",
+        "device_reason",
+        "nodes_reason",
+        "strategy_reason",
+        "precision_reason",
+        "rank_table",
+        "driver_version",
+        "notes",
+    }
+)
+"""Of a plan: where its values came from, and where files lie, may differ from node to node."""
+SETTINGS = re.compile(r"^(HCCL_|TORCH_HCCL_|PYTORCH_(NPU_)?ALLOC_CONF$|TASK_QUEUE_ENABLE$|ASCEND_LAUNCH_BLOCKING$)")
+MAY_DIFFER = frozenset({"HCCL_IF_IP", "HCCL_SOCKET_IFNAME", "HCCL_LOGIC_SUPERPOD_ID", "HCCL_WHITELIST_FILE"})
+"""HCCL wants its variables equal on all ranks (EI0005), but for those that say where a node is."""
+
+
+Record = dict[str, Any]
+WORDS = {
+    "plan": "runs another plan",
+    "code": "runs other code",
+    "versions": "has other versions",
+    "settings": "has other settings",
+    "prepared": "prepared something else",
+}
+HINTS = {
+    "plan": "give every node the same recipe, overrides, options and versions",
+    "code": "install the same ascend-launch on every node, and give it the same script",
+    "versions": "install the same packages on every node",
+    "settings": "export the same values on every node, or none",
+    "prepared": "give every node the same files: a shared file system, a copy, or the same revision from the hub",
+}
+
+
+def introduction(plan: Plan, env: Mapping[str, str] = os.environ) -> Record:
+    """What a node says of itself when it comes, before anything is prepared."""
+    return {
+        "plan": plan.model_dump(mode="json", exclude=set(OWN)),
+        "code": code(plan),
+        "versions": versions(plan),
+        "settings": settings(plan, env),
+    }
+
+
+def code(plan: Plan) -> dict[str, str]:
+    """Digests of the launcher's own source, and of the recipe's script."""
+    folder = Path(launcher.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
+    out = {"ascend-launch": digest.hexdigest()[:DIGEST_LETTERS]}
+    if plan.program is not None and plan.program.kind == "script" and Path(plan.program.target).is_file():
+        out[Path(plan.program.target).name] = of_file(Path(plan.program.target))
+    return out
+
+
+def versions(plan: Plan) -> dict[str, str]:
+    """Python, machine, and the packages that ranks of this plan use."""
+    names = ["torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors"]
+    names = names if plan.program is None else ["torch"]
+    names += ["deepspeed"] if plan.sharing.needs_deepspeed else []
+    names += ["peft"] if plan.recipe.adapter is not None else []
+    names += ["torch-npu"] if plan.device == "npu" else []
+    out = {"python": ".".join(map(str, sys.version_info[:2])), "machine": platform.machine()}
+    for name in names:
+        try:
+            out[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            out[name] = "not installed"
+    return out
+
+
+def settings(plan: Plan, env: Mapping[str, str]) -> dict[str, str]:
+    """The variables that HCCL and torch_npu want equal everywhere; none for CPU ranks."""
+    if plan.device != "npu":
+        return {}
+    out = {n: v for n, v in sorted(env.items()) if SETTINGS.match(n) and n not in MAY_DIFFER}
+    return out | ({"rank table": of_file(Path(plan.rank_table))} if plan.rank_table else {})
+
+
+def difference(own: Record, other: Record, limit: int = 4) -> tuple[str, str, str] | None:
+    """How another node's record differs from this one's: a verb, the values, and what to do; None where it does not."""
+    found, first = [], ""
+    for part in WORDS:
+        if own.get(part) == other.get(part):
+            continue
+        here, there = dict(_leaves(own.get(part) or {})), dict(_leaves(other.get(part) or {}))
+        changed = [k for k in {**here, **there} if here.get(k) != there.get(k)]
+        found += [f"{key} is {_said(there.get(key))} there and {_said(here.get(key))} here" for key in changed]
+        first = first or (part if changed else "")
+    if not found:
+        return None
+    shown = found if len(found) <= limit else [*found[:limit], f"and {len(found) - limit} more"]
+    return WORDS[first], "; ".join(shown), HINTS[first]
+
+
+def _said(value: Any) -> str:
+    return "not set" if value is None else repr(value)
+
+
+def _leaves(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        return [(prefix, value)]
+    return [leaf for key, one in value.items() for leaf in _leaves(one, f"{prefix}.{key}" if prefix else key)]

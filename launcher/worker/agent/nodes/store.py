@@ -1,0 +1,81 @@
+"""The store that the agents of a job meet in."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from launcher import network
+from launcher.errors import LaunchError
+
+CONNECT_S = 5.0
+
+
+def ranks_store(address: str, port: int = 0) -> Any:
+    """The store of one attempt's ranks, at that address of this host alone; at all where it is ''. A new one each time: the
+    last one's keys would lead ranks to peers that are gone.
+
+    Port 0: no port is chosen, tried and lost to somebody else in between. A program may ask for one (--master-port).
+
+    Raises:
+        LaunchError: somebody else has that port.
+    """
+    try:
+        return open_store(address, port)
+    except ImportError:  # a program that needs no torch; whatever it meets by, it finds a free port
+        return _NoStore(port)
+    except (OSError, RuntimeError):
+        if not port:
+            raise
+        raise LaunchError(
+            f"port {port} of this host is in use", hint="leave --master-port out, and a free one is taken"
+        ) from None
+
+
+class _NoStore:
+    """A port that was free a moment ago."""
+
+    def __init__(self, port: int) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            self.port = probe.getsockname()[1]
+
+
+def open_store(address: str, port: int) -> Any:
+    """A store that is served at one address. torch by itself serves at every one of the host.
+
+    Raises:
+        OSError, RuntimeError: the port is taken.
+    """
+    from torch.distributed import TCPStore
+
+    network.ask_no_name_server()
+    if not address:
+        # By the loopback address: this node's own words need no network.
+        return TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((address, port))
+        port = listening.getsockname()[1]
+        return TCPStore(
+            address, port, is_master=True, wait_for_workers=False, master_listen_fd=os.dup(listening.fileno())
+        )
+
+
+def bounded(call: Callable[[], Any], timeout_s: float) -> tuple[bool, Any]:
+    """Whether a call came back in time, and its value or exception. One that did not is left to its thread."""
+    box: list[Any] = []
+
+    def run() -> None:
+        try:
+            box.append(call())
+        except (RuntimeError, OSError, ValueError) as error:
+            box.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    return bool(box), box[0] if box else None

@@ -1,0 +1,66 @@
+"""The rows of each split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from launcher.recipe import schema
+from launcher.recipe.schema import RecipeSpec, Split
+from launcher.worker.data import labels, rows
+from launcher.worker.data.start import Start
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the recipe's data holds, checked."""
+
+    splits: dict[str, Dataset]
+    """By name: train, eval."""
+    numbered: labels.Numbered
+    notes: tuple[str, ...]
+
+
+def read_rows(recipe: RecipeSpec, start: Start) -> Rows:
+    """The second stage: read the splits, and number their labels as the weights or the recipe do.
+
+    Raises:
+        LaunchError: rows cannot be read, or one of them has no text or no label.
+    """
+    is_trained = start.trained is not None
+    splits: dict[str, Split] = {} if is_trained else {"train": recipe.data.train}
+    if recipe.data.eval is not None:
+        splits["eval"] = recipe.data.eval
+    raw = {name: rows.read(recipe, split, is_eval=name == "eval") for name, split in splits.items()}
+    columns = {k: rows.label_column(recipe, part, splits[k], is_eval=k == "eval") for k, part in raw.items()}
+    num_labels = schema.num_labels(recipe)
+    numbered = labels.number(columns, names=start.label_names, num_labels=num_labels, trained=is_trained)
+    notes = [*numbered.notes, *(note for k, part in raw.items() for note in rows.notes(recipe, part, splits[k]))]
+    notes += [*labels.notes(numbered, columns), *_selection_notes(recipe, raw), *_repeated_notes(recipe, raw)]
+    return Rows(raw, numbered, tuple(notes))
+
+
+def _selection_notes(recipe: RecipeSpec, raw: Mapping[str, Dataset]) -> list[str]:
+    wanted = {"train": recipe.data.train, "eval": recipe.data.eval}
+    limits = {name: split.limit for name, split in wanted.items() if split is not None and split.limit is not None}
+    return [
+        f"data.{name}.limit is {limit}, the split has {len(raw[name])} rows: all are used"
+        for name, limit in limits.items()
+        if name in raw and len(raw[name]) < limit
+    ]
+
+
+def _repeated_notes(recipe: RecipeSpec, raw: Mapping[str, Dataset]) -> list[str]:
+    if "train" not in raw or "eval" not in raw:
+        return []
+    train, held = (rows.texts(recipe, raw[name]) for name in ("train", "eval"))
+    count = labels.repeated(train, held)
+    if not count:
+        return []
+    return [
+        f"{count:,} of {len(held):,} evaluation rows have the text of a training row: figures tell less of new texts"
+    ]

@@ -1,0 +1,179 @@
+"""From texts to tokens, kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from launcher import __version__
+from launcher.recipe.schema import RecipeSpec
+from launcher.rundir.prepared import SplitFacts
+from launcher.worker.batching.splits import lengths, open_split
+from launcher.worker.data import cache, rows
+from launcher.worker.data.splits import Rows
+from launcher.worker.data.start import Start
+from launcher.worker.tasks import prompts
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
+
+
+_KEY_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Each split tokenised, by its name, and what that depended on."""
+
+    splits: dict[str, SplitFacts]
+    contents: dict[str, str]
+    """A digest of each split's texts and labels."""
+    tokenizer_key: str
+    answer_ids: tuple[tuple[int, ...], ...] | None
+    notes: tuple[str, ...]
+
+
+def tokenise(recipe: RecipeSpec, start: Start, raw: Rows) -> Tokens:
+    """The third stage: each split's token ids, from the cache or made now.
+
+    Raises:
+        LaunchError: texts cannot become tokens within data.max_length, or the cache cannot be written to.
+    """
+    numbered = raw.numbered
+    encode = prompts.encoder(recipe, start.tokenizer, numbered.names)
+    settings = {"max_length": recipe.data.max_length, **encode.settings}
+    contents = {k: _content_key(rows.texts(recipe, part), numbered.labels[k]) for k, part in raw.splits.items()}
+    tokenizer_key = _tokenizer_key(start.tokenizer)
+    splits: dict[str, SplitFacts] = {}
+    notes: list[str] = []
+    for name, part in raw.splits.items():
+        of = [tokenizer_key, settings]
+        facts, said = _tokenise(part, numbered.labels[name], contents[name], encode.ids, of, recipe)
+        splits[name] = SplitFacts(**facts, label_counts=numbered.counts(name))
+        notes += said
+    return Tokens(splits, contents, tokenizer_key, encode.answer_ids, tuple(notes))
+
+
+def _tokenise(
+    rows: Dataset,
+    labels: np.ndarray,
+    content: str,
+    ids_of: Callable[[list[str]], list[Sequence[int]]],
+    settings: Any,
+    recipe: RecipeSpec,
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The split's facts, from the cache or made now; and what to tell of it."""
+    key = cache.key([cache.FORMAT, __version__, content, settings])
+    with _all_cores():
+        kept = cache.kept("tokens", key, lambda folder: _write_tokens(rows, labels, ids_of, folder, recipe, key))
+    return {"path": str(kept.path), **kept.facts}, kept.notes
+
+
+def _write_tokens(
+    rows: Dataset,
+    labels: np.ndarray,
+    ids_of: Callable[[list[str]], list[Sequence[int]]],
+    folder: Path,
+    recipe: RecipeSpec,
+    key: str,
+) -> dict[str, Any]:
+    import pyarrow as pa
+    from datasets import Features, List, Value
+
+    column, mapped = recipe.data.text, folder / "mapped"
+    mapped.mkdir()
+    tokens = (
+        rows.select_columns([column])
+        .with_format("arrow")
+        .map(
+            lambda batch: pa.table({"input_ids": _as_column(ids_of(batch[column].to_pylist()))}),
+            batched=True,
+            batch_size=1000,
+            num_proc=recipe.data.num_proc,
+            remove_columns=[column],
+            features=Features({"input_ids": List(Value("int32"))}),
+            load_from_cache_file=False,
+            # Else it would stay in the data's own cache for good, beside what is kept here.
+            cache_file_name=f"{mapped}/tokens.arrow",
+            # Else `map` pickles the tokenizer to make one up.
+            new_fingerprint=key,
+        )
+    )
+    tokens.with_format(None).add_column("labels", labels).save_to_disk(folder)
+    shutil.rmtree(mapped)
+    count = lengths(open_split(SplitFacts(str(folder), 0, 0, 0, 0, 0)))
+    return {
+        "rows": len(count),
+        "tokens": int(count.sum()),
+        "mean_tokens": round(float(count.mean()), 1),
+        "max_tokens": int(count.max()),
+        "rows_at_max_length": int((count >= recipe.data.max_length).sum()),
+    }
+
+
+def _as_column(rows: Sequence[Sequence[int]]) -> Any:
+    """Rows of ids as an arrow column of lists, without a Python number for each."""
+    import pyarrow as pa
+
+    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, np.concatenate(rows, dtype=np.int32, casting="same_kind"))
+
+
+def sample(facts: SplitFacts, raw: Dataset, recipe: RecipeSpec, tokenizer: Any) -> dict[str, Any]:
+    index = min(100, facts.rows - 1)
+    row = open_split(facts)[index]
+    return {
+        "index": index,
+        "text": raw[index][recipe.data.text],
+        "label": row["labels"],
+        "input_ids": row["input_ids"],
+        "decoded": tokenizer.decode(row["input_ids"]),
+    }
+
+
+def _content_key(texts: pa.ChunkedArray, labels: np.ndarray) -> str:
+    """Of the rows themselves: a file that moved or was copied keeps its key, a changed one does not.
+
+    Counts and lengths come before what they are of, so that no two different columns are the same bytes.
+    """
+    digest = hashlib.sha256(len(labels).to_bytes(8, "little") + labels.tobytes())
+    for start in range(0, len(texts), _KEY_ROWS):
+        rows = [text.encode("utf-8", "surrogatepass") for text in texts.slice(start, _KEY_ROWS).to_pylist()]
+        digest.update(np.fromiter(map(len, rows), np.int64, len(rows)).tobytes())
+        digest.update(b"".join(rows))
+    return digest.hexdigest()
+
+
+def _tokenizer_key(tokenizer: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        own: Any = [backend.to_str(), tokenizer.split_special_tokens]
+    else:
+        # The vocabulary is not all: merges, or a sentencepiece model, and options such as lower case.
+        pieces = getattr(tokenizer, "sp_model", None)
+        model = hashlib.sha256(pieces.serialized_model_proto()).hexdigest() if pieces is not None else None
+        paths = {"name_or_path", "tokenizer_file", *tokenizer.vocab_files_names}
+        options = {k: str(v) for k, v in tokenizer.init_kwargs.items() if k not in paths}
+        own = [tokenizer.get_vocab(), model, repr(getattr(tokenizer, "bpe_ranks", None)), options]
+    special = repr(tokenizer.special_tokens_map)
+    return cache.key([type(tokenizer).__name__, own, special, tokenizer.chat_template, tokenizer.padding_side])
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    """Let the tokenizer use threads for a while; ranks are told not to, since they may fork DataLoader workers."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    try:
+        yield
+    finally:
+        os.environ["TOKENIZERS_PARALLELISM"] = before or "false"

@@ -1,0 +1,100 @@
+"""LoRA, around a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from launcher.errors import LaunchError
+from launcher.text import first_line
+
+if TYPE_CHECKING:
+    from launcher.planning.plan import Plan
+    from launcher.rundir.prepared import Prepared
+
+
+def with_adapter(plan: Plan, model: Any) -> torch.nn.Module:
+    try:
+        import peft
+    except ImportError as error:
+        raise LaunchError(
+            "the recipe has an adapter:, but peft is not installed", hint="pip install 'ascend-launch[lora]'"
+        ) from error
+    adapter = plan.recipe.adapter
+    assert adapter is not None
+    options = adapter.model_dump(exclude={"type"})
+    # peft appends to its lists, and takes no tuples.
+    options |= {name: list(value) for name, value in options.items() if isinstance(value, tuple)}
+    _require_modules(model, adapter.modules_to_save or ())
+    task = "CAUSAL_LM" if plan.recipe.model.task == "causal-lm" else "SEQ_CLS"
+    if plan.recomputes_activations:
+        # The frozen embedding's output needs a gradient, or the recomputed blocks get none.
+        model.enable_input_require_grads()
+    try:
+        model = peft.get_peft_model(model, peft.LoraConfig(task_type=task, **options))
+    except ValueError as error:
+        raise LaunchError(f"adapter: {first_line(error)}", hint="name modules of this model, or all-linear") from error
+    if not plan.computes_in_weights:
+        _widen_trained(model)
+    return model
+
+
+def _require_modules(model: torch.nn.Module, names: Sequence[str]) -> None:
+    """Raises LaunchError where a name is no module's: peft passes such names over, and trains less than was asked for."""
+    there = [name for name, _ in model.named_modules()]
+    absent = [name for name in names if not any(module == name or module.endswith(f".{name}") for module in there)]
+    if absent:
+        known = ", ".join(sorted({module.rpartition(".")[2] for module in there} - {""} - set(map(str, range(1000)))))
+        raise LaunchError(
+            f"adapter.modules_to_save: the model has no module {absent[0]}", hint=f"its modules are {known}"
+        )
+
+
+def _widen_trained(model: torch.nn.Module) -> None:
+    # The head that is trained beside the adapter came in the frozen weights' precision; see _load_dtype.
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def with_trained_adapter(plan: Plan, prepared: Prepared, model: Any, missing: list[str]) -> torch.nn.Module:
+    """A model that is not trained any more: with its adapter, if it has one, and with no weight left to chance."""
+    path = prepared.adapter_path
+    if path is None:
+        if missing:
+            raise LaunchError(
+                f"{prepared.model_path}: has no {missing[0]} for {plan.recipe.model.task}",
+                hint="name a model that was trained for this task",
+            )
+        return model
+    try:
+        import peft
+    except ImportError as error:
+        raise LaunchError(
+            f"{path} is an adapter, but peft is not installed", hint="pip install 'ascend-launch[lora]'"
+        ) from error
+    try:
+        if plan.sharing.shards_parameters:
+            raise ValueError("an adapter's model cannot be sharded here")
+        # As if to be trained, so that the weights have the precision that they had in training.
+        model = peft.PeftModel.from_pretrained(model, path, is_trainable=True)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise LaunchError(
+            f"{path}: does not fit {prepared.model_path}: {first_line(error)}",
+            hint="name the model that it was trained on, as model.name of the recipe",
+        ) from error
+    renewed = {
+        name.removeprefix("base_model.model.").replace(".modules_to_save.default", "")
+        for name, _ in model.named_parameters()
+        if ".modules_to_save." in name
+    }
+    if left := [name for name in missing if name not in renewed]:
+        raise LaunchError(
+            f"neither {path} nor its model has {left[0]}",
+            hint=f"name an adapter that was trained for {plan.recipe.model.task}",
+        )
+    if not plan.computes_in_weights:
+        _widen_trained(model)
+    return model

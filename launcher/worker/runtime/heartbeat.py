@@ -1,0 +1,70 @@
+"""A rank's sign of life: its last step and phase in a small file, which the agent reads to find the one that hangs. No torch
+here: the agent has none.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from launcher import confined, files
+from launcher.rundir import paths
+
+_SIZE = 64
+"""Bytes of a beat; one page, one write, so a reader never sees half of one."""
+
+_stacks: TextIO | None = None
+"""Open for as long as the process lives: faulthandler writes to its descriptor from a signal handler."""
+
+
+@dataclass(frozen=True)
+class Beat:
+    """The latest sign of life."""
+
+    time_ns: int
+    """On the monotonic clock, which all processes of a host share."""
+    step: int
+    phase: str
+
+
+def read_beat(path: Path) -> Beat | None:
+    """A rank's latest beat, or None where it has not beaten yet."""
+    try:
+        time_ns, step, phase = confined.read(path, _SIZE).decode("ascii").split(maxsplit=2)
+        return Beat(int(time_ns), int(step), phase.strip())
+    except (OSError, ValueError):
+        return None
+
+
+class Heart:
+    """Writes this rank's beats.
+
+    A beat is one pwrite into the page cache, under 2 microseconds on a local disk, so every one is written: a beat held
+    back for its cost would show a rank in a phase that it has left.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = confined.open_write(path, files.root_of(path.parent), 0)
+        self._step = 0
+
+    def beat(self, phase: str, step: int | None = None) -> None:
+        """Say that `phase` begins now. Never fails: a full disk must not end a training for this."""
+        if step is not None:
+            self._step = step
+        line = f"{time.monotonic_ns()} {self._step} {phase}".encode("ascii", "replace")
+        try:
+            os.pwrite(self._file, line[: _SIZE - 1].ljust(_SIZE - 1) + b"\n", 0)
+        except OSError:
+            return
+
+
+def dump_stacks_on_signal(path: Path) -> None:
+    """On SIGUSR2, add the Python stacks of all threads to `path`, also while the main thread waits in a collective."""
+    global _stacks
+    _stacks = os.fdopen(paths.open_append(path), "a", encoding="utf-8")
+    faulthandler.register(signal.SIGUSR2, file=_stacks, all_threads=True, chain=False)

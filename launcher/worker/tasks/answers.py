@@ -1,0 +1,108 @@
+"""A label for a text, as a causal language model writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from launcher.worker.tasks.base import IGNORED, labels_of, pad
+
+
+class Answering:
+    """A causal LM that writes the label's answer.
+
+    The loss of a row is the mean over its answer's tokens, end of turn included. A label's score is the log-probability
+    of its answer; the highest wins. Where no answer begins another the end of turn is left out of the score, which is
+    then the probability that what the model writes starts with that answer.
+
+    Rows are padded on the left, so answers end together and logits are computed for those last positions alone: with
+    a vocabulary of 128k they would else be the largest tensor of all.
+    """
+
+    def __init__(
+        self, pad_id: int, multiple: int, smoothing: float, answer_ids: Sequence[Sequence[int]], accepted: set[str]
+    ) -> None:
+        self._pad_id, self._multiple, self._smoothing = pad_id, multiple, smoothing
+        self._answers = [list(a) for a in answer_ids]
+        self._slices_itself = "logits_to_keep" in accepted
+        self._takes_positions = "position_ids" in accepted
+        stems = [a[:-1] for a in self._answers]
+        self._prefix_free = all(
+            s[: len(o)] != o for i, s in enumerate(stems) for j, o in enumerate(stems) if i != j
+        ) and all(stems)
+        self._one_token = self._prefix_free and all(len(s) == 1 for s in stems)
+
+    def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        return self._batch(rows, [self._answers[row["labels"]] for row in rows])
+
+    def losses(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        logits = self._answer_logits(model, batch)
+        return self._mean_loss(logits, batch["targets"], self._smoothing)
+
+    def evaluate(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        logits = self._answer_logits(model, batch)
+        losses = self._mean_loss(logits, batch["targets"], 0.0)
+        return labels_of(self._scores(model, batch, logits)), losses
+
+    def scores(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return self._scores(model, batch, self._answer_logits(model, batch) if self._one_token else None)
+
+    def _scores(self, model: torch.nn.Module, batch: dict[str, Tensor], logits: Tensor | None) -> Tensor:
+        if self._one_token:
+            assert logits is not None
+            # All answers share the prompt, so one forward scores them all at the position of their first token.
+            first = (batch["targets"] != IGNORED).int().argmax(-1)
+            here = logits[torch.arange(len(first), device=first.device), first]
+            return here[:, [a[0] for a in self._answers]]
+        return torch.stack([self._score(model, batch, answer) for answer in self._answers], dim=-1)
+
+    def _score(self, model: torch.nn.Module, batch: dict[str, Tensor], answer: list[int]) -> Tensor:
+        prompts = [
+            ids[mask.bool()][: int(length)].tolist()
+            for ids, mask, length in zip(
+                batch["input_ids"], batch["attention_mask"], batch["prompt_length"], strict=True
+            )
+        ]
+        candidate = self._batch([{"input_ids": p, "labels": 0} for p in prompts], [answer] * len(prompts))
+        candidate = {k: v.to(batch["input_ids"].device) for k, v in candidate.items()}
+        scored = candidate["targets"].clone()
+        if self._prefix_free:
+            scored[:, -1] = IGNORED
+        return -self._token_losses(self._answer_logits(model, candidate), scored, 0.0).sum(-1)
+
+    def _batch(self, rows: Sequence[dict[str, Any]], answers: list[list[int]]) -> dict[str, Tensor]:
+        ids = [[*row["input_ids"], *answer] for row, answer in zip(rows, answers, strict=True)]
+        input_ids, mask = pad(ids, self._pad_id, self._multiple, left=True)
+        longest = max(map(len, answers))
+        targets = torch.tensor([[IGNORED] * (longest - len(a)) + a for a in answers])
+        return {
+            "input_ids": input_ids,
+            "attention_mask": mask,
+            "targets": targets,
+            "prompt_length": torch.tensor([len(row["input_ids"]) for row in rows]),
+            "labels": torch.tensor([row["labels"] for row in rows]),
+        }
+
+    def _answer_logits(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """Logits that predict the answer positions: (rows, answer length, vocabulary), fp32."""
+        mask, length = batch["attention_mask"], batch["targets"].shape[1]
+        inputs = {"input_ids": batch["input_ids"], "attention_mask": mask}
+        if self._takes_positions:
+            inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
+        keep = {"logits_to_keep": length + 1} if self._slices_itself else {}
+        logits: Tensor = model(**inputs, **keep).logits
+        return logits[:, -length - 1 : -1].float()
+
+    def _mean_loss(self, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        return self._token_losses(logits, targets, smoothing).sum(-1) / (targets != IGNORED).sum(-1)
+
+    @staticmethod
+    def _token_losses(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        losses = functional.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none", label_smoothing=smoothing
+        )
+        return losses.view_as(targets)

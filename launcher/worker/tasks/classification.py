@@ -1,0 +1,57 @@
+"""A label for a text, from a classification head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from launcher.worker.tasks.base import base_model, labels_of, pad
+
+
+def hides_padding(model: Any) -> bool:
+    """Whether padding on the right changes nothing without a mask.
+
+    In a decoder no token sees a later one, and transformers' head for decoders finds the last token by the pad id. The
+    fused attention is then told to be causal, instead of reading a mask of (rows, 1, length, length).
+    """
+    from transformers.modeling_layers import GenericForSequenceClassification
+
+    base = base_model(model)
+    attentions = [m.is_causal for m in base.modules() if hasattr(m, "is_causal")]
+    return (
+        isinstance(base, GenericForSequenceClassification)
+        and base.config._attn_implementation == "sdpa"
+        and bool(attentions)
+        and all(attentions)
+    )
+
+
+class Classification:
+    """A classification head over the last token (decoders) or the pooled text (encoders)."""
+
+    def __init__(self, pad_id: int, multiple: int, smoothing: float, *, needs_mask: bool = True) -> None:
+        self._pad_id, self._multiple, self._smoothing = pad_id, multiple, smoothing
+        self._needs_mask = needs_mask
+
+    def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        ids = [row["input_ids"] for row in rows]
+        input_ids, mask = pad(ids, self._pad_id, self._multiple, left=False)
+        return {"input_ids": input_ids, "attention_mask": mask, "labels": torch.tensor([r["labels"] for r in rows])}
+
+    def losses(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return functional.cross_entropy(
+            self.scores(model, batch), batch["labels"], reduction="none", label_smoothing=self._smoothing
+        )
+
+    def evaluate(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        logits = self.scores(model, batch)
+        return labels_of(logits), functional.cross_entropy(logits, batch["labels"], reduction="none")
+
+    def scores(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        mask = {"attention_mask": batch["attention_mask"]} if self._needs_mask else {}
+        logits: Tensor = model(input_ids=batch["input_ids"], **mask).logits
+        return logits.float()

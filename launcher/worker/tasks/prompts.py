@@ -1,0 +1,182 @@
+"""What a row's text becomes before the model: token ids for a classification head, or a chat turn for a causal LM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from launcher.errors import LaunchError
+
+if TYPE_CHECKING:
+    from launcher.recipe.schema import RecipeSpec
+
+
+MIN_TEXT_TOKENS = 8
+"""Room for a row's own text that must be left beside the prompt around it."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How texts become ids, and everything that the ids depend on besides the tokenizer."""
+
+    ids: Callable[[list[str]], list[Sequence[int]]]
+    settings: dict[str, Any]
+    answer_ids: tuple[tuple[int, ...], ...] | None = None
+
+
+def encoder(recipe: RecipeSpec, tokenizer: Any, label_names: Sequence[str]) -> Encoder:
+    """The encoder for the recipe's task.
+
+    Raises:
+        LaunchError: causal-lm, and the prompt leaves no room for the text, or two answers are the same tokens, or the
+            chat template refuses the messages.
+    """
+    if recipe.model.task == "causal-lm":
+        return _chat_encoder(recipe, tokenizer, label_names)
+    max_length = recipe.data.max_length
+    # A row of no tokens has nothing to pool: it gets the one token that every vocabulary here has.
+    lone = (
+        tokenizer.bos_token_id
+        if tokenizer.bos_token_id is not None
+        else tokenizer.eos_token_id or tokenizer.pad_token_id
+    )
+
+    def ids(texts: list[str]) -> list[Sequence[int]]:
+        return [row if len(row) else [lone] for row in _ids(tokenizer, texts, special=True, max_length=max_length)]
+
+    return Encoder(ids, {"task": recipe.model.task})
+
+
+def _ids(tokenizer: Any, texts: list[str], *, special: bool, max_length: int | None = None) -> list[Sequence[int]]:
+    """Token ids of each text, cut to `max_length`; arrays where the tokenizer is a fast one.
+
+    A fast tokenizer's own call makes Python lists of every id and mask, on one core, which takes a quarter as long again
+    as finding the ids does.
+    """
+    backend = _backend(tokenizer, max_length)
+    if backend is None:
+        cut = {} if max_length is None else {"truncation": True, "max_length": max_length}
+        return tokenizer(texts, add_special_tokens=special, padding=False, return_attention_mask=False, **cut)[
+            "input_ids"
+        ]
+    return [np.asarray(e.ids, dtype=np.int32) for e in backend.encode_batch_fast(texts, add_special_tokens=special)]
+
+
+def _backend(tokenizer: Any, max_length: int | None) -> Any:
+    """The `tokenizers` object that a fast tokenizer calls, set up as it would; None where its class calls it otherwise."""
+    from transformers import PreTrainedTokenizerFast
+    from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
+
+    kind = type(tokenizer)
+    if not issubclass(kind, PreTrainedTokenizerFast) or kind._encode_plus is not PreTrainedTokenizerFast._encode_plus:
+        return None
+    tokenizer.set_truncation_and_padding(
+        padding_strategy=PaddingStrategy.DO_NOT_PAD,
+        truncation_strategy=TruncationStrategy.DO_NOT_TRUNCATE
+        if max_length is None
+        else TruncationStrategy.LONGEST_FIRST,
+        max_length=max_length,
+        stride=0,
+        pad_to_multiple_of=None,
+        padding_side=None,
+    )
+    backend = tokenizer.backend_tokenizer
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    return backend
+
+
+def answers_of(recipe: RecipeSpec, label_names: Sequence[str]) -> tuple[str, ...]:
+    """The text that stands for each label: data.answers, else model.label_names, else the label's number."""
+    return recipe.data.answers or tuple(label_names)
+
+
+def _chat_encoder(recipe: RecipeSpec, tokenizer: Any, label_names: Sequence[str]) -> Encoder:
+    chat = _Chat(tokenizer, recipe.data.system, recipe.data.prompt or "{text}")
+    answers = answers_of(recipe, label_names)
+    answer_ids = tuple(tuple(chat.answer_ids(answer)) for answer in answers)
+    if len(set(answer_ids)) < len(answer_ids):
+        raise LaunchError(f"two of the answers {', '.join(answers)} are the same tokens", hint="change data.answers")
+    around = len(chat.ids([""])[0]) + max(map(len, answer_ids))
+    room = recipe.data.max_length - around
+    if room < MIN_TEXT_TOKENS:
+        raise LaunchError(
+            f"the prompt and answer take {around} of data.max_length {recipe.data.max_length} tokens",
+            hint=f"set data.max_length to {around + 64} or more, or shorten data.prompt",
+        )
+    settings = {
+        "task": "causal-lm",
+        "prompt": chat.prompt,
+        "system": chat.system,
+        "answers": [list(a) for a in answer_ids],
+    }
+    return Encoder(lambda texts: chat.ids_within(texts, room), settings, answer_ids)
+
+
+class _Chat:
+    """Messages of one row, rendered by the tokenizer's chat template, or plainly where it has none."""
+
+    def __init__(self, tokenizer: Any, system: str | None, prompt: str) -> None:
+        self.tokenizer = tokenizer
+        self.system = system
+        self.prompt = prompt
+        self.has_template = tokenizer.chat_template is not None
+
+    def ids(self, texts: list[str]) -> list[Sequence[int]]:
+        """Prompt ids of each text, up to where the answer begins."""
+        rendered = [self._render(text) for text in texts]
+        # A template writes its own begin-of-text token; plain text gets the tokenizer's.
+        rows = _ids(self.tokenizer, rendered, special=not self.has_template)
+        eos = self.tokenizer.eos_token_id
+        if not self.has_template:
+            rows = [row[:-1] if len(row) and row[-1] == eos else row for row in rows]
+        return rows
+
+    def ids_within(self, texts: list[str], room: int) -> list[Sequence[int]]:
+        """Like `ids`, with each text cut to `room` tokens, so that the prompt's end and the answer always stay."""
+        # No token is shorter than a character, byte-level ones apart, which only shortens more.
+        long = [i for i, text in enumerate(texts) if len(text) > room]
+        cut = dict(zip(long, self._cut([texts[i] for i in long], room), strict=True))
+        return self.ids([cut.get(i, text) for i, text in enumerate(texts)])
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """Tokens of the answer and of what ends the turn."""
+        text = answer + (self.tokenizer.eos_token or "")
+        if self.has_template:
+            prompt = self._render("")
+            whole = self._apply([*self._messages(""), {"role": "assistant", "content": answer}], more=False)
+            # Some templates put text of their own before an answer; there the answer follows the prompt plainly.
+            text = whole.removeprefix(prompt).rstrip() if whole.startswith(prompt) else text
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _cut(self, texts: list[str], room: int) -> list[str]:
+        backend = _backend(self.tokenizer, None)
+        if backend is not None:
+            encodings = backend.encode_batch(texts, add_special_tokens=False)
+            # Asked for one token's place: a list of all places would be made in Python.
+            ends = [e.token_to_chars(room - 1)[1] if len(e) > room else None for e in encodings]
+            return [text[:end] for text, end in zip(texts, ends, strict=True)]
+        rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        return [self.tokenizer.decode(r[:room]) if len(r) > room else t for t, r in zip(texts, rows, strict=True)]
+
+    def _messages(self, text: str) -> list[dict[str, str]]:
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": self.prompt.replace("{text}", text)}]
+
+    def _render(self, text: str) -> str:
+        if self.has_template:
+            return self._apply(self._messages(text), more=True)
+        return "\n\n".join(m["content"] for m in self._messages(text)) + "\n"
+
+    def _apply(self, messages: list[dict[str, str]], *, more: bool) -> str:
+        from jinja2.exceptions import TemplateError
+
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=more)
+        except TemplateError as error:
+            raise LaunchError(
+                f"the model's chat template refuses the messages: {error}",
+                hint="put data.system's text into data.prompt" if self.system else "use another data.prompt",
+            ) from error

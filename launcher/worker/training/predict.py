@@ -1,0 +1,140 @@
+"""Labels for texts: a rank takes chunks of rows out of a folder, and puts chunks of answers beside them.
+
+The launcher writes `in_<k>.json` (a list of texts) and reads `out_<k>.json`; rank r answers every k with k % ranks == r.
+A chunk lies there until its answers were read, so a rank that is started again finds what the one before it owed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+
+from launcher import files
+from launcher.recipe import schema
+from launcher.rundir import events, records
+from launcher.rundir.chunks import Chunks
+from launcher.rundir.paths import RunDir
+from launcher.rundir.prepared import Prepared
+from launcher.worker.data import cache
+from launcher.worker.engines import device
+from launcher.worker.models import load
+from launcher.worker.models.folder import load_config
+from launcher.worker.models.tokenizer import load_tokenizer, notes, tokenizer_folder
+from launcher.worker.runtime import stop_signals
+from launcher.worker.runtime.stop_signals import Preempted
+from launcher.worker.tasks import base, prompts, table
+from launcher.worker.tasks.metrics import NO_LABEL
+from launcher.worker.weights import trained as trained_weights
+
+if TYPE_CHECKING:
+    from launcher.planning.plan import Plan
+    from launcher.worker.engines.device import Rank
+    from launcher.worker.runtime.heartbeat import Heart
+
+
+IDLE_S = 0.005
+
+
+def prepare(plan: Plan, run: RunDir) -> None:
+    """Once a node, before its ranks: find the weights, and check that texts can become rows for them.
+
+    Raises:
+        LaunchError: what the user must change.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    assert plan.use is not None
+    trained = trained_weights.trained(plan.recipe, plan.use.weights, seed=plan.training_arguments.get("seed", 42))
+    for text in trained.notes:
+        events.append_event(run.events_path, records.Note(text=text))
+    load.look(plan.recipe, plan.device, trained.model, is_trained=True)
+    config = load_config(plan.recipe, trained.model)
+    recipe = trained_weights.with_labels(plan.recipe, config, trained)
+    folder = tokenizer_folder(recipe, trained.tokenizer)
+    tokenizer = load_tokenizer(recipe, folder)
+    notes(recipe, tokenizer, config)
+    names = recipe.model.label_names or tuple(map(str, range(schema.num_labels(recipe))))
+    encode = prompts.encoder(recipe, tokenizer, names)
+    prepared = Prepared(
+        key=cache.key([str(trained.folder)]),
+        model_path=str(trained.model),
+        model_is_random=False,
+        tokenizer_path=str(folder),
+        num_labels=len(names),
+        label_names=names,
+        train=None,
+        eval=None,
+        answer_ids=encode.answer_ids,
+        sample={},
+        notes=(),
+        adapter_path=str(trained.folder) if trained.base else None,
+        weights=trained.facts(),
+    )
+    files.write_json(run.data_path, asdict(prepared))
+
+
+def main(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
+    """Answer this rank's chunks until there are no more."""
+    heart.beat("starting", 0)
+    device.set_threads()
+    prepared = Prepared.load(run.data_path)
+    assert prepared is not None
+    heart.beat("loading the model")
+    where = device.place(plan, rank)
+    predictor = Predictor(plan, prepared, where)
+    chunks = Chunks(run.chunks_path)
+    events.append_event(run.events_path, records.Ready(rank=rank.index, device=str(where)))
+    done = 0
+    while True:
+        if stop_signals.received() is not None:
+            raise Preempted
+        waiting, is_end = chunks.waiting()
+        mine = [k for k in waiting if k % plan.data_parallel_size == plan.data_parallel_rank(rank.index)]
+        if mine:
+            heart.beat("predicting", done)
+            rows = json.loads(chunks.rows(mine[0]).read_text(encoding="utf-8"))
+            files.write_text(chunks.answers(mine[0]), files.json_text(predictor(rows)))
+            done += 1
+        elif is_end:
+            return
+        else:
+            if not waiting:  # a rank that waits for input lives; one that waits for others leaves the beating to them
+                heart.beat("waiting for rows", done)
+            time.sleep(IDLE_S)
+
+
+class Predictor:
+    """Texts in, (label, probabilities) out, in the same order; (None, None) where a score is NaN or infinite."""
+
+    def __init__(self, plan: Plan, prepared: Prepared, where: torch.device) -> None:
+        recipe, names = plan.recipe, prepared.label_names
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"label_names": names})})
+        self._tokenizer = load_tokenizer(recipe, Path(prepared.tokenizer_path))
+        self._encode = prompts.encoder(recipe, self._tokenizer, names)
+        self._model = load.load_model(plan, prepared, self._tokenizer).to(where).eval()
+        self._task = table.task(plan, prepared, self._tokenizer, self._model)
+        self._where = where
+        self._size = plan.batch.eval_size
+        is_mixed = not plan.computes_in_weights and plan.precision != "fp32"
+        dtype = torch.bfloat16 if plan.precision == "bf16" else torch.float16
+        self._precision = torch.autocast(where.type, dtype) if is_mixed else contextlib.nullcontext()
+
+    def __call__(self, texts: list[str]) -> list[tuple[int | None, list[float] | None]]:
+        ids = self._encode.ids(texts)
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        found: list[Any] = [None] * len(ids)
+        for start in range(0, len(order), self._size):
+            rows = order[start : start + self._size]
+            batch = self._task.collate([{"input_ids": ids[i], "labels": 0} for i in rows])
+            with torch.no_grad(), self._precision:
+                scores = self._task.scores(self._model, {k: v.to(self._where) for k, v in batch.items()})
+            shares = torch.softmax(scores.float(), -1).tolist()
+            for i, label, share in zip(rows, base.labels_of(scores).tolist(), shares, strict=True):
+                found[i] = (None, None) if label == NO_LABEL else (label, share)
+        return found

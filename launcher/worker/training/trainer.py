@@ -1,0 +1,290 @@
+"""transformers' Trainer with three things made exact: the loss of a step, the order of rows, and the evaluation."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+from transformers import TrainerControl
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from launcher import files
+from launcher.errors import LaunchError
+from launcher.planning.plan import Plan
+from launcher.rundir import records
+from launcher.rundir.paths import MODEL_NOTE
+from launcher.worker.batching.batches import Order, RankBatches, eval_batches
+from launcher.worker.batching.splits import lengths
+from launcher.worker.engines import checks, table
+from launcher.worker.tasks import metrics
+from launcher.worker.tasks.metrics import Predictions
+from launcher.worker.training.random_state import random_state, set_random_state
+from launcher.worker.training.rates import Meter
+from launcher.worker.training.resumable import ResumableTrainer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from launcher.worker.engines.device import Rank
+    from launcher.worker.tasks.base import Task
+
+
+_NO_ROW = -1
+
+
+class RecipeTrainer(ResumableTrainer):
+    """Trainer of a planned recipe.
+
+    Loss: a step's loss is the mean over the rows of its global batch. Trainer 5.23 leaves the mean of a micro batch of
+    a classification head undivided by accumulation and multiplies it by the number of ranks (its forward takes
+    `num_items_in_batch` and drops it), so loss and gradients come out accumulation x ranks times too large, and
+    clipping bites at another norm for each split. Ours is summed over rows and divided by what a rank holds in one
+    step; DDP, DeepSpeed and FSDP2 all then average over ranks.
+
+    Evaluation: labels are found on the device, and (index, label, prediction, loss) of each row is gathered.
+    """
+
+    loss_is_scaled_for_ga = True
+    control: TrainerControl
+
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        rank: Rank,
+        task: Task,
+        num_labels: int,
+        train_dataset: Dataset | None,
+        eval_dataset: Dataset | None,
+        **options: Any,
+    ) -> None:
+        engine = table.of(plan)
+        engine.before_trainer(plan)
+        super().__init__(
+            plan=plan,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            data_collator=task.collate,
+            **options,
+        )
+        engine.after_trainer(self)
+        # Counting labels over ranks is for losses that are divided by the count; ours are not.
+        self.model_accepts_loss_kwargs = False
+        self._order = _order(
+            str(getattr(self.args.train_sampling_strategy, "value", self.args.train_sampling_strategy))
+        )
+        self.rank = rank
+        self._counts_rows = plan.counts_rows(rank.index)
+        self.task = task
+        self.num_labels = num_labels
+        self.metric_names = plan.recipe.metrics
+        self.predictions: Predictions | None = None
+        """Of the latest evaluation."""
+        self.figures: dict[str, Any] = {}
+        """Of the latest evaluation, with their eval_ prefix."""
+        self.figures_step = -1
+        self.eval_progress = (0, 0)
+        self.meter = Meter(self.args.device)
+        self._num_parameters = _num_parameters(self.model)
+        self._has_stepped = False
+
+    def check_engine(self) -> dict[str, Any]:
+        """See `checks.check_engine`; called on every rank before the first step."""
+        return checks.check_engine(self.plan, self)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """6 x parameters x tokens, as Trainer counts, but of the whole model where this rank holds a shard."""
+        return 6 * int(inputs["input_ids"].numel()) * self._num_parameters
+
+    # -- training --------------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        args, data_seed = self.args, self.args.data_seed
+        return self._loader(
+            self.train_dataset,
+            RankBatches(
+                lengths(self.train_dataset),
+                self.plan.batch,
+                rank=self.plan.data_parallel_rank(self.rank.index),
+                world_size=self.plan.data_parallel_size,
+                seed=args.seed if data_seed is None else data_seed,
+                order=self._order,
+                drop_last=args.dataloader_drop_last,
+            ),
+        )
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        with self.meter.forward():
+            losses = self.task.losses(model, inputs)
+        loss = losses.sum() / (self.plan.batch.micro_size * self.plan.batch.accumulation)
+        return (loss, {"losses": losses}) if return_outputs else loss
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        if not self._has_stepped and self.state.global_step and isinstance(model, DistributedDataParallel):
+            self._settle_buckets(model, inputs)
+        self._has_stepped = True
+        if self._counts_rows:
+            self.meter.count(inputs)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._loss_sum += loss.float()
+        if self.accelerator.sync_gradients:
+            self._loss_steps += 1
+        return loss
+
+    def _wrap_model(self, *args: Any, **options: Any) -> Any:
+        wrapped = super()._wrap_model(*args, **options)
+        if self.accelerator.ddp_handler is not None:
+            # Gradients live in DDP's buckets, instead of being copied there and back: a fourth less memory for a model's state.
+            self.accelerator.ddp_handler.gradient_as_bucket_view = True
+        return wrapped
+
+    def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, grad_norm: Any, *args: Any, **options: Any) -> None:
+        """Logs the norm of all ranks' gradients: FSDP2's is a DTensor, and `.item()` of torch 2.7 to 2.9 reads this rank's part."""
+        if self.control.should_log and isinstance(grad_norm, DTensor):
+            grad_norm = grad_norm.full_tensor()
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **options)
+
+    def _settle_buckets(self, model: DistributedDataParallel, inputs: dict[str, Any]) -> None:
+        """Bring DDP's buckets into the order they had before the interruption, by a backward pass that changes nothing.
+
+        DDP orders them anew after its first backward, by when gradients came. A sum over more than two ranks is taken
+        in another order at another place of a bucket, so without this the first step after a resume differs in its
+        last bits from that of a run that was never interrupted.
+        """
+        syncs, model.require_backward_grad_sync = model.require_backward_grad_sync, True
+        before = random_state(self.args.device)
+        with self.compute_loss_context_manager():
+            loss = self.task.losses(model, self._prepare_inputs(inputs)).sum()
+        loss.backward()
+        set_random_state(before, self.args.device)
+        model.require_backward_grad_sync = syncs
+        model.zero_grad()
+
+    def take_epoch_loss(self) -> float | None:
+        """Mean over the steps since the last call, of all ranks; every rank must call it."""
+        total = self.accelerator.gather(self._loss_sum.reshape(1)).mean().item()
+        steps, self._loss_steps = self._loss_steps, 0
+        self._loss_sum.zero_()
+        self._loss_total += total
+        return total / steps if steps else None
+
+    @property
+    def mean_train_loss(self) -> float:
+        """Mean over all steps, those before an interruption too."""
+        return self._loss_total / max(self.state.global_step, 1)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)
+        # Trainer leaves a pickle of its arguments there; plan.json says the same, and a model folder should run no code.
+        if self.args.should_save:
+            folder = Path(output_dir or str(self.args.output_dir))
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            files.write_json(folder / MODEL_NOTE, self.note)
+
+    # -- evaluation ------------------------------------------------------------------------------------------------
+
+    def wrap_for_evaluation(self) -> dict[str, Any]:
+        """Place the model where evaluation runs without a training before it: whole, or in shards.
+
+        Returns:
+            What was found, as `check_engine`.
+        """
+        table.of(self.plan).wrap_for_evaluation(self)
+        return checks.check_evaluation_engine(self.plan, self)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, Any]:
+        """Loss and figures over every row of the evaluation split, each counted once.
+
+        The rows are those of `eval_dataset` of the constructor; the argument is Trainer's and must be left out.
+        """
+        assert eval_dataset is None, "a recipe has one evaluation split"
+        start_s = time.monotonic()
+        rows, losses = self._evaluate_rows()
+        found = [None]
+        if self.rank.is_first:
+            self.predictions = Predictions.from_rows(rows, losses, num_rows=len(self.eval_dataset))
+            figures = metrics.compute(self.metric_names, self.predictions, num_labels=self.num_labels)
+            found = [{"loss": self.predictions.loss, **figures}]  # type: ignore[list-item]
+            if self.predictions.unscored:
+                self.store.events.emit(records.Note(text=self.predictions.unscored_text()))
+        broadcast_object_list(found)
+        seconds = time.monotonic() - start_s
+        assert found[0] is not None
+        figures = {
+            **found[0],
+            "samples": len(self.eval_dataset),
+            "runtime": round(seconds, 4),
+            "samples_per_second": round(len(self.eval_dataset) / seconds, 3),
+        }
+        result = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
+        self.figures, self.figures_step = result, self.state.global_step
+        self.log({name: value for name, value in result.items() if isinstance(value, int | float)})
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
+        return result
+
+    def _evaluate_rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """(index, label, prediction) of every row, and its loss, on every rank, in no order."""
+        size, plan = self.args.per_device_eval_batch_size, self.plan
+        share = plan.data_parallel_rank(self.rank.index)
+        batches = eval_batches(lengths(self.eval_dataset), size=size, rank=share, world_size=plan.data_parallel_size)
+        # Sharded weights are only gathered inside the wrapper's forward; DDP's would broadcast buffers every batch.
+        model = self.model_wrapped if self.is_deepspeed_enabled or self.is_fsdp_enabled else self.model
+        was_training = model.training
+        model.eval()
+        numbers = torch.full((len(batches), size, 3), _NO_ROW, device=self.args.device)
+        losses = torch.zeros((len(batches), size), device=self.args.device)
+        loader = self._loader(self.eval_dataset, [rows for rows, _ in batches])
+        with torch.no_grad():
+            for i, (batch, (rows, counts)) in enumerate(zip(loader, batches, strict=True)):
+                inputs = self._prepare_inputs(batch)
+                predicted, loss = self.task.evaluate(model, inputs)
+                if counts and self._counts_rows:
+                    index = torch.tensor(rows, device=self.args.device)
+                    numbers[i, : len(rows)] = torch.stack([index, inputs["labels"], predicted], dim=-1)
+                    losses[i, : len(rows)] = loss
+                self.eval_progress = (i + 1, len(batches))
+                self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        model.train(was_training)
+        found = self.accelerator.gather(numbers).reshape(-1, 3).cpu().numpy()
+        counted = found[:, 0] != _NO_ROW
+        return found[counted], self.accelerator.gather(losses).reshape(-1).cpu().numpy()[counted]
+
+    def _loader(self, rows: Dataset, batches: Any) -> DataLoader:
+        # Not `accelerator.prepare`d: the batches are this rank's own already, and Trainer moves them to the device.
+        workers = self.args.dataloader_num_workers
+        return DataLoader(
+            rows,
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context if workers else None,
+        )
+
+
+def _order(strategy: str) -> Order:
+    if strategy not in get_args(Order):
+        raise LaunchError(
+            f"training.train_sampling_strategy {strategy!r} depends on the number of ranks",
+            hint=f"use one of {', '.join(get_args(Order))}; group_by_length balances ranks too",
+        )
+    return cast(Order, strategy)
+
+
+def _num_parameters(model: torch.nn.Module) -> int:
+    """Parameters outside embeddings, counted whole under ZeRO-3 too."""
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if id(p) not in embeddings)
