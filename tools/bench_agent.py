@@ -289,11 +289,19 @@ def row(what: str, num_ranks: int, pairs: Sequence[Pair]) -> str:
     )
 
 
+def lone_row(what: str, num_ranks: int, values: dict[str, list[float]]) -> str:
+    """A line of what one launcher alone came to the end of."""
+    title, scale, target = ROWS[what]
+    cells = [f"{statistics.median(values[name]) * scale:.2f}" if values.get(name) else "none" for name in LAUNCHERS]
+    return f"| {title} | {num_ranks} | {cells[0]} | {cells[1]} | – | – | 0 | {target} |"
+
+
 class Results:
     """Pairs of figures, and what went wrong instead."""
 
     def __init__(self) -> None:
         self.pairs: dict[tuple[str, int], list[Pair]] = defaultdict(list)
+        self.single: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         self.restarts: dict[str, list[int]] = defaultdict(list)
         self.wrong: list[str] = []
 
@@ -309,6 +317,9 @@ class Results:
             print(f"{launcher} x {num_ranks}, {what}: {found[launcher]}", file=sys.stderr, flush=True)
             if "restarts" in found[launcher]:
                 self.restarts[launcher].append(int(found[launcher].pop("restarts")))
+        for launcher, figures in found.items():
+            for figure, value in figures.items():
+                self.single[figure, num_ranks][launcher].append(value)
         if len(found) == len(LAUNCHERS):
             for figure in found[LAUNCHERS[0]]:
                 self.pairs[figure, num_ranks].append({name: found[name][figure] for name in LAUNCHERS})
@@ -323,12 +334,11 @@ class Results:
             "| what | ranks | ascend-launch | torchrun | ratio | 95 % interval | pairs | target |",
             "|---|---|---|---|---|---|---|---|",
         ]
-        lines += [
-            row(what, n, self.pairs[what, n])
-            for what in ROWS
-            for n in sorted({k[1] for k in self.pairs})
-            if self.pairs.get((what, n))
-        ]
+        for what, n in itertools.product(ROWS, sorted({n for _, n in {*self.pairs, *self.single}})):
+            if self.pairs.get((what, n)):
+                lines.append(row(what, n, self.pairs[what, n]))
+            elif (what, n) in self.single:
+                lines.append(lone_row(what, n, self.single[what, n]))
         lines += [f"\nrestarts that {launcher} took: {took}" for launcher, took in self.restarts.items()]
         lines += [f"\nfailed or hung: {len(self.wrong)}", *(f"- {text}" for text in self.wrong)] if self.wrong else []
         return lines

@@ -63,6 +63,8 @@ def test_a_launcher_that_fails_or_hangs_is_said_and_the_others_go_on(bench, tmp_
         return {"start": 1.0}
 
     results.measure("start", 8, bench.LAUNCHERS, one)
+    codes["ascend-launch"] = ""
+    results.measure("start", 4, bench.LAUNCHERS, one)
     results.measure(
         "start", 2, bench.LAUNCHERS[::-1], lambda launcher: {"start": 3.0 if launcher == "torchrun" else 1.5}
     )
@@ -70,7 +72,8 @@ def test_a_launcher_that_fails_or_hangs_is_said_and_the_others_go_on(bench, tmp_
     started = int((tmp_path / "log").read_text())
     assert not psutil.pid_exists(started) or psutil.Process(started).status() == psutil.STATUS_ZOMBIE
     text = "\n".join(results.table())
-    assert "failed or hung: 2" in text
+    assert "failed or hung: 3" in text
+    assert "| 4 | 1.00 | none | – | – | 0 |" in text
     assert "- ascend-launch x 8, start: failed with exit code 3: no port left" in text
     assert "- torchrun x 8, start: hung: ended after 1.5 s" in text
     assert "| 2 | 1.50 | 3.00 | 0.500 | – (0.500 to 0.500 seen) | 1 |" in text
