@@ -23,7 +23,12 @@ def folder(name: str) -> Path:
     for path in (PACKAGE / "_data" / name, PACKAGE.parent / name):
         if path.is_dir():
             return path
-    raise LaunchError(f"the shipped folder {name} is missing from {PACKAGE}", hint="reinstall ascend-launch")
+    raise LaunchError(
+        "the shipped folder {name} is missing from {package}",
+        hint="reinstall ascend-launch",
+        name=name,
+        package=PACKAGE,
+    )
 
 
 def recipes() -> list[Path]:
@@ -112,11 +117,20 @@ def require_plain(folder: Path, named: str) -> None:
             continue
         if target is not None and not _is_expected(target, folder, entry.name):
             raise LaunchError(
-                f"{named}: {entry.name} is a link to {target}, outside of the folder",
+                "{named}: {entry} is a link to {target}, outside of the folder",
                 hint="remove it, or put the file itself there if you know it",
+                named=named,
+                entry=entry.name,
+                target=target,
             )
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise LaunchError(f"{named}: {entry.name} is {confined.kind(mode)}, not a file", hint="remove it")
+            raise LaunchError(
+                "{named}: {entry} is {kind}, not a file",
+                hint="remove it",
+                named=named,
+                entry=entry.name,
+                kind=confined.kind(mode),
+            )
 
 
 def _is_expected(target: Path, folder: Path, name: str) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from launcher import messages
 from launcher.errors import LaunchError
 from launcher.machine.cluster import Chip, Found
 from launcher.machine.commands import RC_MISSING, Runner
@@ -28,6 +29,10 @@ class Finding:
     why: str = ""
     """What goes wrong if it stays so."""
     fix: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("what", "why", "fix"):
+            object.__setattr__(self, name, messages.of(getattr(self, name), {}))
 
     def to_json(self) -> dict[str, str]:
         return asdict(self)

@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from launcher.messages import Message
+
 MAX_BYTES = 64 << 20
 """Of a JSON file of ours that is read at once. The largest are metrics of hundreds of classes."""
 MAX_VALUES = 4_000_000
@@ -27,7 +29,7 @@ MAX_VALUES = 4_000_000
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFLNK: "a link",
-    stat.S_IFIFO: "a named pipe",
+    stat.S_IFIFO: Message("a named pipe"),
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
@@ -43,7 +45,7 @@ class NotPlainError(OSError):
 
 def kind(mode: int) -> str:
     """What a file's mode says it is: '' for a plain file, else `a link`, `a named pipe` and so on."""
-    return "" if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "no plain file")
+    return "" if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), Message("no plain file"))
 
 
 # -- reading -------------------------------------------------------------------------------------------------------
@@ -68,7 +70,7 @@ def read(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     with os.fdopen(open_read(path), "rb") as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
-        raise NotPlainError(path, f"is larger than {max_bytes >> 20} MiB")
+        raise NotPlainError(path, Message("is larger than {max_bytes} MiB", max_bytes=max_bytes >> 20))
     return data
 
 
@@ -79,11 +81,11 @@ def loads(data: bytes) -> Any:
         ValueError: it is no JSON, holds more values, or is nested too deeply to be read.
     """
     if sum(data.count(c) for c in (b",", b"[", b"{")) > MAX_VALUES:
-        raise ValueError(f"more than {MAX_VALUES:,} values")
+        raise ValueError(Message("more than {max_values:,} values", max_values=MAX_VALUES))
     try:
         return json.loads(data, parse_constant=lambda _: None)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise ValueError(Message("nested too deeply")) from None
 
 
 # -- folders and files of ours -------------------------------------------------------------------------------------
@@ -158,7 +160,7 @@ def open_write(path: Path, root: Path, flags: int = os.O_TRUNC) -> int:
     return handle
 
 
-OTHER_NAMES = "is a hard link to a file that has other names too"
+OTHER_NAMES = Message("is a hard link to a file that has other names too")
 
 
 def has_other_names(found: os.stat_result) -> bool:
@@ -215,11 +217,11 @@ def _plain(handle: int, path: Path) -> int:
         os.close(handle)
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        raise NotPlainError(path, f"is {found}, not a file")
+        raise NotPlainError(path, Message("is {actual}, not a file", actual=found))
     os.set_blocking(handle, True)
     return handle
 
 
 def _in_the_way(name: str, dir_fd: int, place: Path, wanted: str) -> OSError:
     found = kind(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode) or "a file"
-    return NotPlainError(place, f"is {found}, not {wanted}")
+    return NotPlainError(place, Message("is {actual}, not {wanted}", actual=found, wanted=wanted))

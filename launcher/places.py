@@ -11,13 +11,14 @@ from pathlib import Path
 
 from launcher import assets
 from launcher.errors import LaunchError
+from launcher.messages import Message, joined
 
 REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT})
 """What a disk says that is full, or that may not be written to."""
 NO_TEMPORARY = "No usable temporary directory"
 """How Python says that neither TMPDIR nor /tmp nor the current folder takes a file."""
-TEMPORARY_HINT = "set TMPDIR to a folder that can be written to"
-SHARED_MEMORY_HINT = "start the container with --shm-size=16g or --ipc=host"
+TEMPORARY_HINT = Message("set TMPDIR to a folder that can be written to")
+SHARED_MEMORY_HINT = Message("start the container with --shm-size=16g or --ipc=host")
 LEAST_BYTES = 1 << 20
 _FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
 
@@ -32,7 +33,7 @@ class Place:
 
     def fix(self, why: str) -> str:
         """What helps, by what `obstacle` said."""
-        return f"free some space there, or {self.hint}" if why in _FULL else self.hint
+        return Message("free some space there, or {hint}", hint=self.hint) if why in _FULL else self.hint
 
 
 def of_job(env: Mapping[str, str]) -> tuple[Place, ...]:
@@ -50,13 +51,15 @@ def of_job(env: Mapping[str, str]) -> tuple[Place, ...]:
     ):
         variable = next((v for v in variables if env.get(v)), "HF_HOME")
         path = Path(env[variable]) if variable != "HF_HOME" else home / folder
-        out.append(Place(name, path, f"set {variable} to a folder that can be written to"))
+        out.append(Place(name, path, Message("set {variable} to a folder that can be written to", variable=variable)))
     return (*out, Place("temporary files", Path(env.get("TMPDIR") or "/tmp"), TEMPORARY_HINT))  # noqa: S108
 
 
 def no_temporary(error: OSError) -> LaunchError:
     """The user's error where not even the current folder takes a temporary file."""
-    return LaunchError(str(error.strerror), hint=f"free some space in /tmp, or {TEMPORARY_HINT}")
+    return LaunchError(
+        str(error.strerror), hint=Message("free some space in /tmp, or {temporary_hint}", temporary_hint=TEMPORARY_HINT)
+    )
 
 
 def obstacle(path: Path) -> str:
@@ -83,7 +86,13 @@ def explained(error: BaseException, env: Mapping[str, str]) -> LaunchError | Non
     found = [(p, why) for p in of_job(env) if _may_be(p.path, named) and (why := obstacle(p.path))]
     if not found:
         return None
-    what = "; ".join(f"{place.name}, {place.path}: cannot be written to: {why}" for place, why in found)
+    what = joined(
+        (
+            Message("{place}, {path}: cannot be written to: {why}", place=place.name, path=place.path, why=why)
+            for place, why in found
+        ),
+        "; ",
+    )
     return LaunchError(what, hint="; ".join(dict.fromkeys(place.fix(why) for place, why in found)))
 
 

@@ -65,12 +65,20 @@ def _load(kind: str, group: str, interface: int, place: str | None, name: str) -
     found = _entry_points(group).get(name, ())
     if not found:
         raise LaunchError(
-            f"there is no {kind} {name!r}", hint=f"install the package that has it (its entry point is in {group})"
+            "there is no {kind} {name!r}",
+            hint="install the package that has it (its entry point is in {group})",
+            kind=kind,
+            name=name,
+            group=group,
         )
     if len(found) > 1:
         raise LaunchError(
-            f"{kind} {name!r} is in {len(found)} packages: {', '.join(sorted(map(_package, found)))}",
+            "{kind} {name!r} is in {num_actual} packages: {actual}",
             hint="uninstall all but one of them",
+            kind=kind,
+            name=name,
+            num_actual=len(found),
+            actual=", ".join(sorted(map(_package, found))),
         )
     return _of_package(kind, found[0], interface)
 
@@ -80,14 +88,26 @@ def _of_package(kind: str, point: EntryPoint, interface: int) -> Any:
         thing = point.load()
     except Exception as error:
         raise LaunchError(
-            f"{kind} {point.name!r}: package {_package(point)} cannot be imported: {type(error).__name__}: {error}",
-            hint=f"correct or uninstall it; `python -c 'import {point.module}'` shows where it fails",
+            "{kind} {point!r}: package {value} cannot be imported: {type}: {error}",
+            hint="correct or uninstall it; `python -c 'import {module}'` shows where it fails",
+            kind=kind,
+            point=point.name,
+            value=_package(point),
+            type=type(error).__name__,
+            error=error,
+            module=point.module,
         ) from error
     theirs = getattr(thing, "interface", None)
     if theirs != interface:
         raise LaunchError(
-            f"{kind} {point.name!r}: package {_package(point)} is for interface {theirs}, and this launcher has {interface}",
-            hint=f"install a version of {_package(point, with_version=False)} for interface {interface}",
+            "{kind} {point!r}: package {value} is for interface {theirs}, and this launcher has {interface}",
+            hint="install a version of {package} for interface {interface}",
+            kind=kind,
+            point=point.name,
+            value=_package(point),
+            theirs=theirs,
+            interface=interface,
+            package=_package(point, with_version=False),
         )
     return thing
 

@@ -12,10 +12,12 @@ import sys
 import time
 from typing import Any
 
+from launcher.messages import Message
+
 LOOK_S = 0.5
 STOPPING_S = 5.0
 """How long a reader that takes nothing may hold up a command whose job is to stop."""
-NAMES = {1: "standard output", 2: "standard error"}
+NAMES = {1: Message("standard output"), 2: Message("standard error")}
 _closed: set[int] = set()
 _made: list[_Stream] = []
 _patience = [float("inf")]
@@ -55,7 +57,14 @@ class _Stream(io.FileIO):
             return
         self.lost_by = error.strerror or str(error)
         if self.fileno() == 1:
-            print(f"{NAMES[1]}: {self.lost_by}: nothing more is shown there; the job goes on", file=sys.stderr)
+            print(
+                Message(
+                    "{names}: {lost_by}: nothing more is shown there; the job goes on",
+                    names=NAMES[1],
+                    lost_by=self.lost_by,
+                ),
+                file=sys.stderr,
+            )
 
 
 def settle(*, may_be_lost: bool = False) -> None:

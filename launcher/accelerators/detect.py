@@ -17,6 +17,7 @@ from launcher.machine import commands
 from launcher.machine.cluster import Chip, Cluster, Device, chip, chip_names, described, is_family, series
 from launcher.machine.commands import Runner
 from launcher.machine.nodes import ONE_NODE, Nodes
+from launcher.messages import Message
 from launcher.text import GIB
 
 ASSUMED_CHIP = "910B3"
@@ -46,28 +47,45 @@ def here(
             raise LaunchError(
                 problem.what, hint=problem.hint or "mount the cards into the container, or say --device cpu"
             )
-        why = found.problem.what if found.problem else "no NPU found"
-        return _cluster("cpu", (), nodes, f"{why}; running on CPU over gloo")
+        why = found.problem.what if found.problem else Message("no NPU found")
+        return _cluster("cpu", (), nodes, Message("{why}; running on CPU over gloo", why=why))
     listed = env.get(VISIBLE)
     if listed == "" and asked == "auto":
-        return _cluster("cpu", (), nodes, f"{VISIBLE} is empty, which hides every card; running on CPU over gloo")
+        return _cluster(
+            "cpu",
+            (),
+            nodes,
+            Message("{visible} is empty, which hides every card; running on CPU over gloo", visible=VISIBLE),
+        )
     visible = visibility.visible(listed, len(found.devices))
     if visible.problems:
-        wanted = f"export {VISIBLE}={visible.suggestion}" if visible.suggestion else f"unset {VISIBLE}"
+        wanted = (
+            Message("export {visible}={suggestion}", visible=VISIBLE, suggestion=visible.suggestion)
+            if visible.suggestion
+            else Message("unset {visible}", visible=VISIBLE)
+        )
         raise LaunchError("; ".join(visible.problems), hint=wanted)
     if importlib.util.find_spec("torch_npu") is None:
         raise LaunchError(
-            f"this node has {len(found.devices)} NPUs, but torch_npu is not installed in this environment",
-            hint="pip install 'ascend-launch[npu]' after the CPU build of torch (`ascend-launch doctor --device npu` gives the lines), "
-            "or say --device cpu",
+            "this node has {num_devices} NPUs, but torch_npu is not installed in this environment",
+            hint="pip install 'ascend-launch[npu]' after the CPU build of torch (`ascend-launch doctor "
+            "--device npu` gives the lines), or say --device cpu",
+            num_devices=len(found.devices),
         )
     devices = tuple(found.devices[i] for i in visible.indices)
     sick = [d for d in devices if not d.is_usable]
     if sick:
         keep = ",".join(str(i) for i in visible.indices if found.devices[i].is_usable)
         raise LaunchError(
-            f"card {sick[0].index} ({sick[0].name}) reports health {sick[0].health}",
-            hint=f"leave it out with export {VISIBLE}={keep}, or have it reset" if keep else "have it reset",
+            Message(
+                "card {index} ({sick}) reports health {health}",
+                index=sick[0].index,
+                sick=sick[0].name,
+                health=sick[0].health,
+            ),
+            hint=Message("leave it out with export {visible}={keep}, or have it reset", visible=VISIBLE, keep=keep)
+            if keep
+            else "have it reset",
         )
     names = sorted({d.name or "NPU" for d in devices})
     cluster = _cluster("npu", devices, nodes, f"{len(devices)} x {', '.join(names)} by {found.source}")
@@ -84,10 +102,17 @@ def assumed(nproc: int, nodes: Nodes, name: str = ASSUMED_CHIP, hbm_gib: int | N
     silicon, said = _named(name, hbm_gib)
     called = name if is_family(silicon) else silicon.short_name
     if not (hbm_gib or silicon.hbm_gib):
-        raise LaunchError(f"{name} comes with several sizes of memory", hint="say which: --hbm GB, as npu-smi shows it")
+        raise LaunchError(
+            "{name} comes with several sizes of memory", hint="say which: --hbm GB, as npu-smi shows it", name=name
+        )
     hbm_bytes = (hbm_gib or silicon.hbm_gib) * GIB
     devices = tuple(Device(index=i, name=called, hbm_bytes=hbm_bytes, health="OK", physical_id=i) for i in range(nproc))
-    source = f"{nproc} x {said}, {hbm_bytes // GIB} GB, assumed: nothing on this machine was asked"
+    source = Message(
+        "{nproc} x {text}, {hbm_bytes} GB, assumed: nothing on this machine was asked",
+        nproc=nproc,
+        text=said,
+        hbm_bytes=hbm_bytes // GIB,
+    )
     return Cluster(
         "npu", devices, nodes.count, nodes.rank, nodes.endpoint, source=source, nodes_source=nodes.source, job=nodes.job
     )
@@ -102,10 +127,15 @@ def _named(name: str, hbm_gib: int | None) -> tuple[Chip, str]:
         if chips and len({(c.supports_bf16, c.hbm_gib) for c in chips}) == 1:
             return chips[-1], chips[-1].short_name
         known = ", ".join(map(described, wide.chips))
-        raise LaunchError(f"--chip {name} may be any of {known}", hint=wide.hint)
+        raise LaunchError(Message("--chip {name} may be any of {known}", name=name, known=known), hint=wide.hint)
     silicon = chip(name)
     if silicon is None or not silicon.trainable:
-        raise LaunchError(f"{name!r} is no Ascend chip that trains", hint=f"one of {', '.join(chip_names())}")
+        raise LaunchError(
+            "{name!r} is no Ascend chip that trains",
+            hint="one of {chip_names}",
+            name=name,
+            chip_names=", ".join(chip_names()),
+        )
     return silicon, name if is_family(silicon) else silicon.short_name
 
 

@@ -101,7 +101,10 @@ def command_command(
             child = subprocess.Popen(words, env=env)
         except OSError as error:
             raise LaunchError(
-                f"{words[0]}: {error.strerror}", hint="what follows -- is a command on PATH, or its path"
+                "{word}: {problem}",
+                hint="what follows -- is a command on PATH, or its path",
+                word=words[0],
+                problem=error.strerror,
             ) from None
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends ^C to the command as well
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):

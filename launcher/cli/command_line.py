@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from launcher.errors import LaunchError
+from launcher.messages import Message
 
 RECIPE, PROGRAM, COMMAND = "run", "program", "command"
 SUBMIT = ("submit", "submit-program", "submit-command")
@@ -94,7 +95,9 @@ def python(words: list[str]) -> list[str]:
         return [*own, *words[2:]]
     if words and words[0].startswith("-") and words[0] != "-m":
         raise LaunchError(
-            f"python {words[0]}: ranks take no options of Python's", hint="leave it out, or set its PYTHON… variable"
+            "python {word}: ranks take no options of Python's",
+            hint="leave it out, or set its PYTHON… variable",
+            word=words[0],
         )
     return words
 
@@ -107,10 +110,11 @@ def accelerate(words: list[str]) -> list[str]:
     """
     if words[:1] != ["launch"]:
         raise LaunchError(
-            f"accelerate {' '.join(words[:1])}: only `accelerate launch` starts ranks",
+            "accelerate {words}: only `accelerate launch` starts ranks",
             hint="run it without ascend-launch",
+            words=" ".join(words[:1]),
         )
-    out = _translated(words[1:], _ACCELERATE, _ACCELERATE_FLAGS, "accelerate launch", _ACCELERATE_SETTINGS)
+    out = _translated(words[1:], _ACCELERATE, _ACCELERATE_FLAGS, Message("accelerate launch"), _ACCELERATE_SETTINGS)
     default = _default_config(os.environ)
     if "--accelerate-config" not in out and "--device" not in out and default.is_file():
         return ["--accelerate-config", str(default), *out]
@@ -233,8 +237,10 @@ def _translated(
             index += width - 1
         else:
             raise LaunchError(
-                f"{whose} {words[index]}: has no counterpart here",
+                "{whose} {words}: has no counterpart here",
                 hint="leave it out, or put the whole line behind `ascend-launch --`",
+                whose=whose,
+                words=words[index],
             )
         index += 1
     nodes = _number(out, "--nnodes")

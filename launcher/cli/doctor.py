@@ -113,6 +113,8 @@ def _node_facts(path: Path) -> dict[str, Any]:
     node = value.get("node") if isinstance(value, dict) else None
     if not isinstance(node, dict) or not all(isinstance(node.get(k) or {}, dict) for k in ("versions", "env")):
         raise LaunchError(
-            f"{path}: not what `ascend-launch doctor --json` writes", hint="run it on each node, and save its output"
+            "{path}: not what `ascend-launch doctor --json` writes",
+            hint="run it on each node, and save its output",
+            path=path,
         )
     return node

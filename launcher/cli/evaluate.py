@@ -41,7 +41,7 @@ def eval_command(
     weights = trained.find(checkpoint, "--checkpoint")
     loaded, cluster, options, config = inputs(recipe, overrides, machine, debug=False, pretend=False, is_training=False)
     if loaded.spec.data.eval is None:
-        raise LaunchError(f"{recipe}: data.eval is null", hint="name a split: data.eval.split=test")
+        raise LaunchError("{recipe}: data.eval is null", hint="name a split: data.eval.split=test", recipe=recipe)
     before = paths.plan_beside(recipe)
     if before is None or before.use is None:  # else it is that of an evaluation, which is to go on
         loaded = replace(loaded, name=f"{loaded.name}-eval")

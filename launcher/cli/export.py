@@ -12,6 +12,7 @@ import click
 from launcher.cli import outputs
 from launcher.cli.options import RecipeFile, complete_recipe, require_packages
 from launcher.errors import LaunchError
+from launcher.messages import Message
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -23,7 +24,7 @@ class Bytes(click.ParamType):
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", str(value))
         unit = UNITS.get(found[2].upper()) if found else None
         if found is None or unit is None or float(found[1]) * unit < 1:
-            raise click.BadParameter(f"{value!r} is no size, as 5GB or 500MB", ctx, param)
+            raise click.BadParameter(Message("{value!r} is no size, as 5GB or 500MB", value=value), ctx, param)
         return int(float(found[1]) * unit)
 
 
@@ -77,11 +78,16 @@ def export_command(
     is_run = weights.run is not None and str(weights.run.path) == weights.name
     if step is not None and not is_run:
         raise LaunchError(
-            f"--checkpoint {step}: {run} is no run directory", hint="name the run, or the checkpoint's own folder"
+            "--checkpoint {step}: {run} is no run directory",
+            hint="name the run, or the checkpoint's own folder",
+            step=step,
+            run=run,
         )
     if not is_run and out is None:
         raise LaunchError(
-            f"{run}: is no run directory, so the export has no place of its own", hint="say where to: --out FOLDER"
+            "{run}: is no run directory, so the export has no place of its own",
+            hint="say where to: --out FOLDER",
+            run=run,
         )
     loaded = load.load(recipe).spec if recipe else trained.recipe_of(weights)
     target = out or Path(weights.name) / ("export" if step is None else f"export-{step}")

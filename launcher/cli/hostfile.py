@@ -63,7 +63,9 @@ def refuse_alone(far: dict[str, Any]) -> None:
     """Raises LaunchError for an option that means nothing without a hostfile."""
     given = sorted(name for name, value in far.items() if value)
     if given:
-        raise LaunchError(f"--{given[0].replace('_', '-')} needs --hostfile", hint="name the file with the hosts")
+        raise LaunchError(
+            "--{given} needs --hostfile", hint="name the file with the hosts", given=given[0].replace("_", "-")
+        )
 
 
 def launch(
@@ -226,12 +228,16 @@ def _refuse_nodes(given: dict[str, Any]) -> None:
         said.append("nnodes")
     if said:
         raise LaunchError(
-            f"--{said[0].replace('_', '-')}: --hostfile says itself how many nodes there are, and which is which",
-            hint="leave it out; --include and --exclude choose among the hosts, and --rdzv-endpoint says where they meet",
+            "--{text}: --hostfile says itself how many nodes there are, and which is which",
+            hint="leave it out; --include and --exclude choose among the hosts, and --rdzv-endpoint says "
+            "where they meet",
+            text=said[0].replace("_", "-"),
         )
     if isinstance(given["nproc"], str):
         raise LaunchError(
-            f"--nproc-per-node {given['nproc']} with --hostfile", hint="give a number, or slots=N for a host"
+            "--nproc-per-node {nproc} with --hostfile",
+            hint="give a number, or slots=N for a host",
+            nproc=given["nproc"],
         )
 
 
@@ -250,13 +256,16 @@ def _job(
 
     config = far["ssh_config"]
     if config is not None and not config.is_file():
-        raise LaunchError(f"--ssh-config {config}: no such file", hint="name ssh's configuration file on this machine")
+        raise LaunchError(
+            "--ssh-config {config}: no such file", hint="name ssh's configuration file on this machine", config=config
+        )
     chosen = hostfile.select(hostfile.load(far["hostfile"]), far["include"], far["exclude"])
     missing = [name for name in far["pass_env"] if name not in os.environ]
     if missing:
         raise LaunchError(
-            f"--pass-env {missing[0]}: no such variable here",
+            "--pass-env {missing}: no such variable here",
             hint="name a variable of this environment; its value then needs no command line",
+            missing=missing[0],
         )
     every, first = env.passed(os.environ, far["pass_env"])
     return node.Job(

@@ -12,6 +12,7 @@ import click
 from launcher.cli.options import doctor_values
 from launcher.cli.options import given as options_given
 from launcher.errors import EXIT_OK, EXIT_USER, LaunchError
+from launcher.messages import Message, joined
 
 if TYPE_CHECKING:
     from launcher.diagnose.explain.verdicts import Report
@@ -51,8 +52,10 @@ def run_directory(given: Path | None, loaded: Loaded, plan: Plan, job: str | Non
         return lifecycle.of_job(output_dir, plan, job, node_rank)
     if plan.num_nodes > 1:
         raise LaunchError(
-            f"{plan.num_nodes} nodes need --run-dir: nothing here names the job for all of them",
-            hint="give every node the same --run-dir DIR; each node but the first keeps its files in a folder of its own there",
+            "{num_nodes} nodes need --run-dir: nothing here names the job for all of them",
+            hint="give every node the same --run-dir DIR; each node but the first keeps its files in a folder "
+            "of its own there",
+            num_nodes=plan.num_nodes,
         )
     return lifecycle.new(output_dir, plan.name)
 
@@ -113,8 +116,10 @@ def require_rank_table(plan: Plan) -> None:
     found = ranktable_check.check(Path(plan.rank_table).read_text(encoding="utf-8", errors="replace"), plan.world_size)
     if found:
         raise LaunchError(
-            f"--rank-table {plan.rank_table}: {'; '.join(found[:4])}",
+            "--rank-table {rank_table}: {actual}",
             hint="make it anew with `ascend-launch ranktable`, or leave it out",
+            rank_table=plan.rank_table,
+            actual="; ".join(found[:4]),
         )
 
 
@@ -145,6 +150,6 @@ def require_health(plan: Plan, cluster: Cluster, run: RunDir) -> dict[str, Any]:
     )
     failed = [f for f in doctor_run.run_checks(context, only_cheap=True) if f.ok == "fail"]
     if failed:
-        what = "\n".join(f"{f.name}: {f.what}" for f in failed)
-        raise LaunchError(what, hint="\n       ".join(dict.fromkeys(f.fix for f in failed if f.fix)))
+        what = joined((Message("{name}: {what}", name=f.name, what=f.what) for f in failed), "\n")
+        raise LaunchError(what, hint=joined(dict.fromkeys(f.fix for f in failed if f.fix), "\n       "))
     return compare.machine_facts(context)

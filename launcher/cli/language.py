@@ -7,8 +7,9 @@ import inspect
 import click
 
 from launcher import messages
+from launcher.messages import Message
 
-HELP = "Language of texts [default: what ASCEND_LAUNCH_LANG names, else the locale's]."
+HELP = Message("Language of texts [default: what ASCEND_LAUNCH_LANG names, else the locale's].")
 
 
 def choices() -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from launcher.errors import LaunchError
+from launcher.messages import Message, joined
 
 if TYPE_CHECKING:
     from launcher.machine.cluster import Cluster
@@ -47,7 +48,7 @@ class Count(click.ParamType):
 
         if isinstance(value, int) or (is_number(str(value)) and int(value) > 0):
             return int(value)
-        raise click.BadParameter(f"{value!r} is neither a number of ranks nor auto", ctx, param)
+        raise click.BadParameter(Message("{value!r} is neither a number of ranks nor auto", value=value), ctx, param)
 
 
 class Seconds(click.FloatRange):
@@ -56,7 +57,7 @@ class Seconds(click.FloatRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         found = super().convert(value, param, ctx)
         if not math.isfinite(found):
-            raise click.BadParameter(f"{value!r} is no number of seconds", ctx, param)
+            raise click.BadParameter(Message("{value!r} is no number of seconds", value=value), ctx, param)
         return found
 
 
@@ -230,7 +231,7 @@ def require_packages(names: tuple[str, ...]) -> None:
     context = Context(os.environ, "cpu", Found(()), versions.installed(), needs=names)
     failed = [f for f in (versions.check_torch_pair(context), versions.check_packages(context)) if f.ok == "fail"]
     if failed:
-        raise LaunchError("\n".join(f.what for f in failed), hint="\n       ".join(f.fix for f in failed))
+        raise LaunchError(joined((f.what for f in failed), "\n"), hint=joined((f.fix for f in failed), "\n       "))
 
 
 def _needs(recipe: RecipeSpec, strategy: str) -> tuple[str, ...]:
@@ -349,8 +350,10 @@ def _rank_table(path: Path | None) -> str | None:
     if path is None:
         return None
     if path.is_symlink() or not path.is_file():
-        kind = "a link, which HCCL refuses" if path.is_symlink() else "no such file"
-        raise LaunchError(f"--rank-table {path}: {kind}", hint="`ascend-launch ranktable --out FILE` makes one")
+        kind = Message("a link, which HCCL refuses") if path.is_symlink() else Message("no such file")
+        raise LaunchError(
+            "--rank-table {path}: {kind}", hint="`ascend-launch ranktable --out FILE` makes one", path=path, kind=kind
+        )
     return str(path.resolve())
 
 

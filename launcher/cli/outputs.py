@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from launcher.errors import LaunchError
+from launcher.messages import Message
 
 force_option = click.option("--force", is_flag=True, help="Overwrite files that exist [default: refuse].")
 
@@ -46,16 +47,18 @@ def check(path: Path, *, force: bool, can_force: bool = True) -> None:
     """
     try:
         if path.is_dir():
-            raise LaunchError(f"{path}: is a folder", hint="name a file")
+            raise LaunchError("{path}: is a folder", hint="name a file", path=path)
         if not path.parent.is_dir():
-            make = f"make it first: mkdir -p {shlex.quote(str(path.parent))}"
+            make = Message("make it first: mkdir -p {parent}", parent=shlex.quote(str(path.parent)))
             raise LaunchError(
-                f"{path}: there is no folder {path.parent}", hint="name another" if path.parent.exists() else make
+                Message("{path}: there is no folder {parent}", path=path, parent=path.parent),
+                hint="name another" if path.parent.exists() else make,
             )
         if (path.exists() or path.is_symlink()) and not is_stream(path) and not force:
             raise LaunchError(
-                f"{path}: exists already",
-                hint="name another file" + (", or add --force to overwrite it" if can_force else ""),
+                "{path}: exists already",
+                hint="name another file, or add --force to overwrite it" if can_force else "name another file",
+                path=path,
             )
     except OSError as error:
         raise _refused(path, error) from None
@@ -89,4 +92,6 @@ def write(path: Path, text: str, *, force: bool, can_force: bool = True, through
 
 
 def _refused(path: Path, error: OSError) -> LaunchError:
-    return LaunchError(f"{path}: cannot be written: {error.strerror}", hint="name a writable file")
+    return LaunchError(
+        "{path}: cannot be written: {problem}", hint="name a writable file", path=path, problem=error.strerror
+    )

@@ -155,8 +155,13 @@ def predict_command(
             sys.exit(outcome.exit_code)
         if feed.error is not None:
             raise LaunchError(
-                f"{feed.name}:{feed.error.line}: {feed.error.reason}",
-                hint=f"correct that line, or pass over such lines with --skip-bad; the {feed.num_rows} texts before it were answered",
+                "{feed}:{line}: {reason}",
+                hint="correct that line, or pass over such lines with --skip-bad; the {num_rows} texts before it "
+                "were answered",
+                feed=feed.name,
+                line=feed.error.line,
+                reason=feed.error.reason,
+                num_rows=feed.num_rows,
             )
     results.predicted(feed)
     feed.require_scores()
@@ -247,7 +252,12 @@ def _opened(stack: contextlib.ExitStack, source: str) -> int:
     try:
         return stack.enter_context(Path(source).open("rb", buffering=0)).fileno()
     except OSError as error:
-        raise LaunchError(f"--input {source}: cannot be read: {error.strerror}", hint="name a readable file") from None
+        raise LaunchError(
+            "--input {source}: cannot be read: {problem}",
+            hint="name a readable file",
+            source=source,
+            problem=error.strerror,
+        ) from None
 
 
 def _require_target(source: str, target: str, *, force: bool) -> None:
@@ -257,7 +267,7 @@ def _require_target(source: str, target: str, *, force: bool) -> None:
         return
     path = Path(target)
     if source != "-" and path.exists() and Path(source).exists() and path.samefile(source):
-        raise LaunchError(f"--output {target}: is the input", hint="name another file")
+        raise LaunchError("--output {target}: is the input", hint="name another file", target=target)
     outputs.check(path, force=force)
 
 
@@ -277,7 +287,10 @@ def _target(target: str) -> Iterator[int]:
         file = partial.open("wb", buffering=0) if handle is None else os.fdopen(handle, "wb", buffering=0)
     except OSError as error:
         raise LaunchError(
-            f"--output {target}: cannot be written: {error.strerror}", hint="name a writable file"
+            "--output {target}: cannot be written: {problem}",
+            hint="name a writable file",
+            target=target,
+            problem=error.strerror,
         ) from None
     with file:
         try:
@@ -308,7 +321,9 @@ def _format(asked: str, source: str) -> Any:
     found = NO_TEXTS.get(kind) or ("a JSON array" if kind == ".json" and _is_array(source) else None)
     if found:
         raise LaunchError(
-            f"--input {source}: is {found}, and texts are read from JSON lines or plain lines",
+            "--input {source}: is {actual}, and texts are read from JSON lines or plain lines",
             hint="write each row as a line of JSON, or add --format text if every line of it is a text",
+            source=source,
+            actual=found,
         )
     return {".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text"}.get(kind)

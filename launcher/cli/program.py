@@ -191,10 +191,21 @@ def refuse(given: dict[str, Any]) -> None:
     """Raises LaunchError for an option of torchrun's that cannot be honoured, by its name."""
     for name, instead in NOT_TAKEN.items():
         if given[name]:
-            raise LaunchError(f"--{name.replace('_', '-')} is not supported", hint=f"leave it out; {instead}")
+            raise LaunchError(
+                "--{name} is not supported",
+                hint="leave it out; {instead}",
+                name=name.replace("_", "-"),
+                instead=instead,
+            )
     for name, (values, why) in ONLY.items():
         if given[name] is not None and given[name] not in values:
-            raise LaunchError(f"--{name.replace('_', '-')} {given[name]} is not supported", hint=f"leave it out; {why}")
+            raise LaunchError(
+                "--{name} {given} is not supported",
+                hint="leave it out; {why}",
+                name=name.replace("_", "-"),
+                given=given[name],
+                why=why,
+            )
 
 
 def program_of(words: tuple[str, ...], given: dict[str, Any]) -> Program:
@@ -248,7 +259,9 @@ def _split(text: str | None) -> list[str]:
     try:
         return shlex.split(text or "")
     except ValueError as error:
-        raise LaunchError(f"--accelerate-args {text}: {error}", hint="close the quotation") from None
+        raise LaunchError(
+            "--accelerate-args {text}: {error}", hint="close the quotation", text=text, error=error
+        ) from None
 
 
 def _take_machines(config: dict[str, Any], given: dict[str, Any]) -> None:
@@ -324,7 +337,9 @@ def _rdzv_conf(given: dict[str, Any]) -> int | None:
         elif key == "rank" and value.isdecimal():
             rank = int(value)
         elif key not in ("timeout", "read_timeout", "is_host"):  # of the store's, which the agent looks after
-            raise LaunchError(f"--rdzv-conf {part} is not supported", hint="join_timeout=SECONDS and rank=N are taken")
+            raise LaunchError(
+                "--rdzv-conf {part} is not supported", hint="join_timeout=SECONDS and rank=N are taken", part=part
+            )
     return rank
 
 

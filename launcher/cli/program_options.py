@@ -9,6 +9,7 @@ import click
 
 from launcher.cli import outputs
 from launcher.cli.options import Count, Seconds
+from launcher.messages import Message
 from launcher.strategies import table as strategies
 
 
@@ -25,18 +26,21 @@ Device = Literal["auto", "npu", "cpu"]
 MASTER_PORT = 29500
 """torchrun's own, for several nodes that name none."""
 NOT_TAKEN = {
-    "local_addr": "HCCL_IF_IP or GLOO_SOCKET_IFNAME name a node's own address",
-    "numa_binding": "start each rank under numactl with --no-python",
-    "virtual_local_rank": "LOCAL_RANK is the rank's own here",
-    "duplicate_stdout_filters": "filter the rank's log in the run directory",
-    "duplicate_stderr_filters": "filter the rank's log in the run directory",
+    "local_addr": Message("HCCL_IF_IP or GLOO_SOCKET_IFNAME name a node's own address"),
+    "numa_binding": Message("start each rank under numactl with --no-python"),
+    "virtual_local_rank": Message("LOCAL_RANK is the rank's own here"),
+    "duplicate_stdout_filters": Message("filter the rank's log in the run directory"),
+    "duplicate_stderr_filters": Message("filter the rank's log in the run directory"),
 }
 """Options of torchrun that have no counterpart here, and what to do instead."""
 ONLY = {
-    "rdzv_backend": ({"static", "c10d"}, "every rank meets over one store of the agent's"),
-    "event_log_handler": ({"null"}, "events are in events.jsonl of the run directory"),
-    "logs_specs": ({"default"}, "logs are in the run directory"),
-    "signals_to_handle": ({"SIGTERM,SIGINT,SIGHUP,SIGQUIT"}, "SIGTERM, SIGINT and SIGUSR1 are passed on to the ranks"),
+    "rdzv_backend": ({"static", "c10d"}, Message("every rank meets over one store of the agent's")),
+    "event_log_handler": ({"null"}, Message("events are in events.jsonl of the run directory")),
+    "logs_specs": ({"default"}, Message("logs are in the run directory")),
+    "signals_to_handle": (
+        {"SIGTERM,SIGINT,SIGHUP,SIGQUIT"},
+        Message("SIGTERM, SIGINT and SIGUSR1 are passed on to the ranks"),
+    ),
 }
 """Options of torchrun that are taken with these values alone."""
 
@@ -60,9 +64,11 @@ class Nodes(click.ParamType):
             return value
         least, _, most = str(value).partition(":")
         if most and most != least:
-            raise click.BadParameter(f"{value}: a job has one size here; give one number", ctx, param)
+            raise click.BadParameter(
+                Message("{value}: a job has one size here; give one number", value=value), ctx, param
+            )
         if not (least.isascii() and least.isdecimal() and int(least)):
-            raise click.BadParameter(f"{value!r} is not a number of nodes", ctx, param)
+            raise click.BadParameter(Message("{value!r} is not a number of nodes", value=value), ctx, param)
         return int(least)
 
 

@@ -10,6 +10,7 @@ import click
 
 from launcher.cli import outputs
 from launcher.errors import EXIT_USER, LaunchError
+from launcher.messages import Message, translated
 
 HCCN_CONF = Path("/etc/hccn.conf")
 MAX_BYTES = 64 << 20
@@ -41,9 +42,9 @@ def ranktable_command(
             raise LaunchError("--check takes one FILE", hint="ascend-launch ranktable --check FILE")
         found = ranktable_check.check(_read(Path(sources[0])), ranks)
         for problem in found:
-            click.echo(f"fail  {sources[0]}: {problem}")
+            click.echo(translated(Message("fail  {source}: {problem}", source=sources[0], problem=problem)))
         if not found:
-            click.echo(f"ok    {sources[0]}")
+            click.echo(translated(Message("ok    {source}", source=sources[0])))
         raise SystemExit(EXIT_USER if found else 0)
     if out is not None:
         outputs.check(out, force=force)
@@ -69,7 +70,7 @@ def _table(sources: tuple[str, ...], super_pod: str | None) -> str:
         servers += ranktable.servers_of(path if ranktable.is_table(content) else name, content)
         change = ranktable.moved(content, first) if ranktable.is_table(content) else ""
         if change:
-            click.echo(f"{name}: ranks {change}", err=True)
+            click.echo(translated(Message("{name}: ranks {change}", name=name, change=change)), err=True)
     return ranktable.text(servers or [_here(super_pod)])
 
 
@@ -84,11 +85,16 @@ def _content(word: str) -> tuple[str, str, str]:
 def _read(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise LaunchError(f"{path}: {path.stat().st_size} bytes is no rank table", hint="name another file")
+            raise LaunchError(
+                "{path}: {st_size} bytes is no rank table",
+                hint="name another file",
+                path=path,
+                st_size=path.stat().st_size,
+            )
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text"
-        raise LaunchError(f"{path}: {reason}", hint="name a file that can be read") from None
+        reason = error.strerror if isinstance(error, OSError) else Message("not text")
+        raise LaunchError("{path}: {reason}", hint="name a file that can be read", path=path, reason=reason) from None
 
 
 def _here(super_pod: str | None) -> Any:

@@ -9,6 +9,7 @@ import click
 from launcher.cli import outputs
 from launcher.cli.options import complete_name
 from launcher.errors import LaunchError
+from launcher.messages import Message, translated
 
 
 @click.group(name="recipes", invoke_without_command=True)
@@ -84,7 +85,18 @@ def recipes_import(file: Path, out: Path | None, nproc: int, task: str, labels: 
         outputs.write(out, made.text, force=False, can_force=False)
         click.echo(f"{out}")
     for left in made.left:
-        click.echo(f"{file}:{left.where}: {left.key} is not kept: {left.reason}", err=True)
+        click.echo(
+            translated(
+                Message(
+                    "{file}:{where}: {key} is not kept: {reason}",
+                    file=file,
+                    where=left.where,
+                    key=left.key,
+                    reason=left.reason,
+                )
+            ),
+            err=True,
+        )
 
 
 def _shipped(name: str) -> Path:
@@ -97,6 +109,9 @@ def _shipped(name: str) -> Path:
     if found is None:
         close = difflib.get_close_matches(name, there, n=1)
         raise LaunchError(
-            f"no shipped recipe {name!r}", hint=f"did you mean {close[0]}?" if close else f"one of {', '.join(there)}"
+            Message("no shipped recipe {name!r}", name=name),
+            hint=Message("did you mean {close}?", close=close[0])
+            if close
+            else Message("one of {place}", place=", ".join(there)),
         )
     return found

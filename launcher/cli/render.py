@@ -52,12 +52,16 @@ def render_command(
 
 def _require_room(run: RunDir, texts: dict[str, str], *, force: bool) -> None:
     if run.metrics_path.exists():
-        raise LaunchError(f"{run.path}: is the directory of a finished run", hint="name another folder with --out")
+        raise LaunchError(
+            "{path}: is the directory of a finished run", hint="name another folder with --out", path=run.path
+        )
     there = [name for name in texts if (run.path / name).exists()]
     if there and not force:
         raise LaunchError(
-            f"{run.path}: holds {', '.join(there)} already",
+            "{path}: holds {place} already",
             hint="name another folder with --out, or add --force to overwrite them",
+            path=run.path,
+            place=", ".join(there),
         )
 
 

@@ -23,6 +23,7 @@ from launcher.cli.job import (
 from launcher.cli.options import decide, machine_options
 from launcher.cli.render import show_render
 from launcher.errors import EXIT_USER, LaunchError
+from launcher.messages import Message
 
 if TYPE_CHECKING:
     from launcher.machine.cluster import Cluster
@@ -69,8 +70,10 @@ def run_command(
         return
     if debug and cluster.num_nodes > 1:
         raise LaunchError(
-            f"--debug is one rank in this terminal, and there are {cluster.num_nodes} nodes ({plan.nodes_reason})",
+            "--debug is one rank in this terminal, and there are {num_nodes} nodes ({nodes_reason})",
             hint="add --nnodes 1",
+            num_nodes=cluster.num_nodes,
+            nodes_reason=plan.nodes_reason,
         )
     launch(loaded, cluster, plan, run_dir, as_json)
 
@@ -111,7 +114,16 @@ def launch(loaded: Loaded, cluster: Cluster, plan: Plan, run_dir: Path | None, a
     view = show_run.view(as_json, cluster.node_rank)
     view.plan(plan, run, loaded)
     for row in env.removed(plan, user_env):
-        view.event(records.Note(text=f"{row.name}={row.value} is unset for the ranks: {row.reason}"))
+        view.event(
+            records.Note(
+                text=Message(
+                    "{row}={row_value} is unset for the ranks: {reason}",
+                    row=row.name,
+                    row_value=row.value,
+                    reason=row.reason,
+                )
+            )
+        )
     if plan.debug:
         sys.exit(follow.foreground(run, child_env))
     has_ranks = False

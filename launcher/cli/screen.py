@@ -26,12 +26,17 @@ class Streams:
         for name, value in (("redirects", self.redirects), ("tee", self.tee)):
             if not VALUE.fullmatch(value):
                 raise LaunchError(
-                    f"--{name} {value}: is none of torchrun's values",
-                    hint=f"use --{name} 1 (standard output), 2 (standard error) or 3 (both), or 0:1,1:3 for some local ranks",
+                    "--{name} {value}: is none of torchrun's values",
+                    hint="use --{name} 1 (standard output), 2 (standard error) or 3 (both), or 0:1,1:3 for some local "
+                    "ranks",
+                    name=name,
+                    value=value,
                 )
         if self.local_ranks_filter and not re.fullmatch(r"\d+(,\d+)*", self.local_ranks_filter, re.ASCII):
             raise LaunchError(
-                f"--local-ranks-filter {self.local_ranks_filter}: is no list of local ranks", hint="as in 0,1"
+                "--local-ranks-filter {local_ranks_filter}: is no list of local ranks",
+                hint="as in 0,1",
+                local_ranks_filter=self.local_ranks_filter,
             )
 
     def separate(self, num_local: int) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ import click
 from launcher import streams
 from launcher.cli.options import Count, given, inputs, recipe_arguments, supervision_options
 from launcher.errors import EXIT_INTERRUPTED, LaunchError
+from launcher.messages import Message, plural
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
@@ -266,7 +267,11 @@ def target_of(ctx: click.Context, options: dict[str, Any]) -> str:
     """
     targets = [name for name in TARGETS if options[name]]
     if len(targets) != 1:
-        what = f"--{' and --'.join(targets)}: a job goes to one of them" if targets else "submit needs to know where to"
+        what = (
+            Message("--{targets}: a job goes to one of them", targets=" and --".join(targets))
+            if targets
+            else Message("submit needs to know where to")
+        )
         raise LaunchError(what, hint="say --slurm, --kubernetes or --volcano")
     target = targets[0]
     _refuse_others(ctx, KUBERNETES_OPTIONS if target == "slurm" else SLURM_OPTIONS, target)
@@ -288,7 +293,9 @@ def _refuse_others(ctx: click.Context, group: list[Any], target: str) -> None:
     given = [p for p in ctx.command.params if p.name in others and ctx.get_parameter_source(p.name) is COMMANDLINE]
     if given:
         where = "--slurm" if target != "slurm" else "--kubernetes and --volcano"
-        raise LaunchError(f"{', '.join(p.opts[0] for p in given)}: only for {where}", hint="leave it out")
+        raise LaunchError(
+            "{given}: only for {where}", hint="leave it out", given=", ".join(p.opts[0] for p in given), where=where
+        )
 
 
 def _require_cards(plan: Plan, npus: int | None, gres: str | None) -> None:
@@ -298,14 +305,27 @@ def _require_cards(plan: Plan, npus: int | None, gres: str | None) -> None:
     listed = sbatch.cards(gres or "")
     if npus is not None and listed is not None:
         raise LaunchError(
-            f"--npus {npus} and --gres {gres} both say how many cards", hint="say it once: leave --npus out"
+            "--npus {npus} and --gres {gres} both say how many cards",
+            hint="say it once: leave --npus out",
+            npus=npus,
+            gres=gres,
         )
     cards, said = (npus, f"--npus {npus}") if npus is not None else (listed, f"--gres {gres}")
     if plan.device == "npu" and cards is not None and cards < plan.nproc_per_node:
         raise LaunchError(
-            f"{said} gives each node {cards} card{'s' if cards > 1 else ''}, and --nproc {plan.nproc_per_node} "
-            f"starts {plan.nproc_per_node} ranks there",
-            hint=f"ask for {plan.nproc_per_node} cards, or say --nproc {cards}"
+            plural(
+                "{text} gives each node {count} card, and --nproc {nproc_per_node} starts {nproc_per_node} ranks there",
+                "{text} gives each node {count} cards, and --nproc {nproc_per_node} starts {nproc_per_node} "
+                "ranks there",
+                count=cards,
+                text=said,
+                nproc_per_node=plan.nproc_per_node,
+            ),
+            hint=Message(
+                "ask for {nproc_per_node} cards, or say --nproc {cards}",
+                nproc_per_node=plan.nproc_per_node,
+                cards=cards,
+            )
             if cards
             else "ask for a card for each rank",
         )
@@ -317,9 +337,13 @@ def _require_script(cann: str | None) -> None:
         return
     path = Path(cann)
     if not path.is_absolute():
-        raise LaunchError(f"--cann {cann!r} is not an absolute path", hint="as in /usr/local/Ascend/cann/set_env.sh")
+        raise LaunchError(
+            "--cann {cann!r} is not an absolute path", hint="as in /usr/local/Ascend/cann/set_env.sh", cann=cann
+        )
     if path.is_dir():
-        raise LaunchError(f"--cann {cann}: a folder", hint=f"name the file to source, as in {path / 'set_env.sh'}")
+        raise LaunchError(
+            "--cann {cann}: a folder", hint="name the file to source, as in {path}", cann=cann, path=path / "set_env.sh"
+        )
 
 
 def _run_argv(
@@ -366,7 +390,10 @@ def _slurm(work: Work, options: dict[str, Any]) -> None:
     text = sbatch.script(plan, allocation, Command(argv, python, Path.cwd(), cann))
     if gres and not allocation.exclusive and allocation.cpus_per_task is None:
         results.doubt(
-            gres, "cards alone get a node's job one core in most sites; --cpus-per-task N or --exclusive asks for more"
+            gres,
+            Message(
+                "cards alone get a node's job one core in most sites; --cpus-per-task N or --exclusive asks for more"
+            ),
         )
     for sentence in work.doubts:
         results.doubt("--slurm", sentence)
@@ -463,8 +490,9 @@ def _kept(run_dir: Path | None, mounts: tuple[Any, ...], name: str) -> Path:
         return Path(writable[-1].path) / name
     if not any(m.holds(str(run_dir)) for m in writable):
         raise LaunchError(
-            f"--run-dir {run_dir}: on no writable mount, so it would be lost with the pods",
+            "--run-dir {run_dir}: on no writable mount, so it would be lost with the pods",
             hint="name a folder below the path of a --mount",
+            run_dir=run_dir,
         )
     return run_dir
 
@@ -480,7 +508,9 @@ def _pairs(option: str, words: tuple[str, ...]) -> dict[str, str]:
     for word in words:
         key, equals, value = word.partition("=")
         if not key or not equals:
-            raise LaunchError(f"{option} {word!r} is not NAME=VALUE", hint=f"as in {option} NAME=VALUE")
+            raise LaunchError(
+                "{option} {word!r} is not NAME=VALUE", hint="as in {option} NAME=VALUE", option=option, word=word
+            )
         out[key] = value
     return out
 
@@ -489,7 +519,9 @@ def _secret(variable: str, word: str) -> tuple[str, str]:
     secret, colon, key = word.partition(":")
     if not secret or not colon or not key:
         raise LaunchError(
-            f"the Secret for {variable} is given as {word!r}, without a key of it",
+            "the Secret for {variable} is given as {word!r}, without a key of it",
             hint="give the Secret's name, a colon, and the key's name",
+            variable=variable,
+            word=word,
         )
     return secret, key

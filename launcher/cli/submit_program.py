@@ -15,6 +15,7 @@ from launcher.cli.options import supervision
 from launcher.cli.program_options import OPTIONS
 from launcher.cli.submit import ANY_ENDPOINT, SUPERVISION, Work, hand_over, job_options, target_of
 from launcher.errors import LaunchError
+from launcher.messages import Message
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
@@ -103,7 +104,9 @@ def _submit_command(words: tuple[str, ...], **options: Any) -> None:
     extra = [param.opts[-1] for param in PROGRAM_PARAMETERS if _is_given(context, param.name)]
     if extra:
         raise LaunchError(
-            f"{', '.join(extra)}: only for a program", hint="leave it out; the command's own torchrun may have it"
+            "{extra}: only for a program",
+            hint="leave it out; the command's own torchrun may have it",
+            extra=", ".join(extra),
         )
     command = Program(kind="executable", target=words[0], args=words[1:])
     hand_over(context, _work(command, target, "command", options), options)
@@ -179,15 +182,17 @@ def _refuse_secrets(program: Program, target: str) -> None:
     if shown == program.args:
         return
     at = next(i for i, (a, b) in enumerate(zip(program.args, shown, strict=True)) if a != b)
-    name = program.args[at - 1] if at and program.args[at - 1].startswith("-") else "an argument"
+    name: str = program.args[at - 1] if at and program.args[at - 1].startswith("-") else Message("an argument")
     if "=" in program.args[at] and program.args[at].startswith("-"):
         name = program.args[at].partition("=")[0]
     instead = (
-        "export it as a variable, such as HF_TOKEN, before you submit: srun hands it on"
+        Message("export it as a variable, such as HF_TOKEN, before you submit: srun hands it on")
         if target == "slurm"
-        else "make a Secret of it, and say --secret NAME=SECRET:KEY, for a variable that the program reads"
+        else Message("make a Secret of it, and say --secret NAME=SECRET:KEY, for a variable that the program reads")
     )
-    raise LaunchError(f"{name}: a secret's value must not stand in a job's script or manifest", hint=instead)
+    raise LaunchError(
+        Message("{name}: a secret's value must not stand in a job's script or manifest", name=name), hint=instead
+    )
 
 
 def _planned(program: Program, options: dict[str, Any]) -> tuple[Loaded, Plan]:
@@ -265,9 +270,10 @@ def _require_in_pods(files: Sequence[str], options: dict[str, Any]) -> None:
     ]
     if lost:
         raise LaunchError(
-            f"{lost[0]}: a file of this machine; the pods have no such file",
-            hint="name it as the pods see it: on a volume (--mount CLAIM:/code, then /code/…), or its path in the image "
-            "(--workdir DIR says where relative paths start there)",
+            "{lost}: a file of this machine; the pods have no such file",
+            hint="name it as the pods see it: on a volume (--mount CLAIM:/code, then /code/…), or its path in "
+            "the image (--workdir DIR says where relative paths start there)",
+            lost=lost[0],
         )
 
 

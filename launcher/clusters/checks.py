@@ -11,6 +11,7 @@ from launcher.checks import Context, Finding, ok, skip
 from launcher.clusters.slurm import script
 from launcher.errors import LaunchError
 from launcher.machine.nodes import is_loopback, split_endpoint
+from launcher.messages import Message, plural
 
 
 def check_cluster(ctx: Context) -> Finding:
@@ -19,8 +20,13 @@ def check_cluster(ctx: Context) -> Finding:
     if ctx.unreadable is not None:
         return Finding(name, "fail", ctx.unreadable.what, "a launch here is refused", ctx.unreadable.hint)
     if not ctx.recognised:
-        return ok(name, "no environment recognised" + (": one node" if ctx.num_nodes == 1 else ""))
-    return ok(name, f"{ctx.num_nodes} node{'s' if ctx.num_nodes > 1 else ''}; {ctx.recognised}")
+        return ok(name, plural("no environment recognised: one node", "no environment recognised", count=ctx.num_nodes))
+    return ok(
+        name,
+        plural(
+            "{count} node; {recognised}", "{count} nodes; {recognised}", count=ctx.num_nodes, recognised=ctx.recognised
+        ),
+    )
 
 
 def check_slurm_cards(ctx: Context) -> Finding:
@@ -30,16 +36,18 @@ def check_slurm_cards(ctx: Context) -> Finding:
         return skip(name, "not a job of Slurm's")
     rc, text = ctx.run(["scontrol", "show", "job", "--oneliner", job])
     if rc != 0:
-        return skip(name, f"scontrol does not say what job {job} was given")
+        return skip(name, Message("scontrol does not say what job {job} was given", job=job))
     asked = re.search(r"\bTresPerNode=(\S+)", text)
     cards = script.cards(asked[1]) if asked else None
     if cards is None and re.search(r"\bOverSubscribe=NO\b", text):
-        return ok(name, f"job {job} has its nodes to itself")
+        return ok(name, Message("job {job} has its nodes to itself", job=job))
     if cards is None:
         return Finding(
             name,
             "warn",
-            f"job {job} asked for no card by the name npu" + (f": {asked[1]}" if asked else ""),
+            Message(
+                "job {job} asked for no card by the name npu{asked}", job=job, asked=f": {asked[1]}" if asked else ""
+            ),
             "Slurm may give the same cards to another job",
             "ask with --gres=npu:N, or for whole nodes with --exclusive",
         )
@@ -47,11 +55,16 @@ def check_slurm_cards(ctx: Context) -> Finding:
         return Finding(
             name,
             "fail",
-            f"job {job} has {cards} cards a node, and {ctx.nproc} ranks are wanted",
+            Message(
+                "job {job} has {cards} cards a node, and {nproc} ranks are wanted",
+                job=job,
+                cards=cards,
+                nproc=ctx.nproc,
+            ),
             "ranks would take cards of another job",
-            f"--gres=npu:{ctx.nproc}, or --nproc {cards}",
+            Message("--gres=npu:{nproc}, or --nproc {cards}", nproc=ctx.nproc, cards=cards),
         )
-    return ok(name, f"job {job} has {cards} a node")
+    return ok(name, Message("job {job} has {cards} a node", job=job, cards=cards))
 
 
 def check_rendezvous(ctx: Context) -> Finding:
@@ -66,7 +79,7 @@ def check_rendezvous(ctx: Context) -> Finding:
         return Finding(
             name,
             "fail",
-            f"port {port} is taken on this, the first node",
+            Message("port {port} is taken on this, the first node", port=port),
             "the nodes cannot meet",
             "end the other job (`ss -ltnp`), or choose another port on all nodes",
         )
@@ -86,14 +99,18 @@ def check_way(ctx: Context) -> Finding:
         address = str(socket.getaddrinfo(host, None)[0][4][0])
     except OSError as error:
         return Finding(
-            name, "fail", f"{host} cannot be resolved: {error}", "the nodes cannot meet", "use its IP address"
+            name,
+            "fail",
+            Message("{host} cannot be resolved: {error}", host=host, error=error),
+            "the nodes cannot meet",
+            "use its IP address",
         )
     way = network.route_to(address)
     if way is None:
         return Finding(
             name,
             "fail",
-            f"no way leads from here to {host}",
+            Message("no way leads from here to {host}", host=host),
             "the nodes cannot meet",
             "look at `ip route`, or name an address of node 0 that all nodes reach",
         )
@@ -101,7 +118,7 @@ def check_way(ctx: Context) -> Finding:
         return Finding(
             name,
             "fail",
-            f"{host} is {way.peer} here, which is this node",
+            Message("{host} is {peer} here, which is this node", host=host, peer=way.peer),
             "the nodes cannot meet",
             "give node 0's own address in --rdzv-endpoint, or correct /etc/hosts",
         )
@@ -110,8 +127,22 @@ def check_way(ctx: Context) -> Finding:
         return Finding(
             name,
             "warn",
-            f"GLOO_SOCKET_IFNAME={chosen}, and the way to {host} is {way.interface}",
+            Message(
+                "GLOO_SOCKET_IFNAME={chosen}, and the way to {host} is {interface}",
+                chosen=chosen,
+                host=host,
+                interface=way.interface,
+            ),
             "your value is kept, and gloo may listen where no other node reaches it",
             "unset it: a launch sets it",
         )
-    return ok(name, f"{host} is {way.peer}, by {way.interface or 'an interface without a name'} ({way.own})")
+    return ok(
+        name,
+        Message(
+            "{host} is {peer}, by {interface} ({own})",
+            host=host,
+            peer=way.peer,
+            interface=way.interface or Message("an interface without a name"),
+            own=way.own,
+        ),
+    )

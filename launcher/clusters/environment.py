@@ -30,6 +30,7 @@ from launcher.clusters.slurm import variables as slurm_variables
 from launcher.clusters.slurm.variables import VARIABLES
 from launcher.errors import LaunchError
 from launcher.machine.nodes import Nodes, Read
+from launcher.messages import Message
 
 Env = Mapping[str, str]
 
@@ -82,13 +83,20 @@ def find(
     if count is not None:
         if count > 1 and rank is None and not pretend:
             raise LaunchError(
-                f"--nnodes {count} needs --node-rank: every node would be the first and wait for the others",
-                hint=f"leave --nnodes out, {here[0].name} tells which node this is"
+                Message(
+                    "--nnodes {count} needs --node-rank: every node would be the first and wait for the others",
+                    count=count,
+                ),
+                hint=Message("leave --nnodes out, {place} tells which node this is", place=here[0].name)
                 if here
-                else f"--node-rank 0 on the node of --rdzv-endpoint, up to {count - 1} on the others",
+                else Message(
+                    "--node-rank 0 on the node of --rdzv-endpoint, up to {count} on the others", count=count - 1
+                ),
             )
         said = f"--nnodes {count}" + ("" if count == 1 else f" --node-rank {rank or 0}")
-        nodes = Nodes(count, rank or 0, endpoint, source="" if count == 1 else f"command line: {said}")
+        nodes = Nodes(
+            count, rank or 0, endpoint, source="" if count == 1 else Message("command line: {text}", text=said)
+        )
         nodes.check()
         return nodes
     nodes = Nodes()
@@ -99,7 +107,14 @@ def find(
         nodes = replace(nodes, nproc_variable=told_by)
         if len(here) > 1:
             others = " and ".join(e.name for e in here[1:])
-            nodes = replace(nodes, source=f"{nodes.source}; {others} could be read too and comes later in the order")
+            nodes = replace(
+                nodes,
+                source=Message(
+                    "{source}; {others} could be read too and comes later in the order",
+                    source=nodes.source,
+                    others=others,
+                ),
+            )
     # NNODES says one node here, or it would have been recognised; NPROC_PER_NODE alone says nothing of nodes.
     if (not here or here[0].variables is variables.SCRIPTS) and not env.get("NNODES", "").strip():
         variables.refuse(env)
@@ -122,9 +137,13 @@ def _refuse_ranks(env: Env, *, told: bool) -> None:
             return
         seen = ", ".join(f"{n}={env[n]}" for n in dict.fromkeys((parent.mark, parent.rank, parent.world)) if n in env)
         raise LaunchError(
-            f"{parent.name} started this as one of {world} processes ({seen}), and each would start a node's ranks",
-            hint="start ascend-launch itself, once a node; it starts the ranks. Or have the other launcher start "
-            "`python -m launcher.worker --run-dir DIR`, where `ascend-launch render --out DIR` writes DIR",
+            "{parent} started this as one of {world} processes ({seen}), and each would start a node's ranks",
+            hint="start ascend-launch itself, once a node; it starts the ranks. Or have the other launcher "
+            "start `python -m launcher.worker --run-dir DIR`, where `ascend-launch render --out DIR` "
+            "writes DIR",
+            parent=parent.name,
+            world=world,
+            seen=seen,
         )
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from launcher.messages import Message
 from launcher.recipe.schema import RecipeSpec
 
 SHARED = re.compile(
@@ -40,14 +41,21 @@ def in_pods(spec: RecipeSpec, workdir: str | None, is_mounted: Callable[[str], b
         workdir: where relative paths start in the pods; None where the image says.
         is_mounted: whether an absolute path lies below a mount.
     """
-    out = []
+    out: list[str] = []
     for key, path in named(spec):
         there = str(PurePosixPath(workdir or "/") / path) if path.startswith("/") or workdir else None
         if there is not None and is_mounted(there):
             continue
-        where = "lies on this machine" if Path(path).expanduser().exists() else "is not on this machine"
+        where = (
+            Message("lies on this machine") if Path(path).expanduser().exists() else Message("is not on this machine")
+        )
         out.append(
-            f"{key} {path} {where}, and below no --mount of the pods: their image must hold it, or mount its folder"
+            Message(
+                "{key} {path} {where}, and below no --mount of the pods: their image must hold it, or mount its folder",
+                key=key,
+                path=path,
+                where=where,
+            )
         )
     return out
 
@@ -59,12 +67,18 @@ def on_own_disk(spec: RecipeSpec, recipe: Path, script: Path | None, mounts: Pat
 
 def of_this_disk(found: Iterable[tuple[str, str]], mounts: Path = MOUNTS) -> list[str]:
     """The same of any (key, path)."""
-    out = []
+    out: list[str] = []
     for key, path in found:
         kind = _file_system(Path(path).expanduser(), mounts)
         if kind and not SHARED.fullmatch(kind):
             out.append(
-                f"{key} {path} lies on this machine's own disk ({kind}): the job's nodes need the same file at the same path, or a shared file system"
+                Message(
+                    "{key} {path} lies on this machine's own disk ({kind}): the job's nodes need the same file "
+                    "at the same path, or a shared file system",
+                    key=key,
+                    path=path,
+                    kind=kind,
+                )
             )
     return out
 

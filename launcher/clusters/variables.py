@@ -15,6 +15,7 @@ from pathlib import Path
 
 from launcher.errors import LaunchError
 from launcher.machine.nodes import OPTIONS, Nodes, Read, fixed_count, is_number, nproc_of
+from launcher.messages import Message
 
 SCRIPTS = {
     "count": ("NNODES",),
@@ -60,8 +61,10 @@ def scripts(read: Read) -> Nodes:
     """Raises LaunchError where several nodes are said, and not which of them this is or where they meet."""
     if not read.env.get("NNODES", "").strip() and read.env.get("NODE_RANK", "").strip() not in ("", "0"):
         raise LaunchError(
-            f"NODE_RANK={read.env['NODE_RANK']} says that there are several nodes, and NNODES does not say how many",
-            hint=f"set NNODES, MASTER_ADDR and MASTER_PORT on every node; or {OPTIONS}",
+            "NODE_RANK={node_rank} says that there are several nodes, and NNODES does not say how many",
+            hint="set NNODES, MASTER_ADDR and MASTER_PORT on every node; or {options}",
+            node_rank=read.env["NODE_RANK"],
+            options=OPTIONS,
         )
     count = fixed_count(read, "NNODES", read.text("NNODES") or "1")
     if count == 1:
@@ -69,7 +72,7 @@ def scripts(read: Read) -> Nodes:
         return read.nodes(count=1, rank=0, host=None, port=None, job=None, nproc=nproc)
     # A process launcher's RANK, which comes with LOCAL_RANK, numbers processes.
     names = SCRIPTS["rank"] if "LOCAL_RANK" not in read.env else ("NODE_RANK",)
-    rank = read.needed("this node's number", *names)
+    rank = read.needed(Message("this node's number"), *names)
     host = read.text(*SCRIPTS["host"])
     port = read.port(*SCRIPTS["port"]) or SCRIPTS_PORT
     nproc = nproc_of(read, *SCRIPTS["nproc"])
@@ -86,7 +89,7 @@ def skypilot(read: Read) -> Nodes:
     hosts = (read.env.get("SKYPILOT_NODE_IPS") or "").split()
     read.used |= {"SKYPILOT_NODE_IPS": ",".join(hosts)} if hosts else {}
     count = read.number(*SKYPILOT["count"], least=1) or max(len(hosts), 1)
-    rank = read.needed("this node's number", *SKYPILOT["rank"]) if count > 1 else 0
+    rank = read.needed(Message("this node's number"), *SKYPILOT["rank"]) if count > 1 else 0
     nproc, job = _cards(read, *SKYPILOT["nproc"]), read.text(*SKYPILOT["job"])
     return read.nodes(count=count, rank=rank, host=hosts[0] if hosts else None, port=None, job=job, nproc=nproc)
 
@@ -102,8 +105,8 @@ def has_dstack(env: Mapping[str, str]) -> bool:
 
 
 def dstack(read: Read) -> Nodes:
-    count = read.needed("the number of nodes", *DSTACK["count"], least=1)
-    rank = read.needed("this node's number", *DSTACK["rank"]) if count > 1 else 0
+    count = read.needed(Message("the number of nodes"), *DSTACK["count"], least=1)
+    rank = read.needed(Message("this node's number"), *DSTACK["rank"]) if count > 1 else 0
     host, nproc, job = read.text(*DSTACK["host"]), _cards(read, *DSTACK["nproc"]), read.text(*DSTACK["job"])
     return read.nodes(count=count, rank=rank, host=host, port=None, job=job, nproc=nproc)
 
@@ -114,8 +117,8 @@ def has_lws(env: Mapping[str, str]) -> bool:
 
 def lws(read: Read) -> Nodes:
     """A group of pods is a job: its leader's name tells the groups of a set apart."""
-    count = read.needed("the size of the group", *LWS["count"], least=1)
-    rank = read.needed("this pod's number", *LWS["rank"]) if count > 1 else 0
+    count = read.needed(Message("the size of the group"), *LWS["count"], least=1)
+    rank = read.needed(Message("this pod's number"), *LWS["rank"]) if count > 1 else 0
     host = read.text(*LWS["host"])
     return read.nodes(count=count, rank=rank, host=host, port=None, job=host and host.partition(".")[0])
 
@@ -129,13 +132,17 @@ def mindspore(read: Read) -> Nodes:
     if read.env.get("MS_ROLE") == "MS_SCHED":
         raise LaunchError(
             "MS_ROLE=MS_SCHED: this pod is MindSpore's scheduler, and has no ranks",
-            hint=f"give the job a framework of pytorch, which has no scheduler; or {OPTIONS}",
+            hint="give the job a framework of pytorch, which has no scheduler; or {options}",
+            options=OPTIONS,
         )
-    world = read.needed("the number of NPUs", *MINDSPORE["world"], least=1)
-    nproc = read.needed("the NPUs of a pod", *MINDSPORE["nproc"], least=1)
+    world = read.needed(Message("the number of NPUs"), *MINDSPORE["world"], least=1)
+    nproc = read.needed(Message("the NPUs of a pod"), *MINDSPORE["nproc"], least=1)
     if world % nproc:
-        raise LaunchError(f"MS_WORKER_NUM={world} is no multiple of MS_LOCAL_WORKER={nproc}", hint=OPTIONS)
-    rank = read.needed("this pod's number", *MINDSPORE["rank"]) if world > nproc else 0
+        raise LaunchError(
+            Message("MS_WORKER_NUM={world} is no multiple of MS_LOCAL_WORKER={nproc}", world=world, nproc=nproc),
+            hint=OPTIONS,
+        )
+    rank = read.needed(Message("this pod's number"), *MINDSPORE["rank"]) if world > nproc else 0
     host = read.text(*MINDSPORE["host"])
     port = read.port(*MINDSPORE["port"])
     return read.nodes(count=world // nproc, rank=rank, host=host, port=port, job=None, nproc=nproc)
@@ -144,12 +151,19 @@ def mindspore(read: Read) -> Nodes:
 def refuse(env: Mapping[str, str]) -> None:
     """Raises LaunchError where a scheduler's variables say more than one node, and nothing numbers them."""
     for name, said, hosts in _told(env):
-        many = f"{len(hosts)} hosts ({_few(hosts)})" if hosts else "several nodes"
+        many = (
+            Message("{num_hosts} hosts ({hosts})", num_hosts=len(hosts), hosts=_few(hosts))
+            if hosts
+            else Message("several nodes")
+        )
         raise LaunchError(
-            f"{name} says {many} ({said}), and no variable tells which of them this is and where they meet: "
-            "this node would train alone",
-            hint="start one launcher on each with --nnodes, --node-rank and --rdzv-endpoint HOST:PORT, or all from here "
-            "with --hostfile; --nnodes 1 is this machine alone",
+            "{name} says {many} ({text}), and no variable tells which of them this is and where they "
+            "meet: this node would train alone",
+            hint="start one launcher on each with --nnodes, --node-rank and --rdzv-endpoint HOST:PORT, or all "
+            "from here with --hostfile; --nnodes 1 is this machine alone",
+            name=name,
+            many=many,
+            text=said,
         )
 
 
@@ -160,13 +174,13 @@ def _told(env: Mapping[str, str]) -> Iterator[tuple[str, str, list[str]]]:
         ("LSF", "LSB_MCPU_HOSTS", _unique(env.get("LSB_MCPU_HOSTS", "").split()[::2])),
         ("LSF", "LSB_HOSTS", _unique(env.get("LSB_HOSTS", "").split())),
         ("LSF", "LSB_DJOB_HOSTFILE", _listed_in(env.get("LSB_DJOB_HOSTFILE"))),
-        ("Grid Engine", "PE_HOSTFILE", _listed_in(env.get("PE_HOSTFILE"))),
+        (Message("Grid Engine"), "PE_HOSTFILE", _listed_in(env.get("PE_HOSTFILE"))),
     ):
         if len(hosts) > 1:
             yield name, f"{variable}={env[variable][:60]}", hosts
     for name, variable, mark in (
         ("PBS", "PBS_NUM_NODES", "PBS_NUM_NODES"),
-        ("Grid Engine", "NHOSTS", "PE_HOSTFILE"),
+        (Message("Grid Engine"), "NHOSTS", "PE_HOSTFILE"),
         ("MindSpore", "MS_WORKER_NUM", "MS_WORKER_NUM"),
     ):
         if env.get(mark) and env.get(variable, "1") != "1":
@@ -174,7 +188,7 @@ def _told(env: Mapping[str, str]) -> Iterator[tuple[str, str, list[str]]]:
     if env.get("PBS_NODENUM", "0").strip() not in ("", "0"):  # Torque numbers nodes, and says nowhere where they meet
         yield "PBS", f"PBS_NODENUM={env['PBS_NODENUM']}", []
     if "JOB_COMPLETION_INDEX" in env:  # a Job of one pod has it too, and no pod learns how many there are
-        yield "an indexed Kubernetes Job", f"JOB_COMPLETION_INDEX={env['JOB_COMPLETION_INDEX']}", []
+        yield Message("an indexed Kubernetes Job"), f"JOB_COMPLETION_INDEX={env['JOB_COMPLETION_INDEX']}", []
 
 
 def _listed_in(path: str | None) -> list[str]:

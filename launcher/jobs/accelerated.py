@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import LaunchError
+from launcher.messages import Message
 from launcher.planning.plan import Plan
 from launcher.recipe import yamlfile
 from launcher.render import accelerate
@@ -35,12 +36,14 @@ def config(path: Path) -> dict[str, Any]:
     content = yamlfile.load(path, "config").value
     if not isinstance(content, dict) or "distributed_type" not in content:
         raise LaunchError(
-            f"{path}: no accelerate config: it has no distributed_type", hint="`accelerate config` writes one"
+            "{path}: no accelerate config: it has no distributed_type", hint="`accelerate config` writes one", path=path
         )
     if content.get("gpu_ids") not in (None, "all"):
         raise LaunchError(
-            f"{path}: gpu_ids: {content['gpu_ids']}: devices are named before ranks are counted here",
-            hint=f"export ASCEND_RT_VISIBLE_DEVICES={content['gpu_ids']}, and write gpu_ids: all",
+            "{path}: gpu_ids: {gpu_ids}: devices are named before ranks are counted here",
+            hint="export ASCEND_RT_VISIBLE_DEVICES={gpu_ids}, and write gpu_ids: all",
+            path=path,
+            gpu_ids=content["gpu_ids"],
         )
     return content
 
@@ -91,7 +94,11 @@ def _answer(words: list[str], plan: Plan, user: Mapping[str, str]) -> dict[str, 
     try:
         answer: dict[str, Any] = json.loads(done.stdout)
     except json.JSONDecodeError:  # argparse's own words, or a crash
-        answer = {"error": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]}
+        answer = {
+            "error": (
+                done.stderr.strip().splitlines() or [Message("exit code {returncode}", returncode=done.returncode)]
+            )[-1]
+        }
     if "error" in answer:
         raise _refused(answer["error"])
     return answer
@@ -101,6 +108,8 @@ def _refused(error: str) -> LaunchError:
     missing = error.startswith(("ModuleNotFoundError", "ImportError"))
     name = "deepspeed" if "eep" in error else "accelerate"
     return LaunchError(
-        f"accelerate launch refuses these settings: {error}",
-        hint=f"pip install {name}" if missing else "correct the accelerate config, or --accelerate-args",
+        Message("accelerate launch refuses these settings: {error}", error=error),
+        hint=Message("pip install {name}", name=name)
+        if missing
+        else "correct the accelerate config, or --accelerate-args",
     )

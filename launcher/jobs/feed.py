@@ -19,6 +19,7 @@ from typing import Any
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.files import json_text, write_text
 from launcher.jobs.rows import MAX_LINE_BYTES, NUM_NAMED, Bad, Format, Row, guess, parse
+from launcher.messages import plural
 from launcher.rundir.chunks import Chunks
 
 BATCHES_A_CHUNK = 16
@@ -53,7 +54,7 @@ class Lines:
             chunk = os.read(self._handle, READ_BYTES)
         except OSError as error:
             raise LaunchError(
-                f"the input cannot be read: {error.strerror}", hint="name a readable file with --input"
+                "the input cannot be read: {problem}", hint="name a readable file with --input", problem=error.strerror
             ) from None
         self.is_over = not chunk
         *whole, rest = chunk.split(b"\n")
@@ -235,9 +236,18 @@ class Feed:
             return
         lines = ", ".join(map(str, self.unscored)) + (", …" if self.num_unscored > len(self.unscored) else "")
         raise LaunchError(
-            f"{self.name}: {self.num_unscored} of {self.num_rows} texts have scores that are NaN or infinite, so their label "
-            f"is null: {'line' if self.num_unscored == 1 else 'lines'} {lines}",
-            hint="look at those texts and at the weights for NaN, and try a recipe with parallel.precision: fp32 (--recipe)",
+            plural(
+                "{name}: {count} of {num_rows} texts have scores that are NaN or infinite, so their label is "
+                "null: line {lines}",
+                "{name}: {count} of {num_rows} texts have scores that are NaN or infinite, so their label is "
+                "null: lines {lines}",
+                count=self.num_unscored,
+                name=self.name,
+                num_rows=self.num_rows,
+                lines=lines,
+            ),
+            hint="look at those texts and at the weights for NaN, and try a recipe with parallel.precision: "
+            "fp32 (--recipe)",
             exit_code=EXIT_JOB_FAILED,
         )
 
@@ -250,9 +260,10 @@ class Feed:
                 raise
             except OSError as error:
                 raise LaunchError(
-                    f"answers cannot be written: {error.strerror}",
+                    "answers cannot be written: {problem}",
                     hint="free some space, or name another --output",
                     exit_code=EXIT_JOB_FAILED,
+                    problem=error.strerror,
                 ) from None
             del self._pending[:written]
             moved = True

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from launcher import files, streams
 from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED
+from launcher.messages import Message
 from launcher.rundir import events, paths, records
 from launcher.rundir.outcome import Outcome
 from launcher.rundir.paths import LAST_WORDS, LOCK, RunDir
@@ -166,14 +167,18 @@ def _last_words(file: BinaryIO) -> Failure | None:
 
 
 def _agent_died(run_dir: RunDir, number: int) -> Failure:
-    what = f"the agent was killed by {signal.Signals(number).name}" if number else "the agent ended without saying why"
+    what: str = (
+        Message("the agent was killed by {Signals}", Signals=signal.Signals(number).name)
+        if number
+        else Message("the agent ended without saying why")
+    )
     if number == signal.SIGKILL:
-        what += ", most likely by the kernel for want of memory"
+        what = Message("{what}, most likely by the kernel for want of memory", what=what)
     words = files.tail(run_dir.agent_log)
-    hint = "the same command with this run directory goes on from the newest checkpoint"
+    hint: str = Message("the same command with this run directory goes on from the newest checkpoint")
     if number == signal.SIGKILL:
-        hint = "use fewer ranks, a smaller micro batch or fewer DataLoader workers; " + hint
-    hint = f"see {run_dir.agent_log}; {hint}" if words else hint
+        hint = Message("use fewer ranks, a smaller micro batch or fewer DataLoader workers; {hint}", hint=hint)
+    hint = Message("see {agent_log}; {hint}", agent_log=run_dir.agent_log, hint=hint) if words else hint
     found = Failure.of(rank=None, what=what, hint=hint, traceback=words)
     with contextlib.suppress(OSError):  # on a full disk it is still shown
         events.write_failure(run_dir.failure_path, found)

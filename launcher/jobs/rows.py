@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from launcher.messages import Message
+
 Format = Literal["jsonl", "text"]
 
 
@@ -37,11 +39,11 @@ class Bad:
 def parse(raw: bytes, line: int, form: Format, column: str) -> Row | Bad | None:
     """One line without its end; None for an empty line of JSON lines. A line of plain text may be empty."""
     if len(raw) > MAX_LINE_BYTES:
-        return Bad(line, f"longer than {MAX_LINE_BYTES >> 20} MiB")
+        return Bad(line, Message("longer than {max_line_bytes} MiB", max_line_bytes=MAX_LINE_BYTES >> 20))
     try:
         text = (raw.removeprefix(codecs.BOM_UTF8) if line == 1 else raw).decode("utf-8")
     except UnicodeDecodeError as error:
-        return Bad(line, f"not UTF-8 at byte {error.start}")
+        return Bad(line, Message("not UTF-8 at byte {start}", start=error.start))
     if form == "text":
         return Row(line, text, text)
     if not text.strip():
@@ -56,11 +58,16 @@ def parse(raw: bytes, line: int, form: Format, column: str) -> Row | Bad | None:
         return Bad(line, "not a JSON object")
     if column not in value:
         there = ", ".join(map(repr, list(value)[:8])) or "nothing"
-        return Bad(line, f"no field {column!r}; there is {there}")
+        return Bad(line, Message("no field {column!r}; there is {place}", column=column, place=there))
     if not isinstance(value[column], str):
-        return Bad(line, f"the field {column!r} is not text: {json.dumps(value[column])[:40]}")
+        return Bad(
+            line,
+            Message("the field {column!r} is not text: {dumps}", column=column, dumps=json.dumps(value[column])[:40]),
+        )
     if not value[column].isprintable() and any("\ud800" <= c <= "\udfff" for c in value[column]):
-        return Bad(line, f"the field {column!r} holds half of a surrogate pair, which is no text")
+        return Bad(
+            line, Message("the field {column!r} holds half of a surrogate pair, which is no text", column=column)
+        )
     return Row(line, value[column], value)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from launcher import files
 from launcher.errors import EXIT_JOB_FAILED, EXIT_OK, EXIT_USER, LaunchError
+from launcher.messages import Message
 from launcher.rundir import events
 
 
@@ -46,5 +47,11 @@ def tool(
         code = EXIT_JOB_FAILED if error.exit_code is None else error.exit_code
         raise LaunchError(error.what or error.message, hint=error.hint, exit_code=code)
     words = error.traceback if error else said.decode(errors="replace")[-4000:]
-    killed = f"was killed by {signal.Signals(-process.returncode).name}" if process.returncode < 0 else "failed"
-    raise LaunchError(f"{words.rstrip()}\n{module} {killed}", exit_code=EXIT_JOB_FAILED)
+    killed = (
+        Message("was killed by {Signals}", Signals=signal.Signals(-process.returncode).name)
+        if process.returncode < 0
+        else "failed"
+    )
+    raise LaunchError(
+        "{words}\n{module} {killed}", exit_code=EXIT_JOB_FAILED, words=words.rstrip(), module=module, killed=killed
+    )

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from launcher import assets, files
 from launcher.errors import LaunchError
+from launcher.messages import Message
 from launcher.models import positions
 from launcher.planning.plan import CARD_PADDING
 from launcher.recipe.schema import NO_DATA, Data, Model, RecipeSpec, Strategy
@@ -70,21 +71,25 @@ def find(text: str, option: str) -> Weights:
         if not any(any(path.glob(pattern)) for pattern in _MARKS):
             latest = path / "latest"
             hint = (
-                f"did you mean {latest}?" if latest.is_dir() else "name a run directory, a checkpoint or a model folder"
+                Message("did you mean {latest}?", latest=latest)
+                if latest.is_dir()
+                else Message("name a run directory, a checkpoint or a model folder")
             )
-            raise LaunchError(f"{named}: is no run directory and holds no weights", hint=hint)
+            raise LaunchError(Message("{named}: is no run directory and holds no weights", named=named), hint=hint)
         found = Weights(str(path.resolve()), _run_of(path.resolve()))
         # What lies in a run directory beside its weights is not read as a model.
         for folder in [*_inner(found.run)] if found.run else [path]:
             assets.require_plain(folder, str(folder) if found.run else named)
         return found
     if path.exists():
-        raise LaunchError(f"{named}: is a file", hint="name its folder")
+        raise LaunchError("{named}: is a file", hint="name its folder", named=named)
     is_id = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", text)
     # `runs/yelp` beside a folder `runs` is a path with a slip in it.
     if not is_id or ("/" in text and path.parent.is_dir()) or _CHECKPOINT.fullmatch(text):
         raise LaunchError(
-            f"{named}: no such folder", hint="name a run directory, a checkpoint, a model folder or a hub id"
+            "{named}: no such folder",
+            hint="name a run directory, a checkpoint, a model folder or a hub id",
+            named=named,
         )
     return Weights(text, None)
 
@@ -98,7 +103,10 @@ def _inner(run: RunDir) -> Iterator[Path]:
     for folder in (run.model_dir, run.checkpoints):  # each checkpoint is looked at when it is chosen
         if folder.is_symlink():
             raise LaunchError(
-                f"{folder}: is a link to {folder.resolve()}", hint="name that folder itself if you know it"
+                "{folder}: is a link to {value}",
+                hint="name that folder itself if you know it",
+                folder=folder,
+                value=folder.resolve(),
             )
         if folder.is_dir():
             yield folder
@@ -134,8 +142,9 @@ def recipe_of(weights: Weights) -> RecipeSpec:
     task = next((t for a in architectures for end, t in HEADS.items() if str(a).endswith(end)), None)
     if task == "causal-lm":
         raise LaunchError(
-            f"{weights.name}: a causal LM, and nothing beside it says which prompt and answers it knows",
+            "{weights}: a causal LM, and nothing beside it says which prompt and answers it knows",
             hint="give the recipe it was trained with: --recipe FILE",
+            weights=weights.name,
         )
     # A hub id's config is read on the rank side, once it is here.
     data = Data(path=NO_DATA)
@@ -152,6 +161,10 @@ def _noted(weights: Weights, recipe: dict[str, Any]) -> RecipeSpec:
     except ValidationError as error:
         first = error.errors()[0]
         raise LaunchError(
-            f"{weights.name}/{MODEL_NOTE}: {'.'.join(map(str, first['loc']))}: {first['msg']}",
+            "{weights}/{model_note}: {loc}: {problem}",
             hint="it was written by another version; give the recipe with --recipe FILE",
+            weights=weights.name,
+            model_note=MODEL_NOTE,
+            loc=".".join(map(str, first["loc"])),
+            problem=first["msg"],
         ) from None

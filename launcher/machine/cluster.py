@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from launcher.errors import LaunchError
+from launcher.messages import Message
 
 
 @dataclass(frozen=True)
@@ -130,15 +131,18 @@ def series(name: str) -> Series | None:
     a2, a3 = (tuple(c for c in _CHIPS if c.family == family) for family in ("A2", "A3"))
     usual_a2, usual_a3 = _BY_NAME["910b3"], _BY_NAME["910"]
     named_a2 = tuple(_BY_NAME[n] for n in ("910b1", "910b2", "910b3", "910b4"))
-    ask = "`npu-smi info` shows the name; "
+    ask = Message("`npu-smi info` shows the name; ")
     if key == "910b":
         return Series(
             (*named_a2, _BY_NAME["910b"]),
-            hint=ask + "say --chip 910B3, for instance, and --chip 910A for the old 910B, which plans the same",
+            hint=Message(
+                "{ask}say --chip 910B3, for instance, and --chip 910A for the old 910B, which plans the same", ask=ask
+            ),
         )
     if key == "910" and "ascend" not in name.lower():
         return Series(
-            (_BY_NAME["910a"], *named_a2, usual_a3), hint=ask + "say --chip 910A, 910B3 or 910C, for instance"
+            (_BY_NAME["910a"], *named_a2, usual_a3),
+            hint=Message("{ask}say --chip 910A, 910B3 or 910C, for instance", ask=ask),
         )
     if key == "a2":
         return Series(a2, usual_a2, about="the usual chip of an A2 for training; --chip 910B4 has 32 GB")

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from launcher.errors import LaunchError
+from launcher.messages import Message, plural
 
-OPTIONS = "give --nnodes, --node-rank and --rdzv-endpoint yourself, which count before any variable"
+OPTIONS = Message("give --nnodes, --node-rank and --rdzv-endpoint yourself, which count before any variable")
 SHOWN_LETTERS = 60
 MOST_PORT = 65535
 
@@ -36,7 +37,16 @@ class Nodes:
         """With a word in `source` where the command line asks for another number of ranks than the environment says."""
         if asked is None or self.nproc is None or asked == self.nproc:
             return self
-        return replace(self, source=f"{self.source}; --nproc {asked} counts before {self.nproc_variable}={self.nproc}")
+        return replace(
+            self,
+            source=Message(
+                "{source}; --nproc {asked} counts before {nproc_variable}={nproc}",
+                source=self.source,
+                asked=asked,
+                nproc_variable=self.nproc_variable,
+                nproc=self.nproc,
+            ),
+        )
 
     def check(self) -> None:
         """Raises LaunchError where the values do not fit together."""
@@ -44,13 +54,20 @@ class Nodes:
             return
         if not 0 <= self.rank < self.count:
             raise LaunchError(
-                f"--node-rank {self.rank} is not one of {self.count} node{'s' if self.count > 1 else ''}",
-                hint=f"use 0 to {self.count - 1}, a different one on each node",
+                plural(
+                    "--node-rank {rank} is not one of {count} node",
+                    "--node-rank {rank} is not one of {count} nodes",
+                    count=self.count,
+                    rank=self.rank,
+                ),
+                hint="use 0 to {count}, a different one on each node",
+                count=self.count - 1,
             )
         if self.endpoint is None:
             raise LaunchError(
-                f"--nnodes {self.count} needs --rdzv-endpoint",
+                "--nnodes {count} needs --rdzv-endpoint",
                 hint="give every node the same --rdzv-endpoint HOST:PORT, where HOST is node 0",
+                count=self.count,
             )
         split_endpoint(self.endpoint)
 
@@ -73,10 +90,12 @@ def split_endpoint(endpoint: str) -> tuple[str, int]:
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if ":" in bare and bare == host:
         raise LaunchError(
-            f"--rdzv-endpoint {endpoint!r} is an IPv6 address without brackets", hint="as in [fd00::1]:29400"
+            "--rdzv-endpoint {endpoint!r} is an IPv6 address without brackets",
+            hint="as in [fd00::1]:29400",
+            endpoint=endpoint,
         )
     if not bare or re.search(r"[\s\[\]/]", bare) or not is_number(port) or not 0 < int(port) <= MOST_PORT:
-        raise LaunchError(f"--rdzv-endpoint {endpoint!r} is not HOST:PORT", hint="as in node0:29400")
+        raise LaunchError("--rdzv-endpoint {endpoint!r} is not HOST:PORT", hint="as in node0:29400", endpoint=endpoint)
     return bare, int(port)
 
 
@@ -152,7 +171,13 @@ class Read:
         if not is_number(value) or int(value) < least:
             name = next(n for n in names if self.used.get(n) == value)
             raise LaunchError(
-                f"{name}={value} of {self.name} is not a whole number from {least}", hint=f"correct it, or {OPTIONS}"
+                "{name}={value} of {name2} is not a whole number from {least}",
+                hint="correct it, or {options}",
+                name=name,
+                value=value,
+                name2=self.name,
+                least=least,
+                options=OPTIONS,
             )
         return int(value)
 
@@ -166,7 +191,13 @@ class Read:
         if value is not None and value > MOST_PORT:
             name = next(n for n in names if n in self.used)
             raise LaunchError(
-                f"{name}={value} of {self.name} is not a port, from 1 to {MOST_PORT}", hint=f"correct it, or {OPTIONS}"
+                "{name}={value} of {name2} is not a port, from 1 to {most_port}",
+                hint="correct it, or {options}",
+                name=name,
+                value=value,
+                name2=self.name,
+                most_port=MOST_PORT,
+                options=OPTIONS,
             )
         return value
 
@@ -175,8 +206,13 @@ class Read:
         value = self.number(*names, least=least)
         if value is None:
             raise LaunchError(
-                f"{self.name} was recognised ({self.said}), but no variable tells {what}: {' or '.join(names)} is not set",
-                hint=f"set it, or {OPTIONS}",
+                "{name} was recognised ({text}), but no variable tells {what}: {names} is not set",
+                hint="set it, or {options}",
+                name=self.name,
+                text=self.said,
+                what=what,
+                names=" or ".join(names),
+                options=OPTIONS,
             )
         return value
 
@@ -197,7 +233,13 @@ class Read:
         """
         if rank >= count:
             raise LaunchError(
-                f"{self.name} says node {rank} of {count} ({self.said})", hint=f"nodes count from 0; {OPTIONS}"
+                "{name} says node {rank} of {count} ({text})",
+                hint="nodes count from 0; {options}",
+                name=self.name,
+                rank=rank,
+                count=count,
+                text=self.said,
+                options=OPTIONS,
             )
         name = folder_name(job) if job else None
         source = f"{self.name}: {self.said}" if self.used else ""
@@ -205,24 +247,35 @@ class Read:
             return Nodes(1, 0, None, nproc, job=name, source=source)
         if host is None:
             raise LaunchError(
-                f"{self.name} says {count} nodes ({self.said}), but not where the first one is",
+                "{name} says {count} nodes ({text}), but not where the first one is",
                 hint="give every node the same --rdzv-endpoint HOST:PORT, where HOST is node 0",
+                name=self.name,
+                count=count,
+                text=self.said,
             )
         if is_loopback(host):
             raise LaunchError(
-                f"{self.name} says {count} nodes that meet at {host}, which is another machine on each ({self.said})",
+                "{name} says {count} nodes that meet at {host}, which is another machine on each ({text})",
                 hint="unset these variables for a job of one node, or name node 0 with --rdzv-endpoint",
+                name=self.name,
+                count=count,
+                host=host,
+                text=self.said,
             )
         if not _is_host(host):
             raise LaunchError(
-                f"{self.name} says that the first node is {host!r}, which is no host name and no address ({self.said})",
-                hint=f"name the host alone, without http:// and without a port; or {OPTIONS}",
+                "{name} says that the first node is {host!r}, which is no host name and no address ({text})",
+                hint="name the host alone, without http:// and without a port; or {options}",
+                name=self.name,
+                host=host,
+                text=self.said,
+                options=OPTIONS,
             )
         endpoint = join_endpoint(host, port or port_of(job or host))
         return Nodes(count, rank, endpoint, nproc, job=name, source=source)
 
 
-def fixed_count(read: Read, name: str, text: str, elastic: str = "name one number") -> int:
+def fixed_count(read: Read, name: str, text: str, elastic: str = Message("name one number")) -> int:
     """A number of nodes as torchrun writes it, `4` or `4:4`.
 
     Raises:
@@ -230,11 +283,21 @@ def fixed_count(read: Read, name: str, text: str, elastic: str = "name one numbe
     """
     low, _, high = text.partition(":")
     if not is_number(low) or not is_number(high or low) or int(low) < 1:
-        raise LaunchError(f"{name}={text} is not a number of nodes", hint=f"correct it, or {OPTIONS}")
+        raise LaunchError(
+            "{name}={text} is not a number of nodes",
+            hint="correct it, or {options}",
+            name=name,
+            text=text,
+            options=OPTIONS,
+        )
     if high and high != low:
         raise LaunchError(
-            f"{name}={text} asks for an elastic number of nodes; a job here has as many as its plan says",
-            hint=f"{elastic}; or {OPTIONS}",
+            "{name}={text} asks for an elastic number of nodes; a job here has as many as its plan says",
+            hint="{elastic}; or {options}",
+            name=name,
+            text=text,
+            elastic=elastic,
+            options=OPTIONS,
         )
     return int(low)
 

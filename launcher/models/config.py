@@ -10,6 +10,7 @@ from typing import Any
 from launcher import confined
 from launcher.assets import require_plain, snapshot
 from launcher.errors import LaunchError
+from launcher.messages import Message
 
 
 def model_config(name: str, revision: str | None = None, env: Mapping[str, str] = os.environ) -> dict[str, Any] | None:
@@ -27,13 +28,19 @@ def model_config(name: str, revision: str | None = None, env: Mapping[str, str] 
             if any(path.glob("*.gguf")):
                 return None
             raise LaunchError(
-                f"model.name: {name}: a folder without config.json", hint="name a folder made by save_pretrained"
+                "model.name: {name}: a folder without config.json",
+                hint="name a folder made by save_pretrained",
+                name=name,
             )
         return _config(file)
     if path.is_file():
-        raise LaunchError(f"model.name: {name}: is a file", hint="name its folder, or a hub id such as org/model")
+        raise LaunchError(
+            "model.name: {name}: is a file", hint="name its folder, or a hub id such as org/model", name=name
+        )
     if name.startswith((".", "/", "~")):
-        raise LaunchError(f"model.name: {name}: no such folder", hint="name a folder, or a hub id such as org/model")
+        raise LaunchError(
+            "model.name: {name}: no such folder", hint="name a folder, or a hub id such as org/model", name=name
+        )
     file = snapshot(name, revision, env) / "config.json"
     return _config(file) if file.is_file() else _known(name)
 
@@ -49,8 +56,8 @@ def _config(file: Path) -> dict[str, Any]:
     try:
         value = confined.loads(confined.read(file))
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else f"not readable as JSON: {error}"
-        raise LaunchError(f"model.name: {file}: {why}", hint="fetch the model again") from None
+        why = error.strerror if isinstance(error, OSError) else Message("not readable as JSON: {error}", error=error)
+        raise LaunchError("model.name: {file}: {why}", hint="fetch the model again", file=file, why=why) from None
     if not isinstance(value, dict):
-        raise LaunchError(f"model.name: {file}: not a model's config", hint="fetch the model again")
+        raise LaunchError("model.name: {file}: not a model's config", hint="fetch the model again", file=file)
     return value

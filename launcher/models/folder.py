@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import LaunchError
+from launcher.messages import Message
 from launcher.models.headers import estimate, headers, indexed, json_object
 from launcher.models.positions import length_notes, require_positions
 from launcher.models.quantised import require_plain_weights
@@ -55,28 +56,48 @@ def require_model(folder: Path) -> None:
     if (folder / ADAPTER).is_file():
         raise _adapter(folder, run)
     if (folder / "latest" / PLAN).is_file():
-        raise _run_directory(folder / "latest", what=f"model.name {folder}: is a folder of runs")
+        raise _run_directory(folder / "latest", what=Message("model.name {folder}: is a folder of runs", folder=folder))
     if has_weights(folder):
         return
     shards = [p for pattern in ("global_step*", "*.distcp", "*/*.distcp", "*_states.pt") for p in folder.glob(pattern)]
     if shards:
         step = folder.name.rpartition("-")[2]
-        hint = f"write its weights as one model: ascend-launch export {run} --checkpoint {step} --out FOLDER; then model.name=FOLDER"
+        hint: str = Message(
+            "write its weights as one model: ascend-launch export {run} --checkpoint {step} --out "
+            "FOLDER; then model.name=FOLDER",
+            run=run,
+            step=step,
+        )
         raise LaunchError(
-            f"model.name {folder}: is a checkpoint of shards ({shards[0].name}), not a model",
+            Message(
+                "model.name {folder}: is a checkpoint of shards ({shard}), not a model",
+                folder=folder,
+                shard=shards[0].name,
+            ),
             hint=hint if run else "write its weights as one model, for DeepSpeed with its zero_to_fp32.py",
         )
     foreign = sorted(p.name for p in folder.iterdir() if p.suffix in _FOREIGN)
     if foreign and (folder / "config.json").is_file():
         # Without this, such a folder would count as a config alone, and training would start from random weights.
-        hint = f"name it as model.gguf_file={foreign[0]}" if foreign[0].endswith(".gguf") else _CONVERT
+        hint = (
+            Message("name it as model.gguf_file={foreign}", foreign=foreign[0])
+            if foreign[0].endswith(".gguf")
+            else _CONVERT
+        )
         raise LaunchError(
-            f"model.name {folder}: its weights ({foreign[0]}) are in a format that is not read here", hint=hint
+            Message(
+                "model.name {folder}: its weights ({foreign}) are in a format that is not read here",
+                folder=folder,
+                foreign=foreign[0],
+            ),
+            hint=hint,
         )
 
 
 _FOREIGN = frozenset({".safetensors", ".bin", ".gguf", ".pth", ".pt", ".ckpt", ".h5", ".msgpack", ".onnx", ".pdparams"})
-_CONVERT = "use its Hugging Face format: model.safetensors, with model.safetensors.index.json where it is in parts"
+_CONVERT = Message(
+    "use its Hugging Face format: model.safetensors, with model.safetensors.index.json where it is in parts"
+)
 
 
 def has_weights(folder: Path) -> bool:
@@ -89,24 +110,35 @@ def _run_directory(folder: Path, what: str = "") -> LaunchError:
     run = folder.resolve()
     model = run / "model"
     if (model / ADAPTER).is_file():
-        hint = f"it trained an adapter: ascend-launch export {run} --out FOLDER merges it into its model; then model.name=FOLDER"
+        hint: str = Message(
+            "it trained an adapter: ascend-launch export {run} --out FOLDER merges it into its model; "
+            "then model.name=FOLDER",
+            run=run,
+        )
     elif (model / "config.json").is_file():
         hint = f"model.name={model}"
     else:
-        hint = (
-            f"it has no final model yet: finish it, or ascend-launch export {run} --out FOLDER, then model.name=FOLDER"
+        hint = Message(
+            "it has no final model yet: finish it, or ascend-launch export {run} --out FOLDER, then model.name=FOLDER",
+            run=run,
         )
-    return LaunchError(what or f"model.name {folder}: is a run directory, not a model", hint=hint)
+    return LaunchError(
+        what or Message("model.name {folder}: is a run directory, not a model", folder=folder), hint=hint
+    )
 
 
 def _adapter(folder: Path, run: Path | None) -> LaunchError:
     base = json_object(folder / ADAPTER).get("base_model_name_or_path")
-    of = f" of {base}" if isinstance(base, str) and base else ""
+    of = Message(" of {base}", base=base) if isinstance(base, str) and base else ""
     source = run if run is not None and folder.resolve() == (run / "model").resolve() else folder
-    new = f", or name {base} as model.name to train a new adapter" if of else ""
+    new = Message(", or name {base} as model.name to train a new adapter", base=base) if of else ""
     return LaunchError(
-        f"model.name {folder}: is an adapter{of}, not a whole model",
-        hint=f"ascend-launch export {source} --out FOLDER merges it into its model; then model.name=FOLDER{new}",
+        "model.name {folder}: is an adapter{of}, not a whole model",
+        hint="ascend-launch export {source} --out FOLDER merges it into its model; then model.name=FOLDER{new}",
+        folder=folder,
+        of=of,
+        source=source,
+        new=new,
     )
 
 
@@ -141,19 +173,28 @@ def _require_native(config: Mapping[str, Any], wanted: Wanted) -> None:
         first = next(iter(code.values()), "") if isinstance(code, Mapping) else ""
         file = f"{str(first).rpartition('--')[2].partition('.')[0]}.py"
         raise LaunchError(
-            f"model.name {wanted.name}: model type {kind!r} needs code from its own folder (auto_map names {file})",
-            hint="that code is never run here; use a model whose type transformers has, such as a copy converted to Llama's or Qwen's layout",
+            "model.name {wanted}: model type {kind!r} needs code from its own folder (auto_map names {file})",
+            hint="that code is never run here; use a model whose type transformers has, such as a copy "
+            "converted to Llama's or Qwen's layout",
+            wanted=wanted.name,
+            kind=kind,
+            file=file,
         )
     if known and isinstance(config.get("model_type"), str) and kind not in known:
         raise LaunchError(
-            f"model.name {wanted.name}: the installed transformers has no model of type {kind!r}",
+            "model.name {wanted}: the installed transformers has no model of type {kind!r}",
             hint="install a transformers that has it, or use another model; model_type in config.json says the type",
+            wanted=wanted.name,
+            kind=kind,
         )
     heads = native(_MAPPING[wanted.task])
     if known and heads and kind in known and kind not in heads:
         raise LaunchError(
-            f"model.name {wanted.name}: transformers has no {wanted.task} model of type {kind!r}",
+            "model.name {wanted}: transformers has no {task} model of type {kind!r}",
             hint="use another model, or another model.task",
+            wanted=wanted.name,
+            task=wanted.task,
+            kind=kind,
         )
 
 
@@ -192,7 +233,12 @@ def _head_notes(folder: Path | None, config: Mapping[str, Any], wanted: Wanted) 
         return ()
     if there != wanted.num_labels:
         return (
-            f"{wanted.name} has a head of {there} labels, the recipe {wanted.num_labels}: a new head is trained in its place",
+            Message(
+                "{wanted} has a head of {place} labels, the recipe {num_labels}: a new head is trained in its place",
+                wanted=wanted.name,
+                place=there,
+                num_labels=wanted.num_labels,
+            ),
         )
     known = config.get("id2label")
     names = [str(known.get(str(i))) for i in range(there)] if isinstance(known, Mapping) else []
@@ -203,7 +249,11 @@ def _head_notes(folder: Path | None, config: Mapping[str, Any], wanted: Wanted) 
         and tuple(n.lower() for n in names) != tuple(n.lower() for n in wanted.label_names)
     ):
         return (
-            f"the head of {wanted.name} knows its labels as {', '.join(names)}, in this order; the recipe names"
-            f" {', '.join(wanted.label_names)}",
+            Message(
+                "the head of {wanted} knows its labels as {names}, in this order; the recipe names {label_names}",
+                wanted=wanted.name,
+                names=", ".join(names),
+                label_names=", ".join(wanted.label_names),
+            ),
         )
     return ()

@@ -67,8 +67,10 @@ def geometry(config: Mapping[str, Any], *, task: str = "sequence-classification"
     family = str(config.get("model_type", ""))
     if family not in ARCHITECTURES:
         raise LaunchError(
-            f"memory of model_type {family or '(none)'!r} cannot be computed",
-            hint=f"known are {', '.join(ARCHITECTURES)}; name a strategy and a micro batch in the recipe instead of auto",
+            "memory of model_type {family!r} cannot be computed",
+            hint="known are {architectures}; name a strategy and a micro batch in the recipe instead of auto",
+            family=family or "(none)",
+            architectures=", ".join(ARCHITECTURES),
         )
     try:
         hidden, intermediate = int(config["hidden_size"]), int(config["intermediate_size"])
@@ -79,7 +81,7 @@ def geometry(config: Mapping[str, Any], *, task: str = "sequence-classification"
         head_dim = int(config.get("head_dim") or (128 if family == "qwen3" else hidden // num_heads))
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise LaunchError(
-            f"config.json: {error} is missing or no number", hint="use the model's own config.json"
+            "config.json: {error} is missing or no number", hint="use the model's own config.json", error=error
         ) from None
     if min(hidden, intermediate, num_layers, num_heads, num_kv_heads, head_dim, vocab) < 1:
         raise LaunchError("config.json: sizes must be positive", hint="use the model's own config.json")
@@ -149,8 +151,9 @@ class Lora:
         found = tuple(p for p in linear if p.name.removesuffix(".weight").rpartition(".")[2] in names)
         if not found:
             raise LaunchError(
-                f"adapter.target_modules {sorted(names)} name no layer of this model",
+                "adapter.target_modules {names} name no layer of this model",
                 hint="use all-linear, or q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj",
+                names=sorted(names),
             )
         return found
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from launcher.errors import LaunchError
+from launcher.messages import Message
 from launcher.models.wanted import Wanted
 
 _BY_LENGTH = (
@@ -60,16 +61,31 @@ def require_positions(config: Mapping[str, Any], wanted: Wanted) -> None:
     padded = -(-wanted.max_length // wanted.pads_to) * wanted.pads_to
     most = limit if -(-limit // wanted.pads_to) * wanted.pads_to <= width else limit // wanted.pads_to * wanted.pads_to
     if wanted.max_length > limit:
-        rest = f" ({width} rows, of which {width - limit} are kept for padding)" if limit < width else ""
+        rest = (
+            Message(" ({width} rows, of which {limit} are kept for padding)", width=width, limit=width - limit)
+            if limit < width
+            else ""
+        )
         raise LaunchError(
-            f"data.max_length {wanted.max_length} is more than the {limit} positions that {wanted.name} has{rest}",
-            hint=f"set data.max_length={most} or less",
+            "data.max_length {max_length} is more than the {limit} positions that {wanted} has{rest}",
+            hint="set data.max_length={most} or less",
+            max_length=wanted.max_length,
+            limit=limit,
+            wanted=wanted.name,
+            rest=rest,
+            most=most,
         )
     if padded > width:
         raise LaunchError(
-            f"data.max_length {wanted.max_length}: on cards batches are padded to a multiple of {wanted.pads_to}, here"
-            f" {padded}, and {wanted.name} has {width} positions",
-            hint=f"set data.max_length={most} or less",
+            "data.max_length {max_length}: on cards batches are padded to a multiple of {pads_to}, here "
+            "{padded}, and {wanted} has {width} positions",
+            hint="set data.max_length={most} or less",
+            max_length=wanted.max_length,
+            pads_to=wanted.pads_to,
+            padded=padded,
+            wanted=wanted.name,
+            width=width,
+            most=most,
         )
 
 
@@ -92,12 +108,22 @@ def length_notes(config: Mapping[str, Any], wanted: Wanted) -> Sequence[str]:
         trained = max(trained, int(original * factor))
     if wanted.max_length > trained:
         return (
-            f"data.max_length {wanted.max_length} is beyond the {trained} positions that the model was trained on:"
-            " longer rows are computed, and badly",
+            Message(
+                "data.max_length {max_length} is beyond the {trained} positions that the model was trained "
+                "on: longer rows are computed, and badly",
+                max_length=wanted.max_length,
+                trained=trained,
+            ),
         )
     if isinstance(original, int) and wanted.max_length > original:
         return (
-            f"data.max_length {wanted.max_length} is beyond the {original} positions that the model was trained on first;"
-            f" its RoPE scaling ({kind}) reaches to {trained}",
+            Message(
+                "data.max_length {max_length} is beyond the {original} positions that the model was trained "
+                "on first; its RoPE scaling ({kind}) reaches to {trained}",
+                max_length=wanted.max_length,
+                original=original,
+                kind=kind,
+                trained=trained,
+            ),
         )
     return ()

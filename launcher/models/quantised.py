@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import LaunchError
+from launcher.messages import Message
 from launcher.models.headers import Tensors
 from launcher.models.wanted import Wanted
 
@@ -34,17 +35,17 @@ def quantised(folder: Path | None, config: Mapping[str, Any], tensors: Tensors) 
                 return found
             if isinstance(found, Mapping) and found:
                 bits = found.get("bits") or (4 if found.get("load_in_4bit") else None)
-                method = str(found.get("quant_method") or found.get("format") or "in an unnamed format")
-                return f"{method}, {bits} bit" if bits else method
+                method = str(found.get("quant_method") or found.get("format") or Message("in an unnamed format"))
+                return Message("{method}, {bits} bit", method=method, bits=bits) if bits else method
     if folder is not None:
         for pattern in _QUANTISED_FILES:
             if file := next(folder.glob(pattern), None):
-                return f"told by {file.name}"
+                return Message("told by {file}", file=file.name)
     for name, (dtype, _) in tensors.items():
         if dtype.startswith(("F8", "F4")):
             return "fp8" if dtype.startswith("F8") else "fp4"
         if _QUANTISED_TENSOR.search(name):
-            return f"told by the tensor {name}"
+            return Message("told by the tensor {name}", name=name)
     return None
 
 
@@ -53,8 +54,12 @@ def require_plain_weights(folder: Path | None, config: Mapping[str, Any], tensor
     if how is None:
         return
     named = _QUANTISED_NAME.sub("", wanted.name.rstrip("/"))
-    plain = f", probably {named}" if named != wanted.name.rstrip("/") else ""
+    plain = Message(", probably {named}", named=named) if named != wanted.name.rstrip("/") else ""
     raise LaunchError(
-        f"model.name {wanted.name}: its weights are quantised ({how}), and quantised weights cannot be trained, nor an adapter over them here",
-        hint=f"use the bf16 or fp16 model that it was made from{plain}; adapter: {{r: 8}} trains with less memory",
+        "model.name {wanted}: its weights are quantised ({how}), and quantised weights cannot be "
+        "trained, nor an adapter over them here",
+        hint="use the bf16 or fp16 model that it was made from{plain}; adapter: {{r: 8}} trains with less memory",
+        wanted=wanted.name,
+        how=how,
+        plain=plain,
     )

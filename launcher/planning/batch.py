@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from launcher.errors import LaunchError
 from launcher.machine.cluster import Cluster
+from launcher.messages import Message, plural
 from launcher.planning.plan import Batch
 from launcher.recipe.load import Loaded
 from launcher.recipe.schema import RecipeSpec, Strategy
@@ -19,18 +20,39 @@ def batch_of(recipe: RecipeSpec, strategy: Strategy, world_size: int, loaded: Lo
     unit = size * least
     if total % unit:
         below, above = total // unit * unit, (total // unit + 1) * unit
-        sizes = f"{below} or {above}" if below else f"{above}"
+        sizes = Message("{below} or {above}", below=below, above=above) if below else f"{above}"
         ranks = [n * (world_size // size) for n in range(1, total + 1) if total % (n * least) == 0]
-        counts = ", ".join(map(str, ranks[:-1])) + f" or {ranks[-1]}" if len(ranks) > 1 else str(ranks[0])
-        parts = f"{world_size} ranks" if world_size > 1 else "1 rank"
-        parts += f", {size} of them with rows of their own" if size < world_size else ""
-        parts += f" on {cluster.num_nodes} nodes ({cluster.nodes_source})" if cluster.num_nodes > 1 else ""
-        parts += "" if micro == "auto" else f" x micro batch {micro}"
+        counts = (
+            Message("{ranks} or {value}", ranks=", ".join(map(str, ranks[:-1])), value=ranks[-1])
+            if len(ranks) > 1
+            else str(ranks[0])
+        )
+        parts = plural("{count} rank", "{count} ranks", count=world_size)
+        if size < world_size:
+            parts = Message("{ranks}, {size} of them with rows of their own", ranks=parts, size=size)
+        if cluster.num_nodes > 1:
+            parts = Message(
+                "{ranks} on {num_nodes} nodes ({source})",
+                ranks=parts,
+                num_nodes=cluster.num_nodes,
+                source=cluster.nodes_source,
+            )
+        if micro != "auto":
+            parts = Message("{ranks} x micro batch {micro}", ranks=parts, micro=micro)
         origin = loaded.origins.get("parallel.global_batch_size", "default")
         where = "" if origin == "default" else f"{origin}: "
         raise LaunchError(
-            f"{where}parallel.global_batch_size {total} cannot be split evenly over {parts}",
-            hint=f"use parallel.global_batch_size={sizes}, or {counts} rank{'s' if len(ranks) > 1 else ''}",
+            "{where}parallel.global_batch_size {total} cannot be split evenly over {parts}",
+            hint=plural(
+                "use parallel.global_batch_size={sizes}, or {counts} rank",
+                "use parallel.global_batch_size={sizes}, or {counts} ranks",
+                count=len(ranks),
+                sizes=sizes,
+                counts=counts,
+            ),
+            where=where,
+            total=total,
+            parts=parts,
         )
     per_rank = total // size
     largest = max(d for d in range(1, min(per_rank, MAX_MICRO_BATCH) + 1) if per_rank % d == 0)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from launcher.messages import Message
 from launcher.planning.advice import does_not_fit
 from launcher.planning.fit import Row, largest_micro_batch, table
 from launcher.strategies.table import PREFERENCE
@@ -66,10 +67,17 @@ def choose_strategy(
 
 
 def _reason(rows: Sequence[Row], taken: Row) -> str:
-    need = f"{taken.strategy} needs {gib(taken.breakdown.total_bytes)} of {gib(taken.usable_bytes)}"
+    need = Message(
+        "{strategy} needs {total_bytes} of {usable_bytes}",
+        strategy=taken.strategy,
+        total_bytes=gib(taken.breakdown.total_bytes),
+        usable_bytes=gib(taken.usable_bytes),
+    )
     missed = [r for r in rows if not r.fits and rows.index(r) < rows.index(taken)]
     if not missed:
-        return f"{need}: the fastest strategy, and it fits"
-    return f"{need}; faster ones do not fit: " + ", ".join(
-        f"{r.strategy} {gib(r.breakdown.total_bytes)}" for r in missed
+        return Message("{need}: the fastest strategy, and it fits", need=need)
+    return Message(
+        "{need}; faster ones do not fit: {missed}",
+        need=need,
+        missed=", ".join(f"{r.strategy} {gib(r.breakdown.total_bytes)}" for r in missed),
     )

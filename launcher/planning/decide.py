@@ -9,6 +9,7 @@ from typing import Any
 
 from launcher.errors import LaunchError
 from launcher.machine.cluster import Chip, Cluster, chip
+from launcher.messages import Message, plural
 from launcher.models import geometry
 from launcher.models.wanted import About, Wanted
 from launcher.planning import choose, fit
@@ -105,9 +106,9 @@ def of_program(program: Program, loaded: Loaded, cluster: Cluster, options: Opti
     return Plan(
         **_ranks(loaded, cluster, options, nproc),
         strategy=options.strategy or strategies.WHOLE,
-        strategy_reason="--strategy" if options.strategy else "the program's own",
+        strategy_reason="--strategy" if options.strategy else Message("the program's own"),
         precision=options.precision or "fp32",
-        precision_reason="--precision" if options.precision else "the program's own",
+        precision_reason="--precision" if options.precision else Message("the program's own"),
         batch=Batch(global_size=nproc * cluster.num_nodes, micro_size=1, accumulation=1, eval_size=1),
         training_arguments={},
         program=program,
@@ -179,8 +180,15 @@ def _nproc(cluster: Cluster, options: Options) -> int:
         )
     if options.nproc and options.nproc > cards:
         raise LaunchError(
-            f"{options.nproc_source} {options.nproc} is more than the {cards} visible card{'s' if cards > 1 else ''}",
-            hint=f"use --nproc {cards} or less, or widen ASCEND_RT_VISIBLE_DEVICES",
+            plural(
+                "{nproc_source} {nproc} is more than the {count} visible card",
+                "{nproc_source} {nproc} is more than the {count} visible cards",
+                count=cards,
+                nproc_source=options.nproc_source,
+                nproc=options.nproc,
+            ),
+            hint="use --nproc {cards} or less, or widen ASCEND_RT_VISIBLE_DEVICES",
+            cards=cards,
         )
     return options.nproc or cards
 
@@ -192,14 +200,20 @@ def _precision(recipe: RecipeSpec, cluster: Cluster, silicon: Chip | None) -> tu
         if asked == "fp16":
             raise LaunchError("fp16 does not train on CPU", hint="use parallel.precision=bf16 or fp32")
         if asked == "auto":
-            return "fp32", "CPU ranks: exact, and no slower there than bf16"
-        return asked, "as the recipe says"
-    name = silicon.soc if silicon else "this chip"
+            return "fp32", Message("CPU ranks: exact, and no slower there than bf16")
+        return asked, Message("as the recipe says")
+    name = silicon.soc if silicon else Message("this chip")
     if asked == "auto":
-        return ("bf16", f"{name} computes in bf16") if has_bf16 else ("fp16", f"{name} has no bf16; loss scaling is on")
+        return (
+            ("bf16", Message("{name} computes in bf16", name=name))
+            if has_bf16
+            else ("fp16", Message("{name} has no bf16; loss scaling is on", name=name))
+        )
     if asked == "bf16" and not has_bf16:
-        raise LaunchError(f"{name} has no bf16", hint="use parallel.precision=auto, which takes fp16 with loss scaling")
-    return asked, "as the recipe says"
+        raise LaunchError(
+            "{name} has no bf16", hint="use parallel.precision=auto, which takes fp16 with loss scaling", name=name
+        )
+    return asked, Message("as the recipe says")
 
 
 def _strategy(
@@ -212,28 +226,38 @@ def _strategy(
 ) -> tuple[Strategy, str]:
     asked = recipe.parallel.strategy
     if asked != "auto":
-        return asked, "as the recipe says"
+        return asked, Message("as the recipe says")
     if world_size == 1:
-        return strategies.WHOLE, "one rank has nobody to share with"
+        return strategies.WHOLE, Message("one rank has nobody to share with")
     if cluster.device == "cpu":
-        return strategies.WHOLE, "CPU ranks share this machine's memory, so sharding saves little"
+        return strategies.WHOLE, Message("CPU ranks share this machine's memory, so sharding saves little")
     why, sharded = unmodelled(cluster, config), strategies.most_sharded()
     count = about.num_parameters if about else None
     hbm_bytes = min((d.hbm_bytes for d in cluster.devices), default=0)
     if recipe.adapter is not None and (count is None or count * 2 <= fit.usable_bytes(hbm_bytes) * STATE_SHARE):
-        return strategies.WHOLE, "LoRA trains few weights, so sharding their state saves little"
+        return strategies.WHOLE, Message("LoRA trains few weights, so sharding their state saves little")
     if count is None or not hbm_bytes:
-        return sharded.name, f"{why}, so everything is sharded: weights, gradients and optimizer state"
+        return sharded.name, Message("{why}, so everything is sharded: weights, gradients and optimizer state", why=why)
     share = fit.usable_bytes(hbm_bytes) * STATE_SHARE
-    said = f"{why}; {'' if about and about.is_counted else 'about '}{_count(count)} parameters"
+    said = (
+        Message("{why}; {count} parameters", why=why, count=_count(count))
+        if about and about.is_counted
+        else Message("{why}; about {count} parameters", why=why, count=_count(count))
+    )
     for strategy in itertools.takewhile(lambda s: s is not sharded, map(strategies.load, strategies.PREFERENCE)):
         need = strategy.state_bytes(count, world_size, precision)
         if need <= share:
             return (
                 strategy.name,
-                f"{said}: weights, gradients and optimizer take {need / GIB:.1f} GiB of a card under it",
+                Message(
+                    "{text}: weights, gradients and optimizer take {need:.1f} GiB of a card under it",
+                    text=said,
+                    need=need / GIB,
+                ),
             )
-    return sharded.name, f"{said}: too many for less than sharding weights, gradients and optimizer state"
+    return sharded.name, Message(
+        "{text}: too many for less than sharding weights, gradients and optimizer state", text=said
+    )
 
 
 STATE_SHARE = 0.6
@@ -243,19 +267,27 @@ STATE_SHARE = 0.6
 def unmodelled(cluster: Cluster, config: dict[str, Any] | None) -> str:
     """Why `memory` cannot tell what a job needs, where it cannot."""
     if cluster.device == "cpu":
-        return "only a card's memory is computed, and this plan is for CPU"
+        return Message("only a card's memory is computed, and this plan is for CPU")
     if config is None:
-        return "the model's config is not on this machine (a folder, or the hub's cache)"
+        return Message("the model's config is not on this machine (a folder, or the hub's cache)")
     if not min((d.hbm_bytes for d in cluster.devices), default=0):
-        return "no card says how much memory it has"
+        return Message("no card says how much memory it has")
     if config.get("model_type") in geometry.ARCHITECTURES:
-        return "the model's config.json does not say all the sizes that its memory is computed from"
+        return Message("the model's config.json does not say all the sizes that its memory is computed from")
     known = ", ".join(geometry.ARCHITECTURES)
-    return f"memory of model type {config.get('model_type')!r} is not computed here, only of {known}"
+    return Message(
+        "memory of model type {model_type!r} is not computed here, only of {known}",
+        model_type=config.get("model_type"),
+        known=known,
+    )
 
 
 def _count(number: int) -> str:
-    return f"{number / 1e9:.1f} billion" if number >= 1e9 else f"{number / 1e6:.0f} million"
+    return (
+        Message("{number:.1f} billion", number=number / 1e9)
+        if number >= 1e9
+        else Message("{number:.0f} million", number=number / 1e6)
+    )
 
 
 def memory_job(
@@ -312,7 +344,9 @@ def _fitted(recipe: RecipeSpec, needs: dict[str, Any], batch: Batch) -> tuple[St
     )
     taken = batch.model_copy(update={"micro_size": choice.micro_batch, "accumulation": per_rank // choice.micro_batch})
     reason = (
-        choice.reason if asked == strategies.AUTO else "as the recipe says; " + choice.reason.split(": the fastest")[0]
+        choice.reason
+        if asked == strategies.AUTO
+        else Message("as the recipe says; {split}", split=choice.reason.split(": the fastest")[0])
     )
     return choice.strategy, reason, taken
 

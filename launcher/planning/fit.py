@@ -124,8 +124,10 @@ def hbm_of(found: Chip, hbm_bytes: int | None = None) -> int:
         LaunchError: the chip cannot train, or comes in several sizes and nobody said which.
     """
     if not found.trainable:
-        raise LaunchError(f"{found.soc} is for inference: it has no links for training", hint="use a 910 or 950 card")
+        raise LaunchError(
+            "{soc} is for inference: it has no links for training", hint="use a 910 or 950 card", soc=found.soc
+        )
     size = hbm_bytes or found.hbm_gib * GIB
     if not size:
-        raise LaunchError(f"{found.soc} comes with several sizes of memory", hint="say which: --hbm 64")
+        raise LaunchError("{soc} comes with several sizes of memory", hint="say which: --hbm 64", soc=found.soc)
     return size

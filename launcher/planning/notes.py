@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from launcher.machine.cluster import Cluster
+from launcher.messages import Message
 from launcher.planning.plan import Options
 from launcher.recipe.schema import RecipeSpec, Strategy
 from launcher.strategies import table as strategies
@@ -15,8 +16,11 @@ def lone_notes(cluster: Cluster, options: Options) -> tuple[str, ...]:
     if cluster.device != "cpu" or options.strategy is None or strategies.load(options.strategy).joins_cpu_ranks:
         return ()
     return (
-        f"--strategy {options.strategy} on CPU: a plain Accelerator() may not join its peers, and each rank then trains "
-        "alone; --strategy ddp joins them",
+        Message(
+            "--strategy {strategy} on CPU: a plain Accelerator() may not join its peers, and each rank "
+            "then trains alone; --strategy ddp joins them",
+            strategy=options.strategy,
+        ),
     )
 
 
@@ -37,4 +41,4 @@ def overlaps_communication(recipe: RecipeSpec, cluster: Cluster, options: Option
 def unused_notes(recipe: RecipeSpec, strategy: Strategy) -> tuple[str, ...]:
     if recipe.parallel.deepspeed is None or strategies.load(strategy).needs_deepspeed:
         return ()
-    return (f"parallel.deepspeed has no effect: the strategy taken is {strategy}",)
+    return (Message("parallel.deepspeed has no effect: the strategy taken is {strategy}", strategy=strategy),)

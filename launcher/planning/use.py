@@ -6,6 +6,7 @@ from typing import Any
 
 from launcher.errors import LaunchError
 from launcher.machine.cluster import Cluster
+from launcher.messages import Message, joined, plural
 from launcher.models import geometry
 from launcher.planning import fit
 from launcher.planning.arguments import NO_EVALUATION, unscheduled
@@ -21,8 +22,10 @@ def use_strategy(recipe: RecipeSpec, use: Use) -> tuple[Strategy, str]:
     asked = strategies.chosen(recipe.parallel.strategy)
     evaluates = strategies.load(asked.evaluates_as) if asked is not None else None
     if use.mode == "eval" and evaluates is not None and evaluates.shards_parameters and recipe.adapter is None:
-        return evaluates.name, "as the recipe says: every rank holds a share of the weights"
-    return strategies.WHOLE, "every rank holds the model whole; nothing is trained, so there is no other state to shard"
+        return evaluates.name, Message("as the recipe says: every rank holds a share of the weights")
+    return strategies.WHOLE, Message(
+        "every rank holds the model whole; nothing is trained, so there is no other state to shard"
+    )
 
 
 def require_room_for_weights(needs: dict[str, Any], use: Use, strategy: Strategy) -> None:
@@ -39,8 +42,14 @@ def require_room_for_weights(needs: dict[str, Any], use: Use, strategy: Strategy
     if share > room:
         shards = use.mode == "eval" and not is_sharded and size / needs["world_size"] < room
         raise LaunchError(
-            f"the weights alone take {share / GIB:.1f} GiB of each card, and a rank can have {room / GIB:.1f} GiB",
-            hint=f"parallel.strategy={strategies.most_sharded().name} shares them out"
+            Message(
+                "the weights alone take {share:.1f} GiB of each card, and a rank can have {room:.1f} GiB",
+                share=share / GIB,
+                room=room / GIB,
+            ),
+            hint=Message(
+                "parallel.strategy={most_sharded} shares them out", most_sharded=strategies.most_sharded().name
+            )
             if shards
             else "use cards with more memory, or a smaller model",
         )
@@ -55,18 +64,23 @@ def require_effect(loaded: Loaded, cluster: Cluster, strategy: Strategy | None) 
     training = loaded.spec.training if strategy is not None else {}
     wrong = dict(strategies.load(strategy).ignored_arguments()) if strategy is not None else {}
     if cluster.device == "cpu":
-        wrong["use_liger_kernel"] = "its kernels need cards"
+        wrong["use_liger_kernel"] = Message("its kernels need cards")
         if training.get("optim") == "adamw_torch_npu_fused":
-            wrong["optim"] = "adamw_torch_npu_fused needs NPUs"
+            wrong["optim"] = Message("adamw_torch_npu_fused needs NPUs")
     found = {f"training.{name}": reason for name, reason in wrong.items() if training.get(name)}
     if cluster.device == "cpu" and loaded.spec.model.attn_implementation == "flash_attention_2":
-        found["model.attn_implementation"] = "flash_attention_2 needs cards; sdpa computes the same"
+        found["model.attn_implementation"] = Message("flash_attention_2 needs cards; sdpa computes the same")
     if found:
         lines = [
-            f"{loaded.origins.get(key, 'recipe').removesuffix(f' {key}')}: {key}: {reason}"
+            Message(
+                "{origin}: {key}: {reason}",
+                origin=loaded.origins.get(key, "recipe").removesuffix(f" {key}"),
+                key=key,
+                reason=reason,
+            )
             for key, reason in found.items()
         ]
-        raise LaunchError("\n".join(lines), hint=f"leave {'it' if len(lines) == 1 else 'them'} out")
+        raise LaunchError(joined(lines, "\n"), hint=plural("leave it out", "leave them out", count=len(lines)))
 
 
 def use_arguments(recipe: RecipeSpec, use: Use, strategy: Strategy) -> dict[str, Any]:

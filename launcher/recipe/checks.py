@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from launcher.messages import Message, joined
 from launcher.recipe import training_fields, training_rules
 from launcher.recipe.layers import Layers
 from launcher.recipe.messages import did_you_mean, peer_hint, recipe_path, sentence
@@ -18,11 +19,13 @@ def validate(layers: Layers) -> RecipeSpec:
     good: dict[str, Any] = {}
     for key in layers.values:
         if key not in RecipeSpec.model_fields:
-            layers.mistake((key,), "unknown key" + (peer_hint(key) or did_you_mean(key, RecipeSpec)))
+            layers.mistake(
+                (key,), Message("unknown key{peer_hint}", peer_hint=peer_hint(key) or did_you_mean(key, RecipeSpec))
+            )
     for key in RecipeSpec.model_fields:
         if layers.values.get(key) is None and (key in ("model", "data") or key not in layers.values):
             if key in ("model", "data") and not layers.values.get("script"):
-                layers.mistake((), f"`{key}:` is missing")
+                layers.mistake((), Message("`{key}:` is missing", key=key))
             continue
         holder = _One[key]
         value = layers.values[key]
@@ -33,7 +36,7 @@ def validate(layers: Layers) -> RecipeSpec:
         except ValidationError as error:
             _report(layers, error)
     if good.get("args") and not good.get("script"):
-        layers.mistake(("args",), "arguments of a script, and there is no `script:`")
+        layers.mistake(("args",), Message("arguments of a script, and there is no `script:`"))
     _check_training(layers, good)
     _check_combinations(layers, good)
     layers.raise_if_any()
@@ -44,7 +47,9 @@ def has_nul(layers: Layers, value: Any, path: tuple[str | int, ...] = ()) -> boo
     """Whether a path, name or word holds a NUL; each is noted. The system's calls would refuse it later, in their words."""
     if isinstance(value, str):
         if "\0" in value:
-            layers.mistake(path, f"{value!r} holds a NUL character (\\0), which no path or text may")
+            layers.mistake(
+                path, Message("{value!r} holds a NUL character (\\0), which no path or text may", value=value)
+            )
         return "\0" in value
     if not isinstance(value, dict | list):
         return False
@@ -81,11 +86,12 @@ def _report(layers: Layers, error: ValidationError) -> None:
     for path, items in by_path.items():
         missing = [i for i in items if i["type"] == "missing"]
         for item in missing:
-            layers.mistake(path, f"`{item['loc'][-1]}:` is missing")
+            layers.mistake(path, Message("`{loc}:` is missing", loc=item["loc"][-1]))
         rest = [i for i in items if i["type"] != "missing"]
         if rest:
             choices = [i["ctx"]["expected"].replace("'", "`") for i in rest[1:] if i["type"] == "literal_error"]
-            layers.mistake(path, sentence(rest[0], path) + "".join(f" (or {c})" for c in choices))
+            others = (Message(" (or {choice})", choice=choice) for choice in choices)
+            layers.mistake(path, joined((sentence(rest[0], path), *others), ""))
 
 
 def _check_training(layers: Layers, good: dict[str, Any]) -> None:
@@ -115,30 +121,45 @@ def _check_combinations(layers: Layers, good: dict[str, Any]) -> None:
     if model is not None:
         names = model.label_names
         if model.num_labels is None and names is None and not good.get("script"):
-            layers.mistake(("model",), "`num_labels:` is missing: say how many classes the labels have")
+            layers.mistake(("model",), Message("`num_labels:` is missing: say how many classes the labels have"))
         if names is not None and len(names) < 2:
-            layers.mistake(("model", "label_names"), f"has {len(names)} of the at least 2 labels to tell apart")
+            layers.mistake(
+                ("model", "label_names"),
+                Message("has {num_names} of the at least 2 labels to tell apart", num_names=len(names)),
+            )
         elif names is not None and model.num_labels not in (None, len(names)):
-            layers.mistake(("model", "label_names"), f"{len(names)} names for num_labels {model.num_labels}")
+            layers.mistake(
+                ("model", "label_names"),
+                Message(
+                    "{num_names} names for num_labels {num_labels}", num_names=len(names), num_labels=model.num_labels
+                ),
+            )
         if names is not None and len(set(names)) < len(names):
-            layers.mistake(("model", "label_names"), "the same name stands for two labels")
+            layers.mistake(("model", "label_names"), Message("the same name stands for two labels"))
     if model is not None and data is not None:
         _check_task(layers, model, data)
     micro, total = parallel.micro_batch_size, parallel.global_batch_size
     if micro != "auto" and total % micro:
         layers.mistake(
             ("parallel", "micro_batch_size"),
-            f"global_batch_size {total} is not a multiple of micro_batch_size {micro}; {_divisors(total)} are possible",
+            Message(
+                "global_batch_size {total} is not a multiple of micro_batch_size {micro}; {divisors} are possible",
+                total=total,
+                micro=micro,
+                divisors=_divisors(total),
+            ),
         )
     if adapter is not None and adapter.target_modules == ():
-        layers.mistake(("adapter", "target_modules"), "names no layer to adapt; leave it out for every linear layer")
+        layers.mistake(
+            ("adapter", "target_modules"), Message("names no layer to adapt; leave it out for every linear layer")
+        )
     strategy = strategies.chosen(parallel.strategy)
     if strategy is not None:
         keys = parallel.deepspeed.given() if parallel.deepspeed is not None else ()
         for path, text in strategy.problems(keys, uses_dora=adapter is not None and adapter.use_dora):
             layers.mistake(path, text)
     if len(set(good.get("metrics", ()))) < len(good.get("metrics", ())):
-        layers.mistake(("metrics",), "a metric is named twice")
+        layers.mistake(("metrics",), Message("a metric is named twice"))
 
 
 def _check_task(layers: Layers, model: Model, data: Data) -> None:
@@ -147,16 +168,20 @@ def _check_task(layers: Layers, model: Model, data: Data) -> None:
         for key in ("prompt", "system", "answers"):
             if getattr(data, key) is not None:
                 layers.mistake(
-                    ("data", key), "a classification head reads the text alone; use model.task: causal-lm for prompts"
+                    ("data", key),
+                    Message("a classification head reads the text alone; use model.task: causal-lm for prompts"),
                 )
         return
     if data.prompt is not None and "{text}" not in data.prompt:
-        layers.mistake(("data", "prompt"), "has no {text}, so every row would look the same")
+        layers.mistake(("data", "prompt"), Message("has no {text}, so every row would look the same"))
     if data.answers is not None:
         if count is not None and len(data.answers) != count:
-            layers.mistake(("data", "answers"), f"{len(data.answers)} answers for num_labels {count}")
+            layers.mistake(
+                ("data", "answers"),
+                Message("{num_answers} answers for num_labels {count}", num_answers=len(data.answers), count=count),
+            )
         if len(set(data.answers)) < len(data.answers):
-            layers.mistake(("data", "answers"), "two labels have the same answer")
+            layers.mistake(("data", "answers"), Message("two labels have the same answer"))
 
 
 def _divisors(number: int) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from launcher import assets
 from launcher.errors import LaunchError
+from launcher.messages import Message, joined
 from launcher.recipe import yamlfile
 from launcher.recipe.messages import keys_of
 from launcher.recipe.schema import RecipeSpec
@@ -47,29 +48,32 @@ class Layers:
     def mistake(self, path: tuple[str | int, ...], text: str) -> None:
         dotted = ".".join(str(p) for p in path)
         where = self.where(path).removesuffix(f" {dotted}")  # `command line training.seed`: the key follows
-        self.mistakes.append(f"{where}: {dotted + ': ' if dotted else ''}{text}")
+        key = f"{dotted}: " if dotted else ""
+        self.mistakes.append(Message("{where}: {key}{text}", where=where, key=key, text=text))
 
     def raise_if_any(self) -> None:
         if self.mistakes:
             mistakes = sorted(dict.fromkeys(self.mistakes), key=_position)
             raise LaunchError(
-                "\n".join(mistakes),
-                hint=_place(mistakes[0]) if len(mistakes) == 1 else f"correct these {len(mistakes)} errors",
+                joined(mistakes, "\n"),
+                hint=_place(mistakes[0])
+                if len(mistakes) == 1
+                else Message("correct these {num_mistakes} errors", num_mistakes=len(mistakes)),
             )
 
 
 def _place(mistake: str) -> str:
     """What to do about a single mistake: where it is to be corrected."""
     if mistake.startswith("command line"):
-        return "correct that word of the command line"
+        return Message("correct that word of the command line")
     if mistake.startswith("environment "):
-        return "change or unset that variable"
+        return Message("change or unset that variable")
     found = re.match(r"(.*?):(\d+): (?:([\w.]+): )?", mistake)
     if found is None:
-        return "add it to the recipe, or as KEY=VALUE on the command line"
+        return Message("add it to the recipe, or as KEY=VALUE on the command line")
     if found[3] and Path(found[1]) in assets.recipes():  # installed, and not the user's to edit
-        return f"set {found[3]} on the command line; {found[3]}=null is its default"
-    return f"correct line {found[2]} of {found[1]}"
+        return Message("set {actual} on the command line; {actual}=null is its default", actual=found[3])
+    return Message("correct line {actual} of {second_actual}", actual=found[2], second_actual=found[1])
 
 
 def _position(mistake: str) -> tuple[bool, str, int]:
@@ -101,28 +105,43 @@ def file_layer(layers: Layers, path: Path, seen: list[Path]) -> None:
     if not isinstance(document.value, dict):
         kind = "empty" if document.value is None else f"a {type(document.value).__name__}"
         raise LaunchError(
-            f"{path}:1: a recipe is a mapping of keys, this is {kind}", hint=f"keys are {keys_of(RecipeSpec)}"
+            "{path}:1: a recipe is a mapping of keys, this is {kind}",
+            hint="keys are {keys_of}",
+            path=path,
+            kind=kind,
+            keys_of=keys_of(RecipeSpec),
         )
     values = dict(document.value)
     base = values.pop("extends", None)
     if base is not None:
         line = document.lines[("extends",)]
         if not isinstance(base, str):
-            raise LaunchError(f"{path}:{line}: extends: expected a file name, got {base!r}", hint="name one recipe")
+            raise LaunchError(
+                "{path}:{line}: extends: expected a file name, got {base!r}",
+                hint="name one recipe",
+                path=path,
+                line=line,
+                base=base,
+            )
         base_path = path.parent / base
         if not base_path.is_file():
             base_path = assets.recipe(Path(base))
         if base_path.resolve() in [p.resolve() for p in [*seen, path]]:
             raise LaunchError(
-                f"{path}:{line}: extends: {base} leads back to itself",
-                hint=f"name another file; `extends: {base_path.stem}` is the shipped recipe of that name"
+                Message("{path}:{line}: extends: {base} leads back to itself", path=path, line=line, base=base),
+                hint=Message(
+                    "name another file; `extends: {stem}` is the shipped recipe of that name", stem=base_path.stem
+                )
                 if base_path.stem in [shipped.stem for shipped in assets.recipes()]
                 else "name another file",
             )
         if not base_path.is_file():
             raise LaunchError(
-                f"{path}:{line}: extends: {path.parent / base}: no such file",
+                "{path}:{line}: extends: {parent}: no such file",
                 hint="name a file beside the recipe, or a shipped recipe: `ascend-launch recipes` lists them",
+                path=path,
+                line=line,
+                parent=path.parent / base,
             )
         file_layer(layers, base_path, [*seen, path])
     layers.merge(values, {p: f"{path}:{line}" for p, line in document.lines.items() if p[:1] != ("extends",)})
@@ -137,29 +156,37 @@ def env_layer(layers: Layers, env: Mapping[str, str]) -> None:
         keys = [part.lower() for part in rest.split("__")]
         if keys[0] not in sections:
             layers.mistakes.append(
-                f"environment {variable}: no recipe key `{'.'.join(keys)}`; write ASCEND_LAUNCH_<SECTION>__<KEY>"
+                Message(
+                    "environment {variable}: no recipe key `{keys}`; write ASCEND_LAUNCH_<SECTION>__<KEY>",
+                    variable=variable,
+                    keys=".".join(keys),
+                )
             )
             continue
-        _set(layers, keys, env[variable], f"environment {variable}")
+        _set(layers, keys, env[variable], Message("environment {variable}", variable=variable))
 
 
 def override_layer(layers: Layers, overrides: Iterable[str]) -> None:
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][\w.-]*", key):
-            layers.mistakes.append(f"command line: {word!r} is not KEY=VALUE (as in training.learning_rate=1e-5)")
+            layers.mistakes.append(
+                Message("command line: {word!r} is not KEY=VALUE (as in training.learning_rate=1e-5)", word=word)
+            )
             continue
-        _set(layers, key.split("."), text, f"command line {key}")
+        _set(layers, key.split("."), text, Message("command line {key}", key=key))
 
 
 def _set(layers: Layers, keys: list[str], text: str, origin: str) -> None:
     if keys[0] == "training" and not text.strip():  # as of `training.seed=$SEED` without a SEED
-        layers.mistakes.append(f"{origin}: no value is given; null stands for the default")
+        layers.mistakes.append(Message("{origin}: no value is given; null stands for the default", origin=origin))
         return
     try:
         value = yamlfile.scalar(text)
     except ValueError as error:
-        layers.mistakes.append(f"{origin}: {text!r} is not a YAML value ({error})")
+        layers.mistakes.append(
+            Message("{origin}: {text!r} is not a YAML value ({error})", origin=origin, text=text, error=error)
+        )
         return
     nested: Any = value
     for key in reversed(keys):

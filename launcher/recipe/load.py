@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher import scrub
+from launcher.messages import Message
 from launcher.recipe import training_rules
 from launcher.recipe.checks import has_nul, validate
 from launcher.recipe.layers import Layers, env_layer, file_layer, locate, override_layer
@@ -64,9 +65,11 @@ def load(
         layers.mistake(("training", name), text)
     script = spec.script and ((recipe_dir or path.parent) / spec.script)
     if script and not script.is_file():
-        layers.mistake(("script",), f"{script}: no such file")
+        layers.mistake(("script",), Message("{script}: no such file", script=script))
     elif script and _shadows(script):
-        layers.mistake(("script",), f"a file named {script.name} hides the library of that name; rename it")
+        layers.mistake(
+            ("script",), Message("a file named {script} hides the library of that name; rename it", script=script.name)
+        )
     layers.raise_if_any()
     return Loaded(spec, path.stem, path, _origins(spec, layers), recipe_dir)
 
@@ -78,8 +81,10 @@ def _refuse_secrets(layers: Layers) -> None:
         if isinstance(value, str) and scrub.has_url_secret(value):
             layers.mistake(
                 path,
-                "holds a user, a password or a token in a URL, and a recipe is copied into the run directory; "
-                "leave it out, and have ~/.netrc or a variable such as HF_TOKEN tell it",
+                Message(
+                    "holds a user, a password or a token in a URL, and a recipe is copied into the run "
+                    "directory; leave it out, and have ~/.netrc or a variable such as HF_TOKEN tell it"
+                ),
             )
         inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
         todo += [((*path, key), one) for key, one in inner]

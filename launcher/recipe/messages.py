@@ -8,24 +8,25 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from launcher.messages import Message
 from launcher.recipe import training_fields
 from launcher.recipe.schema import DeepSpeed, RecipeSpec
 
 _EXPECTED = {
-    "int_type": "expected a whole number",
-    "int_parsing": "expected a whole number",
-    "int_from_float": "expected a whole number",
-    "float_type": "expected a number",
-    "float_parsing": "expected a number",
-    "bool_type": "expected true or false",
-    "bool_parsing": "expected true or false",
-    "string_type": "expected text",
-    "tuple_type": "expected a list",
-    "list_type": "expected a list",
-    "dict_type": "expected a mapping",
-    "model_type": "expected a mapping",
-    "model_attributes_type": "expected a mapping",
-    "string_too_short": "must not be empty",
+    "int_type": Message("expected a whole number"),
+    "int_parsing": Message("expected a whole number"),
+    "int_from_float": Message("expected a whole number"),
+    "float_type": Message("expected a number"),
+    "float_parsing": Message("expected a number"),
+    "bool_type": Message("expected true or false"),
+    "bool_parsing": Message("expected true or false"),
+    "string_type": Message("expected text"),
+    "tuple_type": Message("expected a list"),
+    "list_type": Message("expected a list"),
+    "dict_type": Message("expected a mapping"),
+    "model_type": Message("expected a mapping"),
+    "model_attributes_type": Message("expected a mapping"),
+    "string_too_short": Message("must not be empty"),
 }
 
 
@@ -36,15 +37,27 @@ def sentence(item: Any, path: tuple[str | int, ...]) -> str:
     if kind == "extra_forbidden":
         section = _section_of(path[:-1])
         if section is DeepSpeed and path[-1] in _DEEPSPEED_ELSEWHERE:
-            return f"not set here: {_DEEPSPEED_ELSEWHERE[str(path[-1])]}"
-        return "unknown key" + (did_you_mean(str(path[-1]), section) if section else "")
+            return Message(
+                "not set here: {deepspeed_elsewhere}", deepspeed_elsewhere=_DEEPSPEED_ELSEWHERE[str(path[-1])]
+            )
+        return Message(
+            "unknown key{did_you_mean}", did_you_mean=did_you_mean(str(path[-1]), section) if section else ""
+        )
     if kind == "literal_error":
         expected = item["ctx"]["expected"].replace("'", "")
         close = difflib.get_close_matches(str(value), re.split(r", | or ", expected), n=1)
-        return f"{shown} is not one of {expected}" + (f"; did you mean `{close[0]}`?" if close else "")
+        return Message(
+            "{shown} is not one of {expected}{close}",
+            shown=shown,
+            expected=expected,
+            close=Message("; did you mean `{close}`?", close=close[0]) if close else "",
+        )
     if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
         return f"{shown}: {item['msg'].removeprefix('Input ').replace('should be', 'must be')}"
-    return _EXPECTED.get(kind, item["msg"]) + ("" if kind == "string_too_short" else f", got {shown}")
+    expected = _EXPECTED.get(kind, item["msg"])
+    return (
+        expected if kind == "string_too_short" else Message("{expected}, got {shown}", expected=expected, shown=shown)
+    )
 
 
 def recipe_path(loc: tuple[Any, ...], values: Any) -> tuple[str | int, ...]:
@@ -78,14 +91,18 @@ def keys_of(section: type[BaseModel]) -> str:
 
 def did_you_mean(key: str, section: type[BaseModel]) -> str:
     close = difflib.get_close_matches(key, section.model_fields, n=1, cutoff=0.6)
-    return f"; did you mean `{close[0]}`?" if close else f"; keys here are {keys_of(section)}"
+    return (
+        Message("; did you mean `{close}`?", close=close[0])
+        if close
+        else Message("; keys here are {keys_of}", keys_of=keys_of(section))
+    )
 
 
 _PEERS = {
     "model_name_or_path": "model.name",
     "dataset": "data.path",
     "cutoff_len": "data.max_length",
-    "finetuning_type": "adapter (leave it out for full fine-tuning)",
+    "finetuning_type": Message("adapter (leave it out for full fine-tuning)"),
     "lora_rank": "adapter.r",
     "lora_alpha": "adapter.lora_alpha",
     "lora_target": "adapter.target_modules",
@@ -101,28 +118,30 @@ _PEERS = {
 
 def peer_hint(key: str) -> str:
     if key in _PEERS:
-        return f"; here it is written {_PEERS[key]}"
+        return Message("; here it is written {peers}", peers=_PEERS[key])
     if key in training_fields.fields():
-        return f"; it belongs under training: training.{key}"
+        return Message("; it belongs under training: training.{key}", key=key)
     return ""
 
 
 _DEEPSPEED_ELSEWHERE = {
-    "zero_optimization": "write its keys directly below parallel.deepspeed",
+    "zero_optimization": Message("write its keys directly below parallel.deepspeed"),
     "stage": "set parallel.strategy",
     "offload_optimizer": "set parallel.strategy: zero3-offload",
     "offload_param": "set parallel.strategy: zero3-offload",
     "train_batch_size": "set parallel.global_batch_size",
     "train_micro_batch_size_per_gpu": "set parallel.micro_batch_size",
-    "gradient_accumulation_steps": "it follows from parallel.global_batch_size and micro_batch_size",
+    "gradient_accumulation_steps": Message("it follows from parallel.global_batch_size and micro_batch_size"),
     "gradient_clipping": "set training.max_grad_norm",
     "bf16": "set parallel.precision",
     "fp16": "set parallel.precision",
     "optimizer": "set training.optim",
     "scheduler": "set training.lr_scheduler_type",
     "activation_checkpointing": "set training.gradient_checkpointing",
-    "stage3_gather_16bit_weights_on_model_save": "it stays on: without it a checkpoint holds no weights that can be read",
-    "reduce_scatter": "the launcher decides it, since results depend on it",
-    "allgather_partitions": "the launcher decides it",
+    "stage3_gather_16bit_weights_on_model_save": Message(
+        "it stays on: without it a checkpoint holds no weights that can be read"
+    ),
+    "reduce_scatter": Message("the launcher decides it, since results depend on it"),
+    "allgather_partitions": Message("the launcher decides it"),
 }
 """Keys of DeepSpeed's config that a recipe does not set below parallel.deepspeed, and what to write instead."""

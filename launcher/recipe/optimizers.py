@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from launcher.messages import Message
 from launcher.recipe.problems import Problem, did_you_mean, keys
 
 ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
@@ -97,31 +98,36 @@ def optimizer_problems(training: Mapping[str, Any]) -> Iterator[Problem]:
     if found is None:
         return
     if found.refused:
-        yield "optim", f"{name} is not supported: {found.refused}; adamw_torch and adafactor are"
+        yield (
+            "optim",
+            Message(
+                "{name} is not supported: {refused}; adamw_torch and adafactor are", name=name, refused=found.refused
+            ),
+        )
         return
     for key in ADAM:
         if key in training and key not in found.adam:
-            yield key, f"has no effect: optim {name} does not read it"
+            yield key, Message("has no effect: optim {name} does not read it", name=name)
     yield from _optim_args(str(name), training.get("optim_args"), found.args)
     targets = training.get("optim_target_modules")
     if targets is not None and not found.has_targets:
-        yield "optim_target_modules", f"has no effect: optim {name} trains every module"
+        yield "optim_target_modules", Message("has no effect: optim {name} trains every module", name=name)
     elif targets is None and found.has_targets:
-        yield "optim", f"{name} needs optim_target_modules, as in optim_target_modules: all-linear"
+        yield "optim", Message("{name} needs optim_target_modules, as in optim_target_modules: all-linear", name=name)
 
 
 def _optim_args(name: str, text: Any, takes: frozenset[str]) -> Iterator[Problem]:
     for part in str(text or "").replace(" ", "").split(","):
         key, equals, _ = part.partition("=")
         if part and (not equals or "=" in part[len(key) + 1 :]):
-            yield "optim_args", f"{part!r} is not KEY=VALUE"
+            yield "optim_args", Message("{part!r} is not KEY=VALUE", part=part)
         elif part and key not in takes:
-            found = did_you_mean(key, takes) or f"; it reads {', '.join(sorted(takes)) or 'none'}"
-            yield "optim_args", f"optim {name} does not read {key}{found}"
+            found = did_you_mean(key, takes) or Message("; it reads {takes}", takes=", ".join(sorted(takes)) or "none")
+            yield "optim_args", Message("optim {name} does not read {key}{actual}", name=name, key=key, actual=found)
         elif part and (wrong := _optim_value(key, part[len(key) + 1 :])):
             yield "optim_args", f"{key}: {wrong}"
     if "nesterov=true" in str(text).lower().replace(" ", "") and "momentum=" not in str(text):
-        yield "optim_args", "nesterov needs momentum, as in momentum=0.9,nesterov=true"
+        yield "optim_args", Message("nesterov needs momentum, as in momentum=0.9,nesterov=true")
 
 
 _WHOLE = keys("rank update_proj_gap block_size")
@@ -134,15 +140,15 @@ _TEXTS = keys("proj proj_type scale_type momentum_dtype variance_dtype compensat
 def _optim_value(key: str, text: str) -> str | None:
     """What is wrong with a value of optim_args, which are read as numbers unless they are switches or names."""
     if key in _ANY_WORD and text.lower() != "true":  # bool("false") is true
-        return f"expected true, got {text!r}; leave it out for false"
+        return Message("expected true, got {text!r}; leave it out for false", text=text)
     if key in _SWITCHES:
-        return None if text.lower() in ("true", "false") else f"expected true or false, got {text!r}"
+        return None if text.lower() in ("true", "false") else Message("expected true or false, got {text!r}", text=text)
     if key in _TEXTS:
-        return None if text else "expected a name"
+        return None if text else Message("expected a name")
     try:
         number = float(text)
     except ValueError:
-        return f"expected a number, got {text!r}"
+        return Message("expected a number, got {text!r}", text=text)
     if not math.isfinite(number) or number < 0:
-        return f"{text} must be a finite number of at least 0"
-    return f"{text} must be a whole number" if key in _WHOLE and not text.isdigit() else None
+        return Message("{text} must be a finite number of at least 0", text=text)
+    return Message("{text} must be a whole number", text=text) if key in _WHOLE and not text.isdigit() else None

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from launcher.messages import Message
+
 Problem = tuple[str, str]
 """The name of a training argument, and what is wrong with it."""
 
@@ -37,17 +39,17 @@ def value_problem(name: str, value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if not _is_finite(value):
-        return f"{_short(value)} is not a finite number"
+        return Message("{value} is not a finite number", value=_short(value))
     if name in ABOVE_0 and value <= 0:
-        return f"{value} must be above 0"
+        return Message("{value} must be above 0", value=value)
     if name in AT_LEAST_0 and value < 0:
-        return f"{value} must be at least 0"
+        return Message("{value} must be at least 0", value=value)
     if name in BELOW and value >= BELOW[name]:
-        return f"{value} must be below {BELOW[name]}"
+        return Message("{value} must be below {below}", value=value, below=BELOW[name])
     if name in STEPS_OR_SHARE and value > 1 and value != int(value):
-        return f"{value} must be a whole number of steps, or below 1 a share of all steps"
+        return Message("{value} must be a whole number of steps, or below 1 a share of all steps", value=value)
     if name == "max_steps" and value < 1 and value != -1:
-        return f"{value} steps train nothing; leave it out for num_train_epochs"
+        return Message("{value} steps train nothing; leave it out for num_train_epochs", value=value)
     return None
 
 
@@ -73,4 +75,4 @@ def yaml(value: Any) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean `{close[0]}`?" if close else ""
+    return Message("; did you mean `{close}`?", close=close[0]) if close else ""

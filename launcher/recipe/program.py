@@ -68,12 +68,14 @@ def check(program: Program) -> None:
     if program.kind == "script":
         path = Path(program.target)
         if not path.exists():
-            raise LaunchError(f"{path}: no such file", hint="name a program (.py), or a recipe (.yaml)")
+            raise LaunchError("{path}: no such file", hint="name a program (.py), or a recipe (.yaml)", path=path)
         if path.is_dir() and not (path / "__main__.py").is_file():
-            raise LaunchError(f"{path}: a folder without __main__.py", hint="name the program's file")
+            raise LaunchError("{path}: a folder without __main__.py", hint="name the program's file", path=path)
         if not os.access(path, os.R_OK):
-            raise LaunchError(f"{path}: cannot be read", hint="have its permissions changed")
+            raise LaunchError("{path}: cannot be read", hint="have its permissions changed", path=path)
     elif program.kind == "executable" and shutil.which(program.target) is None:
         raise LaunchError(
-            f"{program.target}: no such executable on PATH", hint="give its path; a Python file needs no --no-python"
+            "{target}: no such executable on PATH",
+            hint="give its path; a Python file needs no --no-python",
+            target=program.target,
         )

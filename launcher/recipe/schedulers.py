@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from launcher.messages import Message
 from launcher.recipe.problems import Problem, did_you_mean, is_number, keys, yaml
 from launcher.recipe.schedules import BY_METRIC, GREATER_IS_BETTER, Schedule, best_metric
 
@@ -64,25 +65,50 @@ def scheduler_problems(training: Mapping[str, Any], schedule: Schedule) -> Itera
         return
     for key, value in given.items():
         if key not in found.takes:
-            takes = f"{name} takes {', '.join(sorted(found.takes)) or 'none'}"
-            yield "lr_scheduler_kwargs", f"unknown key {key!r}" + (did_you_mean(str(key), found.takes) or f"; {takes}")
+            takes = Message("{name} takes {takes}", name=name, takes=", ".join(sorted(found.takes)) or "none")
+            yield (
+                "lr_scheduler_kwargs",
+                Message(
+                    "unknown key {key!r}{did_you_mean}",
+                    key=key,
+                    did_you_mean=did_you_mean(str(key), found.takes) or f"; {takes}",
+                ),
+            )
         elif (text := _argument(key, value)) is not None:
             yield "lr_scheduler_kwargs", text
     if found.needs_one_of and sum(given.get(key) is not None for key in found.needs_one_of) != 1:
         first, names = found.needs_one_of[0], " or ".join(found.needs_one_of)
-        one = f"one of {names}" if len(found.needs_one_of) > 1 else names
+        one = Message("one of {names}", names=names) if len(found.needs_one_of) > 1 else names
         where = "lr_scheduler_kwargs" if given else "lr_scheduler_type"
-        yield where, f"{name} needs {one}, as in lr_scheduler_kwargs: {{{first}: {_EXAMPLE[first]}}}"
+        yield (
+            where,
+            Message(
+                "{name} needs {one}, as in lr_scheduler_kwargs: {{{first}: {example}}}",
+                name=name,
+                one=one,
+                first=first,
+                example=_EXAMPLE[first],
+            ),
+        )
     if training.get("warmup_steps") and not found.warms_up:
-        hint = "; constant_with_warmup has one" if name == "constant" else ""
-        yield "warmup_steps", f"has no effect: lr_scheduler_type {name} has no warmup{hint}"
+        hint = Message("; constant_with_warmup has one") if name == "constant" else ""
+        yield (
+            "warmup_steps",
+            Message("has no effect: lr_scheduler_type {name} has no warmup{hint}", name=name, hint=hint),
+        )
     yield from _rates(str(name), given, training.get("learning_rate", 5e-5))
     if name in BY_METRIC:
         if schedule.evaluation == "no":
-            yield "lr_scheduler_type", f"{name} follows an evaluation, and nothing is evaluated; set eval_strategy"
+            yield (
+                "lr_scheduler_type",
+                Message("{name} follows an evaluation, and nothing is evaluated; set eval_strategy", name=name),
+            )
         mode = "max" if GREATER_IS_BETTER.get(best_metric(training)) else "min"
         if given.get("mode") in ("min", "max") and given["mode"] != mode:
-            yield "lr_scheduler_kwargs", f"mode is {mode} for {best_metric(training)}; leave it out"
+            yield (
+                "lr_scheduler_kwargs",
+                Message("mode is {mode} for {best_metric}; leave it out", mode=mode, best_metric=best_metric(training)),
+            )
 
 
 _EXAMPLE = {"min_lr": "1e-6", "num_decay_steps": "100"}
@@ -91,13 +117,23 @@ _EXAMPLE = {"min_lr": "1e-6", "num_decay_steps": "100"}
 def _argument(key: str, value: Any) -> str | None:
     if key in _WORDS:
         allowed = _WORDS[key]
-        return None if value in allowed else f"{key}: {value!r} is none of {', '.join(map(yaml, allowed))}"
+        return (
+            None
+            if value in allowed
+            else Message(
+                "{key}: {value!r} is none of {allowed}", key=key, value=value, allowed=", ".join(map(yaml, allowed))
+            )
+        )
     if not is_number(value):
-        return f"{key}: expected a number, got {value!r}"
+        return Message("{key}: expected a number, got {value!r}", key=key, value=value)
     if value < 0 or (value == 0 and key in _ABOVE_0):
-        return f"{key}: {value} must be {'above' if key in _ABOVE_0 else 'at least'} 0"
+        return (
+            Message("{key}: {value} must be above 0", key=key, value=value)
+            if key in _ABOVE_0
+            else Message("{key}: {value} must be at least 0", key=key, value=value)
+        )
     if key in _SHARES and value > 1:
-        return f"{key}: {value} must be at most 1, a share of the learning_rate"
+        return Message("{key}: {value} must be at most 1, a share of the learning_rate", key=key, value=value)
     return None
 
 
@@ -110,9 +146,9 @@ def _rates(name: str, given: Mapping[str, Any], rate: Any) -> Iterator[Problem]:
     least = given.get(key, 1e-7 if name == "polynomial" else None)
     if is_number(least) and is_number(rate) and (least >= rate if name == "polynomial" else least > rate):
         where = "lr_scheduler_kwargs" if key in given else "learning_rate"
-        yield where, f"{key} {least} must be below the learning_rate, {rate}"
+        yield where, Message("{key} {least} must be below the learning_rate, {rate}", key=key, least=least, rate=rate)
     if name in BY_METRIC and is_number(given.get("factor")) and not 0 < given["factor"] < 1:
-        yield "lr_scheduler_kwargs", f"factor: {given['factor']} must be between 0 and 1"
+        yield "lr_scheduler_kwargs", Message("factor: {factor} must be between 0 and 1", factor=given["factor"])
 
 
 def scheduler_mode(training: Mapping[str, Any]) -> dict[str, Any]:

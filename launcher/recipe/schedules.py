@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from launcher.messages import Message
 from launcher.recipe.problems import Problem, did_you_mean, yaml
 
 GREATER_IS_BETTER = {"loss": False, "accuracy": True, "precision": True, "recall": True, "f1": True, "mae": False}
@@ -44,22 +45,27 @@ def schedule_problems(training: Mapping[str, Any], schedule: Schedule, *, has_ev
         key = f"{kind}_steps"
         if training.get(key) is not None and strategy != "steps":
             if kind == "eval" and not has_eval:
-                yield key, "there is no data.eval to evaluate on; set it, or leave this out"
+                yield key, Message("there is no data.eval to evaluate on; set it, or leave this out")
             elif not (kind == "logging" and schedule.evaluation == "steps" and training.get("eval_steps") is None):
                 name = f"{kind}_strategy"
                 yield (
                     key,
-                    f"has no effect with {name}: {strategy}; leave it out (training.{key}=null), or set {name}: steps",
+                    Message(
+                        "has no effect with {name}: {strategy}; leave it out (training.{key}=null), or set {name}: steps",
+                        name=name,
+                        strategy=strategy,
+                        key=key,
+                    ),
                 )
     asked = training.get("eval_strategy")
     if not has_eval and asked not in (None, "no"):
-        yield "eval_strategy", "there is no data.eval to evaluate on; set it or say `no`"
+        yield "eval_strategy", Message("there is no data.eval to evaluate on; set it or say `no`")
     if not has_eval and training.get("eval_on_start"):
-        yield "eval_on_start", "there is no data.eval to evaluate on; set it, or leave this out"
+        yield "eval_on_start", Message("there is no data.eval to evaluate on; set it, or leave this out")
     if asked == "steps" and not (training.get("eval_steps") or training.get("logging_steps")):
-        yield "eval_strategy", "`steps` needs eval_steps"
+        yield "eval_strategy", Message("`steps` needs eval_steps")
     if training.get("eval_delay") and schedule.evaluation == "no":
-        yield "eval_delay", "has no effect, since nothing is evaluated during the training"
+        yield "eval_delay", Message("has no effect, since nothing is evaluated during the training")
     yield from _delay(training, schedule)
 
 
@@ -73,7 +79,14 @@ def _delay(training: Mapping[str, Any], schedule: Schedule) -> Iterator[Problem]
     else:
         return
     if training.get("eval_delay", 0) > total:
-        yield "eval_delay", f"is more than the {total} {what} of the training, in which nothing would be evaluated"
+        yield (
+            "eval_delay",
+            Message(
+                "is more than the {total} {what} of the training, in which nothing would be evaluated",
+                total=total,
+                what=what,
+            ),
+        )
 
 
 BY_METRIC = frozenset({"reduce_lr_on_plateau", "greedy"})
@@ -103,40 +116,77 @@ def best(training: Mapping[str, Any], schedule: Schedule, metrics: Sequence[str]
     if asked is not None and name not in there:
         yield "metric_for_best_model", _no_metric(str(asked), name, there)
     elif asked is not None and schedule.evaluation == "no":
-        yield "metric_for_best_model", "nothing is evaluated during the training; set eval_strategy, or leave this out"
+        yield (
+            "metric_for_best_model",
+            Message("nothing is evaluated during the training; set eval_strategy, or leave this out"),
+        )
     if better is not None and not looks_for_best(training):
-        yield "greater_is_better", "has no effect without metric_for_best_model"
+        yield "greater_is_better", Message("has no effect without metric_for_best_model")
     elif better is not None and name in there and better != GREATER_IS_BETTER[name]:
         more = "more" if GREATER_IS_BETTER[name] else "less"
-        yield "greater_is_better", f"of {name} {more} is better; leave this out, which says {yaml(not better)}"
+        yield (
+            "greater_is_better",
+            Message(
+                "of {name} {more} is better; leave this out, which says {yaml}",
+                name=name,
+                more=more,
+                yaml=yaml(not better),
+            ),
+        )
 
 
 def _no_metric(asked: str, name: str, there: Sequence[str]) -> str:
     if name == "confusion_matrix":
-        return f"confusion_matrix is a table and no figure; choose from {', '.join(there)}"
+        return Message("confusion_matrix is a table and no figure; choose from {place}", place=", ".join(there))
     if name in GREATER_IS_BETTER:
-        return f"{name} is not computed, choose from {', '.join(there)}, or add {name} to `metrics:`"
-    return f"`{asked}` is none of {', '.join(there)}" + did_you_mean(name.lower(), there)
+        return Message(
+            "{name} is not computed, choose from {place}, or add {name} to `metrics:`",
+            name=name,
+            place=", ".join(there),
+        )
+    return Message(
+        "`{asked}` is none of {place}{did_you_mean}",
+        asked=asked,
+        place=", ".join(there),
+        did_you_mean=did_you_mean(name.lower(), there),
+    )
 
 
 def load_best(training: Mapping[str, Any], schedule: Schedule) -> Iterator[Problem]:
     key = "load_best_model_at_end"
     if schedule.saving == "best" and schedule.evaluation == "no":
-        yield "save_strategy", "`best` needs evaluations to compare; set eval_strategy"
+        yield "save_strategy", Message("`best` needs evaluations to compare; set eval_strategy")
     if not training.get(key):
         return
     if schedule.saving == "no":
-        yield key, "needs save_strategy: epoch or steps"
+        yield key, Message("needs save_strategy: epoch or steps")
     elif schedule.saving != "best" and schedule.saving != schedule.evaluation:
-        found = f"saving is by {schedule.saving} and evaluation by {schedule.evaluation}"
-        yield key, f"needs a save for each evaluation, but {found}; give save_strategy and eval_strategy the same value"
+        found = Message(
+            "saving is by {saving} and evaluation by {evaluation}",
+            saving=schedule.saving,
+            evaluation=schedule.evaluation,
+        )
+        yield (
+            key,
+            Message(
+                "needs a save for each evaluation, but {actual}; give save_strategy and eval_strategy the same value",
+                actual=found,
+            ),
+        )
     elif schedule.saving == "steps":
         logging = training.get("logging_steps") or DEFAULT_STEPS["logging_steps"]
         save, every = training.get("save_steps") or DEFAULT_STEPS["save_steps"], training.get("eval_steps") or logging
         if not _is_multiple(save, every):
-            yield key, f"needs save_steps that are a multiple of eval_steps, and {save} is none of {every}"
+            yield (
+                key,
+                Message(
+                    "needs save_steps that are a multiple of eval_steps, and {save} is none of {every}",
+                    save=save,
+                    every=every,
+                ),
+            )
     if training.get("save_only_model"):
-        yield key, "needs whole checkpoints: leave out save_only_model"
+        yield key, Message("needs whole checkpoints: leave out save_only_model")
 
 
 def _is_multiple(save: float, every: float) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from launcher.messages import Message
 from launcher.recipe.problems import Problem, did_you_mean
 
 _TRACKERS = "clearml codecarbon comet_ml dagshub dvclive kubeflow mlflow neptune swanlab tensorboard trackio wandb"
@@ -30,14 +31,33 @@ def reporting(training: Mapping[str, Any]) -> Iterator[Problem]:
     for name in asked:
         if name not in TRACKERS and name != "all":
             choices = ", ".join(["all", "none", *sorted(TRACKERS)])
-            yield "report_to", f"`{name}` is none of {choices}" + did_you_mean(str(name), TRACKERS)
+            yield (
+                "report_to",
+                Message(
+                    "`{name}` is none of {choices}{did_you_mean}",
+                    name=name,
+                    choices=choices,
+                    did_you_mean=did_you_mean(str(name), TRACKERS),
+                ),
+            )
     if training.get("run_name") is not None and not NAMES_RUNS.union(["all"]) & set(asked):
         names = ", ".join(sorted(NAMES_RUNS))
-        yield "run_name", f"has no effect: it names the run for {names}; set report_to, or leave it out"
+        yield (
+            "run_name",
+            Message("has no effect: it names the run for {names}; set report_to, or leave it out", names=names),
+        )
     for key in _TRACKIO:
         if training.get(key) is not None and not {"trackio", "all"} & set(asked):
-            yield key, "has no effect without report_to: trackio"
+            yield key, Message("has no effect without report_to: trackio")
     for key in ("log_level", "log_level_replica"):
         level = training.get(key)
         if level is not None and level not in _LEVELS:
-            yield key, f"{level!r} is none of {', '.join(_LEVELS)}" + did_you_mean(str(level), _LEVELS)
+            yield (
+                key,
+                Message(
+                    "{level!r} is none of {levels}{did_you_mean}",
+                    level=level,
+                    levels=", ".join(_LEVELS),
+                    did_you_mean=did_you_mean(str(level), _LEVELS),
+                ),
+            )

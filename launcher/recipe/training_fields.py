@@ -16,46 +16,47 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import LaunchError
+from launcher.messages import Message, joined
 
 RENAMED = {
     "evaluation_strategy": "eval_strategy",
-    "no_cuda": "`--device cpu` on the command line",
+    "no_cuda": Message("`--device cpu` on the command line"),
     "group_by_length": "train_sampling_strategy: group_by_length",
-    "warmup_ratio": "warmup_steps, where a number below 1 is the ratio",
-    "logging_dir": "nothing: TensorBoard files go to the run directory",
-    "overwrite_output_dir": "nothing: every run has a directory of its own",
-    "save_safetensors": "nothing: weights are always saved as safetensors",
+    "warmup_ratio": Message("warmup_steps, where a number below 1 is the ratio"),
+    "logging_dir": Message("nothing: TensorBoard files go to the run directory"),
+    "overwrite_output_dir": Message("nothing: every run has a directory of its own"),
+    "save_safetensors": Message("nothing: weights are always saved as safetensors"),
     "per_gpu_train_batch_size": "parallel.micro_batch_size",
     "per_gpu_eval_batch_size": "parallel.eval_batch_size",
     "tokenizer": "model.tokenizer",
-    "adafactor": "optim: adafactor",
+    "adafactor": Message("optim: adafactor"),
     "fsdp_min_num_params": "parallel.strategy: fsdp2",
     "fsdp_transformer_layer_cls_to_wrap": "parallel.strategy: fsdp2",
-    "push_to_hub_model_id": "`hf upload` afterwards",
-    "push_to_hub_token": "the HF_TOKEN variable",
+    "push_to_hub_model_id": Message("`hf upload` afterwards"),
+    "push_to_hub_token": Message("the HF_TOKEN variable"),
     "half_precision_backend": "parallel.precision",
-    "dispatch_batches": "nothing: every rank loads its own rows",
-    "split_batches": "nothing: parallel.global_batch_size is the total",
+    "dispatch_batches": Message("nothing: every rank loads its own rows"),
+    "split_batches": Message("nothing: parallel.global_batch_size is the total"),
 }
 """Names of transformers 4 that 5 rejects, and what to write today (transformers 5.23, training_args.py)."""
 
-_COMPILED = (
-    "not supported here: batches have many lengths, and each would be compiled anew; a compiled model is another class, "
-    "which sharding, checkpoints and exports would have to know"
+_COMPILED = Message(
+    "not supported here: batches have many lengths, and each would be compiled anew; a compiled "
+    "model is another class, which sharding, checkpoints and exports would have to know"
 )
-_UPLOAD = "an upload that fails would end the run; afterwards: hf upload ORG/NAME RUN/model"
-_BATCH = "set parallel.global_batch_size (and, if you must, parallel.micro_batch_size)"
+_UPLOAD = Message("an upload that fails would end the run; afterwards: hf upload ORG/NAME RUN/model")
+_BATCH = Message("set parallel.global_batch_size (and, if you must, parallel.micro_batch_size)")
 OWNED = {
-    "deepspeed": "the launcher renders one DeepSpeed config for the job; set parallel.strategy",
+    "deepspeed": Message("the launcher renders one DeepSpeed config for the job; set parallel.strategy"),
     "fsdp": "set parallel.strategy: fsdp2",
     "fsdp_config": "set parallel.strategy: fsdp2",
     "parallelism_config": "set parallel.strategy",
-    "accelerator_config": "the launcher decides how rows are dispatched, since metrics depend on it",
+    "accelerator_config": Message("the launcher decides how rows are dispatched, since metrics depend on it"),
     "bf16": "set parallel.precision",
     "fp16": "set parallel.precision",
     "bf16_full_eval": "set parallel.precision",
     "fp16_full_eval": "set parallel.precision",
-    "tf32": "it exists on GPUs only",
+    "tf32": Message("it exists on GPUs only"),
     "torch_compile": _COMPILED,
     "torch_compile_backend": _COMPILED,
     "torch_compile_mode": _COMPILED,
@@ -63,39 +64,41 @@ OWNED = {
     "gradient_accumulation_steps": _BATCH,
     "auto_find_batch_size": _BATCH,
     "per_device_eval_batch_size": "set parallel.eval_batch_size",
-    "output_dir": "set output_dir at the top level",
-    "use_cpu": "say --device cpu",
-    "ddp_backend": "it follows from the device: hccl on npu, gloo on cpu",
-    "local_rank": "it comes from the launcher",
-    "do_train": "a run trains and evaluates; `ascend-launch eval` evaluates alone",
+    "output_dir": Message("set output_dir at the top level"),
+    "use_cpu": Message("say --device cpu"),
+    "ddp_backend": Message("it follows from the device: hccl on npu, gloo on cpu"),
+    "local_rank": Message("it comes from the launcher"),
+    "do_train": Message("a run trains and evaluates; `ascend-launch eval` evaluates alone"),
     "do_eval": "set eval_strategy",
-    "do_predict": "use `ascend-launch predict`",
-    "remove_unused_columns": "the launcher keeps the row index that exact metrics need",
+    "do_predict": Message("use `ascend-launch predict`"),
+    "remove_unused_columns": Message("the launcher keeps the row index that exact metrics need"),
     "label_names": "set data.label",
-    "length_column_name": "the launcher writes this column itself",
-    "include_for_metrics": "metrics come from per-row predictions, see `metrics`",
-    "batch_eval_metrics": "metrics come from per-row predictions, see `metrics`",
-    "prediction_loss_only": "metrics come from per-row predictions, see `metrics`",
-    "eval_do_concat_batches": "metrics come from per-row predictions, see `metrics`",
-    "eval_use_gather_object": "metrics come from per-row predictions, see `metrics`",
-    "eval_accumulation_steps": "evaluation keeps one number a row, so there is nothing to accumulate",
-    "average_tokens_across_devices": "it stays on: without it the loss changes with the number of ranks",
-    "full_determinism": "it sets CUDA switches; use seed, and HCCL_DETERMINISTIC=true on NPUs",
-    "disable_tqdm": "the launcher shows the progress itself",
-    "skip_memory_metrics": "the memory of each rank is always measured; the report shows it",
-    "dataloader_in_order": "the order of rows is fixed, so that a run that goes on is the run that was interrupted",
-    "ignore_data_skip": "a run that is launched again goes on with the next rows",
-    "enable_jit_checkpoint": "the launcher saves on SIGTERM by itself",
-    "restore_callback_states_from_checkpoint": "the launcher's checkpoints hold all state there is",
-    "resume_from_checkpoint": "launch again with --run-dir RUN: it goes on from its newest whole checkpoint",
-    "save_on_each_node": "all nodes share the run directory, so each file is written once",
+    "length_column_name": Message("the launcher writes this column itself"),
+    "include_for_metrics": Message("metrics come from per-row predictions, see `metrics`"),
+    "batch_eval_metrics": Message("metrics come from per-row predictions, see `metrics`"),
+    "prediction_loss_only": Message("metrics come from per-row predictions, see `metrics`"),
+    "eval_do_concat_batches": Message("metrics come from per-row predictions, see `metrics`"),
+    "eval_use_gather_object": Message("metrics come from per-row predictions, see `metrics`"),
+    "eval_accumulation_steps": Message("evaluation keeps one number a row, so there is nothing to accumulate"),
+    "average_tokens_across_devices": Message("it stays on: without it the loss changes with the number of ranks"),
+    "full_determinism": Message("it sets CUDA switches; use seed, and HCCL_DETERMINISTIC=true on NPUs"),
+    "disable_tqdm": Message("the launcher shows the progress itself"),
+    "skip_memory_metrics": Message("the memory of each rank is always measured; the report shows it"),
+    "dataloader_in_order": Message(
+        "the order of rows is fixed, so that a run that goes on is the run that was interrupted"
+    ),
+    "ignore_data_skip": Message("a run that is launched again goes on with the next rows"),
+    "enable_jit_checkpoint": Message("the launcher saves on SIGTERM by itself"),
+    "restore_callback_states_from_checkpoint": Message("the launcher's checkpoints hold all state there is"),
+    "resume_from_checkpoint": Message("launch again with --run-dir RUN: it goes on from its newest whole checkpoint"),
+    "save_on_each_node": Message("all nodes share the run directory, so each file is written once"),
     "push_to_hub": _UPLOAD,
     "hub_model_id": _UPLOAD,
     "hub_strategy": _UPLOAD,
     "hub_private_repo": _UPLOAD,
     "hub_always_push": _UPLOAD,
     "hub_revision": _UPLOAD,
-    "hub_token": "export HF_TOKEN: a recipe is copied into the run directory and must hold no secret",
+    "hub_token": Message("export HF_TOKEN: a recipe is copied into the run directory and must hold no secret"),
 }
 """Fields of TrainingArguments that a recipe may not set, each with the reason or the key to use instead."""
 
@@ -132,7 +135,7 @@ def fields() -> dict[str, Field]:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
     }
     if not found:
-        raise LaunchError(f"{root}: no TrainingArguments found", hint="install transformers 5")
+        raise LaunchError("{root}: no TrainingArguments found", hint="install transformers 5", root=root)
     return found
 
 
@@ -157,7 +160,7 @@ def _class(text: str, name: str) -> list[ast.stmt]:
         (i for i, line in enumerate(lines[1:], 1) if (line and not line[0].isspace()) or line.startswith("    def ")),
         None,
     )
-    node = ast.parse(f"class {name}" + "\n".join(lines[:end])).body[0]
+    node = ast.parse(Message("class {name}{lines}", name=name, lines="\n".join(lines[:end]))).body[0]
     assert isinstance(node, ast.ClassDef)
     return node.body
 
@@ -198,31 +201,38 @@ def problem(name: str, value: Any) -> str | None:
     """What is wrong with `training.<name>: value` in a recipe, or None."""
     known = fields()
     if name in OWNED:
-        return f"not set in a recipe: {OWNED[name]}"
+        return Message("not set in a recipe: {owned}", owned=OWNED[name])
     if name not in known:
         if name in RENAMED:
-            return f"transformers 5 has no such argument; use {RENAMED[name]}"
+            return Message("transformers 5 has no such argument; use {renamed}", renamed=RENAMED[name])
         close = [_SHORT[name]] if name in _SHORT else None
         close = close or difflib.get_close_matches(name, known.keys() - OWNED.keys(), n=1, cutoff=0.6)
-        return "no such TrainingArguments field" + (f"; did you mean `{close[0]}`?" if close else "")
+        return Message(
+            "no such TrainingArguments field{close}",
+            close=Message("; did you mean `{close}`?", close=close[0]) if close else "",
+        )
     field = known[name]
     # transformers also takes a mapping as JSON text, and as a file; a recipe has it as it is.
     types = field.types - {"str"} if "dict" in field.types else field.types
     if not _fits(value, types):
-        wanted = " or ".join(sorted(_TYPE_WORDS[t] for t in types))
-        return f"expected {wanted}, got {shown(value)}"
+        wanted = joined(sorted(_TYPE_WORDS[t] for t in types), " or ")
+        return Message("expected {wanted}, got {value}", wanted=wanted, value=shown(value))
     if field.choices and isinstance(value, str) and value not in field.choices:
         close = [c for c in field.choices if value and c.startswith(value)]
         close = close or difflib.get_close_matches(value, field.choices, n=1)
-        hint = f"; did you mean `{close[0]}`?" if close else f"; one of {', '.join(field.choices)}"
-        return f"{value!r} is not a choice" + hint
+        hint = (
+            Message("; did you mean `{close}`?", close=close[0])
+            if close
+            else Message("; one of {choices}", choices=", ".join(field.choices))
+        )
+        return Message("{value!r} is not a choice{hint}", value=value, hint=hint)
     return None
 
 
 _TYPE_WORDS = {
     "float": "a number",
-    "int": "a whole number",
-    "bool": "true or false",
+    "int": Message("a whole number"),
+    "bool": Message("true or false"),
     "str": "text",
     "dict": "a mapping",
     "list": "a list",

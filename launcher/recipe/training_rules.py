@@ -10,6 +10,7 @@ import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from launcher.messages import Message
 from launcher.recipe.optimizers import OPTIMIZERS, Optimizer, optimizer_problems
 from launcher.recipe.problems import Problem, value_problem
 from launcher.recipe.schedulers import scheduler_problems
@@ -22,28 +23,31 @@ def _recomputation(training: Mapping[str, Any]) -> Iterator[Problem]:
     for end in ("", "_kwargs"):
         old, new = f"gradient_checkpointing{end}", f"activation_checkpointing{end}"
         if training.get(old) is not None and training.get(new) is not None:
-            yield old, f"is the older name of {new}; give one of them"
+            yield old, Message("is the older name of {new}; give one of them", new=new)
         for key in (old, new):
             if end and training.get(key) and not is_on:
-                yield key, f"has no effect without {key.removesuffix(end)}: true"
+                yield key, Message("has no effect without {key}: true", key=key.removesuffix(end))
 
 
 def _together(training: Mapping[str, Any]) -> Iterator[Problem]:
     for key in OF_WORKERS:
         if training.get(key) and not training.get("dataloader_num_workers"):
-            yield key, "has no effect without dataloader_num_workers, since rows are then loaded by the rank itself"
+            yield (
+                key,
+                Message("has no effect without dataloader_num_workers, since rows are then loaded by the rank itself"),
+            )
     if training.get("liger_kernel_config") is not None and not training.get("use_liger_kernel"):
-        yield "liger_kernel_config", "has no effect without use_liger_kernel: true"
+        yield "liger_kernel_config", Message("has no effect without use_liger_kernel: true")
     yield from _debug(training.get("debug"))
     if training.get("train_sampling_strategy") == "batch_rebalance":
-        text = "batch_rebalance depends on the number of ranks; group_by_length balances ranks too"
+        text = Message("batch_rebalance depends on the number of ranks; group_by_length balances ranks too")
         yield "train_sampling_strategy", text
 
 
 def _debug(value: Any) -> Iterator[Problem]:
     for name in value.split() if isinstance(value, str) else value or ():
         if name != "underflow_overflow":
-            yield "debug", f"{name!r} is not a choice; `underflow_overflow` is the only one"
+            yield "debug", Message("{name!r} is not a choice; `underflow_overflow` is the only one", name=name)
 
 
 def problems(
@@ -76,14 +80,23 @@ def missing_packages(training: Mapping[str, Any]) -> Iterator[Problem]:
     """What the training section needs and this environment does not have. Looks for modules, and imports none."""
     optimizer = OPTIMIZERS.get(training.get("optim", ""), Optimizer())
     if optimizer.package and not optimizer.refused and not _is_installed(optimizer.package):
-        needs = f"needs {optimizer.package}, which is not installed: pip install {optimizer.pip}"
+        needs = Message(
+            "needs {package}, which is not installed: pip install {pip}", package=optimizer.package, pip=optimizer.pip
+        )
         yield "optim", f"{training['optim']} {needs}"
     if training.get("use_liger_kernel") and not _is_installed("liger_kernel"):
-        yield "use_liger_kernel", "needs liger_kernel, which is not installed: pip install liger-kernel"
+        yield "use_liger_kernel", Message("needs liger_kernel, which is not installed: pip install liger-kernel")
     for name in trackers(training):
         modules = (TRACKERS.get(name, ""), *ALTERNATIVES.get(name, ()))
         if modules[0] and not any(map(_is_installed, modules)):
-            yield "report_to", f"{name} needs {modules[0]}, which is not installed; install it, or set report_to: none"
+            yield (
+                "report_to",
+                Message(
+                    "{name} needs {module}, which is not installed; install it, or set report_to: none",
+                    name=name,
+                    module=modules[0],
+                ),
+            )
 
 
 def _is_installed(module: str) -> bool:

@@ -15,6 +15,7 @@ import yaml
 
 from launcher import assets
 from launcher.errors import LaunchError
+from launcher.messages import Message
 
 MAX_BYTES = 1 << 20
 PIPE_S = 10.0
@@ -67,15 +68,29 @@ def load(path: Path, kind: str = "recipe") -> Document:
         with os.fdopen(_opened(path), "rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise LaunchError(f"{path}: no such file", hint=_nearest(path, kind)) from None
+        raise LaunchError(Message("{path}: no such file", path=path), hint=_nearest(path, kind)) from None
     except OSError as error:
-        raise LaunchError(f"{path}: cannot be read: {error.strerror}", hint=f"name a readable {kind} file") from None
+        raise LaunchError(
+            "{path}: cannot be read: {problem}",
+            hint="name a readable {kind} file",
+            path=path,
+            problem=error.strerror,
+            kind=kind,
+        ) from None
     if len(raw) > MAX_BYTES:
-        raise LaunchError(f"{path}: more than {MAX_BYTES} bytes is no {kind} file", hint=f"name a {kind} file")
+        raise LaunchError(
+            "{path}: more than {max_bytes} bytes is no {kind} file",
+            hint="name a {kind} file",
+            path=path,
+            max_bytes=MAX_BYTES,
+            kind=kind,
+        )
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise LaunchError(f"{path}: not UTF-8 at byte {error.start}", hint="save the file as UTF-8") from None
+        raise LaunchError(
+            "{path}: not UTF-8 at byte {start}", hint="save the file as UTF-8", path=path, start=error.start
+        ) from None
     lines: dict[KeyPath, int] = {}
     try:
         return Document(_walk(_compose(text), lines, (), [0]), lines)
@@ -84,11 +99,15 @@ def load(path: Path, kind: str = "recipe") -> Document:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise LaunchError(
-            f"{path}:{line}: not valid YAML: {error.problem}", hint="correct the file at that line"
+            "{path}:{line}: not valid YAML: {problem}",
+            hint="correct the file at that line",
+            path=path,
+            line=line,
+            problem=error.problem,
         ) from None
     except yaml.YAMLError as error:
         first = str(error).splitlines()[0]
-        raise LaunchError(f"{path}: not valid YAML: {first}", hint="correct the file") from None
+        raise LaunchError("{path}: not valid YAML: {first}", hint="correct the file", path=path, first=first) from None
 
 
 def _opened(path: Path) -> int:
@@ -116,7 +135,11 @@ def _compose(text: str) -> yaml.Node | None:
             depth += 1
             if depth > MAX_DEPTH:
                 line = event.start_mark.line + 1 if event.start_mark else 1
-                raise _RefusedError(f"nested more than {MAX_DEPTH} levels deep", line, "a recipe needs four levels")
+                raise _RefusedError(
+                    Message("nested more than {max_depth} levels deep", max_depth=MAX_DEPTH),
+                    line,
+                    Message("a recipe needs four levels"),
+                )
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
     return yaml.compose(text, Loader=_Loader)
@@ -129,26 +152,38 @@ def _walk(node: yaml.Node | None, lines: dict[KeyPath, int], path: KeyPath, coun
     lines.setdefault(path, line)
     count[0] += 1
     if len(path) > MAX_DEPTH:
-        raise _RefusedError("an alias contains itself", line, "write the values out")
+        raise _RefusedError(Message("an alias contains itself"), line, Message("write the values out"))
     if count[0] > MAX_VALUES:
         raise _RefusedError(
-            f"more than {MAX_VALUES} values once aliases are followed", line, "remove the nested aliases"
+            Message("more than {max_values} values once aliases are followed", max_values=MAX_VALUES),
+            line,
+            Message("remove the nested aliases"),
         )
     if isinstance(node, yaml.CollectionNode) and node.tag not in ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
-        raise _RefusedError(f"not valid YAML: the tag {node.tag} is not read", line, "write plain values")
+        raise _RefusedError(
+            Message("not valid YAML: the tag {tag} is not read", tag=node.tag), line, Message("write plain values")
+        )
     if isinstance(node, yaml.MappingNode):
         out: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key_line = _line(key_node)
             if key_node.tag == "tag:yaml.org,2002:merge":
                 raise _RefusedError(
-                    "YAML merge keys (<<) are not read", key_line, "use `extends:` to build on a recipe"
+                    Message("YAML merge keys (<<) are not read"),
+                    key_line,
+                    Message("use `extends:` to build on a recipe"),
                 )
             key = _scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else None
             if not isinstance(key, str):
-                raise _RefusedError(f"key {key_node.value!r} is not text", key_line, "write keys as words")
+                raise _RefusedError(
+                    Message("key {key_node!r} is not text", key_node=key_node.value),
+                    key_line,
+                    Message("write keys as words"),
+                )
             if key in out:
-                raise _RefusedError(f"key `{key}` appears twice", key_line, "keep one of the two")
+                raise _RefusedError(
+                    Message("key `{key}` appears twice", key=key), key_line, Message("keep one of the two")
+                )
             lines[(*path, key)] = key_line
             out[key] = _walk(value_node, lines, (*path, key), count)
         return out
@@ -162,7 +197,7 @@ def _scalar(node: yaml.Node) -> Any:
     try:
         return loader.construct_object(node, deep=True)
     except ValueError as error:  # 2024-99-99 looks like a date and is none
-        raise _RefusedError(f"{node.value!r}: {error}", _line(node), "quote the value") from None
+        raise _RefusedError(f"{node.value!r}: {error}", _line(node), Message("quote the value")) from None
     finally:
         loader.dispose()
 
@@ -177,10 +212,10 @@ def _nearest(path: Path, kind: str) -> str:
     there = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, there, n=1)
     if close:
-        return f"did you mean {path.parent / close[0]}?"
+        return Message("did you mean {parent}?", parent=path.parent / close[0])
     if kind != "recipe":
-        return f"name a {kind} file"
+        return Message("name a {kind} file", kind=kind)
     shipped = difflib.get_close_matches(path.stem, [p.stem for p in assets.recipes()], n=1)
     if shipped:
-        return f"did you mean the shipped recipe {shipped[0]}?"
-    return "name a recipe file, or a shipped recipe: `ascend-launch recipes` lists them"
+        return Message("did you mean the shipped recipe {shipped}?", shipped=shipped[0])
+    return Message("name a recipe file, or a shipped recipe: `ascend-launch recipes` lists them")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher import assets, scrub
+from launcher.messages import Message
 from launcher.planning.plan import Plan
 
 RECORDED = (
@@ -196,7 +197,7 @@ def _of_accelerate(plan: Plan) -> tuple[Variable, ...]:
     """As accelerate launch does it: over a value of the user's."""
     if plan.accelerate is None:
         return ()
-    reason = f"what accelerate launch {plan.accelerate.version} sets".replace("  ", " ")
+    reason = Message("what accelerate launch {version} sets", version=plan.accelerate.version).replace("  ", " ")
     return tuple(Variable(name, value, reason) for name, value in plan.accelerate_env.items())
 
 
@@ -272,14 +273,16 @@ in copy_d2d with 507001 (vllm-ascend issue 116)."""
 def _allocator(driver: str | None) -> Row:
     name = "PYTORCH_NPU_ALLOC_CONF"
     if driver and _release(driver) < _release(EXPANDABLE_SINCE):
-        reason = (
-            f"driver {driver} is older than {EXPANDABLE_SINCE}, where expandable segments can end a job with 507001"
+        reason = Message(
+            "driver {driver} is older than {expandable_since}, where expandable segments can end a job with 507001",
+            driver=driver,
+            expandable_since=EXPANDABLE_SINCE,
         )
-        return name, "expandable_segments:False", f"{reason}; your own value stands"
+        return name, "expandable_segments:False", Message("{reason}; your own value stands", reason=reason)
     return (
         name,
         "expandable_segments:True",
-        "less fragmentation: batches differ in length; should a job end with 507001, export it as False",
+        Message("less fragmentation: batches differ in length; should a job end with 507001, export it as False"),
     )
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from launcher.files import write_text
 from launcher.machine.nodes import split_endpoint
+from launcher.messages import Message
 from launcher.planning.plan import Plan
 from launcher.recipe.load import Loaded
 from launcher.render import accelerate, env
@@ -76,7 +77,9 @@ def recipe(loaded: Loaded) -> str:
     """recipe.yaml: every value as resolved, with where it came from; a recipe itself."""
     # Origins stand in the head: a comment behind a value would become part of a block of text.
     given = {key: origin for key, origin in loaded.origins.items() if origin != "default"}
-    head = [f"{loaded.path} as resolved. Where values came from (all others are defaults):"]
+    head: list[str] = [
+        Message("{path} as resolved. Where values came from (all others are defaults):", path=loaded.path)
+    ]
     head += [f"  {key}: {origin}" for key, origin in given.items()]
     lines = ["# " + " ".join(line.splitlines()) for line in head]
     body = yaml.safe_dump(loaded.spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

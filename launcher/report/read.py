@@ -12,6 +12,7 @@ from typing import Any
 from launcher import confined, scrub
 from launcher.errors import LaunchError
 from launcher.files import tail
+from launcher.messages import Message
 from launcher.recipe import yamlfile
 from launcher.report.facts import MAX_LABELS, Run, Status, flat, is_number, list_of, mapping
 from launcher.rundir import events, records
@@ -45,8 +46,12 @@ def load(path: Path) -> Run:
     path = path.resolve() if path.is_symlink() else path  # `latest` is no name to remember a run by
     if not path.is_dir() or not any((path / name).exists() for name in _KNOWN):
         inside = path / "latest"
-        hint = f"did you mean {inside}?" if inside.exists() else "name a folder that a launch wrote"
-        raise LaunchError(f"{path}: not a run directory", hint=hint)
+        hint = (
+            Message("did you mean {inside}?", inside=inside)
+            if inside.exists()
+            else Message("name a folder that a launch wrote")
+        )
+        raise LaunchError(Message("{path}: not a run directory", path=path), hint=hint)
     run, files = RunDir(path), _Files(path)
     history = History.of(files.events(run.events_path))
     plan, metrics, data = (files.mapping(p) for p in (run.plan_path, run.metrics_path, run.data_path))

@@ -14,6 +14,7 @@ from typing import BinaryIO
 from launcher import confined, scrub
 from launcher.confined import NotPlainError
 from launcher.files import json_text, read_json, write_json
+from launcher.messages import Message
 from launcher.rundir import records
 from launcher.rundir.paths import open_append
 from launcher.rundir.records import Event, Failure
@@ -35,7 +36,12 @@ def append_event(path: Path, event: Event) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        print(f"not written to {path}: {error.strerror}: {line}", end="", file=sys.stderr, flush=True)
+        print(
+            Message("not written to {path}: {problem}: {line}", path=path, problem=error.strerror, line=line),
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None)

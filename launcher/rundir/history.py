@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from launcher.messages import Message, translated
 from launcher.rundir import records
 from launcher.rundir.records import Event
 
@@ -220,8 +221,18 @@ class History:
 
     def _on_restart(self, event: records.Restart) -> None:
         self.num_restarts += 1
-        who = "" if event.rank is None else f"rank {event.rank}: "
-        self._incident("restart", event, f"attempt {event.attempt} of {event.of_restarts}, after {who}{event.what}")
+        who = "" if event.rank is None else Message("rank {rank}: ", rank=event.rank)
+        self._incident(
+            "restart",
+            event,
+            Message(
+                "attempt {attempt} of {of_restarts}, after {who}{what}",
+                attempt=event.attempt,
+                of_restarts=event.of_restarts,
+                who=who,
+                what=translated(event.what or ""),
+            ),
+        )
         self._leave_evaluation()
         self._step_times.clear()
         self._enter("starting ranks again", event)
@@ -232,19 +243,29 @@ class History:
     def _on_resume(self, event: records.Resume) -> None:
         self.step = event.step or 0
         ranks, before = event.world_size, event.saved_world_size
-        change = f", saved by {before} ranks and read by {ranks}" if ranks != before else ""
-        self._incident("resume", event, f"resumed from {str(event.path).rpartition('/')[2]}{change}")
+        change = (
+            Message(", saved by {before} ranks and read by {ranks}", before=before, ranks=ranks)
+            if ranks != before
+            else ""
+        )
+        self._incident(
+            "resume",
+            event,
+            Message("resumed from {rpartition}{change}", rpartition=str(event.path).rpartition("/")[2], change=change),
+        )
 
     def _on_stopping(self, event: records.Stopping) -> None:
-        self._incident("stopping", event, f"told to stop by {event.signal}")
+        self._incident("stopping", event, Message("told to stop by {signal}", signal=event.signal))
         self._enter("stopping: ranks that train save first", event)
 
     def _on_preempted(self, event: records.Preempted) -> None:
         if self.incidents and self.incidents[-1].event == "preempted":
             self.incidents.pop()  # said once before saving and once after
         self.step = self.step if event.step is None else event.step
-        kept = "a checkpoint was saved" if event.saved else "nothing was saved"
-        self._incident("preempted", event, f"all ranks stopped at step {self.step}: {kept}")
+        kept = Message("a checkpoint was saved") if event.saved else Message("nothing was saved")
+        self._incident(
+            "preempted", event, Message("all ranks stopped at step {step}: {kept}", step=self.step, kept=kept)
+        )
 
     def _on_stopped(self, event: records.Stopped) -> None:
         self._enter("stopped", event)

@@ -17,6 +17,7 @@ from launcher import again, confined
 from launcher.confined import NotPlainError
 from launcher.errors import LaunchError
 from launcher.files import FOLDERS, read_json, root_of
+from launcher.messages import Message
 from launcher.planning.plan import Plan
 
 MODEL_NOTE = "ascend_launch.json"
@@ -109,10 +110,15 @@ class RunDir:
         try:
             return Plan.model_validate_json(confined.read(self.plan_path))
         except FileNotFoundError:
-            raise LaunchError(f"{self.plan_path}: no such file", hint="name a run directory") from None
+            raise LaunchError(
+                "{plan_path}: no such file", hint="name a run directory", plan_path=self.plan_path
+            ) from None
         except OSError as error:
             raise LaunchError(
-                f"{self.plan_path}: cannot be read: {error.strerror}", hint="name another run directory"
+                "{plan_path}: cannot be read: {problem}",
+                hint="name another run directory",
+                plan_path=self.plan_path,
+                problem=error.strerror,
             ) from None
         except ValidationError as error:
             first = error.errors()[0]
@@ -136,14 +142,18 @@ class RunDir:
             self._require_plain()
         except NotPlainError as error:
             raise LaunchError(
-                f"{error.filename}: {error.strerror}, and a launch would write to it",
-                hint="if you have put it there, put the thing itself in its place; if the run directory came from somebody "
-                "else, do not use it: name another --run-dir",
+                "{filename}: {problem}, and a launch would write to it",
+                hint="if you have put it there, put the thing itself in its place; if the run directory came from "
+                "somebody else, do not use it: name another --run-dir",
+                filename=error.filename,
+                problem=error.strerror,
             ) from None
         except OSError as error:
             raise LaunchError(
-                f"{self.path}: cannot be written to: {error.strerror}",
+                "{path}: cannot be written to: {problem}",
                 hint="name a writable folder: --run-dir, --out or output_dir=",
+                path=self.path,
+                problem=error.strerror,
             ) from None
 
     def _require_plain(self) -> None:
@@ -153,11 +163,13 @@ class RunDir:
             found = entry.stat(follow_symlinks=False)
             mode = found.st_mode
             if is_file and confined.kind(mode):
-                raise NotPlainError(entry.path, f"is {confined.kind(mode)}, not a file")
+                raise NotPlainError(entry.path, Message("is {kind}, not a file", kind=confined.kind(mode)))
             if is_file and confined.has_other_names(found):
                 raise NotPlainError(entry.path, confined.OTHER_NAMES)
             if is_folder and not stat.S_ISDIR(mode):
-                raise NotPlainError(entry.path, f"is {confined.kind(mode) or 'a file'}, not a folder")
+                raise NotPlainError(
+                    entry.path, Message("is {kind}, not a folder", kind=confined.kind(mode) or Message("a file"))
+                )
 
     def lock(self) -> int:
         """Have the folder to oneself: a file descriptor. The kernel lets go of it when all processes that have it ended,
@@ -172,7 +184,7 @@ class RunDir:
         except BlockingIOError:
             os.close(handle)
             raise LaunchError(
-                f"{self.path}: another launch is at work here", hint="wait for it, or use another --run-dir"
+                "{path}: another launch is at work here", hint="wait for it, or use another --run-dir", path=self.path
             ) from None
         except OSError:  # Lustre without flock, some FUSE, NFS without lockd: nothing can tell launches apart there
             pass
@@ -237,8 +249,11 @@ class RunDir:
         changed = _changed(plan, before)
         if changed and not self._came_to_nothing():
             raise LaunchError(
-                f"{self.path}: holds an unfinished run of another recipe ({', '.join(changed)} differ)",
-                hint=f"name a new --run-dir, or finish that run: {finish or _finish(before, self)}",
+                "{path}: holds an unfinished run of another recipe ({changed} differ)",
+                hint="name a new --run-dir, or finish that run: {finish}",
+                path=self.path,
+                changed=", ".join(changed),
+                finish=finish or _finish(before, self),
             )
 
     def is_open_to(self, plan: Plan) -> bool:
@@ -273,11 +288,14 @@ def plan_beside(recipe: Path) -> Plan | None:
 def finished(path: Path) -> LaunchError:
     if read_json(path / "metrics.json") is None:
         return LaunchError(
-            f"{path / 'metrics.json'}: is damaged", hint="remove it, and the run is finished from its newest checkpoint"
+            "{path}: is damaged",
+            hint="remove it, and the run is finished from its newest checkpoint",
+            path=path / "metrics.json",
         )
     return LaunchError(
-        f"{path}: this run is finished",
-        hint=f"name a new --run-dir, or leave it out; ascend-launch report {path} makes its report anew",
+        "{path}: this run is finished",
+        hint="name a new --run-dir, or leave it out; ascend-launch report {path} makes its report anew",
+        path=path,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from launcher.messages import Message
 from launcher.rundir import records
 from launcher.rundir.history import MACRO
 
@@ -42,5 +43,11 @@ def macro_text(metrics: Mapping[str, Any]) -> str:
     if not named or not isinstance(labels, list):
         return ""
     count, of = len(labels), facts.get("num_labels") if isinstance(facts, Mapping) else None
-    absent = "" if count == of else "; labels that neither occur nor are predicted do not count"
-    return f"{', '.join(named)}: macro average over {count} of {of} labels{absent}"
+    absent = "" if count == of else Message("; labels that neither occur nor are predicted do not count")
+    return Message(
+        "{named}: macro average over {count} of {of} labels{absent}",
+        named=", ".join(named),
+        count=count,
+        of=of,
+        absent=absent,
+    )

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, TypedDict, TypeVar
 
 from launcher import scrub
+from launcher.messages import Message, plural
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack, dataclass_transform
@@ -124,11 +125,18 @@ class _Record(_Declared):
     def __init__(self, **values: Any) -> None:
         layout = self.layout
         if not (layout.needed_names <= values.keys() <= layout.names):
-            raise TypeError(f"{type(self).__name__} has {', '.join(self.declared)}, not {', '.join(values)}")
+            raise TypeError(
+                Message(
+                    "{kind} has {declared}, not {values}",
+                    kind=type(self).__name__,
+                    declared=", ".join(self.declared),
+                    values=", ".join(values),
+                )
+            )
         self.__dict__.update(values)
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
-        raise AttributeError(f"{type(self).__name__}.{name}: a record is not changed")
+        raise AttributeError(Message("{kind}.{name}: a record is not changed", kind=type(self).__name__, name=name))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Record) and type(other) is type(self) and other.to_json() == self.to_json()
@@ -577,8 +585,12 @@ class Findings:
     def texts(self) -> list[str]:
         """A sentence for each kind of finding."""
         bad, wrong = self._num_bad, self._num_wrong
-        texts = [f"{bad} line{'s are' if bad > 1 else ' is'} no event"] if bad else []
-        more = f" (and {wrong - 1} other line{'s' if wrong > 2 else ''} like it)" if wrong > 1 else ""
+        texts: list[str] = [plural("{count} line is no event", "{count} lines are no event", count=bad)] if bad else []
+        more = (
+            Message(" (and {wrong} other line{detail} like it)", wrong=wrong - 1, detail="s" if wrong > 2 else "")
+            if wrong > 1
+            else ""
+        )
         return [*texts, f"{self._first_wrong}{more}"] if wrong else texts
 
 

@@ -9,6 +9,7 @@ from launcher.checks import Finding
 from launcher.diagnose.explain.signatures import Lang
 from launcher.diagnose.explain.verdicts import Report
 from launcher.diagnose.explain.words import render_text
+from launcher.messages import Message
 from launcher.show.console import out, print_json
 from launcher.show.text import Text
 
@@ -22,11 +23,11 @@ def findings(found: Sequence[Finding], node: Mapping[str, Any] | None, as_json: 
     order = {"skip": 0, "ok": 1, "warn": 2, "fail": 3}
     styles = {"skip": "dim", "ok": "green", "warn": "yellow", "fail": "red"}
     for finding in sorted(found, key=lambda f: order[f.ok]):
-        out.print(Text.assemble((f"{finding.ok:<5}", styles[finding.ok]), f"{finding.name}: {finding.what}"))
+        out.print(Text.assemble((f"{finding.ok:<5}", styles[finding.ok]), f"{finding.name}: ", finding.what))
         if finding.ok in ("warn", "fail"):
-            for word, text in (("why", finding.why), ("fix", finding.fix)):
+            for word, text in ((Message("why"), finding.why), (Message("fix"), finding.fix)):
                 if text:
-                    out.print(Text(f"     {word}: {text}"))
+                    out.print(Text(Message("     {word}: {text}", word=word, text=text)))
 
 
 def explanation(report: Report, lang: Lang, as_json: bool) -> None:

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from launcher.messages import Message
 from launcher.planning.plan import Plan
 from launcher.rundir import records
 from launcher.show.console import err, out, print_json
@@ -19,7 +20,7 @@ def would_submit(text: str, plan: Plan, as_json: bool) -> None:
         return
     sys.stdout.buffer.write(text.encode(errors="surrogateescape"))
     sys.stdout.flush()
-    err.print(Text("nothing was submitted or written"))
+    err.print(Text(Message("nothing was submitted or written")))
 
 
 def created(made: str, job: str, run_dir: str, text: str, as_json: bool) -> None:
@@ -29,7 +30,15 @@ def created(made: str, job: str, run_dir: str, text: str, as_json: bool) -> None
         print(print_json(records.Submitted(job=job, more=more).to_json(), indent=None))
         return
     out.print(Text(made))
-    out.print(Text(f"run directory: {run_dir}, in the pods\nlogs: kubectl logs -f -l ascend-launch/job={job} --prefix"))
+    out.print(
+        Text(
+            Message(
+                "run directory: {run_dir}, in the pods\nlogs: kubectl logs -f -l ascend-launch/job={job} --prefix",
+                run_dir=run_dir,
+                job=job,
+            )
+        )
+    )
 
 
 def words(host: str, line: str) -> None:
@@ -45,7 +54,17 @@ def hosts(rows: Sequence[tuple[str, Sequence[str], Sequence[str], Sequence[str]]
         return
     for name, command, words, variables in rows:
         out.print(Text(name, style="bold"))
-        out.print(Text(f"  here       {shlex.join(command)}"))
-        out.print(Text(f"  there      cd {shlex.quote(cwd)} && {shlex.join(['ascend-launch', *words])}"))
-        out.print(Text(f"  variables  {', '.join(variables) or 'none'}"))
-    out.print(Text("\nnothing was started or written; no host was asked whether it has these files and folders"))
+        out.print(Text(Message("  here       {command}", command=shlex.join(command))))
+        out.print(
+            Text(
+                Message(
+                    "  there      cd {cwd} && {value}",
+                    cwd=shlex.quote(cwd),
+                    value=shlex.join(["ascend-launch", *words]),
+                )
+            )
+        )
+        out.print(Text(Message("  variables  {variables}", variables=", ".join(variables) or "none")))
+    out.print(
+        Text(Message("\nnothing was started or written; no host was asked whether it has these files and folders"))
+    )

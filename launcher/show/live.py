@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from launcher.messages import Message, joined, plural, translated
 from launcher.rundir.history import History
 from launcher.rundir.rates import own_seconds, stragglers
 from launcher.rundir.records import Rates
@@ -41,18 +42,22 @@ def _progress(history: History, now: float, width: int) -> RenderableType:
     if history.phase not in ("training", "evaluating") or not history.max_steps:
         since = history.phase_since or history.started
         elapsed = f"  {clock(now - since)}" if since else ""
-        restarts = f"  ({_restarts(history)})" if history.num_restarts else ""
-        return Text(f"{history.phase}{restarts} ...{elapsed}", style="bold", no_wrap=True, overflow="ellipsis")
-    left = Text(f"step {history.step}/{history.max_steps}", style="bold")
-    left.append(f"  epoch {history.epoch:.2f}/{history.num_epochs:g} ", style="")
+        restarts = Message("  ({restarts})", restarts=_restarts(history)) if history.num_restarts else ""
+        what = joined((history.phase, restarts, " ...", elapsed), "")
+        return Text(what, style="bold", no_wrap=True, overflow="ellipsis")
+    left = Text(Message("step {step}/{max_steps}", step=history.step, max_steps=history.max_steps), style="bold")
+    left.append(
+        Message("  epoch {epoch:.2f}/{num_epochs:g} ", epoch=history.epoch, num_epochs=history.num_epochs), style=""
+    )
     right = Text()
     if history.evaluation is not None:
-        right.append(" evaluating {}/{}".format(*history.evaluation), style="cyan")
+        done, total = history.evaluation
+        right.append(Message(" evaluating {done}/{total}", done=done, total=total), style="cyan")
     seconds = history.seconds_left
     if seconds is not None:
         # What has passed since the latest event is no longer left.
         passed = now - history.latest if history.latest else 0.0
-        right.append(f" {clock(max(seconds - max(passed, 0.0), 0.0))} left")
+        right.append(Message(" {highest} left", highest=clock(max(seconds - max(passed, 0.0), 0.0))))
     if history.num_restarts:
         right.append(f"  {_restarts(history)}", style="yellow")
     room = width - left.cell_len - right.cell_len
@@ -67,19 +72,22 @@ def _progress(history: History, now: float, width: int) -> RenderableType:
 
 
 def _restarts(history: History) -> str:
-    return f"{history.num_restarts} restart{'s' if history.num_restarts > 1 else ''}"
+    return plural("{count} restart", "{count} restarts", count=history.num_restarts)
 
 
 def _figures(history: History, width: int) -> Text:
     last = history.logs[-1]
-    parts = [f"loss {_number(last.loss, '.4f')}", f"lr {_number(last.learning_rate, '.3g')}"]
+    parts: list[str] = [
+        Message("loss {loss}", loss=_number(last.loss, ".4f")),
+        Message("lr {learning_rate}", learning_rate=_number(last.learning_rate, ".3g")),
+    ]
     if history.rates:
         rates = history.rates[-1]
         seconds = rates.seconds or 1e-9
         parts.insert(1, f"{_short(rates.tokens / seconds)} tokens/s")
         parts.insert(2, f"{_short(rates.rows / seconds)} rows/s")
         parts.append(f"{_duration(rates.seconds / (rates.steps or 1))}/step")
-    parts.append(f"grad {_number(last.grad_norm, '.3g')}")
+    parts.append(Message("grad {grad_norm}", grad_norm=_number(last.grad_norm, ".3g")))
     if history.evals:
         scores = {k: v for k, v in history.evals[-1].figures.items() if k in ("eval_loss", "accuracy")}
         parts += [f"{k.replace('_', ' ')} {_number(v, '.4f')}" for k, v in scores.items()]
@@ -105,12 +113,12 @@ def _ranks(history: History, width: int) -> list[RenderableType]:
     if len(own) != len(sizes) or len(own) < 2:
         return [Text(f"{kind} {sizes[0] / _GIB:.2f} GiB", style="dim")] if sizes else []
     shown = standing_out(own, sizes, slow)
-    head = f"rank  {kind:>11}  own work a step"
-    lines: list[RenderableType] = [Text(_fit(head, width), style="dim")]
+    head = Message("rank  {kind:>11}  own work a step", kind=kind)
+    lines: list[RenderableType] = [Text(_fit(translated(head), width), style="dim")]
     longest, room = max(own) or 1e-9, max(min(width - 52, 40), 0)
     for rank in shown:
         bar = "━" * max(round(own[rank] / longest * room), 1) if room else ""
-        word = f"{slow[rank]:.1f} times the others' " if rank in slow else ""
+        word = Message("{slow:.1f} times the others' ", slow=slow[rank]) if rank in slow else ""
         line = Text(
             f"{rank:>4}  {sizes[rank] / _GIB:>7.2f} GiB  {_duration(own[rank]):>8} ", no_wrap=True, overflow="crop"
         )
@@ -120,16 +128,21 @@ def _ranks(history: History, width: int) -> list[RenderableType]:
         lines.append(line)
     if len(shown) < len(own):
         middle = sorted(own)[len(own) // 2]
-        rest = f"{len(own) - len(shown)} more ranks; of all: median {_duration(middle)}, "
-        rest += f"memory {min(sizes) / _GIB:.2f} to {max(sizes) / _GIB:.2f} GiB"
-        lines.append(Text(_fit(rest, width), style="dim"))
+        rest = Message(
+            "{num_ranks} more ranks; of all: median {median}, memory {lowest:.2f} to {highest:.2f} GiB",
+            num_ranks=len(own) - len(shown),
+            median=_duration(middle),
+            lowest=min(sizes) / _GIB,
+            highest=max(sizes) / _GIB,
+        )
+        lines.append(Text(_fit(translated(rest), width), style="dim"))
     return lines
 
 
 def memory(rates: Rates) -> tuple[list[int], str]:
     """What each rank holds now: of the card where there is one, else of the host; and the word for it."""
     if rates.device_bytes:
-        return rates.device_bytes, "card memory"
+        return rates.device_bytes, Message("card memory")
     return rates.host_bytes or [], "memory"
 
 
@@ -169,7 +182,13 @@ def clock(seconds: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.2f} s" if seconds < 60 else clock(seconds)
+    return (
+        Message("{seconds:.0f} ms", seconds=seconds * 1e3)
+        if seconds < 1
+        else f"{seconds:.2f} s"
+        if seconds < 60
+        else clock(seconds)
+    )
 
 
 def _short(number: float) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from launcher.messages import Message, plural, translated
 from launcher.planning.fit import Row
 from launcher.planning.plan import Plan
 from launcher.recipe.load import Loaded
@@ -45,22 +46,28 @@ def dry_run(
         if name in texts:
             out.print(Text(f"\n{run.path / name}", style="bold"))
             out.print(Text(textwrap.indent(texts[name].rstrip(), "  ")))
-    out.print(Text("\nenvironment of every rank", style="bold"))
+    out.print(Text(Message("\nenvironment of every rank"), style="bold"))
     out.print(_environment(rows))
     for row in unset:
-        out.print(Text(f"  unset {row.name}  # {row.reason}"))
+        out.print(Text(Message("  unset {row}  # {reason}", row=row.name, reason=row.reason)))
     if plan.num_nodes > 1:
-        names = "GLOO_SOCKET_IFNAME" + (", HCCL_SOCKET_IFNAME and HCCL_IF_BASE_PORT" if plan.backend == "hccl" else "")
-        out.print(Text(f"  # and, where you have not set them, {names}: settled when the nodes meet"))
+        names = (
+            Message("GLOO_SOCKET_IFNAME, HCCL_SOCKET_IFNAME and HCCL_IF_BASE_PORT")
+            if plan.backend == "hccl"
+            else Message("GLOO_SOCKET_IFNAME")
+        )
+        out.print(
+            Text(Message("  # and, where you have not set them, {names}: settled when the nodes meet", names=names))
+        )
     commands_and_no_more(commands)
 
 
 def commands_and_no_more(commands: Mapping[str, str]) -> None:
     """What would be started, and by other launchers; and that it was not."""
-    out.print(Text("\ncommands", style="bold"))
+    out.print(Text(Message("\ncommands"), style="bold"))
     for name, command in commands.items():
         out.print(Text(f"  # {name}\n  {command}"))
-    out.print(Text("\nnothing was started or written"))
+    out.print(Text(Message("\nnothing was started or written")))
 
 
 def written(run: RunDir, texts: Mapping[str, str], commands: Mapping[str, str], as_json: bool) -> None:
@@ -86,38 +93,50 @@ def planned(plan: Plan, loaded: Loaded, rows: Sequence[Row], as_json: bool) -> N
 
 def _notes(plan: Plan) -> None:
     for note in plan.notes:
-        out.print(Text.assemble(("note       ", "bold"), note))
+        out.print(Text.assemble((Message("note       "), "bold"), translated(note)))
 
 
 def memory(rows: Sequence[Row], why_none: str) -> None:
     """A line for each strategy: what one rank holds at its highest, whether that fits, and how fast the strategy is."""
     if not rows:
-        out.print(Text(f"memory     not told: {why_none}"))
+        out.print(Text(Message("memory     not told: {why_none}", why_none=why_none)))
         return
     shape = rows[0].breakdown
     out.print(
-        Text(f"{shape.num_parameters:,} parameters, {shape.num_trainable:,} trained; GiB of one rank at its highest")
+        Text(
+            Message(
+                "{num_parameters:,} parameters, {num_trainable:,} trained; GiB of one rank at its highest",
+                num_parameters=shape.num_parameters,
+                num_trainable=shape.num_trainable,
+            )
+        )
     )
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    heads = [
-        "strategy",
-        "weights",
-        "grads",
-        "optim",
-        "buffers",
-        "gathered",
-        "activ",
-        "logits",
-        "comm",
-        "reserve",
-        "total",
-        "of",
+    heads: list[str] = [
+        Message("strategy"),
+        Message("weights"),
+        Message("grads"),
+        Message("optim"),
+        Message("buffers"),
+        Message("gathered"),
+        Message("activ"),
+        Message("logits"),
+        Message("comm"),
+        Message("reserve"),
+        Message("total"),
+        Message("of"),
     ]
-    for head in [*heads, "fits", "peak in", "host", "traffic", "speed"]:
-        table.add_column(head, justify="left" if head in ("strategy", "fits", "peak in") else "right", no_wrap=True)
+    for head in [*heads, Message("fits"), Message("peak in"), Message("host"), Message("traffic"), Message("speed")]:
+        table.add_column(
+            Text(head), justify="left" if head in ("strategy", "fits", "peak in") else "right", no_wrap=True
+        )
     for row in rows:
         cells = [_gib(size) for size in row.breakdown.parts().values()]
-        verdict = f"yes, {_gib(row.margin_bytes)} left" if row.fits else f"no, {_gib(-row.margin_bytes)} short"
+        verdict: str = (
+            Message("yes, {margin_bytes} left", margin_bytes=_gib(row.margin_bytes))
+            if row.fits
+            else Message("no, {margin_bytes} short", margin_bytes=_gib(-row.margin_bytes))
+        )
         if not row.fits and row.margin_bytes >= 0:
             verdict = "no, host memory"
         speed = f"{row.speed.measured:.2f}" if row.speed.measured else "-"
@@ -143,25 +162,54 @@ def _gib(size: float) -> str:
 
 def plan_lines(plan: Plan, loaded: Loaded) -> Text:
     recipe, batch = plan.recipe, plan.batch
-    where = f"{plan.world_size} rank{'s' if plan.world_size > 1 else ''}"
-    where += f" ({plan.num_nodes} nodes x {plan.nproc_per_node})" if plan.num_nodes > 1 else ""
-    rows = {
-        "recipe": str(loaded.path),
-        "model": f"{recipe.model.name}, {recipe.model.task}"
+    ranks = plural("{count} rank", "{count} ranks", count=plan.world_size)
+    where = ranks
+    if plan.num_nodes > 1:
+        where = Message(
+            "{ranks} ({num_nodes} nodes x {nproc})", ranks=ranks, num_nodes=plan.num_nodes, nproc=plan.nproc_per_node
+        )
+    rows: dict[str, str] = {
+        Message("recipe"): str(loaded.path),
+        Message("model"): f"{recipe.model.name}, {recipe.model.task}"
         + (f", LoRA r={recipe.adapter.r}" if recipe.adapter else ""),
-        "ranks": f"{where} on {plan.device} over {plan.backend}  ({plan.device_reason})",
-        "nodes": f"{plan.num_nodes}{f', meeting at {plan.rdzv_endpoint}' if plan.rdzv_endpoint else ''}  ({plan.nodes_reason})",
-        "strategy": f"{plan.strategy}  ({plan.strategy_reason})",
-        "precision": f"{plan.precision}  ({plan.precision_reason})",
-        "batch": f"{batch.global_size} rows a step = {where.split(' (')[0]} x micro batch {batch.micro_size} x accumulation {batch.accumulation}",
+        Message("ranks"): Message(
+            "{where} on {device} over {backend}  ({device_reason})",
+            where=where,
+            device=plan.device,
+            backend=plan.backend,
+            device_reason=translated(plan.device_reason),
+        ),
+        Message("nodes"): Message(
+            "{num_nodes}{rdzv_endpoint}  ({nodes_reason})",
+            num_nodes=plan.num_nodes,
+            rdzv_endpoint=Message(", meeting at {rdzv_endpoint}", rdzv_endpoint=plan.rdzv_endpoint)
+            if plan.rdzv_endpoint
+            else "",
+            nodes_reason=translated(plan.nodes_reason),
+        ),
+        Message("strategy"): f"{plan.strategy}  ({translated(plan.strategy_reason)})",
+        Message("precision"): f"{plan.precision}  ({translated(plan.precision_reason)})",
+        Message("batch"): Message(
+            "{global_size} rows a step = {ranks} x micro batch {micro_size} x accumulation {accumulation}",
+            global_size=batch.global_size,
+            ranks=ranks,
+            micro_size=batch.micro_size,
+            accumulation=batch.accumulation,
+        ),
     }
     if plan.use is not None:
-        rows |= {"weights": plan.use.weights, "batch": f"{batch.eval_size} rows a rank"}
+        rows |= {
+            Message("weights"): plan.use.weights,
+            "batch": Message("{eval_size} rows a rank", eval_size=batch.eval_size),
+        }
     if not plan.nodes_reason:
         del rows["nodes"]
     if plan.debug:
-        rows["debug"] = f"{plan.training_arguments['max_steps']} steps in this terminal, no checkpoints, no evaluation"
-    return joined((f"{name:<10} ", "bold", text, "") for name, text in rows.items())
+        rows[Message("debug")] = Message(
+            "{max_steps} steps in this terminal, no checkpoints, no evaluation",
+            max_steps=plan.training_arguments["max_steps"],
+        )
+    return joined((f"{translated(name):<10} ", "bold", text, "") for name, text in rows.items())
 
 
 def _environment(rows: Sequence[Variable]) -> Text:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from launcher.diagnose.explain.verdicts import Report
 from launcher.errors import EXIT_OK
+from launcher.messages import Message, translated
 from launcher.planning.plan import Plan
 from launcher.recipe.load import Loaded
 from launcher.rundir import records
@@ -140,15 +141,23 @@ class ProgramView(View):
         assert plan.program is not None
         self.run = run
         where = f"{plan.nproc_per_node} x {plan.device}" + (f" ({plan.chip})" if plan.chip else "")
-        nodes = f" on each of {plan.num_nodes} nodes ({plan.nodes_reason})" if plan.num_nodes > 1 else ""
-        self._line(f"ranks          {where}{nodes}")
+        nodes = (
+            Message(
+                " on each of {num_nodes} nodes ({nodes_reason})",
+                num_nodes=plan.num_nodes,
+                nodes_reason=plan.nodes_reason,
+            )
+            if plan.num_nodes > 1
+            else ""
+        )
+        self._line(Message("ranks          {where}{nodes}", where=where, nodes=nodes))
         self._line(f"{self.who} {plan.program.command}")
         if plan.accelerate is not None:
             shown = " ".join(f"{name}={value}" for name, value in plan.accelerate_env.items())
-            self._line(f"accelerate     {plan.accelerate.version} sets {shown}")
+            self._line(Message("accelerate     {version} sets {shown}", version=plan.accelerate.version, shown=shown))
         for note in plan.notes:
-            self._line(f"note           {note}")
-        self._line(f"run directory  {run.path}")
+            self._line(Message("note           {note}", note=translated(note)))
+        self._line(Message("run directory  {path}", path=run.path))
 
     def end(
         self, outcome: Outcome, run: RunDir, explained: Report | None, report_path: Path | None = None, again: str = ""
@@ -157,18 +166,20 @@ class ProgramView(View):
             shown = outcome.failure.rank in self.shown_ranks
             failure(outcome.failure.but(traceback="") if shown else outcome.failure, explained)
         elif outcome.exit_code != EXIT_OK:
-            self._line(f"stopped; every rank's output is in {run.attempt(max(run.last_attempt, 0))}")
+            self._line(
+                Message("stopped; every rank's output is in {attempt}", attempt=run.attempt(max(run.last_attempt, 0)))
+            )
         if again:
-            self._line(f"start it again with:\n  {again}")
+            self._line(Message("start it again with:\n  {again}", again=again))
 
     def _on_preload(self, event: records.Preload) -> None:
         done = ", ".join(event.modules or ()) or "nothing"
-        rest = f"; not more: {event.reason}" if event.reason else ""
-        self._line(f"imported once  {done}{rest}")
+        rest = Message("; not more: {reason}", reason=event.reason) if event.reason else ""
+        self._line(Message("imported once  {done}{rest}", done=done, rest=rest))
 
     def _on_stopping(self, event: records.Stopping) -> None:
-        again = "; ^C again ends them at once" if event.signal == "SIGINT" else ""
-        self._line(f"stopping       the ranks get {event.signal}{again}")
+        again = Message("; ^C again ends them at once") if event.signal == "SIGINT" else ""
+        self._line(Message("stopping       the ranks get {signal}{again}", signal=event.signal, again=again))
 
     def _line(self, text: str) -> None:
         err.print(Text(text))

@@ -11,29 +11,40 @@ from rich.table import Table
 
 from launcher.jobs.feed import Feed
 from launcher.jobs.rows import Bad
+from launcher.messages import Message, plural, translated
 from launcher.show.console import err, joined, number_text, out, print_json
 from launcher.show.text import Text
 
 
 def bad_line(name: str, bad: Bad) -> None:
     """One line of input that is passed over."""
-    err.print(Text(f"{name}:{bad.line}: {bad.reason}"))
+    err.print(Text(Message("{name}:{line}: {reason}", name=name, line=bad.line, reason=bad.reason)))
 
 
 def doubt(name: str, text: str) -> None:
     """What the input was taken for, where that may be wrong."""
-    err.print(Text(f"{name}: {text}"))
+    err.print(Text(Message("{name}: {text}", name=name, text=text)))
 
 
 def to_repeat(command: str, *, is_stream: bool) -> None:
     """How a prediction that stopped is started again."""
-    err.print(Text(f"start it again{', with the same input,' if is_stream else ''} with:\n  {command}"))
+    err.print(
+        Text(
+            Message("start it again, with the same input, with:\n  {command}", command=command)
+            if is_stream
+            else Message("start it again with:\n  {command}", command=command)
+        )
+    )
 
 
 def predicted(feed: Feed) -> None:
     """How many texts were labelled."""
-    bad = f"; {feed.num_bad} line{'s' if feed.num_bad > 1 else ''} passed over" if feed.num_bad else ""
-    err.print(Text(f"{feed.num_rows:,} text{'' if feed.num_rows == 1 else 's'} labelled{bad}"))
+    bad = (
+        plural("; {count} line passed over", "; {count} lines passed over", count=feed.num_bad) if feed.num_bad else ""
+    )
+    err.print(
+        Text(plural("{count:,} text labelled{bad}", "{count:,} texts labelled{bad}", count=feed.num_rows, bad=bad))
+    )
 
 
 def exported(result: Mapping[str, Any], as_json: bool) -> None:
@@ -42,16 +53,22 @@ def exported(result: Mapping[str, Any], as_json: bool) -> None:
         print(print_json(dict(result)))
         return
     for note in result["notes"]:
-        out.print(Text(note))
+        out.print(Text(translated(note)))
     files = result["files"]
-    where = files[0] if len(files) == 1 else f"{len(files)} files"
-    out.print(Text(f"from       {result['source']}"))
+    where = files[0] if len(files) == 1 else Message("{num_files} files", num_files=len(files))
+    out.print(Text(Message("from       {source}", source=result["source"])))
     out.print(
         Text(
-            f"weights    {result['parameters']:,} numbers in {result['dtype']}, {result['bytes'] / 1e6:,.1f} MB in {where}"
+            Message(
+                "weights    {parameters:,} numbers in {dtype}, {bytes:,.1f} MB in {where}",
+                parameters=result["parameters"],
+                dtype=result["dtype"],
+                bytes=result["bytes"] / 1e6,
+                where=where,
+            )
         )
     )
-    out.print(Text(f"exported   {result['out']}"))
+    out.print(Text(Message("exported   {out}", out=result["out"])))
 
 
 def reported(facts: Mapping[str, Any], path: Path, as_json: bool) -> None:
@@ -66,8 +83,18 @@ def reported(facts: Mapping[str, Any], path: Path, as_json: bool) -> None:
         scores = "  ".join(
             f"{k.replace('_', ' ')} {number_text(v, '.4f')}" for k, v in run["figures"].items() if v < 1000
         )
-        out.print(Text(f"{run['label']}  {run['status']}  {run['steps']} steps  {scores}".rstrip()))
-    out.print(Text(f"report: {path}"))
+        out.print(
+            Text(
+                Message(
+                    "{label}  {status}  {steps} steps  {scores}",
+                    label=run["label"],
+                    status=run["status"],
+                    steps=run["steps"],
+                    scores=scores,
+                ).rstrip()
+            )
+        )
+    out.print(Text(Message("report: {path}", path=path)))
 
 
 def recipes(paths: Sequence[Path], as_json: bool) -> None:
@@ -83,12 +110,12 @@ def epochs(metrics: Mapping[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     scores = [k for k in metrics.get("final", {}) if k in ("accuracy", "precision", "recall", "f1", "mae")]
     for head in (
-        "Epoch",
-        "Training Loss",
-        "Validation Loss",
+        Message("Epoch"),
+        Message("Training Loss"),
+        Message("Validation Loss"),
         *["MAE" if s == "mae" else s.capitalize() for s in scores],
     ):
-        table.add_column(head, justify="right")
+        table.add_column(Text(head), justify="right")
     for row in metrics.get("epochs", []):
         cells = [
             number_text(row.get("epoch"), "g"),
@@ -100,7 +127,9 @@ def epochs(metrics: Mapping[str, Any]) -> Table:
 
 
 def confusion(matrix: Sequence[Sequence[int]]) -> Table:
-    table = Table(box=None, pad_edge=False, title="rows: label, columns: prediction", title_justify="left")
+    table = Table(
+        box=None, pad_edge=False, title=Text(Message("rows: label, columns: prediction")), title_justify="left"
+    )
     for head in ("", *map(str, range(len(matrix)))):
         table.add_column(head, justify="right")
     for label, counts in enumerate(matrix):

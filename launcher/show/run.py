@@ -17,6 +17,7 @@ from launcher.diagnose.explain.verdicts import Report
 from launcher.diagnose.explain.words import language, render_text
 from launcher.errors import EXIT_OK, EXIT_USER
 from launcher.files import read_json, tail
+from launcher.messages import Message, joined, plural, translated
 from launcher.planning.plan import Plan
 from launcher.recipe.load import Loaded
 from launcher.rundir import records
@@ -60,24 +61,36 @@ class View:
         """What is about to happen, in a few lines."""
         self.run = run
         out.print(plan_lines(plan, loaded))
-        out.print(Text(f"run directory: {run.path}"))
+        out.print(Text(Message("run directory: {path}", path=run.path)))
 
     def submitted(self, job: str, output: str, script: str) -> None:
         """Where a submitted job can be watched, and how it is ended."""
-        out.print(Text(f"output:        {output}"))
+        out.print(Text(Message("output:        {output}", output=output)))
         out.print(
-            Text(f"submitted job {job}; scancel {job} ends it, scancel --signal=USR1 {job} has it save and queue again")
+            Text(
+                Message(
+                    "submitted job {job}; scancel {job} ends it, scancel --signal=USR1 {job} has it save and "
+                    "queue again",
+                    job=job,
+                )
+            )
         )
 
     def job(self, job: Job) -> None:
         """A change of a job in the queue."""
-        parts = [job.state.lower(), f"({job.reason})" if job.reason else "", f"on {job.nodes}" if job.nodes else ""]
-        times = f", requeued {job.restarts} time{'s' if job.restarts > 1 else ''}" if job.restarts else ""
-        self._line(f"job {job.id}  {' '.join(filter(None, parts))}{times}")
+        parts: list[str] = [
+            job.state.lower(),
+            f"({job.reason})" if job.reason else "",
+            Message("on {nodes}", nodes=job.nodes) if job.nodes else "",
+        ]
+        times = (
+            plural(", requeued {count} time", ", requeued {count} times", count=job.restarts) if job.restarts else ""
+        )
+        self._line(Message("job {job}  {parts}{times}", job=job.id, parts=" ".join(filter(None, parts)), times=times))
 
     def detached(self, job: str) -> None:
         """Told to stop following."""
-        err.print(Text(f"no longer following; job {job} goes on, and scancel {job} ends it"))
+        err.print(Text(Message("no longer following; job {job} goes on, and scancel {job} ends it", job=job)))
 
     def event(self, event: Event) -> None:
         """Show one event of events.jsonl; kinds that are not for a person are passed over. One that cannot be shown ends no
@@ -93,7 +106,15 @@ class View:
     def _doubt(self, error: Exception) -> None:
         if not self.has_doubt:
             self.has_doubt = True
-            err.print(Text(f"not everything can be shown ({type(error).__name__}: {error}); the job goes on"))
+            err.print(
+                Text(
+                    Message(
+                        "not everything can be shown ({kind}: {error}); the job goes on",
+                        kind=type(error).__name__,
+                        error=error,
+                    )
+                )
+            )
 
     def end(
         self, outcome: Outcome, run: RunDir, explained: Report | None, report_path: Path | None = None, again: str = ""
@@ -110,48 +131,70 @@ class View:
                 out.print(confusion(matrix))
             if "train" in outcome.metrics:
                 out.print(Text(train_output(outcome.metrics)))
-            out.print(Text(f"metrics: {run.metrics_path}"))
+            out.print(Text(Message("metrics: {metrics_path}", metrics_path=run.metrics_path)))
         elif outcome.exit_code == EXIT_OK:  # a script of the user's, which leaves no metrics of ours
             log = run.rank_log(max(run.last_attempt, 0), 0)
-            out.print(Text(f"done; rank 0 printed this, every rank's words are in {log.parent}"))
+            out.print(Text(Message("done; rank 0 printed this, every rank's words are in {parent}", parent=log.parent)))
             out.print(Text(tail(log)))
         else:
-            out.print(Text(f"stopped; what there is lies in {run.path}"))
+            out.print(Text(Message("stopped; what there is lies in {path}", path=run.path)))
         stream = err if outcome.failure is not None else out
         if report_path is not None:
-            stream.print(Text(f"report: {report_path}"))
+            stream.print(Text(Message("report: {report_path}", report_path=report_path)))
         if again:
-            stream.print(Text(f"continue with:\n  {again}"))
+            stream.print(Text(Message("continue with:\n  {again}", again=again)))
 
     # -- events ---------------------------------------------------------------------------------------------------
 
     def _on_start_method(self, event: records.StartMethod) -> None:
         if event.reason is not None and event.reason.startswith("a fork"):
-            self._line(f"ranks start by {event.method}: {event.reason}")
+            self._line(Message("ranks start by {method}: {reason}", method=event.method, reason=event.reason))
 
     def _on_restart(self, event: records.Restart) -> None:
-        who = "" if event.rank is None else f"rank {event.rank}: "
-        self._line(f"restart    attempt {event.attempt} of {event.of_restarts}, after {who}{event.what}")
+        who = "" if event.rank is None else Message("rank {rank}: ", rank=event.rank)
+        self._line(
+            Message(
+                "restart    attempt {attempt} of {of_restarts}, after {who}{what}",
+                attempt=event.attempt,
+                of_restarts=event.of_restarts,
+                who=who,
+                what=translated(event.what or ""),
+            )
+        )
 
     def _on_hang(self, event: records.Hang) -> None:
-        self._line(f"hang       {event.what}")
+        self._line(Message("hang       {what}", what=translated(event.what or "")))
 
     def _on_stopping(self, event: records.Stopping) -> None:
-        again = "; ^C again ends them at once" if event.signal == "SIGINT" else ""
-        self._line(f"stopping   {event.signal}: ranks that train save first{again}")
+        again = Message("; ^C again ends them at once") if event.signal == "SIGINT" else ""
+        self._line(Message("stopping   {signal}: ranks that train save first{again}", signal=event.signal, again=again))
 
     def _on_note(self, event: records.Note) -> None:
-        self._line(event.text or "")
+        self._line(translated(event.text or ""))
 
     def _on_start(self, event: records.Start) -> None:
         data = read_json(self.run.data_path) if self.run else None
         if data:
-            self._line("\n".join(_data_lines(data)))
+            self._line(joined(_data_lines(data), "\n"))
 
     def _on_engine(self, event: records.Engine) -> None:
-        stage = f" stage {event.zero_stage}" if event.zero_stage is not None else ""
-        held = f"{event.parameters:,} parameters, {event.local_parameters:,} of them on rank 0"
-        self._line(f"engine     {event.engine}{stage}, {event.precision}, {event.world_size} x {event.device}: {held}")
+        stage = Message(" stage {zero_stage}", zero_stage=event.zero_stage) if event.zero_stage is not None else ""
+        held = Message(
+            "{parameters:,} parameters, {local_parameters:,} of them on rank 0",
+            parameters=event.parameters,
+            local_parameters=event.local_parameters,
+        )
+        self._line(
+            Message(
+                "engine     {engine}{stage}, {precision}, {world_size} x {device}: {held}",
+                engine=event.engine,
+                stage=stage,
+                precision=event.precision,
+                world_size=event.world_size,
+                device=event.device,
+                held=held,
+            )
+        )
 
     def _on_log(self, event: records.Log) -> None:
         values = {
@@ -161,19 +204,33 @@ class View:
         }
         shown = [f"{k.replace('_', ' ')} {number_text(*value)}" for k, value in values.items() if event.has(k)]
         total = self.history.max_steps
-        self._line(f"step {event.step}/{total}  epoch {number_text(event.epoch, '.2f')}  " + "  ".join(shown))
+        self._line(
+            Message(
+                "step {step}/{total}  epoch {number_text}  {shown}",
+                step=event.step,
+                total=total,
+                number_text=number_text(event.epoch, ".2f"),
+                shown="  ".join(shown),
+            )
+        )
 
     def _on_rates(self, event: records.Rates) -> None:
         for rank, times in stragglers(event).items():
-            self._line(f"slow       rank {rank} takes {times:.1f} times as long as the others for its own work")
+            self._line(
+                Message(
+                    "slow       rank {rank} takes {times:.1f} times as long as the others for its own work",
+                    rank=rank,
+                    times=times,
+                )
+            )
 
     def _on_epoch(self, event: records.Epoch) -> None:
         shown = {k: v for k, v in event.figures.items() if isinstance(v, float)}
         parts = "  ".join(f"{k.replace('_', ' ')} {number_text(v, '.4f')}" for k, v in shown.items())
-        self._line(f"epoch {number_text(event.epoch, 'g')}  {parts}")
+        self._line(Message("epoch {number_text}  {parts}", number_text=number_text(event.epoch, "g"), parts=parts))
 
     def _on_save(self, event: records.Save) -> None:
-        self._line(f"checkpoint {event.path}")
+        self._line(Message("checkpoint {path}", path=event.path))
 
     def _line(self, text: str) -> None:
         out.print(Text(text))
@@ -226,7 +283,16 @@ class OtherNodeView(View):
         self.node_rank = node_rank
 
     def plan(self, plan: Plan, run: RunDir, loaded: Loaded) -> None:
-        out.print(Text(f"node {self.node_rank} of {plan.num_nodes}: {run.path}"))
+        out.print(
+            Text(
+                Message(
+                    "node {node_rank} of {num_nodes}: {path}",
+                    node_rank=self.node_rank,
+                    num_nodes=plan.num_nodes,
+                    path=run.path,
+                )
+            )
+        )
 
     def event(self, event: Event) -> None:
         return None
@@ -237,7 +303,9 @@ class OtherNodeView(View):
         if outcome.failure is not None:
             super().end(outcome, run, explained, report_path, again)
         elif again:
-            out.print(Text(f"node {self.node_rank}: continue with:\n  {again}"))
+            out.print(
+                Text(Message("node {node_rank}: continue with:\n  {again}", node_rank=self.node_rank, again=again))
+            )
 
 
 class JsonView(View):
@@ -274,9 +342,18 @@ class JsonView(View):
 def event_beside_data(event: Event) -> None:
     """What a person should know while stdout carries data."""
     if isinstance(event, records.Note):
-        err.print(Text(event.text or ""))
+        err.print(Text(translated(event.text or "")))
     elif isinstance(event, records.Restart):
-        err.print(Text(f"restart {event.attempt} of {event.of_restarts}: {event.what}"))
+        err.print(
+            Text(
+                Message(
+                    "restart {attempt} of {of_restarts}: {what}",
+                    attempt=event.attempt,
+                    of_restarts=event.of_restarts,
+                    what=translated(event.what or ""),
+                )
+            )
+        )
 
 
 def failure(failure: Failure, explained: Report | None) -> None:
@@ -287,13 +364,24 @@ def failure(failure: Failure, explained: Report | None) -> None:
 
 
 def _data_lines(data: Mapping[str, Any]) -> list[str]:
-    lines = []
+    lines: list[str] = []
     for name in ("train", "eval"):
         split = data.get(name)
         if split:
-            cut = f", {split['rows_at_max_length']} cut to it" if split["rows_at_max_length"] else ""
+            cut = (
+                Message(", {rows_at_max_length} cut to it", rows_at_max_length=split["rows_at_max_length"])
+                if split["rows_at_max_length"]
+                else ""
+            )
             lines.append(
-                f"{name:<10} {split['rows']:,} rows, {split['mean_tokens']} tokens on average, longest {split['max_tokens']}{cut}"
+                Message(
+                    "{name:<10} {rows:,} rows, {mean_tokens} tokens on average, longest {max_tokens}{cut}",
+                    name=name,
+                    rows=split["rows"],
+                    mean_tokens=split["mean_tokens"],
+                    max_tokens=split["max_tokens"],
+                    cut=cut,
+                )
             )
             lines += _label_line(split.get("label_counts") or (), data.get("label_names") or ())
     sample = data.get("sample")
@@ -303,9 +391,15 @@ def _data_lines(data: Mapping[str, Any]) -> list[str]:
         named = f" ({names[label]})" if isinstance(label, int) and label < len(names) else ""
         ids = ", ".join(map(str, sample["input_ids"][:12])) + (", ..." if len(sample["input_ids"]) > 12 else "")
         lines += [
-            f"sample     {'train' if data.get('train') else 'eval'} row {sample['index']}, label {label}{named}",
+            Message(
+                "sample     {detail} row {index}, label {label}{named}",
+                detail="train" if data.get("train") else "eval",
+                index=sample["index"],
+                label=label,
+                named=named,
+            ),
             f"           {textwrap.shorten(sample['text'], 100, placeholder=' ...')}",
-            f"           {len(sample['input_ids'])} ids: {ids}",
+            Message("           {num_input_ids} ids: {ids}", num_input_ids=len(sample["input_ids"]), ids=ids),
         ]
     return lines
 
@@ -316,16 +410,35 @@ def _label_line(counts: Sequence[int], names: Sequence[str]) -> list[str]:
         return []
     named = [str(names[i]) if i < len(names) else str(i) for i in range(len(counts))]
     if len(counts) <= MAX_LABELS_SHOWN:
-        return ["           labels: " + ", ".join(f"{n} {count:,}" for n, count in zip(named, counts, strict=True))]
+        return [
+            Message(
+                "           labels: {list}",
+                list=", ".join((f"{n} {count:,}" for n, count in zip(named, counts, strict=True))),
+            )
+        ]
     most, fewest = (max(counts), min(counts))
-    ends = f"most {named[counts.index(most)]} {most:,}, fewest {named[counts.index(fewest)]} {fewest:,}"
+    ends = Message(
+        "most {named} {most:,}, fewest {value} {fewest:,}",
+        named=named[counts.index(most)],
+        most=most,
+        value=named[counts.index(fewest)],
+        fewest=fewest,
+    )
     absent = sum(not count for count in counts)
-    return [f"           {len(counts)} labels: {ends}" + (f", {absent} without rows" if absent else "")]
+    return [
+        Message(
+            "           {num_counts} labels: {ends}{absent}",
+            num_counts=len(counts),
+            ends=ends,
+            absent=Message(", {absent} without rows", absent=absent) if absent else "",
+        )
+    ]
 
 
 def _failure(failure: Failure) -> None:
     """What, why, what to do. A user's mistake is one line and its fix; a fault is the rank's traceback, once."""
-    what, hint = "the job failed" if failure.what is None else failure.what, failure.hint
+    what = translated(Message("the job failed") if failure.what is None else failure.what)
+    hint = translated(failure.hint or "")
     rank = failure.rank
     if failure.exit_code != EXIT_USER:
         trace = failure.traceback.rstrip()
@@ -333,9 +446,9 @@ def _failure(failure: Failure) -> None:
         if trace and not is_ours:
             err.print(Text(trace))
         if rank is not None and failure.type != records.STALLED:
-            what = f"rank {rank} on {failure.host} failed first: {what}"
-    err.print(Text(f"error: {what}"))
+            what = Message("rank {rank} on {host} failed first: {what}", rank=rank, host=failure.host, what=what)
+    err.print(Text(Message("error: {what}", what=what)))
     if hint:
-        err.print(Text(f"  fix: {hint}"))
+        err.print(Text(Message("  fix: {hint}", hint=hint)))
     if failure.exit_code != EXIT_USER and failure.log:
-        err.print(Text(f"  log: {failure.log}"))
+        err.print(Text(Message("  log: {log}", log=failure.log)))

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from launcher import assets
+from launcher.messages import Message
 from launcher.strategies.job import Job, merged
 from launcher.strategies.table import INTERFACE, WHOLE, Planned, Reduction, Speed, States
 
@@ -42,10 +43,13 @@ class Base:
 
     def problems(self, deepspeed_keys: Iterable[str], *, uses_dora: bool) -> Iterator[tuple[tuple[str, ...], str]]:
         for key in deepspeed_keys:
-            yield ("parallel", "deepspeed", key), f"strategy {self.name} does not use DeepSpeed; leave it out"
+            yield (
+                ("parallel", "deepspeed", key),
+                Message("strategy {name} does not use DeepSpeed; leave it out", name=self.name),
+            )
 
     def ignored_arguments(self) -> Mapping[str, str]:
-        return dict.fromkeys(OF_DDP, f"is DDP's, and the strategy is {self.name}")
+        return dict.fromkeys(OF_DDP, Message("is DDP's, and the strategy is {name}", name=self.name))
 
     def default_arguments(self, device: str, precision: str) -> dict[str, Any]:
         if precision == "fp16" and device == "npu":

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from launcher.messages import Message
 from launcher.plugins import Table
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ class Speed:
 
 
 SPEED_SOURCES = (
-    "traffic: ZeRO paper (arXiv 1910.02054), section 7",
-    "measured: ms-swift NPU guide, Qwen2-7B LoRA on 4 x 910B3; full fine-tuning has a smaller gap",
+    Message("traffic: ZeRO paper (arXiv 1910.02054), section 7"),
+    Message("measured: ms-swift NPU guide, Qwen2-7B LoRA on 4 x 910B3; full fine-tuning has a smaller gap"),
 )
 
 

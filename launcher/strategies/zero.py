@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from launcher.messages import Message
 from launcher.strategies.base import Base
 from launcher.strategies.job import Job, merged
 from launcher.strategies.table import Planned, Reduction, Speed, States
@@ -36,7 +37,10 @@ class Zero(Base):
     def problems(self, deepspeed_keys: Iterable[str], *, uses_dora: bool) -> Iterator[tuple[tuple[str, ...], str]]:
         for key in deepspeed_keys:
             if key.startswith("stage3_"):
-                yield ("parallel", "deepspeed", key), f"is for zero3, and the strategy is {self.name}"
+                yield (
+                    ("parallel", "deepspeed", key),
+                    Message("is for zero3, and the strategy is {name}", name=self.name),
+                )
 
     def default_arguments(self, device: str, precision: str) -> dict[str, Any]:
         return {}  # DeepSpeed scales losses itself

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Mapping
 from typing import NoReturn
 
+from launcher.messages import Message
+
 
 def main() -> NoReturn:
     """`{"version": …, "set": {name: value}}`, or `{"error": …}` where accelerate refuses the words."""
@@ -44,9 +46,9 @@ def _asked(words: list[str], before: Mapping[str, str]) -> dict[str, object]:
     launch.simple_launcher = look_at_one
     args = launch.launch_command_parser().parse_args(words)
     if args.training_script_args:
-        raise ValueError(f"{args.training_script}: no option")
+        raise ValueError(Message("{training_script}: no option", training_script=args.training_script))
     launch.launch_command(args)
     if not seen:
-        raise ValueError("these words start no ranks on this machine")
+        raise ValueError(Message("these words start no ranks on this machine"))
     changed = {name: value for name, value in sorted(seen.items()) if before.get(name) != value}
     return {"version": accelerate.__version__, "set": changed}

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from launcher import files
 from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, LaunchError
+from launcher.messages import Message
 from launcher.planning.plan import Plan
 from launcher.recipe.program import Program
 from launcher.rundir.paths import RunDir
@@ -44,7 +45,9 @@ def preload(plan: Plan) -> tuple[list[str], str]:
             done.append(name)
             __import__(name, fromlist=found.names.get(name, ()))
         except BaseException as error:  # the rank meets it again, and says so where the program would
-            return done, f"importing {name} failed: {type(error).__name__}: {error}"
+            return done, Message(
+                "importing {name} failed: {kind}: {error}", name=name, kind=type(error).__name__, error=error
+            )
     return done, found.reason
 
 
@@ -57,7 +60,9 @@ def execute(program: Program, local_rank: int) -> NoReturn:
     try:
         os.execvp(program.target, program.argv(local_rank))  # noqa: S606
     except OSError as error:
-        raise LaunchError(f"{program.target}: {error.strerror}", exit_code=EXIT_JOB_FAILED) from None
+        raise LaunchError(
+            "{target}: {problem}", exit_code=EXIT_JOB_FAILED, target=program.target, problem=error.strerror
+        ) from None
 
 
 def main(program: Program, run: RunDir, attempt: int, rank: int) -> int:
@@ -77,7 +82,9 @@ def main(program: Program, run: RunDir, attempt: int, rank: int) -> int:
         if not isinstance(stop.code, int):
             print(stop.code, file=sys.stderr)
         flush()
-        said = LaunchError(f"{program.target} ended with exit code {how}", exit_code=EXIT_JOB_FAILED)
+        said = LaunchError(
+            "{target} ended with exit code {how}", exit_code=EXIT_JOB_FAILED, target=program.target, how=how
+        )
         # argparse says what is wrong on stderr; the first rank's is on the screen already, unless it is kept off.
         local_rank = int(os.environ["LOCAL_RANK"])
         is_shown = local_rank == 0 and local_rank not in program.separate_logs

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from launcher.accelerators.ascend import discover, npu_tools
 from launcher.checks import Context, Finding, Verdict, numbers, ok, skip
+from launcher.messages import Message
 
 # CANN → the builds of torch_npu that were made for it. Ascend/pytorch, of its release 26.2.0: docs/zh/release_notes.md
 # (9.2.0), and COMPATIBILITY.md with its rows for 26.1.1 (9.1). A build that is in no row is unknown here, which is not wrong.
@@ -75,23 +76,36 @@ def check_cann(ctx: Context) -> Finding:
             "source set_env.sh of the CANN to use",
         )
     if torch_npu is None:
-        return skip(name, f"CANN {have}; torch_npu is not installed")
+        return skip(name, Message("CANN {have}; torch_npu is not installed", have=have))
     wanted = next((cann for cann, builds in CANN_FOR_TORCH_NPU.items() if torch_npu in builds), None)
     if wanted is None:
         return Finding(
             name,
             "warn",
-            f"CANN {have} with torch_npu {torch_npu}: this build is in no table known here",
+            Message(
+                "CANN {have} with torch_npu {torch_npu}: this build is in no table known here",
+                have=have,
+                torch_npu=torch_npu,
+            ),
             "it may well work",
             "compare with Ascend/pytorch COMPATIBILITY.md",
         )
     made, found = numbers(wanted)[:2], numbers(have)[:2]
     if made == found or min(made, found) >= FREE_CANN:
-        return ok(name, f"CANN {have} suits torch_npu {torch_npu}")
-    what = f"CANN {have}, but torch_npu {torch_npu} was made for CANN {wanted}"
+        return ok(name, Message("CANN {have} suits torch_npu {torch_npu}", have=have, torch_npu=torch_npu))
+    what = Message(
+        "CANN {have}, but torch_npu {torch_npu} was made for CANN {wanted}",
+        have=have,
+        torch_npu=torch_npu,
+        wanted=wanted,
+    )
     others = next((builds for cann, builds in CANN_FOR_TORCH_NPU.items() if numbers(cann)[:2] == found), ())
     build = next((b for b in others if numbers(b)[:3] == numbers(torch_npu)[:3]), None)
-    fix = f"pip install torch-npu=={build}" if build else f"source CANN {wanted}"
+    fix = (
+        Message("pip install torch-npu=={build}", build=build)
+        if build
+        else Message("source CANN {wanted}", wanted=wanted)
+    )
     if found > made:
         return Finding(name, "warn", what, "a newer CANN mostly works; an undefined symbol would come from this", fix)
     return Finding(name, "fail", what, "operators fail or symbols are missing", fix)
@@ -100,21 +114,35 @@ def check_cann(ctx: Context) -> Finding:
 def check_set_env(ctx: Context) -> Finding:
     """The four things torch_npu itself checks on import, and that one CANN was sourced, not two."""
     name = "CANN environment"
-    fix = "source /usr/local/Ascend/ascend-toolkit/set_env.sh (CANN 8.5 and later: /usr/local/Ascend/cann/set_env.sh)"
+    fix = Message(
+        "source /usr/local/Ascend/ascend-toolkit/set_env.sh (CANN 8.5 and later: /usr/local/Ascend/cann/set_env.sh)"
+    )
     home, opp = ctx.env.get("ASCEND_HOME_PATH"), ctx.env.get("ASCEND_OPP_PATH")
     missing = [n for n, v in (("ASCEND_HOME_PATH", home), ("ASCEND_OPP_PATH", opp)) if not v]
     if missing:
-        return Finding(name, "fail", f"{' and '.join(missing)} not set", "import torch_npu fails on libhccl.so", fix)
+        return Finding(
+            name,
+            "fail",
+            Message("{missing} not set", missing=" and ".join(missing)),
+            "import torch_npu fails on libhccl.so",
+            fix,
+        )
     assert home is not None and opp is not None
     for variable, value in (("ASCEND_HOME_PATH", home), ("ASCEND_OPP_PATH", opp)):
         if not ctx.path(value).exists():
-            return Finding(name, "fail", f"{variable}={value} does not exist", "CANN was moved or is not mounted", fix)
+            return Finding(
+                name,
+                "fail",
+                Message("{variable}={value} does not exist", variable=variable, value=value),
+                "CANN was moved or is not mounted",
+                fix,
+            )
     absent = [d for d in ("runtime", "compiler") if not (ctx.path(home) / d).exists()]
     if absent:
         return Finding(
             name,
             "warn",
-            f"{home} has no {' and no '.join(absent)}",
+            Message("{home} has no {absent}", home=home, absent=" and no ".join(absent)),
             "only half of CANN is there",
             "install the whole toolkit and the kernels of this chip",
         )
@@ -123,7 +151,7 @@ def check_set_env(ctx: Context) -> Finding:
         return Finding(
             name,
             "warn",
-            f"two CANNs are mixed: {home} and {other}",
+            Message("two CANNs are mixed: {home} and {other}", home=home, other=other),
             "libraries of one load operators of the other",
             "start a fresh shell and source one set_env.sh",
         )
@@ -134,7 +162,11 @@ def check_driver(ctx: Context) -> Finding:
     name = "driver"
     nodes = discover.device_nodes(ctx.path("/dev"))
     in_container = ctx.path("/.dockerenv").exists() or "docker" in ctx.text("/proc/1/cgroup")
-    mount = "pass the devices and mount /usr/local/Ascend/driver when the container is made" if in_container else ""
+    mount = (
+        Message("pass the devices and mount /usr/local/Ascend/driver when the container is made")
+        if in_container
+        else ""
+    )
     if not nodes:
         return Finding(
             name,
@@ -146,7 +178,11 @@ def check_driver(ctx: Context) -> Finding:
     absent = [d for d in ("davinci_manager", "devmm_svm", "hisi_hdc") if not ctx.path(f"/dev/{d}").exists()]
     if absent:
         return Finding(
-            name, "fail", f"/dev/{absent[0]} is missing", "the driver cannot be opened", mount or "reinstall the driver"
+            name,
+            "fail",
+            Message("/dev/{absent} is missing", absent=absent[0]),
+            "the driver cannot be opened",
+            mount or "reinstall the driver",
         )
     version = npu_tools.parse_fields(ctx.text("/usr/local/Ascend/driver/version.info")).get("Version")
     if version is None and not ctx.path("/usr/local/Ascend/driver").exists():
@@ -157,7 +193,14 @@ def check_driver(ctx: Context) -> Finding:
             "libascend_hal.so will not be found",
             mount or "install the driver",
         )
-    return ok(name, f"driver {version or ctx.found.driver_version or '(version unknown)'}, {len(nodes)} devices")
+    return ok(
+        name,
+        Message(
+            "driver {version}, {num_nodes} devices",
+            version=version or ctx.found.driver_version or Message("(version unknown)"),
+            num_nodes=len(nodes),
+        ),
+    )
 
 
 def check_permission(ctx: Context) -> Finding:
@@ -168,11 +211,15 @@ def check_permission(ctx: Context) -> Finding:
         return Finding(
             name,
             "fail",
-            f"/dev/davinci{closed[0]} may not be opened",
+            Message("/dev/davinci{closed} may not be opened", closed=closed[0]),
             "device initialisation fails (507899)",
             "add the user to group HwHiAiUser and log in again",
         )
-    return ok(name, f"{len(nodes)} devices may be opened") if nodes else skip(name, "no devices")
+    return (
+        ok(name, Message("{num_nodes} devices may be opened", num_nodes=len(nodes)))
+        if nodes
+        else skip(name, "no devices")
+    )
 
 
 def check_npu_smi(ctx: Context) -> Finding:
@@ -180,4 +227,11 @@ def check_npu_smi(ctx: Context) -> Finding:
     if problem is not None:
         level: Verdict = "warn" if problem.what.endswith("not on PATH") else "fail"
         return Finding(name, level, problem.what, "health and free memory are unknown", problem.hint)
-    return ok(name, f"{len(ctx.found.devices)} devices, driver {ctx.found.driver_version or '?'}")
+    return ok(
+        name,
+        Message(
+            "{num_devices} devices, driver {driver_version}",
+            num_devices=len(ctx.found.devices),
+            driver_version=ctx.found.driver_version or "?",
+        ),
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from launcher.accelerators.ascend import npu_tools, visible
 from launcher.accelerators.ascend.visible import VISIBLE
 from launcher.checks import Context, Finding, ok, skip
+from launcher.messages import Message
 from launcher.text import GIB
 
 
@@ -17,15 +18,19 @@ def check_chip(ctx: Context) -> Finding:
         return Finding(
             name,
             "warn",
-            f"different chips in one node: {', '.join(names)}",
+            Message("different chips in one node: {names}", names=", ".join(names)),
             "a job runs at the slowest one's pace",
             "choose cards of one kind with ASCEND_RT_VISIBLE_DEVICES",
         )
     if ctx.chip is not None and not ctx.chip.trainable:
         return Finding(
-            name, "fail", f"{names[0]} is for inference", "it has no links between cards", "train on 910 or 950 cards"
+            name,
+            "fail",
+            Message("{name} is for inference", name=names[0]),
+            "it has no links between cards",
+            "train on 910 or 950 cards",
         )
-    return ok(name, names[0] if ctx.chip else f"{names[0]}, unknown to this launcher")
+    return ok(name, names[0] if ctx.chip else Message("{name}, unknown to this launcher", name=names[0]))
 
 
 def check_health(ctx: Context) -> Finding:
@@ -37,9 +42,15 @@ def check_health(ctx: Context) -> Finding:
         return Finding(
             name,
             "fail",
-            f"card {d.index} is in state {d.health}",
+            Message("card {index} is in state {health}", index=d.index, health=d.health),
             "the job would end on that card",
-            f"export {VISIBLE}={good}; see `npu-smi info -t health -i {d.npu_id} -c {d.chip_id}`",
+            Message(
+                "export {visible}={good}; see `npu-smi info -t health -i {npu_id} -c {chip_id}`",
+                visible=VISIBLE,
+                good=good,
+                npu_id=d.npu_id,
+                chip_id=d.chip_id,
+            ),
         )
     doubtful = [d for d in shown if d.health == "Warning"]
     if doubtful:
@@ -47,12 +58,12 @@ def check_health(ctx: Context) -> Finding:
         return Finding(
             name,
             "warn",
-            f"card {d.index} is in state Warning",
+            Message("card {index} is in state Warning", index=d.index),
             "it may fail during a long run",
-            f"see `npu-smi info -t health -i {d.npu_id} -c {d.chip_id}`",
+            Message("see `npu-smi info -t health -i {npu_id} -c {chip_id}`", npu_id=d.npu_id, chip_id=d.chip_id),
         )
     known = [d for d in shown if d.health.upper() == "OK"]
-    return ok(name, f"{len(known)} cards OK") if known else skip(name, "unknown")
+    return ok(name, Message("{num_known} cards OK", num_known=len(known))) if known else skip(name, "unknown")
 
 
 def check_health_codes(ctx: Context) -> Finding:
@@ -66,7 +77,7 @@ def check_health_codes(ctx: Context) -> Finding:
             return Finding(
                 name,
                 "warn",
-                f"card {d.index}: {' '.join(health.codes)}",
+                Message("card {index}: {codes}", index=d.index, codes=" ".join(health.codes)),
                 health.information,
                 "look the codes up in the driver's list of health codes, or send them to support",
             )
@@ -82,14 +93,20 @@ def check_busy(ctx: Context) -> Finding:
     busy = [(d, p) for d in visible.shown(ctx) for p in d.processes]
     if busy:
         d, p = busy[0]
-        who = f"process {p.pid}" + (f" ({p.name})" if p.name else "")
-        more = f", and {len(busy) - 1} more" if len(busy) > 1 else ""
+        who = Message("process {pid}{path}", pid=p.pid, path=f" ({p.name})" if p.name else "")
+        more = Message(", and {num_busy} more", num_busy=len(busy) - 1) if len(busy) > 1 else ""
         return Finding(
             name,
             "fail",
-            f"card {d.index} is used by {who} with {p.hbm_bytes / GIB:.1f} GiB{more}",
+            Message(
+                "card {index} is used by {who} with {hbm_bytes:.1f} GiB{more}",
+                index=d.index,
+                who=who,
+                hbm_bytes=p.hbm_bytes / GIB,
+                more=more,
+            ),
             "two jobs on a card run out of memory, or fail to bind port 16666",
-            f"end it (kill {p.pid}), wait 10 s; or leave the card out with {VISIBLE}",
+            Message("end it (kill {pid}), wait 10 s; or leave the card out with {visible}", pid=p.pid, visible=VISIBLE),
         )
     full = [d for d in visible.shown(ctx) if d.hbm_used_bytes > IDLE_BYTES and d.hbm_bytes]
     if full:
@@ -97,7 +114,11 @@ def check_busy(ctx: Context) -> Finding:
         return Finding(
             name,
             "warn",
-            f"card {d.index} has {d.hbm_used_bytes / GIB:.1f} GiB in use by nobody that is listed",
+            Message(
+                "card {index} has {hbm_used_bytes:.1f} GiB in use by nobody that is listed",
+                index=d.index,
+                hbm_used_bytes=d.hbm_used_bytes / GIB,
+            ),
             "a process of another container, or one that is ending",
             "look on the host; npu-smi in a container shows its own processes only",
         )
@@ -113,12 +134,17 @@ def check_hbm(ctx: Context) -> Finding:
         return skip(name, "unknown")
     least = min(known, key=lambda d: d.hbm_free_bytes)
     sizes = {round(d.hbm_bytes / GIB) for d in known}
-    text = f"{least.hbm_free_bytes / GIB:.1f} GiB free on card {least.index}, the fullest of {len(known)}"
+    text = Message(
+        "{hbm_free_bytes:.1f} GiB free on card {index}, the fullest of {num_known}",
+        hbm_free_bytes=least.hbm_free_bytes / GIB,
+        index=least.index,
+        num_known=len(known),
+    )
     if len(sizes) > 1:
         return Finding(
             name,
             "warn",
-            f"cards of {' and '.join(map(str, sorted(sizes)))} GiB in one node",
+            Message("cards of {sizes} GiB in one node", sizes=" and ".join(map(str, sorted(sizes)))),
             "the smallest decides what fits",
             "choose cards of one size",
         )
@@ -131,29 +157,42 @@ def check_visible(ctx: Context) -> Finding:
     name, value = VISIBLE, ctx.env.get(VISIBLE)
     count = len(ctx.found.devices)
     if value is None:
-        return ok(name, f"not set: all {count} cards")
+        return ok(name, Message("not set: all {count} cards", count=count))
     if not count:
-        return skip(name, f"{value!r}; the number of cards is unknown")
+        return skip(name, Message("{value!r}; the number of cards is unknown", value=value))
     result = visible.visible(value, count)
     if result.problems:
-        fix = f"export {VISIBLE}={result.suggestion}" if result.suggestion else f"unset {VISIBLE}"
-        return Finding(name, "fail", result.problems[0], f"CANN would show {len(result.indices)} of {count} cards", fix)
-    return ok(name, f"{value}: {len(result.indices)} of {count} cards")
+        fix = (
+            Message("export {visible}={suggestion}", visible=VISIBLE, suggestion=result.suggestion)
+            if result.suggestion
+            else Message("unset {visible}", visible=VISIBLE)
+        )
+        return Finding(
+            name,
+            "fail",
+            result.problems[0],
+            Message("CANN would show {num_indices} of {count} cards", num_indices=len(result.indices), count=count),
+            fix,
+        )
+    return ok(
+        name,
+        Message("{value}: {num_indices} of {count} cards", value=value, num_indices=len(result.indices), count=count),
+    )
 
 
 def check_count(ctx: Context) -> Finding:
     name, have = "ranks and cards", len(visible.shown(ctx))
     if ctx.nproc is None:
-        return skip(name, f"{have} cards visible")
+        return skip(name, Message("{have} cards visible", have=have))
     if ctx.nproc > have:
         return Finding(
             name,
             "fail",
-            f"{ctx.nproc} ranks are wanted, {have} cards are visible",
+            Message("{nproc} ranks are wanted, {have} cards are visible", nproc=ctx.nproc, have=have),
             "the ranks beyond the last card fail with 107001",
-            f"use --nproc {have}" if have else "see driver",
+            Message("use --nproc {have}", have=have) if have else "see driver",
         )
-    return ok(name, f"{ctx.nproc} ranks on {have} cards")
+    return ok(name, Message("{nproc} ranks on {have} cards", nproc=ctx.nproc, have=have))
 
 
 def check_bf16(ctx: Context) -> Finding:
@@ -161,12 +200,16 @@ def check_bf16(ctx: Context) -> Finding:
     if ctx.chip is None:
         return skip(name, "the chip is unknown")
     if ctx.chip.supports_bf16:
-        return ok(name, f"{ctx.chip.soc} computes in bf16")
+        return ok(name, Message("{soc} computes in bf16", soc=ctx.chip.soc))
     if ctx.precision == "bf16":
         return Finding(
-            name, "fail", f"{ctx.chip.soc} has no bf16", "the Trainer refuses to start", "parallel.precision=fp16"
+            name,
+            "fail",
+            Message("{soc} has no bf16", soc=ctx.chip.soc),
+            "the Trainer refuses to start",
+            "parallel.precision=fp16",
         )
-    return ok(name, f"{ctx.chip.soc} has no bf16; precision auto takes fp16")
+    return ok(name, Message("{soc} has no bf16; precision auto takes fp16", soc=ctx.chip.soc))
 
 
 def check_tls(ctx: Context) -> Finding:
@@ -185,11 +228,18 @@ def check_tls(ctx: Context) -> Finding:
         return Finding(
             name,
             "fail",
-            f"off on cards {', '.join(off)}, on elsewhere",
+            Message("off on cards {off}, on elsewhere", off=", ".join(off)),
             "links fail (EI0016)",
             "hccn_tool -i N -tls -s enable 0 on every card of every node",
         )
-    return ok(name, f"{'on' if next(iter(states.values())) else 'off'} on all {len(states)} cards")
+    return ok(
+        name,
+        Message(
+            "{detail} on all {num_states} cards",
+            detail="on" if next(iter(states.values())) else "off",
+            num_states=len(states),
+        ),
+    )
 
 
 def check_page_size(ctx: Context) -> Finding:
@@ -202,7 +252,7 @@ def check_page_size(ctx: Context) -> Finding:
         return Finding(
             name,
             "warn",
-            f"pages of {text.strip()} bytes",
+            Message("pages of {text} bytes", text=text.strip()),
             "RDMA between nodes may fail on A2",
             "export HCCL_RDMA_PCIE_DIRECT_POST_NOSTRICT=TRUE on all nodes",
         )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from launcher.accelerators.ascend import ranktable_check
 from launcher.accelerators.ascend.visible import VISIBLE
 from launcher.checks import Context, Finding, ok, skip
+from launcher.messages import Message
 
 # HCCL's documentation, one page per variable: lowest, highest.
 HCCL_RANGES: Mapping[str, tuple[int, int]] = {
@@ -40,16 +41,22 @@ def check_hccl_ranges(ctx: Context) -> Finding:
             return Finding(
                 name,
                 "fail",
-                f"{variable}={value} is not in {low} to {high}",
+                Message(
+                    "{variable}={value} is not in {low} to {high}", variable=variable, value=value, low=low, high=high
+                ),
                 "HCCL refuses to start (EI0001)",
-                f"correct it, or unset {variable}",
+                Message("correct it, or unset {variable}", variable=variable),
             )
     connect, execute = ctx.env.get("HCCL_CONNECT_TIMEOUT", "120"), ctx.env.get("HCCL_EXEC_TIMEOUT", "1836")
     if execute != "0" and int(connect) >= int(execute):
         return Finding(
             name,
             "warn",
-            f"HCCL_CONNECT_TIMEOUT={connect} is not below HCCL_EXEC_TIMEOUT={execute}",
+            Message(
+                "HCCL_CONNECT_TIMEOUT={connect} is not below HCCL_EXEC_TIMEOUT={execute}",
+                connect=connect,
+                execute=execute,
+            ),
             "a rank that comes late then looks like one that hangs",
             "raise HCCL_EXEC_TIMEOUT",
         )
@@ -78,7 +85,7 @@ def check_allocator(ctx: Context) -> Finding:
         return Finding(
             name,
             "fail",
-            f"{value!r} mixes expandable_segments with settings it does not go with",
+            Message("{value!r} mixes expandable_segments with settings it does not go with", value=value),
             "torch_npu raises at the first allocation",
             "keep expandable_segments:True alone",
         )
@@ -86,8 +93,8 @@ def check_allocator(ctx: Context) -> Finding:
 
 
 NO_EFFECT = {
-    "NPU_VISIBLE_DEVICES": f"use {VISIBLE}",
-    "CUDA_VISIBLE_DEVICES": f"use {VISIBLE}",
+    "NPU_VISIBLE_DEVICES": Message("use {visible}", visible=VISIBLE),
+    "CUDA_VISIBLE_DEVICES": Message("use {visible}", visible=VISIBLE),
     "NCCL_SOCKET_IFNAME": "use HCCL_SOCKET_IFNAME",
     "HCCL_ASYNC_ERROR_HANDLING": "use TORCH_HCCL_ASYNC_ERROR_HANDLING",
 }
@@ -100,9 +107,9 @@ def check_no_effect(ctx: Context) -> Finding:
         return Finding(
             name,
             "warn",
-            f"{found[0]}={ctx.env[found[0]]} does nothing on NPUs",
+            Message("{actual}={env} does nothing on NPUs", actual=found[0], env=ctx.env[found[0]]),
             "what it was set for does not happen",
-            f"unset {found[0]}; {NO_EFFECT[found[0]]}",
+            Message("unset {actual}; {no_effect}", actual=found[0], no_effect=NO_EFFECT[found[0]]),
         )
     return ok(name, "none")
 
@@ -144,9 +151,14 @@ def check_interface(ctx: Context) -> Finding:
             return Finding(
                 name,
                 "fail",
-                f"{variable}={value} names no interface of this host ({', '.join(names)})",
+                Message(
+                    "{variable}={value} names no interface of this host ({names})",
+                    variable=variable,
+                    value=value,
+                    names=", ".join(names),
+                ),
                 "ranks cannot meet (EI0001)",
-                f"set {variable} to one of them; where hosts differ use HCCL_IF_IP",
+                Message("set {variable} to one of them; where hosts differ use HCCL_IF_IP", variable=variable),
             )
     if ctx.num_nodes > 1 and not (ctx.env.get("HCCL_SOCKET_IFNAME") or ctx.env.get("HCCL_IF_IP")):
         return ok(name, "chosen when the nodes meet: the one towards the first node")
@@ -169,19 +181,28 @@ def check_hccl_ports(ctx: Context) -> Finding:
     text = ctx.env.get("HCCL_IF_BASE_PORT", "60000")
     base = int(text) if re.fullmatch(r"\d{1,5}", text) else 60000
     if ctx.env.get("HCCL_HOST_SOCKET_PORT_RANGE"):
-        return ok(name, f"chosen from {ctx.env['HCCL_HOST_SOCKET_PORT_RANGE']}")
+        return ok(
+            name,
+            Message(
+                "chosen from {hccl_host_socket_port_range}",
+                hccl_host_socket_port_range=ctx.env["HCCL_HOST_SOCKET_PORT_RANGE"],
+            ),
+        )
     taken = bound_ports(ctx, range(base, base + 32))
     if taken and "HCCL_IF_BASE_PORT" not in ctx.env:
-        return ok(name, f"port {taken[0]} is taken; a launch takes the next 32 that are free on all nodes")
+        return ok(
+            name,
+            Message("port {taken} is taken; a launch takes the next 32 that are free on all nodes", taken=taken[0]),
+        )
     if taken:
         return Finding(
             name,
             "fail",
-            f"port {taken[0]} is taken; HCCL wants {base} to {base + 31}",
+            Message("port {taken} is taken; HCCL wants {base} to {last}", taken=taken[0], base=base, last=base + 31),
             "another job runs here, or did until now (EI0019)",
             "end it, or unset HCCL_IF_BASE_PORT: a launch finds free ones",
         )
-    return ok(name, f"{base} to {base + 31} are free")
+    return ok(name, Message("{base} to {last} are free", base=base, last=base + 31))
 
 
 def check_reserved_ports(ctx: Context) -> Finding:
@@ -192,7 +213,7 @@ def check_reserved_ports(ctx: Context) -> Finding:
         return skip(name, "the port range cannot be read")
     low, high = int(text[0]), int(text[1])
     if not low <= 60000 <= high:
-        return ok(name, f"outgoing connections use {low} to {high}")
+        return ok(name, Message("outgoing connections use {low} to {high}", low=low, high=high))
     reserved = ctx.text("/proc/sys/net/ipv4/ip_local_reserved_ports").strip()
     spans = [[int(n) for n in part.split("-")] for part in reserved.split(",") if re.fullmatch(r"\d+(-\d+)?", part)]
     if any(s[0] <= 60000 and s[-1] >= 60031 for s in spans):
@@ -200,7 +221,7 @@ def check_reserved_ports(ctx: Context) -> Finding:
     return Finding(
         name,
         "warn",
-        f"outgoing connections may take HCCL's ports ({low} to {high})",
+        Message("outgoing connections may take HCCL's ports ({low} to {high})", low=low, high=high),
         "a launch fails now and then",
         "sysctl -w net.ipv4.ip_local_reserved_ports=60000-60031",
     )
@@ -213,13 +234,26 @@ def check_rank_table(ctx: Context) -> Finding:
         return ok(name, "not set; torch_npu needs none")
     path = ctx.path(value)
     if path.is_symlink():
-        what, why = f"{value} is a link", "HCCL refuses links (EI0004)"
+        what, why = Message("{value} is a link", value=value), Message("HCCL refuses links (EI0004)")
     elif not path.is_file():
-        what, why = f"{value} does not exist", "torch_npu goes on without it and says nothing"
+        what, why = (
+            Message("{value} does not exist", value=value),
+            Message("torch_npu goes on without it and says nothing"),
+        )
     else:
         problems = ranktable_check.check(ctx.text(value))
-        what = f"{value}: {problems[0]}" if problems else f"{value} is inherited"
-        why = "the first collective fails (EI0004, EI0014)" if problems else "it may be of another job"
+        what = (
+            Message("{value}: {problem}", value=value, problem=problems[0])
+            if problems
+            else Message("{value} is inherited", value=value)
+        )
+        why = (
+            Message("the first collective fails (EI0004, EI0014)") if problems else Message("it may be of another job")
+        )
     return Finding(
-        name, "warn", f"{what}; a launch unsets it", why, "unset RANK_TABLE_FILE, or ask for one with --rank-table FILE"
+        name,
+        "warn",
+        Message("{what}; a launch unsets it", what=what),
+        why,
+        "unset RANK_TABLE_FILE, or ask for one with --rank-table FILE",
     )

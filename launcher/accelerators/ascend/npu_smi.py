@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from launcher.errors import LaunchError
 from launcher.machine.cluster import Device, Process
+from launcher.messages import Message
 from launcher.text import MIB
 
 
@@ -36,24 +37,32 @@ _FAILURES = (
     (
         re.compile(r"dcmi (?:module|model) initiali[sz]ed? failed(?:.*?ret is (-?\d+))?"),
         "npu-smi cannot reach the NPU driver (dcmi code {0})",
-        "on the host: check that the driver is loaded (`lsmod | grep drv_`) and that you are in group HwHiAiUser, and "
-        "reboot if it was just installed; in a container: pass /dev/davinci*, /dev/davinci_manager, /dev/devmm_svm, "
-        "/dev/hisi_hdc and mount /usr/local/Ascend/driver and /usr/local/dcmi",
+        Message(
+            "on the host: check that the driver is loaded (`lsmod | grep drv_`) and that you are in "
+            "group HwHiAiUser, and reboot if it was just installed; in a container: pass /dev/davinci*, "
+            "/dev/davinci_manager, /dev/devmm_svm, /dev/hisi_hdc and mount /usr/local/Ascend/driver and "
+            "/usr/local/dcmi"
+        ),
     ),
     (
         re.compile(r"There is no NPU card"),
         "npu-smi finds no NPU on this host",
-        "check `lspci | grep acce`; in a container, pass the /dev/davinci* devices; without NPUs use --device cpu",
+        Message(
+            "check `lspci | grep acce`; in a container, pass the /dev/davinci* devices; without NPUs use --device cpu"
+        ),
     ),
     (
         re.compile(r"Operation not permitted"),
         "npu-smi was not permitted to read the devices",
-        "run as root on the host, or as a user in group HwHiAiUser",
+        Message("run as root on the host, or as a user in group HwHiAiUser"),
     ),
     (
         re.compile(r"libc_sec\.so|libdrvdsmi\w*\.so|libdcmi\.so|cannot open shared object file"),
         "npu-smi cannot load the driver's libraries",
-        "mount /usr/local/Ascend/driver and /usr/local/dcmi, and put driver/lib64/{common,driver} on LD_LIBRARY_PATH",
+        Message(
+            "mount /usr/local/Ascend/driver and /usr/local/dcmi, and put driver/lib64/{common,driver} on "
+            "LD_LIBRARY_PATH"
+        ),
     ),
 )
 
@@ -171,8 +180,9 @@ def parse_info(text: str) -> Info:
             first = _first_row(cells)
     if not devices:
         raise failure(text) or LaunchError(
-            "npu-smi info printed no table of NPUs" + (f" (driver {version})" if version else ""),
+            "npu-smi info printed no table of NPUs{version}",
             hint="run `npu-smi info` by hand and read what it says; to run without NPUs use --device cpu",
+            version=Message(" (driver {version})", version=version) if version else "",
         )
     merged = tuple(replace(d, processes=tuple(processes.get((d.npu_id or 0, d.chip_id or 0), ()))) for d in devices)
     return Info(version, merged, has_table, tuple(warnings))

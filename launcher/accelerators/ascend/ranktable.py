@@ -14,6 +14,7 @@ from typing import Any
 
 from launcher.accelerators.ascend.ranktable_check import loaded, problems
 from launcher.errors import LaunchError
+from launcher.messages import Message
 
 _ADDRESS = re.compile(r"^\s*address_(\d+)\s*=\s*(\S+)\s*$", re.MULTILINE | re.ASCII)
 _DEVICE = re.compile(r"^(\d+)=([^/]*)(?:/(\d+))?$", re.ASCII)
@@ -48,7 +49,9 @@ def text(servers: Sequence[Server]) -> str:
     found = problems(value)
     if found:
         raise LaunchError(
-            f"no rank table can be made of this: {'; '.join(found[:4])}", hint="correct the addresses or ids given"
+            "no rank table can be made of this: {actual}",
+            hint="correct the addresses or ids given",
+            actual="; ".join(found[:4]),
         )
     return json.dumps(value, indent=2) + "\n"
 
@@ -115,8 +118,13 @@ def _of_hosts(name: str, content: str) -> Iterator[Server]:
         if not devices or len(devices) < len(rest):
             bad = next((w for w in rest if not _DEVICE.match(w)), "")
             raise LaunchError(
-                f"{name}:{number}: " + (f"{bad!r} is no DEVICE=IP" if bad else f"{words[0]} has no devices"),
+                "{name}:{number}: {bad}",
                 hint="as in `node0 host_ip=10.0.0.1 super_pod=0 0=192.168.1.8/0 1=192.168.1.9/1`",
+                name=name,
+                number=number,
+                bad=Message("{bad!r} is no DEVICE=IP", bad=bad)
+                if bad
+                else Message("{word} has no devices", word=words[0]),
             )
         yield Server(
             words[0],
@@ -126,7 +134,7 @@ def _of_hosts(name: str, content: str) -> Iterator[Server]:
         )
     if is_empty:
         raise LaunchError(
-            f"{name}: neither an hccn.conf, a rank table nor a list of hosts", hint="see docs/clusters.md"
+            "{name}: neither an hccn.conf, a rank table nor a list of hosts", hint="see docs/clusters.md", name=name
         )
 
 
@@ -142,14 +150,26 @@ def kept(name: str, content: str) -> str:
 def moved(content: str, first: int) -> str:
     """What joining a table makes of its ranks, where that is not what they were: `0 to 15 become 16 to 31`; else ''."""
     ranks = sorted(int(d["rank_id"]) for s in json.loads(content)["server_list"] for d in s["device"])
-    return "" if first == 0 else f"{ranks[0]} to {ranks[-1]} become {first} to {first + len(ranks) - 1}"
+    return (
+        ""
+        if first == 0
+        else Message(
+            "{rank} to {ranks} become {first} to {num_ranks}",
+            rank=ranks[0],
+            ranks=ranks[-1],
+            first=first,
+            num_ranks=first + len(ranks) - 1,
+        )
+    )
 
 
 def _checked(name: str, content: str) -> dict[str, Any]:
     value = loaded(content)
     found = [value] if isinstance(value, str) else problems(value)
     if found:
-        raise LaunchError(f"{name}: {found[0]}", hint=f"`ascend-launch ranktable --check {name}` says all")
+        raise LaunchError(
+            "{name}: {actual}", hint="`ascend-launch ranktable --check {name}` says all", name=name, actual=found[0]
+        )
     assert isinstance(value, dict)
     return value
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from launcher.accelerators.ascend.npu_smi import MAX_DIGITS, to_int
 from launcher.checks import Context
 from launcher.machine.cluster import Device
+from launcher.messages import Message
 
 VISIBLE = "ASCEND_RT_VISIBLE_DEVICES"
 
@@ -34,23 +35,48 @@ def visible(value: str | None, count: int) -> Visible:
     if value is None:
         return Visible(tuple(range(count)))
     if value == "":
-        return Visible((), (f"{VISIBLE} is set but empty, which hides every NPU",), ",".join(map(str, range(count))))
+        return Visible(
+            (),
+            (Message("{visible} is set but empty, which hides every NPU", visible=VISIBLE),),
+            ",".join(map(str, range(count))),
+        )
     problems: list[str] = []
     wanted = [int(t) for t in re.findall(r"\d+", value) if len(t) <= MAX_DIGITS]
     if re.search(r"\s", value):
-        problems.append(f"{VISIBLE}={value!r} contains a space: CANN stops reading there")
+        problems.append(
+            Message("{visible}={value!r} contains a space: CANN stops reading there", visible=VISIBLE, value=value)
+        )
     if m := re.search(r"[^\d,\s]", value):
-        problems.append(f"{VISIBLE}={value!r} contains {m.group()!r}: CANN reads only digits and commas")
+        problems.append(
+            Message(
+                "{visible}={value!r} contains {match!r}: CANN reads only digits and commas",
+                visible=VISIBLE,
+                value=value,
+                match=m.group(),
+            )
+        )
     read = _read_ids(value)
     if len(set(read)) != len(read):
-        problems.append(f"{VISIBLE}={value!r} names a device twice: CANN then shows none")
+        problems.append(
+            Message("{visible}={value!r} names a device twice: CANN then shows none", visible=VISIBLE, value=value)
+        )
     elif any(b < a for a, b in itertools.pairwise(read)):
-        problems.append(f"{VISIBLE}={value!r} is not in ascending order: CANN then shows none")
+        problems.append(
+            Message("{visible}={value!r} is not in ascending order: CANN then shows none", visible=VISIBLE, value=value)
+        )
     shown = read if all(a < b for a, b in itertools.pairwise(read)) else []
     beyond = [i for i in wanted if i >= count]
     if beyond:
-        has = f"{count} (0 to {count - 1})" if count else "none"
-        problems.append(f"{VISIBLE}={value!r} names device {beyond[0]}, but this node has {has}")
+        has = Message("{count} (0 to {last})", count=count, last=count - 1) if count else "none"
+        problems.append(
+            Message(
+                "{visible}={value!r} names device {beyond}, but this node has {has}",
+                visible=VISIBLE,
+                value=value,
+                beyond=beyond[0],
+                has=has,
+            )
+        )
         cut = next((k for k, i in enumerate(shown) if i >= count), len(shown))
         shown = shown[:cut]
     if re.search(r"(?<!\d)-\d", re.sub(r"\s", "", value)):  # -1, which hides every card elsewhere

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from launcher.clusters.command import client, client_output
 from launcher.errors import LaunchError
+from launcher.messages import Message
 
 
 def kubectl(manifest: str, namespace: str | None, env: Mapping[str, str]) -> str:
@@ -30,23 +31,23 @@ def _refused_by_kubernetes(words: str) -> LaunchError:
     hints = (
         (
             r"already exists",
-            "give another --job-name, or delete that job first (`kubectl delete` what --dry-run lists)",
+            Message("give another --job-name, or delete that job first (`kubectl delete` what --dry-run lists)"),
         ),
         (
             r"no matches for kind",
-            "the cluster lacks that operator: install it, or take the other of --kubernetes and --volcano",
+            Message("the cluster lacks that operator: install it, or take the other of --kubernetes and --volcano"),
         ),
         (
             r"connection|refused|lookup|no configuration|unable to connect|was it provided",
-            "this machine does not reach the cluster: check `kubectl config current-context`",
+            Message("this machine does not reach the cluster: check `kubectl config current-context`"),
         ),
         (
             r"forbidden|cannot create",
-            "your account may not do that there: name another --namespace, or ask for the right",
+            Message("your account may not do that there: name another --namespace, or ask for the right"),
         ),
-        (r"namespaces? .* not found", "name one that exists with --namespace"),
+        (r"namespaces? .* not found", Message("name one that exists with --namespace")),
     )
     hint = next(
         (hint for pattern, hint in hints if re.search(pattern, words, re.IGNORECASE)), "`--dry-run` shows the manifest"
     )
-    return LaunchError(f"kubectl refuses the job: {words}", hint=hint)
+    return LaunchError(Message("kubectl refuses the job: {words}", words=words), hint=hint)

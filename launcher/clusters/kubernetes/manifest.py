@@ -181,5 +181,10 @@ def recipe_files(recipe_text: str, name: str, script: Path | None) -> dict[str, 
         try:
             out[script.name] = script.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
-            raise LaunchError(f"script: {script}: cannot be read: {error}", hint="name a file of UTF-8 text") from None
+            raise LaunchError(
+                "script: {script}: cannot be read: {error}",
+                hint="name a file of UTF-8 text",
+                script=script,
+                error=error,
+            ) from None
     return out

@@ -42,8 +42,9 @@ class Mount:
         is_claim = re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", source) is not None
         if not colon or not path.startswith("/") or ":" in path or not (is_claim or source.startswith("/")):
             raise LaunchError(
-                f"--mount {text!r} is not CLAIM:/path or /host/path:/path",
+                "--mount {text!r} is not CLAIM:/path or /host/path:/path",
                 hint="as in --mount models:/models:ro --mount results:/results",
+                text=text,
             )
         return cls(source, path, read_only)
 
@@ -101,8 +102,9 @@ def resource_of(plan: Plan) -> str:
     silicon = chip(plan.chip or "")
     if silicon is None or silicon.family not in ("910", "A2", "A3"):
         raise LaunchError(
-            f"what {plan.chip} is called in the cluster is not known here",
+            "what {chip} is called in the cluster is not known here",
             hint="say it with --resource, as `kubectl describe node` lists it under Allocatable",
+            chip=plan.chip,
         )
     return "huawei.com/Ascend910"
 
@@ -141,23 +143,28 @@ def require_valid(pod: Pod, files: Mapping[str, str]) -> None:
     size = sum(len(text.encode()) for text in files.values())
     if size > MAX_FILES_BYTES:
         raise LaunchError(
-            f"the recipe and its script are {size:,} bytes, more than a ConfigMap holds",
+            "the recipe and its script are {size:,} bytes, more than a ConfigMap holds",
             hint="put the script into the image or onto a mount, and run it from there",
+            size=size,
         )
     for name, value in pod.env.items():
         if scrub.hidden(name, value) != value:
             raise LaunchError(
-                f"--env {name}: a secret's value must not stand in a manifest",
-                hint=f"make a Secret of it, and say --secret {name}=SECRET:KEY",
+                "--env {name}: a secret's value must not stand in a manifest",
+                hint="make a Secret of it, and say --secret {name}=SECRET:KEY",
+                name=name,
             )
     _check_names(pod)
     for name in (*pod.env, *pod.secrets):
         if not re.fullmatch(r"[-._a-zA-Z][-._a-zA-Z0-9]*", name):
-            raise LaunchError(f"{name!r} is no name of a variable", hint="write NAME=VALUE")
+            raise LaunchError("{name!r} is no name of a variable", hint="write NAME=VALUE", name=name)
     for mount in pod.mounts:
         if ".." in PurePosixPath(mount.path).parts or ".." in PurePosixPath(mount.source).parts:
             raise LaunchError(
-                f"--mount {mount.source}:{mount.path}: `..` is not allowed there", hint="write the path out"
+                "--mount {source}:{path}: `..` is not allowed there",
+                hint="write the path out",
+                source=mount.source,
+                path=mount.path,
             )
     paths = [m.path for m in pod.mounts]
     if len(set(paths)) < len(paths):

@@ -11,6 +11,7 @@ import re
 from fractions import Fraction
 
 from launcher.errors import LaunchError
+from launcher.messages import Message
 
 _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
@@ -36,32 +37,55 @@ _IMAGE = re.compile(
 def label(option: str, value: str) -> None:
     """A name that is a DNS-1123 label, as a namespace's (IsDNS1123Label). Raises LaunchError."""
     if len(value) > MAX_LABEL or not re.fullmatch(_LABEL, value):
-        raise _wrong(option, value, f"small letters, digits and -, {MAX_LABEL} at most", "as in team-a")
+        raise _wrong(
+            option,
+            value,
+            Message("small letters, digits and -, {max_label} at most", max_label=MAX_LABEL),
+            Message("as in team-a"),
+        )
 
 
 def subdomain(option: str, value: str) -> None:
     """A name that is a DNS-1123 subdomain, as most objects' (IsDNS1123Subdomain). Raises LaunchError."""
     if len(value) > MAX_SUBDOMAIN or not re.fullmatch(_SUBDOMAIN, value):
-        raise _wrong(option, value, f"small letters, digits, - and ., {MAX_SUBDOMAIN} at most", "as in my-results")
+        raise _wrong(
+            option,
+            value,
+            Message("small letters, digits, - and ., {max_subdomain} at most", max_subdomain=MAX_SUBDOMAIN),
+            Message("as in my-results"),
+        )
 
 
 def key_of_secret(option: str, value: str) -> None:
     """A key within a Secret or a ConfigMap (IsConfigMapKey). Raises LaunchError."""
     if len(value) > MAX_SUBDOMAIN or not re.fullmatch(r"[-._a-zA-Z0-9]+", value) or value in (".", ".."):
-        raise _wrong(option, value, "letters, digits, -, _ and .", "`kubectl describe secret NAME` lists its keys")
+        raise _wrong(
+            option,
+            value,
+            Message("letters, digits, -, _ and ."),
+            Message("`kubectl describe secret NAME` lists its keys"),
+        )
 
 
 def label_key(option: str, value: str) -> None:
     """The key of a label: a name, behind a DNS subdomain and a slash or not (IsQualifiedName). Raises LaunchError."""
     prefix, slash, name = value.rpartition("/")
     if slash and (len(prefix) > MAX_SUBDOMAIN or not re.fullmatch(_SUBDOMAIN, prefix)):
-        raise _wrong(option, value, "PREFIX/NAME, where PREFIX is a domain in small letters", "as in example.com/team")
+        raise _wrong(
+            option,
+            value,
+            Message("PREFIX/NAME, where PREFIX is a domain in small letters"),
+            Message("as in example.com/team"),
+        )
     if len(name) > MAX_LABEL or not re.fullmatch(_NAME, name):
         raise _wrong(
             option,
             value,
-            f"letters, digits, -, _ and ., {MAX_LABEL} at most, first and last a letter or digit",
-            "as in example.com/team",
+            Message(
+                "letters, digits, -, _ and ., {max_label} at most, first and last a letter or digit",
+                max_label=MAX_LABEL,
+            ),
+            Message("as in example.com/team"),
         )
 
 
@@ -71,8 +95,11 @@ def label_value(option: str, value: str) -> None:
         raise _wrong(
             option,
             value,
-            f"letters, digits, -, _ and ., {MAX_VALUE} at most, first and last a letter or digit",
-            "as in module-910b-8",
+            Message(
+                "letters, digits, -, _ and ., {max_value} at most, first and last a letter or digit",
+                max_value=MAX_VALUE,
+            ),
+            Message("as in module-910b-8"),
         )
 
 
@@ -82,8 +109,8 @@ def resource(option: str, value: str) -> None:
         raise _wrong(
             option,
             value,
-            "DOMAIN/NAME, as a device plugin gives it",
-            "`kubectl describe node` lists it under Allocatable",
+            Message("DOMAIN/NAME, as a device plugin gives it"),
+            Message("`kubectl describe node` lists it under Allocatable"),
         )
     label_key(option, value)
 
@@ -98,11 +125,19 @@ def amount(option: str, value: str) -> Fraction:
         factor = Fraction(10) ** int(suffix[1:])
     else:
         raise _wrong(
-            option, value, "a number and none or one of m, k, M, G, T, Ki, Mi, Gi, Ti", "as in 32, 500m or 200Gi"
+            option,
+            value,
+            Message("a number and none or one of m, k, M, G, T, Ki, Mi, Gi, Ti"),
+            Message("as in 32, 500m or 200Gi"),
         )
     found = Fraction(number) * factor
     if not found:
-        raise LaunchError(f"{option} {value!r} is nothing", hint="give an amount above zero, or leave it out")
+        raise LaunchError(
+            "{option} {value!r} is nothing",
+            hint="give an amount above zero, or leave it out",
+            option=option,
+            value=value,
+        )
     return found
 
 
@@ -111,7 +146,12 @@ def memory(option: str, value: str) -> None:
     found = amount(option, value)
     if found < LEAST_MEMORY:
         raise LaunchError(
-            f"{option} {value!r} is {float(found):g} bytes", hint=f"write the unit, as in {value.rstrip('m')}Gi"
+            "{option} {value!r} is {actual:g} bytes",
+            hint="write the unit, as in {value2}Gi",
+            option=option,
+            value=value,
+            actual=float(found),
+            value2=value.rstrip("m"),
         )
 
 
@@ -121,22 +161,28 @@ def image(option: str, value: str) -> None:
     if match is None:
         small = _IMAGE.fullmatch(value.lower())
         hint = (
-            f"its path is written in small letters: {value.lower()}"
+            Message("its path is written in small letters: {value}", value=value.lower())
             if small
-            else "as in registry.example.com/team/train:1"
+            else Message("as in registry.example.com/team/train:1")
         )
         raise _wrong(option, value, "[REGISTRY[:PORT]/]PATH[:TAG][@DIGEST]", hint)
     if len(match["name"]) > MAX_IMAGE_NAME:
         raise LaunchError(
-            f"{option}: the image's name is longer than {MAX_IMAGE_NAME} letters", hint="shorten its path"
+            "{option}: the image's name is longer than {max_image_name} letters",
+            hint="shorten its path",
+            option=option,
+            max_image_name=MAX_IMAGE_NAME,
         )
 
 
 def absolute(option: str, value: str) -> None:
     """A path in a container (OCI runtime-spec config.md: process.cwd is absolute). Raises LaunchError."""
     if not value.startswith("/") or "\0" in value:
-        raise _wrong(option, value, "an absolute path", "as in /work")
+        raise _wrong(option, value, Message("an absolute path"), Message("as in /work"))
 
 
 def _wrong(option: str, value: str, wanted: str, hint: str) -> LaunchError:
-    return LaunchError(f"{option} {value!r}: Kubernetes takes {wanted} there", hint=hint)
+    return LaunchError(
+        Message("{option} {value!r}: Kubernetes takes {wanted} there", option=option, value=value, wanted=wanted),
+        hint=hint,
+    )

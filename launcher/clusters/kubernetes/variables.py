@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from launcher.errors import LaunchError
 from launcher.machine.nodes import OPTIONS, Nodes, Read, fixed_count, is_loopback, is_number, job_of_host, nproc_of
+from launcher.messages import Message
 
 PET = {
     "count": ("PET_NNODES",),
@@ -73,14 +74,18 @@ def pet(read: Read) -> Nodes:
         read,
         "PET_NNODES",
         read.text(*PET["count"]) or "1",
-        elastic="set minReplicas and maxReplicas of the elasticPolicy to the same number, or leave the policy out",
+        elastic=Message(
+            "set minReplicas and maxReplicas of the elasticPolicy to the same number, or leave the policy out"
+        ),
     )
     nproc = nproc_of(read, *PET["nproc"])
     endpoint = read.text(*PET["endpoint"])
     if count > 1 and not read.env.get("PET_NODE_RANK"):
         raise LaunchError(
-            f"PET_NODE_RANK is not set ({read.said}): an elastic job's pods are numbered by torch's rendezvous",
-            hint="give the job a Master replica and no elasticPolicy, which numbers its pods; or " + OPTIONS,
+            "PET_NODE_RANK is not set ({text}): an elastic job's pods are numbered by torch's rendezvous",
+            hint="give the job a Master replica and no elasticPolicy, which numbers its pods; or {options}",
+            text=read.said,
+            options=OPTIONS,
         )
     rank = read.number(*PET["rank"]) or 0
     host, port = read.text(*PET["host"]), read.port(*PET["port"])
@@ -107,24 +112,31 @@ def has_pytorchjob(env: Mapping[str, str]) -> bool:
 def pytorchjob(read: Read) -> Nodes:
     if read.env.get("LOCAL_WORLD_SIZE", "1") != "1":
         raise LaunchError(
-            f"WORLD_SIZE={read.env['WORLD_SIZE']} may count nodes or ranks: LOCAL_WORLD_SIZE="
-            f"{read.env['LOCAL_WORLD_SIZE']} is set, and LOCAL_RANK and MINDX_TASK_ID are not",
+            Message(
+                "WORLD_SIZE={world_size} may count nodes or ranks: LOCAL_WORLD_SIZE={local_world_size} is "
+                "set, and LOCAL_RANK and MINDX_TASK_ID are not",
+                world_size=read.env["WORLD_SIZE"],
+                local_world_size=read.env["LOCAL_WORLD_SIZE"],
+            ),
             hint=OPTIONS,
         )
     nnodes = read.env.get("NNODES", "")
     if nnodes and nnodes != read.env["WORLD_SIZE"]:
         raise LaunchError(
-            f"NNODES={nnodes} and WORLD_SIZE={read.env['WORLD_SIZE']} say different numbers of nodes, and no LOCAL_RANK "
-            "tells that WORLD_SIZE counts ranks",
-            hint=f"unset WORLD_SIZE and RANK where NNODES and NODE_RANK say it; or {OPTIONS}",
+            "NNODES={nnodes} and WORLD_SIZE={world_size} say different numbers of nodes, and no "
+            "LOCAL_RANK tells that WORLD_SIZE counts ranks",
+            hint="unset WORLD_SIZE and RANK where NNODES and NODE_RANK say it; or {options}",
+            nnodes=nnodes,
+            world_size=read.env["WORLD_SIZE"],
+            options=OPTIONS,
         )
     host = read.text(*PYTORCHJOB["host"])
-    rank = read.needed("this pod's number", *PYTORCHJOB["rank"])
+    rank = read.needed(Message("this pod's number"), *PYTORCHJOB["rank"])
     # The first operators tell the master `localhost` and the others its pod's name (pytorch-operator, pod.go, setClusterSpec).
     if rank == 0 and host and is_loopback(host) and re.fullmatch(r".+-(master|worker)-0", read.env.get("HOSTNAME", "")):
         host = read.text(*PYTORCHJOB["pod"])
     return read.nodes(
-        count=read.needed("the number of pods", *PYTORCHJOB["count"], least=1),
+        count=read.needed(Message("the number of pods"), *PYTORCHJOB["count"], least=1),
         rank=rank,
         host=host,
         port=read.port(*PYTORCHJOB["port"]),
@@ -144,16 +156,20 @@ def has_mindcluster(env: Mapping[str, str]) -> bool:
 
 
 def mindcluster(read: Read) -> Nodes:
-    world = read.needed("the number of NPUs", *MINDCLUSTER["world"], least=1)
-    nproc = read.needed("the NPUs of a pod", *MINDCLUSTER["nproc"], least=1)
+    world = read.needed(Message("the number of NPUs"), *MINDCLUSTER["world"], least=1)
+    nproc = read.needed(Message("the NPUs of a pod"), *MINDCLUSTER["nproc"], least=1)
     if world % nproc:
         raise LaunchError(
-            f"WORLD_SIZE={world} of {read.name} is no multiple of LOCAL_WORLD_SIZE={nproc}",
-            hint=f"both are set by the operator, unless something in the pod sets them again; or {OPTIONS}",
+            "WORLD_SIZE={world} of {read} is no multiple of LOCAL_WORLD_SIZE={nproc}",
+            hint="both are set by the operator, unless something in the pod sets them again; or {options}",
+            world=world,
+            read=read.name,
+            nproc=nproc,
+            options=OPTIONS,
         )
     return read.nodes(
         count=world // nproc,
-        rank=read.needed("this pod's number", *MINDCLUSTER["rank"]),
+        rank=read.needed(Message("this pod's number"), *MINDCLUSTER["rank"]),
         host=read.text(*MINDCLUSTER["host"]),
         port=read.port(*MINDCLUSTER["port"]),
         job=read.text(*MINDCLUSTER["job"]),
@@ -178,17 +194,25 @@ def volcano(read: Read) -> Nodes:
     hosts = [h.strip() for role in master_first for h in lists[role].split(",") if h.strip()]
     if not hosts:
         raise LaunchError(
-            f"{read.name} was recognised ({', '.join(n for n in read.env if n.startswith(('VC_', 'VK_')))}), but there is no list of hosts",
-            hint=f"add the plugins `svc: []` and `env: []` to the job; or {OPTIONS}",
+            "{read} was recognised ({env}), but there is no list of hosts",
+            hint="add the plugins `svc: []` and `env: []` to the job; or {options}",
+            read=read.name,
+            env=", ".join(n for n in read.env if n.startswith(("VC_", "VK_"))),
+            options=OPTIONS,
         )
     rank = _own_place(read, hosts)
     if rank is None and len(lists) == 1:
-        rank = read.needed("this pod's number", *VOLCANO["rank"])
+        rank = read.needed(Message("this pod's number"), *VOLCANO["rank"])
     if rank is None:
         raise LaunchError(
-            f"{read.name}: the roles {', '.join(lists)} count from 0 each, and this pod's host name "
-            f"{read.env.get('HOSTNAME', '')!r} is in no list of theirs ({read.said})",
-            hint=f"make one role of them, or add the plugin `pytorch`; or {OPTIONS}",
+            "{read}: the roles {lists} count from 0 each, and this pod's host name {hostname!r} is in no "
+            "list of theirs ({text})",
+            hint="make one role of them, or add the plugin `pytorch`; or {options}",
+            read=read.name,
+            lists=", ".join(lists),
+            hostname=read.env.get("HOSTNAME", ""),
+            text=read.said,
+            options=OPTIONS,
         )
     port = read.port(*VOLCANO["port"])
     return read.nodes(count=len(hosts), rank=rank, host=hosts[0], port=port, job=job_of_host(hosts[0]))
@@ -208,8 +232,8 @@ def has_modelarts(env: Mapping[str, str]) -> bool:
 
 
 def modelarts(read: Read) -> Nodes:
-    count = read.needed("the number of hosts", *MODELARTS["count"], least=1)
-    rank = read.needed("this host's number", *MODELARTS["rank"]) if count > 1 else 0
+    count = read.needed(Message("the number of hosts"), *MODELARTS["count"], least=1)
+    rank = read.needed(Message("this host's number"), *MODELARTS["rank"]) if count > 1 else 0
     hosts = (read.text(*MODELARTS["hosts"]) or "").split(",")
     name, parent, space = (read.env.get(n, "") for n in ("MA_VJ_NAME", "MA_HJ_NAME", "MA_NAMESPACE"))
     service = f"{name}-worker-0.{parent}.{space}.svc.cluster.local" if name and parent and space else None
@@ -228,8 +252,8 @@ def has_volcengine(env: Mapping[str, str]) -> bool:
 def volcengine(read: Read) -> Nodes:
     host = read.text(*VOLCENGINE["host"])
     return read.nodes(
-        count=read.needed("the number of workers", *VOLCENGINE["count"], least=1),
-        rank=read.needed("this worker's number", *VOLCENGINE["rank"]),
+        count=read.needed(Message("the number of workers"), *VOLCENGINE["count"], least=1),
+        rank=read.needed(Message("this worker's number"), *VOLCENGINE["rank"]),
         host=host,
         port=read.port(*VOLCENGINE["port"]),
         job=read.text(*VOLCENGINE["job"]) or (host and job_of_host(host)),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from launcher.errors import LaunchError
 from launcher.machine.nodes import OPTIONS, is_number
+from launcher.messages import Message
 
 MOST_HOSTS = 100_000
 
@@ -20,7 +21,14 @@ def hosts(text: str) -> list[str]:
     for host in each_host(text):
         out.append(host)
         if len(out) > MOST_HOSTS:
-            raise LaunchError(f"Slurm's host list {short(text)} has more than {MOST_HOSTS:,} hosts", hint=OPTIONS)
+            raise LaunchError(
+                Message(
+                    "Slurm's host list {text} has more than {most_hosts:,} hosts",
+                    text=short(text),
+                    most_hosts=MOST_HOSTS,
+                ),
+                hint=OPTIONS,
+            )
     return out
 
 
@@ -69,7 +77,10 @@ def _numbers(inside: str, text: str) -> Iterator[str]:
 
 def _malformed(text: str) -> LaunchError:
     return LaunchError(
-        f"not a list of hosts as Slurm writes them: {short(text)}", hint=f"as in n[001-004,7],gpu3; or {OPTIONS}"
+        "not a list of hosts as Slurm writes them: {text}",
+        hint="as in n[001-004,7],gpu3; or {options}",
+        text=short(text),
+        options=OPTIONS,
     )
 
 

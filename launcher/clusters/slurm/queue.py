@@ -11,6 +11,7 @@ from pathlib import Path
 from launcher import files
 from launcher.clusters.command import client, client_output
 from launcher.errors import EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, LaunchError
+from launcher.messages import Message
 from launcher.rundir import events
 from launcher.rundir.outcome import Outcome
 from launcher.rundir.paths import RunDir
@@ -31,23 +32,23 @@ KEPT_SLURM = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SL
 allocation, and srun in the new job would take them for its own."""
 
 SBATCH_HINTS = (
-    (r"invalid partition", "`sinfo -o '%P %l %D %G'` lists partitions; name one with --partition"),
+    (r"invalid partition", Message("`sinfo -o '%P %l %D %G'` lists partitions; name one with --partition")),
     (
         r"invalid generic resource|gres",
-        "`sinfo -o '%P %G'` lists what nodes offer; say it with --gres, or leave --npus out",
+        Message("`sinfo -o '%P %G'` lists what nodes offer; say it with --gres, or leave --npus out"),
     ),
-    (r"invalid account", "`sacctmgr show associations user=$USER` lists yours; name one with --account"),
-    (r"invalid qos", "`sacctmgr show qos` lists them; name one with --qos"),
-    (r"time limit|invalid --time", "`sinfo -o '%P %l'` lists each partition's limit; give less with --time"),
+    (r"invalid account", Message("`sacctmgr show associations user=$USER` lists yours; name one with --account")),
+    (r"invalid qos", Message("`sacctmgr show qos` lists them; name one with --qos")),
+    (r"time limit|invalid --time", Message("`sinfo -o '%P %l'` lists each partition's limit; give less with --time")),
     (
         r"node configuration is not available|node count specification|more processors|memory specification",
-        "`sinfo -N -o '%N %P %c %m %G'` lists what each node has; ask for less, or for another --partition",
+        Message("`sinfo -N -o '%N %P %c %m %G'` lists what each node has; ask for less, or for another --partition"),
     ),
     (
         r"unable to contact|connection refused|munge|authentication|configuration file|cannot stat file|clustername",
-        "this machine does not reach Slurm: submit from a login node, or set SLURM_CONF",
+        Message("this machine does not reach Slurm: submit from a login node, or set SLURM_CONF"),
     ),
-    (r"policy|limits|qosmax|assoc", "the site limits what one user may ask for: ask for less"),
+    (r"policy|limits|qosmax|assoc", Message("the site limits what one user may ask for: ask for less")),
 )
 
 
@@ -94,12 +95,15 @@ def sbatch(script: str, env: Mapping[str, str]) -> str:
     if done.returncode:
         words = client_output("sbatch", done.stderr)
         hint = next((hint for pattern, hint in SBATCH_HINTS if re.search(pattern, words, re.IGNORECASE)), "")
-        raise LaunchError(f"sbatch refuses the job: {words}", hint=hint or "`--dry-run` shows the script")
+        raise LaunchError(
+            Message("sbatch refuses the job: {words}", words=words), hint=hint or "`--dry-run` shows the script"
+        )
     job = done.stdout.decode().strip().partition(";")[0]  # the rest is the cluster's name
     if not job.isdigit():
         raise LaunchError(
-            f"sbatch answered {done.stdout.decode(errors='replace')!r}, which is no job's number",
+            "sbatch answered {stdout!r}, which is no job's number",
             hint="a site's wrapper may have changed it; `squeue --me` lists your jobs",
+            stdout=done.stdout.decode(errors="replace"),
         )
     return job
 
@@ -172,8 +176,10 @@ def _without_a_word(job: Job, output: Path) -> Failure:
     """The job failed, and no agent could say why: the last that it printed."""
     what = {
         "TIMEOUT": "Slurm ended the job at its time limit",
-        "NODE_FAIL": f"a node of the job failed ({job.nodes})",
+        "NODE_FAIL": Message("a node of the job failed ({nodes})", nodes=job.nodes),
         "OUT_OF_MEMORY": "a node's memory limit was exceeded",
         "": "Slurm no longer knows the job, and it left no result",
-    }.get(job.state, f"the job ended as {job.state}, exit code {job.exit_code}")
-    return Failure.of(rank=None, what=what, hint=f"see {output}", traceback=files.tail(output))
+    }.get(
+        job.state, Message("the job ended as {state}, exit code {exit_code}", state=job.state, exit_code=job.exit_code)
+    )
+    return Failure.of(rank=None, what=what, hint=Message("see {output}", output=output), traceback=files.tail(output))

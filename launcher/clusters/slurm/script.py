@@ -128,8 +128,10 @@ def directive(name: str, value: str) -> str:
     """
     if any(ord(c) < 32 or ord(c) == 127 for c in value):
         raise LaunchError(
-            f"--{name} {value!r}: a line break or control character cannot be said to Slurm",
-            hint=f"give another one with --{name}",
+            "--{name} {value!r}: a line break or control character cannot be said to Slurm",
+            hint="give another one with --{name}",
+            name=name,
+            value=value,
         )
     if value and re.fullmatch(r"[A-Za-z0-9_@%+=:,./-]+", value):
         return f"#SBATCH --{name}={value}"
@@ -141,8 +143,9 @@ def _output(pattern: str) -> str:
     # A backslash anywhere turns Slurm's patterns off (fname_create in slurmd), and %j would stay as it is.
     if "\\" in pattern:
         raise LaunchError(
-            f"--output {pattern!r}: Slurm fills in no %j where a path holds a backslash",
+            "--output {pattern!r}: Slurm fills in no %j where a path holds a backslash",
             hint="give a path without one with --output",
+            pattern=pattern,
         )
     return pattern
 
@@ -177,7 +180,7 @@ def quote(text: str) -> str:
         LaunchError: it holds a NUL, which no argument of a program can.
     """
     if "\0" in text:
-        raise LaunchError(f"{text!r}: holds a NUL", hint="leave it out")
+        raise LaunchError("{text!r}: holds a NUL", hint="leave it out", text=text)
     if not any(ord(c) < 32 or ord(c) == 127 for c in text):
         return shlex.quote(text)
     # \ooo: three octal digits, so that a digit that follows is not taken for part of it.
@@ -213,8 +216,11 @@ def _require_time(limit: str | None, lead_s: int) -> None:
     limit_s = seconds(limit)
     if limit_s is not None and limit_s <= 2 * lead_s:
         raise LaunchError(
-            f"--time {limit}: the job would be told to save {lead_s} s before its end, and hardly train",
-            hint=f"give more than {math.ceil(2 * lead_s / 60)} minutes, or less --grace",
+            "--time {limit}: the job would be told to save {lead_s} s before its end, and hardly train",
+            hint="give more than {ceil} minutes, or less --grace",
+            limit=limit,
+            lead_s=lead_s,
+            ceil=math.ceil(2 * lead_s / 60),
         )
 
 
@@ -229,7 +235,9 @@ def seconds(limit: str) -> float | None:
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit, re.ASCII)
     if match is None:
         raise LaunchError(
-            f"--time {limit!r} is no time limit of Slurm's", hint="write 90 (minutes), 1:30:00 or 1-12:00:00"
+            "--time {limit!r} is no time limit of Slurm's",
+            hint="write 90 (minutes), 1:30:00 or 1-12:00:00",
+            limit=limit,
         )
     days, *rest = match.groups()
     numbers = [int(n) for n in rest if n is not None]

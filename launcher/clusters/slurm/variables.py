@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from launcher.clusters.slurm.hostlist import each_host, hosts, short
 from launcher.errors import LaunchError
 from launcher.machine.nodes import OPTIONS, Nodes, Read, is_number
+from launcher.messages import Message, plural
 
 VARIABLES = {
     "job": ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_STEP_ID"),
@@ -40,14 +41,14 @@ def nodes(read: Read, *, pretend: bool = False) -> Nodes:
     Raises:
         LaunchError: several tasks share a node, or the job has nodes that nobody would start a launcher on.
     """
-    job = read.needed("the job", "SLURM_JOB_ID")
+    job = read.needed(Message("the job"), "SLURM_JOB_ID")
     if (read.number("SLURM_HET_SIZE") or 1) > 1:
         raise LaunchError("a heterogeneous Slurm job has no one numbering of its nodes", hint=OPTIONS)
     if not in_step(read.env):
         return _outside(read, job, pretend)
-    step = read.needed("the step", "SLURM_STEP_ID")
-    count = read.needed("the number of nodes", *VARIABLES["count"], least=1)
-    rank = read.needed("this node's number", *VARIABLES["rank"])
+    step = read.needed(Message("the step"), "SLURM_STEP_ID")
+    count = read.needed(Message("the number of nodes"), *VARIABLES["count"], least=1)
+    rank = read.needed(Message("this node's number"), *VARIABLES["rank"])
     _one_task_a_node(read)
     listed = read.text(*VARIABLES["hosts"])
     _as_many(read, "SLURM_STEP_NUM_NODES", "SLURM_STEP_NODELIST")
@@ -62,8 +63,17 @@ def _as_many(read: Read, count: str, listed: str) -> None:
     many = len(hosts(read.env[listed]))
     if many != read.number(count):
         raise LaunchError(
-            f"{listed}={short(read.env[listed])} names {many} node{'s' if many > 1 else ''}, and {count} says {read.env[count]}",
-            hint=f"something in this step sets one of them again: leave both as srun sets them, or {OPTIONS}",
+            plural(
+                "{listed}={env} names {count} node, and {value} says {read_env}",
+                "{listed}={env} names {count} nodes, and {value} says {read_env}",
+                count=many,
+                listed=listed,
+                env=short(read.env[listed]),
+                value=count,
+                read_env=read.env[count],
+            ),
+            hint="something in this step sets one of them again: leave both as srun sets them, or {options}",
+            options=OPTIONS,
         )
 
 
@@ -81,13 +91,19 @@ def _outside(read: Read, job: int, pretend: bool) -> Nodes:
     first = next(each_host(listed)) if listed else None
     if not pretend and count > 1:
         raise LaunchError(
-            f"this shell of Slurm job {job} is one process, and the job has {count} nodes",
-            hint=f"start one launcher a node: {SRUN}; or --nnodes 1 for this node alone",
+            "this shell of Slurm job {job} is one process, and the job has {count} nodes",
+            hint="start one launcher a node: {srun}; or --nnodes 1 for this node alone",
+            job=job,
+            count=count,
+            srun=SRUN,
         )
     if not pretend and not read.text("SLURMD_NODENAME"):
         raise LaunchError(
-            f"this shell of Slurm job {job} is not on the job's node, {first}",
-            hint=f"start the launcher there: {SRUN}; or --nnodes 1 for this machine",
+            "this shell of Slurm job {job} is not on the job's node, {first}",
+            hint="start the launcher there: {srun}; or --nnodes 1 for this machine",
+            job=job,
+            first=first,
+            srun=SRUN,
         )
     return read.nodes(count=count, rank=0, host=first, port=port(job, 0), job=job_name(read, job, 0))
 
@@ -98,8 +114,11 @@ def _one_task_a_node(read: Read) -> None:
     local = read.number("SLURM_LOCALID") or 0
     if most > 1 or local > 0:
         raise LaunchError(
-            f"Slurm started {max(most, local + 1)} tasks on this node ({read.said}), and each would start every rank of it",
-            hint=f"one launcher a node: {SRUN}; --nproc says how many ranks that one starts",
+            "Slurm started {highest} tasks on this node ({text}), and each would start every rank of it",
+            hint="one launcher a node: {srun}; --nproc says how many ranks that one starts",
+            highest=max(most, local + 1),
+            text=read.said,
+            srun=SRUN,
         )
 
 

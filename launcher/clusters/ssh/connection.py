@@ -21,6 +21,7 @@ from typing import Any
 from launcher.clusters.ssh import far_side
 from launcher.clusters.ssh.hostfile import Host
 from launcher.errors import LaunchError
+from launcher.messages import Message
 
 BEAT_S = 5.0
 LOADER = 'import sys;i=sys.stdin.buffer;exec(compile(i.read(int(i.readline())),"ascend-launch","exec"),{"__name__":"ascend-launch"})'
@@ -108,46 +109,54 @@ class Connection:
         """Why our program did not come to run there, and what to do."""
         words, name = self.words.decode(errors="replace"), self.host.destination
         if self.process.returncode in (126, 127):
-            return f"has no such Python: {self.last_words}", "name the Python of that host with --remote-python"
+            return Message("has no such Python: {last_words}", last_words=self.last_words), Message(
+                "name the Python of that host with --remote-python"
+            )
         for pattern, what, hint in REASONS:
             if re.search(pattern, words):
                 return what, hint.format(name=name)
         noise = [line.strip() for line in self.noise.decode(errors="replace").splitlines() if line.strip()]
-        said = self.last_words or (noise[-1] if noise else f"exit code {self.process.returncode}")
-        return f"ssh ended: {said}", f"try `ssh {name} true`"
+        said = self.last_words or (
+            noise[-1] if noise else Message("exit code {returncode}", returncode=self.process.returncode)
+        )
+        return Message("ssh ended: {text}", text=said), Message("try `ssh {name} true`", name=name)
 
 
 REASONS = (
     (
         r"Could not resolve hostname",
-        "ssh does not know that name",
+        Message("ssh does not know that name"),
         "correct the name, or give it a HostName in ssh_config",
     ),
     (
         r"REMOTE HOST IDENTIFICATION HAS CHANGED",
-        "its host key is another than known_hosts has",
+        Message("its host key is another than known_hosts has"),
         "find out why it changed; then `ssh-keygen -R {name}` and `ssh {name}` once",
     ),
     (
         r"Host key verification failed",
-        "its host key is not known here",
+        Message("its host key is not known here"),
         "run `ssh {name}` once, and compare the key it shows",
     ),
     (
         r"Permission denied|Too many authentication failures",
-        "ssh logs in with no key there, and passwords are not asked for",
+        Message("ssh logs in with no key there, and passwords are not asked for"),
         "run `ssh-copy-id {name}`, or load the key with ssh-add",
     ),
-    (r"Connection refused", "no ssh server listens there", "start sshd there, or give its Port in ssh_config"),
-    (r"timed out|Timeout", "ssh gets no answer from there", "see that the host is up and the network leads there"),
+    (r"Connection refused", Message("no ssh server listens there"), "start sshd there, or give its Port in ssh_config"),
+    (
+        r"timed out|Timeout",
+        Message("ssh gets no answer from there"),
+        "see that the host is up and the network leads there",
+    ),
     (
         r"No route to host|Network is unreachable|Host is down",
-        "there is no way to it from here",
+        Message("there is no way to it from here"),
         "see that the host is up and the network leads there",
     ),
     (
         r"Bad configuration option|Bad owner or permissions|Can't open user config",
-        "ssh cannot use its configuration",
+        Message("ssh cannot use its configuration"),
         "run `ssh {name} true`, which says what is wrong",
     ),
 )
@@ -176,8 +185,17 @@ class Hub:
                 )
             except OSError as error:
                 self.close()
-                hint = "name the Python with --remote-python" if is_here(host) else "apt-get install openssh-client"
-                raise LaunchError(f"{error.filename or 'ssh'} cannot be run: {error.strerror}", hint=hint) from None
+                hint = (
+                    Message("name the Python with --remote-python")
+                    if is_here(host)
+                    else Message("apt-get install openssh-client")
+                )
+                raise LaunchError(
+                    Message(
+                        "{filename} cannot be run: {problem}", filename=error.filename or "ssh", problem=error.strerror
+                    ),
+                    hint=hint,
+                ) from None
             connection = Connection(host, process)
             connection.write(b"%d\n%s" % (len(source), source))
             self._selector.register(process.stdout, selectors.EVENT_READ, (connection, self._on_out))  # type: ignore[arg-type]

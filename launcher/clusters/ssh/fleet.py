@@ -14,6 +14,7 @@ from launcher.clusters.ssh.connection import Answer, Hub, address_of
 from launcher.clusters.ssh.node import CONNECT_S, FETCH_S, PATIENCE_S, PREPARE_S, SOON_S, STOP_MARGIN_S, Job, Node
 from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, EXIT_USER, LaunchError
 from launcher.machine.nodes import join_endpoint, split_endpoint
+from launcher.messages import Message
 from launcher.rundir import events, lifecycle, records
 from launcher.rundir.outcome import Outcome
 from launcher.rundir.paths import RunDir
@@ -55,8 +56,8 @@ class Fleet:
                     problems[node] = connection.why_not()
         for node in waiting:
             problems[node] = (
-                f"no word from there within {CONNECT_S:.0f} s",
-                f"try `ssh {node.connection.host.destination} true`",
+                Message("no word from there within {connect_s:.0f} s", connect_s=CONNECT_S),
+                Message("try `ssh {destination} true`", destination=node.connection.host.destination),
             )
         _refuse(problems)
 
@@ -96,16 +97,27 @@ class Fleet:
         if first.address is not None and self.job.endpoint is None:
             candidates.append(first.address)
         if not candidates:
-            hint = "give every host the same address for it, or name one with --rdzv-endpoint HOST:PORT"
-            raise LaunchError(f"{others[0].name} does not know the address of {name}, the first host", hint=hint)
+            hint: str = Message("give every host the same address for it, or name one with --rdzv-endpoint HOST:PORT")
+            raise LaunchError(
+                Message("{other} does not know the address of {name}, the first host", other=others[0].name, name=name),
+                hint=hint,
+            )
         heard = self.ask("listen", {first: {"addresses": candidates, "port": port}})[first]
         address = heard["address"] or candidates[0]
         tried = self.ask("reach", {n: {"address": address, "port": heard["port"]} for n in others})
         endpoint = join_endpoint(address, heard["port"])
-        hint = "open that port in the firewall, or name another address or port with --rdzv-endpoint HOST:PORT"
+        hint = Message("open that port in the firewall, or name another address or port with --rdzv-endpoint HOST:PORT")
         _refuse(
             {
-                n: (f"cannot reach {first.name} at {endpoint}: {a['error']}", hint)
+                n: (
+                    Message(
+                        "cannot reach {first} at {endpoint}: {error}",
+                        first=first.name,
+                        endpoint=endpoint,
+                        error=a["error"],
+                    ),
+                    hint,
+                )
                 for n, a in tried.items()
                 if a["error"]
             }
@@ -124,7 +136,11 @@ class Fleet:
             apart = next(node.name for node, answer in seen.items() if not answer["seen"])
             self.on_words(
                 apart,
-                f"does not share {self.job.there} with {first.name}: no checkpoint can be kept, which all ranks must reach",
+                Message(
+                    "does not share {place} with {first}: no checkpoint can be kept, which all ranks must reach",
+                    place=self.job.there,
+                    first=first.name,
+                ),
             )
 
     def ask(self, do: str, requests: Mapping[Node, dict[str, Any]], timeout_s: float = CONNECT_S) -> dict[Node, Answer]:
@@ -146,10 +162,13 @@ class Fleet:
                 elif answer.get("re") == do:
                     answers[node] = answer
                 elif "closed" in answer:
-                    problems[node] = f"the connection ended: {connection.last_words}", "look at that host"
+                    problems[node] = (
+                        Message("the connection ended: {last_words}", last_words=connection.last_words),
+                        "look at that host",
+                    )
         for node in requests:
             if node not in answers and node not in problems:
-                problems[node] = f"no answer within {timeout_s:.0f} s", "look at that host"
+                problems[node] = Message("no answer within {timeout_s:.0f} s", timeout_s=timeout_s), "look at that host"
         _refuse(problems)
         return answers
 
@@ -204,7 +223,7 @@ class Fleet:
         elif "ended" in answer:
             node.code = answer["ended"]
         elif "closed" in answer and node.is_running:
-            node.lost = node.connection.last_words or f"ssh ended with code {answer['closed']}"
+            node.lost = node.connection.last_words or Message("ssh ended with code {closed}", closed=answer["closed"])
             node.log.write(f"{node.lost}\n".encode())
             if node.number == 0:
                 self.release()
@@ -254,10 +273,13 @@ class Fleet:
                 if "closed" in answer or (answer.get("re") == "fetch" and answer["names"] is None):
                     wanted.discard(node)
                 for path in answer.get("skipped", ()):
-                    self.on_words(node.name, f"{path} is large and stays there, in {self.job.there}")
+                    self.on_words(
+                        node.name,
+                        Message("{path} is large and stays there, in {place}", path=path, place=self.job.there),
+                    )
         first = self.nodes[0]
         if not first.shares_files and first.code is not None and self.job.command == "run":
-            self.on_words(first.name, f"weights and checkpoints stay there, in {self.job.there}")
+            self.on_words(first.name, Message("weights and checkpoints stay there, in {place}", place=self.job.there))
 
     def _folder(self, node: Node, run_dir: Path) -> Path:
         """What is fetched of a node: its own part, or all of it where one speaks for all."""
@@ -272,7 +294,7 @@ class Fleet:
             with os.fdopen(confined.open_write(target, self.run_dir.path), "wb") as file:
                 file.write(data)
         except OSError as error:
-            self.on_words(node.name, f"{name} was not kept: {error.strerror}")
+            self.on_words(node.name, Message("{name} was not kept: {problem}", name=name, problem=error.strerror))
 
     def outcome(self, stop_signal: int | None) -> Outcome:
         metrics = self.nodes[0].outcome.metrics if self.nodes[0].outcome else None
@@ -281,7 +303,7 @@ class Fleet:
         lost = [node for node in self.nodes if node.lost]
         if self.nodes[0].code == EXIT_OK:  # it ends well only once all nodes have reported success
             for node in lost:
-                self.on_words(node.name, f"the connection ended with the job: {node.lost}")
+                self.on_words(node.name, Message("the connection ended with the job: {lost}", lost=node.lost))
             return Outcome(EXIT_OK, None, metrics)
         failed, failure = next(((n, f) for n in self.nodes if (f := _failure_of(n)) is not None), (None, None))
         refused = next((n for n in self.nodes if n.last_words and n.has_failed), None)
@@ -294,8 +316,13 @@ class Fleet:
             failure = _refusal(refused)
             code = refused.code or EXIT_JOB_FAILED
         elif lost:
-            what = f"node {lost[0].number} ({lost[0].name}) is lost: {lost[0].lost}"
-            hint = "look at that host and the network; the others saved and stopped if they could"
+            what: str = Message(
+                "node {lost} ({lost_name}) is lost: {lost_lost}",
+                lost=lost[0].number,
+                lost_name=lost[0].name,
+                lost_lost=lost[0].lost,
+            )
+            hint = Message("look at that host and the network; the others saved and stopped if they could")
             failure = Failure.of(
                 rank=None,
                 node_rank=lost[0].number,
@@ -308,9 +335,9 @@ class Fleet:
             code = EXIT_JOB_FAILED
         elif any(node.has_failed for node in self.nodes):
             node = next(node for node in self.nodes if node.has_failed)
-            what = f"the launcher on {node.name} ended with code {node.code}"
+            what = Message("the launcher on {node} ended with code {code}", node=node.name, code=node.code)
             log = Path(node.log.name)
-            failure = Failure.of(rank=None, what=what, hint=f"see {log}", traceback=files.tail(log))
+            failure = Failure.of(rank=None, what=what, hint=Message("see {log}", log=log), traceback=files.tail(log))
             code = EXIT_JOB_FAILED
         else:
             return Outcome(max(node.code or 0 for node in self.nodes), None, metrics)

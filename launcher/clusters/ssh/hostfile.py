@@ -10,6 +10,7 @@ from pathlib import Path
 from launcher.clusters.slurm import hostlist
 from launcher.errors import LaunchError
 from launcher.machine.nodes import is_number
+from launcher.messages import Message, joined
 
 _NAME = r"(?:(?!-)[A-Za-z0-9_.%:-]+|\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*(?:%\w+)?\])"
 """A host name, an address (an IPv6 one in brackets or not), or an alias of ssh_config. None begins with a dash: ssh would
@@ -53,15 +54,17 @@ def load(path: Path) -> tuple[Host, ...]:
     try:
         text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise LaunchError(f"{path}: {reason}", hint="name a file with a line `host slots=8` for each host") from None
+        reason = error.strerror if isinstance(error, OSError) else Message("not UTF-8 text")
+        raise LaunchError(
+            "{path}: {reason}", hint="name a file with a line `host slots=8` for each host", path=path, reason=reason
+        ) from None
     return parse(text, str(path))
 
 
 def parse(text: str, path: str) -> tuple[Host, ...]:
     """Raises LaunchError for every line that is not `host [slots=N]`, and for a host that is named twice."""
     hosts: dict[str, Host] = {}
-    mistakes = []
+    mistakes: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].split()
         if not words:
@@ -70,7 +73,9 @@ def parse(text: str, path: str) -> tuple[Host, ...]:
         try:
             each = _each(words[0])
         except LaunchError:
-            mistakes.append(f"{where}: {words[0]!r} is no range of hosts: as in node[1-4]")
+            mistakes.append(
+                Message("{where}: {word!r} is no range of hosts: as in node[1-4]", where=where, word=words[0])
+            )
             continue
         for destination in each:
             host = _host([destination, *words[1:]], where)
@@ -79,13 +84,22 @@ def parse(text: str, path: str) -> tuple[Host, ...]:
                 break
             if host.name in hosts:
                 first = hosts[host.name].where.rpartition(":")[2]
-                mistakes.append(f"{where}: {host.name} stands in line {first} already; a host has one agent")
+                mistakes.append(
+                    Message(
+                        "{where}: {host} stands in line {first} already; a host has one agent",
+                        where=where,
+                        host=host.name,
+                        first=first,
+                    )
+                )
             else:
                 hosts[host.name] = host
     if mistakes:
-        raise LaunchError("\n".join(mistakes), hint="write one line for each host, as in `node0 slots=8`")
+        raise LaunchError(joined(mistakes, "\n"), hint="write one line for each host, as in `node0 slots=8`")
     if not hosts:
-        raise LaunchError(f"{path}: names no host", hint="write one line for each host, as in `node0 slots=8`")
+        raise LaunchError(
+            "{path}: names no host", hint="write one line for each host, as in `node0 slots=8`", path=path
+        )
     return tuple(hosts.values())
 
 
@@ -101,28 +115,37 @@ def _host(words: Sequence[str], where: str) -> Host | str:
     uri = _URI.fullmatch(destination)
     if uri is None and _HOST_PORT.fullmatch(destination):
         host, _, port = destination.partition(":")
-        return (
-            f"{destination!r}: ranks are written `{host} slots={port}`, and a port is written ssh://{host}:{port} or "
-            "stands in ssh_config"
+        return Message(
+            "{destination!r}: ranks are written `{host} slots={port}`, and a port is written "
+            "ssh://{host}:{port} or stands in ssh_config",
+            destination=destination,
+            host=host,
+            port=port,
         )
     if other := _OTHER_RANGE.fullmatch(destination):
         ends = [other[n] for n in "abcdef" if other[n]]
-        return f"{destination!r}: a range is written {other['head'] or other['net'] or ''}[{'-'.join(ends)}]{other['tail'] or ''}"
+        return Message(
+            "{destination!r}: a range is written {head}[{ends}]{tail}",
+            destination=destination,
+            head=other["head"] or other["net"] or "",
+            ends="-".join(ends),
+            tail=other["tail"] or "",
+        )
     match = uri or _DESTINATION.fullmatch(destination)
     if match is None and _HEADING.fullmatch(" ".join(words)):
-        return f"{' '.join(words)!r} is a heading, and no host name: leave such lines out"
+        return Message("{words!r} is a heading, and no host name: leave such lines out", words=" ".join(words))
     if match is None:
-        return f"{destination!r} is no host name"
+        return Message("{destination!r} is no host name", destination=destination)
     for word in words[1:]:
         key, _, value = word.partition("=")
         is_limit = key in ("max_slots", "max-slots")  # Open MPI's, which other tools read from the same file
         if key != "slots" and not is_limit:
-            return f"{word!r} is not `slots=N`"
+            return Message("{word!r} is not `slots=N`", word=word)
         if not is_number(value) or not int(value):
-            return f"{word} is no number of ranks"
+            return Message("{word} is no number of ranks", word=word)
         limit, slots = (int(value), slots) if is_limit else (limit, int(value))
     if slots is not None and limit is not None and slots > limit:
-        return f"slots={slots} is more than the max-slots={limit} of the same line"
+        return Message("slots={slots} is more than the max-slots={limit} of the same line", slots=slots, limit=limit)
     name = match["name"] + (f":{uri['port']}" if uri else "")
     return Host(destination, name, slots, where)
 
@@ -152,7 +175,7 @@ def select(hosts: tuple[Host, ...], include: str | None, exclude: str | None) ->
             if rest:
                 left.append(replace(host, slots=len(rest), cards=rest))
     if not left:
-        raise LaunchError(f"{option} {text} leaves no host", hint="name fewer hosts")
+        raise LaunchError("{option} {text} leaves no host", hint="name fewer hosts", option=option, text=text)
     return tuple(left)
 
 
@@ -164,18 +187,34 @@ def _named(text: str, hosts: Sequence[Host], option: str) -> dict[str, tuple[int
         host = by_name.get(name if colon else part)
         if host is None:
             raise LaunchError(
-                f"{option}: {part!r} is not in the hostfile",
-                hint=f"it names {', '.join(by_name)}; write name or name:0,1",
+                "{option}: {part!r} is not in the hostfile",
+                hint="it names {by_name}; write name or name:0,1",
+                option=option,
+                part=part,
+                by_name=", ".join(by_name),
             )
         if not colon:
             out[host.name] = None
             continue
         if not re.fullmatch(r"[0-9]+(,[0-9]+)*", listed):
-            raise LaunchError(f"{option}: {part!r}: {listed!r} is no list of cards", hint="write name:0,1")
+            raise LaunchError(
+                "{option}: {part!r}: {listed!r} is no list of cards",
+                hint="write name:0,1",
+                option=option,
+                part=part,
+                listed=listed,
+            )
         cards = tuple(sorted({int(card) for card in listed.split(",")}))
         if host.slots is None or cards[-1] >= host.slots:
-            there = "no slots" if host.slots is None else f"slots={host.slots}"
-            raise LaunchError(f"{option}: {part!r}: {host.where} has {there}", hint="name cards from 0 to slots-1")
+            there = Message("no slots") if host.slots is None else f"slots={host.slots}"
+            raise LaunchError(
+                "{option}: {part!r}: {where} has {place}",
+                hint="name cards from 0 to slots-1",
+                option=option,
+                part=part,
+                where=host.where,
+                place=there,
+            )
         out[host.name] = cards
     return out
 
@@ -190,8 +229,12 @@ def ranks_per_host(hosts: Sequence[Host], nproc: int | None) -> int | None:
         few = [host for host in hosts if host.slots is not None and host.slots < nproc]
         if few:
             raise LaunchError(
-                f"{few[0].where}: {few[0].name} has slots={few[0].slots}, which is less than --nproc {nproc}",
-                hint=f"use --nproc {few[0].slots}, or leave that host out with --exclude {few[0].name}",
+                "{where}: {few} has slots={slots}, which is less than --nproc {nproc}",
+                hint="use --nproc {slots}, or leave that host out with --exclude {few}",
+                where=few[0].where,
+                few=few[0].name,
+                slots=few[0].slots,
+                nproc=nproc,
             )
         return nproc
     first = hosts[0]
@@ -200,7 +243,13 @@ def ranks_per_host(hosts: Sequence[Host], nproc: int | None) -> int | None:
         said = [f"slots={h.slots}" if h.slots else "no slots" for h in (first, other)]
         least = min((h.slots for h in hosts if h.slots), default=1)
         raise LaunchError(
-            f"{other.where}: {other.name} has {said[1]}, {first.name} has {said[0]}: every host runs equally many ranks",
-            hint=f"use --nproc {least} for all, or leave hosts out with --exclude",
+            "{where}: {other} has {text}, {first} has {first_text}: every host runs equally many ranks",
+            hint="use --nproc {least} for all, or leave hosts out with --exclude",
+            where=other.where,
+            other=other.name,
+            text=said[1],
+            first=first.name,
+            first_text=said[0],
+            least=least,
         )
     return first.slots

@@ -12,6 +12,7 @@ from typing import Any
 from launcher.accelerators.ascend import visible
 from launcher.accelerators.ascend.checks_cann import cann_version
 from launcher.checks import Context, Finding, ok, skip
+from launcher.messages import Message
 
 _EQUAL = re.compile(r"^(?:HCCL_|TORCH_HCCL_|PYTORCH_NPU_|TASK_QUEUE|ASCEND_LAUNCH_BLOCKING)")
 _MAY_DIFFER = {"HCCL_IF_IP", "HCCL_SOCKET_IFNAME"}
@@ -50,17 +51,17 @@ def compare_nodes(nodes: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
     found = []
     for key in ("cann", "driver", "python", "chips"):
         values = {host: json.dumps(facts.get(key)) for host, facts in nodes.items()}
-        found += _differs(key, values, "link set-up fails or the job runs at the slowest node's pace (EI0008)")
+        found += _differs(key, values, Message("link set-up fails or the job runs at the slowest node's pace (EI0008)"))
     for section, why in (
-        ("versions", "ranks disagree on messages"),
-        ("env", "HCCL needs equal values on every rank (EI0005)"),
+        ("versions", Message("ranks disagree on messages")),
+        ("env", Message("HCCL needs equal values on every rank (EI0005)")),
     ):
         names = sorted({n for facts in nodes.values() for n in facts.get(section) or {}})
         for name in names:
             found += _differs(
                 name, {h: str((f.get(section) or {}).get(name, "not set")) for h, f in nodes.items()}, why
             )
-    return found or [ok("nodes", f"{len(nodes)} nodes agree")]
+    return found or [ok("nodes", Message("{num_nodes} nodes agree", num_nodes=len(nodes)))]
 
 
 def _differs(name: str, values: Mapping[str, str], why: str) -> list[Finding]:
@@ -68,4 +69,12 @@ def _differs(name: str, values: Mapping[str, str], why: str) -> list[Finding]:
         return []
     common = max(set(values.values()), key=list(values.values()).count)
     odd = ", ".join(f"{host} {value}" for host, value in values.items() if value != common)
-    return [Finding(f"nodes: {name}", "fail", f"{name} is {common}, but {odd}", why, "make it equal on all nodes")]
+    return [
+        Finding(
+            f"nodes: {name}",
+            "fail",
+            Message("{name} is {common}, but {odd}", name=name, common=common, odd=odd),
+            why,
+            "make it equal on all nodes",
+        )
+    ]

@@ -9,6 +9,7 @@ import tempfile
 from launcher import network, places
 from launcher.checks import Context, Finding, ok, skip
 from launcher.errors import LaunchError
+from launcher.messages import Message, joined
 from launcher.strategies import table as strategies
 from launcher.text import GIB
 
@@ -25,9 +26,9 @@ def check_compiler(ctx: Context) -> Finding:
         return Finding(
             name,
             "fail",
-            f"{' and '.join(absent)} not found",
+            Message("{absent} not found", absent=" and ".join(absent)),
             "DeepSpeed cannot build its CPU optimizer",
-            f"install {' and '.join(absent)}, or choose a strategy without offload",
+            Message("install {absent}, or choose a strategy without offload", absent=" and ".join(absent)),
         )
     if ctx.device == "npu" and not ctx.env.get("ASCEND_HOME_PATH"):
         return Finding(
@@ -41,23 +42,33 @@ def check_disk(ctx: Context) -> Finding:
     if ctx.output_dir is None:
         return skip(name, "no output folder given")
     place = next(p for p in (ctx.output_dir.absolute(), *ctx.output_dir.absolute().parents) if p.exists())
-    elsewhere = "name another folder: --run-dir or output_dir="
+    elsewhere = Message("name another folder: --run-dir or output_dir=")
     if why := places.obstacle(place):
         fix = places.Place(name, place, elsewhere).fix(why)
-        return Finding(name, "fail", f"{place} cannot be written to: {why}", "no checkpoint can be saved", fix)
+        return Finding(
+            name,
+            "fail",
+            Message("{place} cannot be written to: {why}", place=place, why=why),
+            "no checkpoint can be saved",
+            fix,
+        )
     free = shutil.disk_usage(place).free
     # save_total_limit of 2: the new checkpoint is written before the oldest goes.
     need = 3 * ctx.checkpoint_bytes if ctx.checkpoint_bytes else GIB
     if free < need:
-        wants = f"three checkpoints take {need / GIB:.1f}" if ctx.checkpoint_bytes else "checkpoints may take more"
+        wants = (
+            Message("three checkpoints take {need:.1f}", need=need / GIB)
+            if ctx.checkpoint_bytes
+            else Message("checkpoints may take more")
+        )
         return Finding(
             name,
             "fail" if ctx.checkpoint_bytes else "warn",
-            f"{free / GIB:.1f} GiB free at {place}, {wants}",
+            Message("{free:.1f} GiB free at {place}, {wants}", free=free / GIB, place=place, wants=wants),
             "a save in the middle of the run fails and leaves half a checkpoint",
-            f"free space, {elsewhere}, or save_only_model=true",
+            Message("free space, {elsewhere}, or save_only_model=true", elsewhere=elsewhere),
         )
-    return ok(name, f"{free / GIB:.1f} GiB free at {place}")
+    return ok(name, Message("{free:.1f} GiB free at {place}", free=free / GIB, place=place))
 
 
 def check_places(ctx: Context) -> Finding:
@@ -102,11 +113,15 @@ def check_host_memory(ctx: Context) -> Finding:
         return Finding(
             name,
             "fail",
-            f"{have / GIB:.0f} GiB can be had, the ranks need {ctx.host_bytes / GIB:.0f}",
+            Message(
+                "{have:.0f} GiB can be had, the ranks need {host_bytes:.0f}",
+                have=have / GIB,
+                host_bytes=ctx.host_bytes / GIB,
+            ),
             "the kernel ends a rank with exit code -9",
             "use fewer ranks, no offload, or a larger machine",
         )
-    return ok(name, f"{have / GIB:.0f} GiB can be had")
+    return ok(name, Message("{have:.0f} GiB can be had", have=have / GIB))
 
 
 def check_shm(ctx: Context) -> Finding:
@@ -117,11 +132,12 @@ def check_shm(ctx: Context) -> Finding:
     except OSError:
         return skip(name, "not there")
     if why := places.obstacle(ctx.path("dev") / "shm"):
-        fix = places.SHARED_MEMORY_HINT + (", or say training.dataloader_num_workers=0" if ctx.loader_workers else "")
+        workers = Message(", or say training.dataloader_num_workers=0") if ctx.loader_workers else ""
+        fix = joined((places.SHARED_MEMORY_HINT, workers), "")
         return Finding(
             name,
             "fail" if ctx.loader_workers else "warn",
-            f"cannot be written to: {why}",
+            Message("cannot be written to: {why}", why=why),
             "DataLoader workers hand their batches over in /dev/shm",
             fix,
         )
@@ -146,11 +162,27 @@ def check_ulimit(ctx: Context) -> Finding:
         return Finding(
             name,
             "fail",
-            f"the first node may open {int(m.group(2)):,} (ulimit -Hn), and {ctx.num_nodes:,} nodes with "
-            f"{ctx.nproc or 1} ranks each need {needed:,}",
+            Message(
+                "the first node may open {match:,} (ulimit -Hn), and {num_nodes:,} nodes with {nproc} ranks "
+                "each need {needed:,}",
+                match=int(m.group(2)),
+                num_nodes=ctx.num_nodes,
+                nproc=ctx.nproc or 1,
+                needed=needed,
+            ),
             "each node and each rank has a connection to it",
-            f"raise the hard limit there to {needed}: /etc/security/limits.conf, systemd's LimitNOFILE, the container's --ulimit",
+            Message(
+                "raise the hard limit there to {needed}: /etc/security/limits.conf, systemd's LimitNOFILE, "
+                "the container's --ulimit",
+                needed=needed,
+            ),
         )
     if m.group(1) != "unlimited" and int(m.group(1)) < 4096:
-        return Finding(name, "warn", f"at most {m.group(1)}", "many DataLoader workers run out", "ulimit -n 65536")
+        return Finding(
+            name,
+            "warn",
+            Message("at most {match}", match=m.group(1)),
+            "many DataLoader workers run out",
+            "ulimit -n 65536",
+        )
     return ok(name, m.group(1))

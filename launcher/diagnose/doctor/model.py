@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 from launcher.checks import Context, Finding, ok, skip
+from launcher.messages import Message
 
 
 def is_hub_id(name: str) -> bool:
@@ -36,26 +37,26 @@ def check_model(ctx: Context) -> Finding:
         return skip(name, "no recipe given")
     folder = Path(model).expanduser()
     if folder.is_dir():
-        return ok(name, f"folder {folder}")
+        return ok(name, Message("folder {folder}", folder=folder))
     if not is_hub_id(model):
         return Finding(
             name,
             "fail",
-            f"{model}: no such folder",
+            Message("{model}: no such folder", model=model),
             "nothing can be loaded",
             "check model.name; it must exist on every node",
         )
     if ctx.hub == "huggingface" and is_cached(ctx, model):
-        return ok(name, f"{model} is in the cache")
+        return ok(name, Message("{model} is in the cache", model=model))
     if ctx.env.get("HF_HUB_OFFLINE") == "1":
         return Finding(
             name,
             "fail",
-            f"{model} is not in the cache, and HF_HUB_OFFLINE=1",
+            Message("{model} is not in the cache, and HF_HUB_OFFLINE=1", model=model),
             "it cannot be downloaded",
-            f"hf download {model} where there is a network, then copy HF_HOME",
+            Message("hf download {model} where there is a network, then copy HF_HOME", model=model),
         )
-    return ok(name, f"{model} will be downloaded")
+    return ok(name, Message("{model} will be downloaded", model=model))
 
 
 def token(ctx: Context) -> str | None:
@@ -80,11 +81,11 @@ def check_token(ctx: Context) -> Finding:
         return Finding(
             name,
             "fail",
-            f"{model} is gated, and there is no token",
+            Message("{model} is gated, and there is no token", model=model),
             "the download is refused",
             "accept the terms on the model's page, then `hf auth login`; or model.hub=modelscope, or a folder",
         )
-    return ok(name, f"from {where}")
+    return ok(name, Message("from {where}", where=where))
 
 
 def check_hub(ctx: Context) -> Finding:
@@ -95,16 +96,16 @@ def check_hub(ctx: Context) -> Finding:
     endpoint = ctx.env.get("HF_ENDPOINT", "https://huggingface.co")
     host = re.sub(r"^https?://", "", endpoint).split("/")[0]
     if ctx.env.get("HTTPS_PROXY") or ctx.env.get("https_proxy"):
-        return skip(name, f"{host} goes through a proxy")
+        return skip(name, Message("{host} goes through a proxy", host=host))
     address, _, port = host.partition(":")
     try:
         with socket.create_connection((address, int(port or (443 if endpoint.startswith("https") else 80))), timeout=3):
-            return ok(name, f"{host} answers")
+            return ok(name, Message("{host} answers", host=host))
     except (OSError, ValueError):
         return Finding(
             name,
             "fail",
-            f"{host} does not answer",
-            f"{model} cannot be downloaded",
+            Message("{host} does not answer", host=host),
+            Message("{model} cannot be downloaded", model=model),
             "set HF_ENDPOINT to a mirror, use model.hub=modelscope, or a local folder",
         )

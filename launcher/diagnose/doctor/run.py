@@ -67,6 +67,7 @@ from launcher.diagnose.doctor.versions import (
 from launcher.errors import EXIT_OK, EXIT_USER
 from launcher.machine import commands
 from launcher.machine.cluster import Found
+from launcher.messages import Message
 
 _WORST = {"skip": 0, "ok": 1, "warn": 2, "fail": 3}
 
@@ -152,7 +153,7 @@ def run_checks(ctx: Context, only_cheap: bool = False) -> list[Finding]:
                 Finding(
                     name,
                     "warn",
-                    f"this check failed: {type(error).__name__}: {error}",
+                    Message("this check failed: {kind}: {error}", kind=type(error).__name__, error=error),
                     "",
                     "report it with `ascend-launch doctor --json`",
                 )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from launcher.checks import Context, Finding, numbers, ok, skip
+from launcher.messages import Message, joined
 from launcher.strategies import table as strategies
 
 TRACKERS: Mapping[str, tuple[str, ...]] = {
@@ -95,16 +96,22 @@ def check_python(ctx: Context) -> Finding:
     torch = numbers(ctx.versions.get("torch", ""))[:2]
     row = next((r for r in PYTHON_FOR_TORCH if r[0] <= torch <= r[1]), None)
     if row is None or ctx.device == "cpu":
-        return ok(name, f"Python {have}")
+        return ok(name, Message("Python {have}", have=have))
     if row[2] <= ctx.python <= row[3]:
-        return ok(name, f"Python {have} suits torch_npu {'.'.join(map(str, torch))}")
-    span = f"{row[2][0]}.{row[2][1]} to {row[3][0]}.{row[3][1]}"
+        return ok(name, Message("Python {have} suits torch_npu {torch}", have=have, torch=".".join(map(str, torch))))
+    span = Message(
+        "{row}.{second_row} to {first_row}.{second}",
+        row=row[2][0],
+        second_row=row[2][1],
+        first_row=row[3][0],
+        second=row[3][1],
+    )
     return Finding(
         name,
         "fail",
-        f"Python {have} has no torch_npu {'.'.join(map(str, torch))} wheel",
-        f"it exists for {span}",
-        f"make an environment with Python {span}",
+        Message("Python {have} has no torch_npu {torch} wheel", have=have, torch=".".join(map(str, torch))),
+        Message("it exists for {span}", span=span),
+        Message("make an environment with Python {span}", span=span),
     )
 
 
@@ -125,14 +132,14 @@ def check_packages(ctx: Context) -> Finding:
     extras = sorted({EXTRA.get(n, "train") for n in absent}, key=["train", *EXTRA.values()].index)
     words = [f"'ascend-launch[{','.join(extras)}]'"] if extras else []
     words += [f"'{n}{BOUNDS[n]}'" for n in wrong]
-    what = [f"{', '.join(absent)} not installed"] if absent else []
-    what += [f"{n} {have[n]} is not {BOUNDS[n]}" for n in wrong]
+    what: list[str] = [Message("{absent} not installed", absent=", ".join(absent))] if absent else []
+    what += [Message("{number} {have} is not {bounds}", number=n, have=have[n], bounds=BOUNDS[n]) for n in wrong]
     return Finding(
         "packages",
         "warn" if ctx.needs is None else "fail",
-        "; ".join(what),
+        joined(what, "; "),
         "a launch of a recipe that needs them is refused",
-        f"pip install {' '.join(words)}",
+        Message("pip install {words}", words=" ".join(words)),
     )
 
 
@@ -142,31 +149,45 @@ def check_torch_pair(ctx: Context) -> Finding:
     if torch is None and ctx.is_program and ctx.device == "cpu":
         return skip(name, "torch is not installed")
     if torch is None or not _fits("torch", torch):
-        what = "torch is not installed" if torch is None else f"torch {torch} is not {BOUNDS['torch']}"
+        what = (
+            Message("torch is not installed")
+            if torch is None
+            else Message("torch {torch} is not {bounds_torch}", torch=torch, bounds_torch=BOUNDS["torch"])
+        )
         is_error = "torch" in (ctx.needs or ()) or (ctx.device == "npu" and torch is None)
         return Finding(name, "fail" if is_error else "warn", what, "no recipe can train", _torch_lines(ctx))
     if ctx.device == "cpu":
-        return ok(name, f"torch {torch}")
+        return ok(name, Message("torch {torch}", torch=torch))
     if torch_npu is None:
         return Finding(
             name,
             "fail",
             "torch_npu is not installed",
             "torch does not see the NPUs",
-            f"pip install torch-npu=={_release(torch)}",
+            Message("pip install torch-npu=={torch}", torch=_release(torch)),
         )
     if numbers(torch)[:3] != numbers(torch_npu)[:3]:
         return Finding(
             name,
             "fail",
-            f"torch {torch} with torch_npu {torch_npu}",
+            Message("torch {torch} with torch_npu {torch_npu}", torch=torch, torch_npu=torch_npu),
             "torch_npu loads only into the torch of its own number",
-            f"pip install torch=={_release(torch_npu)} --index-url {CPU_INDEX}",
+            Message(
+                "pip install torch=={torch_npu} --index-url {cpu_index}",
+                torch_npu=_release(torch_npu),
+                cpu_index=CPU_INDEX,
+            ),
         )
     if ctx.cuda or "+cu" in torch:
-        built = f"torch {torch} is a CUDA build" + (f" (CUDA {ctx.cuda})" if ctx.cuda else "")
+        built = Message(
+            "torch {torch} is a CUDA build{cuda}", torch=torch, cuda=f" (CUDA {ctx.cuda})" if ctx.cuda else ""
+        )
         # --force-reinstall: pip takes the version that is there for the one that is asked for.
-        fix = f"pip install --force-reinstall --no-deps torch=={_release(torch)} --index-url {CPU_INDEX}"
+        fix = Message(
+            "pip install --force-reinstall --no-deps torch=={torch} --index-url {cpu_index}",
+            torch=_release(torch),
+            cpu_index=CPU_INDEX,
+        )
         if numbers(torch)[:2] < NO_CUDA_FROM:
             return Finding(name, "warn", built, "it loads beside torch_npu, and is several GB that nothing uses", fix)
         return Finding(
@@ -176,7 +197,7 @@ def check_torch_pair(ctx: Context) -> Finding:
             "the process is aborted when torch_npu loads: Duplicated key 'pinned_reserve_segment_size_mb'",
             fix,
         )
-    return ok(name, f"torch {torch}, torch_npu {torch_npu}")
+    return ok(name, Message("torch {torch}, torch_npu {torch_npu}", torch=torch, torch_npu=torch_npu))
 
 
 def _torch_lines(ctx: Context) -> str:
@@ -184,9 +205,25 @@ def _torch_lines(ctx: Context) -> str:
     torch_npu = ctx.versions.get("torch-npu", "")
     keeps = _fits("torch", torch_npu) if torch_npu else False
     if ctx.device == "cpu":
-        return f"pip install '{'torch==' + _release(torch_npu) if keeps else 'torch' + BOUNDS['torch']}' --index-url {CPU_INDEX}"
-    line = f"pip install torch=={_release(torch_npu) if keeps else PAIR} --index-url {CPU_INDEX}"
-    return line if keeps else f"{line}, then pip install 'ascend-launch[npu]' --extra-index-url {CPU_INDEX}"
+        return Message(
+            "pip install '{torch_npu}' --index-url {cpu_index}",
+            torch_npu="torch==" + _release(torch_npu) if keeps else "torch" + BOUNDS["torch"],
+            cpu_index=CPU_INDEX,
+        )
+    line = Message(
+        "pip install torch=={torch_npu} --index-url {cpu_index}",
+        torch_npu=_release(torch_npu) if keeps else PAIR,
+        cpu_index=CPU_INDEX,
+    )
+    return (
+        line
+        if keeps
+        else Message(
+            "{line}, then pip install 'ascend-launch[npu]' --extra-index-url {cpu_index}",
+            line=line,
+            cpu_index=CPU_INDEX,
+        )
+    )
 
 
 def _release(version: str) -> str:
@@ -204,11 +241,11 @@ def check_transformers(ctx: Context) -> Finding:
         return Finding(
             name,
             "fail",
-            f"transformers {have} with torch_npu {torch_npu}",
+            Message("transformers {have} with torch_npu {torch_npu}", have=have, torch_npu=torch_npu),
             "tensors are sent to CUDA: 'Torch not compiled with CUDA enabled'",
             "use torch_npu 2.5.1 or later",
         )
-    return ok(name, f"transformers {have}")
+    return ok(name, Message("transformers {have}", have=have))
 
 
 def check_fsdp2(ctx: Context) -> Finding:
@@ -222,11 +259,15 @@ def check_fsdp2(ctx: Context) -> Finding:
         return Finding(
             name,
             "fail",
-            f"{ctx.strategy} on CPU ranks with torch {torch}",
+            Message("{strategy} on CPU ranks with torch {torch}", strategy=ctx.strategy, torch=torch),
             "gloo sums gradients there where FSDP2 asks for their mean",
-            f"set parallel.strategy=ddp or zero2, or pip install 'torch>={since[0]}.{since[1]}'",
+            Message(
+                "set parallel.strategy=ddp or zero2, or pip install 'torch>={since}.{second_since}'",
+                since=since[0],
+                second_since=since[1],
+            ),
         )
-    return ok(name, f"torch {torch} averages")
+    return ok(name, Message("torch {torch} averages", torch=torch))
 
 
 def check_trackers(ctx: Context) -> Finding:
@@ -238,9 +279,9 @@ def check_trackers(ctx: Context) -> Finding:
         return Finding(
             name,
             "fail",
-            f"training.report_to names {', '.join(missing)}, not installed here",
+            Message("training.report_to names {missing}, not installed here", missing=", ".join(missing)),
             "every rank would end before the first step",
-            f"pip install {' '.join(missing)}, or set training.report_to=none",
+            Message("pip install {missing}, or set training.report_to=none", missing=" ".join(missing)),
         )
     return ok(name, ", ".join(asked)) if asked else skip(name, "none asked for")
 
@@ -255,7 +296,7 @@ def check_autoload(ctx: Context) -> Finding:
     return Finding(
         name,
         "fail",
-        f"TORCH_DEVICE_BACKEND_AUTOLOAD={value}, and there is no CANN",
+        Message("TORCH_DEVICE_BACKEND_AUTOLOAD={value}, and there is no CANN", value=value),
         "`import torch` loads torch_npu, which fails on libhccl.so",
         "unset TORCH_DEVICE_BACKEND_AUTOLOAD",
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from launcher.diagnose.explain.lines import strip
 from launcher.diagnose.explain.records import error_record, exit_codes, failure_record, json_in, with_wall_time
 from launcher.diagnose.explain.source import Source, read_capped
+from launcher.messages import Message
 
 _MAX_FILES = 4096
 MAX_RANKS = 64
@@ -89,7 +90,11 @@ def folder_sources(path: Path) -> tuple[list[Source], set[int]]:
         sources.append(failure)
     for name in ("events.jsonl", "failure.json"):
         codes = exit_codes(path / name) if (path / name).is_file() else {}
-        sources += [Source(name, f"rank {r} ended with exit code {c}", r) for r, c in codes.items() if c < 0]
+        sources += [
+            Source(name, Message("rank {row} ended with exit code {choice}", row=r, choice=c), r)
+            for r, c in codes.items()
+            if c < 0
+        ]
     return [*sources, *records.values()], ranks
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from launcher.diagnose.explain.lines import seconds_of
 from launcher.diagnose.explain.source import Source, read_capped
+from launcher.messages import Message
 from launcher.rundir.records import failure as failure_in
 
 
@@ -50,7 +51,7 @@ def error_record(path: Path, rank: int | None) -> Source | None:
     text = "\n".join(t for t in (text, message) if isinstance(t, str))
     exit_code = values(data, ("process_exit_code", "exitcode", "exit_code"))
     if isinstance(exit_code, int) and exit_code < 0:
-        text += f"\nrank {rank} ended with exit code {exit_code}"
+        text += Message("\nrank {rank} ended with exit code {exit_code}", rank=rank, exit_code=exit_code)
     stamp = values(data, ("time", "time_s", "timestamp", "wall_time"))
     time_s: float | None
     try:

@@ -127,12 +127,16 @@ def explain_path(path: str | Path, lang: Lang = "en") -> Report:
         return _rank_verdicts(sources, {s.rank for s in sources if s.rank is not None}, lang, str(path))
     if not path.is_dir():
         raise LaunchError(
-            f"{path}: no such file or folder", hint="give a run directory, a plog folder, a log file, or - for stdin"
+            "{path}: no such file or folder",
+            hint="give a run directory, a plog folder, a log file, or - for stdin",
+            path=path,
         )
     sources, ranks = folder_sources(path)
     if not sources:
         raise LaunchError(
-            f"{path}: no logs in it", hint="expected attempt_<n>/rank_<r>.log, plog-*.log or other *.log files"
+            "{path}: no logs in it",
+            hint="expected attempt_<n>/rank_<r>.log, plog-*.log or other *.log files",
+            path=path,
         )
     report = _rank_verdicts(sources, ranks, lang, str(path))
     return report if report.verdict is not None else replace(report, verdict=_failures_own(path / "failure.json", lang))

@@ -11,6 +11,8 @@ from typing import Literal
 
 import yaml
 
+from launcher.messages import Message
+
 Kind = Literal["root", "peer", "consequence", "wrapper", "note"]
 Lang = Literal["en", "zh"]
 ORDER: dict[str, int] = {"root": 0, "peer": 1, "consequence": 2, "wrapper": 3, "note": 4}
@@ -91,7 +93,7 @@ PYTHON = Signature(
         "zh": "{type}[[：{message}]][[（发生在 {where}）]]。",
     },
     fix={
-        "en": "the launcher has no advice for this text; read the traceback in the log, its last frame first.",
+        "en": Message("the launcher has no advice for this text; read the traceback in the log, its last frame first."),
         "zh": "这条错误不在知识库中；请看日志里的堆栈，从最后一帧看起。",
     },
     source="the traceback",

@@ -13,6 +13,7 @@ from launcher.diagnose.explain.matches import Match
 from launcher.diagnose.explain.python_errors import TRACEBACK
 from launcher.diagnose.explain.signatures import Kind, Lang
 from launcher.diagnose.explain.source import Source
+from launcher.messages import Message
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ def _missing_ranks(text: str, event: Sequence[Match]) -> tuple[int, ...]:
 
 
 def span(ranks: Sequence[int]) -> str:
-    return ", ".join(map(str, ranks[:16])) + (f" (and {len(ranks) - 16} more)" if len(ranks) > 16 else "")
+    shown = ", ".join(map(str, ranks[:16]))
+    return Message("{ranks} (and {count} more)", ranks=shown, count=len(ranks) - 16) if len(ranks) > 16 else shown
 
 
 _SHARED = frozenset({"kernel"})

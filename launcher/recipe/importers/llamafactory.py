@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import LaunchError
+from launcher.messages import Message
 from launcher.recipe import load, problems, training_fields, training_rules, yamlfile
 from launcher.recipe.importers.llamafactory_keys import (
     AS_HERE,
@@ -111,8 +112,9 @@ def convert(path: Path, *, nproc: int, task: str, labels: tuple[str, ...] = ()) 
     document = yamlfile.load(path, "training")
     if not isinstance(document.value, dict) or "model_name_or_path" not in document.value:
         raise LaunchError(
-            f"{path}: is no training file of LLaMA-Factory: it names no model_name_or_path",
+            "{path}: is no training file of LLaMA-Factory: it names no model_name_or_path",
             hint="name one of its YAML files",
+            path=path,
         )
     job = _Import(path, document.value, {k[0]: n for k, n in document.lines.items() if len(k) == 1}, nproc, task)
     text = job.run(labels)
@@ -122,15 +124,18 @@ def convert(path: Path, *, nproc: int, task: str, labels: tuple[str, ...] = ()) 
             made.write_text(text, encoding="utf-8")
         except UnicodeEncodeError:
             raise LaunchError(
-                f"{path}: one of its values or labels holds half of a surrogate pair, which is no text",
+                "{path}: one of its values or labels holds half of a surrogate pair, which is no text",
                 hint="correct it there",
+                path=path,
             ) from None
         try:
             load.load(made, env={})
         except LaunchError as error:
             raise LaunchError(
-                f"{path}: its values make no recipe:\n{_told_there(error.what, made, path, text)}",
+                "{path}: its values make no recipe:\n{what}",
                 hint="correct them there",
+                path=path,
+                what=_told_there(error.what, made, path, text),
             ) from None
     return Imported(text, job.left)
 
@@ -193,12 +198,16 @@ class _Import:
         if value is None:
             return default
         if kind is not None and not KINDS[kind](value):
-            raise self._fail(key, f"{key}: expected {kind}, got {value!r}", "correct that line")
+            raise self._fail(
+                key,
+                Message("{key}: expected {kind}, got {value!r}", key=key, kind=kind, value=value),
+                Message("correct that line"),
+            )
         return value
 
     def _names(self, key: str, default: str = "") -> list[str]:
         """A key whose value is a list, or text with commas."""
-        value = self._take(key, default, "text or a list of texts")
+        value = self._take(key, default, Message("text or a list of texts"))
         names = value if isinstance(value, list) else value.split(",")
         return [name.strip() for name in names if name.strip()]
 
@@ -220,19 +229,31 @@ class _Import:
     def _refuse(self) -> None:
         stage, kind = self.given.get("stage", "sft"), self.given.get("finetuning_type", "lora")
         if stage != "sft":
-            raise self._fail("stage", f"stage {stage} trains no labels; only sft can", "use LLaMA-Factory for it")
+            raise self._fail(
+                "stage",
+                Message("stage {stage} trains no labels; only sft can", stage=stage),
+                Message("use LLaMA-Factory for it"),
+            )
         if kind not in ("full", "lora"):
-            raise self._fail("finetuning_type", f"finetuning_type {kind} has no counterpart", "full and lora have one")
+            raise self._fail(
+                "finetuning_type",
+                Message("finetuning_type {kind} has no counterpart", kind=kind),
+                Message("full and lora have one"),
+            )
         for key, reason in REFUSED.items():
             value = self.given.get(key)
             if value not in OFF and value != AS_HERE.get(key):
                 raise self._fail(
-                    key, f"{key}: {value!r} changes what is learned: {reason}", "remove that line to train without it"
+                    key,
+                    Message("{key}: {value!r} changes what is learned: {reason}", key=key, value=value, reason=reason),
+                    Message("remove that line to train without it"),
                 )
             self.done.add(key)
         if not self.given.get("do_train", True):
             raise self._fail(
-                "do_train", "trains nothing", "`ascend-launch eval` and `predict` need no recipe of their own"
+                "do_train",
+                Message("trains nothing"),
+                Message("`ascend-launch eval` and `predict` need no recipe of their own"),
             )
         self.done |= TAKEN
 
@@ -244,11 +265,18 @@ class _Import:
         if attention in ATTENTION:
             self.out.put("model.attn_implementation", ATTENTION[attention], self._origin("flash_attn"))
         elif attention != "auto":
-            self._leave("flash_attn", f"{attention!r} is none of {', '.join(ATTENTION)}; transformers chooses")
+            self._leave(
+                "flash_attn",
+                Message(
+                    "{attention!r} is none of {value}; transformers chooses",
+                    attention=attention,
+                    value=", ".join(ATTENTION),
+                ),
+            )
 
     def _batch(self) -> None:
-        micro = self._take("per_device_train_batch_size", 8, "a whole number above 0")
-        steps = self._take("gradient_accumulation_steps", 1, "a whole number above 0")
+        micro = self._take("per_device_train_batch_size", 8, Message("a whole number above 0"))
+        steps = self._take("gradient_accumulation_steps", 1, Message("a whole number above 0"))
         origin = self._origin("per_device_train_batch_size", "gradient_accumulation_steps")
         self.out.put(
             "parallel.global_batch_size",
@@ -256,7 +284,7 @@ class _Import:
             f"{micro} x {steps} x {self.nproc} ranks: {origin or 'its defaults'}",
         )
         self.out.put("parallel.micro_batch_size", micro, self._origin("per_device_train_batch_size"))
-        self._take("per_device_eval_batch_size", None, "a whole number above 0")
+        self._take("per_device_eval_batch_size", None, Message("a whole number above 0"))
         self._move("per_device_eval_batch_size", "parallel.eval_batch_size")
 
     def _strategy(self) -> None:
@@ -276,13 +304,17 @@ class _Import:
         value = config if isinstance(config, dict) else self._json(str(config))
         if value is not None and not (isinstance(value, dict) and isinstance(value.get("zero_optimization", {}), dict)):
             raise self._fail(
-                "deepspeed", f"{config}: is no config of DeepSpeed", "its zero_optimization says the stage"
+                "deepspeed",
+                Message("{config}: is no config of DeepSpeed", config=config),
+                Message("its zero_optimization says the stage"),
             )
         if value is None:
             named = re.search(r"z(?:ero)?_?([0-3])", Path(str(config)).name)
             if named is None:
                 raise self._fail(
-                    "deepspeed", f"{config}: no such file, and its name tells no ZeRO stage", "put the file there"
+                    "deepspeed",
+                    Message("{config}: no such file, and its name tells no ZeRO stage", config=config),
+                    Message("put the file there"),
                 )
             stage, offloads = int(named[1]), "offload" in str(config)
         else:
@@ -290,8 +322,12 @@ class _Import:
                 if name in value and "auto" not in json.dumps(value[name]):
                     raise self._fail(
                         "deepspeed",
-                        f"{config}: {name} changes what is learned, and the launcher renders its own config",
-                        f"write it as TrainingArguments in this file, and `{name}: auto` there",
+                        Message(
+                            "{config}: {name} changes what is learned, and the launcher renders its own config",
+                            config=config,
+                            name=name,
+                        ),
+                        Message("write it as TrainingArguments in this file, and `{name}: auto` there", name=name),
                     )
             zero = value.get("zero_optimization", {})
             stage = zero.get("stage", 0)
@@ -299,10 +335,14 @@ class _Import:
             offloads = any(isinstance(part, dict) and part.get("device") == "cpu" for part in parts)
             if not isinstance(stage, int) or stage not in STRATEGY:
                 raise self._fail(
-                    "deepspeed", f"{config}: stage {stage!r} is none of 0, 1, 2 and 3", "correct that file"
+                    "deepspeed",
+                    Message("{config}: stage {stage!r} is none of 0, 1, 2 and 3", config=config, stage=stage),
+                    Message("correct that file"),
                 )
         if offloads and stage != 3:
-            self._leave("deepspeed", f"offload of ZeRO-{stage}: only ZeRO-3 offloads here (zero3-offload)")
+            self._leave(
+                "deepspeed", Message("offload of ZeRO-{stage}: only ZeRO-3 offloads here (zero3-offload)", stage=stage)
+            )
         self._leave("deepspeed", "everything in that file but the ZeRO stage: the launcher renders its own")
         return "zero3-offload" if offloads and stage == 3 else STRATEGY[stage]
 
@@ -312,7 +352,7 @@ class _Import:
             for key in keys:
                 self._leave(key, "finetuning_type is full")
             return
-        rank = self._take("lora_rank", 8, "a whole number above 0")
+        rank = self._take("lora_rank", 8, Message("a whole number above 0"))
         self.out.put("adapter.r", rank, self._origin("lora_rank") or "its default")
         self.out.put(
             "adapter.lora_alpha",
@@ -335,14 +375,20 @@ class _Import:
     def _data(self, labels: tuple[str, ...]) -> None:
         train = self._datasets("dataset", labels)
         if not train:
-            raise self._fail("dataset", "names no dataset", "a training file has `dataset:`")
+            raise self._fail("dataset", Message("names no dataset"), Message("a training file has `dataset:`"))
         other = self._datasets("eval_dataset", labels)
         first, origin = train[0], self._origin("dataset")
         if other and _make(first) != _make(other[0]):
             raise self._fail(
                 "eval_dataset",
-                f"{other[0]['title']} and {first['title']} are of different make",
-                "a recipe has one kind of data: files of one format with the same columns, or splits of one hub id",
+                Message(
+                    "{title} and {first_title} are of different make",
+                    title=other[0]["title"],
+                    first_title=first["title"],
+                ),
+                Message(
+                    "a recipe has one kind of data: files of one format with the same columns, or splits of one hub id"
+                ),
             )
         for key in ("path", "name"):
             if first.get(key):
@@ -365,8 +411,8 @@ class _Import:
 
         LLaMA-Factory takes max_samples of each set first and holds out val_size of what is left (its data/loader.py).
         """
-        limit = self._take("max_samples", None, "a whole number above 0")
-        share, split = self._take("val_size", 0, "a number, at least 0"), first["split"]
+        limit = self._take("max_samples", None, Message("a whole number above 0"))
+        share, split = self._take("val_size", 0, Message("a number, at least 0")), first["split"]
         origin = self._origin("max_samples", "val_size", "eval_dataset")
         taken = [size if limit is None else min(limit, size or limit) for size in sizes]
         total = None if None in taken else sum(n for n in taken if n is not None)
@@ -394,13 +440,22 @@ class _Import:
         if share >= 1 or total is not None:
             rows = int(share) if share >= 1 else math.ceil(share * (total or 0))
             if total is not None and rows >= total:
-                raise self._fail("val_size", f"{share:g} of {total} rows leaves none to train on", "hold out fewer")
+                raise self._fail(
+                    "val_size",
+                    Message("{share:g} of {total} rows leaves none to train on", share=share, total=total),
+                    Message("hold out fewer"),
+                )
             return f"-{rows}"
         percent = max(1, round(100 * share))
         if not math.isclose(percent, 100 * share):
             self._leave(
                 "val_size",
-                f"{share:g}, which is {percent} % here: a split that is not on this machine is cut at whole percents",
+                Message(
+                    "{share:g}, which is {percent} % here: a split that is not on this machine is cut at whole "
+                    "percents",
+                    share=share,
+                    percent=percent,
+                ),
             )
         return f"{100 - percent}%"
 
@@ -411,23 +466,41 @@ class _Import:
         if query is not None and not rows:
             raise self._fail(
                 "dataset",
-                f"{title}: its rows cannot be seen here, so nobody knows whether the text is in {prompt!r} or in {query!r}",
-                "name the text's column as prompt in dataset_info.json, without query, or make it a local JSON file",
+                Message(
+                    "{title}: its rows cannot be seen here, so nobody knows whether the text is in {prompt!r} or "
+                    "in {query!r}",
+                    title=title,
+                    prompt=prompt,
+                    query=query,
+                ),
+                Message(
+                    "name the text's column as prompt in dataset_info.json, without query, or make it a local JSON file"
+                ),
             )
         for name in [c for c in (prompt, query, response, system_column) if c is not None]:
             odd = next((row[name] for row in rows if not isinstance(row.get(name), str | int | float | None)), None)
             if odd is not None:
                 raise self._fail(
                     "dataset",
-                    f"{title}: the column {name!r} is not text: {json.dumps(odd)[:40]}",
-                    "a recipe needs a text and a label a row",
+                    Message(
+                        "{title}: the column {name!r} is not text: {dumps}",
+                        title=title,
+                        name=name,
+                        dumps=json.dumps(odd)[:40],
+                    ),
+                    Message("a recipe needs a text and a label a row"),
                 )
         number = next((i for i, row in enumerate(rows, 1) if row.get(columns.get("history", ""))), None)
         if number is not None:
             raise self._fail(
                 "dataset",
-                f"{title}: row {number} has earlier turns in {columns['history']!r}, and a recipe has one text a row",
-                "join them with the text in the data",
+                Message(
+                    "{title}: row {number} has earlier turns in {history!r}, and a recipe has one text a row",
+                    title=title,
+                    number=number,
+                    history=columns["history"],
+                ),
+                Message("join them with the text in the data"),
             )
         instructions = {row.get(prompt) or "" for row in rows}
         has_query = query is not None and any(row.get(query) for row in rows)
@@ -436,51 +509,80 @@ class _Import:
             if number is not None:
                 raise self._fail(
                     "dataset",
-                    f"{title}: row {number} has no {needed!r}",
-                    "correct the data, or name its columns in dataset_info.json",
+                    Message("{title}: row {number} has no {needed!r}", title=title, number=number, needed=needed),
+                    Message("correct the data, or name its columns in dataset_info.json"),
                 )
         system = {row.get(system_column) or "" for row in rows}
-        origin = f"columns of {title} in {first['info']}"
+        origin = Message("columns of {title} in {info}", title=title, info=first["info"])
         if has_query and len(instructions) > 1:
             raise self._fail(
                 "dataset",
-                f"{title}: rows differ both in {prompt!r} and in {query!r}, and a recipe has one text column",
-                "join the two columns in the data",
+                Message(
+                    "{title}: rows differ both in {prompt!r} and in {query!r}, and a recipe has one text column",
+                    title=title,
+                    prompt=prompt,
+                    query=query,
+                ),
+                Message("join the two columns in the data"),
             )
         text = query if has_query else prompt
         self.out.put("data.text", text, origin)
         self.out.put("data.label", response, origin)
         if has_query and self.task == "causal-lm" and instructions != {""}:
-            self.out.put("data.prompt", f"{next(iter(instructions))}\n{{text}}", f"the {prompt!r} of all rows")
+            self.out.put(
+                "data.prompt",
+                f"{next(iter(instructions))}\n{{text}}",
+                Message("the {prompt!r} of all rows", prompt=prompt),
+            )
         elif has_query and instructions != {""}:
-            self._leave("dataset", f"the {prompt!r} that all rows share: a classification head reads the text alone")
+            self._leave(
+                "dataset",
+                Message(
+                    "the {prompt!r} that all rows share: a classification head reads the text alone", prompt=prompt
+                ),
+            )
         if len(system) == 1 and self.task == "causal-lm":
             if system != {""}:
-                self.out.put("data.system", next(iter(system)), f"the {system_column!r} of all rows")
+                self.out.put(
+                    "data.system",
+                    next(iter(system)),
+                    Message("the {system_column!r} of all rows", system_column=system_column),
+                )
         elif system_column is not None:
             is_head = self.task != "causal-lm"
-            why = "a classification head reads the text alone" if is_head else "a recipe has one for all rows"
-            self._leave("dataset", f"the column {system_column!r}: {why}")
+            why = (
+                Message("a classification head reads the text alone")
+                if is_head
+                else Message("a recipe has one for all rows")
+            )
+            self._leave("dataset", Message("the column {system_column!r}: {why}", system_column=system_column, why=why))
         found = list(dict.fromkeys(str(row.get(response)) for row in rows))
         names = labels or tuple(sorted(found))
         if not names:
             raise self._fail(
                 "dataset",
-                f"{title}: its rows cannot be seen here, so nobody knows its labels",
-                "name them: --labels bad,good",
+                Message("{title}: its rows cannot be seen here, so nobody knows its labels", title=title),
+                Message("name them: --labels bad,good"),
             )
         if len(names) < 2:
             raise self._fail(
                 "dataset",
-                f"{title}: every row has the response {short(names[0])}",
-                "there is nothing to tell apart: name data with two labels or more",
+                Message("{title}: every row has the response {name}", title=title, name=short(names[0])),
+                Message("there is nothing to tell apart: name data with two labels or more"),
             )
         if rows and (never := [name for name in labels if name not in found]):
             self._leave(
-                "dataset", f"no row of {title} has the label {', '.join(map(repr, never))}, which --labels names"
+                "dataset",
+                Message(
+                    "no row of {title} has the label {never}, which --labels names",
+                    title=title,
+                    never=", ".join(map(repr, never)),
+                ),
             )
         self.out.put(
-            "model.label_names", list(names), "--labels" if labels else f"the different {response!r} of the data"
+            "model.label_names",
+            list(names),
+            "--labels" if labels else Message("the different {response!r} of the data", response=response),
         )
 
     def _datasets(self, key: str, labels: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -502,18 +604,28 @@ class _Import:
             None,
         )
         if info_path is None:
-            raise self._fail(key, f"no dataset_info.json in {folder}", "put it there, or set dataset_dir in that file")
+            raise self._fail(
+                key,
+                Message("no dataset_info.json in {folder}", folder=folder),
+                Message("put it there, or set dataset_dir in that file"),
+            )
         info = _read_json(info_path)
         if not isinstance(info, dict):
-            raise LaunchError(f"{info_path}: is no mapping of data sets' names", hint="correct that file")
+            raise LaunchError(
+                "{info_path}: is no mapping of data sets' names", hint="correct that file", info_path=info_path
+            )
         found = [self._dataset(key, name, info, info_path) for name in names]
         self._require_labels(key, found, labels)
         for row in found[1:]:
             if _make(row) != _make(found[0]) or "file" not in row:
                 raise self._fail(
                     key,
-                    f"{row['title']} and {found[0]['title']} are of different make",
-                    "a recipe has one kind of data: name one of them",
+                    Message(
+                        "{title} and {actual_title} are of different make",
+                        title=row["title"],
+                        actual_title=found[0]["title"],
+                    ),
+                    Message("a recipe has one kind of data: name one of them"),
                 )
         return found
 
@@ -540,52 +652,77 @@ class _Import:
             if number:
                 raise self._fail(
                     key,
-                    f"{title}: row {number} has the response {short(odd)}, which --labels does not name",
-                    "name every response that the data has, or leave --labels out",
+                    Message(
+                        "{title}: row {number} has the response {odd}, which --labels does not name",
+                        title=title,
+                        number=number,
+                        odd=short(odd),
+                    ),
+                    Message("name every response that the data has, or leave --labels out"),
                 )
             return
         once = sum(1 for count in counts.values() if count == 1)
         long = max(counts, key=len)
         if len(counts) > MAX_LABELS or 2 * once > len(rows):
-            why = f"{len(counts)} different responses in {len(rows)} rows, {once} of them once"
+            why: str = Message(
+                "{num_counts} different responses in {num_rows} rows, {once} of them once",
+                num_counts=len(counts),
+                num_rows=len(rows),
+                once=once,
+            )
         elif len(long) > MAX_LABEL_LETTERS or "\n" in long.strip():
-            why = f"a response is a text: {short(long)}"
+            why = Message("a response is a text: {long}", long=short(long))
         else:
             return
-        few = "" if len(counts) > MAX_LABELS else "; if these are labels, name them: --labels A,B"
+        few = "" if len(counts) > MAX_LABELS else Message("; if these are labels, name them: --labels A,B")
         raise self._fail(
             key,
-            f"{title}: {why}: this model is to write, not to label",
-            f"LLaMA-Factory trains that; ascend-launch trains labels, which repeat from row to row{few}",
+            Message("{title}: {why}: this model is to write, not to label", title=title, why=why),
+            Message(
+                "LLaMA-Factory trains that; ascend-launch trains labels, which repeat from row to row{few}", few=few
+            ),
         )
 
     def _dataset(self, key: str, name: str, info: dict[str, Any], info_path: Path) -> dict[str, Any]:
         entry = info.get(name)
         if entry is None:
-            raise self._fail(key, f"{info_path} has no {name!r}", f"it has {', '.join(list(info)[:8]) or 'nothing'}")
+            raise self._fail(
+                key,
+                Message("{info_path} has no {name!r}", info_path=info_path, name=name),
+                Message("it has {info}", info=", ".join(list(info)[:8]) or "nothing"),
+            )
         texts = ("formatting", "file_name", "hf_hub_url", "subset", "split")
         given = entry.get("columns") or {} if isinstance(entry, dict) else None
         if not isinstance(given, dict) or not all(
             isinstance(v, str) for v in [*given.values(), *(entry[k] for k in texts if entry.get(k) is not None)]
         ):
             raise LaunchError(
-                f"{info_path}: {name}: not an entry as LLaMA-Factory reads it: {json.dumps(entry, ensure_ascii=False)[:60]}",
+                "{info_path}: {name}: not an entry as LLaMA-Factory reads it: {dumps}",
                 hint="it is a mapping with file_name or hf_hub_url, and columns by name",
+                info_path=info_path,
+                name=name,
+                dumps=json.dumps(entry, ensure_ascii=False)[:60],
             )
         if entry.get("formatting", "alpaca") != "alpaca" or entry.get("ranking"):
             self._require_labels(key, [_conversations(name, entry, info_path)], ())
             raise self._fail(
                 key,
-                f"{name}: {entry.get('formatting', 'ranking')} data are conversations or rankings",
-                "a recipe needs a text and a label a row: export them as JSON lines",
+                Message(
+                    "{name}: {formatting} data are conversations or rankings",
+                    name=name,
+                    formatting=entry.get("formatting", "ranking"),
+                ),
+                Message("a recipe needs a text and a label a row: export them as JSON lines"),
             )
         columns = {"prompt": "instruction", "query": "input", "response": "output", **given}
         if given and "query" not in given:
             columns.pop("query")
         if "history" in columns:
-            self._leave(key, f"the column {columns['history']!r}: a row is one question and one answer")
+            self._leave(
+                key, Message("the column {history!r}: a row is one question and one answer", history=columns["history"])
+            )
         for odd in sorted(entry.keys() - ENTRY):
-            self._leave(key, f"{odd!r} of {name} in {info_path.name}")
+            self._leave(key, Message("{odd!r} of {name} in {info_path}", odd=odd, name=name, info_path=info_path.name))
         row = {"title": name, "info": info_path.name, "columns": columns, "split": entry.get("split", "train")}
         if "hf_hub_url" in entry:
             return {**row, "path": entry["hf_hub_url"], "name": entry.get("subset")}
@@ -593,16 +730,25 @@ class _Import:
             keys = ", ".join(entry.keys() - ENTRY) or "nothing"
             raise self._fail(
                 key,
-                f"{info_path}: {name} names no file and no data set of Hugging Face's hub: it has {keys}",
-                "download it, and name its file as file_name",
+                Message(
+                    "{info_path}: {name} names no file and no data set of Hugging Face's hub: it has {keys}",
+                    info_path=info_path,
+                    name=name,
+                    keys=keys,
+                ),
+                Message("download it, and name its file as file_name"),
             )
         file = info_path.parent / str(entry["file_name"])
         if file.is_dir():
             raise self._fail(
-                key, f"{name}: {file} is a folder", "name one file of it as file_name, or each as a data set of its own"
+                key,
+                Message("{name}: {file} is a folder", name=name, file=file),
+                Message("name one file of it as file_name, or each as a data set of its own"),
             )
         if not file.is_file():
-            raise self._fail(key, f"{name}: {file}: no such file", "check dataset_info.json")
+            raise self._fail(
+                key, Message("{name}: {file}: no such file", name=name, file=file), Message("check dataset_info.json")
+            )
         kind = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}.get(file.suffix, "json")
         return {**row, "path": kind, "file": str(file), "split": "train"}
 
@@ -616,8 +762,8 @@ class _Import:
         checkpointing = not self._take("disable_gradient_checkpointing", False)
         if checkpointing and "gradient_checkpointing" not in self.given:
             self.out.put("training.gradient_checkpointing", True, "its default")
-        self._take("warmup_ratio", None, "a number, at least 0")
-        if self._take("warmup_steps", 0, "a number, at least 0"):
+        self._take("warmup_ratio", None, Message("a number, at least 0"))
+        if self._take("warmup_steps", 0, Message("a number, at least 0")):
             self._leave("warmup_ratio", "warmup_steps goes before it")
             self._move("warmup_steps", "training.warmup_steps")
         else:
@@ -637,7 +783,7 @@ class _Import:
                 elif key in training_fields.OWNED:
                     self._leave(key, problem)
                 else:
-                    raise self._fail(key, f"{key}: {problem}", "correct or remove that line")
+                    raise self._fail(key, f"{key}: {problem}", Message("correct or remove that line"))
             else:
                 self._leave(key, "has no counterpart here")
         self._leave_without_effect()
@@ -699,14 +845,17 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             else [json.loads(line) for line in text.split("\n") if line.strip()]
         )
         if odd := [i for i, row in enumerate(value, 1) if not isinstance(row, dict)]:
-            raise ValueError(f"row {odd[0]} is no JSON object")
+            raise ValueError(Message("row {odd} is no JSON object", odd=odd[0]))
     except UnicodeDecodeError as error:
         raise LaunchError(
-            f"{path}: is not UTF-8 text (its byte {error.start})",
-            hint=f"write it as UTF-8, for Chinese text of Excel: iconv -f GB18030 -t UTF-8 {shlex.quote(str(path))} > NEW",
+            "{path}: is not UTF-8 text (its byte {start})",
+            hint="write it as UTF-8, for Chinese text of Excel: iconv -f GB18030 -t UTF-8 {value} > NEW",
+            path=path,
+            start=error.start,
+            value=shlex.quote(str(path)),
         ) from None
     except (OSError, ValueError, RecursionError, csv.Error) as error:
-        raise LaunchError(f"{path}: cannot be read: {error}", hint="correct that file") from None
+        raise LaunchError("{path}: cannot be read: {error}", hint="correct that file", path=path, error=error) from None
     return value
 
 
@@ -714,4 +863,4 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise LaunchError(f"{path}: cannot be read: {error}", hint="correct that file") from None
+        raise LaunchError("{path}: cannot be read: {error}", hint="correct that file", path=path, error=error) from None

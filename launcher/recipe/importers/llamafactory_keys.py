@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from launcher.messages import Message
+
 LEFT_OUT = {
     "template": "the tokenizer's own chat template is used",
     "overwrite_cache": "tokenised rows are kept by their content, so there is nothing stale to overwrite",
@@ -39,8 +41,12 @@ _OTHER_ROWS = "rows are neither packed nor mixed here: each has one label and co
 _OTHER_LOSS = "the loss is the answer's alone here"
 _OTHER_MODEL = "the model is trained as its own files say"
 REFUSED = {
-    "adapter_name_or_path": "training on from an adapter has no counterpart; merge it with `ascend-launch export` and name the result",
-    "resume_from_checkpoint": "checkpoints of LLaMA-Factory are not continued; a run of ours goes on with --run-dir",
+    "adapter_name_or_path": Message(
+        "training on from an adapter has no counterpart; merge it with `ascend-launch export` and name the result"
+    ),
+    "resume_from_checkpoint": Message(
+        "checkpoints of LLaMA-Factory are not continued; a run of ours goes on with --run-dir"
+    ),
     **dict.fromkeys(("quantization_bit", "fp8"), _QUANTIZED),
     **dict.fromkeys(
         [
@@ -60,8 +66,8 @@ REFUSED = {
         ],
         _OTHER_UPDATE,
     ),
-    "early_stopping_steps": "a training here ends when its recipe says",
-    "disable_shuffling": "rows are shuffled before every epoch here",
+    "early_stopping_steps": Message("a training here ends when its recipe says"),
+    "disable_shuffling": Message("rows are shuffled before every epoch here"),
     **dict.fromkeys(
         ["packing", "neat_packing", "mix_strategy", "interleave_probs", "mask_history", "tokenized_path"], _OTHER_ROWS
     ),

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 from launcher import files, scrub, streams
 from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, EXIT_USER, LaunchError
+from launcher.messages import Message
 from launcher.planning.plan import Plan
 from launcher.recipe.program import Program, as_typed
 from launcher.rundir import events, paths, records
@@ -124,7 +125,9 @@ class Agent:
             found = failure.describe(error, None).but(node_rank=self.node_rank, traceback="")
             if isinstance(error, OSError) and self.before is not None:
                 # Files can no longer be written: most likely what ended that attempt, in better words.
-                hint = f"{self.before.hint}; no other attempt could begin: {found.what}".lstrip("; ")
+                hint = Message(
+                    "{hint}; no other attempt could begin: {what}", hint=self.before.hint, what=found.what
+                ).lstrip("; ")
                 found = self.before.but(hint=hint)
             link.give_up(found)
         finally:
@@ -144,7 +147,11 @@ class Agent:
         try:
             events.write_failure(self.run_dir.failure_path, found)
         except OSError as error:
-            unwritten = f"{self.run_dir.failure_path} could not be written either: {error.strerror}"
+            unwritten = Message(
+                "{failure_path} could not be written either: {problem}",
+                failure_path=self.run_dir.failure_path,
+                problem=error.strerror,
+            )
             found = found.but(hint=f"{found.hint}; {unwritten}")
             if LAST_WORDS not in os.environ:  # started by hand
                 raise
@@ -185,7 +192,11 @@ class Agent:
         asked, why = self.plan.supervision.start_method, ""
         if asked == "auto":
             threads = sorted(set(_thread_names()) - HARMLESS_THREADS)
-            why = f"a fork would lose the threads {', '.join(threads)}" if threads else self._probe()
+            why = (
+                Message("a fork would lose the threads {threads}", threads=", ".join(threads))
+                if threads
+                else self._probe()
+            )
             self.spawn = bool(why)
         method = "spawn" if self.spawn else "fork"
         self._event(records.StartMethod(method=method, reason=why or f"--start-method {asked}"))
@@ -204,7 +215,11 @@ class Agent:
         return (
             ""
             if not code
-            else f"a forked child {'hung' if code == -signal.SIGKILL else f'ended with code {code}'}, see {log}"
+            else Message(
+                "a forked child {detail}, see {log}",
+                detail="hung" if code == -signal.SIGKILL else Message("ended with code {code}", code=code),
+                log=log,
+            )
         )
 
     def _prepare(self, link: Link) -> Failure | None:

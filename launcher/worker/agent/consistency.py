@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import launcher
+from launcher.messages import Message, joined
 from launcher.planning.plan import Plan
 from launcher.worker.batching.digests import DIGEST_LETTERS, of_file
 
@@ -38,18 +39,20 @@ MAY_DIFFER = frozenset({"HCCL_IF_IP", "HCCL_SOCKET_IFNAME", "HCCL_LOGIC_SUPERPOD
 
 Record = dict[str, Any]
 WORDS = {
-    "plan": "runs another plan",
-    "code": "runs other code",
-    "versions": "has other versions",
-    "settings": "has other settings",
-    "prepared": "prepared something else",
+    "plan": Message("runs another plan"),
+    "code": Message("runs other code"),
+    "versions": Message("has other versions"),
+    "settings": Message("has other settings"),
+    "prepared": Message("prepared something else"),
 }
 HINTS = {
-    "plan": "give every node the same recipe, overrides, options and versions",
-    "code": "install the same ascend-launch on every node, and give it the same script",
-    "versions": "install the same packages on every node",
-    "settings": "export the same values on every node, or none",
-    "prepared": "give every node the same files: a shared file system, a copy, or the same revision from the hub",
+    "plan": Message("give every node the same recipe, overrides, options and versions"),
+    "code": Message("install the same ascend-launch on every node, and give it the same script"),
+    "versions": Message("install the same packages on every node"),
+    "settings": Message("export the same values on every node, or none"),
+    "prepared": Message(
+        "give every node the same files: a shared file system, a copy, or the same revision from the hub"
+    ),
 }
 
 
@@ -107,16 +110,26 @@ def difference(own: Record, other: Record, limit: int = 4) -> tuple[str, str, st
             continue
         here, there = dict(_leaves(own.get(part) or {})), dict(_leaves(other.get(part) or {}))
         changed = [k for k in {**here, **there} if here.get(k) != there.get(k)]
-        found += [f"{key} is {_said(there.get(key))} there and {_said(here.get(key))} here" for key in changed]
+        found += [
+            Message(
+                "{key} is {place} there and {value} here",
+                key=key,
+                place=_said(there.get(key)),
+                value=_said(here.get(key)),
+            )
+            for key in changed
+        ]
         first = first or (part if changed else "")
     if not found:
         return None
-    shown = found if len(found) <= limit else [*found[:limit], f"and {len(found) - limit} more"]
-    return WORDS[first], "; ".join(shown), HINTS[first]
+    shown = found[:limit]
+    if len(found) > limit:
+        shown.append(Message("and {count} more", count=len(found) - limit))
+    return WORDS[first], joined(shown, "; "), HINTS[first]
 
 
 def _said(value: Any) -> str:
-    return "not set" if value is None else repr(value)
+    return Message("not set") if value is None else repr(value)
 
 
 def _leaves(value: Any, prefix: str = "") -> list[tuple[str, Any]]:

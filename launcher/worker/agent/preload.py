@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from launcher.messages import Message
 from launcher.recipe.program import Program
 
 KNOWN = frozenset(
@@ -74,7 +75,7 @@ def of(program: Program, cwd: Path) -> Preload:
     found = Preload()
     source = _source(program, cwd)
     if source is None:
-        found.reason = f"{program.target} cannot be read as source"
+        found.reason = Message("{target} cannot be read as source", target=program.target)
         return found
     root = cwd if program.kind == "module" else source.resolve().parent
     reader = _Reader(found, root)
@@ -123,7 +124,7 @@ class _Reader:
         try:
             tree = ast.parse(path.read_bytes())
         except (OSError, SyntaxError, ValueError, RecursionError):
-            raise _StopError(f"{path.name} cannot be read as source") from None
+            raise _StopError(Message("{path} cannot be read as source", path=path.name)) from None
         self.block(tree.body, path, is_main=is_main)
 
     def block(self, body: list[ast.stmt], path: Path, *, is_main: bool = False) -> None:
@@ -188,21 +189,29 @@ class _Reader:
         except (ImportError, ValueError):
             spec = None
         if spec is None:
-            raise _StopError(f"{path.name}:{line}: {top} is not installed")
+            raise _StopError(Message("{path}:{line}: {top} is not installed", path=path.name, line=line, top=top))
         files = [Path(spec.origin)] if spec.origin else []
         for folder in spec.submodule_search_locations or ():
             files += sorted(Path(folder).rglob("*.py"))[: MOST_FILES + 1]
         if len(files) > MOST_FILES or any(_CHANGES.search(_bytes(file)) for file in files):
-            raise _StopError(f"{path.name}:{line}: {top} may change the environment")
+            raise _StopError(
+                Message("{path}:{line}: {top} may change the environment", path=path.name, line=line, top=top)
+            )
 
     def stop(self, node: ast.stmt, path: Path) -> None:
         if not _CHANGES.search(ast.unparse(node).encode()):
-            raise _StopError(f"{path.name}:{node.lineno} runs code before what it imports next")
+            raise _StopError(
+                Message("{path}:{lineno} runs code before what it imports next", path=path.name, lineno=node.lineno)
+            )
         texts = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
         keys = [text for text in texts if re.fullmatch(r"[A-Z_][A-Z0-9_]*", text)]
         has_torch = "torch" in {name.partition(".")[0] for name in self.found.modules}
         self.is_before_torch = not has_torch and (not keys or any(BEFORE_TORCH.match(key) for key in keys))
-        raise _StopError(f"{path.name}:{node.lineno} sets {keys[0] if keys else 'variables'}")
+        raise _StopError(
+            Message(
+                "{path}:{lineno} sets {key}", path=path.name, lineno=node.lineno, key=keys[0] if keys else "variables"
+            )
+        )
 
 
 def _bytes(file: Path) -> bytes:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.errors import EXIT_JOB_FAILED
+from launcher.messages import Message, plural
 from launcher.rundir.records import STALLED, Failure
 from launcher.worker.runtime import failure
 
@@ -128,15 +129,19 @@ def waits(rank: Seen) -> bool:
 
 def _record(found: Seen, seen: list[Seen], folder: Path) -> Failure:
     states = {
-        "T": "is stopped (SIGSTOP, or a debugger)",
-        "t": "is held by a debugger",
-        "Z": "is dead",
-        "D": "hangs in the kernel",
+        "T": Message("is stopped (SIGSTOP, or a debugger)"),
+        "t": Message("is held by a debugger"),
+        "Z": Message("is dead"),
+        "D": Message("hangs in the kernel"),
     }
-    how = states.get(found.state, f"has not moved since {found.phase} of step {found.step}")
+    how = states.get(
+        found.state, Message("has not moved since {phase} of step {step}", phase=found.phase, step=found.step)
+    )
     others = [str(s.rank) for s in seen if s.rank != found.rank]
     waiting = (
-        f"; rank{'s' if len(others) > 1 else ''} {', '.join(others)} wait{'' if len(others) > 1 else 's'} for it"
+        plural(
+            "; rank {others} waits for it", "; ranks {others} wait for it", count=len(others), others=", ".join(others)
+        )
         if others
         else ""
     )
@@ -144,8 +149,16 @@ def _record(found: Seen, seen: list[Seen], folder: Path) -> Failure:
         rank=found.rank,
         type=STALLED,
         message=how,
-        what=f"rank {found.rank} {how}: nothing for {found.age_s:.0f} s{waiting}",
-        hint=f"the Python stacks of all ranks are in {folder}/stacks_*.txt; --hang-timeout sets the limit",
+        what=Message(
+            "rank {rank} {how}: nothing for {age_s:.0f} s{waiting}",
+            rank=found.rank,
+            how=how,
+            age_s=found.age_s,
+            waiting=waiting,
+        ),
+        hint=Message(
+            "the Python stacks of all ranks are in {folder}/stacks_*.txt; --hang-timeout sets the limit", folder=folder
+        ),
         traceback=found.stack,
         # Where the likeliest of this node's ranks only waits, the culprit is on another.
         weight=failure.FOLLOWED if waits(found) and found.state not in "TtZX" else failure.CAUSE,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from launcher.errors import LaunchError
+from launcher.messages import Message
 from launcher.worker.checkpoints.saved import BUFFER, PIECE, WEIGHT, Saved
 from launcher.worker.engines import table
 from launcher.worker.engines.pieces import Held, cut, flat
@@ -92,8 +93,10 @@ class Live:
             for piece in held.pieces:
                 if not saved.read(WEIGHT, piece.name, piece.start, cut(held.values, piece)):
                     raise LaunchError(
-                        f"{saved.where}: holds no weights of {piece.name}",
+                        "{where}: holds no weights of {piece}",
                         hint="it is a checkpoint of another model: name a new --run-dir",
+                        where=saved.where,
+                        piece=piece.name,
                     )
         buffers = dict(_persistent_buffers(self._parts.model))
         for name, value in saved.buffers():
@@ -124,7 +127,11 @@ class Live:
             return []
         self._optimizer.state.clear()
         return [
-            f"the optimizer starts anew: its {', '.join(sorted(lost))} cannot be cut for {self._trainer.plan.strategy}"
+            Message(
+                "the optimizer starts anew: its {lost} cannot be cut for {strategy}",
+                lost=", ".join(sorted(lost)),
+                strategy=self._trainer.plan.strategy,
+            )
         ]
 
     def _placed(self, key: str, value: Any, parameter: Tensor) -> Any:
@@ -143,7 +150,11 @@ class Live:
         own = self._optimizer.param_groups
         if len(own) != len(groups):
             return [
-                f"learning rate and weight decay are the recipe's: {len(groups)} parameter groups became {len(own)}"
+                Message(
+                    "learning rate and weight decay are the recipe's: {num_groups} parameter groups became {num_own}",
+                    num_groups=len(groups),
+                    num_own=len(own),
+                )
             ]
         for group, values in zip(own, groups, strict=True):
             group.update({k: v for k, v in values.items() if k != "params"})

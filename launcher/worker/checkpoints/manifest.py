@@ -17,6 +17,7 @@ import transformers
 from launcher import __version__, confined
 from launcher.errors import LaunchError
 from launcher.files import read_json, write_json
+from launcher.messages import Message
 from launcher.worker.checkpoints.tensorfile import TensorFile, Written
 from launcher.worker.runtime import disk
 
@@ -81,9 +82,9 @@ def check(path: Path, step: int, *, for_resuming: bool = True) -> Checkpoint | P
         manifest = read_json(path / MANIFEST)
         reason = _wrong_manifest(path, step, manifest, for_resuming) or _wrong_files(path, manifest)
     except OSError as error:
-        return PassedOver(path, f"cannot be read: {error.strerror}")
+        return PassedOver(path, Message("cannot be read: {problem}", problem=error.strerror))
     except FOREIGN:
-        return PassedOver(path, f"{MANIFEST} was written by something else")
+        return PassedOver(path, Message("{manifest} was written by something else", manifest=MANIFEST))
     return PassedOver(path, reason) if reason else Checkpoint(path, step, manifest)
 
 
@@ -94,9 +95,9 @@ def changed(folder: Path) -> str | None:
         manifest = read_json(folder / MANIFEST)
         return wrong_seal(folder, manifest) or _wrong_bytes(folder, manifest)
     except OSError as error:
-        return f"cannot be read: {error.strerror}"
+        return Message("cannot be read: {problem}", problem=error.strerror)
     except FOREIGN:
-        return f"{MANIFEST} was written by something else"
+        return Message("{manifest} was written by something else", manifest=MANIFEST)
 
 
 def step_of(path: Path) -> int:
@@ -107,27 +108,36 @@ def step_of(path: Path) -> int:
 
 def _wrong_manifest(path: Path, step: int, manifest: Any, for_resuming: bool) -> str | None:
     if (path / UNFINISHED).exists():
-        return f"is marked as incomplete by {UNFINISHED}"
+        return Message("is marked as incomplete by {unfinished}", unfinished=UNFINISHED)
     if reason := wrong_seal(path, manifest):
         return reason
     if manifest["step"] != step:
-        return f"its manifest is of step {manifest['step']}"
+        return Message("its manifest is of step {step}", step=manifest["step"])
     if not manifest["resumable"] and for_resuming:
-        return "holds weights only, since save_only_model is set"
+        return Message("holds weights only, since save_only_model is set")
     names = {row["name"] for row in manifest["files"]}
     needed = {TRAINER_STATE, *(state_files(manifest))}
     missing = sorted(needed - names)
-    return f"its manifest has no {missing[0]}" if missing else None
+    return Message("its manifest has no {missing}", missing=missing[0]) if missing else None
 
 
 def wrong_seal(path: Path, manifest: Any) -> str | None:
     if manifest is None:
         there = (path / MANIFEST).exists()
-        return f"{MANIFEST} is not readable" if there else f"has no {MANIFEST}: its save was cut short, or is not ours"
+        return (
+            Message("{manifest} is not readable", manifest=MANIFEST)
+            if there
+            else Message("has no {manifest}: its save was cut short, or is not ours", manifest=MANIFEST)
+        )
     if not isinstance(manifest, dict) or manifest.get("digest") != _digest(manifest):
-        return f"{MANIFEST} was changed after it was written"
+        return Message("{manifest} was changed after it was written", manifest=MANIFEST)
     if manifest["format"] != FORMAT:
-        return f"was written by ascend-launch {manifest['launcher']} in format {manifest['format']}, not {FORMAT}"
+        return Message(
+            "was written by ascend-launch {launcher} in format {format}, not {value}",
+            launcher=manifest["launcher"],
+            format=manifest["format"],
+            value=FORMAT,
+        )
     return _wrong_rows(path, manifest)
 
 
@@ -135,26 +145,34 @@ def _wrong_rows(path: Path, manifest: dict[str, Any]) -> str | None:
     """Whoever can write a manifest can write its digest: it may name files that are elsewhere, and ranks without number."""
     rows, ranks = manifest["files"], manifest["world_size"] if manifest["resumable"] else 0
     if not isinstance(rows, list) or not isinstance(ranks, int) or not 0 <= ranks <= len(rows) <= MAX_FILES:
-        return f"{MANIFEST} was written by something else"
+        return Message("{manifest} was written by something else", manifest=MANIFEST)
     for name in (row["name"] for row in rows):
         parts = name.split("/")
         if any(part in ("", ".", "..") for part in parts) or "\0" in name:
-            return f"{MANIFEST} names {name[:100]!r}, which is no file of this folder"
+            return Message(
+                "{manifest} names {name!r}, which is no file of this folder", manifest=MANIFEST, name=name[:100]
+            )
         if any((path / "/".join(parts[: i + 1])).is_symlink() for i in range(len(parts))):
-            return f"{name} is a link; ascend-launch writes files"
+            return Message("{name} is a link; ascend-launch writes files", name=name)
     return None
 
 
 def _wrong_files(path: Path, manifest: dict[str, Any]) -> str | None:
     pickles = sorted(p.name for p in path.rglob("*") if p.suffix in PICKLES)
     if pickles:
-        return f"holds {pickles[0]}, a pickle, which can run code when it is read; ascend-launch writes none"
+        return Message(
+            "holds {pickle}, a pickle, which can run code when it is read; ascend-launch writes none", pickle=pickles[0]
+        )
     if reason := _wrong_bytes(path, manifest):
         return reason
     # A vocabulary that leads to another file would be copied into every model made of it.
     kinds = ((p, confined.kind(p.lstat().st_mode)) for p in sorted(path.rglob("*")))
     if odd := next(((p, kind) for p, kind in kinds if kind not in ("", "a folder")), None):
-        return f"holds {odd[0].relative_to(path)}, which is {odd[1]}; ascend-launch writes files"
+        return Message(
+            "holds {odd}, which is {second_odd}; ascend-launch writes files",
+            odd=odd[0].relative_to(path),
+            second_odd=odd[1],
+        )
     # Whoever can change a file can change the manifest; what is not a safetensors file is not opened any further.
     return next(filter(None, (_unreadable(path / name) for name in state_files(manifest))), None)
 
@@ -164,18 +182,22 @@ def _wrong_bytes(path: Path, manifest: dict[str, Any]) -> str | None:
         try:
             found = (path / row["name"]).lstat()
         except OSError:
-            return f"{row['name']} is missing"
+            return Message("{name} is missing", name=row["name"])
         if confined.kind(found.st_mode):
-            return f"{row['name']} is {confined.kind(found.st_mode)}, not a file"
+            return Message("{name} is {kind}, not a file", name=row["name"], kind=confined.kind(found.st_mode))
         size = found.st_size
         if size != row["size"]:
-            return f"{row['name']} has {size} bytes of {row['size']}"
+            return Message("{name} has {size} bytes of {row_size}", name=row["name"], size=size, row_size=row["size"])
     names = [row["name"] for row in manifest["files"]]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         found = list(pool.map(_sha256_or_error, [path / name for name in names]))
     for row, digest in zip(manifest["files"], found, strict=True):
         if digest != row["sha256"]:
-            return f"{row['name']} {digest}" if " " in digest else f"{row['name']} is damaged: its SHA-256 differs"
+            return (
+                f"{row['name']} {digest}"
+                if " " in digest
+                else Message("{name} is damaged: its SHA-256 differs", name=row["name"])
+            )
     return None
 
 
@@ -226,7 +248,7 @@ def _sha256_or_error(path: Path) -> str:
     try:
         return sha256(path)
     except OSError as error:
-        return f"cannot be read: {error.strerror}"
+        return Message("cannot be read: {problem}", problem=error.strerror)
 
 
 def _digest(manifest: dict[str, Any]) -> str:

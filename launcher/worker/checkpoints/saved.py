@@ -66,7 +66,12 @@ class Saved:
                 covered += b - a
         if covered != into.numel():
             raise LaunchError(
-                f"{self.where}: has {covered} of {into.numel()} elements of {key} of {name}",
+                "{where}: has {covered} of {numel} elements of {key} of {name}",
                 hint="it is a checkpoint of another model: name a new --run-dir",
+                where=self.where,
+                covered=covered,
+                numel=into.numel(),
+                key=key,
+                name=name,
             )
         return True

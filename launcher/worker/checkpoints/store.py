@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.files import write_json
+from launcher.messages import Message
 from launcher.rundir import paths, records
 from launcher.worker.checkpoints.manifest import (
     TRAINER_STATE,
@@ -75,7 +76,9 @@ class Store:
             remove_leftovers(self.folder)
             found, passed = newest_whole(self.folder)
             for one in passed:
-                self.events.emit(records.Note(text=f"passed over {one.path.name}: {one.reason}"))
+                self.events.emit(
+                    records.Note(text=Message("passed over {path}: {reason}", path=one.path.name, reason=one.reason))
+                )
         found = self.peers.from_first(found)
         if found is not None:
             self.saved_step = found.step
@@ -96,11 +99,13 @@ class Store:
         self._heart.beat("saving: writing")
         outcomes = self.peers.gather(attempted(lambda: self._write(snapshot, weights, aside)))
         self._heart.beat("saving: publishing")
-        failure = next((f"rank {r}: {o}" for r, o in enumerate(outcomes) if isinstance(o, str)), None)
+        failure = next(
+            (Message("rank {row}: {o}", row=r, o=o) for r, o in enumerate(outcomes) if isinstance(o, str)), None
+        )
         if failure is None and self.peers.index == 0:
             files = [file for outcome in outcomes for file in outcome]
             failed = attempted(lambda: self._publish(snapshot, aside, files))
-            failure = f"rank 0: {failed}" if isinstance(failed, str) else None
+            failure = Message("rank 0: {failed}", failed=failed) if isinstance(failed, str) else None
         failure = self.peers.from_first(failure)
         if failure is not None:
             self._abandon(step, aside, failure)
@@ -119,7 +124,9 @@ class Store:
         bad = self.peers.from_first(not_a_number(weights) if self.peers.index == 0 else None)
         if bad is not None:
             raise LaunchError(
-                f"{bad} is not a number (NaN) after step {step}; no checkpoint of it is written",
+                Message(
+                    "{bad} is not a number (NaN) after step {step}; no checkpoint of it is written", bad=bad, step=step
+                ),
                 hint=NAN_REASONS[self._plan.precision],
                 exit_code=EXIT_JOB_FAILED,
                 is_consequence=self.peers.index != 0,
@@ -142,7 +149,14 @@ class Store:
     def _publish(self, snapshot: Snapshot, aside: Path, files: list[Written]) -> None:
         for file in files:
             if not (aside / file.name).exists():
-                raise OSError(0, f"{file.name} is not on the first node: all nodes must share {self.folder}")
+                raise OSError(
+                    0,
+                    Message(
+                        "{file} is not on the first node: all nodes must share {folder}",
+                        file=file.name,
+                        folder=self.folder,
+                    ),
+                )
         seal(aside, manifest_facts(self._plan, snapshot.step, snapshot.epoch, resumable=snapshot.is_resumable), files)
         sync_folder(aside)
         # One of that name may be there: passed over, or of the same step before an interruption.
@@ -152,11 +166,25 @@ class Store:
         self.failures_in_a_row += 1
         if self.peers.index == 0:
             forget(aside)
-        count = f" ({self.failures_in_a_row} in a row)" if self.failures_in_a_row > 1 else ""
-        kept = f"checkpoint-{self.saved_step} is still there" if self.saved_step >= 0 else "there is no older one"
+        count = (
+            Message(" ({failures_in_a_row} in a row)", failures_in_a_row=self.failures_in_a_row)
+            if self.failures_in_a_row > 1
+            else ""
+        )
+        kept = (
+            Message("checkpoint-{saved_step} is still there", saved_step=self.saved_step)
+            if self.saved_step >= 0
+            else Message("there is no older one")
+        )
         self.events.emit(
             records.Note(
-                text=f"step {step} could not be saved{count}: {failure}; {kept}, and training goes on",
+                text=Message(
+                    "step {step} could not be saved{count}: {failure}; {kept}, and training goes on",
+                    step=step,
+                    count=count,
+                    failure=failure,
+                    kept=kept,
+                ),
                 failed_saves=self.failures_in_a_row,
             )
         )

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from launcher import confined
 from launcher.errors import LaunchError
+from launcher.messages import Message
 
 DTYPES = {
     torch.float64: "F64",
@@ -87,9 +88,11 @@ class TensorFile:
             self._text = (self._file.metadata() or {})[_TREE]
         except (SafetensorError, OSError, KeyError) as error:
             raise LaunchError(
-                f"{path}: is no safetensors file of ascend-launch ({error})",
+                "{path}: is no safetensors file of ascend-launch ({error})",
                 hint="remove this checkpoint's folder; the one before it is used then",
                 exit_code=1,
+                path=path,
+                error=error,
             ) from None
 
     def names(self) -> list[str]:
@@ -145,7 +148,7 @@ def _encode(value: Any, tensors: list[Tensor]) -> Any:
         if all(isinstance(k, str) and k not in _MARKS for k in value):
             return {k: _encode(v, tensors) for k, v in value.items()}
         return {"$dict": [[_encode(k, tensors), _encode(v, tensors)] for k, v in value.items()]}
-    raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}: {value!r}")
+    raise TypeError(Message("a checkpoint cannot hold a {kind}: {value!r}", kind=type(value).__name__, value=value))
 
 
 def _decode(value: Any, file: TensorFile) -> Any:

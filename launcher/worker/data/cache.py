@@ -27,13 +27,14 @@ from filelock import FileLock, Timeout
 from launcher import assets
 from launcher.errors import LaunchError
 from launcher.files import read_json, write_json
+from launcher.messages import Message
 from launcher.worker.runtime import disk
 
 FORMAT = 2
 """Raised when what is stored changes, so that an older cache is not read."""
 RECORD = "contents.json"
 _PARTIAL = ".partial"
-_HINT = "set ASCEND_LAUNCH_CACHE to a folder that you may write to"
+_HINT = Message("set ASCEND_LAUNCH_CACHE to a folder that you may write to")
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,13 @@ def kept(kind: str, name: str, make: Callable[[Path], Any]) -> Kept:
         was_there = target.exists()
         with _writing(target):
             facts = _made(target, make)
-        return Kept(target, facts, (f"{target} was damaged ({reason}), so it was made again",) if was_there else ())
+        return Kept(
+            target,
+            facts,
+            (Message("{target} was damaged ({reason}), so it was made again", target=target, reason=reason),)
+            if was_there
+            else (),
+        )
 
 
 def is_whole(path: Path) -> bool:
@@ -167,28 +174,45 @@ def _compared(path: Path) -> tuple[str | None, Any]:
     try:
         record = read_json(path / RECORD)
         if record is None:
-            return f"{RECORD} is {'no JSON' if (path / RECORD).exists() else 'missing'}", None
+            return (
+                Message("{record} is no JSON", record=RECORD)
+                if (path / RECORD).exists()
+                else Message("{record} is missing", record=RECORD)
+            ), None
         if record["digest"] != _digest({k: v for k, v in record.items() if k != "digest"}):
-            return f"{RECORD} was changed", None
+            return Message("{record} was changed", record=RECORD), None
         wrong = next(filter(None, (_wrong_size(path / name, row) for name, row in record["files"].items())), None)
         if wrong is None:
             with ThreadPoolExecutor(_threads()) as pool:
                 found = list(pool.map(lambda name: _sha256(path / name), record["files"]))
             rows = zip(record["files"].items(), found, strict=True)
-            wrong = next((f"{name} has other bytes" for (name, row), digest in rows if digest != row["sha256"]), None)
+            wrong = next(
+                (
+                    Message("{name} has other bytes", name=name)
+                    for (name, row), digest in rows
+                    if digest != row["sha256"]
+                ),
+                None,
+            )
         return wrong, record["facts"]
     except OSError as error:
-        return f"{Path(error.filename or path).name} cannot be read: {error.strerror}", None
+        return Message(
+            "{filename} cannot be read: {problem}", filename=Path(error.filename or path).name, problem=error.strerror
+        ), None
     except (KeyError, TypeError, AttributeError):
-        return f"{RECORD} was written by something else", None
+        return Message("{record} was written by something else", record=RECORD), None
 
 
 def _wrong_size(path: Path, row: dict[str, Any]) -> str | None:
     try:
         size = path.stat().st_size
     except FileNotFoundError:
-        return f"{path.name} is missing"
-    return f"{path.name} has {size} bytes of {row['size']}" if size != row["size"] else None
+        return Message("{path} is missing", path=path.name)
+    return (
+        Message("{path} has {size} bytes of {row_size}", path=path.name, size=size, row_size=row["size"])
+        if size != row["size"]
+        else None
+    )
 
 
 def _sha256(path: Path) -> str:
@@ -249,6 +273,10 @@ def _writing(path: Path) -> Iterator[None]:
             raise
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise LaunchError(
-            f"the cache cannot be written to: {error.filename or path}: {error.strerror}",
-            hint=f"free some space there, or {_HINT}" if full else _HINT,
+            Message(
+                "the cache cannot be written to: {filename}: {problem}",
+                filename=error.filename or path,
+                problem=error.strerror,
+            ),
+            hint=Message("free some space there, or {hint}", hint=_HINT) if full else _HINT,
         ) from error

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from launcher.errors import LaunchError
+from launcher.messages import Message, joined, plural
 
 MAX_LISTED = 64
 """More different values than this are not offered as label names."""
@@ -42,7 +43,7 @@ class Column:
     no_labels_hint: str = "name a split that has labels"
 
     def at(self, row: int) -> str:
-        return f"{self.place(row)[0]}: column {self.name!r}"
+        return Message("{place}: column {name!r}", place=self.place(row)[0], name=self.name)
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,9 @@ class _Order:
     def fix(self) -> str:
         """What to do about values that are none of the names."""
         if self.trained:
-            return f"the weights know {len(self.names)} labels: evaluate rows that have these"
+            return Message(
+                "the weights know {num_names} labels: evaluate rows that have these", num_names=len(self.names)
+            )
         there = [str(v) for v in sorted({v for part in self.parts for v in pc.unique(part).to_pylist()})]
         if (
             _occurs(self.names, self.parts)
@@ -117,10 +120,12 @@ class _Order:
         ):
             there = [*self.names, *(name for name in there if name not in self.names)]
         if len(there) > MAX_LISTED:
-            return "check that data.label is the column with the label"
+            return Message("check that data.label is the column with the label")
         count = f"model.num_labels={len(there)} " if len(there) != len(self.names) else ""
         word = shlex.quote(f"model.label_names={json.dumps(there, ensure_ascii=False)}")
-        return f"remove these rows, or list every label that the data has: {count}{word}"
+        return Message(
+            "remove these rows, or list every label that the data has: {count}{word}", count=count, word=word
+        )
 
 
 def _plain(column: Column, names: Sequence[str] = ()) -> pa.ChunkedArray:
@@ -129,7 +134,10 @@ def _plain(column: Column, names: Sequence[str] = ()) -> pa.ChunkedArray:
     if pa.types.is_dictionary(kind):
         values, kind = values.cast(kind.value_type), kind.value_type
     if pa.types.is_null(kind) or (len(values) and values.null_count == len(values)):
-        raise LaunchError(f"{column.where} is empty in every row: this split has no labels", hint=column.no_labels_hint)
+        raise LaunchError(
+            Message("{where} is empty in every row: this split has no labels", where=column.where),
+            hint=column.no_labels_hint,
+        )
     if pa.types.is_floating(kind) and pc.any(pc.is_nan(values)).as_py():
         values = pc.if_else(pc.is_nan(values), pa.scalar(None, kind), values)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
@@ -148,11 +156,15 @@ def _plain(column: Column, names: Sequence[str] = ()) -> pa.ChunkedArray:
         return values.cast(pa.large_string())
     if "json" in str(kind):  # what datasets makes of a column of several kinds
         raise LaunchError(
-            f"{column.where} has values of several kinds, such as numbers beside texts", hint="write all labels alike"
+            "{where} has values of several kinds, such as numbers beside texts",
+            hint="write all labels alike",
+            where=column.where,
         )
     raise LaunchError(
-        f"{column.where} is {kind}, not numbers or names of labels",
+        "{where} is {kind}, not numbers or names of labels",
         hint="a row has one label: a whole number, or a text",
+        where=column.where,
+        kind=kind,
     )
 
 
@@ -163,8 +175,10 @@ def _from_floats(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
         return _int64(column, values)
     row = pc.index(is_whole, False).as_py()
     raise LaunchError(
-        f"{column.at(row)} is float64, not whole numbers: {values[row].as_py()}",
+        "{at} is float64, not whole numbers: {as_py}",
         hint="labels are trained here and no scores: make classes of them, as whole numbers from 0",
+        at=column.at(row),
+        as_py=values[row].as_py(),
     )
 
 
@@ -174,19 +188,27 @@ def _int64(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
     except pa.ArrowInvalid:
         largest = pc.max(pc.abs(values)).as_py()
         raise LaunchError(
-            f"{column.where} has the label {largest}, which is beyond 64 bits",
+            "{where} has the label {largest}, which is beyond 64 bits",
             hint="check that data.label is the column with the label",
+            where=column.where,
+            largest=largest,
         ) from None
 
 
 def missing(at: str, written: str | None, name: str, count: int) -> LaunchError:
     """Of rows without a text or a label: the first of them, and what its file has there."""
-    rows = f" ({count} such rows)" if count > 1 else ""
+    rows = Message(" ({count} such rows)", count=count) if count > 1 else ""
     if written is None:
-        return LaunchError(f"{at} has no {name!r}{rows}", hint="remove these rows from the data")
+        return LaunchError(
+            "{at} has no {name!r}{rows}", hint="remove these rows from the data", at=at, name=name, rows=rows
+        )
     return LaunchError(
-        f"{at} has {written!r} as its {name!r}, which CSV reads as a missing value{rows}",
+        "{at} has {written!r} as its {name!r}, which CSV reads as a missing value{rows}",
         hint="remove these rows; or write the data as JSON lines (data.path=json), where it is a text",
+        at=at,
+        written=written,
+        name=name,
+        rows=rows,
     )
 
 
@@ -245,8 +267,10 @@ def _found(
     if texts and len(texts) < len(parts):
         value = parts[texts[0]][0].as_py()
         raise LaunchError(
-            f"{columns[texts[0]].at(0)} holds the text {value!r}, and the other split has numbers",
+            "{at} holds the text {value!r}, and the other split has numbers",
             hint="write both alike",
+            at=columns[texts[0]].at(0),
+            value=value,
         )
     found: list[Any] = sorted({v for part in parts.values() for v in pc.unique(part).to_pylist()})
     if not texts and (found[0] < 0 or found[-1] < num_labels):  # in order already, or refused with its row
@@ -258,16 +282,29 @@ def _found(
         return names, (_numbered_note(names), *_alike_note(names))
     shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     if len(names) == 1:
-        hint = "name data with two labels or more"
+        hint: str = Message("name data with two labels or more")
     elif len(names) > MAX_LISTED:
-        hint = "check that data.label is the column with the label"
+        hint = Message("check that data.label is the column with the label")
     elif alike := _alike(names):
-        hint = f"write {alike[1]!r} as {alike[0]!r} in the data if they are one label; or set model.num_labels={len(names)}"
+        hint = Message(
+            "write {alike!r} as {first_alike!r} in the data if they are one label; or set model.num_labels={num_names}",
+            alike=alike[1],
+            first_alike=alike[0],
+            num_names=len(names),
+        )
     else:
-        more = f" (or name all {num_labels} labels in model.label_names)" if len(names) < num_labels else ""
-        hint = f"set model.num_labels={len(names)}{more}"
+        more = (
+            Message(" (or name all {num_labels} labels in model.label_names)", num_labels=num_labels)
+            if len(names) < num_labels
+            else ""
+        )
+        hint = Message("set model.num_labels={num_names}{more}", num_names=len(names), more=more)
     at, what = _first_outside(columns, parts, num_labels)
-    there = f"{len(names)} different labels are there: {shown}" if len(names) > 1 else "every row has that label"
+    there = (
+        Message("{num_names} different labels are there: {shown}", num_names=len(names), shown=shown)
+        if len(names) > 1
+        else Message("every row has that label")
+    )
     raise LaunchError(f"{at} {what}; {there}", hint=hint)
 
 
@@ -275,13 +312,21 @@ def _first_outside(
     columns: Mapping[str, Column], parts: Mapping[str, pa.ChunkedArray], num_labels: int
 ) -> tuple[str, str]:
     """The first row whose value is no number from 0 to num_labels - 1, and what it has."""
-    run = f"but model.num_labels is {num_labels}, so labels run from 0 to {num_labels - 1}"
+    run = Message(
+        "but model.num_labels is {num_labels}, so labels run from 0 to {last}",
+        num_labels=num_labels,
+        last=num_labels - 1,
+    )
     for name, part in parts.items():
         if _is_text(part):
-            return columns[name].at(0), f"holds the text {part[0].as_py()!r}, and model.num_labels is {num_labels}"
+            return columns[name].at(0), Message(
+                "holds the text {as_py!r}, and model.num_labels is {num_labels}",
+                as_py=part[0].as_py(),
+                num_labels=num_labels,
+            )
         if pc.max(part).as_py() >= num_labels:
             row = pc.index(pc.greater_equal(part, num_labels), True).as_py()
-            return columns[name].at(row), f"has label {part[row].as_py()}, {run}"
+            return columns[name].at(row), Message("has label {as_py}, {run}", as_py=part[row].as_py(), run=run)
     raise AssertionError("only asked where one is outside")
 
 
@@ -298,68 +343,109 @@ def _alike(names: Sequence[str]) -> tuple[str, str] | None:
 def _alike_note(names: Sequence[str]) -> tuple[str, ...]:
     alike = _alike(names)
     return (
-        (f"the labels {alike[0]!r} and {alike[1]!r} differ in spaces or case only, and are two labels",)
+        (
+            Message(
+                "the labels {alike!r} and {second_alike!r} differ in spaces or case only, and are two labels",
+                alike=alike[0],
+                second_alike=alike[1],
+            ),
+        )
         if alike
         else ()
     )
 
 
 def _numbered_note(names: Sequence[str]) -> str:
-    pairs = [f"{name} is {i}" for i, name in enumerate(names)]
-    shown = ", ".join(pairs if len(pairs) <= 8 else [*pairs[:3], "...", pairs[-1]])
-    return f"labels are numbered in order: {shown}; model.label_names would give them another order"
+    pairs: list[str] = [Message("{name} is {index}", name=name, index=i) for i, name in enumerate(names)]
+    shown = joined(pairs if len(pairs) <= 8 else [*pairs[:3], "...", pairs[-1]])
+    return Message(
+        "labels are numbered in order: {shown}; model.label_names would give them another order", shown=shown
+    )
 
 
 def _unknown(column: Column, values: pa.ChunkedArray, rows: np.ndarray, order: _Order) -> LaunchError:
     """Of values that have no number: what they are, where, and what to do."""
     row = int(rows[0])
-    value, more = values[row].as_py(), f" ({len(rows)} such rows)" if len(rows) > 1 else ""
+    value, more = values[row].as_py(), Message(" ({num_rows} such rows)", num_rows=len(rows)) if len(rows) > 1 else ""
     if value in _UNLABELLED and len(rows) == len(values) == pc.sum(pc.equal(values, value)).as_py():
         return LaunchError(
-            f"{column.where} has label {value} in every row, which marks rows without a label: this split has no labels",
+            Message(
+                "{where} has label {value} in every row, which marks rows without a label: this split has no labels",
+                where=column.where,
+                value=value,
+            ),
             hint=column.no_labels_hint,
         )
     hint = order.fix()
     if value in _UNLABELLED:
-        what = f"label {value}, which marks rows without a label"
+        what: str = Message("label {value}, which marks rows without a label", value=value)
     elif isinstance(value, str):
-        what = f"the text {value!r}, which is none of the labels {order.shown}"
+        what = Message("the text {value!r}, which is none of the labels {shown}", value=value, shown=order.shown)
         close = [name for name in order.names if name.strip().lower() == value.strip().lower()]
-        hint = f"write it as {close[0]!r} in the data" if close else hint
+        hint = Message("write it as {close!r} in the data", close=close[0]) if close else hint
     elif order.is_plain or _meant(order.names) is None:
         count = len(order.names)
         said = "labels" if order.is_plain else "names"
-        what = f"label {value}, but there are {count} {said}, and labels run from 0 to {count - 1}"
+        what = Message(
+            "label {value}, but there are {count} {text}, and labels run from 0 to {last}",
+            value=value,
+            count=count,
+            text=said,
+            last=count - 1,
+        )
     else:
-        what = f"label {value}, which is none of the labels {order.shown}"
-    return LaunchError(f"{column.at(row)} has {what}{more}", hint=hint)
+        what = Message("label {value}, which is none of the labels {shown}", value=value, shown=order.shown)
+    return LaunchError(Message("{at} has {what}{more}", at=column.at(row), what=what, more=more), hint=hint)
 
 
 def notes(numbered: Numbered, columns: Mapping[str, Column]) -> list[str]:
     """What the user should know about labels that nothing can be learned about, or nothing measured."""
     counts = {name: numbered.counts(name) for name in columns}
-    found = []
+    found: list[str] = []
     for name, column in columns.items():
         there = [i for i, count in enumerate(counts[name]) if count]
         absent = [i for i, count in enumerate(counts[name]) if not count]
         if len(there) == 1:
-            said = f"every row of split {column.split!r} has label {_called(there, numbered.names)}"
-            found.append(f"{said}, so there is nothing to tell apart" if name == "train" else said)
-        if absent:
-            verb = f"{_called(absent, numbered.names)} never occur{'s' if len(absent) == 1 else ''}"
-            what = (
-                f"nothing is learned of {'them' if len(absent) > 1 else 'it'}"
-                if name == "train"
-                else "macro averages leave out what is never predicted either"
+            said = Message(
+                "every row of split {split!r} has label {place}",
+                split=column.split,
+                place=_called(there, numbered.names),
             )
-            found.append(f"split {column.split!r}: label{'s' if len(absent) > 1 else ''} {verb}: {what}")
+            found.append(Message("{text}, so there is nothing to tell apart", text=said) if name == "train" else said)
+        if absent:
+            verb = plural(
+                "{absent} never occurs",
+                "{absent} never occur",
+                count=len(absent),
+                absent=_called(absent, numbered.names),
+            )
+            what = (
+                plural("nothing is learned of it", "nothing is learned of them", count=len(absent))
+                if name == "train"
+                else Message("macro averages leave out what is never predicted either")
+            )
+            found.append(
+                plural(
+                    "split {split!r}: label {verb}: {what}",
+                    "split {split!r}: labels {verb}: {what}",
+                    count=len(absent),
+                    split=column.split,
+                    verb=verb,
+                    what=what,
+                )
+            )
     if {"train", "eval"} <= counts.keys():
         new = [i for i, count in enumerate(counts["eval"]) if count and not counts["train"][i]]
         if new:
             rows = sum(counts["eval"][i] for i in new)
             found.append(
-                f"{rows} row{'s' if rows > 1 else ''} of split {columns['eval'].split!r} {'have' if rows > 1 else 'has'} label"
-                f" {_called(new, numbered.names)}, which no training row has"
+                plural(
+                    "{count} row of split {split!r} has label {new}, which no training row has",
+                    "{count} rows of split {split!r} have label {new}, which no training row has",
+                    count=rows,
+                    split=columns["eval"].split,
+                    new=_called(new, numbered.names),
+                )
             )
     return found
 
@@ -367,7 +453,7 @@ def notes(numbered: Numbered, columns: Mapping[str, Column]) -> list[str]:
 def _called(labels: Sequence[int], names: Sequence[str]) -> str:
     """1 to 4; 0 (bad) and 2 (good)."""
     if len(labels) > 2 and labels[-1] - labels[0] == len(labels) - 1:
-        return f"{labels[0]} to {labels[-1]}"
+        return Message("{label} to {labels}", label=labels[0], labels=labels[-1])
     said = [f"{i}" if names[i] == str(i) else f"{i} ({names[i]})" for i in labels]
     said = [*said[:6], f"{len(said) - 6} more"] if len(said) > 7 else said
     return " and ".join(filter(None, (", ".join(said[:-1]), said[-1])))

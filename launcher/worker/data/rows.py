@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from launcher.errors import LaunchError
+from launcher.messages import Message, plural
 from launcher.recipe.schema import RecipeSpec, Split
 from launcher.text import first_line
 from launcher.worker.data import labels
@@ -72,8 +73,12 @@ def notes(recipe: RecipeSpec, rows: Dataset, split: Split) -> list[str]:
     if not broken:
         return []
     return [
-        f"{where(recipe, split)}: {broken} texts hold line breaks, since quotes are read as in CSV; where a quote is a plain"
-        " character, write the data as JSON lines"
+        Message(
+            "{where}: {broken} texts hold line breaks, since quotes are read as in CSV; where a quote is "
+            "a plain character, write the data as JSON lines",
+            where=where(recipe, split),
+            broken=broken,
+        )
     ]
 
 
@@ -87,7 +92,9 @@ def label_column(recipe: RecipeSpec, rows: Dataset, split: Split, *, is_eval: bo
         name=name,
         values=_column(rows, name),
         split=split.split,
-        where=f"{where(recipe, split)}: split {split.split!r}: column {name!r}",
+        where=Message(
+            "{where}: split {split!r}: column {name!r}", where=where(recipe, split), split=split.split, name=name
+        ),
         class_names=tuple(feature.names) if isinstance(feature, ClassLabel) else None,
         place=lambda row: _place(recipe, split, rows, row, name),
         no_labels_hint=_other_split(is_eval),
@@ -119,17 +126,20 @@ def _load(recipe: RecipeSpec, split: Split) -> Dataset:
     if path in _BUILDERS and files is None and data.data_dir is None:
         # The builder would take every file below the current folder.
         raise LaunchError(
-            f"data.path {data.path!r} says how files are read, but not which",
+            "data.path {path!r} says how files are read, but not which",
             hint="add data.data_files.train=FILE and data.data_files.test=FILE",
+            path=data.path,
         )
     if sheet := next((one for one in _local(recipe, split) if _ending(str(one)) in _SHEETS), None):
-        raise LaunchError(f"{sheet}: is a spreadsheet and no text", hint="save it as CSV in UTF-8")
+        raise LaunchError("{sheet}: is a spreadsheet and no text", hint="save it as CSV in UTF-8", sheet=sheet)
     _check_files(recipe, split)
     if path not in _BUILDERS and Path(path).is_file():
         raise _plain_file(path)
     if _ending(path) in _READER.keys() | _SHEETS and not Path(path).exists():
         raise LaunchError(
-            f"data.path {data.path!r}: no such file", hint="check its name; files are named as data.data_files"
+            "data.path {path!r}: no such file",
+            hint="check its name; files are named as data.data_files",
+            path=data.path,
         )
     if not Path(path).name:  # `.`, of which datasets would make a data set without a name
         path = str(Path(path).resolve())
@@ -153,13 +163,18 @@ def _load(recipe: RecipeSpec, split: Split) -> Dataset:
         raise _unreadable(recipe, split, error.__cause__ or error) from error
     except FileNotFoundError as error:
         raise LaunchError(
-            f"{where(recipe, split)}: {first_line(error)}", hint="check data.path and data.data_files"
+            "{where}: {first_line}",
+            hint="check data.path and data.data_files",
+            where=where(recipe, split),
+            first_line=first_line(error),
         ) from error
     except ConnectionError as error:
         raise LaunchError(
-            f"data.path {data.path!r}: {first_line(error)}",
-            hint="it is not in this machine's cache: run once with a network, set HF_ENDPOINT to a mirror, or use local "
-            "files: data.path=json data.data_files.train=FILE data.data_files.test=FILE",
+            "data.path {path!r}: {first_line}",
+            hint="it is not in this machine's cache: run once with a network, set HF_ENDPOINT to a mirror, or "
+            "use local files: data.path=json data.data_files.train=FILE data.data_files.test=FILE",
+            path=data.path,
+            first_line=first_line(error),
         ) from error
     except ValueError as error:
         if "corresponds to no data" in str(error):
@@ -167,7 +182,10 @@ def _load(recipe: RecipeSpec, split: Split) -> Dataset:
         if found := re.search(r"Unknown split \S+ Should be one of (\[.*\])", str(error)):
             raise _no_split(recipe, split, re.findall(r"'([^']*)'", found[1])) from error
         raise LaunchError(
-            f"{where(recipe, split)}: {first_line(error)}", hint="check data.path, name and split"
+            "{where}: {first_line}",
+            hint="check data.path, name and split",
+            where=where(recipe, split),
+            first_line=first_line(error),
         ) from error
     except StopIteration as error:
         raise _no_rows(recipe, split) from error
@@ -191,8 +209,9 @@ def _by_name(recipe: RecipeSpec, split: Split) -> dict[str, Any]:
     ends = {_ending(name) for name in _names(_files(recipe, split))}
     if len(ends & _TABS) and len(ends - _TABS):
         raise LaunchError(
-            f"{where(recipe, split)}: files with tabs and files with commas are read apart",
+            "{where}: files with tabs and files with commas are read apart",
             hint="name files of one kind for a split",
+            where=where(recipe, split),
         )
     return {"delimiter": "\t"} if ends & _TABS else {}
 
@@ -251,7 +270,13 @@ def _check_first_row(path: Path) -> None:
         return
     if len(first) > len(names):
         raise LaunchError(
-            f"{path}:{reader.line_num}: has {len(first)} cells, and the first line names {len(names)} columns",
+            Message(
+                "{path}:{line_num}: has {num_first} cells, and the first line names {num_names} columns",
+                path=path,
+                line_num=reader.line_num,
+                num_first=len(first),
+                num_names=len(names),
+            ),
             hint="put texts with a separator in them into double quotes, or write the data as JSON lines"
             if first[-1]
             else "remove the separator at the end of each line, or name that column too",
@@ -259,20 +284,30 @@ def _check_first_row(path: Path) -> None:
 
 
 def _no_rows(recipe: RecipeSpec, split: Split) -> LaunchError:
-    return LaunchError(f"{where(recipe, split)}: split {split.split!r} has no rows", hint="name another split or file")
+    return LaunchError(
+        "{where}: split {split!r} has no rows",
+        hint="name another split or file",
+        where=where(recipe, split),
+        split=split.split,
+    )
 
 
 def _plain_file(path: str) -> LaunchError:
     reader = _READER.get(_ending(path))
     if reader is None:
         return LaunchError(
-            f"data.path {path!r} is a file of a kind that is not read",
+            "data.path {path!r} is a file of a kind that is not read",
             hint="save it as JSON lines, CSV in UTF-8 or Parquet, and name it as data.data_files",
+            path=path,
         )
     return LaunchError(
-        f"data.path {path!r} is a file; data.path says how files are read, and data.data_files which",
-        hint=f"set data.path={reader} {shlex.quote('data.data_files=' + path)} {_cut()}; or data.path={reader}"
-        f" {shlex.quote('data.data_files.train=' + path)} data.data_files.test=FILE",
+        "data.path {path!r} is a file; data.path says how files are read, and data.data_files which",
+        hint="set data.path={reader} {last} {cut}; or data.path={reader} {value} data.data_files.test=FILE",
+        path=path,
+        reader=reader,
+        last=shlex.quote("data.data_files=" + path),
+        cut=_cut(),
+        value=shlex.quote("data.data_files.train=" + path),
     )
 
 
@@ -283,38 +318,55 @@ def _cut() -> str:
 
 def _no_split(recipe: RecipeSpec, split: Split, there: list[str]) -> LaunchError:
     base = split.split.partition("[")[0]
-    what = f"{where(recipe, split)}: no split {base!r}; there {'are' if len(there) > 1 else 'is'} {', '.join(there)}"
+    what = plural(
+        "{where}: no split {base!r}; there is {place}",
+        "{where}: no split {base!r}; there are {place}",
+        count=len(there),
+        where=where(recipe, split),
+        base=base,
+        place=", ".join(there),
+    )
     others = [name for name in there if name != "train"]
     if split != recipe.data.eval:
-        return LaunchError(what, hint=f"set data.train.split={there[0]}")
+        return LaunchError(what, hint=Message("set data.train.split={place}", place=there[0]))
     if others:
-        return LaunchError(what, hint=f"set data.eval.split={others[0]}, or data.eval=null to evaluate on none")
-    return LaunchError(what, hint=f"hold rows out: {_cut()}; or evaluate on none: data.eval=null")
+        return LaunchError(
+            what, hint=Message("set data.eval.split={other}, or data.eval=null to evaluate on none", other=others[0])
+        )
+    return LaunchError(what, hint=Message("hold rows out: {cut}; or evaluate on none: data.eval=null", cut=_cut()))
 
 
 def _other_split(is_eval: bool) -> str:
     if is_eval:
-        return "name a split that has labels as data.eval.split, or set data.eval=null to evaluate on none"
-    return "name a split that has labels as data.train.split, or the column that holds them as data.label"
+        return Message("name a split that has labels as data.eval.split, or set data.eval=null to evaluate on none")
+    return Message("name a split that has labels as data.train.split, or the column that holds them as data.label")
 
 
 def _no_column(recipe: RecipeSpec, split: Split, rows: Dataset, key: str, column: str, is_eval: bool) -> LaunchError:
     at = where(recipe, split)
     names = rows.column_names
-    what = f"{at}: no column {column!r} in split {split.split!r}"
+    what = Message("{at}: no column {column!r} in split {split!r}", at=at, column=column, split=split.split)
     if near := next((name for name in names if name.strip() == column), None):
-        return LaunchError(f"{what}: its name there is {near!r}", hint="remove the spaces around it in the file")
+        return LaunchError(
+            "{what}: its name there is {near!r}", hint="remove the spaces around it in the file", what=what, near=near
+        )
     for path in _local(recipe, split):
         reader = _READER.get(_ending(str(path)))
         if reader in ("json", "parquet", "arrow") and recipe.data.path in _BUILDERS - {reader}:
-            return LaunchError(f"{what}, read as {recipe.data.path}", hint=f"set data.path={reader}")
+            return LaunchError(
+                "{what}, read as {path}", hint="set data.path={reader}", what=what, path=recipe.data.path, reader=reader
+            )
     if problem := _header_problem(recipe, split, names):
         return LaunchError(f"{what}: {problem[0]}", hint=problem[1])
     others = [name for name in names if key != "data.label" or name != recipe.data.text]
     if key == "data.label" and (not others or is_eval):
-        has = f", which has {', '.join(names)}: this split has no labels" if is_eval else ": its rows have no labels"
-        return LaunchError(what + has, hint=_other_split(is_eval))
-    return LaunchError(what, hint=f"set {key} to one of {', '.join(others)}")
+        has = (
+            Message(", which has {names}: this split has no labels", names=", ".join(names))
+            if is_eval
+            else Message(": its rows have no labels")
+        )
+        return LaunchError("{what}{has}", hint=_other_split(is_eval), what=what, has=has)
+    return LaunchError(what, hint=Message("set {key} to one of {others}", key=key, others=", ".join(others)))
 
 
 def _header_problem(recipe: RecipeSpec, split: Split, names: list[str]) -> tuple[str, str] | None:
@@ -323,16 +375,20 @@ def _header_problem(recipe: RecipeSpec, split: Split, names: list[str]) -> tuple
         return None
     tabs = bool(_by_name(recipe, split))
     if len(names) == 1 and not tabs and "\t" in names[0]:
-        return "its columns are separated by tabs", "rename the file so that it ends in .tsv, which is read with tabs"
+        return Message("its columns are separated by tabs"), Message(
+            "rename the file so that it ends in .tsv, which is read with tabs"
+        )
     if len(names) == 1 and tabs and "," in names[0]:
-        return "its columns are separated by commas", "rename the file so that it ends in .csv"
+        return Message("its columns are separated by commas"), Message("rename the file so that it ends in .csv")
     if len(names) == 1 and (found := re.search(r"[;|]", names[0])):
-        return f"its columns are separated by {found[0]!r}", "save it with commas, or as .tsv with tabs"
+        return Message("its columns are separated by {actual!r}", actual=found[0]), Message(
+            "save it with commas, or as .tsv with tabs"
+        )
     if any(re.fullmatch(r"\s*-?\d+(\.\d+)?\s*|.{60,}|(\S+\s+){4,}.*", name) for name in names):
         line = ("\t" if tabs else ",").join(_likely(recipe, names))
         return (
-            "its first line is a row and no names of columns: " + ", ".join(n[:40] for n in names),
-            f"add a first line with the names, such as {line!r}",
+            Message("its first line is a row and no names of columns: {names}", names=", ".join(n[:40] for n in names)),
+            Message("add a first line with the names, such as {line!r}", line=line),
         )
     return None
 
@@ -356,10 +412,28 @@ def _unreadable(recipe: RecipeSpec, split: Split, cause: BaseException) -> Launc
             return LaunchError(f"{name}: {reason[0]}", hint=reason[1])
         reader = _READER.get(_ending(str(name)))
         if reader is not None and path in _BUILDERS and reader != path:
-            return LaunchError(f"{name}: cannot be read as {path}: {first_line(cause)}", hint=f"set data.path={reader}")
+            return LaunchError(
+                "{name}: cannot be read as {path}: {first_line}",
+                hint="set data.path={reader}",
+                name=name,
+                path=path,
+                first_line=first_line(cause),
+                reader=reader,
+            )
         if path == "json" and (found := _bad_line(name)):
-            return LaunchError(f"{name}:{found[0]}: cannot be read: {found[1]}", hint="correct that line")
-    return LaunchError(f"{where(recipe, split)}: cannot be read: {first_line(cause)}", hint="correct that file")
+            return LaunchError(
+                "{name}:{actual}: cannot be read: {second_actual}",
+                hint="correct that line",
+                name=name,
+                actual=found[0],
+                second_actual=found[1],
+            )
+    return LaunchError(
+        "{where}: cannot be read: {first_line}",
+        hint="correct that file",
+        where=where(recipe, split),
+        first_line=first_line(cause),
+    )
 
 
 def _bad_line(path: Path) -> tuple[int, str] | None:
@@ -370,9 +444,9 @@ def _bad_line(path: Path) -> tuple[int, str] | None:
         for number, line in enumerate(file, 1):
             try:
                 if line.strip() and not isinstance(json.loads(line.strip()), dict):
-                    return number, "a row is {column: value}, as JSON"
+                    return number, Message("a row is {column: value}, as JSON")
             except json.JSONDecodeError as error:
-                return number, f"no JSON: {error.msg} (column {error.colno})"
+                return number, Message("no JSON: {problem} (column {colno})", problem=error.msg, colno=error.colno)
     return None
 
 
@@ -395,9 +469,12 @@ def _no_text(path: Path) -> tuple[str, str] | None:
         new = path.with_name(f"{path.stem}.utf8{path.suffix}")
         words = shlex.join(["iconv", "-f", encoding.upper(), "-t", "UTF-8", str(path)])
         return (
-            f"is not UTF-8 at byte {error.start}"
-            + ("" if encoding == "ENCODING" else f"; it may be {encoding.upper()}"),
-            f"{words} > {shlex.quote(str(new))}, and name that file",
+            Message(
+                "is not UTF-8 at byte {start}{detail}",
+                start=error.start,
+                detail="" if encoding == "ENCODING" else Message("; it may be {encoding}", encoding=encoding.upper()),
+            ),
+            Message("{words} > {new}, and name that file", words=words, new=shlex.quote(str(new))),
         )
     return None
 
@@ -419,8 +496,13 @@ def _check_text(recipe: RecipeSpec, rows: Dataset, split: Split) -> None:
     if not _is_text(values.type):
         others = [one for one in rows.column_names if _is_text(rows.data.column(one).type)]
         raise LaunchError(
-            f"{where(recipe, split)}: column {name!r} is {values.type}, not text",
-            hint=f"set data.text to one of {', '.join(others)}"
+            Message(
+                "{where}: column {name!r} is {values}, not text",
+                where=where(recipe, split),
+                name=name,
+                values=values.type,
+            ),
+            hint=Message("set data.text to one of {others}", others=", ".join(others))
             if others
             else "no column holds text; as JSON lines (data.path=json) a text stands in quotes in every row",
         )
@@ -441,15 +523,15 @@ def _check_encoding(recipe: RecipeSpec, split: Split, rows: Dataset, name: str) 
         found = ((path, reason) for path in _local(recipe, split) if (reason := _no_text(path)))
         for path, (what, hint) in found:
             raise LaunchError(f"{path}: {what}", hint=hint) from error
-        at = f"{where(recipe, split)}: column {name!r}"
-        raise LaunchError(f"{at} is not UTF-8", hint="write the data in UTF-8") from error
+        at = Message("{where}: column {name!r}", where=where(recipe, split), name=name)
+        raise LaunchError("{at} is not UTF-8", hint="write the data in UTF-8", at=at) from error
 
 
 def _place(recipe: RecipeSpec, split: Split, rows: Dataset, row: int, column: str) -> tuple[str, str | None]:
     """Where a row is: file, line and number where that can be told; and what a CSV file has there in a column."""
     if rows._indices is not None:
         row = rows._indices.column(0)[row].as_py()
-    said = f"row {row} of split {split.split!r}"
+    said = Message("row {row} of split {split!r}", row=row, split=split.split)
     files = _local(recipe, split)
     if len(files) != 1 or "[" in split.split or files[0].suffix in _COMPRESSED:
         return f"{where(recipe, split)}: {said}", None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from launcher.messages import Message
 from launcher.recipe import schema
 from launcher.recipe.schema import RecipeSpec, Split
 from launcher.worker.data import labels, rows
@@ -48,7 +49,12 @@ def _selection_notes(recipe: RecipeSpec, raw: Mapping[str, Dataset]) -> list[str
     wanted = {"train": recipe.data.train, "eval": recipe.data.eval}
     limits = {name: split.limit for name, split in wanted.items() if split is not None and split.limit is not None}
     return [
-        f"data.{name}.limit is {limit}, the split has {len(raw[name])} rows: all are used"
+        Message(
+            "data.{name}.limit is {limit}, the split has {num_raw} rows: all are used",
+            name=name,
+            limit=limit,
+            num_raw=len(raw[name]),
+        )
         for name, limit in limits.items()
         if name in raw and len(raw[name]) < limit
     ]
@@ -62,5 +68,9 @@ def _repeated_notes(recipe: RecipeSpec, raw: Mapping[str, Dataset]) -> list[str]
     if not count:
         return []
     return [
-        f"{count:,} of {len(held):,} evaluation rows have the text of a training row: figures tell less of new texts"
+        Message(
+            "{count:,} of {num_held:,} evaluation rows have the text of a training row: figures tell less of new texts",
+            count=count,
+            num_held=len(held),
+        )
     ]

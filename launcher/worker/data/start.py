@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launcher.messages import Message
 from launcher.worker.models import load
 from launcher.worker.models import tokenizer as tokenizers
 from launcher.worker.models.folder import load_config, locate, with_weights
@@ -60,7 +61,11 @@ def model_with_weights(plan: Plan, start: Start) -> tuple[Path, bool, list[str]]
     notes: list[str] = []
     path, is_random = with_weights(plan.recipe, start.folder, seed=_seed(plan), notes=notes)
     if is_random:
-        notes.append(f"{start.folder} has no weights: training starts from random ones, made from its config")
+        notes.append(
+            Message(
+                "{folder} has no weights: training starts from random ones, made from its config", folder=start.folder
+            )
+        )
     return path, is_random, notes
 
 

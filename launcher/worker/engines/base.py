@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from launcher.errors import LaunchError
+from launcher.messages import Message
 from launcher.planning.plan import Plan
 from launcher.worker.engines.checks import same
 from launcher.worker.engines.pieces import Held, Parts, Piece
@@ -87,13 +88,22 @@ class WholeParts:
 
 def same_precision(plan: Plan, trainer: Any) -> None:
     """Raises LaunchError where accelerate computes in another precision."""
-    same("accelerate's precision", trainer.accelerator.mixed_precision, "the plan's", MIXED_PRECISION[plan.precision])
+    same(
+        Message("accelerate's precision"),
+        trainer.accelerator.mixed_precision,
+        Message("the plan's"),
+        MIXED_PRECISION[plan.precision],
+    )
 
 
 def wrong_engine(plan: Plan, model: Any) -> LaunchError:
     """What to say of a model that came back in another wrapper."""
     return LaunchError(
-        f"the plan is {plan.strategy} on {plan.world_size} ranks, but the model came back as {type(model).__name__}",
-        hint="unset ACCELERATE_* and DEEPSPEED variables of other jobs; if it stays so, report it with the run directory",
+        "the plan is {strategy} on {world_size} ranks, but the model came back as {kind}",
+        hint="unset ACCELERATE_* and DEEPSPEED variables of other jobs; if it stays so, report it with "
+        "the run directory",
         exit_code=1,
+        strategy=plan.strategy,
+        world_size=plan.world_size,
+        kind=type(model).__name__,
     )

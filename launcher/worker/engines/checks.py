@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import LaunchError
+from launcher.messages import Message
 from launcher.planning.plan import Plan
 from launcher.worker.engines import table
 
@@ -35,16 +36,16 @@ def check_world(plan: Plan, rank: Rank, args: TrainingArguments) -> None:
     }
     found |= table.of(plan).world_sizes()
     for name, value in found.items():
-        same(name, value, "the plan's number of ranks", plan.world_size)
-    same("the rank's device", args.device.type, "the plan's device", plan.device)
-    same("accelerate's rank", args.process_index, "the environment's RANK", rank.index)
+        same(name, value, Message("the plan's number of ranks"), plan.world_size)
+    same(Message("the rank's device"), args.device.type, Message("the plan's device"), plan.device)
+    same(Message("accelerate's rank"), args.process_index, Message("the environment's RANK"), rank.index)
     if joined:
         backend = dist.get_backend()
         # A group may name one backend a device, as in cpu:gloo,npu:hccl.
         same(
             "torch.distributed's backend",
             plan.backend if plan.backend in backend else backend,
-            "the plan's",
+            Message("the plan's"),
             plan.backend,
         )
 
@@ -69,7 +70,7 @@ def check_evaluation_engine(plan: Plan, trainer: Trainer) -> dict[str, Any]:
 
 def _check_accelerate(plan: Plan, trainer: Trainer) -> dict[str, Any]:
     num_processes = trainer.accelerator.num_processes
-    same("accelerate's num_processes", num_processes, "the plan's number of ranks", plan.world_size)
+    same("accelerate's num_processes", num_processes, Message("the plan's number of ranks"), plan.world_size)
     return {
         "engine": type(trainer.model_wrapped).__name__,
         "world_size": num_processes,
@@ -83,7 +84,11 @@ def same(what: str, found: Any, expected_what: str, expected: Any) -> None:
     """Raises LaunchError where the two differ."""
     if found != expected:
         raise LaunchError(
-            f"{what} is {found}, but {expected_what} is {expected}",
+            "{what} is {actual}, but {expected_what} is {expected}",
             hint="every rank must see the same job: start it with ascend-launch, or with the rendered accelerate.yaml",
             exit_code=1,
+            what=what,
+            actual=found,
+            expected_what=expected_what,
+            expected=expected,
         )

@@ -44,14 +44,18 @@ class Rank:
             return cls(0, 0, 1, 1)
         if missing:
             raise LaunchError(
-                f"{', '.join(missing)} not set although {names[names.index(next(n for n in names if n in env))]} is",
+                "{missing} not set although {names} is",
                 hint="start ranks with ascend-launch, torchrun or accelerate launch, or unset them all for one rank",
+                missing=", ".join(missing),
+                names=names[names.index(next(n for n in names if n in env))],
             )
         try:
             index, local_index, world_size = (int(env[n]) for n in names)
             return cls(index, local_index, world_size, int(env.get("LOCAL_WORLD_SIZE", world_size)))
         except ValueError as error:
-            raise LaunchError(f"RANK, LOCAL_RANK and WORLD_SIZE must be numbers: {error}", hint="unset them") from None
+            raise LaunchError(
+                "RANK, LOCAL_RANK and WORLD_SIZE must be numbers: {error}", hint="unset them", error=error
+            ) from None
 
 
 def prepare_env(plan: Plan, env: MutableMapping[str, str]) -> None:
@@ -112,7 +116,7 @@ def training_arguments(plan: Plan, *, output_dir: str, deepspeed_path: str | Non
         return TrainingArguments(**values)
     except (TypeError, ValueError) as error:
         raise LaunchError(
-            f"TrainingArguments: {error}", hint="change that key under training: in the recipe"
+            "TrainingArguments: {error}", hint="change that key under training: in the recipe", error=error
         ) from error
 
 

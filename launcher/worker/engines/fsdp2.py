@@ -55,18 +55,21 @@ class Fsdp2(Base):
         whole = [n for n, p in parameters.items() if not isinstance(p, DTensor)]
         if whole:
             raise LaunchError(
-                f"{len(whole)} parameters are no DTensors under FSDP2, the first is {whole[0]}",
+                "{num_whole} parameters are no DTensors under FSDP2, the first is {whole}",
                 hint="report this with the run directory",
                 exit_code=1,
+                num_whole=len(whole),
+                whole=whole[0],
             )
         total = sum(p.numel() for p in parameters.values())
         local = sum(p.to_local().numel() for p in parameters.values())
         # Rows are dealt out whole, so a rank can hold more than its share of a small parameter, or nothing of it.
         if local >= total and plan.world_size > 1:
             raise LaunchError(
-                f"this rank holds all {total} parameters under FSDP2",
+                "this rank holds all {total} parameters under FSDP2",
                 hint="report this with the run directory",
                 exit_code=1,
+                total=total,
             )
         return {"parameters": total, "local_parameters": local}
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from launcher.errors import LaunchError
+from launcher.messages import Message
 from launcher.planning.plan import Plan
 
 BUILD_TIMEOUT_S = 1800
@@ -47,20 +48,31 @@ def load(plan: Plan, say: Callable[[str], None]) -> None:
     if not any(folder.glob(f"**/{builder.name}/*.so")):
         _require_compiler()
         # Measured, cold; shown so that a first launch does not look hung.
-        say(f"building DeepSpeed's {builder.name} for this machine, once: about 3.5 minutes on two cores")
+        say(
+            Message(
+                "building DeepSpeed's {builder} for this machine, once: about 3.5 minutes on two cores",
+                builder=builder.name,
+            )
+        )
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / f"{builder.name}.lock", timeout=BUILD_TIMEOUT_S):
             builder.load(verbose=False)
     except Timeout:
         raise LaunchError(
-            f"another job has been building DeepSpeed's {builder.name} for {BUILD_TIMEOUT_S // 60} minutes",
-            hint=f"end it, or remove {folder / builder.name}",
+            "another job has been building DeepSpeed's {builder} for {build_timeout_s} minutes",
+            hint="end it, or remove {folder}",
+            builder=builder.name,
+            build_timeout_s=BUILD_TIMEOUT_S // 60,
+            folder=folder / builder.name,
         ) from None
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         raise LaunchError(
-            f"DeepSpeed's {builder.name} does not build: {str(error).splitlines()[0]}",
-            hint=f"see the compiler's words in the log above; then remove {folder / builder.name} and launch again",
+            "DeepSpeed's {builder} does not build: {splitline}",
+            hint="see the compiler's words in the log above; then remove {folder} and launch again",
+            builder=builder.name,
+            splitline=str(error).splitlines()[0],
+            folder=folder / builder.name,
         ) from error
 
 
@@ -69,7 +81,8 @@ def _require_compiler() -> None:
     missing = [tool for tool in (compiler, "ninja") if shutil.which(tool) is None]
     if missing:
         raise LaunchError(
-            f"DeepSpeed must build CPUAdam on this machine, and {' and '.join(missing)} is missing",
-            hint="install g++ and ninja (apt install g++ ninja-build; pip install ninja), "
-            "or use a parallel.strategy without offload, which needs neither",
+            "DeepSpeed must build CPUAdam on this machine, and {missing} is missing",
+            hint="install g++ and ninja (apt install g++ ninja-build; pip install ninja), or use a "
+            "parallel.strategy without offload, which needs neither",
+            missing=" and ".join(missing),
         )

@@ -74,7 +74,10 @@ def _load(strategy: str, place: str) -> Engine:
         engine: Engine = getattr(importlib.import_module(module), name)()
     except (ImportError, AttributeError) as error:
         raise LaunchError(
-            f"strategy {strategy!r}: its engine {place} cannot be loaded: {error}",
+            "strategy {strategy!r}: its engine {place} cannot be loaded: {error}",
             hint="correct or update the package that has this strategy",
+            strategy=strategy,
+            place=place,
+            error=error,
         ) from error
     return engine

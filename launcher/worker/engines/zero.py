@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from launcher.errors import LaunchError
+from launcher.messages import Message
 from launcher.planning.plan import Plan
 from launcher.worker.engines import ops
 from launcher.worker.engines.base import Base, wrong_engine
@@ -50,18 +51,25 @@ class Zero(Base):
         stage = plan.zero_stage
         same("DeepSpeed's ZeRO stage", model.zero_optimization_stage(), f"{plan.strategy}'s", stage)
         precision = "bf16" if model.bfloat16_enabled() else "fp16" if model.fp16_enabled() else "fp32"
-        same("DeepSpeed's precision", precision, "the plan's", plan.precision)
+        same("DeepSpeed's precision", precision, Message("the plan's"), plan.precision)
         total = sum(getattr(p, "ds_numel", p.numel()) for p in model.module.parameters())
         if not plan.sharing.shards_parameters:
             partitions = {int(count) for count in model.optimizer.partition_count}
-            same("the number of DeepSpeed's optimizer partitions", partitions, "the plan's", {plan.world_size})
+            same(
+                Message("the number of DeepSpeed's optimizer partitions"),
+                partitions,
+                Message("the plan's"),
+                {plan.world_size},
+            )
             return {"zero_stage": stage, "parameters": total, "local_parameters": total}
         whole = [n for n, p in model.module.named_parameters() if not hasattr(p, "ds_tensor")]
         if whole:
             raise LaunchError(
-                f"{len(whole)} parameters are whole on every rank under ZeRO-3, the first is {whole[0]}",
+                "{num_whole} parameters are whole on every rank under ZeRO-3, the first is {whole}",
                 hint="report this with the run directory",
                 exit_code=1,
+                num_whole=len(whole),
+                whole=whole[0],
             )
         local = sum(p.ds_tensor.numel() for p in model.module.parameters())
         return {"zero_stage": stage, "parameters": total, "local_parameters": local}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from launcher.errors import LaunchError
+from launcher.messages import Message
 from launcher.text import first_line
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ def with_adapter(plan: Plan, model: Any) -> torch.nn.Module:
     try:
         model = peft.get_peft_model(model, peft.LoraConfig(task_type=task, **options))
     except ValueError as error:
-        raise LaunchError(f"adapter: {first_line(error)}", hint="name modules of this model, or all-linear") from error
+        raise LaunchError(
+            "adapter: {first_line}", hint="name modules of this model, or all-linear", first_line=first_line(error)
+        ) from error
     if not plan.computes_in_weights:
         _widen_trained(model)
     return model
@@ -48,7 +51,10 @@ def _require_modules(model: torch.nn.Module, names: Sequence[str]) -> None:
     if absent:
         known = ", ".join(sorted({module.rpartition(".")[2] for module in there} - {""} - set(map(str, range(1000)))))
         raise LaunchError(
-            f"adapter.modules_to_save: the model has no module {absent[0]}", hint=f"its modules are {known}"
+            "adapter.modules_to_save: the model has no module {absent}",
+            hint="its modules are {known}",
+            absent=absent[0],
+            known=known,
         )
 
 
@@ -65,25 +71,31 @@ def with_trained_adapter(plan: Plan, prepared: Prepared, model: Any, missing: li
     if path is None:
         if missing:
             raise LaunchError(
-                f"{prepared.model_path}: has no {missing[0]} for {plan.recipe.model.task}",
+                "{model_path}: has no {missing} for {task}",
                 hint="name a model that was trained for this task",
+                model_path=prepared.model_path,
+                missing=missing[0],
+                task=plan.recipe.model.task,
             )
         return model
     try:
         import peft
     except ImportError as error:
         raise LaunchError(
-            f"{path} is an adapter, but peft is not installed", hint="pip install 'ascend-launch[lora]'"
+            "{path} is an adapter, but peft is not installed", hint="pip install 'ascend-launch[lora]'", path=path
         ) from error
     try:
         if plan.sharing.shards_parameters:
-            raise ValueError("an adapter's model cannot be sharded here")
+            raise ValueError(Message("an adapter's model cannot be sharded here"))
         # As if to be trained, so that the weights have the precision that they had in training.
         model = peft.PeftModel.from_pretrained(model, path, is_trainable=True)
     except (ValueError, RuntimeError, OSError) as error:
         raise LaunchError(
-            f"{path}: does not fit {prepared.model_path}: {first_line(error)}",
+            "{path}: does not fit {model_path}: {first_line}",
             hint="name the model that it was trained on, as model.name of the recipe",
+            path=path,
+            model_path=prepared.model_path,
+            first_line=first_line(error),
         ) from error
     renewed = {
         name.removeprefix("base_model.model.").replace(".modules_to_save.default", "")
@@ -92,8 +104,11 @@ def with_trained_adapter(plan: Plan, prepared: Prepared, model: Any, missing: li
     }
     if left := [name for name in missing if name not in renewed]:
         raise LaunchError(
-            f"neither {path} nor its model has {left[0]}",
-            hint=f"name an adapter that was trained for {plan.recipe.model.task}",
+            "neither {path} nor its model has {left}",
+            hint="name an adapter that was trained for {task}",
+            path=path,
+            left=left[0],
+            task=plan.recipe.model.task,
         )
     if not plan.computes_in_weights:
         _widen_trained(model)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from launcher.errors import LaunchError
+from launcher.messages import Message
 from launcher.models.folder import require_model
 from launcher.recipe.schema import num_labels
 from launcher.text import first_line
@@ -33,9 +34,13 @@ def locate(recipe: RecipeSpec) -> Path:
     if folder.is_dir():
         return _checked(folder, recipe.model.gguf_file)
     if folder.is_file():
-        raise LaunchError(f"model.name {name!r} is a file", hint="name its folder, and a GGUF file as model.gguf_file")
+        raise LaunchError(
+            "model.name {name!r} is a file", hint="name its folder, and a GGUF file as model.gguf_file", name=name
+        )
     if name.startswith(("/", ".", "~")) or len(name.split("/")) not in HUB_ID_PARTS:
-        raise LaunchError(f"model.name {name!r}: no such folder", hint="check the path, or name a hub id as org/model")
+        raise LaunchError(
+            "model.name {name!r}: no such folder", hint="check the path, or name a hub id as org/model", name=name
+        )
     folder = snapshot(name, recipe.model.revision, recipe.model.hub, gguf_file=recipe.model.gguf_file)
     return _checked(folder, recipe.model.gguf_file)
 
@@ -53,7 +58,9 @@ def load_config(recipe: RecipeSpec, folder: Path) -> Any:
     except (OSError, ValueError, KeyError, ImportError) as error:
         remote = "trust_remote_code" in str(error)
         raise LaunchError(
-            f"{folder}: the model's config cannot be read: {first_line(error)}",
+            Message(
+                "{folder}: the model's config cannot be read: {first_line}", folder=folder, first_line=first_line(error)
+            ),
             hint="it needs code of its own, which is never run here; use a model that transformers knows"
             if remote
             else "name a folder with config.json, tokenizer.json and *.safetensors",
@@ -115,13 +122,15 @@ def _checked(folder: Path, gguf_file: str | None) -> Path:
         check_folder(folder)
         return folder
     if not (folder / gguf_file).is_file():
-        raise LaunchError(f"{folder / gguf_file}: no such file", hint="check model.gguf_file")
+        raise LaunchError("{folder}: no such file", hint="check model.gguf_file", folder=folder / gguf_file)
     try:
         return _dequantised(folder, gguf_file)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise LaunchError(
-            f"{folder / gguf_file}: cannot be read: {first_line(error)}",
+            "{folder}: cannot be read: {first_line}",
             hint="pip install 'ascend-launch[gguf]', or name a folder of safetensors",
+            folder=folder / gguf_file,
+            first_line=first_line(error),
         ) from error
 
 
@@ -134,18 +143,24 @@ def check_folder(folder: Path) -> None:
     try:
         names = {p.name for p in folder.iterdir()}
     except OSError as error:
-        raise LaunchError(f"{folder}: cannot be read: {error.strerror}", hint="check its permissions") from error
+        raise LaunchError(
+            "{folder}: cannot be read: {problem}", hint="check its permissions", folder=folder, problem=error.strerror
+        ) from error
     if "config.json" not in names:
         raise LaunchError(
-            f"{folder}: no config.json, so it is no model folder",
+            "{folder}: no config.json, so it is no model folder",
             hint="name a folder with config.json, tokenizer.json and *.safetensors",
+            folder=folder,
         )
     index = folder / "model.safetensors.index.json"
     wanted = set(_weight_map(index).values()) if index.name in names else set()
     if wanted - names:
         raise LaunchError(
-            f"{folder}: {len(wanted - names)} of its weight files are missing, the first is {min(wanted - names)}",
+            "{folder}: {num_wanted} of its weight files are missing, the first is {lowest}",
             hint="download the model again",
+            folder=folder,
+            num_wanted=len(wanted - names),
+            lowest=min(wanted - names),
         )
     for path in sorted(folder.glob("*.safetensors")):
         _check_safetensors(path)
@@ -155,7 +170,12 @@ def _weight_map(index: Path) -> dict[str, str]:
     try:
         return json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     except (OSError, ValueError, KeyError) as error:
-        raise LaunchError(f"{index}: cannot be read: {first_line(error)}", hint="download the model again") from error
+        raise LaunchError(
+            "{index}: cannot be read: {first_line}",
+            hint="download the model again",
+            index=index,
+            first_line=first_line(error),
+        ) from error
 
 
 def _check_safetensors(path: Path) -> None:
@@ -165,4 +185,9 @@ def _check_safetensors(path: Path) -> None:
         with safe_open(path, framework="pt") as file:
             file.keys()
     except (SafetensorError, OSError) as error:
-        raise LaunchError(f"{path}: cannot be read: {first_line(error)}", hint="download the model again") from error
+        raise LaunchError(
+            "{path}: cannot be read: {first_line}",
+            hint="download the model again",
+            path=path,
+            first_line=first_line(error),
+        ) from error

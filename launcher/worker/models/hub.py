@@ -34,19 +34,24 @@ def snapshot(name: str, revision: str | None, hub: str, *, gguf_file: str | None
         return folder
     except errors.GatedRepoError as error:
         raise LaunchError(
-            f"{name} is gated, and this machine's token has no access to it",
+            "{name} is gated, and this machine's token has no access to it",
             hint="accept its licence on its hub page, then set HF_TOKEN or run `hf auth login`",
+            name=name,
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise LaunchError(
-            f"{name}: no such folder here and no such model on the hub",
+            "{name}: no such folder here and no such model on the hub",
             hint="check the spelling; a private model needs HF_TOKEN",
+            name=name,
         ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
         raise LaunchError(
-            f"{name} is not in this machine's cache, and the hub cannot be reached: {first_line(error)}",
-            hint=f"if {name} is a folder: there is none in {Path.cwd()}; if it is a hub id: set HF_ENDPOINT to a mirror, "
-            "use model.hub=modelscope, or a local folder: model.name=DIR",
+            "{name} is not in this machine's cache, and the hub cannot be reached: {first_line}",
+            hint="if {name} is a folder: there is none in {cwd}; if it is a hub id: set HF_ENDPOINT to a "
+            "mirror, use model.hub=modelscope, or a local folder: model.name=DIR",
+            name=name,
+            first_line=first_line(error),
+            cwd=Path.cwd(),
         ) from error
 
 
@@ -55,7 +60,12 @@ def _modelscope_snapshot(name: str, revision: str | None) -> Path:
     try:
         return Path(modelscope.snapshot_download(name, **({"revision": revision} if revision else {})))
     except Exception as error:  # its errors have no common base
-        raise LaunchError(f"{name}: ModelScope: {first_line(error)}", hint="check the name and the network") from error
+        raise LaunchError(
+            "{name}: ModelScope: {first_line}",
+            hint="check the name and the network",
+            name=name,
+            first_line=first_line(error),
+        ) from error
 
 
 def modelscope_dataset(path: str, split: str, arguments: dict[str, Any]) -> Dataset:
@@ -69,7 +79,12 @@ def modelscope_dataset(path: str, split: str, arguments: dict[str, Any]) -> Data
     try:
         rows = modelscope.MsDataset.load(path, split=split, **renamed)
     except Exception as error:  # its errors have no common base
-        raise LaunchError(f"{path}: ModelScope: {first_line(error)}", hint="check the name and the network") from error
+        raise LaunchError(
+            "{path}: ModelScope: {first_line}",
+            hint="check the name and the network",
+            path=path,
+            first_line=first_line(error),
+        ) from error
     return rows.to_hf_dataset() if hasattr(rows, "to_hf_dataset") else rows
 
 

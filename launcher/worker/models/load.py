@@ -69,15 +69,19 @@ def load_model(plan: Plan, prepared: Prepared, tokenizer: Any) -> torch.nn.Modul
         )
     except (OSError, ValueError, ImportError) as error:
         raise LaunchError(
-            f"{prepared.model_path}: cannot be loaded for {recipe.model.task}: {first_line(error)}",
+            "{model_path}: cannot be loaded for {task}: {first_line}",
             hint="use a model whose architecture transformers has with that head",
+            model_path=prepared.model_path,
+            task=recipe.model.task,
+            first_line=first_line(error),
         ) from error
     except RuntimeError as error:
         if "mismatch" not in str(error):
             raise
         raise LaunchError(
-            f"{prepared.model_path}: its weights are not of the sizes that its config.json says",
+            "{model_path}: its weights are not of the sizes that its config.json says",
             hint="download the model again, config.json with it",
+            model_path=prepared.model_path,
         ) from error
     if other is not None:
         _replace_head(plan, model, prepared.num_labels)
@@ -104,8 +108,11 @@ def _replace_head(plan: Plan, model: Any, num_labels: int) -> None:
     path = next((name for name in HEADS if name in there), "").removesuffix(".weight")
     if not path:
         raise LaunchError(
-            f"the head of {type(model).__name__} has {model.config.num_labels} labels, the recipe {num_labels}",
+            "the head of {kind} has {num_labels} labels, the recipe {value}",
             hint="name a model without a head, or one whose head has as many labels",
+            kind=type(model).__name__,
+            num_labels=model.config.num_labels,
+            value=num_labels,
         )
     old = model.get_submodule(path)
     with torch.random.fork_rng(devices=[]):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import LaunchError
+from launcher.messages import Message
 from launcher.text import first_line
 from launcher.worker.models.hub import snapshot
 
@@ -37,14 +38,17 @@ def load_tokenizer(recipe: RecipeSpec, folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise LaunchError(
-            f"{path}: the tokenizer cannot be read: {first_line(error)}",
+            "{path}: the tokenizer cannot be read: {first_line}",
             hint="the folder needs tokenizer.json; or name another with model.tokenizer",
+            path=path,
+            first_line=first_line(error),
         ) from error
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise LaunchError(
-                f"{path}: the tokenizer has neither a pad nor an end-of-text token",
+                "{path}: the tokenizer has neither a pad nor an end-of-text token",
                 hint="add pad_token to its tokenizer_config.json",
+                path=path,
             )
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left" if recipe.model.task == "causal-lm" else "right"
@@ -63,16 +67,22 @@ def notes(recipe: RecipeSpec, tokenizer: Any, config: Any) -> list[str]:
     Raises:
         LaunchError: the tokenizer has ids that the model's embedding has no row for.
     """
-    found = []
+    found: list[str] = []
     vocab = getattr(config.get_text_config(), "vocab_size", None)
     if vocab is not None and len(tokenizer) > vocab:
         raise LaunchError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model's embedding only {vocab}",
+            "the tokenizer has {num_tokenizer} tokens, the model's embedding only {vocab}",
             hint="model.tokenizer must be the model's own",
+            num_tokenizer=len(tokenizer),
+            vocab=vocab,
         )
     if vocab is not None and len(tokenizer) < 0.999 * vocab:
         found.append(
-            f"the tokenizer has {len(tokenizer)} tokens, the model's embedding {vocab}: is it the model's own?"
+            Message(
+                "the tokenizer has {num_tokenizer} tokens, the model's embedding {vocab}: is it the model's own?",
+                num_tokenizer=len(tokenizer),
+                vocab=vocab,
+            )
         )
     if recipe.model.task == "causal-lm" and tokenizer.chat_template is None:
         found.append("the tokenizer has no chat template: prompts are plain text")

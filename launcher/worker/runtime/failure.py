@@ -13,6 +13,7 @@ from pathlib import Path
 
 from launcher import files, scrub
 from launcher.errors import EXIT_JOB_FAILED, EXIT_TERMINATED, LaunchError
+from launcher.messages import Message
 from launcher.rundir import events, records
 from launcher.rundir.records import EXIT, Failure
 
@@ -120,16 +121,29 @@ def of_torchelastic(path: Path) -> Failure | None:
 def of_exit(code: int, log: Path, oom_kills: int = 0) -> Failure:
     """The record of a process that left no error file: only its exit status and the end of its log tell of it."""
     if code == 0:
-        what = "ended early with exit code 0, before its work was done (os._exit or a stopped interpreter)"
+        what: str = Message(
+            "ended early with exit code 0, before its work was done (os._exit or a stopped interpreter)"
+        )
     elif code > 0:
         last = files.tail(log, 1)
-        what = f"ended with exit code {code}" + (f": {last}" if PYTHON_ERROR.match(last) else " and no exception")
+        what = Message(
+            "ended with exit code {code}{last}",
+            code=code,
+            last=f": {last}" if PYTHON_ERROR.match(last) else Message(" and no exception"),
+        )
     else:
-        what = f"was killed by {signal.Signals(-code).name}"
-    hint = f"its last words are in {log}"
+        what = Message("was killed by {Signals}", Signals=signal.Signals(-code).name)
+    hint: str = Message("its last words are in {log}", log=log)
     if -code == signal.SIGKILL:
-        what += ": out of host memory" if oom_kills else ", most likely by the kernel for want of host memory"
-        hint = "use fewer ranks, a smaller micro batch or fewer DataLoader workers; `dmesg | grep -i oom` on the host tells"
+        what = (
+            Message("{what}: out of host memory", what=what)
+            if oom_kills
+            else Message("{what}, most likely by the kernel for want of host memory", what=what)
+        )
+        hint = Message(
+            "use fewer ranks, a smaller micro batch or fewer DataLoader workers; `dmesg | grep -i oom` "
+            "on the host tells"
+        )
     return Failure.of(
         type=EXIT,
         message=what,

@@ -13,6 +13,7 @@ import numpy as np
 
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.files import json_text
+from launcher.messages import Message, plural
 
 MODULE = Path(__file__).parent / "evaluate_modules" / "labels.py"
 """An `evaluate` module over scikit-learn; its configurations are our metric names."""
@@ -47,7 +48,11 @@ class Predictions:
         order = np.argsort(rows[:, 0], kind="stable")
         if not np.array_equal(rows[order, 0], np.arange(num_rows)):
             raise ValueError(
-                f"{len(rows)} rows were evaluated, with indices that are not 0 to {num_rows - 1} once each"
+                Message(
+                    "{num_rows} rows were evaluated, with indices that are not 0 to {last} once each",
+                    num_rows=len(rows),
+                    last=num_rows - 1,
+                )
             )
         return cls(rows[order, 1], rows[order, 2], losses[order])
 
@@ -76,7 +81,15 @@ class Predictions:
         """The same in words."""
         rows = self.unscored
         names = ", ".join(map(str, rows[:NUM_NAMED])) + (", …" if len(rows) > NUM_NAMED else "")
-        return f"{len(rows)} of {len(self.labels)} rows have scores that are NaN or infinite, so they have no label: {'row' if len(rows) == 1 else 'rows'} {names} of the eval split, counted from 0"
+        return plural(
+            "{count} of {num_labels} rows have scores that are NaN or infinite, so they have no label: "
+            "row {names} of the eval split, counted from 0",
+            "{count} of {num_labels} rows have scores that are NaN or infinite, so they have no label: "
+            "rows {names} of the eval split, counted from 0",
+            count=len(rows),
+            num_labels=len(self.labels),
+            names=names,
+        )
 
     def require_scores(self, kept: Path) -> None:
         """Fail where a row has no scores; the results are in `kept` by then.
@@ -87,8 +100,11 @@ class Predictions:
         if self.unscored:
             raise LaunchError(
                 self.unscored_text(),
-                hint=f"{kept} has null for them, and for every figure; look at those rows and at the weights for NaN, "
-                "and try parallel.precision=fp32",
+                hint=Message(
+                    "{kept} has null for them, and for every figure; look at those rows and at the weights for "
+                    "NaN, and try parallel.precision=fp32",
+                    kept=kept,
+                ),
                 exit_code=EXIT_JOB_FAILED,
             )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from launcher.errors import LaunchError
+from launcher.messages import Message
 
 if TYPE_CHECKING:
     from launcher.recipe.schema import RecipeSpec
@@ -98,13 +99,18 @@ def _chat_encoder(recipe: RecipeSpec, tokenizer: Any, label_names: Sequence[str]
     answers = answers_of(recipe, label_names)
     answer_ids = tuple(tuple(chat.answer_ids(answer)) for answer in answers)
     if len(set(answer_ids)) < len(answer_ids):
-        raise LaunchError(f"two of the answers {', '.join(answers)} are the same tokens", hint="change data.answers")
+        raise LaunchError(
+            "two of the answers {answers} are the same tokens", hint="change data.answers", answers=", ".join(answers)
+        )
     around = len(chat.ids([""])[0]) + max(map(len, answer_ids))
     room = recipe.data.max_length - around
     if room < MIN_TEXT_TOKENS:
         raise LaunchError(
-            f"the prompt and answer take {around} of data.max_length {recipe.data.max_length} tokens",
-            hint=f"set data.max_length to {around + 64} or more, or shorten data.prompt",
+            "the prompt and answer take {around} of data.max_length {max_length} tokens",
+            hint="set data.max_length to {last} or more, or shorten data.prompt",
+            around=around,
+            max_length=recipe.data.max_length,
+            last=around + 64,
         )
     settings = {
         "task": "causal-lm",
@@ -177,6 +183,6 @@ class _Chat:
             return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=more)
         except TemplateError as error:
             raise LaunchError(
-                f"the model's chat template refuses the messages: {error}",
+                Message("the model's chat template refuses the messages: {error}", error=error),
                 hint="put data.system's text into data.prompt" if self.system else "use another data.prompt",
             ) from error

@@ -29,8 +29,11 @@ def check_labels(recipe: RecipeSpec, config: Any, folder: Path, *, has_head: boo
     """
     if recipe.model.task == "sequence-classification" and has_head and config.num_labels != num_labels(recipe):
         raise LaunchError(
-            f"{folder}: was trained for {config.num_labels} labels, the recipe has {num_labels(recipe)}",
+            "{folder}: was trained for {num_labels} labels, the recipe has {recipe}",
             hint="use the recipe that it was trained with; data.eval may be another",
+            folder=folder,
+            num_labels=config.num_labels,
+            recipe=num_labels(recipe),
         )
 
 

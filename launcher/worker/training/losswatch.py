@@ -10,6 +10,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
+from launcher.messages import Message
 
 if TYPE_CHECKING:
     from launcher.worker.runtime.peers import Peers
@@ -21,11 +22,17 @@ LOOK_EVERY = 50
 """Steps between looks where nothing is logged."""
 
 NAN_REASONS = {
-    "fp16": "a value left fp16's range: lower the learning rate, or use parallel.precision=bf16 where the chip has it",
-    "bf16": "lower training.learning_rate, add training.warmup_steps, or set training.max_grad_norm=1.0; then look for "
-    "empty or broken rows in the data",
-    "fp32": "lower training.learning_rate, or set training.max_grad_norm=1.0; then look for empty or broken rows in the "
-    "data",
+    "fp16": Message(
+        "a value left fp16's range: lower the learning rate, or use parallel.precision=bf16 where the chip has it"
+    ),
+    "bf16": Message(
+        "lower training.learning_rate, add training.warmup_steps, or set training.max_grad_norm=1.0; "
+        "then look for empty or broken rows in the data"
+    ),
+    "fp32": Message(
+        "lower training.learning_rate, or set training.max_grad_norm=1.0; then look for empty or "
+        "broken rows in the data"
+    ),
 }
 
 
@@ -58,11 +65,14 @@ class LossWatch(TrainerCallback):
         self._num_zero = self._num_zero + 1 if logs["loss"] == 0.0 else 0
         if self._num_zero >= ZERO_STEPS:
             raise LaunchError(
-                f"the loss has been exactly 0 for {ZERO_STEPS} logged steps, the last of them step {state.global_step}",
+                "the loss has been exactly 0 for {zero_steps} logged steps, the last of them step {global_step}",
                 hint="nothing is learned any more: check that labels vary and that answers are not cut off by "
-                "data.max_length; on a card, look for overflow (parallel.precision=bf16) and a faulty operator",
+                "data.max_length; on a card, look for overflow (parallel.precision=bf16) and a faulty "
+                "operator",
                 exit_code=EXIT_JOB_FAILED,
                 is_consequence=self._peers.index != 0,  # it is the loss of all of them
+                zero_steps=ZERO_STEPS,
+                global_step=state.global_step,
             )
 
     def look(self) -> None:
@@ -82,7 +92,11 @@ class LossWatch(TrainerCallback):
             found = [(step, rank) for rank, step in enumerate(self._peers.gather(bad)) if step is not None]
             step, rank = min(found)
             raise LaunchError(
-                f"the loss is not a number (NaN or infinite) at step {step}, first on rank {rank}",
+                Message(
+                    "the loss is not a number (NaN or infinite) at step {step}, first on rank {rank}",
+                    step=step,
+                    rank=rank,
+                ),
                 hint=NAN_REASONS[self._precision],
                 exit_code=EXIT_JOB_FAILED,
                 is_consequence=rank != self._peers.index,

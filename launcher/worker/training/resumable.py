@@ -13,6 +13,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.files import open_by_umask, read_json, write_json
+from launcher.messages import Message
 from launcher.rundir import paths, records
 from launcher.rundir.paths import MODEL_NOTE
 from launcher.worker.checkpoints.live import Live
@@ -159,9 +160,12 @@ class ResumableTrainer(Trainer):
         refused = attempted(lambda: self._publish_model(folder))
         if isinstance(refused, str):
             raise LaunchError(
-                f"{folder}: the model could not be written: {refused}",
-                hint=f"correct that; the same command with --run-dir {folder.parent} then goes on from its newest checkpoint",
+                "{folder}: the model could not be written: {refused}",
+                hint="correct that; the same command with --run-dir {parent} then goes on from its newest checkpoint",
                 exit_code=EXIT_JOB_FAILED,
+                folder=folder,
+                refused=refused,
+                parent=folder.parent,
             )
 
     def _publish_model(self, folder: Path) -> None:
@@ -235,9 +239,11 @@ class ResumableTrainer(Trainer):
         if manifest["world_size"] == self.plan.world_size:
             self._random_state = saved.trees[own]["random"]
         else:
-            notes.append("random states are of ranks that are gone: dropout is drawn anew from seed, step and rank")
+            notes.append(
+                Message("random states are of ranks that are gone: dropout is drawn anew from seed, step and rank")
+            )
         if manifest["recipe"] != recipe_hash(self.plan):
-            notes.append("the recipe's model, data or training changed since; steps are counted on")
+            notes.append(Message("the recipe's model, data or training changed since; steps are counted on"))
         self._resumed = saved
         self.store.events.emit(
             records.Resume(
@@ -251,7 +257,9 @@ class ResumableTrainer(Trainer):
             )
         )
         for text in notes:
-            self.store.events.emit(records.Note(text=f"resuming from {path.name}: {text}"))
+            self.store.events.emit(
+                records.Note(text=Message("resuming from {path}: {text}", path=path.name, text=text))
+            )
 
     def _open(self, path: Path, manifest: dict[str, Any]) -> Saved:
         return Saved([TensorFile(path / state_file(r)) for r in range(manifest["world_size"])], str(path))
@@ -324,14 +332,21 @@ class ResumableTrainer(Trainer):
         found = check(path, step_of(path))
         if isinstance(found, PassedOver):
             raise LaunchError(
-                f"the best checkpoint {path.name} cannot be loaded: it {found.reason}",
+                "the best checkpoint {path} cannot be loaded: it {reason}",
                 hint="set training.load_best_model_at_end=false to end with the last weights",
                 exit_code=1,
+                path=path.name,
+                reason=found.reason,
             )
         self._live_state().load_weights(self._open(path, found.manifest))
         self.has_best_model = True
         best = self.best_facts()
-        text = f"the model of step {best['step']} is kept, the best by {best['metric']}: {best['value']}"
+        text = Message(
+            "the model of step {step} is kept, the best by {metric}: {value}",
+            step=best["step"],
+            metric=best["metric"],
+            value=best["value"],
+        )
         self.store.events.emit(records.Note(text=text))
 
     def best_facts(self) -> dict[str, Any]:

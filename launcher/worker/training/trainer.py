@@ -278,8 +278,10 @@ class RecipeTrainer(ResumableTrainer):
 def _order(strategy: str) -> Order:
     if strategy not in get_args(Order):
         raise LaunchError(
-            f"training.train_sampling_strategy {strategy!r} depends on the number of ranks",
-            hint=f"use one of {', '.join(get_args(Order))}; group_by_length balances ranks too",
+            "training.train_sampling_strategy {strategy!r} depends on the number of ranks",
+            hint="use one of {get_args}; group_by_length balances ranks too",
+            strategy=strategy,
+            get_args=", ".join(get_args(Order)),
         )
     return cast(Order, strategy)
 

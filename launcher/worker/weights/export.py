@@ -21,6 +21,7 @@ import torch
 
 from launcher.errors import LaunchError
 from launcher.files import read_json, write_json, write_text
+from launcher.messages import Message, joined
 from launcher.recipe import schema
 from launcher.recipe.schema import NO_DATA, RecipeSpec
 from launcher.rundir.paths import MODEL_NOTE, RunDir
@@ -87,11 +88,13 @@ def export(request: Request) -> dict[str, Any]:
     """
     out = Path(request.out)
     if out.exists() or out.is_symlink():
-        raise LaunchError(f"{out}: exists already", hint="name another folder with --out; nothing is overwritten")
+        raise LaunchError(
+            "{out}: exists already", hint="name another folder with --out; nothing is overwritten", out=out
+        )
     recipe = RecipeSpec.model_validate_json(json.dumps(request.recipe))
     found = _find(request, recipe)
     if request.adapter_only and found.base is None:
-        raise LaunchError(f"{found.folder}: is no adapter", hint="leave out --adapter-only")
+        raise LaunchError("{folder}: is no adapter", hint="leave out --adapter-only", folder=found.folder)
     recipe = with_labels(recipe, load_config(recipe, found.model), found)
     notes = list(found.notes)
     aside = out.with_name(f".{out.name}.partial-{os.getpid()}")
@@ -106,7 +109,10 @@ def export(request: Request) -> dict[str, Any]:
         if error.errno is None:
             raise
         raise LaunchError(
-            f"{out}: cannot be written: {error.strerror}", hint="free some space, or name another --out"
+            "{out}: cannot be written: {problem}",
+            hint="free some space, or name another --out",
+            out=out,
+            problem=error.strerror,
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -119,8 +125,14 @@ def _find(request: Request, recipe: RecipeSpec) -> Trained:
         run = RunDir(folder)
         chosen = run.checkpoints / f"checkpoint-{request.checkpoint}"
         if not chosen.is_dir():
-            there = ", ".join(str(step) for step, _ in listed(run.checkpoints)) or "none"
-            raise LaunchError(f"{folder}: has no checkpoint {request.checkpoint}", hint=f"steps there: {there}")
+            there = joined(str(step) for step, _ in listed(run.checkpoints)) or "none"
+            raise LaunchError(
+                "{folder}: has no checkpoint {checkpoint}",
+                hint="steps there: {place}",
+                folder=folder,
+                checkpoint=request.checkpoint,
+                place=there,
+            )
         folder = chosen
     _refuse_foreign(folder)
     return trained_weights.trained(recipe, str(folder), seed=recipe.training.get("seed", 42))
@@ -132,14 +144,16 @@ def _refuse_foreign(folder: Path) -> None:
         return
     if any(any(folder.glob(pattern)) for pattern in _DEEPSPEED):
         raise LaunchError(
-            f"{folder}: is DeepSpeed's own checkpoint, which is made of pickles; ascend-launch does not open these",
-            hint="merge it where you trust it: `python zero_to_fp32.py . merged --safe_serialization` in that folder "
-            "(DeepSpeed leaves that script there), then export or evaluate the folder `merged`",
+            "{folder}: is DeepSpeed's own checkpoint, which is made of pickles; ascend-launch does not open these",
+            hint="merge it where you trust it: `python zero_to_fp32.py . merged --safe_serialization` in that "
+            "folder (DeepSpeed leaves that script there), then export or evaluate the folder `merged`",
+            folder=folder,
         )
     if any(folder.rglob("*.distcp")):
         raise LaunchError(
-            f"{folder}: is a checkpoint of torch.distributed",
-            hint=f"`accelerate merge-weights {folder} merged`, then use the folder `merged`",
+            "{folder}: is a checkpoint of torch.distributed",
+            hint="`accelerate merge-weights {folder} merged`, then use the folder `merged`",
+            folder=folder,
         )
 
 
@@ -203,10 +217,14 @@ class _Job:
         pieces = merge.piece_sources(files, shapes)
         left = [name for name in sources if name not in pieces]
         if not pieces:
-            self.notes.append("no fp32 weights are kept there; these are the saved ones, widened")
+            self.notes.append(Message("no fp32 weights are kept there; these are the saved ones, widened"))
         elif left:
             self.notes.append(
-                f"{len(left)} tensors are no trained parameters and stay as they were saved, as {left[0]}"
+                Message(
+                    "{num_left} tensors are no trained parameters and stay as they were saved, as {left}",
+                    num_left=len(left),
+                    left=left[0],
+                )
             )
         return {**sources, **pieces}
 
@@ -250,10 +268,12 @@ class _Job:
         modules = tuple(f"{_PREFIX}{name.removesuffix('weight')}" for pair in tied.items() for name in pair)
         if part := next((key for key in adapter if key.startswith(modules)), None):
             raise LaunchError(
-                f"{self.found.folder}: {part} was trained apart from the weight it is tied to, and cannot be merged",
+                "{folder}: {part} was trained apart from the weight it is tied to, and cannot be merged",
                 hint="export it with --adapter-only; eval and predict take the adapter as it is",
+                folder=self.found.folder,
+                part=part,
             )
-        self.notes.append("this adapter is merged in memory, by peft")
+        self.notes.append(Message("this adapter is merged in memory, by peft"))
         assert self.found.base is not None
         options = {"num_labels": len(self._label_names())} if self.recipe.model.task != "causal-lm" else {}
         base = table.auto_class(self.recipe).from_pretrained(self.found.base, trust_remote_code=False, **options)
@@ -321,9 +341,11 @@ class _Job:
         if wrong:
             kind, keys = next(iter(wrong.items()))
             raise LaunchError(
-                f"the exported weights do not fit the model's config: {kind.replace('_', ' ')}: {', '.join(keys[:3])}",
+                "the exported weights do not fit the model's config: {kind}: {keys}",
                 hint="report this with the run directory",
                 exit_code=1,
+                kind=kind.replace("_", " "),
+                keys=", ".join(keys[:3]),
             )
 
     # -- the card --------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from launcher.errors import LaunchError
+from launcher.messages import Message
 from launcher.worker.checkpoints.tensorfile import DTYPES, safetensors_header
 
 BLOCK = 1 << 22
@@ -61,17 +62,17 @@ class SafetensorsFile:
         try:
             (length,) = struct.unpack("<Q", os.pread(self._handle, 8, 0))
             if length > size:
-                raise ValueError("its header is longer than the file")
+                raise ValueError(Message("its header is longer than the file"))
             header = json.loads(os.pread(self._handle, length, 8))
             self.metadata: dict[str, str] = header.pop("__metadata__", {})
             self._base = 8 + length
             self._rows: dict[str, Any] = header
             end = max((row["data_offsets"][1] for row in header.values()), default=0)
             if self._base + end != size:
-                raise ValueError(f"it has {size} bytes of {self._base + end}")
+                raise ValueError(Message("it has {size} bytes of {base}", size=size, base=self._base + end))
         except (struct.error, ValueError, KeyError, TypeError) as error:
             raise LaunchError(
-                f"{path}: is no whole safetensors file: {error}", hint="name another checkpoint"
+                "{path}: is no whole safetensors file: {error}", hint="name another checkpoint", path=path, error=error
             ) from None
 
     def close(self) -> None:
@@ -85,7 +86,11 @@ class SafetensorsFile:
         dtype = next((d for d, code in DTYPES.items() if code == row["dtype"]), None)
         if dtype is None:
             raise LaunchError(
-                f"{self.path}: {name} is of type {row['dtype']}", hint="only plain numbers can be exported"
+                "{path}: {name} is of type {dtype}",
+                hint="only plain numbers can be exported",
+                path=self.path,
+                name=name,
+                dtype=row["dtype"],
             )
         begin, width = self._base + row["data_offsets"][0], dtype.itemsize
 
@@ -96,7 +101,13 @@ class SafetensorsFile:
             while done < wanted:
                 count = os.preadv(self._handle, [view[done:]], at + done)
                 if not count:
-                    raise LaunchError(f"{self.path}: ends within {name}", hint="name another checkpoint", exit_code=1)
+                    raise LaunchError(
+                        "{path}: ends within {name}",
+                        hint="name another checkpoint",
+                        exit_code=1,
+                        path=self.path,
+                        name=name,
+                    )
                 done += count
             return torch.frombuffer(data, dtype=dtype) if wanted else torch.empty(0, dtype=dtype)
 
@@ -121,7 +132,10 @@ def folder_sources(folder: Path) -> dict[str, Source]:
             except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
                 what = str(error).strip().splitlines()[0]
                 raise LaunchError(
-                    f"{path}: cannot be read as tensors alone: {what}", hint="name a folder of safetensors"
+                    "{path}: cannot be read as tensors alone: {what}",
+                    hint="name a folder of safetensors",
+                    path=path,
+                    what=what,
                 ) from None
             found.update({name: of_tensor(tensor) for name, tensor in tensors.items()})
     return found
@@ -166,9 +180,12 @@ def _joined(name: str, runs: list[tuple[int, Source]], shape: tuple[int, ...]) -
         reached = max(reached, start + source.numel)
     if reached != whole.numel:
         raise LaunchError(
-            f"the checkpoint's pieces of {name} end at element {reached} of {whole.numel}",
+            "the checkpoint's pieces of {name} end at element {reached} of {numel}",
             hint="name another checkpoint",
             exit_code=1,
+            name=name,
+            reached=reached,
+            numel=whole.numel,
         )
 
     def read(start: int, stop: int) -> Tensor:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import __version__, files
 from launcher.errors import LaunchError
+from launcher.messages import Message
 from launcher.recipe.schema import Data, Parallel, RecipeSpec
 from launcher.rundir.paths import MODEL_NOTE, RunDir
 from launcher.worker.checkpoints.manifest import MANIFEST, PassedOver, changed, check, newest_whole, step_of
@@ -66,7 +67,7 @@ def trained(recipe: RecipeSpec, name: str, *, seed: int) -> Trained:
         return Trained(folder, _base(recipe, folder, seed=seed), step, notes)
     check_folder(folder)
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
-        raise LaunchError(f"{folder}: holds no weights", hint="name a folder with *.safetensors")
+        raise LaunchError("{folder}: holds no weights", hint="name a folder with *.safetensors", folder=folder)
     return Trained(folder, None, step, notes)
 
 
@@ -85,7 +86,10 @@ def _folder(recipe: RecipeSpec, name: str) -> tuple[Path, int | None, tuple[str,
     if not _has_manifest(path):
         return path, None, _unverified(path)
     if reason := changed(path):
-        hint = f"name a checkpoint of that run; if you changed the folder yourself, remove its {MANIFEST}"
+        hint = Message(
+            "name a checkpoint of that run; if you changed the folder yourself, remove its {manifest}",
+            manifest=MANIFEST,
+        )
         raise LaunchError(f"{path}: {reason}", hint=hint)
     return path, None, ()
 
@@ -104,7 +108,13 @@ def _unverified(folder: Path) -> tuple[str, ...]:
     run = RunDir(folder.parent)
     if folder != run.model_dir or not run.plan_path.is_file():
         return ()
-    return (f"{folder} has no {MANIFEST}, so nothing tells whether it is as it was written",)
+    return (
+        Message(
+            "{folder} has no {manifest}, so nothing tells whether it is as it was written",
+            folder=folder,
+            manifest=MANIFEST,
+        ),
+    )
 
 
 def _newest(run: RunDir) -> tuple[Path, int, tuple[str, ...]]:
@@ -112,11 +122,17 @@ def _newest(run: RunDir) -> tuple[Path, int, tuple[str, ...]]:
     if found is None:
         because = "".join(f"; {one.path.name} {one.reason}" for one in passed)
         raise LaunchError(
-            f"{run.path}: the run is not finished and has no whole checkpoint{because}",
+            "{path}: the run is not finished and has no whole checkpoint{because}",
             hint="finish it: launch its recipe.yaml with --run-dir",
             exit_code=2,
+            path=run.path,
+            because=because,
         )
-    return found.path, found.step, tuple(f"passed over {one.path.name}: {one.reason}" for one in passed)
+    return (
+        found.path,
+        found.step,
+        tuple(Message("passed over {path}: {reason}", path=one.path.name, reason=one.reason) for one in passed),
+    )
 
 
 def whole(path: Path) -> tuple[Path, int]:
@@ -128,7 +144,9 @@ def whole(path: Path) -> tuple[Path, int]:
     step = step_of(path)
     found = check(path, step, for_resuming=False)
     if isinstance(found, PassedOver):
-        raise LaunchError(f"{path}: {found.reason}", hint="name another checkpoint of that run")
+        raise LaunchError(
+            "{path}: {reason}", hint="name another checkpoint of that run", path=path, reason=found.reason
+        )
     return found.path, found.step
 
 
@@ -141,7 +159,9 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
     settings = files.read_json(folder / ADAPTER)
     if not isinstance(settings, dict) or not isinstance(settings.get("base_model_name_or_path"), str | None):
         raise LaunchError(
-            f"{folder / ADAPTER}: is no adapter's config", hint="name a folder that peft or a training wrote"
+            "{folder}: is no adapter's config",
+            hint="name a folder that peft or a training wrote",
+            folder=folder / ADAPTER,
         )
     return settings
 
@@ -155,8 +175,10 @@ def _base(recipe: RecipeSpec, adapter: Path, *, seed: int) -> Path:
         return hub.snapshot(named, None, recipe.model.hub)
     if recipe.model.name == str(adapter):
         raise LaunchError(
-            f"{adapter}: its model {named!r} is not on this machine",
+            "{adapter}: its model {named!r} is not on this machine",
             hint="put its path into adapter_config.json as base_model_name_or_path, or give --recipe",
+            adapter=adapter,
+            named=named,
         )
     folder, _ = with_weights(recipe, locate(recipe), seed=seed)
     return folder
@@ -174,14 +196,17 @@ def with_labels(recipe: RecipeSpec, config: Any, trained: Trained) -> RecipeSpec
         return recipe
     if trained.base is not None:
         raise LaunchError(
-            f"{trained.folder}: an adapter, and nothing beside it says how many labels it has",
+            "{folder}: an adapter, and nothing beside it says how many labels it has",
             hint="give the recipe it was trained with: --recipe FILE",
+            folder=trained.folder,
         )
     heads = [name for name in config.architectures or [] if name.endswith("ForSequenceClassification")]
     if not heads or config.num_labels < 2:
         raise LaunchError(
-            f"{trained.folder}: is a {' '.join(config.architectures or ['model'])}, which gives no labels",
+            "{folder}: is a {architectures}, which gives no labels",
             hint="name a model for sequence classification, or give the recipe with --recipe FILE",
+            folder=trained.folder,
+            architectures=" ".join(config.architectures or ["model"]),
         )
     names = tuple(str(config.id2label[i]) for i in range(config.num_labels))
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"label_names": names})})
@@ -203,8 +228,10 @@ def label_names(recipe: RecipeSpec, weights: Trained, config: Any) -> tuple[str,
         known = () if all(re.fullmatch(r"LABEL_\d+", name) for name in named) or weights.base is not None else named
     if given is not None and given != known and set(given) == set(known):
         raise LaunchError(
-            f"model.label_names has the labels in another order than {weights.folder}",
-            hint=f"write them as {', '.join(known)}, or leave model.label_names out",
+            "model.label_names has the labels in another order than {folder}",
+            hint="write them as {known}, or leave model.label_names out",
+            folder=weights.folder,
+            known=", ".join(known),
         )
     return given or known or None
 

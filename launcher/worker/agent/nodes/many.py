@@ -24,6 +24,7 @@ from launcher import network, scrub
 from launcher.accelerators.ascend.ports import PORTS_OF_A_BLOCK
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.machine.nodes import split_endpoint
+from launcher.messages import Message, plural
 from launcher.planning.plan import Plan
 from launcher.rundir import records
 from launcher.rundir.paths import JOB_SECRET
@@ -109,8 +110,11 @@ class ManyNodes:
             self._raise_if_over()
             if self._board.taken_by and self._board.taken_for_s > LOST_AFTER_S + LEAVE_S:
                 raise LaunchError(
-                    f"{self._board.taken_by} is node {self.node_rank} of the job at {self.endpoint} already",
+                    "{taken_by} is node {node_rank} of the job at {endpoint} already",
                     hint="give every node a --node-rank of its own",
+                    taken_by=self._board.taken_by,
+                    node_rank=self.node_rank,
+                    endpoint=self.endpoint,
                 )
             if time.monotonic() > deadline:
                 raise self._absent() if self._is_first else self._unreachable()
@@ -128,8 +132,11 @@ class ManyNodes:
                 return True
             if time.monotonic() > until:
                 raise LaunchError(
-                    f"node {self.node_rank} and the first node at {self.endpoint} do not have the same {JOB_SECRET}",
-                    hint=f"export one {JOB_SECRET} on every node, or none on any; `openssl rand -hex 32` makes one",
+                    "node {node_rank} and the first node at {endpoint} do not have the same {job_secret}",
+                    hint="export one {job_secret} on every node, or none on any; `openssl rand -hex 32` makes one",
+                    node_rank=self.node_rank,
+                    endpoint=self.endpoint,
+                    job_secret=JOB_SECRET,
                 )
             time.sleep(TICK_S)
         return False
@@ -138,8 +145,15 @@ class ManyNodes:
         assert self._board is not None
         absent = [str(n) for n in self._others if n not in self._board.met]
         return LaunchError(
-            f"node{'s' if len(absent) > 1 else ''} {', '.join(absent)} of {self.num_nodes} did not come to {self.endpoint} "
-            f"within {self.timeout_s:.0f} s",
+            plural(
+                "node {absent} of {num_nodes} did not come to {endpoint} within {timeout_s:.0f} s",
+                "nodes {absent} of {num_nodes} did not come to {endpoint} within {timeout_s:.0f} s",
+                count=len(absent),
+                absent=", ".join(absent),
+                num_nodes=self.num_nodes,
+                endpoint=self.endpoint,
+                timeout_s=self.timeout_s,
+            ),
             hint="start the launcher there too, each with its own --node-rank; --join-timeout sets the limit",
             exit_code=EXIT_JOB_FAILED,
         )
@@ -148,8 +162,12 @@ class ManyNodes:
         network.open_many_files()
         if not self._seal.is_set:
             self._note(
-                f"the nodes do not check who writes to {self.endpoint}: whoever reaches it can end this job; "
-                f"export one {JOB_SECRET} on every node (`openssl rand -hex 32` makes one)"
+                Message(
+                    "the nodes do not check who writes to {endpoint}: whoever reaches it can end this job; "
+                    "export one {job_secret} on every node (`openssl rand -hex 32` makes one)",
+                    endpoint=self.endpoint,
+                    job_secret=JOB_SECRET,
+                )
             )
         try:
             # Where all nodes are on this host, nobody else need reach them; a name may be another address elsewhere.
@@ -161,8 +179,9 @@ class ManyNodes:
             if "EADDRINUSE" not in str(error) and "in use" not in str(error):
                 raise
             raise LaunchError(
-                f"port {self.port} is taken on this, the first node",
+                "port {port} is taken on this, the first node",
                 hint="end the other job (`ss -ltnp`), or choose another port on all nodes",
+                port=self.port,
             ) from error
 
     def _connect(self, deadline: float) -> Any:
@@ -191,10 +210,13 @@ class ManyNodes:
 
     def _unreachable(self) -> LaunchError:
         return LaunchError(
-            f"node {self.node_rank} found no first node at {self.endpoint} within {self.timeout_s:.0f} s",
-            hint="start the launcher there too, with --node-rank 0; check the address, the port and firewalls; "
-            "--join-timeout sets the limit",
+            "node {node_rank} found no first node at {endpoint} within {timeout_s:.0f} s",
+            hint="start the launcher there too, with --node-rank 0; check the address, the port and "
+            "firewalls; --join-timeout sets the limit",
             exit_code=EXIT_JOB_FAILED,
+            node_rank=self.node_rank,
+            endpoint=self.endpoint,
+            timeout_s=self.timeout_s,
         )
 
     def _refuse_others(self, met: Mapping[int, Record]) -> None:
@@ -209,7 +231,17 @@ class ManyNodes:
             assert self._board is not None
             verb, values, hint = found
             host = self._board.met[node]["host"]
-            raise LaunchError(f"node {node} ({host}) {verb} than node {self.node_rank}: {values}", hint=hint)
+            raise LaunchError(
+                Message(
+                    "node {node} ({host}) {verb} than node {node_rank}: {values}",
+                    node=node,
+                    host=host,
+                    verb=verb,
+                    node_rank=self.node_rank,
+                    values=values,
+                ),
+                hint=hint,
+            )
 
     def declare(self, prepared: Record) -> None:
         self._prepared = prepared
@@ -228,7 +260,12 @@ class ManyNodes:
             return
         if board.num_foreign and not self._has_noted:
             self._has_noted = True
-            self._note(f"somebody else writes to {self.endpoint}, where the nodes of this job meet; it is passed over")
+            self._note(
+                Message(
+                    "somebody else writes to {endpoint}, where the nodes of this job meet; it is passed over",
+                    endpoint=self.endpoint,
+                )
+            )
         for node in self._others:
             seen = board.seen.get(node, NOTHING)
             if node in self._lost or (seen.state.get("left") and self._said_why(node)):
@@ -247,15 +284,15 @@ class ManyNodes:
         assert self._board is not None
         host = self._board.met.get(node, {}).get("host", "?")
         gone = (
-            f"its launcher at {self.endpoint} gave this node up, which had stood still"
+            Message("its launcher at {endpoint} gave this node up, which had stood still", endpoint=self.endpoint)
             if self._board.is_given_up
-            else f"its launcher at {self.endpoint} is gone"
+            else Message("its launcher at {endpoint} is gone", endpoint=self.endpoint)
             if self._board.error
-            else "its launcher ended and did not say how"
+            else Message("its launcher ended and did not say how")
             if self._state(node).get("left")
-            else f"nothing heard of it for {silent_s:.0f} s"
+            else Message("nothing heard of it for {silent_s:.0f} s", silent_s=silent_s)
         )
-        what = f"node {node} ({host}) is lost: {gone}"
+        what = Message("node {node} ({host}) is lost: {gone}", node=node, host=host, gone=gone)
         return Failure.of(
             rank=None,
             node_rank=node,
@@ -263,7 +300,7 @@ class ManyNodes:
             type=NODE_LOST,
             message=what,
             what=what,
-            hint="look at that node: its power and network, and agent.log in its run directory",
+            hint=Message("look at that node: its power and network, and agent.log in its run directory"),
             traceback="",
             weight=failure.CAUSE,
             exit_code=EXIT_JOB_FAILED,
@@ -298,7 +335,7 @@ class ManyNodes:
         found = self._over()
         if found is not None:
             code = EXIT_JOB_FAILED if found.exit_code is None else found.exit_code
-            raise LaunchError(found.what or "another node gave up", hint=found.hint, exit_code=code)
+            raise LaunchError(found.what or Message("another node gave up"), hint=found.hint, exit_code=code)
 
     def _report(self, node: int) -> Any:
         return self._state(node).get("report")
@@ -374,10 +411,15 @@ class ManyNodes:
         if not common:
             assert self._board is not None
             few = min(offers, key=lambda n: len(offers[n]))
-            where = f"node {few} ({self._board.met[few]['host'] if few else self._introduction['host']})"
+            where = Message(
+                "node {few} ({host})", few=few, host=self._board.met[few]["host"] if few else self._introduction["host"]
+            )
             raise LaunchError(
-                f"no {PORTS_OF_A_BLOCK} ports for HCCL are free on all nodes; {where} offers {sorted(offers[few]) or 'none'}",
+                "no {ports_of_a_block} ports for HCCL are free on all nodes; {where} offers {offers}",
                 hint="end other jobs on these hosts, or export HCCL_IF_BASE_PORT with one value on every node",
+                ports_of_a_block=PORTS_OF_A_BLOCK,
+                where=where,
+                offers=sorted(offers[few]) or "none",
             )
         self._blocks.keep(min(common))
         return min(common)
@@ -396,10 +438,13 @@ class ManyNodes:
                     return host
             if time.monotonic() > deadline:
                 raise LaunchError(
-                    f"node {self.node_rank} reaches {self.endpoint}, but not port {port} of the first node "
-                    f"({' or '.join(hosts)})",
+                    "node {node_rank} reaches {endpoint}, but not port {port} of the first node ({hosts})",
                     hint="let the nodes connect to each other at any port: firewall, security group or network policy",
                     exit_code=EXIT_JOB_FAILED,
+                    node_rank=self.node_rank,
+                    endpoint=self.endpoint,
+                    port=port,
+                    hosts=" or ".join(hosts),
                 )
             time.sleep(TICK_S)
         return self._address

@@ -31,7 +31,7 @@ def ranks_store(address: str, port: int = 0) -> Any:
         if not port:
             raise
         raise LaunchError(
-            f"port {port} of this host is in use", hint="leave --master-port out, and a free one is taken"
+            "port {port} of this host is in use", hint="leave --master-port out, and a free one is taken", port=port
         ) from None
 
 

@@ -12,6 +12,8 @@ import datasets
 import evaluate
 import sklearn.metrics
 
+from launcher.messages import Message
+
 _KINDS: dict[str, typing.Any] = {
     "accuracy": lambda true, found, labels: float(sklearn.metrics.accuracy_score(true, found)),
     "precision": lambda true, found, labels: _macro(sklearn.metrics.precision_score, true, found),
@@ -35,7 +37,13 @@ class Labels(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in _KINDS:
-            raise KeyError(f"configurations are {', '.join(_KINDS)}, not {self.config_name!r}")
+            raise KeyError(
+                Message(
+                    "configurations are {kinds}, not {config_name!r}",
+                    kinds=", ".join(_KINDS),
+                    config_name=self.config_name,
+                )
+            )
         number = datasets.Value("int64")
         return evaluate.MetricInfo(
             description=__doc__,
