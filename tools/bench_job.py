@@ -384,13 +384,14 @@ elif side == "tokenizer":
         tokenizer.encode_batch_fast(texts[i : i + 1000])
     rows = len(texts)
 else:
-    from launcher.rundir import RunDir
-    from launcher.worker import data, rank
+    from launcher.rundir.paths import RunDir
+    from launcher.worker import rank
+    from launcher.worker.data import prepare
     run = RunDir(Path(job["run"]))
     plan = run.plan()
     rank.preload(plan)
     began, used = time.perf_counter(), time.process_time()
-    prepared = data.prepare(plan, run)
+    prepared = prepare.prepare(plan, run)
     rows = prepared.train.rows + prepared.eval.rows
 print(json.dumps({"read": read, "seconds": time.perf_counter() - began, "cpu": time.process_time() - used, "rows": rows}))
 """

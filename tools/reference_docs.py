@@ -46,7 +46,7 @@ before anything starts.
 
 def recipes() -> str:
     """docs/recipes.md."""
-    tree = ast.parse((ROOT / "launcher" / "spec.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "launcher" / "recipe" / "schema.py").read_text(encoding="utf-8"))
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     parts = [INTRO]
     for key, name in SECTIONS.items():

@@ -148,7 +148,7 @@ class Zero3(Zero):
             return states, 0
         shard = _shard(job)
         if job.device != "npu":  # the optimizer's own fp32 gradients, kept for its step on the CPU
-            return states._replace(gradients=states.gradients + 4 * shard), 0
+            return States(states.weights, states.gradients + 4 * shard, states.optimizer), 0
         return States(0, 0, 0), states.weights + states.optimizer + shard * job.low + 4 * shard
 
     def load_host_bytes(self, num_parameters: int, precision: str, *, has_adapter: bool) -> int:

@@ -49,7 +49,7 @@ met.close()
 """
 LOOK_UP = """
 import socket
-from launcher.cluster import network
+from launcher import network
 def look_up(name):
     try:
         socket.getaddrinfo(name, None)

@@ -208,9 +208,9 @@ def test_a_bug_of_ours_leaves_a_log_to_paste(tmp_path: Path):
     import sys
 
     code = (
-        "import sys; from launcher import cli, spec\n"
+        "import sys; from launcher import cli; from launcher.recipe import load\n"
         "def broken(*a, **k): raise ZeroDivisionError('boom')\n"
-        "spec.load = broken\n"
+        "load.load = broken\n"
         "sys.argv = ['ascend-launch', 'x.yaml']\n"
         "cli.main()"
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from launcher.cli import cli, command_line, program
+from launcher.cli import cli, command_line, program, submit_program
 
 REPO = Path(__file__).resolve().parents[2]
 PAGES = sorted([*REPO.glob("*.md"), *(REPO / "docs").glob("*.md"), REPO / "recipes" / "README.md"])
@@ -90,11 +90,10 @@ IDS = [f"{page.relative_to(REPO)}: {' '.join(words)[:60]}" for page, words in AL
 def test_commands_are_parsed_by_the_real_command_line(page: Path, words: list[str]):
     """No option or command that does not exist, no value that is refused."""
     command: click.Command = cli
-    words = (
-        words
-        if words[0] in cli.commands or words[0].startswith("--help")
-        else command_line.with_command(words, program.program_command.params)
-    )
+    if words[0] == "submit":
+        words = command_line.with_command(words[1:], submit_program.submit_program_command.params, command_line.SUBMIT)
+    elif words[0] not in cli.commands and not words[0].startswith("--help"):
+        words = command_line.with_command(words, program.program_command.params)
     while isinstance(command, click.Group) and words:
         command, words = command.commands[words[0]], words[1:]
 

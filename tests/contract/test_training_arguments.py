@@ -7,7 +7,6 @@ import dataclasses
 import inspect
 import itertools
 import re
-import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,13 @@ from transformers import TrainingArguments, optimization, trainer_optimizer, tra
 from transformers.integrations import integration_utils
 from transformers.trainer_utils import SchedulerType
 
+import launcher
 from launcher.accelerators import detect
 from launcher.errors import LaunchError
 from launcher.machine.cluster import Cluster
 from launcher.machine.nodes import Nodes
 from launcher.planning import decide, plan
-from launcher.recipe import load, training_fields, training_rules
+from launcher.recipe import load, optimizers, problems, schedulers, schedules, trackers, training_fields, training_rules
 from launcher.recipe.load import Loaded
 from launcher.recipe.optimizers import OPTIMIZERS
 from launcher.recipe.schedulers import SCHEDULERS
@@ -172,8 +172,8 @@ def _read_fields() -> set[str]:
             optimization,
         ),
     )
-    worker = Path(plan.__file__).parent / "worker"
-    sources += [path.read_text(encoding="utf-8") for path in worker.glob("*.py")]
+    worker = Path(launcher.__file__).parent / "worker"
+    sources += [path.read_text(encoding="utf-8") for path in worker.rglob("*.py")]
     text = "\n".join(sources)
     read = set(re.findall(r"\bargs\.(\w+)", text)) | set(re.findall(r'training_arguments(?:\.get\(|\[)"(\w+)"', text))
     read |= set(re.findall(r"\bstate\.(\w+_steps)", text))  # TrainerState.compute_steps turns shares into numbers
@@ -333,7 +333,9 @@ def test_no_schedule_that_transformers_refuses_passes(tmp_path: Path):
 
 def test_the_rules_import_no_library():
     """Loading a recipe takes milliseconds: the tables are ours."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(training_rules)))
-    names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    trees = [
+        ast.parse(inspect.getsource(m)) for m in (training_rules, schedules, schedulers, optimizers, trackers, problems)
+    ]
+    names = {a.name for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
 
     assert {"difflib", "importlib.util", "math"} == names

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent.parent / "launcher"
 RECORDS = {"event", "failure", "stalled", "rates", "incident"}
 """What events and failures are called where they are used."""
 FILES = {"events_path", "failure_path", "error_path"}
-OTHERS = {"render/kubernetes.py"}
+OTHERS = {"clusters/kubernetes/manifest.py"}
 """A manifest has events of another kind."""
 
 

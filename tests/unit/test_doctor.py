@@ -661,8 +661,8 @@ def test_every_real_capture_is_judged_without_breaking(machine: Context, capture
 def test_cheap_checks_are_cheap_and_import_no_torch():
     """All of them, import of this module apart, in far less than 0.3 s."""
     code = (
-        "import sys, time\nfrom launcher import doctor\nfrom launcher.cluster import npu\n"
-        "ctx = doctor.context('npu', found=npu.Found(()))\nt = time.process_time()\n"
+        "import sys, time\nfrom launcher.diagnose.doctor import run as doctor\nfrom launcher.machine.cluster import Found\n"
+        "ctx = doctor.context('npu', found=Found(()))\nt = time.process_time()\n"
         "doctor.run_checks(ctx, only_cheap=True)\nprint(time.process_time() - t, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import threading
 from typing import Any
@@ -72,7 +73,7 @@ def test_blocks_are_legal_and_do_not_overlap():
     """HCCL_IF_BASE_PORT is 1024 to 65520, and 32 ports follow from there."""
     assert 60000 == LOW
     assert all(1024 <= base <= 65520 and base + 31 <= 65535 for base in BLOCKS)
-    assert all(b - a >= PORTS_OF_A_BLOCK for a, b in zip(BLOCKS, BLOCKS[1:], strict=False))
+    assert all(b - a >= PORTS_OF_A_BLOCK for a, b in itertools.pairwise(BLOCKS))
 
 
 def test_the_way_to_oneself_is_the_interface_that_owns_the_address():

@@ -43,6 +43,7 @@ LINES = """
 {"event": "end", "accuracy": 0.5, "eval_loss": 0.7}
 {"event": "ready", "rank": 1, "device": "cpu"}
 {"event": "plan", "run_dir": "/runs/r", "plan": {"name": "r"}}
+{"event": "output", "rank": 1, "stream": 2, "text": "步 5"}
 {"event": "submitted", "job": "17", "output": "slurm-17.out", "script": "#!/bin/bash"}
 {"event": "job", "id": "17", "state": "RUNNING", "restarts": 0}
 {"event": "outcome", "explanation": null, "exit_code": 1, "failure": {"what": "x"}, "metrics": null, "report": null, "continue": null}

@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
+import launcher
 from launcher import plugins
 from launcher.errors import LaunchError
 from launcher.machine.cluster import Cluster
 from launcher.planning import decide, fit, plan
-from launcher.recipe import load, schema
+from launcher.recipe import load
 from launcher.strategies import peak, table
 from launcher.strategies.base import Base
 from tests.support.run import Ran
 
-LAUNCHER = Path(schema.__file__).resolve().parent
+LAUNCHER = Path(launcher.__file__).resolve().parent
 PACKAGE = LAUNCHER.parent / "tests" / "packages" / "pairs"
 CPU = Cluster("cpu", source="a test")
 Write = Callable[..., Path]

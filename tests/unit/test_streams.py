@@ -10,10 +10,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
+from launcher.rundir import records
 from launcher.rundir.history import History
 from launcher.show.run import View
 
@@ -21,6 +22,7 @@ REPO = Path(__file__).resolve().parents[2]
 JOB = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from launcher import streams
 streams.settle()
 streams.outlive()
@@ -35,6 +37,16 @@ sys.stdout.flush()
 out.write_text("trained")
 sys.exit(7)
 """
+
+
+class Broken(records.Note):
+    """An event that cannot be shown."""
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        raise ZeroDivisionError
+
+    text = figures
 
 
 def shell(line: str, out: Path) -> subprocess.CompletedProcess[str]:
@@ -149,13 +161,13 @@ def test_a_reader_that_stands_still_holds_up_no_stop(tmp_path: Path):
 
 
 def test_an_event_that_cannot_be_shown_ends_no_job(capsys: pytest.CaptureFixture[str]):
-    """As one that a full disk cut, or that another program wrote."""
+    """Said once, whatever fails."""
     view = View()
     for _ in range(2):
-        view.event({"event": "restart"})
-    view.event({"event": "note", "text": "still here"})
+        view.event(Broken(text="lost"))
+    view.event(records.Note(text="still here"))
 
     said = capsys.readouterr()
     assert "still here\n" == said.out
-    assert 1 == said.err.count("not everything can be shown (KeyError")
+    assert 1 == said.err.count("not everything can be shown (ZeroDivisionError")
     assert isinstance(view.history, History)

@@ -22,7 +22,7 @@ from launcher.rundir.records import Failure
 LINGERING = """
 import os, sys, time
 from pathlib import Path
-from launcher.rundir import RunDir
+from launcher.rundir.paths import RunDir
 
 with RunDir(Path(sys.argv[1])).hold():
     if os.fork() == 0:

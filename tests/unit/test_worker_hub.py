@@ -19,12 +19,12 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {path.name: path.read_bytes() for path in TINY.glob("*.json")} | {"original.pth": b"never fetched"}
 LOCATE = """
 import sys
-from launcher import spec
 from launcher.errors import LaunchError
-from launcher.worker import model
-recipe = spec.RecipeSpec(model=spec.Model(name=sys.argv[1], num_labels=5), data=spec.Data(path="json"))
+from launcher.recipe import schema
+from launcher.worker.models import folder
+recipe = schema.RecipeSpec(model=schema.Model(name=sys.argv[1], num_labels=5), data=schema.Data(path="json"))
 try:
-    print(model.locate(recipe))
+    print(folder.locate(recipe))
 except LaunchError as error:
     print(error)
 """

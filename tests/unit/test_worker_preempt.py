@@ -80,7 +80,7 @@ def test_a_forked_worker_does_not_inherit_the_handler(tmp_path: Path):
     code = f"""
 import os, signal, subprocess, time
 from pathlib import Path
-from launcher.worker import preempt
+from launcher.worker.runtime import stop_signals as preempt
 preempt.install(Path({str(tmp_path)!r}) / "error_0.json", 0)
 worker = os.fork()
 if worker == 0:

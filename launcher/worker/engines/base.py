@@ -48,9 +48,10 @@ class Base:
         total = sum(p.numel() for p in trainer.model_wrapped.parameters())
         return {"parameters": total, "local_parameters": total}
 
-    def wrap_for_evaluation(self, trainer: Any) -> None:
+    def wrapped_for_evaluation(self, trainer: Any) -> Any:
         # In place: on the device, and under autocast where the training was.
         trainer.accelerator.prepare_model(trainer.model, evaluation_mode=True)
+        return None
 
     def parts(self, trainer: Any) -> Parts:
         return WholeParts(trainer)

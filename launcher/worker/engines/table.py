@@ -51,8 +51,8 @@ class Engine(Protocol):
     def check_evaluation(self, plan: Plan, trainer: Any) -> dict[str, Any]:
         """As `check`, for a model that only evaluates."""
 
-    def wrap_for_evaluation(self, trainer: Any) -> None:
-        """Place the model where evaluation runs without a training before it."""
+    def wrapped_for_evaluation(self, trainer: Any) -> Any:
+        """Place the model where evaluation runs without a training before it; DeepSpeed's engine around it, else None."""
 
     def parts(self, trainer: Any) -> Parts:
         """The state of a wrapped training, as pieces that any number of ranks and any strategy can read."""

@@ -77,12 +77,12 @@ class Zero(Base):
     def check_evaluation(self, plan: Plan, trainer: Any) -> dict[str, Any]:
         return self.check(plan, trainer)
 
-    def wrap_for_evaluation(self, trainer: Any) -> None:
+    def wrapped_for_evaluation(self, trainer: Any) -> Any:
         """In shards: only weights that are sharded are evaluated under DeepSpeed."""
         from transformers.integrations.deepspeed import deepspeed_init
 
         deepspeed_init(trainer, num_training_steps=0, inference=True)
-        trainer.model_wrapped = trainer.deepspeed = trainer.accelerator.prepare(trainer.model)
+        return trainer.accelerator.prepare(trainer.model)
 
     def parts(self, trainer: Any) -> Parts:
         return Zero3Parts(trainer) if trainer.plan.sharing.shards_parameters else ZeroParts(trainer)

@@ -198,7 +198,8 @@ class RecipeTrainer(ResumableTrainer):
         Returns:
             What was found, as `check_engine`.
         """
-        table.of(self.plan).wrap_for_evaluation(self)
+        if (wrapped := table.of(self.plan).wrapped_for_evaluation(self)) is not None:
+            self.model_wrapped = self.deepspeed = wrapped
         return checks.check_evaluation_engine(self.plan, self)
 
     def evaluate(

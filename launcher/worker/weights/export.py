@@ -1,4 +1,4 @@
-"""A training's weights as one Hugging Face folder: `python -m launcher.worker.export REQUEST`, one process, little memory.
+"""A training's weights as one Hugging Face folder: `python -m launcher.worker.weights.export REQUEST`, one process, little memory.
 
 The folder is written aside and renamed once transformers itself has looked at it, so it is whole or it is not there.
 """
@@ -65,7 +65,9 @@ class Request:
 
 def main() -> int:
     """Carry out a request; result.json or error.json beside it."""
-    parser = argparse.ArgumentParser(prog="python -m launcher.worker.export", description=__doc__.partition(":")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m launcher.worker.weights.export", description=__doc__.partition(":")[0]
+    )
     parser.add_argument("request", type=Path)
     path = parser.parse_args().request
     sys.modules["torch_npu"] = None  # type: ignore[assignment]  # no card is used, and without CANN its import fails
