@@ -51,11 +51,11 @@ def parse(raw: bytes, line: int, form: Format, column: str) -> Row | Bad | None:
     try:
         value = json.loads(text)
     except ValueError as error:
-        return Bad(line, f"not JSON: {error}")
+        return Bad(line, Message("not JSON: {error}", error=error))
     except RecursionError:
-        return Bad(line, "not JSON: nested too deeply")
+        return Bad(line, Message("not JSON: nested too deeply"))
     if not isinstance(value, dict):
-        return Bad(line, "not a JSON object")
+        return Bad(line, Message("not a JSON object"))
     if column not in value:
         there = ", ".join(map(repr, list(value)[:8])) or "nothing"
         return Bad(line, Message("no field {column!r}; there is {place}", column=column, place=there))

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from launcher.errors import LaunchError
-from launcher.messages import Message, joined, plural
+from launcher.messages import Message, joined, listed, plural
 
 MAX_LISTED = 64
 """More different values than this are not offered as label names."""
@@ -38,7 +38,7 @@ class Column:
     """The file or data set, the split and the column, for messages."""
     class_names: tuple[str, ...] | None = None
     """Where the data set says itself what its numbers stand for."""
-    place: Callable[[int], tuple[str, str | None]] = lambda row: (f"row {row}", None)
+    place: Callable[[int], tuple[str, str | None]] = lambda row: (Message("row {row}", row=row), None)
     """Where one row is, for messages, and what its file has where nothing was read."""
     no_labels_hint: str = "name a split that has labels"
 
@@ -455,8 +455,7 @@ def _called(labels: Sequence[int], names: Sequence[str]) -> str:
     if len(labels) > 2 and labels[-1] - labels[0] == len(labels) - 1:
         return Message("{label} to {labels}", label=labels[0], labels=labels[-1])
     said = [f"{i}" if names[i] == str(i) else f"{i} ({names[i]})" for i in labels]
-    said = [*said[:6], f"{len(said) - 6} more"] if len(said) > 7 else said
-    return " and ".join(filter(None, (", ".join(said[:-1]), said[-1])))
+    return listed([*said[:6], Message("{count} more", count=len(said) - 6)] if len(said) > 7 else said)
 
 
 def repeated(train: pa.ChunkedArray, held: pa.ChunkedArray) -> int:
