@@ -40,7 +40,7 @@ def write(texts_by_name: Mapping[str, str], run: RunDir) -> None:
         write_text(run.path / name, text)
 
 
-_AGENT = "import sys; sys.path[:] = [p for p in sys.path if p]; from launcher.worker import agent; agent.end()"
+_AGENT = "import sys; sys.path[:] = [p for p in sys.path if p]; from launcher.worker.agent import agent; agent.end()"
 """-m would put the working directory first on sys.path, and a program's may hold anything: a `launcher`, a `datasets`."""
 
 

@@ -270,7 +270,7 @@ def test_the_names_that_a_program_imports_are_loaded_with_their_library(tmp_path
     """A lazy library loads nothing by itself: each rank would load it again. In a process of its own, which imports."""
     (tmp_path / "train.py").write_text("from tqdm import contrib, tqdm\nfrom tqdm import *\nimport yaml\n")
     code = (
-        "import sys, types\nfrom launcher.program import Program\nfrom launcher.worker import program\n"
+        "import sys, types\nfrom launcher.recipe.program import Program\nfrom launcher.worker import program\n"
         "sys.modules['torch'] = types.ModuleType('torch')\nsys.modules['torch'].__spec__ = sys.__spec__\n"
         "plan = types.SimpleNamespace(program=Program(kind='script', target='train.py'), device='cpu',\n"
         "                             supervision=types.SimpleNamespace(preload=True))\n"

@@ -127,7 +127,7 @@ def _launch(job: Job, pipe: Connection) -> int:
     if job.spawn and (job.program is None or job.program.kind != "executable"):
         # A program's working directory may hold anything: a `launcher`, a `datasets`.
         clean = "" if job.program is None else "sys.path[:] = [place for place in sys.path if place]; "
-        code = f"import sys; {clean}from launcher.worker import zygote; zygote.spawned(*sys.argv[1:])"
+        code = f"import sys; {clean}from launcher.worker.agent import zygote; zygote.spawned(*sys.argv[1:])"
         argv = [
             sys.executable,
             "-c",
