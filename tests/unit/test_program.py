@@ -316,6 +316,42 @@ def test_a_module_of_the_programs_own_is_read_before_what_follows_it(tmp_path: P
     assert "train.py" in read(tmp_path, "def broken(:\n").reason
 
 
+@pytest.mark.parametrize("kind", ["script", "module"])
+def test_a_program_within_an_installed_package_is_read_together_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+):
+    """LLaMA-Factory's torchrun runs a file of its package, which imports the package by its name."""
+    package = tmp_path / "site-packages" / "factory"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("from .env import VERSION\n")
+    (package / "env.py").write_text("VERSION = 1\ndef set_up():\n    os.environ['LATER'] = '1'\n")
+    (package / "tune.py").write_text(
+        "import torch, transformers\nfrom .env import VERSION\nrun(VERSION)\nimport peft\n"
+    )
+    (package / "start.py").write_text("if __name__ == '__main__':\n    from factory.tune import run\n")
+    monkeypatch.syspath_prepend(tmp_path / "site-packages")
+    target = str(package / "start.py") if kind == "script" else "factory.start"
+
+    found = preload.of(Program(kind=kind, target=target), tmp_path)
+
+    assert ["torch", "transformers"] == found.modules
+    assert "tune.py:3 runs code before what it imports next" == found.reason
+
+
+@pytest.mark.parametrize(("target", "file"), [("factory.start", "start.py"), ("factory", "__main__.py")])
+def test_the_package_of_a_module_is_read_before_it(tmp_path: Path, target: str, file: str):
+    """`-m factory.start` runs factory/__init__.py first."""
+    (tmp_path / "factory").mkdir()
+    (tmp_path / "factory" / "__init__.py").write_text(
+        "import os\nos.environ['HF_ENDPOINT'] = 'https://mirror.invalid'\n"
+    )
+    (tmp_path / "factory" / file).write_text("import transformers\n")
+
+    found = preload.of(Program(kind="module", target=target), tmp_path)
+
+    assert ([], "__init__.py:2 sets HF_ENDPOINT") == (found.modules, found.reason)
+
+
 OUT, ERR = show.STDOUT, show.STDERR
 
 

@@ -11,6 +11,7 @@ import importlib.util
 import re
 import sys
 from dataclasses import dataclass, field
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from launcher.messages import Message
@@ -77,9 +78,11 @@ def of(program: Program, cwd: Path) -> Preload:
     if source is None:
         found.reason = Message("{target} cannot be read as source", target=program.target)
         return found
-    root = cwd if program.kind == "module" else source.resolve().parent
-    reader = _Reader(found, root)
+    home = source.resolve().parent
+    reader = _Reader(found, cwd if program.kind == "module" else home, home)
     try:
+        if program.kind == "module":
+            reader.package_of(program.target, source)
         reader.file(source, is_main=True)
     except _StopError as stop:
         found.reason = str(stop)
@@ -95,11 +98,8 @@ def _source(program: Program, cwd: Path) -> Path | None:
     for path in (base.with_suffix(".py"), base / "__main__.py"):
         if path.is_file():
             return path
-    try:  # an installed one: finding `a.b` imports `a`, so only the top of it is looked for
-        top, *rest = program.target.split(".")
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):
-        return None
+    top, *rest = program.target.split(".")
+    spec = _spec(top)  # an installed one: finding `a.b` imports `a`, so only the top of it is looked for
     if spec is None or spec.origin is None:
         return None
     base = Path(spec.origin).parent.joinpath(*rest) if rest else Path(spec.origin).parent
@@ -110,12 +110,21 @@ def _source(program: Program, cwd: Path) -> Path | None:
 class _Reader:
     """Walks statements in the order in which Python would run them."""
 
-    def __init__(self, found: Preload, root: Path) -> None:
+    def __init__(self, found: Preload, root: Path, home: Path) -> None:
         self.found = found
         self.root = root
+        """Where the program's own modules are looked for first."""
+        self.home = home
+        """The folder that the program's file lies in."""
         self.seen: set[Path] = set()
         self.strangers: set[str] = set()
         self.is_before_torch = False
+
+    def package_of(self, target: str, source: Path) -> None:
+        """What `-m` imports before it runs the module itself."""
+        package = target.removesuffix(".__main__") if source.name == "__main__.py" else target.rpartition(".")[0]
+        if package:
+            self.module(package, source, 1)
 
     def file(self, path: Path, *, is_main: bool = False) -> None:
         if path in self.seen:
@@ -159,18 +168,29 @@ class _Reader:
 
     def module(self, name: str, path: Path, line: int, names: list[str] | None = None) -> None:
         top = name.partition(".")[0]
-        base = self.root.joinpath(*name.split("."))
-        if (self.root / f"{top}.py").is_file() or (self.root / top / "__init__.py").is_file():
+        root = self.own_root(top)
+        if root is not None:
             parts = name.split(".")
             for depth in range(1, len(parts)):  # a package's own code runs before that of a module in it
-                self.local(self.root.joinpath(*parts[:depth]), [])
-            self.local(base, names or [])
+                self.local(root.joinpath(*parts[:depth]), [])
+            self.local(root.joinpath(*parts), names or [])
         elif top in KNOWN:
             if name not in self.found.modules:
                 self.found.modules.append(name)
             self.found.names.setdefault(name, []).extend(n for n in names or () if n != "*")
         elif top not in sys.stdlib_module_names:
             self.stranger(top, path, line)
+
+    def own_root(self, top: str) -> Path | None:
+        """The folder that holds a module of the program's own: beside the program, or the one of the installed package
+        that the program is a file of, as LLaMA-Factory's launcher.py is; None for a library."""
+        if (self.root / f"{top}.py").is_file() or (self.root / top / "__init__.py").is_file():
+            return self.root
+        if top in KNOWN or top not in self.home.parts:
+            return None
+        spec = _spec(top)
+        folders = [Path(folder).resolve() for folder in (spec.submodule_search_locations if spec else None) or ()]
+        return next((folder.parent for folder in folders if self.home.is_relative_to(folder)), None)
 
     def local(self, base: Path, names: list[str]) -> None:
         """A module of the program's own: it is read, since it runs before what follows its import."""
@@ -184,10 +204,7 @@ class _Reader:
         if top in self.strangers:
             return
         self.strangers.add(top)
-        try:
-            spec = importlib.util.find_spec(top)
-        except (ImportError, ValueError):
-            spec = None
+        spec = _spec(top)
         if spec is None:
             raise _StopError(Message("{path}:{line}: {top} is not installed", path=path.name, line=line, top=top))
         files = [Path(spec.origin)] if spec.origin else []
@@ -212,6 +229,13 @@ class _Reader:
                 "{path}:{lineno} sets {key}", path=path.name, lineno=node.lineno, key=keys[0] if keys else "variables"
             )
         )
+
+
+def _spec(top: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
 
 
 def _bytes(file: Path) -> bytes:
