@@ -86,7 +86,9 @@ class View:
         times = (
             plural(", requeued {count} time", ", requeued {count} times", count=job.restarts) if job.restarts else ""
         )
-        self._line(Message("job {job}  {parts}{times}", job=job.id, parts=" ".join(filter(None, parts)), times=times))
+        self._line(
+            Message("job {job}  {parts}{times}", job=job.id, parts=joined(filter(None, parts), " "), times=times)
+        )
 
     def detached(self, job: str) -> None:
         """Told to stop following."""
