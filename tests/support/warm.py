@@ -324,9 +324,9 @@ def settle(child: Child, streams: list[int], kept: Collection[int]) -> None:
     if importlib.util.find_spec("sitecustomize") is not None:
         importlib.import_module("sitecustomize")
     if child.argv[1:3] == ["-m", "launcher.cli"]:
-        supervise = importlib.import_module("launcher.jobs.follow")
-        supervise.start_agent = functools.partial(supervise.start_agent, popen=start_agent)
-        supervise.tool = functools.partial(supervise.tool, popen=start_tool)
+        for module, name, popen in (("follow", "start_agent", start_agent), ("tool", "tool", start_tool)):
+            of_jobs = importlib.import_module(f"launcher.jobs.{module}")
+            setattr(of_jobs, name, functools.partial(getattr(of_jobs, name), popen=popen))
 
 
 def _keep(streams: list[int], kept: Collection[int]) -> None:
