@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Two processes, a file in one of them: its tests share finished jobs and daemons. In order, since short files come last.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo check test test-rest test-npu test-all bench messages clean
+.PHONY: setup demo check test test-rest test-npu test-all bench docs messages clean
 
 setup:
 	@tools/setup $(VENV)
@@ -33,6 +33,11 @@ test-all: check test test-rest test-npu
 
 bench: setup
 	$(BIN)/python tools/bench_startup.py
+
+# Pages that are made from the code: docs/recipes.md and docs/cli.md, and docs/troubleshooting.md, which is not committed.
+docs: setup
+	@$(BIN)/python tools/reference_docs.py
+	@$(BIN)/python tools/troubleshooting_docs.py
 
 # Texts for translators, and every language's catalogue; `make messages LANGUAGE=zh` begins one.
 messages: setup

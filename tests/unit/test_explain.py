@@ -896,12 +896,9 @@ def test_a_report_is_json(tmp_path: Path):
     assert json.loads(json.dumps(report.to_json()))["verdict"]["rank"] == 2
 
 
-def test_the_troubleshooting_page_is_the_table():
-    """docs/troubleshooting.md is made by tools/troubleshooting_docs.py, and every signature is in it once."""
-    page = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
-    assert page.read_text(encoding="utf-8") == reference.markdown()
+def test_every_signature_is_once_in_the_troubleshooting_page():
+    """Of which `make docs` writes docs/troubleshooting.md."""
+    page = reference.markdown()
+
     for signature in signatures.signatures():
-        assert (
-            reference.markdown().count(f"### {signature.id}\n") + reference.markdown().count(f"### {signature.id} (")
-            == 1
-        )
+        assert 1 == page.count(f"### {signature.id}\n") + page.count(f"### {signature.id} (")

@@ -1,4 +1,4 @@
-"""The numbers of docs/scale.md can be made again."""
+"""The numbers of docs/lab/scale.md can be made again."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def markdown() -> str:
     out = [
         "# Troubleshooting 故障排查",
         "",
-        "Made from `launcher/diagnose/explain/signatures.yaml` by `tools/troubleshooting_docs.py`; do not edit by hand. `ascend-launch explain PATH`"
+        "Made from the signatures in `launcher/diagnose/explain/` by `make docs`; do not edit by hand. `ascend-launch explain PATH`"
         " reads a run directory, a plog folder, a log or `-`, and names the one of these that counts, with rank, host and card.",
         "",
         f"{len(signatures())} signatures. Words in braces are filled from the log.",
