@@ -12,7 +12,7 @@ from typing import Literal
 
 from launcher import messages
 from launcher.errors import LaunchError
-from launcher.machine.cluster import Chip, Found
+from launcher.machine.cluster import Found
 from launcher.machine.commands import RC_MISSING, Runner
 
 Verdict = Literal["ok", "warn", "fail", "skip"]
@@ -43,7 +43,8 @@ class Context:
     """Everything the checks look at. Plain values: no recipe or plan objects."""
 
     env: Mapping[str, str]
-    device: Literal["npu", "cpu"]
+    device: str
+    """The accelerator, by its name in launcher.accelerators.table."""
     found: Found
     """What npu.look saw of this node."""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -82,10 +83,6 @@ class Context:
     """The packages that the job imports, by the names of BOUNDS; None where no job was named."""
     cuda: str = ""
     """The CUDA release that the installed torch was built for; "" for a build without CUDA."""
-
-    @property
-    def chip(self) -> Chip | None:
-        return next((d.chip for d in self.found.devices if d.chip), None)
 
     def path(self, name: str) -> Path:
         """An absolute path below `root`."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from launcher.accelerators import table as accelerators
 from launcher.errors import LaunchError
 from launcher.messages import Message
 
@@ -160,7 +161,7 @@ _ACCELERATE_FLAGS = {
     "--same-network": [],
     "--quiet": [],
     "-q": [],
-    "--cpu": ["--device", "cpu"],
+    "--cpu": ["--device", accelerators.HOST],
 }
 _PRECISIONS = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
 

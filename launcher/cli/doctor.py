@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from launcher.cli.options import Count, RecipeFile, complete_recipe, doctor_values
+from launcher.accelerators import table as accelerators
+from launcher.cli.options import Count, Named, RecipeFile, complete_recipe, doctor_values
 from launcher.errors import LaunchError
 
 
@@ -17,7 +18,7 @@ from launcher.errors import LaunchError
 @click.argument("recipe", required=False, type=RecipeFile(), shell_complete=complete_recipe)
 @click.option(
     "--device",
-    type=click.Choice(["auto", "npu", "cpu"]),
+    type=Named(accelerators.TABLE, accelerators.AUTO),
     default="auto",
     help="Check for cards or for CPU [default: auto].",
 )
@@ -69,17 +70,17 @@ def doctor_command(
 def _doctor_context(
     device: str, nproc: int | None, nnodes: int | None, node_rank: int | None, endpoint: str | None, recipe: Path | None
 ) -> Any:
+    from launcher.accelerators import detect
     from launcher.accelerators.ascend import discover
     from launcher.diagnose.doctor import run
     from launcher.recipe import load
 
     found = discover.look(None, os.environ)
-    kind: Any = device if device != "auto" else "npu" if found.devices else "cpu"
     values = _nodes(nnodes, node_rank, endpoint, nproc)
     if recipe is not None:
         loaded = load.load(recipe).spec
         values |= doctor_values(loaded, loaded.parallel.precision, loaded.parallel.strategy, loaded.training)
-    return run.context(kind, found=found, **values)
+    return run.context(detect.kind(device, found), found=found, **values)
 
 
 def _nodes(count: int | None, rank: int | None, endpoint: str | None, nproc: int | None) -> dict[str, Any]:

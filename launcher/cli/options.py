@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from launcher.accelerators import table as accelerators
 from launcher.errors import LaunchError
 from launcher.messages import Message, joined
 
 if TYPE_CHECKING:
     from launcher.machine.cluster import Cluster
     from launcher.planning.plan import Options, Plan, Supervision
+    from launcher.plugins import Table
     from launcher.recipe.load import Loaded
     from launcher.recipe.schema import RecipeSpec
 
@@ -51,6 +54,23 @@ class Count(click.ParamType):
         raise click.BadParameter(Message("{value!r} is neither a number of ranks nor auto", value=value), ctx, param)
 
 
+class Named(click.Choice):
+    """What a table has built in, or a name of another package's, which is looked for when it is given or completed."""
+
+    def __init__(self, table: Table[Any], *others: str) -> None:
+        super().__init__([*others, *table.built_in])
+        self._table = table
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value not in self.choices and value in self._table:
+            return value
+        return super().convert(value, param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        added = [name for name in self._table.names() if name not in self.choices and name.startswith(incomplete)]
+        return [*super().shell_complete(ctx, param, incomplete), *map(CompletionItem, added)]
+
+
 class Seconds(click.FloatRange):
     """A time that ends: JSON, and so a plan, has neither NaN nor infinity."""
 
@@ -84,7 +104,7 @@ def machine_options(command: Any) -> Any:
         ),
         click.option(
             "--device",
-            type=click.Choice(["auto", "npu", "cpu"]),
+            type=Named(accelerators.TABLE, accelerators.AUTO),
             default="auto",
             envvar="ASCEND_LAUNCH_DEVICE",
             help="Where ranks compute [default: auto, npu where there is one].",
@@ -228,7 +248,7 @@ def require_packages(names: tuple[str, ...]) -> None:
     from launcher.diagnose.doctor import versions
     from launcher.machine.cluster import Found
 
-    context = Context(os.environ, "cpu", Found(()), versions.installed(), needs=names)
+    context = Context(os.environ, accelerators.HOST, Found(()), versions.installed(), needs=names)
     failed = [f for f in (versions.check_torch_pair(context), versions.check_packages(context)) if f.ok == "fail"]
     if failed:
         raise LaunchError(joined((f.what for f in failed), "\n"), hint=joined((f.fix for f in failed), "\n       "))
@@ -285,9 +305,11 @@ def inputs(
         raise LaunchError(
             "--chip and --hbm are for plan, render and --dry-run", hint="a launch asks the cards themselves"
         )
-    if pretend and (chip or hbm or device == "npu"):
-        cluster = None if chip or hbm or elsewhere else _real_cards(detect, nodes, nproc)
-        cluster = cluster or detect.assumed(1 if debug else nproc or 8, nodes, chip or detect.ASSUMED_CHIP, hbm)
+    has_cards = device != accelerators.AUTO and accelerators.load(device).has_cards
+    if pretend and (chip or hbm or has_cards):
+        cards = device if has_cards else accelerators.ASSUMED
+        cluster = None if chip or hbm or elsewhere else _real_cards(detect, cards, nodes, nproc)
+        cluster = cluster or detect.assumed(1 if debug else nproc or 8, nodes, chip, hbm, device=cards)
     else:
         cluster = detect.here(device, os.environ, nodes)
     model = loaded.spec.model
@@ -357,9 +379,9 @@ def _rank_table(path: Path | None) -> str | None:
     return str(path.resolve())
 
 
-def _real_cards(detect: Any, nodes: Any, nproc: int | None) -> Cluster | None:
+def _real_cards(detect: Any, device: str, nodes: Any, nproc: int | None) -> Cluster | None:
     try:
-        cluster: Cluster = detect.here("npu", os.environ, nodes)
+        cluster: Cluster = detect.here(device, os.environ, nodes)
     except LaunchError:
         return None
     return cluster if nproc is None or nproc <= len(cluster.devices) else None

@@ -18,8 +18,6 @@ def plan_command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **mach
     from launcher.planning.decide import make, memory_rows, unmodelled
     from launcher.show.plan import memory, planned
 
-    device = machine["device"]
-    machine["device"] = "npu" if device == "auto" and (machine["chip"] or machine["hbm"]) else device
     loaded, cluster, options, config = inputs(recipe, overrides, machine, debug=False, pretend=True)
     rows = memory_rows(loaded, cluster, options, config)
     if not as_json:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from launcher import confined, streams
+from launcher.accelerators import table as accelerators
 from launcher.cli import outputs
 from launcher.cli.job import explained, goes_on, require_health
-from launcher.cli.options import Count, RecipeFile, complete_recipe
+from launcher.cli.options import Count, Named, RecipeFile, complete_recipe
 from launcher.cli.options import given as options_given
 from launcher.errors import EXIT_OK, LaunchError
 
@@ -85,7 +86,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--device",
-    type=click.Choice(["auto", "npu", "cpu"]),
+    type=Named(accelerators.TABLE, accelerators.AUTO),
     default="auto",
     envvar="ASCEND_LAUNCH_DEVICE",
     help="Where ranks compute [default: auto, npu where there is one].",

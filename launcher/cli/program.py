@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from launcher import streams
+from launcher.accelerators import table as accelerators
 from launcher.cli import hostfile
 from launcher.cli.options import supervision, supervision_options
-from launcher.cli.program_options import MASTER_PORT, NOT_TAKEN, ONLY, Device, add_options
+from launcher.cli.program_options import CARDS, MASTER_PORT, NOT_TAKEN, ONLY, add_options
 from launcher.errors import EXIT_JOB_FAILED, EXIT_OK, LaunchError
 
 if TYPE_CHECKING:
@@ -269,8 +270,8 @@ def _take_machines(config: dict[str, Any], given: dict[str, Any]) -> None:
     nodes = config.get("num_machines") or 1
     if given["nproc"] is None and isinstance(config.get("num_processes"), int):
         given["nproc"] = max(1, config["num_processes"] // nodes)
-    if given["device"] == "auto" and config.get("use_cpu") is True:
-        given["device"] = "cpu"
+    if given["device"] == accelerators.AUTO and config.get("use_cpu") is True:
+        given["device"] = accelerators.HOST
     if nodes == 1 or given["nnodes"] is not None:
         return
     given["nnodes"] = nodes
@@ -283,12 +284,12 @@ def _take_machines(config: dict[str, Any], given: dict[str, Any]) -> None:
             given[option] = config.get(key)
 
 
-def _ranks(asked: Any, device: Device) -> tuple[int | None, Device]:
-    if asked == "cpu":
-        return os.cpu_count() or 1, "cpu"
-    if asked in ("npu", "gpu"):
-        return None, "npu" if asked == "npu" else device
-    return asked, device
+def _ranks(asked: Any, device: str) -> tuple[int | None, str]:
+    if asked == CARDS:
+        return None, device
+    if not isinstance(asked, str):
+        return asked, device
+    return None if accelerators.load(asked).has_cards else os.cpu_count() or 1, asked
 
 
 def _nodes(given: dict[str, Any]) -> tuple[int | None, int | None, str | None]:

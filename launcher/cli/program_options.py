@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
+from launcher.accelerators import table as accelerators
 from launcher.cli import outputs
-from launcher.cli.options import Count, Seconds
+from launcher.cli.options import Count, Named, Seconds
 from launcher.messages import Message
 from launcher.strategies import table as strategies
 
-
-class _StrategyName(click.Choice):
-    """A built-in strategy, or one of another package, which is looked for when it is named."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value not in self.choices and value in strategies.TABLE:
-            return value
-        return super().convert(value, param, ctx)
-
-
-Device = Literal["auto", "npu", "cpu"]
 MASTER_PORT = 29500
 """torchrun's own, for several nodes that name none."""
 NOT_TAKEN = {
@@ -45,13 +35,20 @@ ONLY = {
 """Options of torchrun that are taken with these values alone."""
 
 
+CARDS = "gpu"
+"""torchrun's word for one rank a card, whatever the cards are."""
+
+
 class Ranks(Count):
     """torchrun's --nproc-per-node: a number, auto, or a kind of device."""
 
-    name = "N|auto|cpu|npu"
+    name = "|".join(("N", "auto", *sorted(accelerators.BUILT_IN)))
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if value in ("cpu", "gpu", "npu") else super().convert(value, param, ctx)
+        is_name = isinstance(value, str) and value != accelerators.AUTO and not value[:1].isdigit()
+        if is_name and (value == CARDS or value in accelerators.TABLE):
+            return value
+        return super().convert(value, param, ctx)
 
 
 class Nodes(click.ParamType):
@@ -89,7 +86,7 @@ OPTIONS = [
     ),
     click.option(
         "--device",
-        type=click.Choice(["auto", "npu", "cpu"]),
+        type=Named(accelerators.TABLE, accelerators.AUTO),
         default="auto",
         envvar="ASCEND_LAUNCH_DEVICE",
         help="Where ranks compute [default: npu where there is one, else cpu].",
@@ -181,7 +178,7 @@ OPTIONS = [
     ),
     click.option(
         "--strategy",
-        type=_StrategyName(strategies.BUILT_IN),
+        type=Named(strategies.TABLE),
         help="Set what accelerate launch sets for this strategy, by a config made for it [default: nothing is set].",
     ),
     click.option(

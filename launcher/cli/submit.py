@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from launcher import streams
-from launcher.cli.options import Count, given, inputs, recipe_arguments, supervision_options
+from launcher.accelerators import table as accelerators
+from launcher.cli.options import Count, Named, given, inputs, recipe_arguments, supervision_options
 from launcher.errors import EXIT_INTERRUPTED, LaunchError
 from launcher.messages import Message, plural
 
@@ -135,7 +136,10 @@ TARGET_OPTIONS = [
         help="Ranks on each node [default: auto, 8 on npu, 1 on cpu].",
     ),
     click.option(
-        "--device", type=click.Choice(["npu", "cpu"]), default="npu", help="Where ranks compute [default: npu]."
+        "--device",
+        type=Named(accelerators.TABLE),
+        default=accelerators.ASSUMED,
+        help="Where ranks compute [default: npu].",
     ),
     click.option("--chip", metavar="NAME", help="The chip to plan for [default: 910B3]."),
     click.option(
@@ -302,7 +306,7 @@ def _require_cards(plan: Plan, npus: int | None, gres: str | None) -> None:
     """Raises LaunchError where the cards that Slurm is asked for are said twice, or are fewer than the ranks."""
     from launcher.clusters.slurm import script as sbatch
 
-    listed = sbatch.cards(gres or "")
+    listed = sbatch.cards(gres or "", plan.accelerator.gres)
     if npus is not None and listed is not None:
         raise LaunchError(
             "--npus {npus} and --gres {gres} both say how many cards",
@@ -311,7 +315,7 @@ def _require_cards(plan: Plan, npus: int | None, gres: str | None) -> None:
             gres=gres,
         )
     cards, said = (npus, f"--npus {npus}") if npus is not None else (listed, f"--gres {gres}")
-    if plan.device == "npu" and cards is not None and cards < plan.nproc_per_node:
+    if plan.accelerator.has_cards and cards is not None and cards < plan.nproc_per_node:
         raise LaunchError(
             plural(
                 "{text} gives each node {count} card, and --nproc {nproc_per_node} starts {nproc_per_node} ranks there",
@@ -380,7 +384,7 @@ def _slurm(work: Work, options: dict[str, Any]) -> None:
         job_name=options["job_name"] or sbatch.plain(plan.name),
         output=str(Path(options["output"]).absolute()) if options["output"] else sbatch.literal(home) + "/slurm-%j.out",
         gres=gres,
-        exclusive=whole if whole is not None else plan.device == "npu" and gres is None,
+        exclusive=whole if whole is not None else plan.accelerator.has_cards and gres is None,
         **{
             k: options[k]
             for k in ("time", "partition", "account", "qos", "constraint", "cpus_per_task", "mem", "requeue")

@@ -198,6 +198,7 @@ def _refuse_secrets(program: Program, target: str) -> None:
 def _planned(program: Program, options: dict[str, Any]) -> tuple[Loaded, Plan]:
     """The ranks, and nothing else: what a program trains, and how, is its own."""
     from launcher.accelerators import detect
+    from launcher.accelerators import table as accelerators
     from launcher.clusters import environment
     from launcher.planning import decide, plan
     from launcher.recipe import load
@@ -205,10 +206,11 @@ def _planned(program: Program, options: dict[str, Any]) -> tuple[Loaded, Plan]:
 
     endpoint = ANY_ENDPOINT if options["nodes"] > 1 else None
     nodes = environment.find({}, options["nodes"], 0, endpoint, pretend=True)
-    if options["device"] == "npu":
-        cluster = detect.assumed(options["nproc"] or 8, nodes, options["chip"] or detect.ASSUMED_CHIP, options["hbm"])
+    device = options["device"]
+    if accelerators.load(device).has_cards:
+        cluster = detect.assumed(options["nproc"] or 8, nodes, options["chip"], options["hbm"], device=device)
     else:
-        cluster = detect.here("cpu", os.environ, nodes)
+        cluster = detect.here(device, os.environ, nodes)
     recipe = RecipeSpec(output_dir=str(options["log_dir"] or "runs"), report=False)
     loaded = load.Loaded(recipe, program.name, Path.cwd() / program.name.replace(".", "_"), {})
     asked = plan.Options(nproc=options["nproc"], supervision=supervision(options))

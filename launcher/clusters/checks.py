@@ -6,6 +6,7 @@ import re
 import socket
 
 from launcher import network
+from launcher.accelerators import table as accelerators
 from launcher.accelerators.ascend.checks_hccl import bound_ports
 from launcher.checks import Context, Finding, ok, skip
 from launcher.clusters.slurm import script
@@ -38,7 +39,7 @@ def check_slurm_cards(ctx: Context) -> Finding:
     if rc != 0:
         return skip(name, Message("scontrol does not say what job {job} was given", job=job))
     asked = re.search(r"\bTresPerNode=(\S+)", text)
-    cards = script.cards(asked[1]) if asked else None
+    cards = script.cards(asked[1], accelerators.load(ctx.device).gres) if asked else None
     if cards is None and re.search(r"\bOverSubscribe=NO\b", text):
         return ok(name, Message("job {job} has its nodes to itself", job=job))
     if cards is None:

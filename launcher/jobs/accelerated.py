@@ -79,7 +79,7 @@ def _machines(plan: Plan, node_rank: int) -> list[str]:
 
 def _answer(words: list[str], plan: Plan, user: Mapping[str, str]) -> dict[str, Any]:
     env = dict(user)
-    if plan.device == "cpu":
+    if plan.accelerator.torch_extension is None:
         env["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"  # else torch_npu without CANN would end it
     program = plan.program.target if plan.program is not None else os.devnull
     done = subprocess.run(

@@ -12,10 +12,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from launcher import assets, files
+from launcher.accelerators import table as accelerators
 from launcher.errors import LaunchError
 from launcher.messages import Message
 from launcher.models import positions
-from launcher.planning.plan import CARD_PADDING
 from launcher.recipe.schema import NO_DATA, Data, Model, RecipeSpec, Strategy
 from launcher.rundir.paths import MODEL_NOTE, RunDir
 from launcher.strategies import table as strategies
@@ -150,7 +150,8 @@ def recipe_of(weights: Weights) -> RecipeSpec:
     data = Data(path=NO_DATA)
     found = positions.positions(config) if isinstance(config, dict) else None
     if found is not None:  # texts are cut where the model's table of positions ends, on cards at a multiple of 16
-        most = max(MIN_LENGTH, found[0] // CARD_PADDING * CARD_PADDING)
+        padding = accelerators.load(accelerators.ASSUMED).pads_to
+        most = max(MIN_LENGTH, found[0] // padding * padding)
         data = data.model_copy(update={"max_length": min(data.max_length, most)})
     return RecipeSpec(model=Model(name=weights.name), data=data)
 

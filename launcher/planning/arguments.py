@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from launcher.accelerators import table as accelerators
 from launcher.machine.cluster import Cluster
 from launcher.planning.plan import Batch
 from launcher.recipe import schedulers, schedules
@@ -28,7 +29,7 @@ def trainer_arguments(
         "train_sampling_strategy": "group_by_length",
         "report_to": "none",
     }
-    sharing = strategies.load(strategy)
+    accelerator, sharing = accelerators.load(cluster.device), strategies.load(strategy)
     arguments |= sharing.default_arguments(cluster.device, precision)
     arguments |= recipe.training | _direction(recipe)
     arguments |= {
@@ -37,7 +38,7 @@ def trainer_arguments(
         "per_device_eval_batch_size": batch.eval_size,
         "bf16": precision == "bf16",
         "fp16": precision == "fp16",
-        "use_cpu": cluster.device == "cpu",
+        "use_cpu": not accelerator.has_cards,
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "label_names": ["labels"],
@@ -45,8 +46,8 @@ def trainer_arguments(
         "do_train": True,
     }
     if not sharing.needs_deepspeed:
-        arguments["ddp_backend"] = "hccl" if cluster.device == "npu" else "gloo"
-    if cluster.device == "cpu":
+        arguments["ddp_backend"] = accelerator.backend
+    if not accelerator.has_cards:
         arguments["dataloader_pin_memory"] = False
     arguments |= sharing.trainer_arguments()
     if debug:

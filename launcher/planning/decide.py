@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from launcher.accelerators import table as accelerators
 from launcher.errors import LaunchError
-from launcher.machine.cluster import Chip, Cluster, chip
+from launcher.machine.cluster import Cluster
 from launcher.messages import Message, plural
 from launcher.models import geometry
 from launcher.models.wanted import About, Wanted
@@ -16,7 +17,7 @@ from launcher.planning import choose, fit
 from launcher.planning.arguments import trainer_arguments
 from launcher.planning.batch import MAX_MICRO_BATCH, batch_of, evaluation_size
 from launcher.planning.notes import lone_notes, overlaps_communication, unused_notes
-from launcher.planning.plan import ANSWER_POSITIONS, CARD_PADDING, Batch, Options, Plan
+from launcher.planning.plan import ANSWER_POSITIONS, Batch, Options, Plan
 from launcher.planning.use import require_effect, require_room_for_weights, use_arguments, use_strategy
 from launcher.recipe.load import Loaded
 from launcher.recipe.program import Program
@@ -35,7 +36,7 @@ def wanted(recipe: RecipeSpec, device: str) -> Wanted:
         label_names=model.label_names or (),
         max_length=recipe.data.max_length,
         gguf_file=model.gguf_file,
-        pads_to=CARD_PADDING if device == "npu" else 1,
+        pads_to=accelerators.load(device).pads_to,
     )
 
 
@@ -59,8 +60,7 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
         )
     nproc = 1 if options.debug else _nproc(cluster, options)
     world_size = nproc * cluster.num_nodes
-    silicon = chip(cluster.devices[0].name) if cluster.devices else None
-    precision, precision_reason = _precision(recipe, cluster, silicon)
+    precision, precision_reason = _precision(recipe, cluster)
     strategy, strategy_reason = _strategy(recipe, cluster, world_size, precision, model_config, options.model)
     use = options.use
     if use is not None:
@@ -119,21 +119,22 @@ def of_program(program: Program, loaded: Loaded, cluster: Cluster, options: Opti
 
 def _ranks(loaded: Loaded, cluster: Cluster, options: Options, nproc: int) -> dict[str, Any]:
     """What of a Plan does not depend on what its ranks do."""
+    accelerator = accelerators.load(cluster.device)
     return {
         "name": loaded.name,
         "recipe_dir": str(_recipe_dir(loaded)),
         "recipe": loaded.spec,
         "device": cluster.device,
         "device_reason": cluster.source,
-        "chip": cluster.devices[0].name if cluster.devices else None,
-        "backend": "hccl" if cluster.device == "npu" else "gloo",
+        "chip": _chip(cluster),
+        "backend": accelerator.backend,
         "num_nodes": cluster.num_nodes,
         "nproc_per_node": nproc,
         "rdzv_endpoint": cluster.rdzv_endpoint,
         "nodes_reason": cluster.nodes_source,
         "supervision": options.supervision,
         "debug": options.debug,
-        "rank_table": options.rank_table if cluster.device == "npu" else None,
+        "rank_table": options.rank_table if accelerator.has_cards else None,
     }
 
 
@@ -154,8 +155,7 @@ def memory_rows(
         return []
     nproc = _nproc(cluster, options)
     world_size = nproc * cluster.num_nodes
-    silicon = chip(cluster.devices[0].name) if cluster.devices else None
-    precision, _ = _precision(recipe, cluster, silicon)
+    precision, _ = _precision(recipe, cluster)
     overlaps = overlaps_communication(recipe, cluster, options)
     needs = memory_job(recipe, cluster, world_size, nproc, precision, model_config, overlaps=overlaps)
     if needs is None:
@@ -172,7 +172,7 @@ def memory_rows(
 
 def _nproc(cluster: Cluster, options: Options) -> int:
     cards = len(cluster.devices)
-    if cluster.device == "cpu":
+    if not _has_cards(cluster):
         return options.nproc or 1
     if not cards:
         raise LaunchError(
@@ -193,27 +193,17 @@ def _nproc(cluster: Cluster, options: Options) -> int:
     return options.nproc or cards
 
 
-def _precision(recipe: RecipeSpec, cluster: Cluster, silicon: Chip | None) -> tuple[Precision, str]:
-    asked = recipe.parallel.precision
-    has_bf16 = silicon is None or silicon.supports_bf16
-    if cluster.device == "cpu":
-        if asked == "fp16":
-            raise LaunchError("fp16 does not train on CPU", hint="use parallel.precision=bf16 or fp32")
-        if asked == "auto":
-            return "fp32", Message("CPU ranks: exact, and no slower there than bf16")
-        return asked, Message("as the recipe says")
-    name = silicon.soc if silicon else Message("this chip")
-    if asked == "auto":
-        return (
-            ("bf16", Message("{name} computes in bf16", name=name))
-            if has_bf16
-            else ("fp16", Message("{name} has no bf16; loss scaling is on", name=name))
-        )
-    if asked == "bf16" and not has_bf16:
-        raise LaunchError(
-            "{name} has no bf16", hint="use parallel.precision=auto, which takes fp16 with loss scaling", name=name
-        )
-    return asked, Message("as the recipe says")
+def _precision(recipe: RecipeSpec, cluster: Cluster) -> tuple[Precision, str]:
+    precision, reason = accelerators.load(cluster.device).precision(recipe.parallel.precision, _chip(cluster))
+    return cast(Precision, precision), reason
+
+
+def _chip(cluster: Cluster) -> str | None:
+    return cluster.devices[0].name if cluster.devices else None
+
+
+def _has_cards(cluster: Cluster) -> bool:
+    return accelerators.load(cluster.device).has_cards
 
 
 def _strategy(
@@ -228,9 +218,9 @@ def _strategy(
     if asked != "auto":
         return asked, Message("as the recipe says")
     if world_size == 1:
-        return strategies.WHOLE, Message("one rank has nobody to share with")
-    if cluster.device == "cpu":
-        return strategies.WHOLE, Message("CPU ranks share this machine's memory, so sharding saves little")
+        return strategies.WHOLE, "one rank has nobody to share with"
+    if not _has_cards(cluster):
+        return strategies.WHOLE, "CPU ranks share this machine's memory, so sharding saves little"
     why, sharded = unmodelled(cluster, config), strategies.most_sharded()
     count = about.num_parameters if about else None
     hbm_bytes = min((d.hbm_bytes for d in cluster.devices), default=0)
@@ -266,7 +256,7 @@ STATE_SHARE = 0.6
 
 def unmodelled(cluster: Cluster, config: dict[str, Any] | None) -> str:
     """Why `memory` cannot tell what a job needs, where it cannot."""
-    if cluster.device == "cpu":
+    if not _has_cards(cluster):
         return Message("only a card's memory is computed, and this plan is for CPU")
     if config is None:
         return Message("the model's config is not on this machine (a folder, or the hub's cache)")
@@ -303,7 +293,7 @@ def memory_job(
     """What `memory` asks about this job, but for the strategy; None where it cannot be told: on CPU, without the
     model's config, for a family whose shapes are not known, or where no card says how much memory it has."""
     hbm_bytes = min((d.hbm_bytes for d in cluster.devices), default=0)
-    if cluster.device == "cpu" or model_config is None or not hbm_bytes:
+    if not _has_cards(cluster) or model_config is None or not hbm_bytes:
         return None
     labels = recipe.model.num_labels or len(recipe.model.label_names or ()) or 2
     try:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from launcher.accelerators.ascend.chips import Chip
 from launcher.errors import LaunchError
-from launcher.machine.cluster import Chip
 from launcher.strategies.breakdown import Breakdown
 from launcher.strategies.peak import estimate
 from launcher.strategies.table import PREFERENCE, Speed, load

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from launcher.accelerators import table as accelerators
 from launcher.machine.cluster import Cluster
 from launcher.messages import Message
 from launcher.planning.plan import Options
@@ -13,7 +14,9 @@ from launcher.strategies import table as strategies
 
 def lone_notes(cluster: Cluster, options: Options) -> tuple[str, ...]:
     """accelerate joins CPU ranks where ACCELERATE_USE_CPU says so, which its launch sets with neither DeepSpeed nor FSDP."""
-    if cluster.device != "cpu" or options.strategy is None or strategies.load(options.strategy).joins_cpu_ranks:
+    if options.strategy is None or strategies.load(options.strategy).joins_cpu_ranks:
+        return ()
+    if accelerators.load(cluster.device).has_cards:
         return ()
     return (
         Message(
@@ -35,7 +38,11 @@ def overlaps_communication(recipe: RecipeSpec, cluster: Cluster, options: Option
     if asked is not None and asked.overlap_comm is not None:
         return asked.overlap_comm
     found = re.match(r"(\d+)\.(\d+)\.(\d+)", options.deepspeed_version or "")
-    return cluster.device == "npu" and found is not None and tuple(map(int, found.groups())) >= OVERLAP_SINCE
+    return (
+        accelerators.load(cluster.device).has_cards
+        and found is not None
+        and tuple(map(int, found.groups())) >= OVERLAP_SINCE
+    )
 
 
 def unused_notes(recipe: RecipeSpec, strategy: Strategy) -> tuple[str, ...]:

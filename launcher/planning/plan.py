@@ -4,20 +4,32 @@ cannot run. Everything a launch does afterwards follows from the Plan alone."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic_core import PydanticCustomError
 
 from launcher import __version__
+from launcher.accelerators import table as accelerators
 from launcher.models.wanted import About
 from launcher.recipe.program import Program
 from launcher.recipe.schema import Precision, RecipeSpec, Section, Strategy
 from launcher.strategies import table as strategies
 
-CARD_PADDING = 16
-"""Batches are padded to a multiple of it on cards, whose kernels like that; on CPU every pad token costs."""
 ANSWER_POSITIONS = 32
 """causal-lm: positions of a row whose logits are computed, the answer's. Answers are a word or two; this is ample."""
+
+
+def _device(value: object) -> str:
+    if isinstance(value, str) and value in accelerators.TABLE:
+        return value
+    raise PydanticCustomError(
+        "literal_error", "Input should be one of {names}", {"names": ", ".join(accelerators.TABLE.names())}
+    )
+
+
+Device = Annotated[str, BeforeValidator(_device)]
+"""A name in the table of accelerators."""
 
 
 class Batch(Section):
@@ -76,10 +88,11 @@ class Plan(Section):
     recipe_dir: str
     """Folder that `script:` is resolved in."""
     recipe: RecipeSpec
-    device: Literal["npu", "cpu"]
+    device: Device
     device_reason: str
     chip: str | None = None
-    backend: Literal["hccl", "gloo"]
+    backend: str
+    """Of torch.distributed, by which ranks communicate."""
     num_nodes: PositiveInt = 1
     nproc_per_node: PositiveInt
     rdzv_endpoint: str | None = None
@@ -129,6 +142,11 @@ class Plan(Section):
             if value != Supervision.model_fields[name].default:
                 words += [f"--{name.removesuffix('_s').replace('_', '-')}", str(value)]
         return words
+
+    @property
+    def accelerator(self) -> accelerators.Accelerator:
+        """What ranks compute on, by whose name `device` goes."""
+        return accelerators.load(self.device)
 
     @property
     def sharing(self) -> strategies.Strategy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from launcher.accelerators import table as accelerators
 from launcher.errors import LaunchError
 from launcher.machine.cluster import Cluster
 from launcher.messages import Message, joined, plural
@@ -63,13 +64,8 @@ def require_effect(loaded: Loaded, cluster: Cluster, strategy: Strategy | None) 
     """
     training = loaded.spec.training if strategy is not None else {}
     wrong = dict(strategies.load(strategy).ignored_arguments()) if strategy is not None else {}
-    if cluster.device == "cpu":
-        wrong["use_liger_kernel"] = Message("its kernels need cards")
-        if training.get("optim") == "adamw_torch_npu_fused":
-            wrong["optim"] = Message("adamw_torch_npu_fused needs NPUs")
     found = {f"training.{name}": reason for name, reason in wrong.items() if training.get(name)}
-    if cluster.device == "cpu" and loaded.spec.model.attn_implementation == "flash_attention_2":
-        found["model.attn_implementation"] = Message("flash_attention_2 needs cards; sdpa computes the same")
+    found |= accelerators.load(cluster.device).problems(training, loaded.spec.model.attn_implementation)
     if found:
         lines = [
             Message(

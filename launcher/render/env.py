@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from launcher import assets, scrub
+from launcher.accelerators.variables import Row, Variable
 from launcher.messages import Message
 from launcher.planning.plan import Plan
 
@@ -99,16 +98,6 @@ PER_HOST = frozenset(
 set_env.sh says), which node it is."""
 
 
-@dataclass(frozen=True)
-class Variable:
-    """One variable of the ranks' environment. `kept` is true where the user's own value stands."""
-
-    name: str
-    value: str
-    reason: str
-    kept: bool = False
-
-
 def variables(plan: Plan, run_path: Path, user: Mapping[str, str], num_cpus: int | None = None) -> tuple[Variable, ...]:
     """What a launch sets, in the order it is shown. A variable that the user set keeps the user's value.
 
@@ -126,13 +115,12 @@ def variables(plan: Plan, run_path: Path, user: Mapping[str, str], num_cpus: int
             *_of_accelerate(plan),
         )
     rows = list(_both(plan, num_cpus or usable_cpus()))
-    rows += _npu(plan, run_path, user) if plan.device == "npu" else _cpu()
-    rows += _debug(plan) if plan.debug and plan.device == "npu" else []
+    accelerator = plan.accelerator
+    rows += accelerator.variables(run_path, user, plan.driver_version)
+    rows += accelerator.debug_variables() if plan.debug else []
     rows += _trackers(plan, run_path)
     out = [Variable(n, user[n], "your own value", kept=True) if n in user else Variable(n, v, r) for n, v, r in rows]
-    if plan.rank_table is not None:
-        out.append(Variable(RANK_TABLE, plan.rank_table, "--rank-table: HCCL reads it instead of asking rank 0"))
-    return tuple(out)
+    return (*out, *accelerator.rank_table_variables(plan.rank_table))
 
 
 def usable_cpus(root: Path = Path("/")) -> int:
@@ -152,12 +140,8 @@ def usable_cpus(root: Path = Path("/")) -> int:
 
 
 def removed(plan: Plan, user: Mapping[str, str]) -> tuple[Variable, ...]:
-    """What the user's environment has and ranks must not see. The one exception to "your own value stays": HCCL takes a
-    rank table of another job, or of this one before a card was exchanged, without a question until ranks hang."""
-    inherited = user.get(RANK_TABLE)
-    if plan.device != "npu" or not inherited or inherited == plan.rank_table:
-        return ()
-    return (Variable(RANK_TABLE, inherited, "inherited, and ranks need none; --rank-table FILE asks for one"),)
+    """What the user's environment has and ranks must not see."""
+    return tuple(plan.accelerator.removed_variables(user, plan.rank_table))
 
 
 def of_agent(plan: Plan, run_path: Path, user: Mapping[str, str]) -> dict[str, str]:
@@ -167,16 +151,10 @@ def of_agent(plan: Plan, run_path: Path, user: Mapping[str, str]) -> dict[str, s
     return kept | {row.name: row.value for row in variables(plan, run_path, user)}
 
 
-RANK_TABLE = "RANK_TABLE_FILE"
-
-
 def passed(user: Mapping[str, str], named: Sequence[str] = ()) -> tuple[dict[str, str], dict[str, str]]:
     """What a launch by ssh takes along from the user's environment: to every host, and to the first one beyond that."""
     every = {n: v for n, v in user.items() if n in named or (n.startswith(PASSED) and n not in PER_HOST)}
     return every, {n: v for n, v in user.items() if n.startswith(FIRST_ONLY) and n not in every}
-
-
-Row = tuple[str, str, str]
 
 
 def _of_program(plan: Plan, run_path: Path, num_cpus: int) -> list[Row]:
@@ -186,11 +164,7 @@ def _of_program(plan: Plan, run_path: Path, num_cpus: int) -> list[Row]:
         rows.append(_NUMPY)
     if plan.num_nodes == 1:
         rows.append(_LOOPBACK)
-    if plan.device == "cpu":
-        return rows + _cpu()
-    return rows + [
-        row for row in _npu(plan, run_path, {}) if row[0] in ("ASCEND_PROCESS_LOG_PATH", "PYTORCH_HAL_BASED_NPU_CHECK")
-    ]
+    return rows + plan.accelerator.program_variables(run_path)
 
 
 def _of_accelerate(plan: Plan) -> tuple[Variable, ...]:
@@ -219,7 +193,7 @@ def _both(plan: Plan, num_cpus: int) -> list[Row]:
             "false",
             "rows are tokenised before ranks are forked; threads do not survive a fork",
         ),
-        ("DS_ACCELERATOR", plan.device, "DeepSpeed otherwise guesses from which packages import"),
+        ("DS_ACCELERATOR", plan.accelerator.torch_name, "DeepSpeed otherwise guesses from which packages import"),
     ]
     if plan.sharing.needs_deepspeed:
         rows.append(
@@ -232,64 +206,6 @@ def _both(plan: Plan, num_cpus: int) -> list[Row]:
     if plan.num_nodes == 1:
         rows.append(_LOOPBACK)
     return rows
-
-
-def _cpu() -> list[Row]:
-    return [
-        (
-            "TORCH_DEVICE_BACKEND_AUTOLOAD",
-            "0",
-            "where torch_npu is installed without CANN, `import torch` itself fails",
-        ),
-    ]
-
-
-def _npu(plan: Plan, run_path: Path, user: Mapping[str, str]) -> list[Row]:
-    rows = [
-        (
-            "HCCL_CONNECT_TIMEOUT",
-            "1200",
-            "seconds for ranks to meet; the default 120 is less than loading an 8B model takes",
-        ),
-        ("HCCL_EXEC_TIMEOUT", "3600", "seconds for one collective; more than the connect timeout, as HCCL wants it"),
-        (
-            "ASCEND_PROCESS_LOG_PATH",
-            str(run_path / "plog"),
-            "CANN's logs lie beside this run's, where `explain` reads them",
-        ),
-        ("PYTORCH_HAL_BASED_NPU_CHECK", "1", "torch.npu.is_available() then opens no device, so ranks can be forked"),
-    ]
-    if "PYTORCH_ALLOC_CONF" not in user:  # torch_npu raises when both are set
-        rows.append(_allocator(plan.driver_version))
-    return rows
-
-
-EXPANDABLE_SINCE = "24.1.rc3"
-"""The driver (HDK) from which on expandable segments are taken. Huawei's documentation of PYTORCH_NPU_ALLOC_CONF asks for HDK
-23.0.0, calls them experimental until CANN 8.0.RC3, and has limits that end with HDK 24.1.RC3; on older ones a job can end
-in copy_d2d with 507001 (vllm-ascend issue 116)."""
-
-
-def _allocator(driver: str | None) -> Row:
-    name = "PYTORCH_NPU_ALLOC_CONF"
-    if driver and _release(driver) < _release(EXPANDABLE_SINCE):
-        reason = Message(
-            "driver {driver} is older than {expandable_since}, where expandable segments can end a job with 507001",
-            driver=driver,
-            expandable_since=EXPANDABLE_SINCE,
-        )
-        return name, "expandable_segments:False", Message("{reason}; your own value stands", reason=reason)
-    return (
-        name,
-        "expandable_segments:True",
-        Message("less fragmentation: batches differ in length; should a job end with 507001, export it as False"),
-    )
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """23.0.rc2 < 23.0.0 < 23.0.3 < 24.1.rc3."""
-    numbers = re.findall(r"\.?(rc)?(\d+)", version.lower())
-    return tuple(part for rc, number in numbers for part in ((0, int(number)) if rc else (1, int(number))))
 
 
 def _trackers(plan: Plan, run_path: Path) -> list[Row]:
@@ -308,19 +224,6 @@ def report_to(training: Mapping[str, Any]) -> tuple[str, ...]:
     asked = training.get("report_to") or ()
     names = [asked] if isinstance(asked, str) else asked
     return tuple(name for name in names if name != "none")
-
-
-def _debug(plan: Plan) -> list[Row]:
-    del plan
-    return [
-        (
-            "ASCEND_LAUNCH_BLOCKING",
-            "1",
-            "debug: each operator ends before the next, so the traceback names the real one",
-        ),
-        ("TASK_QUEUE_ENABLE", "0", "debug: no queue between Python and the card"),
-        ("ASCEND_GLOBAL_LOG_LEVEL", "1", "debug: CANN logs at INFO"),
-    ]
 
 
 def record(rows: tuple[Variable, ...], user: Mapping[str, str], unset: tuple[Variable, ...] = ()) -> dict[str, object]:

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from launcher.messages import Message, plural, translated
+from launcher.accelerators.variables import Variable
+from launcher.messages import Message, listed, plural, translated
 from launcher.planning.fit import Row
 from launcher.planning.plan import Plan
 from launcher.recipe.load import Loaded
-from launcher.render.env import Variable, hidden
+from launcher.render.env import hidden
 from launcher.rundir.paths import RunDir
 from launcher.show.console import joined, out, print_json
 from launcher.show.text import Text
@@ -51,11 +52,7 @@ def dry_run(
     for row in unset:
         out.print(Text(Message("  unset {row}  # {reason}", row=row.name, reason=row.reason)))
     if plan.num_nodes > 1:
-        names = (
-            Message("GLOO_SOCKET_IFNAME, HCCL_SOCKET_IFNAME and HCCL_IF_BASE_PORT")
-            if plan.backend == "hccl"
-            else Message("GLOO_SOCKET_IFNAME")
-        )
+        names = listed(["GLOO_SOCKET_IFNAME", *plan.accelerator.network_variables])
         out.print(
             Text(Message("  # and, where you have not set them, {names}: settled when the nodes meet", names=names))
         )

@@ -38,7 +38,7 @@ def layer_bytes(job: Job) -> int:
 
 def _mask_bytes(job: Job) -> int:
     """The additive mask that scaled_dot_product_attention makes of a boolean one, in each block."""
-    return job.batch * job.seq * job.seq * job.low if job.attention == "sdpa" and job.device == "cpu" else 0
+    return job.batch * job.seq * job.seq * job.low if job.attention == "sdpa" and not job.on_card else 0
 
 
 def last_norm_bytes(job: Job) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from launcher import assets
+from launcher.accelerators import table as accelerators
 from launcher.messages import Message
 from launcher.strategies.job import Job, merged
 from launcher.strategies.table import INTERFACE, WHOLE, Planned, Reduction, Speed, States
@@ -52,8 +53,7 @@ class Base:
         return dict.fromkeys(OF_DDP, Message("is DDP's, and the strategy is {name}", name=self.name))
 
     def default_arguments(self, device: str, precision: str) -> dict[str, Any]:
-        if precision == "fp16" and device == "npu":
-            # torch_npu's gradient scaler hands itself to fused optimizers, and torch's own does not take it.
+        if precision == "fp16" and not accelerators.load(device).scaler_takes_fused:
             return {"optim": "adamw_torch"}
         return {}
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from launcher.accelerators import table as accelerators
 from launcher.strategies.base import Base
 from launcher.strategies.job import Job
 from launcher.strategies.table import Planned, Reduction, Speed
@@ -24,17 +25,16 @@ class Ddp(Base):
         return {}
 
     def accelerate_config(self, config: dict[str, Any], plan: Planned, deepspeed_path: Path) -> dict[str, Any]:
+        accelerator = accelerators.load(plan.device)
         if plan.world_size == 1:
             # MULTI_NPU is torchrun, which one process does not need; accelerate starts it by itself.
-            return config | {"distributed_type": "NO", "use_cpu": plan.device == "cpu"}
-        if plan.device == "cpu" and plan.program is not None:
+            return config | {"distributed_type": "NO", "use_cpu": not accelerator.has_cards}
+        if not accelerator.has_cards and plan.program is not None:
             # Nothing but ACCELERATE_USE_CPU has an Accelerator() meet its peers over gloo, and this type alone sets it.
             return config | {"distributed_type": "MULTI_CPU", "use_cpu": True}
-        if plan.device == "cpu":
-            # MULTI_CPU starts one process whatever num_processes says. MULTI_GPU is accelerate's word for torchrun; the
-            # ranks then choose gloo by TrainingArguments(use_cpu=True).
-            return config | {"distributed_type": "MULTI_GPU"}
-        return config
+        # MULTI_CPU starts one process whatever num_processes says. MULTI_GPU is accelerate's word for torchrun; CPU ranks
+        # then choose gloo by TrainingArguments(use_cpu=True).
+        return config | {"distributed_type": accelerator.accelerate_type}
 
     def gradients(self, job: Job) -> int:
         return 4 * job.num_trainable if job.ranks == 1 else 0  # in the buckets, which are resident

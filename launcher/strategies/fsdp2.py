@@ -57,7 +57,7 @@ class Fsdp2(Base):
         outer, block = job.low * job.g.outer_parameters, job.low * job.g.layer_parameters
         reducing = job.low * sum(p.numel for p in job.trainable if p.layer == 0)
         # Between two blocks: gradients, their copy for the reduce-scatter (gloo clones it), and the next block's weights.
-        copies = reducing * (3 if job.device == "cpu" else 2)
+        copies = reducing * (2 if job.on_card else 3)
         gathered = {"gathered": outer + block}
         reduced = gathered | {"buffers": reducing}
         return Reduction({"gathered": outer}, gathered, reduced, reduced, gathered | {"buffers": copies})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from launcher.accelerators import table as accelerators
 from launcher.models.geometry import Geometry, Lora, Parameter
 
 
@@ -30,6 +31,11 @@ class Job:
     """reduce_bucket_size of ZeRO's stages 1 and 2; None for the launcher's own."""
     overlaps: bool
     trainable: tuple[Parameter, ...] = field(default=())
+
+    @property
+    def on_card(self) -> bool:
+        """Whether a rank has memory of its own; otherwise all share the machine's."""
+        return accelerators.load(self.device).has_cards
 
     @property
     def tokens(self) -> int:

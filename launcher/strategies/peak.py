@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from launcher.accelerators import table as accelerators
 from launcher.models.geometry import Lora, geometry
 from launcher.strategies import activations, table
 from launcher.strategies.breakdown import Breakdown
@@ -42,7 +43,7 @@ def estimate(
     accumulation: int = 1,
     padded: bool = True,
     lora: Lora | None = None,
-    device: str = "npu",
+    device: str = accelerators.ASSUMED,
     logit_positions: int | None = None,
     bucket_elements: int | None = None,
     overlaps: bool = True,
@@ -80,7 +81,7 @@ def estimate(
         device,
         min(logit_positions or seq_len, seq_len),
         bucket_elements,
-        overlaps and device == "npu",
+        overlaps and accelerators.load(device).has_cards,
         lora.trainable(shape, task) if lora else shape.parameters,
     )
     return _breakdown(how, job, hccl_buffsize_mib, num_communicators)
@@ -91,8 +92,7 @@ def _breakdown(how: Strategy, job: Job, hccl_buffsize_mib: int, num_communicator
     phase, parts = max(phases.items(), key=lambda item: sum(item[1].values()))
     states, host = how.offloaded(job, States(how.weights(job), parts.get("gradients", 0), how.optimizer(job)))
     allocated = sum(states) + sum(v for k, v in parts.items() if k != "gradients")
-    on_card = job.device == "npu"
-    communication = 2 * hccl_buffsize_mib * MIB * num_communicators if on_card and job.ranks > 1 else 0
+    communication = 2 * hccl_buffsize_mib * MIB * num_communicators if job.on_card and job.ranks > 1 else 0
     return Breakdown(
         strategy=how.name,
         phase=phase,  # type: ignore[arg-type]
@@ -104,7 +104,7 @@ def _breakdown(how: Strategy, job: Job, hccl_buffsize_mib: int, num_communicator
         activations=parts.get("activations", 0),
         logits=parts.get("logits", 0),
         communication=communication,
-        reserve=FRAMEWORK_BYTES + int(allocated * FRAGMENTATION) if on_card else 0,
+        reserve=FRAMEWORK_BYTES + int(allocated * FRAGMENTATION) if job.on_card else 0,
         host_bytes=host,
         num_parameters=job.g.num_parameters,
         num_trainable=job.num_trainable,

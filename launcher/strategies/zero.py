@@ -6,15 +6,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from launcher.accelerators import table as accelerators
 from launcher.messages import Message
 from launcher.strategies.base import Base
 from launcher.strategies.job import Job, merged
 from launcher.strategies.table import Planned, Reduction, Speed, States
 from launcher.text import GIB
 
-BUCKET_ELEMENTS = {"npu": 200_000_000, "cpu": 20_000_000}
-"""reduce_bucket_size of stages 1 and 2, in elements, not bytes. DeepSpeed's own examples use 2e8 for cards; CPU ranks
-share one machine's memory, and the buffer is allocated whole on each."""
 MAX_LIVE_ELEMENTS = 1_000_000_000
 """stage3_max_live_parameters and stage3_max_reuse_distance: gathered parameters nearer than this to their next use stay."""
 SUB_GROUP_ELEMENTS = 1_000_000_000
@@ -71,7 +69,7 @@ class Zero(Base):
         return job.low * (job.num_trainable if self._stage == 1 else _padded_flat(job) // job.ranks)
 
     def reduction(self, job: Job) -> Reduction:
-        size = job.bucket or BUCKET_ELEMENTS["npu" if job.device == "npu" else "cpu"]
+        size = job.bucket or accelerators.load(job.device).bucket_elements
         bucket = job.low * size * (2 if job.overlaps else 1)
         copy = 0
         if self._stage == 2:
@@ -147,7 +145,7 @@ class Zero3(Zero):
         if not self.offloads_optimizer:
             return states, 0
         shard = _shard(job)
-        if job.device != "npu":  # the optimizer's own fp32 gradients, kept for its step on the CPU
+        if not job.on_card:  # the optimizer's own fp32 gradients, kept for its step on the CPU
             return States(states.weights, states.gradients + 4 * shard, states.optimizer), 0
         return States(0, 0, 0), states.weights + states.optimizer + shard * job.low + 4 * shard
 
@@ -165,14 +163,15 @@ def document(stage: int, device: str, hidden: int, *, offload: bool = False) -> 
     known and fails (DeepSpeed issue 3228). `overlap_comm` is the plan's, by DeepSpeed's version. Bucket sizes are
     integers: DeepSpeed refuses the floats that formulas give.
     """
+    accelerator = accelerators.load(device)
     zero: dict[str, Any] = {
         "stage": stage,
         "contiguous_gradients": True,
         "overlap_comm": False,
         "reduce_scatter": True,
-        "reduce_bucket_size": BUCKET_ELEMENTS[device],
+        "reduce_bucket_size": accelerator.bucket_elements,
         "allgather_partitions": True,
-        "allgather_bucket_size": BUCKET_ELEMENTS[device],
+        "allgather_bucket_size": accelerator.bucket_elements,
     }
     if stage == 3:
         # The formulas that transformers uses for "auto" (integrations/deepspeed.py, trainer_config_finalize).
@@ -187,8 +186,8 @@ def document(stage: int, device: str, hidden: int, *, offload: bool = False) -> 
             "stage3_gather_16bit_weights_on_model_save": True,
         }
     if offload:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": device == "npu"}
-        zero["offload_param"] = {"device": "cpu", "pin_memory": device == "npu"}
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": accelerator.has_cards}
+        zero["offload_param"] = {"device": "cpu", "pin_memory": accelerator.has_cards}
     out: dict[str, Any] = {
         "zero_optimization": zero,
         "bf16": {"enabled": "auto"},

@@ -36,8 +36,9 @@ def preload(plan: Plan) -> tuple[list[str], str]:
     wanted = list(found.modules)
     if found.may_import_torch and "torch" not in wanted and importlib.util.find_spec("torch") is not None:
         wanted.append("torch")
-    if plan.device == "npu" and found.may_import_torch and importlib.util.find_spec("torch_npu") is not None:
-        wanted.append("torch_npu")
+    extension = plan.accelerator.torch_extension
+    if extension is not None and found.may_import_torch and importlib.util.find_spec(extension) is not None:
+        wanted.append(extension)
     done: list[str] = []
     for name in wanted:
         try:

@@ -24,7 +24,7 @@ from launcher.worker.weights.trained import ADAPTER
 
 def preload(plan: Plan) -> None:
     """Import what ranks of this plan will need, so that forked ones find it loaded. Touches no device."""
-    os.environ["DS_ACCELERATOR"] = plan.device  # read when deepspeed is imported
+    os.environ["DS_ACCELERATOR"] = plan.accelerator.torch_name  # read when deepspeed is imported
     if plan.use is None or plan.use.mode == "eval":
         import datasets
         import evaluate

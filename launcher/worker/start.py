@@ -22,7 +22,7 @@ def settle(run: RunDir) -> None:
     for row in settings.get("set", []):
         os.environ.setdefault(row["name"], row["value"])
     plan = run.plan()
-    if plan.device == "cpu":
-        sys.modules["torch_npu"] = None  # type: ignore[assignment]
+    for name in plan.accelerator.blocked_modules:
+        sys.modules[name] = None  # type: ignore[assignment]
     if not plan.sharing.needs_deepspeed and plan.program is None:
         sys.modules["deepspeed"] = None  # type: ignore[assignment]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from launcher.accelerators import detect
+from launcher.accelerators.ascend import chips
 from launcher.errors import LaunchError
 from launcher.machine.commands import RC_MISSING
 from launcher.machine.nodes import Nodes
@@ -108,8 +109,9 @@ def test_names_of_series_and_any_spelling_are_taken(name: str, hbm: int | None, 
     device = detect.assumed(1, Nodes(), name, hbm).devices[0]
 
     assert (chip, gib << 30) == (device.name, device.hbm_bytes)
-    assert device.chip is not None
-    assert device.chip.supports_bf16
+    chip = chips.of(device)
+    assert chip is not None
+    assert chip.supports_bf16
 
 
 @pytest.mark.parametrize(("name", "hbm"), [("910B4-1", None), ("950", None), ("910B", 32)])

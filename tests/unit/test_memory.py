@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from launcher.accelerators.ascend.chips import chip
 from launcher.errors import LaunchError
-from launcher.machine.cluster import chip
 from launcher.models import geometry
 from launcher.planning import choose, fit
 from launcher.strategies import breakdown, peak

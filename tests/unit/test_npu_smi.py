@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from launcher.accelerators.ascend import discover, npu_smi, npu_tools, visible
+from launcher.accelerators.ascend.chips import chip
 from launcher.accelerators.ascend.npu_tools import Health
 from launcher.errors import LaunchError
 from launcher.machine import commands
-from launcher.machine.cluster import Process, chip
+from launcher.machine.cluster import Process
 from launcher.machine.commands import RC_MISSING, RC_TIMEOUT, Runner
 from launcher.text import MIB
 

@@ -258,4 +258,4 @@ def test_one_task_a_node_and_all_its_cores(recipe: Callable[..., Path]):
 )
 def test_cards_are_read_from_a_list_of_generic_resources(gres: str, count: int | None):
     """As --gres takes them, and as `scontrol show job` writes them."""
-    assert count == sbatch.cards(gres)
+    assert count == sbatch.cards(gres, "npu")

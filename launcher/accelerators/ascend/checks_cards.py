@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from launcher.accelerators.ascend import npu_tools, visible
+from launcher.accelerators.ascend import chips, npu_tools, visible
 from launcher.accelerators.ascend.visible import VISIBLE
 from launcher.checks import Context, Finding, ok, skip
 from launcher.messages import Message
@@ -22,7 +22,8 @@ def check_chip(ctx: Context) -> Finding:
             "a job runs at the slowest one's pace",
             "choose cards of one kind with ASCEND_RT_VISIBLE_DEVICES",
         )
-    if ctx.chip is not None and not ctx.chip.trainable:
+    chip = chips.first(ctx.found.devices)
+    if chip is not None and not chip.trainable:
         return Finding(
             name,
             "fail",
@@ -30,7 +31,7 @@ def check_chip(ctx: Context) -> Finding:
             "it has no links between cards",
             "train on 910 or 950 cards",
         )
-    return ok(name, names[0] if ctx.chip else Message("{name}, unknown to this launcher", name=names[0]))
+    return ok(name, names[0] if chip else Message("{name}, unknown to this launcher", name=names[0]))
 
 
 def check_health(ctx: Context) -> Finding:
@@ -196,20 +197,20 @@ def check_count(ctx: Context) -> Finding:
 
 
 def check_bf16(ctx: Context) -> Finding:
-    name = "bf16"
-    if ctx.chip is None:
+    name, chip = "bf16", chips.first(ctx.found.devices)
+    if chip is None:
         return skip(name, "the chip is unknown")
-    if ctx.chip.supports_bf16:
-        return ok(name, Message("{soc} computes in bf16", soc=ctx.chip.soc))
+    if chip.supports_bf16:
+        return ok(name, Message("{soc} computes in bf16", soc=chip.soc))
     if ctx.precision == "bf16":
         return Finding(
             name,
             "fail",
-            Message("{soc} has no bf16", soc=ctx.chip.soc),
+            Message("{soc} has no bf16", soc=chip.soc),
             "the Trainer refuses to start",
             "parallel.precision=fp16",
         )
-    return ok(name, Message("{soc} has no bf16; precision auto takes fp16", soc=ctx.chip.soc))
+    return ok(name, Message("{soc} has no bf16; precision auto takes fp16", soc=chip.soc))
 
 
 def check_tls(ctx: Context) -> Finding:
@@ -243,8 +244,8 @@ def check_tls(ctx: Context) -> Finding:
 
 
 def check_page_size(ctx: Context) -> Finding:
-    name = "page size"
-    if ctx.num_nodes == 1 or ctx.chip is None or ctx.chip.family != "A2":
+    name, chip = "page size", chips.first(ctx.found.devices)
+    if ctx.num_nodes == 1 or chip is None or chip.family != "A2":
         return skip(name, "matters on A2 with several nodes")
     rc, text = ctx.run(["getconf", "PAGESIZE"])
     wanted = ctx.env.get("HCCL_RDMA_PCIE_DIRECT_POST_NOSTRICT")

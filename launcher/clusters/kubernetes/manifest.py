@@ -127,12 +127,12 @@ def _template(plan: Plan, pod: Pod, name: str, files: Sequence[str], argv: Seque
         mounts.append(
             {"name": f"mount-{i}", "mountPath": mount.path, **({"readOnly": True} if mount.read_only else {})}
         )
-    if plan.device == "npu" and pod.driver:
+    if plan.accelerator.needs_cann and pod.driver:
         for i, (path, kind) in enumerate(DRIVER_PATHS.items()):
             volumes.append({"name": f"driver-{i}", "hostPath": {"path": path, "type": kind}})
             mounts.append({"name": f"driver-{i}", "mountPath": path, "readOnly": True})
     limits: Document = {"cpu": pod.cpu, "memory": pod.memory}
-    limits |= {pod.resource or resource_of(plan): plan.nproc_per_node} if plan.device == "npu" else {}
+    limits |= {pod.resource or resource_of(plan): plan.nproc_per_node} if plan.accelerator.has_cards else {}
     limits = {k: v for k, v in limits.items() if v is not None}
     container: Document = {
         "name": "pytorch",  # the one that the training-operator gives its variables to

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from launcher import scrub
+from launcher.accelerators.ascend.chips import chip
 from launcher.clusters.kubernetes import rules
 from launcher.errors import LaunchError
-from launcher.machine.cluster import chip
 from launcher.planning.plan import Plan
 
 MAX_NAME = 45

@@ -76,7 +76,7 @@ def script(plan: Plan, allocation: Allocation, command: Command) -> str:
         "",
         f"cd -- {quote(str(command.folder))} || exit 2",
         f'export PATH={quote(str(command.python.parent))}:"$PATH"',
-        *(_cann(command.cann) if plan.device == "npu" else []),
+        *(_cann(command.cann) if plan.accelerator.needs_cann else []),
         "",
         *(_SECRET if plan.num_nodes > 1 else []),
         "# One agent a node, which starts the ranks itself: they must not be bound to one task's core. A node that fails",
@@ -150,11 +150,11 @@ def _output(pattern: str) -> str:
     return pattern
 
 
-def cards(gres: str) -> int | None:
-    """The cards in a list of generic resources (`npu:8`, `npu:910b:8`, `gres/npu=8`, several joined by commas), by the
-    name that MindCluster and this launcher give them; None where it names none. A name alone is one (sbatch(1), --gres)."""
+def cards(gres: str, name: str | None) -> int | None:
+    """The cards of this name in a list of generic resources (`npu:8`, `npu:910b:8`, `gres/npu=8`, several joined by
+    commas); None where it names none. A name alone is one (sbatch(1), --gres)."""
     found = [re.split("[:=]", re.sub(r"^gres[:/]|\(.*", "", item.strip())) for item in gres.split(",")]
-    counts = [words[-1] for words in found if words[0] == "npu"]
+    counts = [words[-1] for words in found if words[0] == name]
     return sum(int(count) if is_number(count) else 1 for count in counts) if counts else None
 
 

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 
 from launcher import network, places
+from launcher.accelerators import table as accelerators
 from launcher.checks import Context, Finding, ok, skip
 from launcher.errors import LaunchError
 from launcher.messages import Message, joined
@@ -30,7 +31,7 @@ def check_compiler(ctx: Context) -> Finding:
             "DeepSpeed cannot build its CPU optimizer",
             Message("install {absent}, or choose a strategy without offload", absent=" and ".join(absent)),
         )
-    if ctx.device == "npu" and not ctx.env.get("ASCEND_HOME_PATH"):
+    if accelerators.load(ctx.device).needs_cann and not ctx.env.get("ASCEND_HOME_PATH"):
         return Finding(
             name, "fail", "ASCEND_HOME_PATH is not set", "DeepSpeed's build reads it", "source CANN's set_env.sh"
         )

@@ -9,38 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
+from launcher.accelerators import table as accelerators
 from launcher.accelerators.ascend import discover
-from launcher.accelerators.ascend.checks_cann import (
-    check_cann,
-    check_driver,
-    check_npu_smi,
-    check_permission,
-    check_set_env,
-)
-from launcher.accelerators.ascend.checks_cards import (
-    check_bf16,
-    check_busy,
-    check_chip,
-    check_count,
-    check_hbm,
-    check_health,
-    check_health_codes,
-    check_page_size,
-    check_tls,
-    check_visible,
-)
-from launcher.accelerators.ascend.checks_hccl import (
-    check_allocator,
-    check_hccl_ports,
-    check_hccl_ranges,
-    check_interface,
-    check_no_effect,
-    check_queue,
-    check_rank_table,
-    check_reserved_ports,
-)
 from launcher.checks import Check, Context, Finding, Verdict
 from launcher.clusters.checks import check_cluster, check_rendezvous, check_slurm_cards, check_way
 from launcher.diagnose.doctor.host import (
@@ -72,9 +44,7 @@ from launcher.messages import Message
 _WORST = {"skip": 0, "ok": 1, "warn": 2, "fail": 3}
 
 
-def context(
-    device: Literal["npu", "cpu"], *, found: Found | None = None, env: Mapping[str, str] | None = None, **values: Any
-) -> Context:
+def context(device: str, *, found: Found | None = None, env: Mapping[str, str] | None = None, **values: Any) -> Context:
     """The Context of this machine."""
     env = dict(os.environ) if env is None else env
     found = discover.look(None, env) if found is None else found
@@ -84,29 +54,7 @@ def context(
     )
 
 
-# Only on NPUs, then on every machine. Slow ones start a command or use the network.
-NPU_CHECKS: tuple[Check, ...] = (
-    check_cann,
-    check_set_env,
-    check_driver,
-    check_permission,
-    check_npu_smi,
-    check_chip,
-    check_health,
-    check_busy,
-    check_hbm,
-    check_visible,
-    check_count,
-    check_bf16,
-    check_hccl_ranges,
-    check_allocator,
-    check_no_effect,
-    check_queue,
-    check_interface,
-    check_hccl_ports,
-    check_reserved_ports,
-    check_rank_table,
-)
+# On every machine. Slow ones start a command or use the network.
 HOST_CHECKS: tuple[Check, ...] = (
     check_python,
     check_torch_pair,
@@ -128,15 +76,20 @@ HOST_CHECKS: tuple[Check, ...] = (
 )
 OF_RECIPES: tuple[Check, ...] = (check_packages, check_trackers, check_compiler, check_model, check_token)
 """What the recipe's own training needs, and a program of the user's may not."""
-SLOW_NPU_CHECKS: tuple[Check, ...] = (check_health_codes, check_tls, check_page_size, check_slurm_cards)
 SLOW_HOST_CHECKS: tuple[Check, ...] = (check_way, check_hub)
 
 
 def checks(device: str, *, only_cheap: bool = False) -> tuple[Check, ...]:
-    out = HOST_CHECKS + (NPU_CHECKS if device == "npu" else ())
-    if not only_cheap:
-        out += SLOW_HOST_CHECKS + (SLOW_NPU_CHECKS if device == "npu" else ())
-    return out
+    accelerator = accelerators.load(device)
+    out = (*HOST_CHECKS, *accelerator.checks())
+    if only_cheap:
+        return out
+    return (
+        *out,
+        *SLOW_HOST_CHECKS,
+        *accelerator.slow_checks(),
+        *((check_slurm_cards,) if accelerator.has_cards else ()),
+    )
 
 
 def run_checks(ctx: Context, only_cheap: bool = False) -> list[Finding]:

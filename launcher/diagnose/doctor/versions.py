@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from launcher.accelerators import table as accelerators
 from launcher.checks import Context, Finding, numbers, ok, skip
 from launcher.messages import Message, joined
 from launcher.strategies import table as strategies
@@ -95,7 +96,7 @@ def check_python(ctx: Context) -> Finding:
     name, have = "python", ".".join(map(str, ctx.python))
     torch = numbers(ctx.versions.get("torch", ""))[:2]
     row = next((r for r in PYTHON_FOR_TORCH if r[0] <= torch <= r[1]), None)
-    if row is None or ctx.device == "cpu":
+    if row is None or not accelerators.load(ctx.device).needs_cann:
         return ok(name, Message("Python {have}", have=have))
     if row[2] <= ctx.python <= row[3]:
         return ok(name, Message("Python {have} suits torch_npu {torch}", have=have, torch=".".join(map(str, torch))))
@@ -146,7 +147,8 @@ def check_packages(ctx: Context) -> Finding:
 def check_torch_pair(ctx: Context) -> Finding:
     """torch and torch_npu must agree to the third number; .postN only chooses the CANN release."""
     name, torch, torch_npu = "torch and torch_npu", ctx.versions.get("torch"), ctx.versions.get("torch-npu")
-    if torch is None and ctx.is_program and ctx.device == "cpu":
+    accelerator = accelerators.load(ctx.device)
+    if torch is None and ctx.is_program and not accelerator.has_cards:
         return skip(name, "torch is not installed")
     if torch is None or not _fits("torch", torch):
         what = (
@@ -154,9 +156,9 @@ def check_torch_pair(ctx: Context) -> Finding:
             if torch is None
             else Message("torch {torch} is not {bounds_torch}", torch=torch, bounds_torch=BOUNDS["torch"])
         )
-        is_error = "torch" in (ctx.needs or ()) or (ctx.device == "npu" and torch is None)
+        is_error = "torch" in (ctx.needs or ()) or (accelerator.has_cards and torch is None)
         return Finding(name, "fail" if is_error else "warn", what, "no recipe can train", _torch_lines(ctx))
-    if ctx.device == "cpu":
+    if not accelerator.needs_cann:
         return ok(name, Message("torch {torch}", torch=torch))
     if torch_npu is None:
         return Finding(
@@ -204,7 +206,7 @@ def _torch_lines(ctx: Context) -> str:
     """The pip lines that bring a torch: the one of the torch_npu that is there, else a pair on cards and any on CPU."""
     torch_npu = ctx.versions.get("torch-npu", "")
     keeps = _fits("torch", torch_npu) if torch_npu else False
-    if ctx.device == "cpu":
+    if not accelerators.load(ctx.device).needs_cann:
         return Message(
             "pip install '{torch_npu}' --index-url {cpu_index}",
             torch_npu="torch==" + _release(torch_npu) if keeps else "torch" + BOUNDS["torch"],
@@ -237,7 +239,12 @@ def check_transformers(ctx: Context) -> Finding:
     if have is None:
         return skip(name, "not installed")
     torch_npu = ctx.versions.get("torch-npu")
-    if ctx.device == "npu" and torch_npu and numbers(have) >= (4, 50) and numbers(torch_npu) < (2, 5, 1):
+    if (
+        accelerators.load(ctx.device).needs_cann
+        and torch_npu
+        and numbers(have) >= (4, 50)
+        and numbers(torch_npu) < (2, 5, 1)
+    ):
         return Finding(
             name,
             "fail",
@@ -253,7 +260,12 @@ def check_fsdp2(ctx: Context) -> Finding:
     name, torch = "FSDP2 on CPU", ctx.versions.get("torch")
     strategy = strategies.chosen(ctx.strategy)
     since = strategy.averages_on_gloo_since if strategy is not None else None
-    if since is None or ctx.device != "cpu" or torch is None or (ctx.nproc == 1 and ctx.num_nodes == 1):
+    if (
+        since is None
+        or accelerators.load(ctx.device).has_cards
+        or torch is None
+        or (ctx.nproc == 1 and ctx.num_nodes == 1)
+    ):
         return skip(name, "not asked for")
     if numbers(torch)[:2] < since:
         return Finding(
@@ -289,7 +301,7 @@ def check_trackers(ctx: Context) -> Finding:
 def check_autoload(ctx: Context) -> Finding:
     """On a machine without CANN an installed torch_npu makes `import torch` fail; a launch on CPU keeps torch from loading it."""
     name, value = "torch_npu without CANN", ctx.env.get("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
-    if ctx.device != "cpu" or "torch-npu" not in ctx.versions:
+    if accelerators.load(ctx.device).needs_cann or "torch-npu" not in ctx.versions:
         return skip(name, "not a CPU run with torch_npu")
     if value == "0" or ctx.env.get("ASCEND_HOME_PATH"):
         return ok(name, "torch_npu is installed, and a CPU run does without it")

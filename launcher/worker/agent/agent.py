@@ -181,7 +181,9 @@ class Agent:
             return
         ending.begin()
         modules, reason = program_module.preload(self.plan)
-        if self.plan.device == "cpu":  # a card's libraries write logs and release the card when they are taken apart
+        if (
+            self.plan.accelerator.survives_exit
+        ):  # a card's libraries write logs and release the card when they are taken apart
             ending.keep_libraries()
         self._event(records.Preload(modules=modules, reason=reason))
 
@@ -485,13 +487,7 @@ class Agent:
         if meeting.interface is not None and "GLOO_SOCKET_IFNAME" not in os.environ:
             # Gloo otherwise asks for the host's own name, which resolves to 127.0.1.1 on many machines.
             env["GLOO_SOCKET_IFNAME"] = meeting.interface
-        if self.plan.backend == "hccl":
-            if meeting.interface is not None and not {"HCCL_SOCKET_IFNAME", "HCCL_IF_IP"} & os.environ.keys():
-                # HCCL otherwise takes the first by name; `=` asks for this one, and not for all that begin so.
-                env["HCCL_SOCKET_IFNAME"] = f"={meeting.interface}"
-            if meeting.hccl_base is not None:
-                env["HCCL_IF_BASE_PORT"] = str(meeting.hccl_base)
-        return env
+        return env | self.plan.accelerator.meeting_variables(os.environ, meeting.interface, meeting.hccl_base)
 
     def _event(self, event: Event) -> None:
         if self.node_rank == 0:

@@ -7,7 +7,6 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,9 +31,6 @@ OWN = frozenset(
     }
 )
 """Of a plan: where its values came from, and where files lie, may differ from node to node."""
-SETTINGS = re.compile(r"^(HCCL_|TORCH_HCCL_|PYTORCH_(NPU_)?ALLOC_CONF$|TASK_QUEUE_ENABLE$|ASCEND_LAUNCH_BLOCKING$)")
-MAY_DIFFER = frozenset({"HCCL_IF_IP", "HCCL_SOCKET_IFNAME", "HCCL_LOGIC_SUPERPOD_ID", "HCCL_WHITELIST_FILE"})
-"""HCCL wants its variables equal on all ranks (EI0005), but for those that say where a node is."""
 
 
 Record = dict[str, Any]
@@ -84,7 +80,7 @@ def versions(plan: Plan) -> dict[str, str]:
     names = names if plan.program is None else ["torch"]
     names += ["deepspeed"] if plan.sharing.needs_deepspeed else []
     names += ["peft"] if plan.recipe.adapter is not None else []
-    names += ["torch-npu"] if plan.device == "npu" else []
+    names += plan.accelerator.packages
     out = {"python": ".".join(map(str, sys.version_info[:2])), "machine": platform.machine()}
     for name in names:
         try:
@@ -95,11 +91,10 @@ def versions(plan: Plan) -> dict[str, str]:
 
 
 def settings(plan: Plan, env: Mapping[str, str]) -> dict[str, str]:
-    """The variables that HCCL and torch_npu want equal everywhere; none for CPU ranks."""
-    if plan.device != "npu":
-        return {}
-    out = {n: v for n, v in sorted(env.items()) if SETTINGS.match(n) and n not in MAY_DIFFER}
-    return out | ({"rank table": of_file(Path(plan.rank_table))} if plan.rank_table else {})
+    """The variables, and the rank table, that the accelerator's libraries want equal everywhere."""
+    return plan.accelerator.shared_settings(env) | (
+        {"rank table": of_file(Path(plan.rank_table))} if plan.rank_table else {}
+    )
 
 
 def difference(own: Record, other: Record, limit: int = 4) -> tuple[str, str, str] | None:

@@ -6,6 +6,7 @@ import sys
 
 from launcher.errors import LaunchError
 from launcher.planning.plan import Plan
+from launcher.worker.accelerators import table
 
 
 def main(plan: Plan) -> None:
@@ -19,5 +20,5 @@ def main(plan: Plan) -> None:
     import torch
 
     torch.ones(64, 64).matmul(torch.ones(64, 64))
-    if plan.device == "npu" and not torch.npu.is_available():
-        raise LaunchError("no NPU is usable in a forked process", exit_code=1)
+    if not table.of(plan).works_in_fork(plan.accelerator.torch_name):
+        raise LaunchError("no {device} is usable in a forked process", exit_code=1, device=plan.device.upper())

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import LaunchError
+from launcher.worker.accelerators import table
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +65,7 @@ def prepare_env(plan: Plan, env: MutableMapping[str, str]) -> None:
     Must run before TrainingArguments is built. Variables of `accelerate launch` that contradict the plan are removed:
     the plan was made from one recipe and is checked afterwards, whoever started the ranks.
     """
-    env["DS_ACCELERATOR"] = plan.device
+    env["DS_ACCELERATOR"] = plan.accelerator.torch_name
     env.setdefault("TOKENIZERS_PARALLELISM", "false")
     # With ACCELERATE_USE_CPU a `deepspeed=` job silently trains with DDP (accelerate state.py: `and not cpu`).
     # ACCELERATE_USE_DEEPSPEED comes back when TrainingArguments sees our own DeepSpeed file.
@@ -81,14 +82,7 @@ def prepare_env(plan: Plan, env: MutableMapping[str, str]) -> None:
 
 def place(plan: Plan, rank: Rank) -> torch.device:
     """The device of a rank that needs no process group: its card, or the CPU."""
-    import torch
-
-    if plan.device == "cpu":
-        return torch.device("cpu")
-    import torch_npu  # noqa: F401  # adds the device
-
-    torch.npu.set_device(rank.local_index)
-    return torch.device("npu", rank.local_index)
+    return table.of(plan).place(plan.accelerator.torch_name, rank.local_index)
 
 
 def leave_process_group() -> None:

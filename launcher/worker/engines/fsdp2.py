@@ -23,7 +23,7 @@ class Fsdp2(Base):
         CPU mesh. So the world is labelled as one of cards until AcceleratorState has read it; `check` then looks at the
         parameters.
         """
-        if plan.device == "cpu":
+        if not plan.accelerator.has_cards:
             from accelerate.state import DistributedType, PartialState
 
             PartialState._shared_state["distributed_type"] = DistributedType.MULTI_NPU

@@ -39,7 +39,7 @@ def load(plan: Plan, say: Callable[[str], None]) -> None:
     Raises:
         LaunchError: no C++ compiler, another job builds for half an hour, or the compiler fails.
     """
-    if not plan.sharing.offloads_optimizer or plan.device != "npu":
+    if not plan.sharing.offloads_optimizer or not plan.accelerator.has_cards:
         return
     from deepspeed.accelerator import get_accelerator
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from launcher.errors import LaunchError
-from launcher.planning import plan as plans
 from launcher.recipe.schema import num_labels
 from launcher.worker.tasks.answers import Answering
 from launcher.worker.tasks.base import Task, base_model
@@ -46,7 +45,7 @@ def auto_class(recipe: RecipeSpec) -> Any:
 
 def task(plan: Plan, prepared: Prepared, tokenizer: Any, model: torch.nn.Module) -> Task:
     """The recipe's task, for this model."""
-    multiple = plans.CARD_PADDING if plan.device == "npu" else 1
+    multiple = plan.accelerator.pads_to
     smoothing = float(plan.training_arguments.get("label_smoothing_factor", 0.0))
     if plan.recipe.model.task == "sequence-classification":
         return Classification(tokenizer.pad_token_id, multiple, smoothing, needs_mask=not hides_padding(model))

@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from launcher.worker.accelerators import table
+
 
 def random_state(device: torch.device) -> dict[str, Any]:
     """The random generators of this process, as plain values and tensors."""
     kind, keys, *rest = np.random.get_state()
+    cards = table.module_of(device)
     return {
         "python": random.getstate(),
         "numpy": (kind, np.asarray(keys).tolist(), *rest),
         "cpu": torch.get_rng_state(),
-        "device": None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(),
+        "device": None if cards is None else cards.get_rng_state(),
     }
 
 
@@ -28,8 +31,9 @@ def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), *rest))
     torch.set_rng_state(state["cpu"])
-    if state["device"] is not None and device.type != "cpu":
-        torch.get_device_module(device).set_rng_state(state["device"])
+    cards = table.module_of(device)
+    if state["device"] is not None and cards is not None:
+        cards.set_rng_state(state["device"])
 
 
 def derive_random_state(*numbers: int) -> None:

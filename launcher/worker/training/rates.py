@@ -13,6 +13,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from launcher.rundir import records
+from launcher.worker.accelerators import table
 
 if TYPE_CHECKING:
     from launcher.worker.runtime.events import Events
@@ -23,7 +24,7 @@ class Meter:
     """This rank's counts since they were last taken. On a card, passes are timed by events on its stream."""
 
     def __init__(self, device: torch.device) -> None:
-        self._module = None if device.type == "cpu" else torch.get_device_module(device)
+        self._module = table.module_of(device)
         self._process = psutil.Process()
         self._zero()
 

@@ -7,12 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from launcher.accelerators.ascend.ports import Blocks
+from launcher.accelerators.table import Ports
 from launcher.planning.plan import Plan
 from launcher.rundir.records import Failure
 
-CHOSEN_PORTS = ("HCCL_IF_BASE_PORT", "HCCL_HOST_SOCKET_PORT_RANGE")
-"""Where the user has set one of these, no block of ports is agreed on."""
 FAILED, STALLED = "failed", "stalled"
 Record = dict[str, Any]
 
@@ -61,8 +59,6 @@ class Link(Protocol):
         """Leave, once the others know all they need."""
 
 
-def port_blocks(plan: Plan, job: str) -> Blocks | None:
-    """Where HCCL's ports are chosen from; None without HCCL, and where the user has chosen."""
-    if plan.backend != "hccl" or any(os.environ.get(name) for name in CHOSEN_PORTS):
-        return None
-    return Blocks(job)
+def port_blocks(plan: Plan, job: str) -> Ports | None:
+    """Where the ports of the accelerator's communication library are chosen from; None where nothing is to be chosen."""
+    return plan.accelerator.ports(os.environ, job)

@@ -1,0 +1,59 @@
+"""The part of an accelerator that runs in ranks: an accelerator names its own (`worker`), and this loads it."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import TYPE_CHECKING, Any, Protocol
+
+from launcher.errors import LaunchError
+
+if TYPE_CHECKING:
+    import torch
+
+    from launcher.planning.plan import Plan
+
+
+class Device(Protocol):
+    """What of a rank's work depends on the accelerator. `launcher.worker.accelerators.base.Base` has an answer for all of it."""
+
+    def place(self, name: str, local_index: int) -> torch.device:
+        """The device of a rank, made its current one. `name`: torch's, of this kind of device."""
+
+    def works_in_fork(self, name: str) -> bool:
+        """Whether the device can be used in a forked process. Opens none."""
+
+
+def of(plan: Plan) -> Device:
+    """The plan's.
+
+    Raises:
+        LaunchError: what the accelerator names is not there.
+    """
+    return _load(plan.device, plan.accelerator.worker)
+
+
+@functools.cache
+def _load(name: str, place: str) -> Device:
+    module, _, attribute = place.partition(":")
+    try:
+        device: Device = getattr(importlib.import_module(module), attribute)()
+    except (ImportError, AttributeError) as error:
+        raise LaunchError(
+            "accelerator {name!r}: its part for ranks, {place}, cannot be loaded: {error}",
+            hint="correct or update the package that has this accelerator",
+            name=name,
+            place=place,
+            error=error,
+        ) from error
+    return device
+
+
+def module_of(device: torch.device) -> Any:
+    """torch's module for the cards of this kind, with their events, memory and random numbers; None for the CPU, which has
+    none of these."""
+    if device.type == "cpu":
+        return None
+    import torch
+
+    return torch.get_device_module(device)
