@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from launcher.cli.options import Count, RecipeFile, complete_recipe, doctor_values
+from launcher.cli.options import Count, RecipeFile, complete_recipe
 from launcher.errors import LaunchError
 
 
@@ -71,6 +71,7 @@ def _doctor_context(
 ) -> Any:
     from launcher.accelerators.ascend import discover
     from launcher.diagnose.doctor import run
+    from launcher.jobs import health
     from launcher.recipe import load
 
     found = discover.look(None, os.environ)
@@ -78,7 +79,7 @@ def _doctor_context(
     values = _nodes(nnodes, node_rank, endpoint, nproc)
     if recipe is not None:
         loaded = load.load(recipe).spec
-        values |= doctor_values(loaded, loaded.parallel.precision, loaded.parallel.strategy, loaded.training)
+        values |= health.doctor_values(loaded, loaded.parallel.precision, loaded.parallel.strategy, loaded.training)
     return run.context(kind, found=found, **values)
 
 
