@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from launcher.accelerators import table as accelerators
-from launcher.cli.options import Count, Named, RecipeFile, complete_recipe, doctor_values
+from launcher.cli.options import Count, Named, RecipeFile, complete_recipe
 from launcher.errors import LaunchError
 
 
@@ -73,13 +73,14 @@ def _doctor_context(
     from launcher.accelerators import detect
     from launcher.accelerators.ascend import discover
     from launcher.diagnose.doctor import run
+    from launcher.jobs import health
     from launcher.recipe import load
 
     found = discover.look(None, os.environ)
     values = _nodes(nnodes, node_rank, endpoint, nproc)
     if recipe is not None:
         loaded = load.load(recipe).spec
-        values |= doctor_values(loaded, loaded.parallel.precision, loaded.parallel.strategy, loaded.training)
+        values |= health.doctor_values(loaded, loaded.parallel.precision, loaded.parallel.strategy, loaded.training)
     return run.context(detect.kind(device, found), found=found, **values)
 
 

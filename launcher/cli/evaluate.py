@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from launcher.cli import outputs
-from launcher.cli.options import inputs, machine_options
-from launcher.cli.run import launch
+from launcher.cli.job import carry_out
+from launcher.cli.options import machine_of, machine_options, supervision_of
 from launcher.errors import LaunchError
 
 
@@ -29,22 +29,22 @@ from launcher.errors import LaunchError
 )
 @click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object a line.")
 def eval_command(
-    recipe: Path, overrides: tuple[str, ...], checkpoint: str, run_dir: Path | None, as_json: bool, **machine: Any
+    recipe: Path, overrides: tuple[str, ...], checkpoint: str, run_dir: Path | None, as_json: bool, **given: Any
 ) -> None:
     """Evaluate the weights P on RECIPE's eval split, on every rank, with the figures of a training's evaluation."""
     from dataclasses import replace
 
-    from launcher.jobs import trained
-    from launcher.planning import decide, plan
+    from launcher.jobs import inputs, trained
+    from launcher.planning.plan import Use
     from launcher.rundir import paths
 
     weights = trained.find(checkpoint, "--checkpoint")
-    loaded, cluster, options, config = inputs(recipe, overrides, machine, debug=False, pretend=False, is_training=False)
-    if loaded.spec.data.eval is None:
+    asked = inputs.gather(recipe, overrides, machine_of(given), supervision_of(given), is_training=False)
+    if asked.loaded.spec.data.eval is None:
         raise LaunchError("{recipe}: data.eval is null", hint="name a split: data.eval.split=test", recipe=recipe)
     before = paths.plan_beside(recipe)
     if before is None or before.use is None:  # else it is that of an evaluation, which is to go on
-        loaded = replace(loaded, name=f"{loaded.name}-eval")
-    use = plan.Use(mode="eval", weights=weights.name, trained_by=weights.trained_by())
-    made = decide.make(loaded, cluster, replace(options, use=use), config)
-    launch(loaded, cluster, made, run_dir, as_json)
+        asked = replace(asked, loaded=replace(asked.loaded, name=f"{asked.loaded.name}-eval"))
+    use = Use(mode="eval", weights=weights.name, trained_by=weights.trained_by())
+    asked = replace(asked, options=replace(asked.options, use=use))
+    carry_out(asked, asked.plan(), run_dir, as_json)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from launcher.cli import outputs
-from launcher.cli.options import RecipeFile, complete_recipe, require_packages
+from launcher.cli.options import RecipeFile, complete_recipe
 from launcher.errors import LaunchError
 from launcher.messages import Message
 
@@ -70,7 +70,7 @@ def export_command(
     as_json: bool,
 ) -> None:
     """Write the weights of RUN as one Hugging Face folder: a run directory, a checkpoint or an adapter, of any strategy."""
-    from launcher.jobs import tool, trained
+    from launcher.jobs import health, tool, trained
     from launcher.recipe import load
     from launcher.show import results
 
@@ -103,5 +103,5 @@ def export_command(
         "strategy": made.strategy if made else weights.trained_by(),
         "precision": made.precision if made else None,
     }
-    require_packages(("torch", "transformers"))
+    health.require_packages(("torch", "transformers"))
     results.exported(tool.tool("launcher.worker.weights.export", request), as_json)

@@ -1,10 +1,10 @@
-"""What the commands share: the options that describe the machine, and the way from them to a plan."""
+"""What the commands share: the options that describe the machine, and what they say."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +12,12 @@ import click
 from click.shell_completion import CompletionItem
 
 from launcher.accelerators import table as accelerators
-from launcher.errors import LaunchError
-from launcher.messages import Message, joined
+from launcher.messages import Message
 
 if TYPE_CHECKING:
-    from launcher.machine.cluster import Cluster
-    from launcher.planning.plan import Options, Plan, Supervision
+    from launcher.jobs.options import Machine
+    from launcher.planning.plan import Supervision
     from launcher.plugins import Table
-    from launcher.recipe.load import Loaded
-    from launcher.recipe.schema import RecipeSpec
 
 
 def complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str) -> Any:
@@ -199,155 +196,30 @@ def _add(options: list[Any], command: Any) -> Any:
     return command
 
 
-def decide(
-    recipe: Path, overrides: tuple[str, ...], machine: dict[str, Any], *, debug: bool, pretend: bool
-) -> tuple[Loaded, Cluster, Plan]:
-    """Load, detect, decide. `pretend`: plan for the cards asked for, whatever this machine has."""
-    from launcher.planning.decide import make
-
-    loaded, cluster, options, config = inputs(recipe, overrides, machine, debug=debug, pretend=pretend)
-    return loaded, cluster, make(loaded, cluster, options, config)
+MACHINE = ("nproc", "device", "nnodes", "node_rank", "rdzv_endpoint", "rank_table", "chip", "hbm")
 
 
-def supervision(machine: dict[str, Any]) -> Supervision:
+def machine_of(given: Mapping[str, Any]) -> Machine:
+    """What the command line says of ranks, nodes and cards; a command may have fewer of the options."""
+    from launcher.jobs.options import Machine
+
+    return Machine(**{name: given[name] for name in MACHINE if name in given})
+
+
+def supervision_of(given: Mapping[str, Any]) -> Supervision:
     """What the command line says of how ranks are watched."""
     from launcher.planning.plan import Supervision
 
     return Supervision(
-        max_restarts=machine["max_restarts"],
-        hang_timeout_s=machine["hang_timeout"],
-        grace_s=machine["grace"],
-        join_timeout_s=machine["join_timeout"],
-        start_method=machine["start_method"],
+        max_restarts=given["max_restarts"],
+        hang_timeout_s=given["hang_timeout"],
+        grace_s=given["grace"],
+        join_timeout_s=given["join_timeout"],
+        start_method=given["start_method"],
     )
-
-
-def doctor_values(recipe: RecipeSpec, precision: str, strategy: str, training: dict[str, Any]) -> dict[str, Any]:
-    """What of a recipe the doctor looks at; the rest of a doctor.Context is of the machine."""
-    from launcher.render import env
-
-    return {
-        "precision": precision,
-        "strategy": strategy,
-        "output_dir": Path(recipe.output_dir),
-        "loader_workers": int(training.get("dataloader_num_workers") or 0),
-        "report_to": env.report_to(training),
-        "model_name": recipe.model.name,
-        "hub": recipe.model.hub,
-        "needs": _needs(recipe, strategy),
-    }
-
-
-def require_packages(names: tuple[str, ...]) -> None:
-    """For what starts no ranks and asks nothing of the machine.
-
-    Raises:
-        LaunchError: one is not installed, or of a release that this launcher was not made for; with the pip line.
-    """
-    from launcher.checks import Context
-    from launcher.diagnose.doctor import versions
-    from launcher.machine.cluster import Found
-
-    context = Context(os.environ, accelerators.HOST, Found(()), versions.installed(), needs=names)
-    failed = [f for f in (versions.check_torch_pair(context), versions.check_packages(context)) if f.ok == "fail"]
-    if failed:
-        raise LaunchError(joined((f.what for f in failed), "\n"), hint=joined((f.fix for f in failed), "\n       "))
-
-
-def _needs(recipe: RecipeSpec, strategy: str) -> tuple[str, ...]:
-    """The packages that ranks of this recipe import, by the names of doctor.BOUNDS."""
-    from launcher.strategies import table as strategies
-
-    ranks = ("torch", "transformers", "accelerate")
-    if recipe.script is not None:
-        return ()
-    chosen = strategies.chosen(strategy)
-    asked = {
-        "deepspeed": chosen is not None and chosen.needs_deepspeed,
-        "peft": recipe.adapter is not None,
-        "gguf": recipe.model.gguf_file is not None,
-        "modelscope": recipe.model.hub == "modelscope",
-    }
-    return (*ranks, "datasets", "evaluate", "scikit-learn", *(name for name, is_asked in asked.items() if is_asked))
-
-
-def inputs(
-    recipe: Path,
-    overrides: tuple[str, ...],
-    machine: dict[str, Any],
-    *,
-    debug: bool,
-    pretend: bool,
-    elsewhere: bool = False,
-    is_training: bool = True,
-    is_theirs: Callable[[str], bool] = lambda path: False,
-) -> tuple[Loaded, Cluster, Options, dict[str, Any] | None]:
-    """What a plan is made of. `pretend`: nothing is going to be started here; `elsewhere`: nor are this machine's cards meant.
-    `is_training`: the recipe's model is what is trained, and is looked at, as are the packages of its optimizer and trackers.
-    `is_theirs`: whether a path is one of the job's machines, which this one cannot look into."""
-    from launcher import assets
-    from launcher.accelerators import detect
-    from launcher.clusters import environment
-    from launcher.diagnose.doctor import versions
-    from launcher.models.config import model_config
-    from launcher.models.folder import check, require_model
-    from launcher.planning import plan
-    from launcher.planning.decide import wanted
-
-    loaded = load(recipe, overrides, trains_here=is_training and not elsewhere)
-    told = (machine["nnodes"], machine["node_rank"], machine["rdzv_endpoint"])
-    nodes = environment.find(os.environ, *told, pretend=pretend).told_nproc(machine["nproc"])
-    device, chip, hbm = machine["device"], machine["chip"], machine["hbm"]
-    nproc, source = machine["nproc"], "--nproc"
-    if nproc is None and nodes.nproc is not None:
-        nproc, source = nodes.nproc, f"{nodes.nproc_variable} of"
-    if (chip or hbm) and not pretend:
-        raise LaunchError(
-            "--chip and --hbm are for plan, render and --dry-run", hint="a launch asks the cards themselves"
-        )
-    has_cards = device != accelerators.AUTO and accelerators.load(device).has_cards
-    if pretend and (chip or hbm or has_cards):
-        cards = device if has_cards else accelerators.ASSUMED
-        cluster = None if chip or hbm or elsewhere else _real_cards(detect, cards, nodes, nproc)
-        cluster = cluster or detect.assumed(1 if debug else nproc or 8, nodes, chip, hbm, device=cards)
-    else:
-        cluster = detect.here(device, os.environ, nodes)
-    model = loaded.spec.model
-    is_here = not is_theirs(model.name)
-    trains = is_training and is_here and loaded.spec.script is None
-    folder = assets.model_folder(model.name, model.revision) if trains else None
-    if folder is not None and model.gguf_file is None:
-        require_model(folder)
-    config = model_config(model.name, model.revision) if is_here else None
-    about = check(folder, config, wanted(loaded.spec, cluster.device)) if trains else None
-    options = plan.Options(
-        nproc=nproc,
-        nproc_source=source,
-        debug=debug,
-        supervision=supervision(machine),
-        rank_table=_rank_table(machine.get("rank_table")),
-        model=about,
-        deepspeed_version=versions.installed(["deepspeed"]).get("deepspeed"),
-    )
-    return loaded, cluster, options, config
 
 
 GIVEN = ("COMMANDLINE", "ENVIRONMENT")
-
-
-def load(recipe: Path, overrides: tuple[str, ...], *, trains_here: bool = False) -> Loaded:
-    """The recipe as it stands now: links in its paths are followed. A run directory's own goes by that run's name."""
-    from dataclasses import replace
-
-    from launcher.recipe import load as loading
-    from launcher.recipe.load import pinned
-    from launcher.rundir import paths
-
-    before = paths.plan_beside(recipe)
-    if before is None:
-        return pinned(loading.load(recipe, overrides, trains_here=trains_here))
-    loaded = loading.load(recipe, overrides, trains_here=trains_here, recipe_dir=Path(before.recipe_dir))
-    return replace(loading.pinned(loaded), name=before.name)
 
 
 def given(skip: Container[str], changed: Mapping[str, str] = {}, sources: Container[str] = GIVEN) -> list[str]:
@@ -366,22 +238,3 @@ def given(skip: Container[str], changed: Mapping[str, str] = {}, sources: Contai
         for one in value if param.multiple else [value]:
             words += [param.opts[-1], "auto" if one is None else str(one)]
     return words
-
-
-def _rank_table(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    if path.is_symlink() or not path.is_file():
-        kind = Message("a link, which HCCL refuses") if path.is_symlink() else Message("no such file")
-        raise LaunchError(
-            "--rank-table {path}: {kind}", hint="`ascend-launch ranktable --out FILE` makes one", path=path, kind=kind
-        )
-    return str(path.resolve())
-
-
-def _real_cards(detect: Any, device: str, nodes: Any, nproc: int | None) -> Cluster | None:
-    try:
-        cluster: Cluster = detect.here(device, os.environ, nodes)
-    except LaunchError:
-        return None
-    return cluster if nproc is None or nproc <= len(cluster.devices) else None

@@ -7,21 +7,20 @@ from typing import Any
 
 import click
 
-from launcher.cli.options import inputs, machine_options
+from launcher.cli.options import machine_of, machine_options, supervision_of
 
 
 @click.command(name="plan")
 @machine_options
 @click.option("--json", "as_json", is_flag=True, help="The plan and every strategy's memory as one JSON object.")
-def plan_command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **machine: Any) -> None:
+def plan_command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Show what RECIPE would do on these or other cards: every strategy's memory, what fits, what is taken and why."""
-    from launcher.planning.decide import make, memory_rows, unmodelled
+    from launcher.jobs import inputs
+    from launcher.planning.decide import memory_rows, unmodelled
     from launcher.show.plan import memory, planned
 
-    loaded, cluster, options, config = inputs(recipe, overrides, machine, debug=False, pretend=True)
-    rows = memory_rows(loaded, cluster, options, config)
-    if not as_json:
-        memory(
-            rows, unmodelled(cluster, config)
-        )  # before `make` refuses what does not fit: the table shows by how much
-    planned(make(loaded, cluster, options, config), loaded, rows, as_json)
+    asked = inputs.gather(recipe, overrides, machine_of(given), supervision_of(given), pretend=True)
+    rows = memory_rows(asked.loaded, asked.cluster, asked.options, asked.config)
+    if not as_json:  # before a plan that does not fit is refused: the table shows by how much
+        memory(rows, unmodelled(asked.cluster, asked.config))
+    planned(asked.plan(), asked.loaded, rows, as_json)

@@ -1,4 +1,4 @@
-"""eval, predict and export: what is done with a trained model."""
+"""`ascend-launch predict`: texts in, a label for each out."""
 
 from __future__ import annotations
 
@@ -7,26 +7,16 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from launcher import confined, streams
 from launcher.accelerators import table as accelerators
 from launcher.cli import outputs
-from launcher.cli.job import explained, goes_on, require_health
-from launcher.cli.options import Count, Named, RecipeFile, complete_recipe
+from launcher.cli.options import Count, Named, RecipeFile, complete_recipe, machine_of
 from launcher.cli.options import given as options_given
-from launcher.errors import EXIT_OK, LaunchError
-
-if TYPE_CHECKING:
-    from launcher.jobs.feed import Feed
-    from launcher.jobs.trained import Weights
-    from launcher.planning.plan import Plan
-    from launcher.recipe.load import Loaded
-    from launcher.recipe.schema import RecipeSpec
-    from launcher.rundir.outcome import Outcome
-    from launcher.rundir.paths import RunDir
+from launcher.errors import LaunchError
 
 
 @click.command(name="predict")
@@ -102,147 +92,48 @@ def predict_command(
     source: str,
     target: str,
     force: bool,
-    form: str,
+    form: Any,
     column: str | None,
     keep: bool,
     skip_bad: bool,
     recipe: Path | None,
     batch_size: int | None,
-    nproc: int | None,
-    device: Any,
     max_restarts: int,
+    **given: Any,
 ) -> None:
     """Label texts: one JSON line a text, with label, label_name and probabilities, in the order of the input."""
-    import tempfile
-
     from launcher import again
-    from launcher.jobs import feed as feeds
-    from launcher.jobs import trained
-    from launcher.jobs.feed import BATCHES_A_CHUNK, CHUNKS_A_RANK, Lines
+    from launcher.jobs import predict, trained
+    from launcher.planning.plan import Supervision
     from launcher.recipe import load
-    from launcher.rundir.chunks import Chunks
-    from launcher.rundir.paths import RunDir
-    from launcher.show import results
-    from launcher.show.run import failure
+    from launcher.show.predictions import PredictView
 
-    known = _format(form, source)
+    form = _format(form, source)
     _require_target(source, target, force=force)
     weights = trained.find(model, "--model")
     loaded = load.load(recipe) if recipe else load.Loaded(trained.recipe_of(weights), "predict", Path(weights.name), {})
-    kept = RunDir(Path(tempfile.mkdtemp(prefix="ascend-launch-predict-")))
+    work = predict.Work(loaded, weights, batch_size)
+    view = PredictView(is_stream=source == "-")
     with contextlib.ExitStack() as stack:
-        stack.callback(_forget, kept)
         handle = _opened(stack, source)
         streams.outlive()
-        plan, child_env = _prepare_ranks(loaded, weights, kept, batch_size, nproc, device, max_restarts)
-        feed = feeds.Feed(
-            lines=Lines(handle),
-            out=stack.enter_context(_target(target)),
-            chunks=Chunks(kept.chunks_path),
+        supervision = Supervision(max_restarts=max_restarts)
+        job = stack.enter_context(predict.prepared(work, machine_of(given), supervision))
+        rows = predict.Rows(
+            source=handle,
+            target=stack.enter_context(_target(target)),
             name="<stdin>" if source == "-" else source,
-            form=known,
-            column=column or loaded.spec.data.text,
+            form=form,
+            column=column,
             keep=keep,
             skip_bad=skip_bad,
-            chunk_rows=plan.batch.eval_size * BATCHES_A_CHUNK,
-            max_chunks=plan.data_parallel_size * CHUNKS_A_RANK,
         )
-        outcome = _run_ranks(feed, kept, child_env)
-        if outcome.failure is not None:
-            failure(outcome.failure, explained(outcome, kept))
-        if outcome.exit_code != EXIT_OK:
-            if goes_on(outcome, kept):
-                results.to_repeat(again.command(["predict", *options_given(())]), is_stream=source == "-")
-            sys.exit(outcome.exit_code)
-        if feed.error is not None:
-            raise LaunchError(
-                "{feed}:{line}: {reason}",
-                hint="correct that line, or pass over such lines with --skip-bad; the {num_rows} texts before it "
-                "were answered",
-                feed=feed.name,
-                line=feed.error.line,
-                reason=feed.error.reason,
-                num_rows=feed.num_rows,
-            )
-    results.predicted(feed)
+        feed = predict.feed(job, rows)
+        code = predict.label(job, feed, view, lambda: again.command(["predict", *options_given(())]))
+        if code:
+            sys.exit(code)
+    view.labelled(feed.num_rows, feed.num_bad)
     feed.require_scores()
-
-
-def _prepare_ranks(
-    loaded: Loaded,
-    weights: Weights,
-    run: RunDir,
-    batch_size: int | None,
-    nproc: int | None,
-    device: Any,
-    max_restarts: int,
-) -> tuple[Plan, dict[str, str]]:
-    """The run directory as a launch would write it, and the environment of its agent."""
-    from dataclasses import replace
-
-    from launcher.accelerators import detect
-    from launcher.clusters import environment
-    from launcher.planning import decide, plan
-    from launcher.render import env, files
-
-    recipe = loaded.spec.model_copy(update={"script": None, "output_dir": str(run.path)})
-    if batch_size is not None:
-        recipe = recipe.model_copy(
-            update={"parallel": recipe.parallel.model_copy(update={"eval_batch_size": batch_size})}
-        )
-    loaded = replace(loaded, spec=recipe, name="predict")
-    environment.find(os.environ, 1)  # refuses to be started once a rank by another launcher
-    cluster = detect.here(device, os.environ)
-    use = plan.Use(mode="predict", weights=weights.name, trained_by=weights.trained_by())
-    options = plan.Options(nproc=nproc, supervision=plan.Supervision(max_restarts=max_restarts), use=use)
-    made = decide.make(loaded, cluster, options, _config(weights, recipe))
-    require_health(made, cluster, run)
-    user_env = dict(os.environ)
-    files.write(files.texts(loaded, made, run, user_env), run)
-    run.chunks_path.mkdir()
-    return made, env.of_agent(made, run.path.resolve(), user_env)
-
-
-def _config(weights: Weights, recipe: RecipeSpec) -> dict[str, Any] | None:
-    """The model's config.json beside the weights, else of the model that they were trained from; None where neither is here."""
-    from launcher.models.config import model_config
-
-    for name in (weights.name, recipe.model.name):
-        with contextlib.suppress(LaunchError):
-            if config := model_config(name):
-                return config
-    return None
-
-
-def _run_ranks(feed: Feed, run: RunDir, child_env: dict[str, str]) -> Outcome:
-    from launcher.files import read_json
-    from launcher.jobs import follow
-    from launcher.render import files
-    from launcher.show import results
-    from launcher.show.run import event_beside_data
-
-    def step() -> bool:
-        if not feed.label_names:
-            feed.label_names = (read_json(run.data_path) or {}).get("label_names", ())
-        moved = feed.step()
-        if feed.doubt:
-            results.doubt(feed.name, feed.doubt)
-            feed.doubt = ""
-        while feed.bad:
-            results.bad_line(feed.name, feed.bad.pop(0))
-        return moved
-
-    outcome = follow.run(files.agent_argv(run), run, child_env, event_beside_data, on_poll=step)
-    if outcome.exit_code == EXIT_OK:
-        feed.finish()
-    return outcome
-
-
-def _forget(run: RunDir) -> None:
-    """Remove what a prediction needed, but for the logs of one that failed. Its chunks hold the user's texts."""
-    import shutil
-
-    shutil.rmtree(run.chunks_path if run.failure_path.exists() else run.path, ignore_errors=True)
 
 
 def _opened(stack: contextlib.ExitStack, source: str) -> int:

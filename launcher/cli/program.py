@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from launcher import streams
 from launcher.accelerators import table as accelerators
 from launcher.cli import hostfile
-from launcher.cli.options import supervision, supervision_options
+from launcher.cli.job import continuing_command
+from launcher.cli.options import supervision_of, supervision_options
 from launcher.cli.program_options import CARDS, MASTER_PORT, NOT_TAKEN, ONLY, add_options
-from launcher.errors import EXIT_JOB_FAILED, EXIT_OK, LaunchError
+from launcher.errors import LaunchError
 
 if TYPE_CHECKING:
+    from launcher.cli.screen import Streams
+    from launcher.jobs.view import View
     from launcher.machine.cluster import Cluster
     from launcher.planning.plan import Accelerate, Plan
     from launcher.recipe.load import Loaded
     from launcher.recipe.program import Program
-    from launcher.show.program import Source
 
 
 @click.command(
@@ -47,6 +47,7 @@ def program_command(words: tuple[str, ...], **given: Any) -> None:
     from launcher.accelerators import detect
     from launcher.cli import screen
     from launcher.clusters import environment
+    from launcher.jobs import launch
     from launcher.machine.nodes import folder_name
     from launcher.planning import decide, plan
     from launcher.recipe import load
@@ -57,10 +58,9 @@ def program_command(words: tuple[str, ...], **given: Any) -> None:
     on_screen.check()
     program = program_of(words, given)
     programs.check(program)
-    far = {name: given.pop(name) for name in hostfile.OWN}
-    if far["hostfile"] is not None:
-        sys.exit(hostfile.launch_program(program, words, on_screen, given, far))
-    hostfile.refuse_alone(far)
+    hosts = hostfile.hosts_of(given)
+    if hosts is not None:
+        sys.exit(hostfile.run_program(program, words, on_screen, hosts, given))
     asked_of_accelerate = accelerate_of(given)
     asked, device = _ranks(given["nproc"], given["device"])
     count, rank, endpoint = _nodes(given)
@@ -87,105 +87,36 @@ def program_command(words: tuple[str, ...], **given: Any) -> None:
     if given["dry_run"]:
         _show(loaded, cluster, made, given["run_dir"])
         return
-    launch(
-        loaded,
-        cluster,
-        made,
-        program,
-        run_dir=given["run_dir"],
-        job=job or cluster.job,
-        as_json=given["as_json"],
-        shown=on_screen.of_node(made.nproc_per_node, cluster.node_rank, is_among_others=given["output_events"]),
-        output_events=given["output_events"],
+    is_hidden = program != made.program  # a secret among its arguments is not shown again
+    work = launch.Work(loaded, cluster, made, given["run_dir"], job or cluster.job, program.args if is_hidden else None)
+    view = _view(on_screen, made, cluster.node_rank, given)
+    sys.exit(
+        launch.launch(work, view, lambda run: "" if is_hidden else continuing_command(made, run, cluster.node_rank))
     )
+
+
+def _view(on_screen: Streams, plan: Plan, node_rank: int, given: dict[str, Any]) -> View:
+    from launcher.show import program, run
+
+    is_among_others = given["output_events"]
+    shown = on_screen.of_node(plan.nproc_per_node, node_rank, is_among_others=is_among_others)
+    if is_among_others:
+        return program.OutputEventsView(shown)
+    return run.view(True) if given["as_json"] else program.ProgramView(shown)
 
 
 def _show(loaded: Loaded, cluster: Cluster, plan: Plan, run_dir: Path | None) -> None:
     """The plan and the commands; nothing is started or written."""
-    from launcher.jobs import accelerated
+    from launcher.jobs import accelerated, launch
     from launcher.render import files
     from launcher.rundir.paths import RunDir
     from launcher.show.plan import commands_and_no_more
     from launcher.show.program import ProgramView
 
     run = RunDir(run_dir or Path(loaded.spec.output_dir) / plan.name / "RUN")
-    plan = accelerated.environment(plan, run, _user_env(), cluster.node_rank)
+    plan = accelerated.environment(plan, run, launch.user_env(), cluster.node_rank)
     ProgramView().plan(plan, run, loaded)
     commands_and_no_more(files.commands(plan, run, cluster.node_rank))
-
-
-def launch(
-    loaded: Loaded,
-    cluster: Cluster,
-    plan: Plan,
-    program: Program,
-    *,
-    run_dir: Path | None,
-    job: str | None,
-    as_json: bool,
-    shown: tuple[Source, ...],
-    output_events: bool = False,
-) -> NoReturn:
-    """Start the ranks, show their output, and end with 0, or with 1 where one failed or the job was stopped."""
-    from launcher.cli.job import cause_explained, continuing_command, goes_on, require_health, run_directory
-    from launcher.jobs import accelerated, follow
-    from launcher.recipe import program as programs
-    from launcher.render import env, files
-    from launcher.rundir import events, lifecycle, records
-    from launcher.show import program as view_module
-    from launcher.show import run as show_run
-
-    is_new = run_dir is None and job is None
-    run = run_directory(run_dir, loaded, plan, job, cluster.node_rank)
-    lock = run.lock()
-    try:
-        facts = require_health(plan, cluster, run)
-        user_env = _user_env()
-        plan = accelerated.environment(plan, run, user_env, cluster.node_rank)
-    except LaunchError:
-        if is_new:
-            lifecycle.discard(run)
-        raise
-    files.write(files.texts(loaded, plan, run, user_env, cluster.node_rank), run)
-    events.append_event(run.events_path, records.Machine.of(facts))
-    child_env = env.of_agent(plan, run.path.resolve(), user_env)
-    if program != plan.program:
-        child_env[programs.ARGS] = json.dumps(program.args)
-    streams.outlive()
-    view = show_run.view(True) if as_json else view_module.ProgramView(view_module.with_errors(shown))
-    view.plan(plan, run, loaded)
-    if is_new:
-        lifecycle.point_latest(run.path)
-    write = view_module.output_event if output_events else view_module.show_output
-    output = view_module.Output(run, shown, role=program.role, write=write)
-    is_followed = output_events or not as_json
-    argv = files.agent_argv(run, cluster.node_rank, is_program=True)
-    with view:
-        outcome = follow.run(
-            argv,
-            run,
-            child_env,
-            view.event,
-            on_poll=output if is_followed else None,
-            lock=lock,
-            has_stdin=plan.world_size == 1,
-        )
-        if is_followed:
-            output.finish()
-    # A secret among its arguments is not shown again.
-    is_shown = program == plan.program and goes_on(outcome, run)
-    again = continuing_command(plan, run, cluster.node_rank) if is_shown else ""
-    view.end(outcome, run, cause_explained(outcome, run), again=again)
-    sys.exit(EXIT_OK if outcome.exit_code == EXIT_OK else EXIT_JOB_FAILED)
-
-
-def _user_env() -> dict[str, str]:
-    """The environment as the user has it."""
-    from launcher import nested
-
-    user = dict(os.environ)
-    nested.leave(user)
-    return user
 
 
 def refuse(given: dict[str, Any]) -> None:
@@ -347,7 +278,7 @@ def _rdzv_conf(given: dict[str, Any]) -> int | None:
 def _supervision(given: dict[str, Any]) -> Any:
     if given["shutdown_timeout"] is not None:
         given["grace"] = given["shutdown_timeout"]
-    return supervision(given).model_copy(update={"preload": not given["no_preload"]})
+    return supervision_of(given).model_copy(update={"preload": not given["no_preload"]})
 
 
 def _recipe(given: dict[str, Any]) -> Any:

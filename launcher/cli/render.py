@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from launcher.cli import outputs
-from launcher.cli.options import decide, machine_options
+from launcher.cli.options import machine_of, machine_options, supervision_of
 from launcher.errors import LaunchError
 
 if TYPE_CHECKING:
@@ -30,14 +30,16 @@ if TYPE_CHECKING:
 @click.option("--debug", is_flag=True, help="Write what a --debug launch would use.")
 @click.option("--json", "as_json", is_flag=True, help="The plan and every file as one JSON object.")
 def render_command(
-    recipe: Path, overrides: tuple[str, ...], out: Path | None, force: bool, debug: bool, as_json: bool, **machine: Any
+    recipe: Path, overrides: tuple[str, ...], out: Path | None, force: bool, debug: bool, as_json: bool, **given: Any
 ) -> None:
     """Write the files a launch of RECIPE uses: plan, accelerate YAML, DeepSpeed JSON, environment."""
+    from launcher.jobs import inputs
     from launcher.render import files
     from launcher.rundir.paths import RunDir
     from launcher.show.plan import written
 
-    loaded, cluster, plan = decide(recipe, overrides, machine, debug=debug, pretend=True)
+    asked = inputs.gather(recipe, overrides, machine_of(given), supervision_of(given), debug=debug, pretend=True)
+    loaded, cluster, plan = asked.loaded, asked.cluster, asked.plan()
     run = RunDir(out or Path(loaded.spec.output_dir) / plan.name / "RUN")
     if out is None:
         show_render(loaded, plan, run, cluster.node_rank, as_json)

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from launcher.errors import LaunchError
+from launcher.planning.plan import Plan
 from launcher.show.program import BOTH, STDERR, STDOUT, Source
 
 VALUE = re.compile(r"[0123]|\d+:[0123](,\d+:[0123])*", re.ASCII)
@@ -49,6 +50,11 @@ class Streams:
         if node_rank and is_among_others:
             return tuple(source for source in shown if source.prefixed or source.stream != BOTH)
         return shown
+
+    def of_plan(self, plan: Plan) -> tuple[Source, ...]:
+        """What is shown of a job whose nodes share one screen."""
+        nodes = range(plan.num_nodes)
+        return tuple(s for i in nodes for s in self.of_node(plan.nproc_per_node, i, is_among_others=True))
 
     def shown(self, num_local: int, first_rank: int) -> tuple[Source, ...]:
         """What is shown. A stream of --tee has each line's rank before it, and one of --redirects is kept off the screen; the

@@ -13,7 +13,15 @@ import click
 
 from launcher import streams
 from launcher.accelerators import table as accelerators
-from launcher.cli.options import Count, Named, given, inputs, recipe_arguments, supervision_options
+from launcher.cli.options import (
+    Count,
+    Named,
+    given,
+    machine_of,
+    recipe_arguments,
+    supervision_of,
+    supervision_options,
+)
 from launcher.errors import EXIT_INTERRUPTED, LaunchError
 from launcher.messages import Message, plural
 
@@ -191,17 +199,22 @@ def submit_command(ctx: click.Context, recipe: Path, overrides: tuple[str, ...],
 
     A program's options are those of `ascend-launch program`, before it. A command is run once on each node.
     """
-    target = target_of(ctx, options)
-    machine = {k: options[k] for k in ("device", "nproc", "chip", "hbm", *SUPERVISION)}
-    machine |= {"nnodes": options["nodes"], "node_rank": 0}
-    machine |= {"rdzv_endpoint": ANY_ENDPOINT if options["nodes"] > 1 else None}
-    is_theirs = _below_mounts(options["mounts"]) if target != "slurm" else lambda path: False
-    loaded, cluster, plan_options, config = inputs(
-        recipe, overrides, machine, debug=False, pretend=True, elsewhere=True, is_theirs=is_theirs
-    )
-    from launcher.planning import decide
+    from dataclasses import replace
 
-    made = decide.make(loaded, cluster, plan_options, config)
+    from launcher.jobs import inputs
+
+    target = target_of(ctx, options)
+    machine = replace(
+        machine_of(options),
+        nnodes=options["nodes"],
+        node_rank=0,
+        rdzv_endpoint=ANY_ENDPOINT if options["nodes"] > 1 else None,
+    )
+    is_theirs = _below_mounts(options["mounts"]) if target != "slurm" else lambda path: False
+    asked = inputs.gather(
+        recipe, overrides, machine, supervision_of(options), pretend=True, elsewhere=True, is_theirs=is_theirs
+    )
+    loaded, made = asked.loaded, asked.plan()
     hand_over(ctx, _recipe_work(ctx, loaded, made, recipe, (*overrides, *loaded.pins), options), options)
 
 
@@ -430,8 +443,8 @@ def _again(run: RunDir, recipe: Path, overrides: tuple[str, ...]) -> str:
 
 
 def _follow(view: Any, job: str, run: RunDir, output: Path, env: dict[str, str], again: str) -> None:
-    from launcher.cli.job import explained, goes_on
     from launcher.clusters.slurm import queue
+    from launcher.jobs.afterwards import explained, goes_on
 
     try:
         with view:

@@ -11,7 +11,7 @@ import click
 
 from launcher.cli import program as program_cli
 from launcher.cli.options import given as options_given
-from launcher.cli.options import supervision
+from launcher.cli.options import supervision_of
 from launcher.cli.program_options import OPTIONS
 from launcher.cli.submit import ANY_ENDPOINT, SUPERVISION, Work, hand_over, job_options, target_of
 from launcher.errors import LaunchError
@@ -213,7 +213,7 @@ def _planned(program: Program, options: dict[str, Any]) -> tuple[Loaded, Plan]:
         cluster = detect.here(device, os.environ, nodes)
     recipe = RecipeSpec(output_dir=str(options["log_dir"] or "runs"), report=False)
     loaded = load.Loaded(recipe, program.name, Path.cwd() / program.name.replace(".", "_"), {})
-    asked = plan.Options(nproc=options["nproc"], supervision=supervision(options))
+    asked = plan.Options(nproc=options["nproc"], supervision=supervision_of(options))
     return loaded, decide.of_program(program, loaded, cluster, asked)
 
 

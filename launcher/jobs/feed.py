@@ -226,6 +226,19 @@ class Feed:
         if len(self.unscored) < NUM_NAMED:
             self.unscored.append(row.line)
 
+    def require_all(self) -> None:
+        """Raises LaunchError where a line without a text ended the reading."""
+        if self.error is not None:
+            raise LaunchError(
+                "{feed}:{line}: {reason}",
+                hint="correct that line, or pass over such lines with --skip-bad; the {num_rows} texts before it "
+                "were answered",
+                feed=self.name,
+                line=self.error.line,
+                reason=self.error.reason,
+                num_rows=self.num_rows,
+            )
+
     def require_scores(self) -> None:
         """Fail where a text got no label, once all answers are written.
 

@@ -41,11 +41,6 @@ def created(made: str, job: str, run_dir: str, text: str, as_json: bool) -> None
     )
 
 
-def words(host: str, line: str) -> None:
-    """What a host's launcher said besides events."""
-    err.print(Text(f"[{host}] {line}"))
-
-
 def hosts(rows: Sequence[tuple[str, Sequence[str], Sequence[str], Sequence[str]]], cwd: str, as_json: bool) -> None:
     """What a launch by ssh would run on each host: name, command here, words there, variables sent over."""
     if as_json:

@@ -16,8 +16,9 @@ from launcher.recipe.load import Loaded
 from launcher.rundir import records
 from launcher.rundir.outcome import Outcome
 from launcher.rundir.paths import RunDir
+from launcher.rundir.records import Event
 from launcher.show.console import err
-from launcher.show.run import View, failure
+from launcher.show.run import JsonView, View, failure
 from launcher.show.text import Text
 
 READ_BYTES = 1 << 16
@@ -51,10 +52,10 @@ class Output:
         sources: tuple[Source, ...],
         *,
         role: str,
-        write: Callable[[Source, bytes], None] | None = None,
+        write: Callable[[Source, bytes], None],
     ) -> None:
         self.run = run
-        self.write = write or show_output
+        self.write = write
         self.sources = sources
         self.role = role
         self.attempt = run.last_attempt + 1
@@ -131,11 +132,15 @@ def with_errors(shown: tuple[Source, ...]) -> tuple[int, ...]:
 class ProgramView(View):
     """Follows a program: stdout is the program's alone."""
 
-    def __init__(self, shown_ranks: tuple[int, ...] = (), who: str = "each rank runs") -> None:
+    def __init__(self, shown: tuple[Source, ...] = (), who: str = "each rank runs") -> None:
         super().__init__()
+        self.shown = shown
         self.who = who
-        self.shown_ranks = shown_ranks
-        """Ranks whose output, and so whose traceback, is on the screen already."""
+
+    def output(self, plan: Plan, run: RunDir) -> Output:
+        """What the ranks print, as they print it."""
+        assert plan.program is not None
+        return Output(run, self.shown, role=plan.program.role, write=show_output)
 
     def plan(self, plan: Plan, run: RunDir, loaded: Loaded) -> None:
         assert plan.program is not None
@@ -163,8 +168,8 @@ class ProgramView(View):
         self, outcome: Outcome, run: RunDir, explained: Report | None, report_path: Path | None = None, again: str = ""
     ) -> None:
         if outcome.failure is not None:
-            shown = outcome.failure.rank in self.shown_ranks
-            failure(outcome.failure.but(traceback="") if shown else outcome.failure, explained)
+            is_shown = outcome.failure.rank in with_errors(self.shown)  # and so is its traceback
+            failure(outcome.failure.but(traceback="") if is_shown else outcome.failure, explained)
         elif outcome.exit_code != EXIT_OK:
             self._line(
                 Message("stopped; every rank's output is in {attempt}", attempt=run.attempt(max(run.last_attempt, 0)))
@@ -183,3 +188,34 @@ class ProgramView(View):
 
     def _line(self, text: str) -> None:
         err.print(Text(text))
+
+
+class HostsProgramView(ProgramView):
+    """Follows a program on several hosts, whose ranks' output comes as events."""
+
+    def __init__(self, shown_of: Callable[[Plan], tuple[Source, ...]]) -> None:
+        super().__init__()
+        self.shown_of = shown_of
+
+    def plan(self, plan: Plan, run: RunDir, loaded: Loaded) -> None:
+        self.shown = self.shown_of(plan)
+        super().plan(plan, run, loaded)
+
+    def event(self, event: Event) -> None:
+        if isinstance(event, records.Output):
+            source = Source(event.rank or 0, event.stream or STDOUT)
+            show_output(source, (event.text or "").encode(errors="surrogateescape"))
+        else:
+            super().event(event)
+
+
+class OutputEventsView(JsonView):
+    """Prints the output of a program's ranks as events too, for the launcher that started this one on another machine."""
+
+    def __init__(self, shown: tuple[Source, ...]) -> None:
+        super().__init__()
+        self.shown = shown
+
+    def output(self, plan: Plan, run: RunDir) -> Output:
+        assert plan.program is not None
+        return Output(run, self.shown, role=plan.program.role, write=output_event)

@@ -1,4 +1,4 @@
-"""What a command leaves: metrics, predictions, exports, reports."""
+"""What a command leaves: metrics, exports, reports."""
 
 from __future__ import annotations
 
@@ -9,42 +9,14 @@ from typing import Any
 
 from rich.table import Table
 
-from launcher.jobs.feed import Feed
-from launcher.jobs.rows import Bad
-from launcher.messages import Message, plural, translated
+from launcher.messages import Message, translated
 from launcher.show.console import err, joined, number_text, out, print_json
 from launcher.show.text import Text
-
-
-def bad_line(name: str, bad: Bad) -> None:
-    """One line of input that is passed over."""
-    err.print(Text(Message("{name}:{line}: {reason}", name=name, line=bad.line, reason=bad.reason)))
 
 
 def doubt(name: str, text: str) -> None:
     """What the input was taken for, where that may be wrong."""
     err.print(Text(Message("{name}: {text}", name=name, text=text)))
-
-
-def to_repeat(command: str, *, is_stream: bool) -> None:
-    """How a prediction that stopped is started again."""
-    err.print(
-        Text(
-            Message("start it again, with the same input, with:\n  {command}", command=command)
-            if is_stream
-            else Message("start it again with:\n  {command}", command=command)
-        )
-    )
-
-
-def predicted(feed: Feed) -> None:
-    """How many texts were labelled."""
-    bad = (
-        plural("; {count} line passed over", "; {count} lines passed over", count=feed.num_bad) if feed.num_bad else ""
-    )
-    err.print(
-        Text(plural("{count:,} text labelled{bad}", "{count:,} texts labelled{bad}", count=feed.num_rows, bad=bad))
-    )
 
 
 def exported(result: Mapping[str, Any], as_json: bool) -> None:

@@ -17,6 +17,7 @@ from launcher.diagnose.explain.verdicts import Report
 from launcher.diagnose.explain.words import language, render_text
 from launcher.errors import EXIT_OK, EXIT_USER
 from launcher.files import read_json, tail
+from launcher.jobs.view import Output
 from launcher.messages import Message, joined, plural, translated
 from launcher.planning.plan import Plan
 from launcher.recipe.load import Loaded
@@ -62,6 +63,14 @@ class View:
         self.run = run
         out.print(plan_lines(plan, loaded))
         out.print(Text(Message("run directory: {path}", path=run.path)))
+
+    def output(self, plan: Plan, run: RunDir) -> Output | None:
+        """Ranks that train say what is worth seeing by events."""
+        return None
+
+    def words(self, host: str, line: str) -> None:
+        """What a host's launcher said besides events."""
+        err.print(Text(f"[{host}] {line}"))
 
     def submitted(self, job: str, output: str, script: str) -> None:
         """Where a submitted job can be watched, and how it is ended."""
@@ -337,23 +346,6 @@ class JsonView(View):
                 metrics=outcome.metrics,
                 report=str(report_path) if report_path else None,
                 continue_with=again or None,
-            )
-        )
-
-
-def event_beside_data(event: Event) -> None:
-    """What a person should know while stdout carries data."""
-    if isinstance(event, records.Note):
-        err.print(Text(translated(event.text or "")))
-    elif isinstance(event, records.Restart):
-        err.print(
-            Text(
-                Message(
-                    "restart {attempt} of {of_restarts}: {what}",
-                    attempt=event.attempt,
-                    of_restarts=event.of_restarts,
-                    what=translated(event.what or ""),
-                )
             )
         )
 

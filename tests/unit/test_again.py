@@ -17,6 +17,7 @@ from launcher import again
 from launcher.cli import cli, options
 from launcher.errors import LaunchError
 from launcher.files import write_text
+from launcher.jobs import inputs
 from launcher.machine.cluster import Cluster
 from launcher.planning import decide, plan
 from launcher.recipe import load
@@ -86,7 +87,7 @@ def unfinished(recipe: Callable[..., Path], tmp_path: Path) -> Callable[..., Run
     def make(folder: Path, *overrides: str, num_nodes: int = 1, **asked: Any) -> RunDir:
         from launcher.render import files
 
-        loaded = options.load(recipe(), overrides)
+        loaded = inputs.load(recipe(), overrides)
         cluster = Cluster("cpu", num_nodes=num_nodes, rdzv_endpoint="n0:29400" if num_nodes > 1 else None)
         made = decide.make(loaded, cluster, plan.Options(**asked))
         run = RunDir(folder)
@@ -101,14 +102,9 @@ def replanned(words: list[str]) -> tuple[Path, plan.Plan]:
     """What a pasted command plans, and in which folder."""
     with cli.commands["run"].make_context("run", words[words.index("run") + 1 :]) as context:
         given = context.params
-        machine = {
-            k: given[k]
-            for k in ("nproc", "device", "nnodes", "node_rank", "rdzv_endpoint", "rank_table", "chip", "hbm")
-        }
-        machine |= {k: given[k] for k in ("max_restarts", "hang_timeout", "grace", "join_timeout", "start_method")}
-        return given["run_dir"], options.decide(
-            given["recipe"], given["overrides"], machine, debug=False, pretend=False
-        )[2]
+        machine, supervision = options.machine_of(given), options.supervision_of(given)
+        asked = inputs.gather(given["recipe"], given["overrides"], machine, supervision)
+        return given["run_dir"], asked.plan()
 
 
 def test_the_fix_for_an_unfinished_run_finishes_it(
@@ -150,7 +146,7 @@ def test_a_received_plan_does_not_name_a_new_run(unfinished: Callable[..., RunDi
     run = unfinished(tmp_path / "run")
     write_text(run.plan_path, run.plan().model_copy(update={"name": name}).model_dump_json())
 
-    assert "recipe" == options.load(run.recipe_path, ()).name
+    assert "recipe" == inputs.load(run.recipe_path, ()).name
 
 
 def test_each_node_of_a_job_gets_its_own_fix(
@@ -169,7 +165,7 @@ def test_a_script_is_found_again(unfinished: Callable[..., RunDir], tmp_path: Pa
     """It lies beside the recipe that was given, and not beside the run directory's copy of it."""
     (tmp_path / "mine.py").write_text("")
     run = unfinished(tmp_path / "run", "script=mine.py")
-    loaded = options.load(run.recipe_path, ())
+    loaded = inputs.load(run.recipe_path, ())
 
     assert (tmp_path, "mine") == (loaded.recipe_dir, loaded.name)
 

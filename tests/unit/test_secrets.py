@@ -26,7 +26,7 @@ from launcher.report import page as report_page
 from launcher.rundir import events, records
 from launcher.rundir.outcome import Outcome
 from launcher.rundir.paths import RunDir
-from launcher.show import findings, jobs
+from launcher.show import findings
 from launcher.show.console import err, out
 from launcher.show.run import JsonView, OtherNodeView, View
 from launcher.worker.agent import agent as agent_module
@@ -115,8 +115,8 @@ def test_nothing_secret_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     found = explain_path(tmp_path / "x.log")
     for view in (View(), JsonView(), OtherNodeView(1)):
         view.event(records.Note(text=SAID + ESCAPES))
+        view.words("host", SAID + ESCAPES)
         view.end(Outcome(1, records.failure(FAILURE)), run, found)
-    jobs.words("host", SAID + ESCAPES)
     findings.explanation(found, "en", False)
     findings.explanation(found, "en", True)
     shown = texts.getvalue() + capsys.readouterr().out

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from launcher import files
-from launcher.cli.job import explained
 from launcher.jobs import follow
+from launcher.jobs.afterwards import explained
 from launcher.machine.cluster import Cluster
 from launcher.planning import decide, plan
 from launcher.recipe import load

@@ -1,0 +1,158 @@
+"""A prediction: ranks that label the rows of a feed, in a run directory that is forgotten afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launcher.accelerators import detect
+from launcher.clusters import environment
+from launcher.errors import EXIT_OK, LaunchError
+from launcher.files import read_json
+from launcher.jobs import afterwards
+from launcher.jobs.feed import BATCHES_A_CHUNK, CHUNKS_A_RANK, Feed, Lines
+from launcher.jobs.launch import Job
+from launcher.models.config import model_config
+from launcher.planning import decide
+from launcher.planning.plan import Options, Supervision, Use
+from launcher.rundir.chunks import Chunks
+from launcher.rundir.paths import RunDir
+
+if TYPE_CHECKING:
+    from launcher.jobs.options import Machine
+    from launcher.jobs.rows import Format
+    from launcher.jobs.trained import Weights
+    from launcher.jobs.view import PredictView
+    from launcher.recipe.load import Loaded
+    from launcher.recipe.schema import RecipeSpec
+    from launcher.rundir.outcome import Outcome
+
+
+@dataclass(frozen=True)
+class Work:
+    """What labels the rows."""
+
+    loaded: Loaded
+    """The recipe that the weights were trained with, as far as it is known."""
+    weights: Weights
+    batch_size: int | None = None
+    """Rows a rank computes at a time; None for the recipe's."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is to be labelled, and where the answers go."""
+
+    source: int
+    """A file descriptor, as is `target`."""
+    target: int
+    name: str
+    """Of the input, for messages."""
+    form: Format | None
+    """None where the first line is to tell."""
+    column: str | None
+    """The field of a JSON line that is the text; None for the recipe's."""
+    keep: bool
+    """Whether an answer repeats its input."""
+    skip_bad: bool
+    """Whether lines without a text are passed over."""
+
+
+@contextlib.contextmanager
+def prepared(work: Work, machine: Machine, supervision: Supervision) -> Iterator[Job]:
+    """A job whose files are written, and whose run directory is gone at the end of the block.
+
+    Raises:
+        LaunchError: the machine, the model or the recipe is not as it must be.
+    """
+    run = RunDir(Path(tempfile.mkdtemp(prefix="ascend-launch-predict-")))
+    try:
+        loaded = replace(work.loaded, spec=_recipe(work, run), name="predict")
+        environment.find(os.environ, 1)  # refuses to be started once a rank by another launcher
+        cluster = detect.here(machine.device, os.environ)
+        use = Use(mode="predict", weights=work.weights.name, trained_by=work.weights.trained_by())
+        options = Options(nproc=machine.nproc, supervision=supervision, use=use)
+        made = decide.make(loaded, cluster, options, _config(work.weights, loaded.spec))
+        job = Job(loaded, cluster, made, run)
+        job.check()
+        job.write()
+        run.chunks_path.mkdir()
+        yield job
+    finally:
+        _forget(run)
+
+
+def feed(job: Job, rows: Rows) -> Feed:
+    """The way of the rows through the ranks of a job."""
+    return Feed(
+        lines=Lines(rows.source),
+        out=rows.target,
+        chunks=Chunks(job.run.chunks_path),
+        name=rows.name,
+        form=rows.form,
+        column=rows.column or job.loaded.spec.data.text,
+        keep=rows.keep,
+        skip_bad=rows.skip_bad,
+        chunk_rows=job.plan.batch.eval_size * BATCHES_A_CHUNK,
+        max_chunks=job.plan.data_parallel_size * CHUNKS_A_RANK,
+    )
+
+
+def label(job: Job, feed: Feed, view: PredictView, again: Callable[[], str]) -> int:
+    """Have the rows of a feed labelled; the exit code. `again`: the command that starts it again.
+
+    Raises:
+        LaunchError: a line without a text ended the reading, or the answers cannot be written.
+    """
+    outcome = _followed(job, feed, view)
+    explained = afterwards.explained(outcome, job.run)
+    view.end(outcome, explained, again() if afterwards.goes_on(outcome, job.run) else "")
+    if outcome.exit_code == EXIT_OK:
+        feed.require_all()
+    return outcome.exit_code
+
+
+def _followed(job: Job, feed: Feed, view: PredictView) -> Outcome:
+    def step() -> bool:
+        if not feed.label_names:
+            feed.label_names = (read_json(job.run.data_path) or {}).get("label_names", ())
+        moved = feed.step()
+        if feed.doubt:
+            view.doubt(feed.name, feed.doubt)
+            feed.doubt = ""
+        while feed.bad:
+            view.bad_line(feed.name, feed.bad.pop(0))
+        return moved
+
+    outcome = job.follow(view.event, step)
+    if outcome.exit_code == EXIT_OK:
+        feed.finish()
+    return outcome
+
+
+def _recipe(work: Work, run: RunDir) -> RecipeSpec:
+    recipe = work.loaded.spec.model_copy(update={"script": None, "output_dir": str(run.path)})
+    if work.batch_size is None:
+        return recipe
+    parallel = recipe.parallel.model_copy(update={"eval_batch_size": work.batch_size})
+    return recipe.model_copy(update={"parallel": parallel})
+
+
+def _config(weights: Weights, recipe: RecipeSpec) -> dict[str, Any] | None:
+    """The model's config.json beside the weights, else of the model that they were trained from; None where neither is here."""
+    for name in (weights.name, recipe.model.name):
+        with contextlib.suppress(LaunchError):
+            if config := model_config(name):
+                return config
+    return None
+
+
+def _forget(run: RunDir) -> None:
+    """Remove what a prediction needed, but for the logs of one that failed. Its chunks hold the user's texts."""
+    shutil.rmtree(run.chunks_path if run.failure_path.exists() else run.path, ignore_errors=True)
