@@ -272,7 +272,8 @@ def test_the_names_that_a_program_imports_are_loaded_with_their_library(tmp_path
     code = (
         "import sys, types\nfrom launcher.recipe.program import Program\nfrom launcher.worker import program\n"
         "sys.modules['torch'] = types.ModuleType('torch')\nsys.modules['torch'].__spec__ = sys.__spec__\n"
-        "plan = types.SimpleNamespace(program=Program(kind='script', target='train.py'), device='cpu',\n"
+        "plan = types.SimpleNamespace(program=Program(kind='script', target='train.py'),\n"
+        "                             accelerator=types.SimpleNamespace(torch_extension=None),\n"
         "                             supervision=types.SimpleNamespace(preload=True))\n"
         "print(*program.preload(plan), 'tqdm.contrib' in sys.modules)\n"
     )
