@@ -57,7 +57,7 @@ def dry(words: list[str]) -> list[str]:
 
 def follows(words: list[str], written: set[str]) -> bool:
     """Whether nothing is read that the page has only told of."""
-    own = {w for w in words if w.endswith(".yaml") and "=" not in w and not w.startswith("recipes/")}
+    own = {w for w in words if w.endswith((".yaml", ".py")) and "=" not in w and not w.startswith("recipes/")}
     if words[:2] == ["recipes", "copy"]:
         written |= own
     is_elsewhere = set(ELSEWHERE) & set(words) or any("=/" in w for w in words)
