@@ -319,7 +319,7 @@ def _require_cards(plan: Plan, npus: int | None, gres: str | None) -> None:
     """Raises LaunchError where the cards that Slurm is asked for are said twice, or are fewer than the ranks."""
     from launcher.clusters.slurm import script as sbatch
 
-    listed = sbatch.cards(gres or "", plan.accelerator.gres)
+    listed = sbatch.cards(gres or "", plan.accelerator.gres or accelerators.load(accelerators.ASSUMED).gres)
     if npus is not None and listed is not None:
         raise LaunchError(
             "--npus {npus} and --gres {gres} both say how many cards",

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+)
 from pydantic_core import PydanticCustomError
 
+from launcher.plugins import Table
+from launcher.recipe import kernels
 from launcher.strategies import table as strategies
 
 
@@ -17,18 +29,19 @@ def num_labels(recipe: RecipeSpec) -> int:
     return count
 
 
-def _strategy(value: object, *others: str) -> str:
-    if isinstance(value, str) and (value in others or value in strategies.TABLE):
+def _name(value: object, table: Table[Any], *others: str) -> str:
+    if isinstance(value, str) and (value in others or value in table):
         return value
-    *names, last = map(repr, (*others, *strategies.TABLE.names()))
-    raise PydanticCustomError(  # as of a Literal
-        "literal_error", "Input should be {expected}", {"expected": f"{', '.join(names)} or {last}"}
-    )
+    *names, last = map(repr, (*others, *table.names()))
+    expected = f"{', '.join(names)} or {last}" if names else last
+    raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})  # as of a Literal
 
 
-Strategy = Annotated[str, BeforeValidator(_strategy)]
+Strategy = Annotated[str, BeforeValidator(lambda value: _name(value, strategies.TABLE))]
 """A name in the table of strategies."""
-StrategyOrAuto = Annotated[str, BeforeValidator(lambda value: _strategy(value, strategies.AUTO))]
+StrategyOrAuto = Annotated[str, BeforeValidator(lambda value: _name(value, strategies.TABLE, strategies.AUTO))]
+Kernel = Annotated[str, BeforeValidator(lambda value: _name(value, kernels.TABLE))]
+"""A name in the table of kernels."""
 Precision = Literal["bf16", "fp16", "fp32"]
 PrecisionOrAuto = Literal["auto", "bf16", "fp16", "fp32"]
 SizeOrAuto = PositiveInt | Literal["auto"]
@@ -66,6 +79,14 @@ class Model(Section):
     """Where `name` is fetched from when it is no folder."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = None
     """As in from_pretrained; transformers chooses where it is left out."""
+    kernels: tuple[Kernel, ...] = ()
+    """Fused operators in place of parts of the model: npu-rms-norm, on NPUs. What they round differs in the last digits."""
+
+    @model_serializer(mode="wrap")
+    def _without_kernels(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Runs from before this key have records without it, which a run without kernels must equal.
+        out: dict[str, Any] = serialize(self)
+        return out if self.kernels else {key: value for key, value in out.items() if key != "kernels"}
 
 
 class Split(Section):

@@ -14,6 +14,7 @@ from launcher.models.folder import HEADS, check, head_labels
 from launcher.planning import decide
 from launcher.text import first_line
 from launcher.worker.engines import table
+from launcher.worker.kernels import registry
 from launcher.worker.models.adapter import with_adapter, with_trained_adapter
 from launcher.worker.models.tokenizer import set_pad_token
 from launcher.worker.tasks.table import auto_class
@@ -86,6 +87,7 @@ def load_model(plan: Plan, prepared: Prepared, tokenizer: Any) -> torch.nn.Modul
     if other is not None:
         _replace_head(plan, model, prepared.num_labels)
         model.config.update(labels)
+    registry.apply(plan, model)
     table.of(plan).adapt_model(model)
     set_pad_token(model.config, tokenizer)
     if plan.use is not None:
