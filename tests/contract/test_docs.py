@@ -110,3 +110,22 @@ def test_commands_are_parsed_by_the_real_command_line(page: Path, words: list[st
         command, words = command.commands[words[0]], words[1:]
 
     command.make_context("ascend-launch", list(words)).close()
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_the_files_that_a_page_names_are_there(page: str):
+    """`launcher/jobs/launch.py` and the like, whole paths from the root."""
+    named = re.findall(r"`((?:launcher|tests|tools)/[\w./]*)`", (REPO / page).read_text(encoding="utf-8"))
+
+    assert named
+    assert [] == [name for name in named if not (REPO / name).exists()]
+
+
+def test_every_group_of_entry_points_is_explained():
+    """What other packages can add to."""
+    code = "".join(path.read_text(encoding="utf-8") for path in (REPO / "launcher").rglob("*.py"))
+    groups = set(re.findall(r'^ *"(ascend_launch\.[a-z]+)",$', code, re.MULTILINE))
+    page = (DOCS / "extending.md").read_text(encoding="utf-8")
+
+    assert {"ascend_launch.strategies"} <= groups
+    assert [] == [group for group in sorted(groups) if f"`{group}`" not in page]
