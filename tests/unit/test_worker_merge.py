@@ -14,7 +14,7 @@ from torch import Tensor
 from launcher.errors import LaunchError
 from launcher.worker.checkpoints import tensorfile
 from launcher.worker.weights import merge
-from launcher.worker.weights.export import _lora
+from launcher.worker.weights.export_merge import lora
 from launcher.worker.weights.merge import SafetensorsFile, Source, of_tensor
 
 
@@ -117,7 +117,7 @@ def test_lora_is_merged_as_peft_merges_it(options: dict[str, bool]):
             parameter.data = torch.rand_like(parameter)
     adapter = {name: of_tensor(t.detach().clone()) for name, t in peft.get_peft_model_state_dict(model).items()}
 
-    found = _lora(config.to_dict(), adapter, sources)
+    found = lora(config.to_dict(), adapter, sources)
 
     merged = model.merge_and_unload().state_dict()
     assert found is not None
@@ -141,7 +141,7 @@ def test_what_is_more_than_matrices_beside_linear_layers_is_left_to_peft(setting
     whole = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, **settings}
 
     assert (
-        _lora(
+        lora(
             whole,
             {key: source, key.replace("_A", "_B"): of_tensor(torch.ones(3, 2))},
             {"first.weight": of_tensor(torch.ones(3, 5))},
@@ -170,7 +170,7 @@ def test_a_merge_needs_a_small_part_of_the_weights_memory(tmp_path: Path):
         tensorfile.write(tmp_path / f"state_{rank}.safetensors", [(f"p/weight/w/{rank * half}", piece)], {})
         del piece
     code = (
-        "import resource, sys, torch; from pathlib import Path; from launcher.worker import merge\n"
+        "import resource, sys, torch; from pathlib import Path; from launcher.worker.weights import merge\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
         "folder, before = Path(sys.argv[1]), peak()\n"
         "files = sorted(folder.glob('state_*'))\n"

@@ -1,0 +1,100 @@
+"""What lies beside exported weights: tokenizer, generation settings, the note for `predict`, and the model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from launcher.files import read_json, write_json, write_text
+from launcher.recipe.schema import NO_DATA
+from launcher.rundir.paths import MODEL_NOTE
+from launcher.worker.checkpoints.manifest import TRAINER_STATE
+from launcher.worker.weights import trained as trained_weights
+from launcher.worker.weights.request import Job
+
+
+def write_beside(job: Job, config: Any) -> None:
+    """Tokenizer, generation settings, the note that `predict` reads, and the model card."""
+    job.tokenizer.save_pretrained(job.aside)
+    if config is not None and job.recipe.model.task == "causal-lm":
+        _generation(job, config)
+    note = read_json(job.found.folder / MODEL_NOTE) or trained_weights.note_of(
+        job.recipe, job.label_names(), job.request.strategy, job.request.precision
+    )
+    write_json(job.aside / MODEL_NOTE, note)
+    write_text(job.aside / "README.md", _card(job))
+
+
+def _generation(job: Job, config: Any) -> None:
+    from transformers import GenerationConfig
+
+    for folder in (job.found.folder, job.found.model):
+        if (folder / "generation_config.json").is_file():
+            GenerationConfig.from_pretrained(folder).save_pretrained(job.aside)
+            return
+    GenerationConfig.from_model_config(config).save_pretrained(job.aside)
+
+
+def _card(job: Job) -> str:
+    recipe, names = job.recipe, job.label_names()
+    is_chat = recipe.model.task == "causal-lm"
+    base = recipe.model.name
+    head = ["library_name: " + ("peft" if job.request.adapter_only else "transformers")]
+    head.append("pipeline_tag: " + ("text-generation" if is_chat else "text-classification"))
+    if not Path(base).exists() and not base.startswith(("/", ".", "~")):
+        head.append(f"base_model: {base}")
+    lines = ["---", *head, "tags: [ascend-launch]", "---", "", f"# {Path(base).name}, fine-tuned", ""]
+    how = ", LoRA" if job.found.base else ""
+    trained = f" ({job.request.strategy}, {job.request.precision}{how})" if job.request.strategy else ""
+    if recipe.data.path != NO_DATA:
+        lines.append(
+            f"Trained by ascend-launch{trained} on `{recipe.data.path}`, at most {recipe.data.max_length} tokens a text."
+        )
+    if job.found.step is not None:
+        lines.append(f"These are the weights after step {job.found.step}.")
+    answers = recipe.data.answers or names
+    lines += [
+        "",
+        "## Labels",
+        "",
+        "| id | name |" + (" answer |" if is_chat else ""),
+        "|---|---|" + ("---|" if is_chat else ""),
+    ]
+    lines += [f"| {i} | {n} |" + (f" {answers[i]} |" if is_chat else "") for i, n in enumerate(names)]
+    if is_chat:
+        lines += ["", "## Prompt", "", *(f"    {line}" for line in (recipe.data.prompt or "{text}").splitlines())]
+    figures = _figures(job)
+    if figures:
+        lines += [
+            "",
+            "## Evaluation",
+            "",
+            "| figure | value |",
+            "|---|---|",
+            *(f"| {k} | {v} |" for k, v in figures.items()),
+        ]
+    lines += [
+        "",
+        "## Use",
+        "",
+        "```console",
+        f"ascend-launch predict --model {Path(job.request.out).name} --input texts.txt",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _figures(job: Job) -> dict[str, Any]:
+    """Of these very weights, as the training evaluated them."""
+    folder, step = job.found.folder, job.found.step
+    if step is None:
+        final = (read_json(folder.parent / "metrics.json") or {}).get("final", {})
+        return {
+            k: v for k, v in final.items() if isinstance(v, int | float) and "runtime" not in k and "second" not in k
+        }
+    rows = (read_json(folder / TRAINER_STATE) or {}).get("log_history", [])
+    row: dict[str, Any] = next((r for r in reversed(rows) if r.get("step") == step and "eval_loss" in r), {})
+    skipped = ("runtime", "second", "steps")
+    plain = {k.removeprefix("eval_") if k not in ("eval_loss", "eval_samples") else k: v for k, v in row.items()}
+    return {k: v for k, v in plain.items() if k not in ("step", "epoch") and not any(word in k for word in skipped)}
