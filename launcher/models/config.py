@@ -61,3 +61,13 @@ def _config(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise LaunchError("model.name: {file}: not a model's config", hint="fetch the model again", file=file)
     return value
+
+
+def hidden_size(model_config: dict[str, Any] | None) -> int | None:
+    """How wide a model is, by its config.json; None where it does not say."""
+    config = model_config or {}
+    config = config.get("text_config") or config
+    for key in ("hidden_size", "n_embd", "d_model", "dim"):
+        if isinstance(config.get(key), int) and config[key] > 0:
+            return int(config[key])
+    return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from pathlib import Path
 from typing import Any, cast
@@ -11,19 +10,19 @@ from launcher.accelerators import table as accelerators
 from launcher.errors import LaunchError
 from launcher.machine.cluster import Cluster
 from launcher.messages import Message, plural
-from launcher.models import geometry
-from launcher.models.wanted import About, Wanted
+from launcher.models import config, geometry
+from launcher.models.wanted import Wanted
 from launcher.planning import choose, fit
 from launcher.planning.arguments import trainer_arguments
 from launcher.planning.batch import MAX_MICRO_BATCH, batch_of, evaluation_size
 from launcher.planning.notes import lone_notes, overlaps_communication, unused_notes
-from launcher.planning.plan import ANSWER_POSITIONS, Batch, Options, Plan
+from launcher.planning.plan import ANSWER_POSITIONS, Batch, Options, Plan, Use
+from launcher.planning.unmeasured import unmeasured_strategy
 from launcher.planning.use import require_effect, require_room_for_weights, use_arguments, use_strategy
 from launcher.recipe.load import Loaded
 from launcher.recipe.program import Program
 from launcher.recipe.schema import Precision, RecipeSpec, Strategy
 from launcher.strategies import table as strategies
-from launcher.text import GIB
 
 
 def wanted(recipe: RecipeSpec, device: str) -> Wanted:
@@ -61,12 +60,12 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
     nproc = 1 if options.debug else _nproc(cluster, options)
     world_size = nproc * cluster.num_nodes
     precision, precision_reason = _precision(recipe, cluster)
-    strategy, strategy_reason = _strategy(recipe, cluster, world_size, precision, model_config, options.model)
+    strategy, strategy_reason = unmeasured_strategy(
+        recipe, cluster, world_size, precision, unmodelled(cluster, model_config), options.model
+    )
     use = options.use
     if use is not None:
-        if use.mode == "eval":
-            use = use.model_copy(update={"trained_by": use.trained_by or strategy})
-        strategy, strategy_reason = use_strategy(recipe, use)
+        use, strategy, strategy_reason = _used(recipe, use, strategy)
         total = strategies.load(strategy).data_parallel_size(world_size)
         batch = Batch(global_size=total, micro_size=1, accumulation=1, eval_size=evaluation_size(recipe, 1))
     else:
@@ -92,8 +91,15 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
         overlap_comm=overlaps,
         driver_version=cluster.driver_version,
         notes=(*(options.model.notes if options.model else ()), *unused_notes(recipe, strategy)),
-        hidden_size=_hidden_size(model_config),
+        hidden_size=config.hidden_size(model_config),
     )
+
+
+def _used(recipe: RecipeSpec, use: Use, strategy: Strategy) -> tuple[Use, Strategy, str]:
+    """An evaluation or a prediction with the strategy that its weights were trained by, and the strategy of its own."""
+    if use.mode == "eval":
+        use = use.model_copy(update={"trained_by": use.trained_by or strategy})
+    return use, *use_strategy(recipe, use)
 
 
 def of_program(program: Program, loaded: Loaded, cluster: Cluster, options: Options) -> Plan:
@@ -206,54 +212,6 @@ def _has_cards(cluster: Cluster) -> bool:
     return accelerators.load(cluster.device).has_cards
 
 
-def _strategy(
-    recipe: RecipeSpec,
-    cluster: Cluster,
-    world_size: int,
-    precision: str,
-    config: dict[str, Any] | None,
-    about: About | None,
-) -> tuple[Strategy, str]:
-    asked = recipe.parallel.strategy
-    if asked != "auto":
-        return asked, Message("as the recipe says")
-    if world_size == 1:
-        return strategies.WHOLE, "one rank has nobody to share with"
-    if not _has_cards(cluster):
-        return strategies.WHOLE, "CPU ranks share this machine's memory, so sharding saves little"
-    why, sharded = unmodelled(cluster, config), strategies.most_sharded()
-    count = about.num_parameters if about else None
-    hbm_bytes = min((d.hbm_bytes for d in cluster.devices), default=0)
-    if recipe.adapter is not None and (count is None or count * 2 <= fit.usable_bytes(hbm_bytes) * STATE_SHARE):
-        return strategies.WHOLE, Message("LoRA trains few weights, so sharding their state saves little")
-    if count is None or not hbm_bytes:
-        return sharded.name, Message("{why}, so everything is sharded: weights, gradients and optimizer state", why=why)
-    share = fit.usable_bytes(hbm_bytes) * STATE_SHARE
-    said = (
-        Message("{why}; {count} parameters", why=why, count=_count(count))
-        if about and about.is_counted
-        else Message("{why}; about {count} parameters", why=why, count=_count(count))
-    )
-    for strategy in itertools.takewhile(lambda s: s is not sharded, map(strategies.load, strategies.PREFERENCE)):
-        need = strategy.state_bytes(count, world_size, precision)
-        if need <= share:
-            return (
-                strategy.name,
-                Message(
-                    "{text}: weights, gradients and optimizer take {need:.1f} GiB of a card under it",
-                    text=said,
-                    need=need / GIB,
-                ),
-            )
-    return sharded.name, Message(
-        "{text}: too many for less than sharding weights, gradients and optimizer state", text=said
-    )
-
-
-STATE_SHARE = 0.6
-"""Of a card, what weights, gradients and optimizer may take where activations cannot be computed."""
-
-
 def unmodelled(cluster: Cluster, config: dict[str, Any] | None) -> str:
     """Why `memory` cannot tell what a job needs, where it cannot."""
     if not _has_cards(cluster):
@@ -269,14 +227,6 @@ def unmodelled(cluster: Cluster, config: dict[str, Any] | None) -> str:
         "memory of model type {model_type!r} is not computed here, only of {known}",
         model_type=config.get("model_type"),
         known=known,
-    )
-
-
-def _count(number: int) -> str:
-    return (
-        Message("{number:.1f} billion", number=number / 1e9)
-        if number >= 1e9
-        else Message("{number:.0f} million", number=number / 1e6)
     )
 
 
@@ -339,12 +289,3 @@ def _fitted(recipe: RecipeSpec, needs: dict[str, Any], batch: Batch) -> tuple[St
         else Message("as the recipe says; {split}", split=choice.reason.split(": the fastest")[0])
     )
     return choice.strategy, reason, taken
-
-
-def _hidden_size(model_config: dict[str, Any] | None) -> int | None:
-    config = model_config or {}
-    config = config.get("text_config") or config
-    for key in ("hidden_size", "n_embd", "d_model", "dim"):
-        if isinstance(config.get(key), int) and config[key] > 0:
-            return int(config[key])
-    return None
