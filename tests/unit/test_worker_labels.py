@@ -13,10 +13,11 @@ import pytest
 from launcher.errors import LaunchError
 from launcher.recipe import yamlfile
 from launcher.worker.data import labels
+from launcher.worker.data.label_values import Column
 
 
-def column(values: list[Any], split: str = "train", **options: Any) -> labels.Column:
-    return labels.Column(name="label", values=pa.chunked_array([pa.array(values)]), split=split, where=split, **options)
+def column(values: list[Any], split: str = "train", **options: Any) -> Column:
+    return Column(name="label", values=pa.chunked_array([pa.array(values)]), split=split, where=split, **options)
 
 
 def number(train: list[Any], held: list[Any] | None = None, **options: Any) -> labels.Numbered:
