@@ -10,7 +10,8 @@ from pathlib import Path
 
 from launcher.files import FOLDERS
 from launcher.planning.plan import Plan
-from launcher.rundir.paths import RunDir, finished
+from launcher.rundir import claims
+from launcher.rundir.paths import RunDir
 
 
 def new(output_dir: Path, name: str) -> RunDir:
@@ -62,7 +63,7 @@ def take(path: Path, plan: Plan, node_rank: int) -> RunDir:
     run = for_node(path, node_rank)
     run.create()
     if node_rank and RunDir(path).metrics_path.exists():  # else this node would wait for a first one that was refused
-        raise finished(path)
+        raise claims.finished(path)
     run.claim(plan)
     return run
 

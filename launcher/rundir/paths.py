@@ -13,12 +13,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from launcher import again, confined
+from launcher import confined
 from launcher.confined import NotPlainError
 from launcher.errors import LaunchError
-from launcher.files import FOLDERS, read_json, root_of
+from launcher.files import FOLDERS, root_of
 from launcher.messages import Message
 from launcher.planning.plan import Plan
+from launcher.rundir import claims
 
 MODEL_NOTE = "ascend_launch.json"
 """Beside the weights in a model folder: the recipe that a text must go through before them, so that the folder alone is
@@ -244,34 +245,23 @@ class RunDir:
         with self.hold():
             pass
         if self.metrics_path.exists():
-            raise finished(self.path)
+            raise claims.finished(self.path)
         before = self.plan()
-        changed = _changed(plan, before)
+        changed = claims.changed(plan, before)
         if changed and not self._came_to_nothing():
             raise LaunchError(
                 "{path}: holds an unfinished run of another recipe ({changed} differ)",
                 hint="name a new --run-dir, or finish that run: {finish}",
                 path=self.path,
                 changed=", ".join(changed),
-                finish=finish or _finish(before, self),
+                finish=finish or claims.finishing_command(before, self.path, self.recipe_path),
             )
 
     def is_open_to(self, plan: Plan) -> bool:
         """Whether `plan` would start or go on here: nothing is here, or an unfinished run of the same recipe."""
         if not self.plan_path.exists():
             return True
-        return not self.metrics_path.exists() and not _changed(plan, self.plan())
-
-
-def _finish(before: Plan, run: RunDir) -> str:
-    """The command that finishes a run from its own plan and recipe."""
-    node = re.fullmatch(r"node_(\d+)", run.path.name) if before.num_nodes > 1 else None
-    words = before.options(int(node[1]) if node else 0)
-    if before.use is not None:
-        words = ["--checkpoint", before.use.weights, *words]
-    mode = "run" if before.use is None else before.use.mode
-    folder = run.path.parent if node else run.path
-    return again.command([mode, *words, "--run-dir", str(folder), str(run.recipe_path)])
+        return not self.metrics_path.exists() and not claims.changed(plan, self.plan())
 
 
 def plan_beside(recipe: Path) -> Plan | None:
@@ -283,34 +273,6 @@ def plan_beside(recipe: Path) -> Plan | None:
         plan = run.plan()
         return plan if re.fullmatch(r"[^/\0]+", plan.name) and plan.name not in (".", "..") else None
     return None
-
-
-def finished(path: Path) -> LaunchError:
-    if read_json(path / "metrics.json") is None:
-        return LaunchError(
-            "{path}: is damaged",
-            hint="remove it, and the run is finished from its newest checkpoint",
-            path=path / "metrics.json",
-        )
-    return LaunchError(
-        "{path}: this run is finished",
-        hint="name a new --run-dir, or leave it out; ascend-launch report {path} makes its report anew",
-        path=path,
-    )
-
-
-_FREE = {"strategy": "auto", "micro_batch_size": "auto", "eval_batch_size": "auto", "deepspeed": None}
-"""What a checkpoint does not depend on, as it does not on the number of ranks."""
-
-
-def _changed(plan: Plan, before: Plan) -> list[str]:
-    """In which sections of the recipe two plans differ, so that one cannot go on with the other's run."""
-    one, other = (
-        recipe.model_copy(update={"parallel": recipe.parallel.model_copy(update=_FREE), "report": True})
-        for recipe in (plan.recipe, before.recipe)
-    )
-    changed = [k for k in type(one).model_fields if getattr(one, k) != getattr(other, k)]
-    return changed or ([before.name] if plan.name != before.name else [])
 
 
 def make_folder(path: Path) -> None:

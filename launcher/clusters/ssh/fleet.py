@@ -9,16 +9,25 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from launcher import __version__, confined, files, streams
-from launcher.clusters.ssh.connection import Answer, Hub, address_of
-from launcher.clusters.ssh.node import CONNECT_S, FETCH_S, PATIENCE_S, PREPARE_S, SOON_S, STOP_MARGIN_S, Job, Node
-from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, EXIT_USER, LaunchError
-from launcher.machine.nodes import join_endpoint, split_endpoint
+from launcher import __version__, confined, streams
+from launcher.clusters.ssh.connection import Answer, Hub
+from launcher.clusters.ssh.node import (
+    CONNECT_S,
+    FETCH_S,
+    PATIENCE_S,
+    PREPARE_S,
+    SOON_S,
+    STOP_MARGIN_S,
+    Job,
+    Node,
+    refuse,
+)
+from launcher.clusters.ssh.outcome import judged
 from launcher.messages import Message
 from launcher.rundir import events, lifecycle, records
 from launcher.rundir.outcome import Outcome
 from launcher.rundir.paths import RunDir
-from launcher.rundir.records import NODE_LOST, Event, Failure
+from launcher.rundir.records import Event
 from launcher.signals import stop_signals_to
 
 
@@ -59,7 +68,7 @@ class Fleet:
                 Message("no word from there within {connect_s:.0f} s", connect_s=CONNECT_S),
                 Message("try `ssh {destination} true`", destination=node.connection.host.destination),
             )
-        _refuse(problems)
+        refuse(problems)
 
     def prepare(self, token: str) -> None:
         job = self.job
@@ -80,49 +89,6 @@ class Fleet:
         }
         for node, answer in self.ask("prepare", requests, PREPARE_S).items():
             node.shares_files, node.address = answer["shared"], answer["address"]
-
-    def meet(self) -> str | None:
-        """Where the nodes will meet: the user's endpoint, or the first host's address as the others reach it and a free
-        port. Either is tried out."""
-        first, others = self.nodes[0], self.nodes[1:]
-        if not others:
-            return None
-        port: int | None = None
-        if self.job.endpoint is not None:
-            name, port = split_endpoint(self.job.endpoint)
-        else:
-            name = address_of(first.connection.host, self.job.ssh_config)
-        found = [a["addresses"] for a in self.ask("resolve", {n: {"name": name} for n in others}).values()]
-        candidates = [a for a in found[0] if all(a in addresses for addresses in found)]
-        if first.address is not None and self.job.endpoint is None:
-            candidates.append(first.address)
-        if not candidates:
-            hint: str = Message("give every host the same address for it, or name one with --rdzv-endpoint HOST:PORT")
-            raise LaunchError(
-                Message("{other} does not know the address of {name}, the first host", other=others[0].name, name=name),
-                hint=hint,
-            )
-        heard = self.ask("listen", {first: {"addresses": candidates, "port": port}})[first]
-        address = heard["address"] or candidates[0]
-        tried = self.ask("reach", {n: {"address": address, "port": heard["port"]} for n in others})
-        endpoint = join_endpoint(address, heard["port"])
-        hint = Message("open that port in the firewall, or name another address or port with --rdzv-endpoint HOST:PORT")
-        _refuse(
-            {
-                n: (
-                    Message(
-                        "cannot reach {first} at {endpoint}: {error}",
-                        first=first.name,
-                        endpoint=endpoint,
-                        error=a["error"],
-                    ),
-                    hint,
-                )
-                for n, a in tried.items()
-                if a["error"]
-            }
-        )
-        return self.job.endpoint or endpoint
 
     def share(self, token: str) -> None:
         """See whether the hosts share the run directory, which checkpoints need."""
@@ -169,7 +135,7 @@ class Fleet:
         for node in requests:
             if node not in answers and node not in problems:
                 problems[node] = Message("no answer within {timeout_s:.0f} s", timeout_s=timeout_s), "look at that host"
-        _refuse(problems)
+        refuse(problems)
         return answers
 
     # -- the job --------------------------------------------------------------------------------------------------------
@@ -199,7 +165,10 @@ class Fleet:
                         if node.is_running:
                             node.lost = "did not stop in time"
             self.fetch()
-            return self.outcome(signals.first)
+            outcome = judged(self.nodes, signals.first, self.on_words)
+            if outcome.failure is not None and not self.run_dir.failure_path.exists():
+                events.write_failure(self.run_dir.failure_path, outcome.failure)
+            return outcome
 
     def tell(self, number: int) -> None:
         for node in self.nodes:
@@ -296,55 +265,6 @@ class Fleet:
         except OSError as error:
             self.on_words(node.name, Message("{name} was not kept: {problem}", name=name, problem=error.strerror))
 
-    def outcome(self, stop_signal: int | None) -> Outcome:
-        metrics = self.nodes[0].outcome.metrics if self.nodes[0].outcome else None
-        if stop_signal is not None:
-            return Outcome(EXIT_INTERRUPTED if stop_signal == signal.SIGINT else EXIT_TERMINATED, None, metrics)
-        lost = [node for node in self.nodes if node.lost]
-        if self.nodes[0].code == EXIT_OK:  # it ends well only once all nodes have reported success
-            for node in lost:
-                self.on_words(node.name, Message("the connection ended with the job: {lost}", lost=node.lost))
-            return Outcome(EXIT_OK, None, metrics)
-        failed, failure = next(((n, f) for n in self.nodes if (f := _failure_of(n)) is not None), (None, None))
-        refused = next((n for n in self.nodes if n.last_words and n.has_failed), None)
-        if failed is not None and failure is not None:
-            code = failed.code if failed.code in (EXIT_USER, EXIT_JOB_FAILED) else EXIT_JOB_FAILED
-            said = next((n for n in lost if n.number == failure.node_rank), None)
-            if said is not None and failure.type == NODE_LOST:
-                failure = failure.but(what=f"{failure.what} ({said.name}: {said.lost})")
-        elif refused is not None:
-            failure = _refusal(refused)
-            code = refused.code or EXIT_JOB_FAILED
-        elif lost:
-            what: str = Message(
-                "node {lost} ({lost_name}) is lost: {lost_lost}",
-                lost=lost[0].number,
-                lost_name=lost[0].name,
-                lost_lost=lost[0].lost,
-            )
-            hint = Message("look at that host and the network; the others saved and stopped if they could")
-            failure = Failure.of(
-                rank=None,
-                node_rank=lost[0].number,
-                host=lost[0].name,
-                type=NODE_LOST,
-                what=what,
-                hint=hint,
-                traceback="",
-            )
-            code = EXIT_JOB_FAILED
-        elif any(node.has_failed for node in self.nodes):
-            node = next(node for node in self.nodes if node.has_failed)
-            what = Message("the launcher on {node} ended with code {code}", node=node.name, code=node.code)
-            log = Path(node.log.name)
-            failure = Failure.of(rank=None, what=what, hint=Message("see {log}", log=log), traceback=files.tail(log))
-            code = EXIT_JOB_FAILED
-        else:
-            return Outcome(max(node.code or 0 for node in self.nodes), None, metrics)
-        if not self.run_dir.failure_path.exists():
-            events.write_failure(self.run_dir.failure_path, failure)
-        return Outcome(code, failure, metrics)
-
 
 class _Signals:
     """Collects the signals that are ours to pass on."""
@@ -363,32 +283,3 @@ class _Signals:
     def take(self) -> list[int]:
         new, self._new = self._new, []
         return new
-
-
-def _refuse(problems: Mapping[Node, tuple[str, str]]) -> None:
-    """Raises LaunchError with a line for each host that has a problem."""
-    if not problems:
-        return
-    rows = [(node, *problems[node]) for node in sorted(problems, key=lambda n: n.number)]
-    what = "\n".join(f"{node.connection.host.where}: {node.name}: {what}" for node, what, _ in rows)
-    raise LaunchError(what, hint="\n       ".join(dict.fromkeys(hint for *_, hint in rows)))
-
-
-def _refusal(node: Node) -> Failure:
-    """failure.json of a launcher that refused to start: its own words."""
-    text = "\n".join(node.last_words)
-    what, _, hint = text.removeprefix("error: ").partition("\n  fix: ")
-    return Failure.of(
-        rank=None,
-        node_rank=node.number,
-        host=node.name,
-        type="LaunchError",
-        what=f"{node.name}: {what}",
-        hint=hint,
-        exit_code=node.code,
-        traceback="",
-    )
-
-
-def _failure_of(node: Node) -> Failure | None:
-    return records.failure(node.outcome.failure) if node.outcome else None

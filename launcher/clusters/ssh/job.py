@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable
 from typing import BinaryIO
 
+from launcher.clusters.ssh import meeting
 from launcher.clusters.ssh.connection import Hub
 from launcher.clusters.ssh.fleet import Fleet
 from launcher.clusters.ssh.hostfile import Host
@@ -35,7 +36,7 @@ def run(job: Job, run_dir: RunDir, on_event: Callable[[Event], None], on_words: 
         fleet = Fleet(job, hub, nodes, run_dir, on_event, on_words)
         fleet.connect()
         fleet.prepare(token)
-        endpoint = fleet.meet()
+        endpoint = meeting.meet(job, nodes, fleet.ask)
         fleet.share(f"{token}-first")
         outcome = fleet.follow(endpoint)
         patience[0] = 5.0

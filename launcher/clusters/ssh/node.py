@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from launcher.clusters.ssh.connection import Connection
 from launcher.clusters.ssh.hostfile import Host
-from launcher.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED
+from launcher.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, LaunchError
 from launcher.rundir import records
 from launcher.rundir.paths import JOB_SECRET
 
@@ -114,3 +114,12 @@ class Node:
 
 def file_name(host: Host) -> str:
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in host.name)
+
+
+def refuse(problems: Mapping[Node, tuple[str, str]]) -> None:
+    """Raises LaunchError with a line for each host that has a problem."""
+    if not problems:
+        return
+    rows = [(node, *problems[node]) for node in sorted(problems, key=lambda n: n.number)]
+    what = "\n".join(f"{node.connection.host.where}: {node.name}: {what}" for node, what, _ in rows)
+    raise LaunchError(what, hint="\n       ".join(dict.fromkeys(hint for *_, hint in rows)))
