@@ -20,6 +20,7 @@ GROUND = {
     "errors",
     "files",
     "messages",
+    "moved",
     "nested",
     "network",
     "places",
