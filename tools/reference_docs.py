@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from launcher import cli
-from launcher.recipe import schema, training_fields
+from launcher.recipe import kernels, schema, training_fields
 from launcher.strategies import table as strategies
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -95,6 +95,7 @@ def _type(annotation: ast.expr) -> str:
         "dict": "mapping",
         "SizeOrAuto": "`auto` or a whole number",
         "StrategyOrAuto": " or ".join(f"`{name}`" for name in ("auto", *strategies.BUILT_IN)),
+        "Kernel": " or ".join(f"`{name}`" for name in kernels.TABLE.built_in),
     }
 
     def words(node: ast.expr) -> list[str]:

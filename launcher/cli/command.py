@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from launcher.accelerators import table as accelerators
 from launcher.cli.options import supervision_options
 from launcher.errors import LaunchError
 
@@ -46,7 +47,11 @@ def _job(env: Mapping[str, str], count: int | None, rank: int | None, endpoint: 
     context_settings={"allow_interspersed_args": False, "token_normalize_func": lambda word: word.replace("_", "-")},
 )
 @click.option("--nproc", metavar="N", help="Ranks on this node of each launch that names none itself.")
-@click.option("--device", metavar="npu|cpu", help="Where ranks compute [default: npu where there is one, else cpu].")
+@click.option(
+    "--device",
+    metavar="|".join(accelerators.BUILT_IN),
+    help="Where ranks compute [default: npu where there is one, else cpu].",
+)
 @click.option(
     "--nnodes", type=click.IntRange(1), help="Nodes of the job [default: from the cluster's environment, else 1]."
 )

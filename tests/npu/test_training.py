@@ -59,6 +59,18 @@ def test_operators_compute_what_the_cpu_computes(machine: Machine) -> None:
     assert ran.code == 0 and "operators agree" in ran.text, ran.text
 
 
+def test_kernels_compute_what_they_replace(machine: Machine) -> None:
+    """Losses, gradients and 16-bit outputs of a tiny Llama, whose norms are the operator of torch_npu."""
+    ran = machine.program("fused_norms.py")
+    assert ran.code == 0 and "kernels agree" in ran.text, ran.text
+
+
+def test_a_recipe_with_a_kernel_trains_as_without(machine: Machine, gloo, tmp_path: Path) -> None:
+    ran = machine.launch(*two_ranks(tmp_path), "parallel.strategy=ddp", "model.kernels=[npu-rms-norm]", *SHORT)
+    assert ran.code == 0, ran.text[-4000:]
+    assert_same(gloo(2), metrics(tmp_path / "run"))
+
+
 @pytest.mark.parametrize("world", [2, 4])
 def test_collectives(machine: Machine, world: int) -> None:
     """Every collective, type and reduction against a reference; uneven ones, groups and pairs too."""

@@ -188,6 +188,21 @@ def test_a_packages_kernel_takes_its_places(cores: None):
     assert "SigmoidBackward" in str(model.layers[2](x.requires_grad_()).grad_fn.next_functions)
 
 
+def test_a_model_is_loaded_with_the_recipes_kernels(cores: None, recipe: Write, tmp_path: Path):
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    from launcher.worker.models.load import load_model
+
+    config = AutoConfig.from_pretrained(LAUNCHER.parent / "recipes" / "tiny", num_labels=5)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "model")
+    model = {"name": "recipes/tiny", "num_labels": 5, "kernels": ["cores-silu"]}
+    labels = tuple(map(str, range(5)))
+    prepared = SimpleNamespace(model_path=str(tmp_path / "model"), num_labels=5, label_names=labels, adapter_path=None)
+    loaded = load_model(make(recipe(model=model), "cores"), prepared, SimpleNamespace(pad_token_id=0))
+
+    assert all("forward" in vars(layer.mlp.act_fn) for layer in loaded.model.layers)
+
+
 def test_a_kernel_without_effect_is_refused(cores: None):
     with pytest.raises(LaunchError, match="npu-rms-norm is for npu, and ranks compute on cpu"):
         registry.apply(planned("cpu", "npu-rms-norm"), Layers())
@@ -225,9 +240,11 @@ def sources() -> list[Path]:
 
 def named(path: Path, names: set[str]) -> set[str]:
     """The decisions in a file by one of these names, as file: code."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    if not any(name in text for name in names):
+        return set()
     place = path.relative_to(LAUNCHER.parent)
-    return {f"{place}: {ast.unparse(node)}" for node in decisions(tree) if names & set(names_in(node))}
+    return {f"{place}: {ast.unparse(node)}" for node in decisions(ast.parse(text)) if names & set(names_in(node))}
 
 
 def below(path: Path, places: list[Path]) -> bool:

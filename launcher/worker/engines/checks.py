@@ -37,7 +37,7 @@ def check_world(plan: Plan, rank: Rank, args: TrainingArguments) -> None:
     found |= table.of(plan).world_sizes()
     for name, value in found.items():
         same(name, value, Message("the plan's number of ranks"), plan.world_size)
-    same(Message("the rank's device"), args.device.type, Message("the plan's device"), plan.device)
+    same(Message("the rank's device"), args.device.type, Message("the plan's device"), plan.accelerator.torch_name)
     same(Message("accelerate's rank"), args.process_index, Message("the environment's RANK"), rank.index)
     if joined:
         backend = dist.get_backend()
