@@ -123,16 +123,13 @@ def run_recipe(
 def run_program(program: Program, words: tuple[str, ...], streams: Streams, hosts: Hosts, given: dict[str, Any]) -> int:
     """Run a program on the hosts of a hostfile; 0, or 1 where a rank failed or the job was stopped."""
     from launcher import again
-    from launcher.jobs import by_ssh
-    from launcher.recipe.load import Loaded
-    from launcher.recipe.schema import RecipeSpec
+    from launcher.jobs import by_ssh, programs
     from launcher.show import program as show_program
     from launcher.show import run as show_run
 
     _refuse_nodes(given)
-    loaded = Loaded(RecipeSpec(output_dir=str(given["log_dir"] or "runs"), report=False), program.name, Path.cwd(), {})
     work = by_ssh.Work(
-        loaded=loaded,
+        loaded=programs.loaded(program, given["log_dir"]),
         options=tuple(options_given(NOT_PASSED | OF_A_CLUSTER, sources=TYPED)),
         file=Path(program.target) if program.kind == "script" and Path(program.target).is_file() else None,
         words=words,

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from launcher.accelerators import table as accelerators
-from launcher.cli import hostfile
+from launcher.cli import hostfile, torchrun
 from launcher.cli.job import continuing_command
-from launcher.cli.options import supervision_of, supervision_options
-from launcher.cli.program_options import CARDS, MASTER_PORT, NOT_TAKEN, ONLY, add_options
+from launcher.cli.options import supervision_options
+from launcher.cli.program_options import NOT_TAKEN, ONLY, add_options
 from launcher.errors import LaunchError
 
 if TYPE_CHECKING:
@@ -44,41 +42,31 @@ def program_command(words: tuple[str, ...], **given: Any) -> None:
     The first word that is no option is the program; everything after it is the program's. The options are torchrun's,
     in both spellings, and PET_ variables count.
     """
-    from launcher.accelerators import detect
     from launcher.cli import screen
-    from launcher.clusters import environment
-    from launcher.jobs import launch
+    from launcher.jobs import launch, programs
     from launcher.machine.nodes import folder_name
-    from launcher.planning import decide, plan
-    from launcher.recipe import load
-    from launcher.recipe import program as programs
+    from launcher.planning.plan import Options
+    from launcher.recipe.program import check
 
     refuse(given)
     on_screen = screen.Streams(given["redirects"], given["tee"], given["local_ranks_filter"])
     on_screen.check()
     program = program_of(words, given)
-    programs.check(program)
+    check(program)
     hosts = hostfile.hosts_of(given)
     if hosts is not None:
         sys.exit(hostfile.run_program(program, words, on_screen, hosts, given))
     asked_of_accelerate = accelerate_of(given)
-    asked, device = _ranks(given["nproc"], given["device"])
-    count, rank, endpoint = _nodes(given)
-    if count is not None and count > 1 and (rank, endpoint) == (None, None):
-        # Said again of what the cluster says, which also numbers the nodes.
-        count = None if _counts(os.environ, count) else count
-    nodes = environment.find(os.environ, count, rank, endpoint, pretend=given["dry_run"]).told_nproc(asked)
-    cluster = detect.here(device, os.environ, nodes)
-    shown = program.model_copy(update={"args": without_secrets(program.args)})
-    loaded = load.Loaded(_recipe(given), program.name, Path.cwd() / program.name.replace(".", "_"), {})
-    options = plan.Options(
-        nproc=asked if asked is not None else nodes.nproc,
-        supervision=_supervision(given),
+    machine = torchrun.machine_of(given)
+    options = Options(
+        supervision=torchrun.supervision_of(given),
         accelerate=asked_of_accelerate,
         strategy=given["strategy"],
         precision=given["precision"],
     )
-    made = decide.of_program(shown, loaded, cluster, options)
+    shown = program.model_copy(update={"args": without_secrets(program.args)})
+    loaded = programs.loaded(program, given["log_dir"])
+    cluster, made = programs.planned(shown, loaded, machine, options, pretend=given["dry_run"])
     logs = {"separate_logs": on_screen.separate(made.nproc_per_node)}
     program, made = program.model_copy(update=logs), made.model_copy(update={"program": shown.model_copy(update=logs)})
     if made.num_nodes == 1 and given["master_port"]:
@@ -213,78 +201,6 @@ def _take_machines(config: dict[str, Any], given: dict[str, Any]) -> None:
     ):
         if given[option] is None and not (option == "master_addr" and given["rdzv_endpoint"]):
             given[option] = config.get(key)
-
-
-def _ranks(asked: Any, device: str) -> tuple[int | None, str]:
-    if asked == CARDS:
-        return None, device
-    if not isinstance(asked, str):
-        return asked, device
-    return None if accelerators.load(asked).has_cards else os.cpu_count() or 1, asked
-
-
-def _nodes(given: dict[str, Any]) -> tuple[int | None, int | None, str | None]:
-    """Count, rank and endpoint as the options say them; None for what they leave to the cluster's environment."""
-    if given["standalone"]:
-        return 1, None, None
-    conf = _rdzv_conf(given)
-    rank = given["node_rank"] if given["node_rank"] is not None else conf
-    endpoint, count = given["rdzv_endpoint"], given["nnodes"]
-    if given["master_addr"] and endpoint:
-        raise LaunchError("--master-addr and --rdzv-endpoint say the same", hint="leave one out")
-    host = given["master_addr"] or endpoint
-    if count == 1 or (host is None and count is None):
-        return count, rank if count is None else None, None
-    if host is None:
-        return count, rank, None
-    if given["master_addr"] or ":" not in host.rpartition("]")[2]:
-        from launcher.machine.nodes import join_endpoint
-
-        port = given["master_port"] or (MASTER_PORT if given["master_addr"] else 29400)
-        host = join_endpoint(host, port)
-    return count, rank, host
-
-
-def _counts(env: Mapping[str, str], count: int) -> bool:
-    """Whether the cluster's environment says that many nodes."""
-    from launcher.clusters import environment
-
-    try:
-        return environment.find(env, pretend=True).count == count
-    except LaunchError:
-        return False
-
-
-def _rdzv_conf(given: dict[str, Any]) -> int | None:
-    """The node's rank by --rdzv-conf; its join_timeout goes into the options.
-
-    Raises:
-        LaunchError: a key that has no counterpart.
-    """
-    rank = None
-    for part in filter(None, (given["rdzv_conf"] or "").split(",")):
-        key, _, value = part.partition("=")
-        if key == "join_timeout" and value.isdecimal():
-            given["join_timeout"] = float(value)
-        elif key == "rank" and value.isdecimal():
-            rank = int(value)
-        elif key not in ("timeout", "read_timeout", "is_host"):  # of the store's, which the agent looks after
-            raise LaunchError(
-                "--rdzv-conf {part} is not supported", hint="join_timeout=SECONDS and rank=N are taken", part=part
-            )
-    return rank
-
-
-def _supervision(given: dict[str, Any]) -> Any:
-    if given["shutdown_timeout"] is not None:
-        given["grace"] = given["shutdown_timeout"]
-    return supervision_of(given).model_copy(update={"preload": not given["no_preload"]})
-
-
-def _recipe(given: dict[str, Any]) -> Any:
-    from launcher.recipe.schema import RecipeSpec
-
-    return RecipeSpec(output_dir=str(given["log_dir"] or "runs"), report=False)
 
 
 def without_secrets(args: tuple[str, ...]) -> tuple[str, ...]:
