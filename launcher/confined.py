@@ -12,8 +12,6 @@ import contextlib
 import errno
 import json
 import os
-import secrets
-import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,7 +173,7 @@ def write_text(path: Path, text: str, root: Path) -> None:
         OSError: the disk refuses, or as `folder`.
     """
     with folder(path.parent, root, make=True) as inside:
-        temporary = f".{path.name}.{secrets.token_hex(4)}"
+        temporary = f".{path.name}.{os.urandom(4).hex()}"
         try:
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=inside)
             try:
@@ -202,6 +200,8 @@ def remove(path: Path, root: Path) -> None:
     try:
         with folder(path.parent, root) as inside:
             if stat.S_ISDIR(os.stat(path.name, dir_fd=inside, follow_symlinks=False).st_mode):
+                import shutil  # 4 ms, which --help has no use for
+
                 # rmtree goes by descriptors itself, from the folder on that it is given.
                 shutil.rmtree(f"/proc/self/fd/{inside}/{path.name}")
             else:

@@ -1,4 +1,5 @@
-"""The command line. Each command is load → call → show; imports stand in the commands, so that --help costs nothing."""
+"""The command line. Each command is load → call → show; imports stand in the commands, and commands are imported
+where they are run, so that --help costs nothing."""
 
 from __future__ import annotations
 
@@ -6,54 +7,58 @@ import errno
 import io
 import os
 import sys
+from typing import TYPE_CHECKING, Any, cast
 
 import click
-from click.shell_completion import CompletionItem
 
-from launcher import __version__, messages, scrub, streams
-from launcher.cli import (
-    command,
-    command_line,
-    completion,
-    doctor,
-    evaluate,
-    explain,
-    export,
-    language,
-    plan,
-    predict,
-    program,
-    ranktable,
-    recipes,
-    render,
-    report,
-    run,
-    submit,
-    submit_program,
-)
-from launcher.cli.completion import COMPLETE_VAR
-from launcher.confined import NotPlainError
+from launcher import __version__, messages, streams
+from launcher.cli import commands, language
 from launcher.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_USER, LaunchError
 from launcher.messages import Message
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class _Group(click.Group):
     """`ascend-launch [OPTIONS] RECIPE` without a command's name is `ascend-launch run …`."""
 
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.commands = cast("dict[str, click.Command]", commands.Commands())  # which nobody adds to
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            language.translate(command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click's, without importing them."""
+        limit = formatter.width - 6 - max(map(len, commands.TABLE))
+        with formatter.section("Commands"):
+            formatter.write_dl(commands.listed(limit))
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {"--help", "-h", "--version"}
         head = language.words(args)
-        language.choose(head[-1].rpartition("=")[2] if head else "auto", self)
+        messages.choose(head[-1].rpartition("=")[2] if head else "auto")
+        language.translate_own(self)
         rest = args[len(head) :]
         if rest[:1] == ["submit"]:
-            params = submit_program.submit_program_command.params
-            rest = command_line.with_command(rest[1:], params, command_line.SUBMIT)
+            from launcher.cli import command_line
+
+            rest = command_line.with_command(rest[1:], self.commands["submit-program"].params, command_line.SUBMIT)
         elif rest and rest[0] not in own and rest[0] not in self.commands:
-            rest = command_line.with_command(rest, program.program_command.params)
+            from launcher.cli import command_line
+
+            rest = command_line.with_command(rest, self.commands["program"].params)
         return super().parse_args(ctx, [*head, *rest])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
         """Commands; where none begins so, what the default command takes first: a recipe."""
+        from launcher.cli import completion
+
         return super().shell_complete(ctx, incomplete) or completion.recipe_paths(incomplete)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -79,28 +84,6 @@ def cli() -> None:
     """
 
 
-for one in (
-    run.run_command,
-    program.program_command,
-    command.command_command,
-    render.render_command,
-    plan.plan_command,
-    evaluate.eval_command,
-    predict.predict_command,
-    export.export_command,
-    doctor.doctor_command,
-    explain.explain_command,
-    recipes.recipes_group,
-    submit.submit_command,
-    submit_program.submit_program_command,
-    submit_program.submit_command_command,
-    completion.completion_command,
-    report.report_command,
-    ranktable.ranktable_command,
-):
-    cli.add_command(one)
-
-
 _STDOUT = streams.NAMES[1]
 _NO_BUGS = {
     errno.ENOSPC: Message("free some space"),
@@ -122,7 +105,9 @@ _NO_BUGS = {
 def main() -> None:
     """The console script: every ending has its exit code, and only a bug of ours shows a traceback (in a file)."""
     streams.settle()
-    if COMPLETE_VAR in os.environ:
+    if commands.COMPLETE_VAR in os.environ:
+        from launcher.cli import completion
+
         completion.register()
     code = _exit_code()
     try:
@@ -150,12 +135,14 @@ def _exit_code() -> int | str | None:
         error.message = messages.translated(error.message)  # type: ignore[misc, unused-ignore]  # click frames it
         words = io.StringIO()
         error.show(file=words)
-        click.echo(scrub.shown(words.getvalue()), err=True, nl=False)
+        _echo(words.getvalue().rstrip("\n"))
         return EXIT_USER
     except (click.Abort, KeyboardInterrupt):
         _say(Message("interrupted"))
         return EXIT_INTERRUPTED
     except Exception as error:
+        from launcher.confined import NotPlainError
+
         if isinstance(error, OSError) and (isinstance(error, BrokenPipeError) or error.filename == _STDOUT):
             return _lost_output(error)
         if isinstance(error, NotPlainError):
@@ -189,7 +176,7 @@ def _exit_code() -> int | str | None:
         if str(error).startswith("Symlink loop"):
             _say(Message("error: {problem}\n  fix: {fix}", problem=error, fix=_NO_BUGS[errno.ELOOP]))
             return EXIT_USER
-        click.echo(scrub.shown(_crash_log(error)), err=True)
+        _echo(_crash_log(error))
         return EXIT_BUG
     return EXIT_OK
 
@@ -205,7 +192,13 @@ def _lost_output(error: OSError) -> int:
 
 
 def _say(message: Message) -> None:
-    click.echo(scrub.shown(messages.translated(message)), err=True)
+    _echo(messages.translated(message))
+
+
+def _echo(text: str) -> None:
+    from launcher import scrub
+
+    click.echo(scrub.shown(text), err=True)
 
 
 def _crash_log(error: Exception) -> str:
@@ -213,6 +206,8 @@ def _crash_log(error: Exception) -> str:
     import platform
     import tempfile
     import traceback
+
+    from launcher import scrub
 
     details = (
         f"### version\n\n```\nascend-launch {__version__}, Python {platform.python_version()}, {platform.platform()}\n```\n"

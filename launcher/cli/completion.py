@@ -11,9 +11,7 @@ from pathlib import Path
 import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
 
-COMPLETE_VAR = "_ASCEND_LAUNCH_COMPLETE"
-"""Set by a shell that asks how to complete a word; click derives this name from the program's."""
-
+from launcher.cli.commands import COMPLETE_VAR
 
 SECTIONS_OF_FREE_KEYS = ("training",)
 

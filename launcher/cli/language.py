@@ -23,27 +23,28 @@ def words(args: list[str]) -> list[str]:
     return args[:1] if args and args[0].startswith("--lang=") else []
 
 
-def choose(name: str, command: click.Command) -> None:
-    """Settle the language, of the help of `command` and of those below it too."""
-    messages.choose(name)
-    if messages.is_translated():
-        _translate(command)
-
-
 def paragraphs(text: str) -> list[str]:
     """Of a command's help, as click reads it. One that begins with \\b is an example, and is shown as it is."""
     return inspect.cleandoc(text).split("\n\n")
 
 
-def _translate(command: click.Command) -> None:
+def translate(command: click.Command) -> None:
+    """Have the help of `command`, and of those below it, in the language that was chosen."""
+    translate_own(command)
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            translate(each)
+
+
+def translate_own(command: click.Command) -> None:
+    """As `translate`, without what is below it."""
+    if not messages.is_translated():
+        return
     for option in command.params:
         if isinstance(option, click.Option) and option.help:
             option.help = messages.translated(option.help)
     # click cuts short_help out of help where there is none.
     command.help, command.epilog, command.short_help = map(_page, (command.help, command.epilog, command.short_help))
-    if isinstance(command, click.Group):
-        for each in command.commands.values():
-            _translate(each)
 
 
 def _page(text: str | None) -> str | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 import yaml
 
 from launcher.cli import cli
+from launcher.cli.commands import TABLE
 
 REPO = Path(__file__).resolve().parent.parent.parent
 
@@ -28,6 +31,34 @@ def test_every_command_and_option_has_help(name: str, command: click.Command):
     """One sentence for each."""
     assert command.help
     assert [] == [p.name for p in command.params if isinstance(p, click.Option) and not p.help]
+
+
+@pytest.mark.parametrize(("name", "command"), list(cli.commands.items()), ids=list(cli.commands))
+def test_the_list_of_commands_says_what_their_help_says(name: str, command: click.Command):
+    """The list is made without importing them; a name is a command's own, and only one that is another's is left out."""
+    summary = TABLE[name].summary
+
+    assert name == command.name
+    assert summary == ("" if command.hidden else command.get_short_help_str(limit=1000))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [(["--help"], set()), (["--version"], set()), (["plan", "--help"], {"plan"})],
+    ids=["--help", "--version", "plan --help"],
+)
+def test_no_other_command_is_imported(words: list[str], expected: set[str]):
+    """Of the modules that commands stand in."""
+    code = (
+        "import sys; from launcher import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=REPO, capture_output=True, text=True, check=True)
+
+    modules = {row.place.partition(":")[0] for row in TABLE.values()}
+    assert expected == {name for name in modules if f"launcher.cli.{name}" in done.stderr.split()}
 
 
 @pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
@@ -205,9 +236,6 @@ def test_recipes_are_listed_shown_and_copied(ascend_launch: Any, tmp_path: Path)
 
 def test_a_bug_of_ours_leaves_a_log_to_paste(tmp_path: Path):
     """Exit code 3, one line, and the traceback in a file."""
-    import subprocess
-    import sys
-
     code = (
         "import sys; from launcher import cli; from launcher.recipe import load\n"
         "def broken(*a, **k): raise ZeroDivisionError('boom')\n"

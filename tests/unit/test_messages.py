@@ -180,7 +180,8 @@ def test_help_is_translated(choose: Callable[..., None]):
           ascend-launch train
         """
 
-    language.choose("zh", group)
+    messages.choose("zh")
+    language.translate(group)
     page = CliRunner().invoke(group, ["train", "--help"]).output
 
     assert "训练模型。" in page and "本节点的进程数。" in page and "  ascend-launch train\n" in page
