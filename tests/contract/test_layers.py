@@ -28,6 +28,7 @@ GROUND = {
     "signals",
     "streams",
     "text",
+    "versions",
 }
 LAYERS = [
     {"cli"},
