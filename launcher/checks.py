@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -105,9 +104,3 @@ def ok(name: str, what: str) -> Finding:
 
 def skip(name: str, what: str) -> Finding:
     return Finding(name, "skip", what)
-
-
-def numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version: 2.13.0+cpu → (2, 13, 0)."""
-    m = re.match(r"\d{1,6}(?:\.\d{1,6})*", version)
-    return tuple(int(n) for n in m.group().split(".")) if m else ()

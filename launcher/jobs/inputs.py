@@ -1,4 +1,5 @@
-"""From a recipe and a machine to what a plan is made of."""
+"""From a recipe and a machine to what a plan is made of. A recipe with errors is refused first: what looks at the machine
+and at the model is imported where it is called."""
 
 from __future__ import annotations
 
@@ -6,26 +7,22 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launcher import assets
-from launcher.accelerators import detect
 from launcher.accelerators import table as accelerators
-from launcher.clusters import environment
-from launcher.diagnose.doctor import versions
 from launcher.errors import LaunchError
-from launcher.jobs.options import Machine
-from launcher.machine.cluster import Cluster
-from launcher.machine.nodes import Nodes
 from launcher.messages import Message
-from launcher.models.config import model_config
-from launcher.models.folder import check, require_model
-from launcher.models.wanted import About
-from launcher.planning import decide
-from launcher.planning.plan import Options, Plan, Supervision
 from launcher.recipe import load as recipes
 from launcher.recipe.load import Loaded
 from launcher.rundir import paths
+
+if TYPE_CHECKING:
+    from launcher.jobs.options import Machine
+    from launcher.machine.cluster import Cluster
+    from launcher.machine.nodes import Nodes
+    from launcher.models.wanted import About
+    from launcher.planning.plan import Options, Plan, Supervision
 
 CARDS_OF_A_NODE = 8
 """How many are planned for where nobody says."""
@@ -43,6 +40,8 @@ class Inputs:
 
     def plan(self) -> Plan:
         """Raises LaunchError: what is asked for cannot run."""
+        from launcher.planning import decide
+
         return decide.make(self.loaded, self.cluster, self.options, self.config)
 
 
@@ -67,6 +66,10 @@ def gather(
         LaunchError: the recipe, an option, the machine or the model is not as it must be.
     """
     loaded = load(recipe, overrides, trains_here=is_training and not elsewhere)
+    from launcher.clusters import environment
+    from launcher.diagnose.doctor import versions
+    from launcher.planning.plan import Options
+
     nodes = environment.find(os.environ, machine.nnodes, machine.node_rank, machine.rdzv_endpoint, pretend=pretend)
     nodes = nodes.told_nproc(machine.nproc)
     nproc, source = machine.nproc, "--nproc"
@@ -97,6 +100,8 @@ def load(recipe: Path, overrides: tuple[str, ...], *, trains_here: bool = False)
 
 
 def _cluster(machine: Machine, nodes: Nodes, *, debug: bool, pretend: bool, elsewhere: bool) -> Cluster:
+    from launcher.accelerators import detect
+
     is_assumed = bool(machine.chip or machine.hbm)
     if is_assumed and not pretend:
         raise LaunchError(
@@ -112,6 +117,8 @@ def _cluster(machine: Machine, nodes: Nodes, *, debug: bool, pretend: bool, else
 
 
 def _real_cards(device: str, nodes: Nodes, nproc: int | None) -> Cluster | None:
+    from launcher.accelerators import detect
+
     try:
         cluster = detect.here(device, os.environ, nodes)
     except LaunchError:
@@ -123,6 +130,10 @@ def _model(
     loaded: Loaded, cluster: Cluster, *, is_training: bool, is_theirs: Callable[[str], bool]
 ) -> tuple[dict[str, Any] | None, About | None]:
     """The model's config.json, and what is to be known of it before it is trained; None for what is not known."""
+    from launcher.models.config import model_config
+    from launcher.models.folder import check, require_model
+    from launcher.planning import decide
+
     model = loaded.spec.model
     is_here = not is_theirs(model.name)
     trains = is_training and is_here and loaded.spec.script is None

@@ -29,6 +29,7 @@ GROUND = {
     "signals",
     "streams",
     "text",
+    "versions",
 }
 LAYERS = [
     {"cli"},

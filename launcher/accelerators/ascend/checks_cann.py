@@ -7,8 +7,9 @@ import re
 from collections.abc import Mapping
 
 from launcher.accelerators.ascend import discover, npu_tools
-from launcher.checks import Context, Finding, Verdict, numbers, ok, skip
+from launcher.checks import Context, Finding, Verdict, ok, skip
 from launcher.messages import Message
+from launcher.versions import numbers
 
 # CANN → the builds of torch_npu that were made for it. Ascend/pytorch, of its release 26.2.0: docs/zh/release_notes.md
 # (9.2.0), and COMPATIBILITY.md with its rows for 26.1.1 (9.1). A build that is in no row is unknown here, which is not wrong.

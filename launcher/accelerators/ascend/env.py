@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from launcher import versions
 from launcher.accelerators.variables import Row, Variable
 from launcher.messages import Message
 
@@ -72,7 +73,7 @@ in copy_d2d with 507001 (vllm-ascend issue 116)."""
 
 def _allocator(driver: str | None) -> Row:
     name = "PYTORCH_NPU_ALLOC_CONF"
-    if driver and _release(driver) < _release(EXPANDABLE_SINCE):
+    if driver and versions.of(driver) < versions.of(EXPANDABLE_SINCE):
         reason = Message(
             "driver {driver} is older than {expandable_since}, where expandable segments can end a job with 507001",
             driver=driver,
@@ -84,12 +85,6 @@ def _allocator(driver: str | None) -> Row:
         "expandable_segments:True",
         Message("less fragmentation: batches differ in length; should a job end with 507001, export it as False"),
     )
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """23.0.rc2 < 23.0.0 < 23.0.3 < 24.1.rc3."""
-    numbers = re.findall(r"\.?(rc)?(\d+)", version.lower())
-    return tuple(part for rc, number in numbers for part in ((0, int(number)) if rc else (1, int(number))))
 
 
 SETTINGS = re.compile(r"^(HCCL_|TORCH_HCCL_|PYTORCH_(NPU_)?ALLOC_CONF$|TASK_QUEUE_ENABLE$|ASCEND_LAUNCH_BLOCKING$)")

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from launcher.accelerators import table as accelerators
-from launcher.checks import Context, Finding, numbers, ok, skip
+from launcher.checks import Context, Finding, ok, skip
 from launcher.messages import Message, joined
 from launcher.strategies import table as strategies
+from launcher.versions import numbers
 
 TRACKERS: Mapping[str, tuple[str, ...]] = {
     "tensorboard": ("tensorboard", "tensorboardX"),
