@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from launcher import cli
-from launcher.recipe import schema, training_fields
+from launcher.recipe import metrics, schema, training_fields
 from launcher.strategies import table as strategies
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -94,6 +94,7 @@ def _type(annotation: ast.expr) -> str:
         "NonNegativeInt": "whole number, at least 0",
         "dict": "mapping",
         "SizeOrAuto": "`auto` or a whole number",
+        "Metric": " or ".join(f"`{name}`" for name in metrics.BUILT_IN),
         "StrategyOrAuto": " or ".join(f"`{name}`" for name in ("auto", *strategies.BUILT_IN)),
     }
 

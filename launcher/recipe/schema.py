@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from launcher.plugins import Table
-from launcher.recipe import kernels
+from launcher.recipe import kernels, metrics
 from launcher.strategies import table as strategies
 
 
@@ -45,7 +45,8 @@ Kernel = Annotated[str, BeforeValidator(lambda value: _name(value, kernels.TABLE
 Precision = Literal["bf16", "fp16", "fp32"]
 PrecisionOrAuto = Literal["auto", "bf16", "fp16", "fp32"]
 SizeOrAuto = PositiveInt | Literal["auto"]
-Metric = Literal["accuracy", "precision", "recall", "f1", "mae", "confusion_matrix"]
+Metric = Annotated[str, BeforeValidator(lambda value: _name(value, metrics.TABLE))]
+"""A name in the table of metrics."""
 Text = Annotated[str, Field(min_length=1)]
 
 

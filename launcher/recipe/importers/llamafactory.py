@@ -20,7 +20,7 @@ from typing import Any
 
 from launcher.errors import LaunchError
 from launcher.messages import Message
-from launcher.recipe import load, problems, training_fields, training_rules, yamlfile
+from launcher.recipe import load, problems, schema, training_fields, training_rules, yamlfile
 from launcher.recipe.importers.llamafactory_keys import (
     AS_HERE,
     ATTENTION,
@@ -37,6 +37,7 @@ from launcher.recipe.importers.llamafactory_keys import (
     to_number,
 )
 
+_METRICS = schema.RecipeSpec.model_fields["metrics"].default
 MAX_LABELS = 64
 """More different responses than this are text to be written, not labels."""
 MAX_LABEL_LETTERS = 80
@@ -171,7 +172,7 @@ class _Import:
         self._batch()
         self._strategy()
         self._adapter()
-        self.out.put("metrics.", ["accuracy", "f1"], "")
+        self.out.put("metrics.", list(_METRICS), "")
         self._move("output_dir", "output_dir.")
         self._rest()
         self.left.sort(key=lambda left: int(left.where))
@@ -795,7 +796,7 @@ class _Import:
         values = {key: value for key, (value, _) in rows.items()}
         if any(problems.value_problem(key, value) for key, value in values.items()):
             return
-        for key, reason in training_rules.problems(values, metrics=("accuracy", "f1"), has_eval=has_eval):
+        for key, reason in training_rules.problems(values, metrics=_METRICS, has_eval=has_eval):
             if key in self.given and rows.pop(key, None) is not None:
                 self._leave(key, reason)
 

@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from launcher import plugins
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.files import json_text
 from launcher.messages import Message, plural
+from launcher.recipe import metrics as table
 
 MODULE = Path(__file__).parent / "evaluate_modules" / "labels.py"
-"""An `evaluate` module over scikit-learn; its configurations are our metric names."""
+"""An `evaluate` module; its configurations are the names of metrics."""
+_LABELS = ("label", "prediction")
 
 NO_LABEL = -1
 """Predicted for a row whose scores are not all numbers: the highest of them means nothing."""
@@ -55,6 +58,11 @@ class Predictions:
                 )
             )
         return cls(rows[order, 1], rows[order, 2], losses[order])
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """What metrics may be computed from, by name."""
+        return {"label": self.labels, "prediction": self.predicted}
 
     @property
     def loss(self) -> float:
@@ -119,9 +127,7 @@ def compute(names: Sequence[str], predictions: Predictions, *, num_labels: int) 
     """The named figures.
 
     Args:
-        names: of accuracy, precision, recall, f1 (the last three averaged over
-            the labels that occur or were predicted, each alike, as scikit-learn does), mae
-            (|prediction - label| for labels in an order) and confusion_matrix (rows are true labels).
+        names: of the table of metrics.
         predictions: every row once.
         num_labels: labels are 0..num_labels-1; a class without rows still has its row and column.
 
@@ -133,10 +139,13 @@ def compute(names: Sequence[str], predictions: Predictions, *, num_labels: int) 
         return dict.fromkeys(names, math.nan)
     figures: dict[str, Any] = {}
     for name in names:
-        found = _module(name).compute(
-            predictions=predictions.predicted, references=predictions.labels, num_labels=num_labels
-        )
-        figures.update(found)
+        metric = table.load(name)
+        columns = [predictions.columns[column] for column in metric.columns]
+        if metric.columns == _LABELS:
+            found = _module(name).compute(references=columns[0], predictions=columns[1], num_labels=num_labels)
+            figures.update(found)
+        else:
+            figures[name] = plugins.load_object(metric.computation)(*columns, num_labels=num_labels)
     return figures
 
 
