@@ -12,6 +12,7 @@ import click
 
 from launcher import cli
 from launcher.recipe import metrics, schema, training_fields
+from launcher.recipe.tasks import table as tasks
 from launcher.strategies import table as strategies
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -94,6 +95,7 @@ def _type(annotation: ast.expr) -> str:
         "NonNegativeInt": "whole number, at least 0",
         "dict": "mapping",
         "SizeOrAuto": "`auto` or a whole number",
+        "Task": " or ".join(f"`{name}`" for name in tasks.BUILT_IN),
         "Metric": " or ".join(f"`{name}`" for name in metrics.BUILT_IN),
         "StrategyOrAuto": " or ".join(f"`{name}`" for name in ("auto", *strategies.BUILT_IN)),
     }

@@ -15,6 +15,8 @@ from launcher.plugins import Table
 INTERFACE = 1
 SHARE = "share of 1"
 """Unit of metrics between 0 and 1, which are drawn in one chart."""
+OF_EVERY_TASK = ("loss", "count")
+"""Columns that every evaluation has: the loss of each row, summed, and over how many things it was summed."""
 LOSS = "loss"
 """A figure of every evaluation, with a direction, that is no metric: the task computes it."""
 

@@ -388,11 +388,10 @@ def _data_lines(data: Mapping[str, Any]) -> list[str]:
         ids = ", ".join(map(str, sample["input_ids"][:12])) + (", ..." if len(sample["input_ids"]) > 12 else "")
         lines += [
             Message(
-                "sample     {detail} row {index}, label {label}{named}",
+                "sample     {detail} row {index}{labelled}",
                 detail="train" if data.get("train") else "eval",
                 index=sample["index"],
-                label=label,
-                named=named,
+                labelled="" if label is None else Message(", label {label}{named}", label=label, named=named),
             ),
             f"           {textwrap.shorten(sample['text'], 100, placeholder=' ...')}",
             Message("           {num_input_ids} ids: {ids}", num_input_ids=len(sample["input_ids"]), ids=ids),

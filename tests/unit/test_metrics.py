@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import importlib
 import io
 import json
 from collections.abc import Callable, Iterator
@@ -91,9 +93,19 @@ def test_a_mistyped_name_lists_those_of_packages_too(error_rate: None, recipe: W
         load.load(recipe(metrics=["eror_rate"]), (), {})
 
 
+def test_a_package_for_another_version_is_refused_before_a_launch(
+    error_rate: None, recipe: Write, monkeypatch: pytest.MonkeyPatch
+):
+    package = importlib.import_module("error_rate_metric")
+    monkeypatch.setattr(package, "ERROR_RATE", dataclasses.replace(package.ERROR_RATE, interface=0))
+
+    with pytest.raises(LaunchError, match=r"error-rate-metric 1.0 is for interface 0, and this launcher has 1"):
+        load.load(recipe(metrics=["error_rate"]), (), {})
+
+
 def test_ranks_compute_it_over_every_row(error_rate: None):
-    rows = np.array([(0, 1, 1), (1, 0, 1), (2, 2, 2), (3, 0, 2)])
-    predictions = Predictions.from_rows(rows, np.zeros(4), num_rows=4)
+    rows = np.array([(0, 1, 1, 1), (1, 1, 0, 1), (2, 1, 2, 2), (3, 1, 0, 2)])
+    predictions = Predictions.from_rows(rows, np.zeros(4), num_rows=4, names=("label", "prediction"))
 
     assert {"error_rate": 0.5, "accuracy": 0.5} == compute(("error_rate", "accuracy"), predictions, num_labels=3)
 

@@ -36,6 +36,7 @@ from launcher.recipe.importers.llamafactory_keys import (
     short,
     to_number,
 )
+from launcher.recipe.tasks import table as tasks
 
 _METRICS = schema.RecipeSpec.model_fields["metrics"].default
 MAX_LABELS = 64
@@ -164,6 +165,10 @@ class _Import:
     done: set[str] = field(default_factory=set)
     _seen: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """Rows of the local files."""
+
+    @property
+    def _has_head(self) -> bool:
+        return tasks.load(self.task).has_head
 
     def run(self, labels: tuple[str, ...]) -> str:
         self._refuse()
@@ -529,7 +534,7 @@ class _Import:
         text = query if has_query else prompt
         self.out.put("data.text", text, origin)
         self.out.put("data.label", response, origin)
-        if has_query and self.task == "causal-lm" and instructions != {""}:
+        if has_query and not self._has_head and instructions != {""}:
             self.out.put(
                 "data.prompt",
                 f"{next(iter(instructions))}\n{{text}}",
@@ -542,7 +547,7 @@ class _Import:
                     "the {prompt!r} that all rows share: a classification head reads the text alone", prompt=prompt
                 ),
             )
-        if len(system) == 1 and self.task == "causal-lm":
+        if len(system) == 1 and not self._has_head:
             if system != {""}:
                 self.out.put(
                     "data.system",
@@ -550,10 +555,9 @@ class _Import:
                     Message("the {system_column!r} of all rows", system_column=system_column),
                 )
         elif system_column is not None:
-            is_head = self.task != "causal-lm"
             why = (
                 Message("a classification head reads the text alone")
-                if is_head
+                if self._has_head
                 else Message("a recipe has one for all rows")
             )
             self._leave("dataset", Message("the column {system_column!r}: {why}", system_column=system_column, why=why))
