@@ -57,11 +57,16 @@ class Table(Generic[T]):
         return thing
 
 
+def load_object(place: str) -> Any:
+    """What `module:attribute` names."""
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
 @functools.cache
 def _load(kind: str, group: str, interface: int, place: str | None, name: str) -> Any:
     if place is not None:
-        module, _, attribute = place.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        return load_object(place)
     found = _entry_points(group).get(name, ())
     if not found:
         raise LaunchError(

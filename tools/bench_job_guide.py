@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 
 import evaluate
-import launcher.worker.metrics
 import numpy as np
 from datasets import disable_progress_bars, load_dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
+
+import launcher.worker.tasks.metrics
 
 JOB = json.loads(os.environ["BENCH_JOB"])
 RANK, WORLD_SIZE = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -38,7 +39,9 @@ def main() -> None:
 
     model = AutoModelForSequenceClassification.from_pretrained(JOB["model"], num_labels=5)
     model.config.pad_token_id = tokenizer.pad_token_id
-    metric = evaluate.load(str(launcher.worker.metrics.MODULE), "accuracy")  # the hub's "accuracy" wants a network
+    metric = evaluate.load(
+        str(launcher.worker.tasks.metrics.MODULE), "accuracy"
+    )  # the hub's "accuracy" wants a network
 
     def compute_metrics(eval_pred):
         logits, labels = eval_pred

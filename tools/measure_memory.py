@@ -136,7 +136,7 @@ def cases() -> list[Case]:
 def predict(case: Case) -> breakdown.Breakdown:
     return peak.estimate(
         {"model_type": "llama", **MODELS[case.model]},
-        task=case.task,
+        has_head=case.task != "causal-lm",
         num_labels=5,
         strategy=case.strategy,
         precision=case.precision,

@@ -11,7 +11,8 @@ from pathlib import Path
 import click
 
 from launcher import cli
-from launcher.recipe import kernels, schema, training_fields
+from launcher.recipe import kernels, metrics, schema, training_fields
+from launcher.recipe.tasks import table as tasks
 from launcher.strategies import table as strategies
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -94,6 +95,8 @@ def _type(annotation: ast.expr) -> str:
         "NonNegativeInt": "whole number, at least 0",
         "dict": "mapping",
         "SizeOrAuto": "`auto` or a whole number",
+        "Task": " or ".join(f"`{name}`" for name in tasks.BUILT_IN),
+        "Metric": " or ".join(f"`{name}`" for name in metrics.BUILT_IN),
         "StrategyOrAuto": " or ".join(f"`{name}`" for name in ("auto", *strategies.BUILT_IN)),
         "Kernel": " or ".join(f"`{name}`" for name in kernels.TABLE.built_in),
     }

@@ -10,6 +10,7 @@ from launcher.cli import outputs
 from launcher.cli.options import complete_name
 from launcher.errors import LaunchError
 from launcher.messages import Message, translated
+from launcher.recipe.tasks import table as tasks
 
 
 @click.group(name="recipes", invoke_without_command=True)
@@ -64,8 +65,8 @@ def recipes_copy(name: str, target: Path) -> None:
 )
 @click.option(
     "--task",
-    type=click.Choice(["causal-lm", "sequence-classification"]),
-    default="causal-lm",
+    type=click.Choice(sorted(tasks.BUILT_IN)),
+    default=tasks.OF_CHATS,
     help="Label answers of a chat model, or a classification head [default: causal-lm].",
 )
 @click.option(

@@ -20,6 +20,7 @@ from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.files import json_text, write_text
 from launcher.jobs.rows import MAX_LINE_BYTES, NUM_NAMED, Bad, Format, Row, guess, parse
 from launcher.messages import plural
+from launcher.recipe.tasks.table import Task
 from launcher.rundir.chunks import Chunks
 
 BATCHES_A_CHUNK = 16
@@ -81,6 +82,8 @@ class Feed:
     chunks: Chunks
     name: str
     """Of the input, for messages."""
+    task: Task
+    """Which knows what the ranks' answers say."""
     label_names: Sequence[str] = ()
     """Known once the ranks' preparation is done; nothing comes back before."""
     form: Format | None = None
@@ -212,11 +215,10 @@ class Feed:
         return moved
 
     def _answer_lines(self, rows: list[Row], answers: list[Any]) -> Iterator[bytes]:
-        for row, (label, shares) in zip(rows, answers, strict=True):
-            if label is None:
+        for row, answer in zip(rows, answers, strict=True):
+            if not self.task.is_answered(answer):
                 self._note_unscored(row)
-            name = None if label is None else self.label_names[label]
-            value: dict[str, Any] = {"label": label, "label_name": name, "probabilities": shares}
+            value = self.task.answer(answer, self.label_names)
             if self.keep:
                 value["input"] = row.given
             yield (json_text(value) + "\n").encode("utf-8", "surrogatepass")

@@ -95,6 +95,7 @@ def feed(job: Job, rows: Rows) -> Feed:
         out=rows.target,
         chunks=Chunks(job.run.chunks_path),
         name=rows.name,
+        task=job.loaded.spec.task,
         form=rows.form,
         column=rows.column or job.loaded.spec.data.text,
         keep=rows.keep,

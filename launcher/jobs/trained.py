@@ -17,6 +17,7 @@ from launcher.errors import LaunchError
 from launcher.messages import Message
 from launcher.models import positions
 from launcher.recipe.schema import NO_DATA, Data, Model, RecipeSpec, Strategy
+from launcher.recipe.tasks import table as tasks
 from launcher.rundir.paths import MODEL_NOTE, RunDir
 from launcher.strategies import table as strategies
 
@@ -33,9 +34,6 @@ _MARKS = (
     "*/*.distcp",
 )
 """One of these is in every folder that stands for weights, or that the rank side refuses with better words."""
-
-HEADS = {"ForSequenceClassification": "sequence-classification", "ForCausalLM": "causal-lm"}
-"""How an architecture's name in config.json ends, and the task it is for."""
 
 MIN_LENGTH = 8
 """The least that data.max_length may be."""
@@ -139,10 +137,11 @@ def recipe_of(weights: Weights) -> RecipeSpec:
     config = files.read_json(folder / "config.json")
     named = config.get("architectures") if isinstance(config, dict) else None
     architectures = named if isinstance(named, list) else []
-    task = next((t for a in architectures for end, t in HEADS.items() if str(a).endswith(end)), None)
-    if task == "causal-lm":
+    task = tasks.of_architectures(architectures)
+    if task is not None and task.needs_recipe:
         raise LaunchError(
-            "{weights}: a causal LM, and nothing beside it says which prompt and answers it knows",
+            "{weights}: {reason}",
+            reason=task.needs_recipe,
             hint="give the recipe it was trained with: --recipe FILE",
             weights=weights.name,
         )

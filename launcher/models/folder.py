@@ -142,12 +142,6 @@ def _adapter(folder: Path, run: Path | None) -> LaunchError:
     )
 
 
-_MAPPING = {
-    "sequence-classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
-    "causal-lm": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
-}
-
-
 @cache
 def native(table: str) -> frozenset[str]:
     """The model types in one of transformers' tables, read from its source text; empty where it cannot be read."""
@@ -187,7 +181,7 @@ def _require_native(config: Mapping[str, Any], wanted: Wanted) -> None:
             wanted=wanted.name,
             kind=kind,
         )
-    heads = native(_MAPPING[wanted.task])
+    heads = native(wanted.mapping)
     if known and heads and kind in known and kind not in heads:
         raise LaunchError(
             "model.name {wanted}: transformers has no {task} model of type {kind!r}",
@@ -226,7 +220,7 @@ def head_labels(folder: Path | None, config: Mapping[str, Any]) -> int | None:
 
 
 def _head_notes(folder: Path | None, config: Mapping[str, Any], wanted: Wanted) -> Sequence[str]:
-    if wanted.task != "sequence-classification" or wanted.num_labels is None:
+    if not wanted.has_head or wanted.num_labels is None:
         return ()
     there = head_labels(folder, config)
     if there is None:

@@ -58,8 +58,8 @@ ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 """Families whose parameters can be listed."""
 
 
-def geometry(config: Mapping[str, Any], *, task: str = "sequence-classification", num_labels: int = 2) -> Geometry:
-    """The parameters of a Hugging Face config.json with the head of `task`.
+def geometry(config: Mapping[str, Any], *, has_head: bool = True, num_labels: int = 2) -> Geometry:
+    """The parameters of a Hugging Face config.json with a classification head, or else its language-modelling head.
 
     Raises:
         LaunchError: the family is none of ARCHITECTURES, or a number is missing.
@@ -93,12 +93,12 @@ def geometry(config: Mapping[str, Any], *, task: str = "sequence-classification"
         num_kv_heads,
         head_dim,
         vocab,
-        tuple(_parameters(config, family, task, num_labels, head_dim, num_kv_heads)),
+        tuple(_parameters(config, family, has_head, num_labels, head_dim, num_kv_heads)),
     )
 
 
 def _parameters(
-    config: Mapping[str, Any], family: str, task: str, num_labels: int, head_dim: int, num_kv_heads: int
+    config: Mapping[str, Any], family: str, has_head: bool, num_labels: int, head_dim: int, num_kv_heads: int
 ) -> Iterable[Parameter]:
     """Names and shapes as in transformers' modeling files, so that they can be compared one by one."""
     h, i, v = int(config["hidden_size"]), int(config["intermediate_size"]), int(config["vocab_size"])
@@ -128,7 +128,7 @@ def _parameters(
         yield Parameter(f"{prefix}.input_layernorm.weight", (h,), "norm", n)
         yield Parameter(f"{prefix}.post_attention_layernorm.weight", (h,), "norm", n)
     yield Parameter("model.norm.weight", (h,), "norm")
-    if task == "sequence-classification":
+    if has_head:
         yield Parameter("score.weight", (num_labels, h), "head")
     elif not config.get("tie_word_embeddings", False):
         yield Parameter("lm_head.weight", (v, h), "head")
@@ -157,14 +157,14 @@ class Lora:
             )
         return found
 
-    def trainable(self, geometry: Geometry, task: str) -> tuple[Parameter, ...]:
+    def trainable(self, geometry: Geometry, *, has_head: bool) -> tuple[Parameter, ...]:
         """The adapters, and the copies that peft trains whole beside them: of a classifier's head and of modules_to_save."""
         out = []
         for p in self.targets(geometry):
             name = p.name.removesuffix(".weight")
             out.append(Parameter(f"{name}.lora_A", (self.r, p.shape[1]), "linear", p.layer))
             out.append(Parameter(f"{name}.lora_B", (p.shape[0], self.r), "linear", p.layer))
-        head = "head" if task == "sequence-classification" else None
+        head = "head" if has_head else None
         out += [
             replace(p, name=f"{p.name}.copy")
             for p in geometry.parameters

@@ -22,9 +22,14 @@ class Wanted:
 
     name: str
     task: str
+    """As `model.task` says it, for messages."""
     num_labels: int | None
     label_names: tuple[str, ...]
     max_length: int
+    mapping: str
+    """transformers' table of the model types that have the task's class."""
+    has_head: bool
+    """Whether a classification head is trained."""
     gguf_file: str | None = None
     pads_to: int = 1
     """Batches are padded to a multiple of this."""

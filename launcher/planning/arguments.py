@@ -7,8 +7,8 @@ from typing import Any
 from launcher.accelerators import table as accelerators
 from launcher.machine.cluster import Cluster
 from launcher.planning.plan import Batch
-from launcher.recipe import schedulers, schedules
-from launcher.recipe.schedules import BY_METRIC, DEFAULT_STEPS, GREATER_IS_BETTER, Schedule
+from launcher.recipe import metrics, schedulers, schedules
+from launcher.recipe.schedules import BY_METRIC, DEFAULT_STEPS, Schedule
 from launcher.recipe.schema import RecipeSpec
 from launcher.recipe.trackers import OF_WORKERS
 from launcher.strategies import table as strategies
@@ -63,7 +63,7 @@ def _direction(recipe: RecipeSpec) -> dict[str, Any]:
     if not schedules.looks_for_best(recipe.training):
         return {}
     name = schedules.best_metric(recipe.training)
-    direction = {"metric_for_best_model": name, "greater_is_better": GREATER_IS_BETTER[name]}
+    direction = {"metric_for_best_model": name, "greater_is_better": metrics.greater_is_better(name)}
     return direction | schedulers.scheduler_mode(recipe.training)
 
 

@@ -16,7 +16,7 @@ from launcher.planning import choose, fit
 from launcher.planning.arguments import trainer_arguments
 from launcher.planning.batch import MAX_MICRO_BATCH, batch_of, evaluation_size
 from launcher.planning.notes import lone_notes, overlaps_communication, unused_notes
-from launcher.planning.plan import ANSWER_POSITIONS, Batch, Options, Plan, Use
+from launcher.planning.plan import Batch, Options, Plan, Use
 from launcher.planning.unmeasured import unmeasured_strategy
 from launcher.planning.use import require_effect, require_room_for_weights, use_arguments, use_strategy
 from launcher.recipe.load import Loaded
@@ -31,6 +31,8 @@ def wanted(recipe: RecipeSpec, device: str) -> Wanted:
     return Wanted(
         name=model.name,
         task=model.task,
+        mapping=recipe.task.mapping,
+        has_head=recipe.task.has_head,
         num_labels=model.num_labels or len(model.label_names or ()) or None,
         label_names=model.label_names or (),
         max_length=recipe.data.max_length,
@@ -247,7 +249,7 @@ def memory_job(
         return None
     labels = recipe.model.num_labels or len(recipe.model.label_names or ()) or 2
     try:
-        geometry.geometry(model_config, task=recipe.model.task, num_labels=labels)
+        geometry.geometry(model_config, has_head=recipe.task.has_head, num_labels=labels)
     except LaunchError:
         return None
     adapter, training = recipe.adapter, recipe.training
@@ -258,7 +260,7 @@ def memory_job(
         "world_size": world_size,
         "nproc_per_node": nproc,
         "host_memory_bytes": cluster.host_memory_bytes,
-        "task": recipe.model.task,
+        "has_head": recipe.task.has_head,
         "num_labels": labels,
         "precision": precision,
         "seq_len": recipe.data.max_length,
@@ -267,7 +269,7 @@ def memory_job(
         "lora": adapter and geometry.Lora(adapter.r, adapter.target_modules, adapter.modules_to_save or ()),
         "overlaps": overlaps,
         "bucket_elements": recipe.parallel.deepspeed and recipe.parallel.deepspeed.reduce_bucket_size,
-        "logit_positions": ANSWER_POSITIONS if recipe.model.task == "causal-lm" else None,
+        "logit_positions": recipe.task.answer_positions,
     }
 
 

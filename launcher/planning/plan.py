@@ -16,9 +16,6 @@ from launcher.recipe.program import Program
 from launcher.recipe.schema import Precision, RecipeSpec, Section, Strategy
 from launcher.strategies import table as strategies
 
-ANSWER_POSITIONS = 32
-"""causal-lm: positions of a row whose logits are computed, the answer's. Answers are a word or two; this is ample."""
-
 
 def _device(value: object) -> str:
     if isinstance(value, str) and value in accelerators.TABLE:

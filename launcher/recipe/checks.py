@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from launcher.messages import Message, joined
-from launcher.recipe import training_fields, training_rules
+from launcher.recipe import metrics, training_fields, training_rules
 from launcher.recipe.layers import Layers
 from launcher.recipe.messages import did_you_mean, peer_hint, recipe_path, sentence
-from launcher.recipe.schema import Data, Model, Parallel, RecipeSpec
+from launcher.recipe.schema import Data, Parallel, RecipeSpec
+from launcher.recipe.tasks import table as tasks
+from launcher.recipe.tasks.table import Task
 from launcher.strategies import table as strategies
 
 
@@ -37,6 +40,7 @@ def validate(layers: Layers) -> RecipeSpec:
             _report(layers, error)
     if good.get("args") and not good.get("script"):
         layers.mistake(("args",), Message("arguments of a script, and there is no `script:`"))
+    _take_task(layers, good)
     _check_training(layers, good)
     _check_combinations(layers, good)
     layers.raise_if_any()
@@ -119,8 +123,8 @@ def _check_combinations(layers: Layers, good: dict[str, Any]) -> None:
     model, data = good.get("model"), good.get("data")
     parallel, adapter = good.get("parallel", Parallel()), good.get("adapter")
     if model is not None:
-        names = model.label_names
-        if model.num_labels is None and names is None and not good.get("script"):
+        names, task = model.label_names, tasks.load(model.task)
+        if task.has_labels and model.num_labels is None and names is None and not good.get("script"):
             layers.mistake(("model",), Message("`num_labels:` is missing: say how many classes the labels have"))
         if names is not None and len(names) < 2:
             layers.mistake(
@@ -137,7 +141,8 @@ def _check_combinations(layers: Layers, good: dict[str, Any]) -> None:
         if names is not None and len(set(names)) < len(names):
             layers.mistake(("model", "label_names"), Message("the same name stands for two labels"))
     if model is not None and data is not None:
-        _check_task(layers, model, data)
+        for path, text in tasks.load(model.task).problems(model, data):
+            layers.mistake(path, text)
     micro, total = parallel.micro_batch_size, parallel.global_batch_size
     if micro != "auto" and total % micro:
         layers.mistake(
@@ -160,28 +165,43 @@ def _check_combinations(layers: Layers, good: dict[str, Any]) -> None:
             layers.mistake(path, text)
     if len(set(good.get("metrics", ()))) < len(good.get("metrics", ())):
         layers.mistake(("metrics",), Message("a metric is named twice"))
+    if model is not None:
+        _check_metrics(layers, tasks.load(model.task), good.get("metrics", ()))
 
 
-def _check_task(layers: Layers, model: Model, data: Data) -> None:
-    count = model.num_labels or len(model.label_names or ()) or None
-    if model.task == "sequence-classification":
-        for key in ("prompt", "system", "answers"):
-            if getattr(data, key) is not None:
-                layers.mistake(
-                    ("data", key),
-                    Message("a classification head reads the text alone; use model.task: causal-lm for prompts"),
-                )
-        return
-    if data.prompt is not None and "{text}" not in data.prompt:
-        layers.mistake(("data", "prompt"), Message("has no {text}, so every row would look the same"))
-    if data.answers is not None:
-        if count is not None and len(data.answers) != count:
+def _take_task(layers: Layers, good: dict[str, Any]) -> None:
+    """The task's own keys and metrics."""
+    model, data = good.get("model"), good.get("data")
+    task = tasks.load(model.task) if model is not None else _task_of(layers.values.get("model"))
+    keys = task.data_keys if task is not None else ()
+    for key in data.model_extra if data is not None and data.model_extra else ():
+        if key not in keys:
             layers.mistake(
-                ("data", "answers"),
-                Message("{num_answers} answers for num_labels {count}", num_answers=len(data.answers), count=count),
+                ("data", key), Message("unknown key{did_you_mean}", did_you_mean=did_you_mean(key, Data, keys))
             )
-        if len(set(data.answers)) < len(data.answers):
-            layers.mistake(("data", "answers"), Message("two labels have the same answer"))
+    if task is not None and "metrics" not in layers.values:
+        good["metrics"] = task.default_metrics
+    for name in good.get("metrics", ()):
+        metrics.load(name)  # refused now, if its package does not work
+
+
+def _task_of(model: Any) -> Task | None:
+    """The task of a `model:` that has errors."""
+    name = model.get("task", tasks.DEFAULT) if isinstance(model, dict) else tasks.DEFAULT
+    return tasks.load(name) if isinstance(name, str) and name in tasks.TABLE else None
+
+
+def _check_metrics(layers: Layers, task: Task, names: Iterable[str]) -> None:
+    for metric in map(metrics.load, names):
+        absent = [column for column in metric.columns if column not in (*task.columns, *metrics.OF_EVERY_TASK)]
+        if absent:
+            text = Message(
+                "{metric} is computed from the {column} of each row, which an evaluation of {task} does not have",
+                metric=metric.name,
+                column=absent[0],
+                task=task.name,
+            )
+            layers.mistake(("metrics",), text)
 
 
 def _divisors(number: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel
@@ -89,12 +90,14 @@ def keys_of(section: type[BaseModel]) -> str:
     return ", ".join(section.model_fields)
 
 
-def did_you_mean(key: str, section: type[BaseModel]) -> str:
-    close = difflib.get_close_matches(key, section.model_fields, n=1, cutoff=0.6)
+def did_you_mean(key: str, section: type[BaseModel], others: Iterable[str] = ()) -> str:
+    """`others`: keys beside the section's."""
+    known = [*section.model_fields, *others]
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     return (
         Message("; did you mean `{close}`?", close=close[0])
         if close
-        else Message("; keys here are {keys_of}", keys_of=keys_of(section))
+        else Message("; keys here are {keys_of}", keys_of=", ".join(known))
     )
 
 

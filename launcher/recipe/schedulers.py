@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher.messages import Message
+from launcher.recipe import metrics
 from launcher.recipe.problems import Problem, did_you_mean, is_number, keys, yaml
-from launcher.recipe.schedules import BY_METRIC, GREATER_IS_BETTER, Schedule, best_metric
+from launcher.recipe.schedules import BY_METRIC, Schedule, best_metric
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def scheduler_problems(training: Mapping[str, Any], schedule: Schedule) -> Itera
                 "lr_scheduler_type",
                 Message("{name} follows an evaluation, and nothing is evaluated; set eval_strategy", name=name),
             )
-        mode = "max" if GREATER_IS_BETTER.get(best_metric(training)) else "min"
+        mode = "max" if metrics.greater_is_better(best_metric(training)) else "min"
         if given.get("mode") in ("min", "max") and given["mode"] != mode:
             yield (
                 "lr_scheduler_kwargs",
@@ -155,5 +156,5 @@ def scheduler_mode(training: Mapping[str, Any]) -> dict[str, Any]:
     """lr_scheduler_kwargs of a scheduler that follows a figure, with the figure's direction; their own default is min."""
     if training.get("lr_scheduler_type") not in BY_METRIC:
         return {}
-    mode = "max" if GREATER_IS_BETTER.get(best_metric(training)) else "min"
+    mode = "max" if metrics.greater_is_better(best_metric(training)) else "min"
     return {"lr_scheduler_kwargs": {"mode": mode, **(training.get("lr_scheduler_kwargs") or {})}}

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher.messages import Message
+from launcher.recipe import metrics as table
 from launcher.recipe.problems import Problem, did_you_mean, yaml
-
-GREATER_IS_BETTER = {"loss": False, "accuracy": True, "precision": True, "recall": True, "f1": True, "mae": False}
-"""Every figure of an evaluation that is one number, and whether more of it is better."""
-
 
 DEFAULT_STEPS = {"logging_steps": 10, "save_steps": 500}
 """Ours for logging, transformers' for saving; eval_steps follows logging_steps."""
@@ -106,12 +103,12 @@ def looks_for_best(training: Mapping[str, Any]) -> bool:
 def best_metric(training: Mapping[str, Any]) -> str:
     """The figure that evaluations are compared by, without eval_."""
     asked = training.get("metric_for_best_model")
-    return "loss" if asked is None else str(asked).removeprefix("eval_")
+    return table.LOSS if asked is None else str(asked).removeprefix("eval_")
 
 
 def best(training: Mapping[str, Any], schedule: Schedule, metrics: Sequence[str]) -> Iterator[Problem]:
     asked, better = training.get("metric_for_best_model"), training.get("greater_is_better")
-    there = ["loss", *(m for m in metrics if m in GREATER_IS_BETTER)]
+    there = [table.LOSS, *(metric.name for metric in table.figures_among(metrics))]
     name = best_metric(training)
     if asked is not None and name not in there:
         yield "metric_for_best_model", _no_metric(str(asked), name, there)
@@ -122,8 +119,8 @@ def best(training: Mapping[str, Any], schedule: Schedule, metrics: Sequence[str]
         )
     if better is not None and not looks_for_best(training):
         yield "greater_is_better", Message("has no effect without metric_for_best_model")
-    elif better is not None and name in there and better != GREATER_IS_BETTER[name]:
-        more = "more" if GREATER_IS_BETTER[name] else "less"
+    elif better is not None and name in there and better != table.greater_is_better(name):
+        more = "less" if better else "more"
         yield (
             "greater_is_better",
             Message(
@@ -136,9 +133,9 @@ def best(training: Mapping[str, Any], schedule: Schedule, metrics: Sequence[str]
 
 
 def _no_metric(asked: str, name: str, there: Sequence[str]) -> str:
-    if name == "confusion_matrix":
-        return Message("confusion_matrix is a table and no figure; choose from {place}", place=", ".join(there))
-    if name in GREATER_IS_BETTER:
+    if name in table.TABLE and not table.load(name).is_figure:
+        return Message("{name} is a table and no figure; choose from {place}", name=name, place=", ".join(there))
+    if name in table.TABLE:
         return Message(
             "{name} is not computed, choose from {place}, or add {name} to `metrics:`",
             name=name,

@@ -14,18 +14,20 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     field_validator,
     model_serializer,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from launcher.plugins import Table
-from launcher.recipe import kernels
+from launcher.recipe import kernels, metrics
+from launcher.recipe.tasks import table as tasks
 from launcher.strategies import table as strategies
 
 
 def num_labels(recipe: RecipeSpec) -> int:
-    """How many labels there are; the schema sees to it that one of the two keys says so."""
-    count = recipe.model.num_labels or len(recipe.model.label_names or ())
-    assert count
+    """How many labels there are; 0 of a task without any. A recipe's checks see to it that one of the two keys says so."""
+    count = recipe.model.num_labels or len(recipe.model.label_names or ()) if recipe.task.has_labels else 0
+    assert count or not recipe.task.has_labels
     return count
 
 
@@ -45,7 +47,10 @@ Kernel = Annotated[str, BeforeValidator(lambda value: _name(value, kernels.TABLE
 Precision = Literal["bf16", "fp16", "fp32"]
 PrecisionOrAuto = Literal["auto", "bf16", "fp16", "fp32"]
 SizeOrAuto = PositiveInt | Literal["auto"]
-Metric = Literal["accuracy", "precision", "recall", "f1", "mae", "confusion_matrix"]
+Metric = Annotated[str, BeforeValidator(lambda value: _name(value, metrics.TABLE))]
+"""A name in the table of metrics."""
+Task = Annotated[str, BeforeValidator(lambda value: _name(value, tasks.TABLE))]
+"""A name in the table of tasks."""
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -63,7 +68,7 @@ class Model(Section):
 
     name: Text
     """Hub id, or a folder (absolute, or relative to where the command runs; `shipped:` begins a path below the shipped recipes)."""
-    task: Literal["sequence-classification", "causal-lm"] = "sequence-classification"
+    task: Task = tasks.DEFAULT
     """A classification head on the model, or a chat whose answer is the label."""
     num_labels: Annotated[int, Field(ge=2)] | None = None
     """Number of classes. Labels in the data run from 0 to num_labels - 1, or are so many values, numbered in order."""
@@ -115,6 +120,8 @@ NO_DATA = "-"
 
 class Data(Section):
     """Where rows come from, in load_dataset's own arguments, and which columns are used."""
+
+    model_config = ConfigDict(extra="allow")  # keys of the task's own, which RecipeSpec looks at
 
     path: Text
     """A dataset id, a folder, or a builder name such as `json` or `csv` together with `data_files`."""
@@ -236,3 +243,14 @@ class RecipeSpec(Section):
     """A Python file beside the recipe that replaces the built-in Trainer recipe on every rank; it needs no model and no data."""
     args: tuple[Text | int | float, ...] = ()
     """Arguments of the script, as a list of words."""
+
+    @model_validator(mode="after")
+    def _no_other_keys(self) -> RecipeSpec:
+        for key in sorted(set(self.data.model_extra or ()) - set(self.task.data_keys)):
+            raise PydanticCustomError("extra_forbidden", "unknown key data.{key}", {"key": key})
+        return self
+
+    @property
+    def task(self) -> tasks.Task:
+        """What the model is trained to do. Raises LaunchError where the package that has the task is gone."""
+        return tasks.load(self.model.task)

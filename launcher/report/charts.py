@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from launcher.recipe import metrics
 from launcher.report.facts import Run
-from launcher.rundir.history import FIGURES
 from launcher.rundir.rates import own_seconds
 from launcher.rundir.records import Eval, Log, Rates
 
@@ -62,19 +62,25 @@ def of_run(run: Run) -> list[Chart]:
     losses = [Line("training", _points(history.logs, "step", "loss"), 0)]
     losses += [Line("lost at a restart", _points(rows, "step", "loss"), 0, "dotted") for rows in history.undone[:1]]
     losses += [Line("evaluation", _points(history.evals, "step", "eval_loss"), 1, has_marks=True)]
+    figures = metrics.figures()
+    shares = [metric for metric in figures if metric.unit == metrics.SHARE]
     scores = [
-        Line(_word(name), _points(history.evals, "step", name), i, has_marks=True)
-        for i, name in enumerate(n for n in FIGURES if n != "mae")
+        Line(metric.label, _points(history.evals, "step", metric.name), i, has_marks=True)
+        for i, metric in enumerate(shares)
     ]
     charts = [
         Chart("Loss", x, "cross-entropy (nats)", tuple(losses), events, note=note),
         Chart("Scores of the evaluation", x, "share of 1", tuple(scores)),
-        Chart(
-            "Mean absolute error",
-            x,
-            "labels apart",
-            (Line("evaluation", _points(history.evals, "step", "mae"), 1, has_marks=True),),
-            from_zero=True,
+        *(
+            Chart(
+                capitalised(metric.label),
+                x,
+                metric.unit,
+                (Line("evaluation", _points(history.evals, "step", metric.name), 1, has_marks=True),),
+                from_zero=True,
+            )
+            for metric in figures
+            if metric not in shares
         ),
         Chart(
             "Learning rate",
@@ -127,8 +133,8 @@ def compared(runs: Sequence[Run]) -> list[Chart]:
         Chart("Training loss", x, "cross-entropy (nats)", lines("loss", "logs")),
         Chart("Evaluation loss", x, "cross-entropy (nats)", lines("eval_loss", "evals", True)),
         *(
-            Chart(_word(n).capitalize(), x, "labels apart" if n == "mae" else "share of 1", lines(n, "evals", True))
-            for n in FIGURES
+            Chart(capitalised(metric.label), x, metric.unit, lines(metric.name, "evals", True))
+            for metric in metrics.figures()
         ),
         Chart("Learning rate", x, "learning rate", lines("learning_rate", "logs"), from_zero=True),
         Chart(
@@ -305,5 +311,6 @@ def thinned(points: Points, most: int = MAX_POINTS) -> Points:
     return [*out, points[-1]]
 
 
-def _word(name: str) -> str:
-    return {"f1": "F1", "mae": "mean absolute error"}.get(name, name)
+def capitalised(label: str) -> str:
+    """As a title begins."""
+    return label[:1].upper() + label[1:]

@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from launcher import __version__, files
-from launcher.recipe.schedules import GREATER_IS_BETTER
+from launcher.recipe import metrics
 from launcher.report import charts
 from launcher.report.facts import Run, flat
 from launcher.report.read import load, load_all
-from launcher.rundir.history import FIGURES
 from launcher.rundir.rates import macro_text
 
 __all__ = ["Run", "html", "load", "load_all", "summary", "write"]
 
 _HERE = Path(__file__).parent
-LOWER_IS_BETTER = (*(name for name, greater in GREATER_IS_BETTER.items() if not greater), "seconds_per_step")
 MAX_CLASSES = 40
 """Up to here a confusion matrix is shown whole."""
 _UNITS = {"samples_per_second": "rows/s", "tokens_per_second": "tokens/s", "seconds_per_step": "s/step"}
@@ -107,16 +105,23 @@ def figure_table(runs: Sequence[Run]) -> list[tuple[str, list[float | None], flo
     """(name, value in each run, the best of them where there are several to choose from), scores first."""
     rows = [run.figures for run in runs]
     names = dict.fromkeys(name for row in rows for name in row)
-    order = [n for n in (*FIGURES, "eval_loss", "train_loss") if n in names]
+    scores = [metric.name for metric in metrics.figures()]
+    order = [n for n in (*scores, "eval_loss", "train_loss") if n in names]
     out = []
     for name in [*order, *(n for n in names if n not in order)]:
         values = [row.get(name) for row in rows]
         there = [v for v in values if v is not None]
         best = None
         if len({_figure(v) for v in there}) > 1:  # what looks the same is no better
-            best = min(there) if name.endswith(LOWER_IS_BETTER) else max(there)
+            best = min(there) if less_is_better(name) else max(there)
         out.append((name, values, best))
     return out
+
+
+def less_is_better(name: str) -> bool:
+    """Of a row of the table of figures: a score, a loss or a speed."""
+    greater = metrics.greater_is_better(name)
+    return not greater if greater is not None else name.endswith((metrics.LOSS, "seconds_per_step"))
 
 
 def _all_values(run: Run) -> dict[str, Any]:

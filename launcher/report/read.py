@@ -13,6 +13,7 @@ from launcher import confined, scrub
 from launcher.errors import LaunchError
 from launcher.files import tail
 from launcher.messages import Message
+from launcher.recipe import metrics as table
 from launcher.recipe import yamlfile
 from launcher.report.facts import MAX_LABELS, Run, Status, flat, is_number, list_of, mapping
 from launcher.rundir import events, records
@@ -221,13 +222,19 @@ def _recipe(run: RunDir, files: _Files) -> tuple[dict[str, Any], dict[str, str]]
 def _confusion(
     run: RunDir, files: _Files, metrics: Mapping[str, Any], history: History, num_labels: int
 ) -> list[list[int]]:
-    found = _matrix(mapping(metrics.get("final")).get("confusion_matrix"))
+    found = _confusion_among(mapping(metrics.get("final")))
     if found:
         return found
     counted = _counted(run.predictions_path, files, num_labels)
     if counted or not history.evals:
         return counted
-    return _matrix(history.evals[-1].figures.get("confusion_matrix"))
+    return _confusion_among(history.evals[-1].figures)
+
+
+def _confusion_among(figures: Mapping[str, Any]) -> list[list[int]]:
+    """The first figure that is a table of labels; an empty one where none is."""
+    tables = [metric.name for metric in table.known(figures) if not metric.is_figure]
+    return next(filter(None, (_matrix(figures[name]) for name in tables)), [])
 
 
 def _counted(path: Path, files: _Files, num_labels: int) -> list[list[int]]:
@@ -237,6 +244,8 @@ def _counted(path: Path, files: _Files, num_labels: int) -> list[list[int]]:
         with os.fdopen(confined.open_read(path), "rb") as file:
             for number, line in enumerate(events.lines(file), 1):
                 row = json.loads(line)
+                if number == 1 and isinstance(row, dict) and "prediction" not in row:  # of a task without labels
+                    return []
                 if row["prediction"] is None:  # a row without scores: no table of the others
                     return []
                 pair = (int(row["label"]), int(row["prediction"]))

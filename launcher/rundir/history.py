@@ -12,11 +12,6 @@ from launcher.messages import Message, translated
 from launcher.rundir import records
 from launcher.rundir.records import Event
 
-FIGURES = ("accuracy", "precision", "recall", "f1", "mae")
-"""Scores of an evaluation that are one number."""
-MACRO = ("precision", "recall", "f1")
-"""Those of them that are averages over labels."""
-
 
 class Curve:
     """Values as the means of stretches of equal length: what a redraw looks at is as much after a week as after an hour."""

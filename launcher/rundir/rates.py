@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from launcher.messages import Message
+from launcher.recipe import metrics as table
 from launcher.rundir import records
-from launcher.rundir.history import MACRO
 
 
 def own_seconds(rates: records.Rates) -> list[float]:
@@ -38,7 +38,11 @@ def stragglers(rates: records.Rates, *, factor: float = 1.5, share: float = 0.1)
 def macro_text(metrics: Mapping[str, Any]) -> str:
     """Which labels the macro averages of metrics.json are over; '' where it has none, or does not say."""
     facts, final = metrics.get("macro_average"), metrics.get("final")
-    named = [name for name in MACRO if isinstance(final, Mapping) and name in final]
+    named = [
+        metric.name
+        for metric in table.figures()
+        if metric.is_macro_average and isinstance(final, Mapping) and metric.name in final
+    ]
     labels = facts.get("labels") if isinstance(facts, Mapping) else None
     if not named or not isinstance(labels, list):
         return ""

@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from launcher.messages import Message, joined, plural, translated
+from launcher.recipe import metrics
 from launcher.rundir.history import History
 from launcher.rundir.rates import own_seconds, stragglers
 from launcher.rundir.records import Rates
@@ -89,7 +90,9 @@ def _figures(history: History, width: int) -> Text:
         parts.append(f"{_duration(rates.seconds / (rates.steps or 1))}/step")
     parts.append(Message("grad {grad_norm}", grad_norm=_number(last.grad_norm, ".3g")))
     if history.evals:
-        scores = {k: v for k, v in history.evals[-1].figures.items() if k in ("eval_loss", "accuracy")}
+        figures = history.evals[-1].figures
+        shown = {"eval_loss", *(metric.name for metric in metrics.known(figures) if metric.in_panel)}
+        scores = {k: v for k, v in figures.items() if k in shown}
         parts += [f"{k.replace('_', ' ')} {_number(v, '.4f')}" for k, v in scores.items()]
     text = Text()
     for i, part in enumerate(parts):  # whole figures only: one that is cut reads as another number

@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from launcher.messages import Message, translated
+from launcher.recipe import metrics as table
 from launcher.show.console import err, joined, number_text, out, print_json
 from launcher.show.text import Text
 
@@ -79,23 +80,23 @@ def recipes(paths: Sequence[Path], as_json: bool) -> None:
 
 
 def epochs(metrics: Mapping[str, Any]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    scores = [k for k in metrics.get("final", {}) if k in ("accuracy", "precision", "recall", "f1", "mae")]
+    rows = Table(box=None, pad_edge=False, header_style="bold")
+    scores = table.figures_among(metrics.get("final", {}))
     for head in (
         Message("Epoch"),
         Message("Training Loss"),
         Message("Validation Loss"),
-        *["MAE" if s == "mae" else s.capitalize() for s in scores],
+        *(metric.heading for metric in scores),
     ):
-        table.add_column(Text(head), justify="right")
+        rows.add_column(Text(head), justify="right")
     for row in metrics.get("epochs", []):
         cells = [
             number_text(row.get("epoch"), "g"),
             number_text(row.get("train_loss"), ".6f"),
             number_text(row.get("eval_loss"), ".6f"),
         ]
-        table.add_row(*cells, *[number_text(row.get(score), ".6f") for score in scores])
-    return table
+        rows.add_row(*cells, *[number_text(row.get(metric.name), ".6f") for metric in scores])
+    return rows
 
 
 def confusion(matrix: Sequence[Sequence[int]]) -> Table:

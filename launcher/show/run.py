@@ -20,6 +20,7 @@ from launcher.files import read_json, tail
 from launcher.jobs.view import Output
 from launcher.messages import Message, joined, plural, translated
 from launcher.planning.plan import Plan
+from launcher.recipe import metrics
 from launcher.recipe.load import Loaded
 from launcher.rundir import records
 from launcher.rundir.history import History
@@ -137,9 +138,10 @@ class View:
             out.print(epochs(outcome.metrics) if "epochs" in outcome.metrics else Text(figures_text(outcome.metrics)))
             if averaged := macro_text(outcome.metrics):
                 out.print(Text(averaged))
-            matrix = outcome.metrics.get("final", {}).get("confusion_matrix")
-            if matrix:
-                out.print(confusion(matrix))
+            final = outcome.metrics.get("final", {})
+            for metric in metrics.known(final):
+                if not metric.is_figure and final[metric.name]:
+                    out.print(confusion(final[metric.name]))
             if "train" in outcome.metrics:
                 out.print(Text(train_output(outcome.metrics)))
             out.print(Text(Message("metrics: {metrics_path}", metrics_path=run.metrics_path)))
@@ -386,11 +388,10 @@ def _data_lines(data: Mapping[str, Any]) -> list[str]:
         ids = ", ".join(map(str, sample["input_ids"][:12])) + (", ..." if len(sample["input_ids"]) > 12 else "")
         lines += [
             Message(
-                "sample     {detail} row {index}, label {label}{named}",
+                "sample     {detail} row {index}{labelled}",
                 detail="train" if data.get("train") else "eval",
                 index=sample["index"],
-                label=label,
-                named=named,
+                labelled="" if label is None else Message(", label {label}{named}", label=label, named=named),
             ),
             f"           {textwrap.shorten(sample['text'], 100, placeholder=' ...')}",
             Message("           {num_input_ids} ids: {ids}", num_input_ids=len(sample["input_ids"]), ids=ids),

@@ -64,7 +64,7 @@ def activations(job: Job) -> int:
 
 def logits(job: Job) -> int:
     """Logits of a causal-LM head, their fp32 copy, the log-softmax, and in the backward pass their gradients."""
-    if job.task == "sequence-classification":
+    if job.has_head:
         return 0
     return job.batch * job.logit_positions * job.g.vocab * 12
 

@@ -14,7 +14,8 @@ class Job:
     """What is trained, and how, on how many ranks."""
 
     g: Geometry
-    task: str
+    has_head: bool
+    """A classification head; else a language-modelling head."""
     autocasts: bool
     precision: str
     ranks: int

@@ -31,7 +31,7 @@ FRAGMENTATION = 0.04
 def estimate(
     config: Mapping[str, Any],
     *,
-    task: str = "sequence-classification",
+    has_head: bool = True,
     num_labels: int = 2,
     strategy: str,
     precision: str = "bf16",
@@ -55,7 +55,7 @@ def estimate(
     Args:
         config: the model's config.json.
         padded: whether rows have unequal lengths; then a mask is kept, and grouped key/value heads are repeated.
-        logit_positions: positions of a row whose logits over the vocabulary are computed; causal-lm only. None for all.
+        logit_positions: positions of a row whose logits over the vocabulary are computed by a language-modelling head. None for all.
         bucket_elements: reduce_bucket_size of ZeRO's stages 1 and 2; None for the launcher's own.
         overlaps: DeepSpeed's overlap_comm, which takes a second bucket on cards.
         num_communicators: groups of ranks that HCCL opens; the world, and one that DeepSpeed or FSDP adds.
@@ -63,11 +63,11 @@ def estimate(
     Raises:
         LaunchError: the model's family is not known, or there is no such strategy.
     """
-    shape = geometry(config, task=task, num_labels=num_labels)
+    shape = geometry(config, has_head=has_head, num_labels=num_labels)
     how = table.load(strategy)
     job = Job(
         shape,
-        task,
+        has_head,
         how.autocasts,
         precision,
         world_size,
@@ -82,7 +82,7 @@ def estimate(
         min(logit_positions or seq_len, seq_len),
         bucket_elements,
         overlaps and accelerators.load(device).has_cards,
-        lora.trainable(shape, task) if lora else shape.parameters,
+        lora.trainable(shape, has_head=has_head) if lora else shape.parameters,
     )
     return _breakdown(how, job, hccl_buffsize_mib, num_communicators)
 
@@ -143,7 +143,7 @@ def _points(how: Strategy, job: Job) -> Iterator[dict[str, int]]:
     num_layers, kept, mask = job.g.num_layers, activations.block_bytes(job), activations.shared_mask_bytes(job)
     yield {
         "activations": num_layers * kept + activations.last_norm_bytes(job) + mask + activations.norm_transient(job),
-        "logits": job.low * job.batch * job.logit_positions * job.g.vocab if job.task == "causal-lm" else 0,
+        "logits": 0 if job.has_head else job.low * job.batch * job.logit_positions * job.g.vocab,
     }
     recomputed = activations.layer_bytes(job) + activations.block_copies(job) if job.is_checkpointed else 0
     inside = recomputed + mask + activations.block_transient(job)

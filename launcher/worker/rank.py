@@ -16,6 +16,7 @@ from launcher.worker.engines.device import Rank
 from launcher.worker.runtime import failure, heartbeat, stop_signals
 from launcher.worker.runtime.heartbeat import Heart
 from launcher.worker.runtime.stop_signals import Preempted
+from launcher.worker.tasks import table as tasks
 from launcher.worker.training import predict
 from launcher.worker.training.evaluate import evaluate_on_rank
 from launcher.worker.training.train import train_on_rank
@@ -32,6 +33,7 @@ def preload(plan: Plan) -> None:
 
         del datasets, evaluate, sklearn
     table.of(plan).preload()
+    tasks.of(plan.recipe)
     if plan.recipe.adapter is not None or _has_adapter(plan):
         import importlib.util
 

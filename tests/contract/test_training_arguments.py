@@ -24,12 +24,20 @@ from launcher.errors import LaunchError
 from launcher.machine.cluster import Cluster
 from launcher.machine.nodes import Nodes
 from launcher.planning import decide, plan
-from launcher.recipe import load, optimizers, problems, schedulers, schedules, trackers, training_fields, training_rules
+from launcher.recipe import (
+    load,
+    metrics,
+    optimizers,
+    problems,
+    schedulers,
+    schedules,
+    trackers,
+    training_fields,
+    training_rules,
+)
 from launcher.recipe.load import Loaded
 from launcher.recipe.optimizers import OPTIMIZERS
 from launcher.recipe.schedulers import SCHEDULERS
-from launcher.recipe.schedules import GREATER_IS_BETTER
-from launcher.recipe.schema import Metric
 from launcher.recipe.trackers import _LEVELS, NAMES_RUNS, TRACKERS
 from launcher.render import files
 from launcher.rundir.paths import RunDir
@@ -292,9 +300,10 @@ def test_log_levels_are_the_installed_ones():
 
 def test_each_figure_has_a_direction():
     """The recipe's metrics and the loss; a table has none."""
-    from typing import get_args
+    directions = {name: metrics.greater_is_better(name) for name in ("loss", *metrics.BUILT_IN)}
 
-    assert {"loss", *get_args(Metric)} - {"confusion_matrix"} == GREATER_IS_BETTER.keys()
+    more = dict.fromkeys(("accuracy", "precision", "recall", "f1"), True)
+    assert {"loss": False, **more, "mae": False, "confusion_matrix": None} == directions
 
 
 SCHEDULES = [

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from tests.support.run import Job
 
 from .conftest import REPO
 from .test_exact import recomputed
@@ -103,3 +106,43 @@ def test_a_users_script_runs_on_every_rank(job, tmp_path):
 
     assert 0 == ran.code, ran.out + ran.err
     assert ["rank0of2", "rank1of2"] == sorted(path.name for path in ran.dir.glob("rank?of?"))
+
+
+def test_a_task_of_another_package_trains_and_evaluates(ascend_launch, tmp_path):
+    """Its loss is the mean over the tokens of a step, of which rows have different numbers: the same on two ranks as on one.
+    Every row is evaluated once; its own metric chooses the best checkpoint, and is in the table, the report and `--json`."""
+    words = (
+        "model.task=writing",
+        "data.skip=1",
+        "data.train.limit=48",
+        "data.eval.limit=13",
+        "training.num_train_epochs=2",
+        "training.logging_steps=1",
+        "training.save_strategy=epoch",
+        "training.load_best_model_at_end=true",
+        "training.metric_for_best_model=token_accuracy",
+        "metrics=[token_accuracy]",
+    )
+    packages = {"PYTHONPATH": f"{REPO}:{REPO / 'tests' / 'packages' / 'writing'}", "OMP_NUM_THREADS": "1"}
+
+    def trained(ranks: int, *options: str) -> Job:
+        run = tmp_path / f"run{ranks}"
+        options = ("--nproc", str(ranks), "--device", "cpu", "--run-dir", str(run), *options)
+        ran = ascend_launch(
+            *options, "recipes/tiny-cpu.yaml", *words, f"parallel.micro_batch_size={6 // ranks}", **packages
+        )
+        assert 0 == ran.code, ran.out + ran.err
+        return Job(ran.code, ran.out, ran.err, run)
+
+    one, two = trained(1), trained(2, "--json")
+
+    assert pytest.approx(one.losses, rel=1e-4) == two.losses
+    final, rows = two.metrics["final"], two.predictions
+    assert list(range(13)) == [row["index"] for row in rows]
+    assert [row["correct"] for row in one.predictions] == [row["correct"] for row in rows]
+    assert pytest.approx(one.metrics["final"]["eval_loss"], rel=1e-5) == final["eval_loss"]
+    assert "Token Accuracy" in one.out
+    assert max(row["token_accuracy"] for row in two.metrics["epochs"]) == final["token_accuracy"]
+    assert "token_accuracy" == two.metrics["best"]["metric"].removeprefix("eval_")
+    assert final == json.loads(two.out.splitlines()[-1])["metrics"]["final"]
+    assert "token_accuracy" in (two.dir / "report.html").read_text(encoding="utf-8").replace(" ", "_").lower()

@@ -39,7 +39,7 @@ MB = 1_000_000
 
 def test_llama3_8b_has_as_many_parameters_as_published():
     """8.03 B with the language-model head, 7.50 B with a head of five classes."""
-    assert geometry.geometry(LLAMA3_8B, task="causal-lm").num_parameters == 8_030_261_248
+    assert geometry.geometry(LLAMA3_8B, has_head=False).num_parameters == 8_030_261_248
     assert geometry.geometry(LLAMA3_8B, num_labels=5).num_parameters == 7_504_945_152
 
 
@@ -69,7 +69,7 @@ def test_every_parameter_is_the_one_that_transformers_makes(config: dict[str, An
     with torch.device("meta"):
         model = auto.from_config(real_config)
     wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    found = {p.name: p.shape for p in geometry.geometry(config, task=task, num_labels=5).parameters}
+    found = {p.name: p.shape for p in geometry.geometry(config, has_head=task != "causal-lm", num_labels=5).parameters}
     assert found == wanted
 
 
@@ -174,7 +174,7 @@ def test_the_highest_point_is_within_5_percent_of_what_was_measured(
         micro_batch=batch,
         seq_len=seq,
         gradient_checkpointing=is_checkpointed,
-        task=task,
+        has_head=task != "causal-lm",
         device="cpu",
     )
     assert found.total_bytes == pytest.approx(measured, rel=0.05)
@@ -198,7 +198,7 @@ def test_more_of_anything_never_takes_less(strategy: str):
 
 def test_logits_over_a_large_vocabulary_count():
     """128,256 columns x 12 bytes x 4,096 positions are 6.3 GB; scoring only the answers saves them."""
-    job: dict[str, Any] = {"task": "causal-lm", "strategy": "zero3", "world_size": 8, "micro_batch": 8, "seq_len": 512}
+    job: dict[str, Any] = {"has_head": False, "strategy": "zero3", "world_size": 8, "micro_batch": 8, "seq_len": 512}
     every = peak.estimate(LLAMA3_8B, **job, gradient_checkpointing=True)
     answers = peak.estimate(LLAMA3_8B, **job, gradient_checkpointing=True, logit_positions=4)
     assert every.total_bytes - answers.total_bytes > 3 * GIB

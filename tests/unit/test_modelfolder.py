@@ -25,7 +25,8 @@ LLAMA = {
     "vocab_size": 512,
     "max_position_embeddings": 512,
 }
-WANTED = Wanted("the-model", "sequence-classification", 5, (), 128)
+HEADS = "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES"
+WANTED = Wanted("the-model", "sequence-classification", 5, (), 128, mapping=HEADS, has_head=True)
 
 
 def write(folder: Path, config: dict[str, Any] | None = None, tensors: Tensors | None = None, **files: Any) -> Path:
@@ -75,7 +76,11 @@ def test_a_type_without_the_tasks_class_is_refused():
     """ViT is no language model: before ranks, not when each of them loads it."""
     assert (
         "no causal-lm model of type 'vit'"
-        in refusal(None, {"model_type": "vit"}, replace(WANTED, task="causal-lm")).what
+        in refusal(
+            None,
+            {"model_type": "vit"},
+            replace(WANTED, task="causal-lm", mapping="MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", has_head=False),
+        ).what
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.jobs.feed import READ_BYTES, Feed, Lines
 from launcher.jobs.rows import MAX_LINE_BYTES, Bad, Row, guess, parse
+from launcher.recipe.tasks.classification import CLASSIFICATION
 from launcher.rundir.chunks import Chunks
 
 
@@ -105,7 +106,14 @@ def feed_of(text: str, tmp_path: Path, ranks: Ranks, **options: object) -> tuple
     source = os.open(tmp_path / "in.txt", os.O_RDONLY)
     target = os.open(out, os.O_WRONLY | os.O_CREAT)
     return Feed(
-        lines=Lines(source), out=target, chunks=ranks.chunks, name="in", chunk_rows=10, max_chunks=3, **options
+        lines=Lines(source),
+        out=target,
+        chunks=ranks.chunks,
+        name="in",
+        task=CLASSIFICATION,
+        chunk_rows=10,
+        max_chunks=3,
+        **options,
     ), out  # type: ignore[arg-type]
 
 
@@ -174,7 +182,13 @@ def test_rows_do_not_wait_for_a_full_chunk_when_the_input_pauses(tmp_path: Path)
     theirs, ours = os.pipe()
     target = os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT)
     feed = Feed(
-        lines=Lines(theirs), out=target, chunks=ranks.chunks, name="pipe", chunk_rows=10, label_names=("a", "b")
+        lines=Lines(theirs),
+        out=target,
+        chunks=ranks.chunks,
+        name="pipe",
+        task=CLASSIFICATION,
+        chunk_rows=10,
+        label_names=("a", "b"),
     )
     os.write(ours, b"one\ntwo\nthr")
     while not ranks.chunks.waiting()[0]:

@@ -452,6 +452,17 @@ def test_predictions_that_cannot_be_read_are_told(tmp_path: Path):
     assert ["predictions.jsonl: line 2 is no prediction"] == report_page.load(folder).unread
 
 
+def test_rows_of_a_task_without_labels_are_no_trouble(tmp_path: Path):
+    """There is nothing to count."""
+    folder = write_run(tmp_path / "run")
+    (folder / "metrics.json").write_text('{"final": {"eval_loss": 0.5}}')
+    (folder / "predictions.jsonl").write_text('{"index": 0, "correct": 3}\n{"index": 1, "correct": 4}\n')
+
+    run = report_page.load(folder)
+
+    assert ([], []) == (run.unread, run.confusion)
+
+
 def test_the_command_says_what_it_could_not_read(tmp_path: Path, ascend_launch):
     """On stderr; the page is made all the same."""
     folder = write_run(tmp_path / "run")

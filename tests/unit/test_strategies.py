@@ -18,6 +18,7 @@ from launcher.planning import decide, fit, plan
 from launcher.recipe import load
 from launcher.strategies import peak, table
 from launcher.strategies.base import Base
+from tests.support.decisions import decisions, names_in
 from tests.support.run import Ran
 
 LAUNCHER = Path(launcher.__file__).resolve().parent
@@ -139,26 +140,6 @@ def test_one_rank_may_have_any_strategy_by_name(name: str):
 def files() -> list[Path]:
     own = (LAUNCHER / "strategies", LAUNCHER / "worker" / "engines")
     return [path for path in sorted(LAUNCHER.rglob("*.py")) if not any(folder in path.parents for folder in own)]
-
-
-def decisions(tree: ast.AST) -> Iterator[ast.expr]:
-    """What code decides by: both sides of comparisons, prefixes, keys of mappings, patterns of `match`."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Compare):
-            yield from (node.left, *node.comparators)
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            if node.func.attr in ("startswith", "endswith", "removeprefix", "get", "index", "count"):
-                yield from node.args
-        elif isinstance(node, ast.Dict):
-            yield from filter(None, node.keys)
-        elif isinstance(node, ast.MatchValue):
-            yield node.value
-        elif isinstance(node, ast.Subscript):
-            yield node.slice
-
-
-def names_in(node: ast.expr) -> Iterator[str]:
-    yield from (n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str))
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(LAUNCHER)))

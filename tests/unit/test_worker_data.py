@@ -181,7 +181,7 @@ def test_damaged_tokens_are_made_again_and_it_is_said(prepare, tmp_path):
 
 def key(texts: list[str], numbers: list[int] | None = None) -> str:
     column = pa.chunked_array([pa.array(texts)])
-    return tokens._content_key(column, np.array(numbers or [0] * len(texts), dtype=np.int64))
+    return tokens._content_key([column], np.array(numbers or [0] * len(texts), dtype=np.int64))
 
 
 def test_different_rows_never_have_one_key(monkeypatch):
@@ -205,7 +205,7 @@ def test_different_rows_never_have_one_key(monkeypatch):
     assert len(columns) == len(set(map(key, columns)))
     assert key(["a", "b"], [0, 1]) != key(["a", "b"], [1, 0])
     assert key(["a"], [1]) != key(["a" * 1], [256])
-    assert key(["a", "b"]) == tokens._content_key(pa.chunked_array([["a"], ["b"]]), np.zeros(2, np.int64))
+    assert key(["a", "b"]) == tokens._content_key([pa.chunked_array([["a"], ["b"]])], np.zeros(2, np.int64))
 
 
 def test_prompts_follow_the_chat_template_and_long_texts_are_cut_inside_it(prepare):

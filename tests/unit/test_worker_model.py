@@ -91,11 +91,13 @@ def test_classification_is_the_same_alone_and_in_a_batch():
     model = AutoModelForSequenceClassification.from_config(CONFIG, dtype=torch.float32).eval()
     task = Classification(PAD, 1, 0.0)
 
-    labels, losses = task.evaluate(model, task.collate(ROWS))
+    columns, losses, counts = task.evaluate(model, task.collate(ROWS))
     alone = [task.evaluate(model, task.collate([row])) for row in ROWS]
 
-    torch.testing.assert_close(losses, torch.cat([loss for _, loss in alone]), rtol=1e-5, atol=1e-6)
-    assert torch.cat([label for label, _ in alone]).tolist() == labels.tolist()
+    torch.testing.assert_close(losses, torch.cat([one.losses for one in alone]), rtol=1e-5, atol=1e-6)
+    assert torch.cat([one.columns for one in alone]).tolist() == columns.tolist()
+    assert [row["labels"] for row in ROWS] == columns[:, 0].tolist()
+    assert [1] * len(ROWS) == counts.tolist()
     torch.testing.assert_close(losses, task.losses(model, task.collate(ROWS)))
 
 
@@ -108,8 +110,8 @@ def test_a_decoders_padding_is_hidden_without_a_mask():
     assert hides_padding(model)
     expected, found = (Classification(PAD, 1, 0.0, needs_mask=m).evaluate(model, batch) for m in (True, False))
 
-    assert expected[0].tolist() == found[0].tolist()
-    torch.testing.assert_close(found[1], expected[1], rtol=1e-6, atol=1e-7)
+    assert expected.columns.tolist() == found.columns.tolist()
+    torch.testing.assert_close(found.losses, expected.losses, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", ["encoder", "eager"])
@@ -144,7 +146,7 @@ def test_the_label_whose_answer_is_likeliest_wins(language_model, answers, skip_
     """Labels are compared by their whole answers, with the end of turn where one answer begins another."""
     task = answering(answers)
 
-    labels, losses = task.evaluate(language_model, task.collate(ROWS))
+    columns, losses, _ = task.evaluate(language_model, task.collate(ROWS))
     expected = [
         max(
             range(3), key=lambda k: log_probability(language_model, row["input_ids"], answers[k], skip_end).sum().item()
@@ -152,7 +154,7 @@ def test_the_label_whose_answer_is_likeliest_wins(language_model, answers, skip_
         for row in ROWS
     ]
 
-    assert expected == labels.tolist()
+    assert expected == columns[:, 1].tolist()
     torch.testing.assert_close(losses, task.losses(language_model, task.collate(ROWS)))
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from launcher.errors import LaunchError
 from launcher.messages import Message
-from launcher.recipe import load, problems, training_fields, training_rules, yamlfile
+from launcher.recipe import load, problems, schema, training_fields, training_rules, yamlfile
 from launcher.recipe.importers.llamafactory_keys import (
     AS_HERE,
     ATTENTION,
@@ -36,7 +36,9 @@ from launcher.recipe.importers.llamafactory_keys import (
     short,
     to_number,
 )
+from launcher.recipe.tasks import table as tasks
 
+_METRICS = schema.RecipeSpec.model_fields["metrics"].default
 MAX_LABELS = 64
 """More different responses than this are text to be written, not labels."""
 MAX_LABEL_LETTERS = 80
@@ -164,6 +166,10 @@ class _Import:
     _seen: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """Rows of the local files."""
 
+    @property
+    def _has_head(self) -> bool:
+        return tasks.load(self.task).has_head
+
     def run(self, labels: tuple[str, ...]) -> str:
         self._refuse()
         self._model()
@@ -171,7 +177,7 @@ class _Import:
         self._batch()
         self._strategy()
         self._adapter()
-        self.out.put("metrics.", ["accuracy", "f1"], "")
+        self.out.put("metrics.", list(_METRICS), "")
         self._move("output_dir", "output_dir.")
         self._rest()
         self.left.sort(key=lambda left: int(left.where))
@@ -528,7 +534,7 @@ class _Import:
         text = query if has_query else prompt
         self.out.put("data.text", text, origin)
         self.out.put("data.label", response, origin)
-        if has_query and self.task == "causal-lm" and instructions != {""}:
+        if has_query and not self._has_head and instructions != {""}:
             self.out.put(
                 "data.prompt",
                 f"{next(iter(instructions))}\n{{text}}",
@@ -541,7 +547,7 @@ class _Import:
                     "the {prompt!r} that all rows share: a classification head reads the text alone", prompt=prompt
                 ),
             )
-        if len(system) == 1 and self.task == "causal-lm":
+        if len(system) == 1 and not self._has_head:
             if system != {""}:
                 self.out.put(
                     "data.system",
@@ -549,10 +555,9 @@ class _Import:
                     Message("the {system_column!r} of all rows", system_column=system_column),
                 )
         elif system_column is not None:
-            is_head = self.task != "causal-lm"
             why = (
                 Message("a classification head reads the text alone")
-                if is_head
+                if self._has_head
                 else Message("a recipe has one for all rows")
             )
             self._leave("dataset", Message("the column {system_column!r}: {why}", system_column=system_column, why=why))
@@ -795,7 +800,7 @@ class _Import:
         values = {key: value for key, (value, _) in rows.items()}
         if any(problems.value_problem(key, value) for key, value in values.items()):
             return
-        for key, reason in training_rules.problems(values, metrics=("accuracy", "f1"), has_eval=has_eval):
+        for key, reason in training_rules.problems(values, metrics=_METRICS, has_eval=has_eval):
             if key in self.given and rows.pop(key, None) is not None:
                 self._leave(key, reason)
 

@@ -29,7 +29,13 @@ class Numbered:
 
     def counts(self, name: str) -> tuple[int, ...]:
         """Rows of each label."""
+        if name not in self.labels:
+            return ()
         return tuple(np.bincount(self.labels[name], minlength=len(self.names)).tolist())
+
+
+NONE = Numbered((), {}, ())
+"""Of rows without labels."""
 
 
 def number(

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def read(recipe: RecipeSpec, split: Split, *, is_eval: bool = False) -> Dataset:
-    """The rows of one split, chosen, with a text each and a column for the label.
+    """The rows of one split, chosen, with what the task reads of each and a column for the label, where it has labels.
 
     Raises:
         LaunchError: they cannot be read, or hold no such columns.
@@ -42,13 +42,21 @@ def read(recipe: RecipeSpec, split: Split, *, is_eval: bool = False) -> Dataset:
     rows = _load(recipe, split)
     if len(rows) == 0:
         raise no_rows(recipe, split)
-    for key, column in (("data.text", recipe.data.text), ("data.label", recipe.data.label)):
+    label = {"data.label": recipe.data.label} if recipe.task.has_labels else {}
+    reads = recipe.task.reads(recipe.data)
+    for key, column in {**reads, **label}.items():
         if column not in rows.column_names:
             raise no_column(recipe, split, rows, key, column, is_eval)
-    _check_text(recipe, rows, split)
+    if recipe.data.text in reads.values():
+        _check_text(recipe, rows, split)
     if split.limit is None:
         return rows
     return rows.shuffle(seed=split.seed).select(range(min(split.limit, len(rows))))
+
+
+def content(recipe: RecipeSpec, rows: Dataset) -> list[pa.ChunkedArray]:
+    """The columns of the chosen rows that become tokens."""
+    return [_column(rows, name) for name in recipe.task.reads(recipe.data).values()]
 
 
 def texts(recipe: RecipeSpec, rows: Dataset) -> pa.ChunkedArray:
@@ -161,7 +169,7 @@ def _check_text(recipe: RecipeSpec, rows: Dataset, split: Split) -> None:
             if others
             else "no column holds text; as JSON lines (data.path=json) a text stands in quotes in every row",
         )
-    for one in {name, recipe.data.label}:
+    for one in {name, recipe.data.label if recipe.task.has_labels else name}:
         _check_encoding(recipe, split, rows, one)
 
 

@@ -37,12 +37,17 @@ def read_rows(recipe: RecipeSpec, start: Start) -> Rows:
     if recipe.data.eval is not None:
         splits["eval"] = recipe.data.eval
     raw = {name: rows.read(recipe, split, is_eval=name == "eval") for name, split in splits.items()}
-    columns = {k: rows.label_column(recipe, part, splits[k], is_eval=k == "eval") for k, part in raw.items()}
-    num_labels = schema.num_labels(recipe)
-    numbered = labels.number(columns, names=start.label_names, num_labels=num_labels, trained=is_trained)
-    notes = [*numbered.notes, *(note for k, part in raw.items() for note in rows.notes(recipe, part, splits[k]))]
-    notes += [*labels.notes(numbered, columns), *_selection_notes(recipe, raw), *_repeated_notes(recipe, raw)]
-    return Rows(raw, numbered, tuple(notes))
+    numbered, about_labels, about_texts, repeated = labels.NONE, [], [], []
+    if recipe.task.has_labels:
+        columns = {k: rows.label_column(recipe, part, splits[k], is_eval=k == "eval") for k, part in raw.items()}
+        num_labels = schema.num_labels(recipe)
+        numbered = labels.number(columns, names=start.label_names, num_labels=num_labels, trained=is_trained)
+        about_labels = labels.notes(numbered, columns)
+    if recipe.data.text in recipe.task.reads(recipe.data).values():
+        about_texts = [note for k, part in raw.items() for note in rows.notes(recipe, part, splits[k])]
+        repeated = _repeated_notes(recipe, raw)
+    notes = (*numbered.notes, *about_texts, *about_labels, *_selection_notes(recipe, raw), *repeated)
+    return Rows(raw, numbered, notes)
 
 
 def _selection_notes(recipe: RecipeSpec, raw: Mapping[str, Dataset]) -> list[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ from launcher.worker.batching.splits import lengths, open_split
 from launcher.worker.data import cache, rows
 from launcher.worker.data.splits import Rows
 from launcher.worker.data.start import Start
-from launcher.worker.tasks import prompts
+from launcher.worker.tasks import table as tasks
+from launcher.worker.tasks.base import Encoder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,15 +51,15 @@ def tokenise(recipe: RecipeSpec, start: Start, raw: Rows) -> Tokens:
         LaunchError: texts cannot become tokens within data.max_length, or the cache cannot be written to.
     """
     numbered = raw.numbered
-    encode = prompts.encoder(recipe, start.tokenizer, numbered.names)
+    encode = tasks.of(recipe).encoder(recipe, start.tokenizer, numbered.names)
     settings = {"max_length": recipe.data.max_length, **encode.settings}
-    contents = {k: _content_key(rows.texts(recipe, part), numbered.labels[k]) for k, part in raw.splits.items()}
+    contents = {k: _content_key(rows.content(recipe, part), numbered.labels.get(k)) for k, part in raw.splits.items()}
     tokenizer_key = _tokenizer_key(start.tokenizer)
     splits: dict[str, SplitFacts] = {}
     notes: list[str] = []
     for name, part in raw.splits.items():
         of = [tokenizer_key, settings]
-        facts, said = _tokenise(part, numbered.labels[name], contents[name], encode.ids, of, recipe)
+        facts, said = _tokenise(part, numbered.labels.get(name), contents[name], encode, of, recipe)
         splits[name] = SplitFacts(**facts, label_counts=numbered.counts(name))
         notes += said
     return Tokens(splits, contents, tokenizer_key, encode.answer_ids, tuple(notes))
@@ -65,23 +67,23 @@ def tokenise(recipe: RecipeSpec, start: Start, raw: Rows) -> Tokens:
 
 def _tokenise(
     rows: Dataset,
-    labels: np.ndarray,
+    labels: np.ndarray | None,
     content: str,
-    ids_of: Callable[[list[str]], list[Sequence[int]]],
+    encode: Encoder,
     settings: Any,
     recipe: RecipeSpec,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The split's facts, from the cache or made now; and what to tell of it."""
     key = cache.key([cache.FORMAT, __version__, content, settings])
     with _all_cores():
-        kept = cache.kept("tokens", key, lambda folder: _write_tokens(rows, labels, ids_of, folder, recipe, key))
+        kept = cache.kept("tokens", key, lambda folder: _write_tokens(rows, labels, encode, folder, recipe, key))
     return {"path": str(kept.path), **kept.facts}, kept.notes
 
 
 def _write_tokens(
     rows: Dataset,
-    labels: np.ndarray,
-    ids_of: Callable[[list[str]], list[Sequence[int]]],
+    labels: np.ndarray | None,
+    encode: Encoder,
     folder: Path,
     recipe: RecipeSpec,
     key: str,
@@ -89,18 +91,18 @@ def _write_tokens(
     import pyarrow as pa
     from datasets import Features, List, Value
 
-    column, mapped = recipe.data.text, folder / "mapped"
+    columns, mapped = list(recipe.task.reads(recipe.data).values()), folder / "mapped"
     mapped.mkdir()
     tokens = (
-        rows.select_columns([column])
+        rows.select_columns(columns)
         .with_format("arrow")
         .map(
-            lambda batch: pa.table({"input_ids": _as_column(ids_of(batch[column].to_pylist()))}),
+            lambda batch: pa.table({k: _as_column(v) for k, v in _encoded(encode, batch, columns).items()}),
             batched=True,
             batch_size=1000,
             num_proc=recipe.data.num_proc,
-            remove_columns=[column],
-            features=Features({"input_ids": List(Value("int32"))}),
+            remove_columns=columns,
+            features=Features({name: List(Value("int32")) for name in encode.columns}),
             load_from_cache_file=False,
             # Else it would stay in the data's own cache for good, beside what is kept here.
             cache_file_name=f"{mapped}/tokens.arrow",
@@ -108,7 +110,8 @@ def _write_tokens(
             new_fingerprint=key,
         )
     )
-    tokens.with_format(None).add_column("labels", labels).save_to_disk(folder)
+    tokens = tokens.with_format(None)
+    (tokens if labels is None else tokens.add_column("labels", labels)).save_to_disk(folder)
     shutil.rmtree(mapped)
     count = lengths(open_split(SplitFacts(str(folder), 0, 0, 0, 0, 0)))
     return {
@@ -118,6 +121,11 @@ def _write_tokens(
         "max_tokens": int(count.max()),
         "rows_at_max_length": int((count >= recipe.data.max_length).sum()),
     }
+
+
+def _encoded(encode: Encoder, batch: pa.Table, columns: Sequence[str]) -> Mapping[str, list[Sequence[int]]]:
+    rows = {column: batch[column].to_pylist() for column in columns}
+    return encode.rows(rows) if encode.rows is not None else {"input_ids": encode.ids(rows[columns[0]])}
 
 
 def _as_column(rows: Sequence[Sequence[int]]) -> Any:
@@ -131,26 +139,34 @@ def _as_column(rows: Sequence[Sequence[int]]) -> Any:
 def sample(facts: SplitFacts, raw: Dataset, recipe: RecipeSpec, tokenizer: Any) -> dict[str, Any]:
     index = min(100, facts.rows - 1)
     row = open_split(facts)[index]
+    column = next(iter(recipe.task.reads(recipe.data).values()))
+    is_one = facts.rows == len(raw)  # else a row of tokens is made of several
     return {
         "index": index,
-        "text": raw[index][recipe.data.text],
-        "label": row["labels"],
+        "text": str(raw[index][column]) if is_one else "",
+        "label": row.get("labels"),
         "input_ids": row["input_ids"],
         "decoded": tokenizer.decode(row["input_ids"]),
     }
 
 
-def _content_key(texts: pa.ChunkedArray, labels: np.ndarray) -> str:
+def _content_key(columns: Sequence[pa.ChunkedArray], labels: np.ndarray | None) -> str:
     """Of the rows themselves: a file that moved or was copied keeps its key, a changed one does not.
 
     Counts and lengths come before what they are of, so that no two different columns are the same bytes.
     """
-    digest = hashlib.sha256(len(labels).to_bytes(8, "little") + labels.tobytes())
-    for start in range(0, len(texts), _KEY_ROWS):
-        rows = [text.encode("utf-8", "surrogatepass") for text in texts.slice(start, _KEY_ROWS).to_pylist()]
-        digest.update(np.fromiter(map(len, rows), np.int64, len(rows)).tobytes())
-        digest.update(b"".join(rows))
+    digest = hashlib.sha256(len(columns[0]).to_bytes(8, "little") + (b"" if labels is None else labels.tobytes()))
+    for column in columns:
+        for start in range(0, len(column), _KEY_ROWS):
+            rows = [_bytes(value) for value in column.slice(start, _KEY_ROWS).to_pylist()]
+            digest.update(np.fromiter(map(len, rows), np.int64, len(rows)).tobytes())
+            digest.update(b"".join(rows))
     return digest.hexdigest()
+
+
+def _bytes(value: Any) -> bytes:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _tokenizer_key(tokenizer: Any) -> str:

@@ -29,12 +29,11 @@ def with_adapter(plan: Plan, model: Any) -> torch.nn.Module:
     # peft appends to its lists, and takes no tuples.
     options |= {name: list(value) for name, value in options.items() if isinstance(value, tuple)}
     _require_modules(model, adapter.modules_to_save or ())
-    task = "CAUSAL_LM" if plan.recipe.model.task == "causal-lm" else "SEQ_CLS"
     if plan.recomputes_activations:
         # The frozen embedding's output needs a gradient, or the recomputed blocks get none.
         model.enable_input_require_grads()
     try:
-        model = peft.get_peft_model(model, peft.LoraConfig(task_type=task, **options))
+        model = peft.get_peft_model(model, peft.LoraConfig(task_type=plan.recipe.task.adapter_type, **options))
     except ValueError as error:
         raise LaunchError(
             "adapter: {first_line}", hint="name modules of this model, or all-linear", first_line=first_line(error)

@@ -80,7 +80,8 @@ def with_weights(recipe: RecipeSpec, folder: Path, *, seed: int, notes: list[str
 
     def make(target: Path) -> None:
         config = load_config(recipe, folder)
-        config.num_labels = num_labels(recipe)
+        if recipe.task.has_labels:
+            config.num_labels = num_labels(recipe)
         torch.manual_seed(seed)
         auto_class(recipe).from_config(config, dtype=torch.float32).save_pretrained(target)
 

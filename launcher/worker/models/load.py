@@ -51,7 +51,7 @@ def load_model(plan: Plan, prepared: Prepared, tokenizer: Any) -> torch.nn.Modul
     """
     recipe = plan.recipe
     labels: dict[str, Any] = {}
-    if recipe.model.task == "sequence-classification":
+    if recipe.task.has_head:
         labels = {
             "num_labels": prepared.num_labels,
             "id2label": dict(enumerate(prepared.label_names)),
@@ -97,7 +97,7 @@ def load_model(plan: Plan, prepared: Prepared, tokenizer: Any) -> torch.nn.Modul
 
 def _other_head(plan: Plan, prepared: Prepared) -> int | None:
     """The labels of a head that the recipe's replaces: one of another size; None where the model's is kept, or has none."""
-    if plan.use is not None or plan.recipe.model.task != "sequence-classification":
+    if plan.use is not None or not plan.recipe.task.has_head:
         return None
     folder = Path(prepared.model_path)
     there = head_labels(folder, model_config(str(folder)) or {})

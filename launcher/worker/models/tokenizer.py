@@ -26,7 +26,7 @@ def tokenizer_folder(recipe: RecipeSpec, folder: Path) -> Path:
 def load_tokenizer(recipe: RecipeSpec, folder: Path) -> Any:
     """The tokenizer, with a pad token: its own, else the end-of-text token, as for Llama 3, which has none.
 
-    Classification pads on the right and causal-lm on the left, where answers then end together.
+    A task says on which side it pads.
 
     Raises:
         LaunchError: it cannot be read, or has neither pad nor end-of-text token.
@@ -51,7 +51,7 @@ def load_tokenizer(recipe: RecipeSpec, folder: Path) -> Any:
                 path=path,
             )
         tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "left" if recipe.model.task == "causal-lm" else "right"
+    tokenizer.padding_side = recipe.task.padding_side
     return tokenizer
 
 
@@ -84,6 +84,6 @@ def notes(recipe: RecipeSpec, tokenizer: Any, config: Any) -> list[str]:
                 vocab=vocab,
             )
         )
-    if recipe.model.task == "causal-lm" and tokenizer.chat_template is None:
+    if not recipe.task.has_head and tokenizer.chat_template is None:
         found.append("the tokenizer has no chat template: prompts are plain text")
     return found

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from launcher.worker.tasks.base import IGNORED, labels_of, pad
+from launcher.worker.tasks import prompts
+from launcher.worker.tasks.base import (
+    IGNORED,
+    Encoder,
+    Evaluated,
+    Labelling,
+    base_model,
+    evaluated,
+    pad,
+    smoothing,
+)
+
+if TYPE_CHECKING:
+    from launcher.planning.plan import Plan
+    from launcher.recipe.schema import RecipeSpec
+    from launcher.rundir.prepared import Prepared
 
 
-class Answering:
+class Answering(Labelling):
     """A causal LM that writes the label's answer.
 
     The loss of a row is the mean over its answer's tokens, end of turn included. A label's score is the log-probability
@@ -36,6 +52,28 @@ class Answering:
         ) and all(stems)
         self._one_token = self._prefix_free and all(len(s) == 1 for s in stems)
 
+    @classmethod
+    def auto_class(cls) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM
+
+    @classmethod
+    def encoder(cls, recipe: RecipeSpec, tokenizer: Any, label_names: Sequence[str]) -> Encoder:
+        """Ids of a chat up to where the answer begins.
+
+        Raises:
+            LaunchError: the prompt leaves no room for the text, or two answers are the same tokens, or the chat template
+                refuses the messages.
+        """
+        return prompts.answer_encoder(recipe, tokenizer, label_names)
+
+    @classmethod
+    def for_model(cls, plan: Plan, prepared: Prepared, tokenizer: Any, model: torch.nn.Module) -> Answering:
+        assert prepared.answer_ids is not None
+        accepted = set(inspect.signature(base_model(model).forward).parameters)
+        return cls(tokenizer.pad_token_id, plan.accelerator.pads_to, smoothing(plan), prepared.answer_ids, accepted)
+
     def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         return self._batch(rows, [self._answers[row["labels"]] for row in rows])
 
@@ -43,10 +81,10 @@ class Answering:
         logits = self._answer_logits(model, batch)
         return self._mean_loss(logits, batch["targets"], self._smoothing)
 
-    def evaluate(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def evaluate(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Evaluated:
         logits = self._answer_logits(model, batch)
         losses = self._mean_loss(logits, batch["targets"], 0.0)
-        return labels_of(self._scores(model, batch, logits)), losses
+        return evaluated(batch, self._scores(model, batch, logits), losses)
 
     def scores(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
         return self._scores(model, batch, self._answer_logits(model, batch) if self._one_token else None)

@@ -1,32 +1,111 @@
-"""What a task says of rows, of the loss and of an evaluation."""
+"""What a task says of rows, of the loss and of an evaluation, in ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from launcher.worker.tasks.metrics import NO_LABEL
 
+if TYPE_CHECKING:
+    from launcher.planning.plan import Plan
+    from launcher.recipe.schema import RecipeSpec
+    from launcher.rundir.prepared import Prepared
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How texts become ids, and everything that the ids depend on besides the tokenizer."""
+
+    ids: Callable[[list[str]], list[Sequence[int]]]
+    """Of texts that are to be answered: what `predict` reads."""
+    settings: dict[str, Any]
+    answer_ids: tuple[tuple[int, ...], ...] | None = None
+    """The tokens of each label's answer, where labels have answers."""
+    rows: Callable[[Mapping[str, list[Any]]], Mapping[str, list[Sequence[int]]]] | None = None
+    """From the columns that the task reads, of some rows, to columns of whole numbers: `input_ids`, and what else `columns`
+    names. There may be fewer rows than there were, where several become one. None where the ids of the text are all."""
+    columns: tuple[str, ...] = ("input_ids",)
+
+
+class Evaluated(NamedTuple):
+    """What an evaluation leaves of a batch's rows, on its device."""
+
+    columns: Tensor
+    """int64, (rows, columns): what the other half's `columns` names, in that order."""
+    losses: Tensor
+    """fp32, (rows,): each row's loss, summed over what counts in it."""
+    counts: Tensor
+    """int64, (rows,): over how many things."""
+
 
 class Task(Protocol):
-    """What a trainer needs from a task. Batches are dicts of tensors; every method is per row, never reduced."""
+    """The half of a task that runs in ranks. Batches are dicts of tensors, with input_ids and attention_mask.
+
+    A step's loss is the sum of `losses` over the ranks' batches, divided by the sum of their `count`, so that the numbers of
+    ranks, of micro batches and of rows in a pack change nothing.
+    """
+
+    @classmethod
+    def auto_class(cls) -> Any:
+        """transformers' class of its models."""
+
+    @classmethod
+    def encoder(cls, recipe: RecipeSpec, tokenizer: Any, label_names: Sequence[str]) -> Encoder:
+        """How rows become tokens. Raises LaunchError for what the recipe would have to change."""
+
+    @classmethod
+    def for_model(cls, plan: Plan, prepared: Prepared, tokenizer: Any, model: torch.nn.Module) -> Task:
+        """The task on one rank, once its model is there."""
 
     def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Rows (input_ids, labels) as one padded batch."""
+        """Prepared rows (input_ids, labels where the task has them, and further columns) as one padded batch. A row that
+        `predict` is asked about has input_ids and 0 for a label, and no other column."""
 
     def losses(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """Loss of each row, fp32, shape (rows,)."""
+        """Losses that are summed, fp32, of any shape."""
 
-    def evaluate(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Predicted label (int64; see `labels_of`) and loss (fp32) of each row, both of shape (rows,), on the batch's
-        device."""
+    def count(self, batch: dict[str, Tensor]) -> int | None:
+        """Over how many things `losses` of this batch sums; None where it is the rows, of which all batches have as many."""
+
+    def evaluate(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Evaluated:
+        """What is left of each row."""
+
+    def answers(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> list[Any]:
+        """What `predict` answers to each row, as JSON values that the other half's `answer` takes. The labels of the batch
+        are not looked at."""
+
+
+class Labelling:
+    """Tasks whose rows have a label and get a score for each label. `scores` are fp32, (rows, labels); their softmax is the
+    labels' probability."""
+
+    def count(self, batch: dict[str, Tensor]) -> int | None:
+        return None
 
     def scores(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """Score of each label for each row, fp32, shape (rows, labels); their softmax is the labels' probability. The
-        labels of the batch are not looked at."""
+        raise NotImplementedError
+
+    def answers(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> list[Any]:
+        """(label, probabilities) of each row; (None, None) where a score is NaN or infinite."""
+        scores = self.scores(model, batch)
+        shares = torch.softmax(scores.float(), -1).tolist()
+        pairs = zip(labels_of(scores).tolist(), shares, strict=True)
+        return [(None, None) if label == NO_LABEL else (label, share) for label, share in pairs]
+
+
+def evaluated(batch: dict[str, Tensor], scores: Tensor, losses: Tensor) -> Evaluated:
+    """Of rows with a label and scores: the label and the one with the highest score, each row counted once."""
+    columns = torch.stack([batch["labels"], labels_of(scores)], dim=-1)
+    return Evaluated(columns, losses, torch.ones_like(batch["labels"]))
+
+
+def smoothing(plan: Plan) -> float:
+    return float(plan.training_arguments.get("label_smoothing_factor", 0.0))
 
 
 def labels_of(scores: Tensor) -> Tensor:

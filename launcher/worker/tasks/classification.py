@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from launcher.worker.tasks.base import base_model, labels_of, pad
+from launcher.worker.tasks import prompts
+from launcher.worker.tasks.base import (
+    Encoder,
+    Evaluated,
+    Labelling,
+    base_model,
+    evaluated,
+    pad,
+    smoothing,
+)
+
+if TYPE_CHECKING:
+    from launcher.planning.plan import Plan
+    from launcher.recipe.schema import RecipeSpec
+    from launcher.rundir.prepared import Prepared
 
 
 def hides_padding(model: Any) -> bool:
@@ -30,8 +44,36 @@ def hides_padding(model: Any) -> bool:
     )
 
 
-class Classification:
+class Classification(Labelling):
     """A classification head over the last token (decoders) or the pooled text (encoders)."""
+
+    @classmethod
+    def auto_class(cls) -> Any:
+        from transformers import AutoModelForSequenceClassification
+
+        return AutoModelForSequenceClassification
+
+    @classmethod
+    def encoder(cls, recipe: RecipeSpec, tokenizer: Any, label_names: Sequence[str]) -> Encoder:
+        """Ids of the text alone."""
+        max_length = recipe.data.max_length
+        # A row of no tokens has nothing to pool: it gets the one token that every vocabulary here has.
+        lone = (
+            tokenizer.bos_token_id
+            if tokenizer.bos_token_id is not None
+            else tokenizer.eos_token_id or tokenizer.pad_token_id
+        )
+
+        def ids(texts: list[str]) -> list[Sequence[int]]:
+            rows = prompts.token_ids(tokenizer, texts, special=True, max_length=max_length)
+            return [row if len(row) else [lone] for row in rows]
+
+        return Encoder(ids, {"task": recipe.model.task})
+
+    @classmethod
+    def for_model(cls, plan: Plan, prepared: Prepared, tokenizer: Any, model: torch.nn.Module) -> Classification:
+        needs_mask = not hides_padding(model)
+        return cls(tokenizer.pad_token_id, plan.accelerator.pads_to, smoothing(plan), needs_mask=needs_mask)
 
     def __init__(self, pad_id: int, multiple: int, smoothing: float, *, needs_mask: bool = True) -> None:
         self._pad_id, self._multiple, self._smoothing = pad_id, multiple, smoothing
@@ -47,9 +89,9 @@ class Classification:
             self.scores(model, batch), batch["labels"], reduction="none", label_smoothing=self._smoothing
         )
 
-    def evaluate(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def evaluate(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Evaluated:
         logits = self.scores(model, batch)
-        return labels_of(logits), functional.cross_entropy(logits, batch["labels"], reduction="none")
+        return evaluated(batch, logits, functional.cross_entropy(logits, batch["labels"], reduction="none"))
 
     def scores(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
         mask = {"attention_mask": batch["attention_mask"]} if self._needs_mask else {}

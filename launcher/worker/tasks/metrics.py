@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from launcher import plugins
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.files import json_text
 from launcher.messages import Message, plural
+from launcher.recipe import metrics as table
 
 MODULE = Path(__file__).parent / "evaluate_modules" / "labels.py"
-"""An `evaluate` module over scikit-learn; its configurations are our metric names."""
+"""An `evaluate` module; its configurations are the names of metrics."""
+_LABELS = ("label", "prediction")
 
 NO_LABEL = -1
 """Predicted for a row whose scores are not all numbers: the highest of them means nothing."""
@@ -28,19 +31,22 @@ NUM_NAMED = 10
 class Predictions:
     """Every row of an evaluation once, in dataset order."""
 
-    labels: np.ndarray
-    """int64"""
-    predicted: np.ndarray
-    """int64; NO_LABEL where a score is NaN or infinite"""
+    columns: Mapping[str, np.ndarray]
+    """int64, by the names that the task's `columns` has; a `prediction` is NO_LABEL where a score is NaN or infinite"""
     losses: np.ndarray
+    """Of each row, summed over what counts in it."""
+    counts: np.ndarray
+    """int64: over how many things."""
 
     @classmethod
-    def from_rows(cls, rows: np.ndarray, losses: np.ndarray, *, num_rows: int) -> Predictions:
+    def from_rows(cls, rows: np.ndarray, losses: np.ndarray, *, num_rows: int, names: Sequence[str]) -> Predictions:
         """Put rows from all ranks into dataset order.
 
         Args:
-            rows: (index, label, prediction) of each, int64, (num_rows, 3), in any order.
+            rows: (index, count, and a number for each of `names`) of each, int64, (num_rows, 2 + names), in any order.
             losses: of the same rows, (num_rows,).
+            num_rows: of the split.
+            names: of the task's columns.
 
         Raises:
             ValueError: an index is missing, outside 0..num_rows-1, or there twice: a bug of ours, never the user's.
@@ -54,22 +60,32 @@ class Predictions:
                     last=num_rows - 1,
                 )
             )
-        return cls(rows[order, 1], rows[order, 2], losses[order])
+        return cls({name: rows[order, 2 + i] for i, name in enumerate(names)}, losses[order], rows[order, 1])
 
     @property
     def loss(self) -> float:
-        """The mean over rows, each counted once, whatever batches they came in."""
-        return float(self.losses.mean(dtype=np.float64))
+        """The mean over what counts in all rows, whatever batches they came in."""
+        return float(self.losses.sum(dtype=np.float64) / max(self.counts.sum(), 1))
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of the task, or one of those that every evaluation has."""
+        return {**self.columns, "loss": self.losses, "count": self.counts}[name]
 
     def macro_facts(self, *, num_labels: int) -> dict[str, Any]:
-        """Of metrics.json: which labels precision, recall and f1 are averaged over, and how many others there are."""
-        labels = np.union1d(self.labels, self.predicted[self.predicted != NO_LABEL])
+        """Of metrics.json: which labels macro averages are over, and how many others there are; nothing without labels."""
+        if not self.columns.keys() >= set(_LABELS):
+            return {}
+        label, predicted = (self.columns[name] for name in _LABELS)
+        labels = np.union1d(label, predicted[predicted != NO_LABEL])
         return {"macro_average": {"labels": labels.tolist(), "num_labels": num_labels}}
 
     @functools.cached_property
     def unscored(self) -> list[int]:
         """Indices of the rows without a prediction, or with a loss that is no number."""
-        found: list[int] = np.flatnonzero((self.predicted == NO_LABEL) | ~np.isfinite(self.losses)).tolist()
+        is_unscored = ~np.isfinite(self.losses)
+        if _LABELS[1] in self.columns:
+            is_unscored |= self.columns[_LABELS[1]] == NO_LABEL
+        found: list[int] = np.flatnonzero(is_unscored).tolist()
         return found
 
     def unscored_facts(self) -> dict[str, Any]:
@@ -81,13 +97,21 @@ class Predictions:
         """The same in words."""
         rows = self.unscored
         names = ", ".join(map(str, rows[:NUM_NAMED])) + (", …" if len(rows) > NUM_NAMED else "")
+        if _LABELS[1] not in self.columns:
+            return plural(
+                "{count} of {num_rows} rows have a loss that is NaN or infinite: row {names} of the eval split, counted from 0",
+                "{count} of {num_rows} rows have a loss that is NaN or infinite: rows {names} of the eval split, counted from 0",
+                count=len(rows),
+                num_rows=len(self.losses),
+                names=names,
+            )
         return plural(
             "{count} of {num_labels} rows have scores that are NaN or infinite, so they have no label: "
             "row {names} of the eval split, counted from 0",
             "{count} of {num_labels} rows have scores that are NaN or infinite, so they have no label: "
             "rows {names} of the eval split, counted from 0",
             count=len(rows),
-            num_labels=len(self.labels),
+            num_labels=len(self.losses),
             names=names,
         )
 
@@ -110,18 +134,18 @@ class Predictions:
 
     def lines(self) -> Iterable[str]:
         """predictions.jsonl: a line a row, in dataset order."""
-        for index, (label, prediction) in enumerate(zip(self.labels, self.predicted, strict=True)):
-            found = None if prediction == NO_LABEL else int(prediction)
-            yield json_text({"index": index, "label": int(label), "prediction": found}) + "\n"
+        for index, numbers in enumerate(zip(*self.columns.values(), strict=True)):
+            row = dict(zip(self.columns, map(int, numbers), strict=True))
+            if row.get(_LABELS[1]) == NO_LABEL:
+                row[_LABELS[1]] = None  # type: ignore[assignment]
+            yield json_text({"index": index, **row}) + "\n"
 
 
 def compute(names: Sequence[str], predictions: Predictions, *, num_labels: int) -> dict[str, Any]:
     """The named figures.
 
     Args:
-        names: of accuracy, precision, recall, f1 (the last three averaged over
-            the labels that occur or were predicted, each alike, as scikit-learn does), mae
-            (|prediction - label| for labels in an order) and confusion_matrix (rows are true labels).
+        names: of the table of metrics.
         predictions: every row once.
         num_labels: labels are 0..num_labels-1; a class without rows still has its row and column.
 
@@ -133,10 +157,13 @@ def compute(names: Sequence[str], predictions: Predictions, *, num_labels: int) 
         return dict.fromkeys(names, math.nan)
     figures: dict[str, Any] = {}
     for name in names:
-        found = _module(name).compute(
-            predictions=predictions.predicted, references=predictions.labels, num_labels=num_labels
-        )
-        figures.update(found)
+        metric = table.load(name)
+        columns = [predictions.column(column) for column in metric.columns]
+        if metric.columns == _LABELS:
+            found = _module(name).compute(references=columns[0], predictions=columns[1], num_labels=num_labels)
+            figures.update(found)
+        else:
+            figures[name] = plugins.load_object(metric.computation)(*columns, num_labels=num_labels)
     return figures
 
 

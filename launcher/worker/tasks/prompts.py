@@ -1,15 +1,15 @@
-"""What a row's text becomes before the model: token ids for a classification head, or a chat turn for a causal LM."""
+"""What a row's text becomes before the model: token ids, or a chat turn and its answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from launcher.errors import LaunchError
 from launcher.messages import Message
+from launcher.worker.tasks.base import Encoder
 
 if TYPE_CHECKING:
     from launcher.recipe.schema import RecipeSpec
@@ -19,39 +19,7 @@ MIN_TEXT_TOKENS = 8
 """Room for a row's own text that must be left beside the prompt around it."""
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """How texts become ids, and everything that the ids depend on besides the tokenizer."""
-
-    ids: Callable[[list[str]], list[Sequence[int]]]
-    settings: dict[str, Any]
-    answer_ids: tuple[tuple[int, ...], ...] | None = None
-
-
-def encoder(recipe: RecipeSpec, tokenizer: Any, label_names: Sequence[str]) -> Encoder:
-    """The encoder for the recipe's task.
-
-    Raises:
-        LaunchError: causal-lm, and the prompt leaves no room for the text, or two answers are the same tokens, or the
-            chat template refuses the messages.
-    """
-    if recipe.model.task == "causal-lm":
-        return _chat_encoder(recipe, tokenizer, label_names)
-    max_length = recipe.data.max_length
-    # A row of no tokens has nothing to pool: it gets the one token that every vocabulary here has.
-    lone = (
-        tokenizer.bos_token_id
-        if tokenizer.bos_token_id is not None
-        else tokenizer.eos_token_id or tokenizer.pad_token_id
-    )
-
-    def ids(texts: list[str]) -> list[Sequence[int]]:
-        return [row if len(row) else [lone] for row in _ids(tokenizer, texts, special=True, max_length=max_length)]
-
-    return Encoder(ids, {"task": recipe.model.task})
-
-
-def _ids(tokenizer: Any, texts: list[str], *, special: bool, max_length: int | None = None) -> list[Sequence[int]]:
+def token_ids(tokenizer: Any, texts: list[str], *, special: bool, max_length: int | None = None) -> list[Sequence[int]]:
     """Token ids of each text, cut to `max_length`; arrays where the tokenizer is a fast one.
 
     A fast tokenizer's own call makes Python lists of every id and mask, on one core, which takes a quarter as long again
@@ -94,7 +62,7 @@ def answers_of(recipe: RecipeSpec, label_names: Sequence[str]) -> tuple[str, ...
     return recipe.data.answers or tuple(label_names)
 
 
-def _chat_encoder(recipe: RecipeSpec, tokenizer: Any, label_names: Sequence[str]) -> Encoder:
+def answer_encoder(recipe: RecipeSpec, tokenizer: Any, label_names: Sequence[str]) -> Encoder:
     chat = _Chat(tokenizer, recipe.data.system, recipe.data.prompt or "{text}")
     answers = answers_of(recipe, label_names)
     answer_ids = tuple(tuple(chat.answer_ids(answer)) for answer in answers)
@@ -113,7 +81,7 @@ def _chat_encoder(recipe: RecipeSpec, tokenizer: Any, label_names: Sequence[str]
             last=around + 64,
         )
     settings = {
-        "task": "causal-lm",
+        "task": recipe.model.task,
         "prompt": chat.prompt,
         "system": chat.system,
         "answers": [list(a) for a in answer_ids],
@@ -134,7 +102,7 @@ class _Chat:
         """Prompt ids of each text, up to where the answer begins."""
         rendered = [self._render(text) for text in texts]
         # A template writes its own begin-of-text token; plain text gets the tokenizer's.
-        rows = _ids(self.tokenizer, rendered, special=not self.has_template)
+        rows = token_ids(self.tokenizer, rendered, special=not self.has_template)
         eos = self.tokenizer.eos_token_id
         if not self.has_template:
             rows = [row[:-1] if len(row) and row[-1] == eos else row for row in rows]

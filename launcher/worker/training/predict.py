@@ -29,8 +29,7 @@ from launcher.worker.models.folder import load_config
 from launcher.worker.models.tokenizer import load_tokenizer, notes, tokenizer_folder
 from launcher.worker.runtime import stop_signals
 from launcher.worker.runtime.stop_signals import Preempted
-from launcher.worker.tasks import base, prompts, table
-from launcher.worker.tasks.metrics import NO_LABEL
+from launcher.worker.tasks import table
 from launcher.worker.weights import trained as trained_weights
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def prepare(plan: Plan, run: RunDir) -> None:
     tokenizer = load_tokenizer(recipe, folder)
     notes(recipe, tokenizer, config)
     names = recipe.model.label_names or tuple(map(str, range(schema.num_labels(recipe))))
-    encode = prompts.encoder(recipe, tokenizer, names)
+    encode = table.of(recipe).encoder(recipe, tokenizer, names)
     prepared = Prepared(
         key=cache.key([str(trained.folder)]),
         model_path=str(trained.model),
@@ -110,22 +109,22 @@ def main(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
 
 
 class Predictor:
-    """Texts in, (label, probabilities) out, in the same order; (None, None) where a score is NaN or infinite."""
+    """Texts in, the task's answers out, in the same order."""
 
     def __init__(self, plan: Plan, prepared: Prepared, where: torch.device) -> None:
         recipe, names = plan.recipe, prepared.label_names
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"label_names": names})})
         self._tokenizer = load_tokenizer(recipe, Path(prepared.tokenizer_path))
-        self._encode = prompts.encoder(recipe, self._tokenizer, names)
+        self._encode = table.of(recipe).encoder(recipe, self._tokenizer, names)
         self._model = load.load_model(plan, prepared, self._tokenizer).to(where).eval()
-        self._task = table.task(plan, prepared, self._tokenizer, self._model)
+        self._task = table.of(recipe).for_model(plan, prepared, self._tokenizer, self._model)
         self._where = where
         self._size = plan.batch.eval_size
         is_mixed = not plan.computes_in_weights and plan.precision != "fp32"
         dtype = torch.bfloat16 if plan.precision == "bf16" else torch.float16
         self._precision = torch.autocast(where.type, dtype) if is_mixed else contextlib.nullcontext()
 
-    def __call__(self, texts: list[str]) -> list[tuple[int | None, list[float] | None]]:
+    def __call__(self, texts: list[str]) -> list[Any]:
         ids = self._encode.ids(texts)
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         found: list[Any] = [None] * len(ids)
@@ -133,8 +132,7 @@ class Predictor:
             rows = order[start : start + self._size]
             batch = self._task.collate([{"input_ids": ids[i], "labels": 0} for i in rows])
             with torch.no_grad(), self._precision:
-                scores = self._task.scores(self._model, {k: v.to(self._where) for k, v in batch.items()})
-            shares = torch.softmax(scores.float(), -1).tolist()
-            for i, label, share in zip(rows, base.labels_of(scores).tolist(), shares, strict=True):
-                found[i] = (None, None) if label == NO_LABEL else (label, share)
+                answers = self._task.answers(self._model, {k: v.to(self._where) for k, v in batch.items()})
+            for i, answer in zip(rows, answers, strict=True):
+                found[i] = answer
         return found

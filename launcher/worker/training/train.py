@@ -26,7 +26,7 @@ from launcher.worker.runtime.events import Events
 from launcher.worker.runtime.heartbeat import Heart
 from launcher.worker.runtime.peers import Peers
 from launcher.worker.runtime.stop_signals import EvaluationStopped
-from launcher.worker.tasks.table import task
+from launcher.worker.tasks import table as tasks
 from launcher.worker.training.beats import Beats
 from launcher.worker.training.losswatch import LossWatch
 from launcher.worker.training.progress import Progress
@@ -104,7 +104,7 @@ def build(plan: Plan, run: RunDir, rank: Rank, prepared: Prepared, events: Event
     trainer = RecipeTrainer(
         plan=plan,
         rank=rank,
-        task=task(plan, prepared, tokenizer, model),
+        task=tasks.of(plan.recipe).for_model(plan, prepared, tokenizer, model),
         num_labels=prepared.num_labels,
         store=store,
         schedule=schedule,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -42,13 +43,13 @@ _NO_ROW = -1
 class RecipeTrainer(ResumableTrainer):
     """Trainer of a planned recipe.
 
-    Loss: a step's loss is the mean over the rows of its global batch. Trainer 5.23 leaves the mean of a micro batch of
+    Loss: a step's loss is the mean over the rows of its global batch, or over what a task counts in them. Trainer 5.23 leaves the mean of a micro batch of
     a classification head undivided by accumulation and multiplies it by the number of ranks (its forward takes
     `num_items_in_batch` and drops it), so loss and gradients come out accumulation x ranks times too large, and
-    clipping bites at another norm for each split. Ours is summed over rows and divided by what a rank holds in one
-    step; DDP, DeepSpeed and FSDP2 all then average over ranks.
+    clipping bites at another norm for each split. Ours is summed and divided by a rank's share of
+    what counts in one step; DDP, DeepSpeed and FSDP2 all then average over ranks.
 
-    Evaluation: labels are found on the device, and (index, label, prediction, loss) of each row is gathered.
+    Evaluation: what a task leaves of each row, as its label and prediction, is gathered with the row's index, loss and count.
     """
 
     loss_is_scaled_for_ga = True
@@ -82,6 +83,7 @@ class RecipeTrainer(ResumableTrainer):
         )
         self.rank = rank
         self._counts_rows = plan.counts_rows(rank.index)
+        self._shares = plan.data_parallel_size
         self.task = task
         self.num_labels = num_labels
         self.metric_names = plan.recipe.metrics
@@ -125,8 +127,26 @@ class RecipeTrainer(ResumableTrainer):
     ) -> Any:
         with self.meter.forward():
             losses = self.task.losses(model, inputs)
-        loss = losses.sum() / (self.plan.batch.micro_size * self.plan.batch.accumulation)
+        batch = self.plan.batch
+        # Of all ranks, of which each has an equal share when their gradients are averaged.
+        share = (
+            batch.micro_size * batch.accumulation if num_items_in_batch is None else num_items_in_batch / self._shares
+        )
+        loss = losses.sum() / share
         return (loss, {"losses": losses}) if return_outputs else loss
+
+    def get_batch_samples(self, *args: Any, **options: Any) -> Any:
+        """A step's batches, and over how much of all ranks' the task sums its loss; None where that is the rows."""
+        batches, _ = super().get_batch_samples(*args, **options)
+        return batches, self._count(batches)
+
+    def _count(self, batches: Sequence[dict[str, torch.Tensor]]) -> torch.Tensor | None:
+        counts = [self.task.count(batch) for batch in batches]
+        own = [count for count in counts if count is not None]
+        if not own:
+            return None
+        total = torch.tensor([sum(own) if self._counts_rows else 0], device=self.args.device)
+        return self.accelerator.gather(total).sum().clamp(min=1)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         if not self._has_stepped and self.state.global_step and isinstance(model, DistributedDataParallel):
@@ -214,7 +234,8 @@ class RecipeTrainer(ResumableTrainer):
         rows, losses = self._evaluate_rows()
         found = [None]
         if self.rank.is_first:
-            self.predictions = Predictions.from_rows(rows, losses, num_rows=len(self.eval_dataset))
+            names = self.plan.recipe.task.columns
+            self.predictions = Predictions.from_rows(rows, losses, num_rows=len(self.eval_dataset), names=names)
             figures = metrics.compute(self.metric_names, self.predictions, num_labels=self.num_labels)
             found = [{"loss": self.predictions.loss, **figures}]  # type: ignore[list-item]
             if self.predictions.unscored:
@@ -235,7 +256,7 @@ class RecipeTrainer(ResumableTrainer):
         return result
 
     def _evaluate_rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """(index, label, prediction) of every row, and its loss, on every rank, in no order."""
+        """(index, count, and the task's columns) of every row, and its loss, on every rank, in no order."""
         size, plan = self.args.per_device_eval_batch_size, self.plan
         share = plan.data_parallel_rank(self.rank.index)
         batches = eval_batches(lengths(self.eval_dataset), size=size, rank=share, world_size=plan.data_parallel_size)
@@ -243,21 +264,22 @@ class RecipeTrainer(ResumableTrainer):
         model = self.model_wrapped if self.is_deepspeed_enabled or self.is_fsdp_enabled else self.model
         was_training = model.training
         model.eval()
-        numbers = torch.full((len(batches), size, 3), _NO_ROW, device=self.args.device)
+        width = 2 + len(plan.recipe.task.columns)
+        numbers = torch.full((len(batches), size, width), _NO_ROW, device=self.args.device)
         losses = torch.zeros((len(batches), size), device=self.args.device)
         loader = self._loader(self.eval_dataset, [rows for rows, _ in batches])
         with torch.no_grad():
             for i, (batch, (rows, counts)) in enumerate(zip(loader, batches, strict=True)):
                 inputs = self._prepare_inputs(batch)
-                predicted, loss = self.task.evaluate(model, inputs)
+                left = self.task.evaluate(model, inputs)
                 if counts and self._counts_rows:
                     index = torch.tensor(rows, device=self.args.device)
-                    numbers[i, : len(rows)] = torch.stack([index, inputs["labels"], predicted], dim=-1)
-                    losses[i, : len(rows)] = loss
+                    numbers[i, : len(rows)] = torch.cat([index[:, None], left.counts[:, None], left.columns], dim=-1)
+                    losses[i, : len(rows)] = left.losses
                 self.eval_progress = (i + 1, len(batches))
                 self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         model.train(was_training)
-        found = self.accelerator.gather(numbers).reshape(-1, 3).cpu().numpy()
+        found = self.accelerator.gather(numbers).reshape(-1, width).cpu().numpy()
         counted = found[:, 0] != _NO_ROW
         return found[counted], self.accelerator.gather(losses).reshape(-1).cpu().numpy()[counted]
 

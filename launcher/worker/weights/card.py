@@ -16,7 +16,7 @@ from launcher.worker.weights.request import Job
 def write_beside(job: Job, config: Any) -> None:
     """Tokenizer, generation settings, the note that `predict` reads, and the model card."""
     job.tokenizer.save_pretrained(job.aside)
-    if config is not None and job.recipe.model.task == "causal-lm":
+    if config is not None and not job.recipe.task.has_head:
         _generation(job, config)
     note = read_json(job.found.folder / MODEL_NOTE) or trained_weights.note_of(
         job.recipe, job.label_names(), job.request.strategy, job.request.precision
@@ -36,11 +36,10 @@ def _generation(job: Job, config: Any) -> None:
 
 
 def _card(job: Job) -> str:
-    recipe, names = job.recipe, job.label_names()
-    is_chat = recipe.model.task == "causal-lm"
+    recipe = job.recipe
     base = recipe.model.name
     head = ["library_name: " + ("peft" if job.request.adapter_only else "transformers")]
-    head.append("pipeline_tag: " + ("text-generation" if is_chat else "text-classification"))
+    head.append("pipeline_tag: " + recipe.task.pipeline)
     if not Path(base).exists() and not base.startswith(("/", ".", "~")):
         head.append(f"base_model: {base}")
     lines = ["---", *head, "tags: [ascend-launch]", "---", "", f"# {Path(base).name}, fine-tuned", ""]
@@ -52,17 +51,7 @@ def _card(job: Job) -> str:
         )
     if job.found.step is not None:
         lines.append(f"These are the weights after step {job.found.step}.")
-    answers = recipe.data.answers or names
-    lines += [
-        "",
-        "## Labels",
-        "",
-        "| id | name |" + (" answer |" if is_chat else ""),
-        "|---|---|" + ("---|" if is_chat else ""),
-    ]
-    lines += [f"| {i} | {n} |" + (f" {answers[i]} |" if is_chat else "") for i, n in enumerate(names)]
-    if is_chat:
-        lines += ["", "## Prompt", "", *(f"    {line}" for line in (recipe.data.prompt or "{text}").splitlines())]
+    lines += _about_labels(job) if recipe.task.has_labels else []
     figures = _figures(job)
     if figures:
         lines += [
@@ -83,6 +72,15 @@ def _card(job: Job) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _about_labels(job: Job) -> list[str]:
+    recipe, names = job.recipe, job.label_names()
+    is_chat, answers = not recipe.task.has_head, recipe.data.answers or names
+    head = ["| id | name |" + (" answer |" if is_chat else ""), "|---|---|" + ("---|" if is_chat else "")]
+    rows = [f"| {i} | {n} |" + (f" {answers[i]} |" if is_chat else "") for i, n in enumerate(names)]
+    prompt = [f"    {line}" for line in (recipe.data.prompt or "{text}").splitlines()]
+    return ["", "## Labels", "", *head, *rows, *(["", "## Prompt", "", *prompt] if is_chat else [])]
 
 
 def _figures(job: Job) -> dict[str, Any]:

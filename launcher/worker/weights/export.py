@@ -162,7 +162,7 @@ def _class(job: Job) -> Any:
 def _config(job: Job) -> Any:
     config = load_config(job.recipe, job.found.model)
     tokenizer.set_pad_token(config, job.tokenizer)
-    if job.recipe.model.task == "sequence-classification" and job.found.base:
+    if job.recipe.task.has_head and job.found.base:
         names = job.label_names()
         config.num_labels = len(names)
         config.id2label = dict(enumerate(names))

@@ -60,7 +60,7 @@ def _merged_in_memory(job: Job, adapter: Iterable[str], tied: Mapping[str, str])
         )
     job.notes.append(Message("this adapter is merged in memory, by peft"))
     assert job.found.base is not None
-    options = {"num_labels": len(job.label_names())} if job.recipe.model.task != "causal-lm" else {}
+    options = {"num_labels": len(job.label_names())} if job.recipe.task.has_head else {}
     base = table.auto_class(job.recipe).from_pretrained(job.found.base, trust_remote_code=False, **options)
     model = peft.PeftModel.from_pretrained(base, str(job.found.folder)).merge_and_unload(safe_merge=True)
     return {n: merge.of_tensor(t.detach()) for n, t in model.state_dict().items() if n not in tied}

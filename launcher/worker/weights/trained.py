@@ -190,7 +190,7 @@ def with_labels(recipe: RecipeSpec, config: Any, trained: Trained) -> RecipeSpec
     Raises:
         LaunchError: nothing tells them, or the recipe has another number of labels than the weights.
     """
-    if recipe.model.task == "causal-lm" or recipe.model.num_labels or recipe.model.label_names:
+    if not recipe.task.has_head or recipe.model.num_labels or recipe.model.label_names:
         if trained.base is None:
             table.check_labels(recipe, config, trained.folder, has_head=True)
         return recipe
@@ -200,7 +200,7 @@ def with_labels(recipe: RecipeSpec, config: Any, trained: Trained) -> RecipeSpec
             hint="give the recipe it was trained with: --recipe FILE",
             folder=trained.folder,
         )
-    heads = [name for name in config.architectures or [] if name.endswith("ForSequenceClassification")]
+    heads = [name for name in config.architectures or [] if name.endswith(recipe.task.architecture)]
     if not heads or config.num_labels < 2:
         raise LaunchError(
             "{folder}: is a {architectures}, which gives no labels",
@@ -223,8 +223,8 @@ def label_names(recipe: RecipeSpec, weights: Trained, config: Any) -> tuple[str,
     try:
         known = tuple(map(str, beside["recipe"]["model"]["label_names"]))
     except (TypeError, KeyError):
-        heads = [name for name in config.architectures or [] if name.endswith("ForSequenceClassification")]
-        named = tuple(str(name) for _, name in sorted((config.id2label or {}).items())) if heads else ()
+        is_head = recipe.task.has_head and any(n.endswith(recipe.task.architecture) for n in config.architectures or [])
+        named = tuple(str(name) for _, name in sorted((config.id2label or {}).items())) if is_head else ()
         known = () if all(re.fullmatch(r"LABEL_\d+", name) for name in named) or weights.base is not None else named
     if given is not None and given != known and set(given) == set(known):
         raise LaunchError(
@@ -247,7 +247,9 @@ def note_of(
     """Likewise, for weights whose plan is not at hand."""
     model, data = recipe.model, recipe.data
     kept = RecipeSpec(
-        model=model.model_copy(update={"label_names": tuple(label_names), "gguf_file": None, "tokenizer": None}),
+        model=model.model_copy(
+            update={"label_names": tuple(label_names) or None, "gguf_file": None, "tokenizer": None}
+        ),
         data=Data(
             path=data.path,
             text=data.text,
@@ -255,6 +257,7 @@ def note_of(
             prompt=data.prompt,
             system=data.system,
             answers=data.answers,
+            **(data.model_extra or {}),
         ),
         parallel=Parallel(precision=recipe.parallel.precision),
     )

@@ -1,7 +1,6 @@
-"""Figures over predicted and true labels, as one `evaluate` module with a configuration for each.
+"""Figures over predicted and true labels, as one `evaluate` module with a configuration for each metric that needs no more.
 
-`evaluate.load("accuracy")` asks a hub; this file is loaded by its path and needs none. Each configuration is a plain
-scikit-learn call, so whoever recomputes a figure from predictions.jsonl with scikit-learn gets the same digits.
+`evaluate.load("accuracy")` asks a hub; this file is loaded by its path and needs none.
 """
 
 from __future__ import annotations
@@ -10,40 +9,20 @@ import typing
 
 import datasets
 import evaluate
-import sklearn.metrics
+import numpy
 
+from launcher import plugins
 from launcher.messages import Message
-
-_KINDS: dict[str, typing.Any] = {
-    "accuracy": lambda true, found, labels: float(sklearn.metrics.accuracy_score(true, found)),
-    "precision": lambda true, found, labels: _macro(sklearn.metrics.precision_score, true, found),
-    "recall": lambda true, found, labels: _macro(sklearn.metrics.recall_score, true, found),
-    "f1": lambda true, found, labels: _macro(sklearn.metrics.f1_score, true, found),
-    "mae": lambda true, found, labels: float(sklearn.metrics.mean_absolute_error(true, found)),
-    "confusion_matrix": lambda true, found, labels: sklearn.metrics.confusion_matrix(
-        true, found, labels=labels
-    ).tolist(),
-}
-
-
-def _macro(score: typing.Any, true: list[int], found: list[int]) -> float:
-    # scikit-learn's own choice of labels: those that occur or were predicted, each alike. One that was never predicted
-    # counts as 0; one that neither occurs nor was predicted says nothing about the model, and does not count.
-    return float(score(true, found, average="macro", zero_division=0))
+from launcher.recipe import metrics
 
 
 class Labels(evaluate.Metric):
     """One figure over labels; the configuration name says which."""
 
     def _info(self) -> evaluate.MetricInfo:
-        if self.config_name not in _KINDS:
-            raise KeyError(
-                Message(
-                    "configurations are {kinds}, not {config_name!r}",
-                    kinds=", ".join(_KINDS),
-                    config_name=self.config_name,
-                )
-            )
+        if self.config_name not in metrics.TABLE:
+            known = ", ".join(metrics.TABLE.names())
+            raise KeyError(Message("configurations are {known}, not {name!r}", known=known, name=self.config_name))
         number = datasets.Value("int64")
         return evaluate.MetricInfo(
             description=__doc__,
@@ -53,5 +32,6 @@ class Labels(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[int], references: list[int], num_labels: int) -> dict[str, typing.Any]:
-        figure = _KINDS[self.config_name](references, predictions, list(range(num_labels)))
-        return {self.config_name: figure}
+        compute = plugins.load_object(metrics.load(self.config_name).computation)
+        true, predicted = numpy.asarray(references), numpy.asarray(predictions)
+        return {self.config_name: compute(true, predicted, num_labels=num_labels)}

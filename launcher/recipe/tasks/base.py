@@ -1,0 +1,58 @@
+"""What most tasks have in common: rows with a text and a label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from launcher.messages import Message
+from launcher.recipe.tasks.table import Data, Model, Problem
+
+
+class Labelled:
+    """Each row has a text and one of a few labels."""
+
+    has_labels = True
+    data_keys: Mapping[str, str] = {}
+    default_metrics: tuple[str, ...] = ("accuracy", "f1")
+    columns: tuple[str, ...] = ("label", "prediction")
+
+    def problems(self, model: Model, data: Data) -> Iterator[Problem]:
+        yield from ()
+
+    def reads(self, data: Data) -> dict[str, str]:
+        return {"data.text": data.text}
+
+    def is_answered(self, answer: Any) -> bool:
+        return answer[0] is not None
+
+    def answer(self, answer: Any, label_names: Sequence[str]) -> dict[str, Any]:
+        label, shares = answer
+        name = None if label is None else label_names[label]
+        return {"label": label, "label_name": name, "probabilities": shares}
+
+
+class Head:
+    """The model gets a classification head."""
+
+    has_head = True
+    architecture = "ForSequenceClassification"
+    mapping = "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES"
+    adapter_type = "SEQ_CLS"
+    pipeline = "text-classification"
+    padding_side = "right"
+    answer_positions: int | None = None
+    needs_recipe = ""
+
+
+class LanguageModel:
+    """The model keeps its language-modelling head."""
+
+    has_head = False
+    architecture = "ForCausalLM"
+    mapping = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
+    adapter_type = "CAUSAL_LM"
+    pipeline = "text-generation"
+    padding_side = "left"
+    answer_positions: int | None = None
+    needs_recipe: str = Message("a causal LM, and nothing beside it says which prompt and answers it knows")

@@ -1,0 +1,135 @@
+"""The tasks: what a model is trained to do. Each is one file beside this one and one in launcher/worker/tasks, or an entry
+point of another package in the group `ascend_launch.tasks`; nobody else goes by their names.
+
+This half is facts and checks of a recipe; `worker` says where the half is that runs in ranks (a
+`launcher.worker.tasks.table.Task`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from launcher.errors import LaunchError
+from launcher.plugins import Table
+
+INTERFACE = 1
+Problem = tuple[tuple[str, ...], str]
+"""Keys below which, and what is wrong."""
+
+
+class Model(Protocol):
+    """What a task looks at of a recipe's `model:`."""
+
+    @property
+    def num_labels(self) -> int | None: ...
+    @property
+    def label_names(self) -> tuple[str, ...] | None: ...
+
+
+class Data(Protocol):
+    """What a task looks at of a recipe's `data:`; the keys of `data_keys` are attributes too, where they are given."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def prompt(self) -> str | None: ...
+    @property
+    def system(self) -> str | None: ...
+    @property
+    def answers(self) -> tuple[str, ...] | None: ...
+
+
+class Task(Protocol):
+    """A task. `launcher.recipe.tasks.base` has an answer for all but the first attributes."""
+
+    interface: int
+    """INTERFACE of the launcher that it was written for."""
+    name: str
+    """As `model.task` says it."""
+    worker: str
+    """`module:Class` of the half that runs in ranks."""
+
+    # -- the recipe ------------------------------------------------------------------------------------------------
+
+    has_labels: bool
+    """Whether each row has a label: a recipe says how many there are, and the data has a column of them."""
+    data_keys: Mapping[str, str]
+    """Keys below `data:` that no other task has, and what each means. `problems` checks their values."""
+    default_metrics: tuple[str, ...]
+    """Where the recipe names none."""
+    columns: tuple[str, ...]
+    """Whole numbers that an evaluation leaves of each row beside its loss and count; metrics are computed from them."""
+
+    def problems(self, model: Model, data: Data) -> Iterator[Problem]:
+        """What in a recipe it cannot follow."""
+
+    def reads(self, data: Data) -> dict[str, str]:
+        """The columns of the data that become tokens: the recipe's key of each (data.text) → the column."""
+
+    # -- the model -------------------------------------------------------------------------------------------------
+
+    has_head: bool
+    """Whether the model gets a classification head with an output for each label; else it keeps its language-modelling head
+    and reads prompts."""
+    architecture: str
+    """How the class's name in config.json ends."""
+    mapping: str
+    """transformers' table of the model types that have such a class."""
+    adapter_type: str
+    """peft's task_type."""
+    pipeline: str
+    """pipeline_tag of a model card."""
+    padding_side: str
+    answer_positions: int | None
+    """Positions of a row whose logits a language-modelling head computes; None for all."""
+    needs_recipe: str
+    """Why weights without a recipe cannot be used; '' where their config.json says enough."""
+
+    # -- predict ---------------------------------------------------------------------------------------------------
+
+    def is_answered(self, answer: Any) -> bool:
+        """Whether a rank's answer to a text (any JSON value of the other half) has no NaN in its place."""
+
+    def answer(self, answer: Any, label_names: Sequence[str]) -> dict[str, Any]:
+        """What `predict` writes of a rank's answer."""
+
+
+_HERE = "launcher.recipe.tasks"
+TABLE: Table[Task] = Table(
+    "task",
+    "ascend_launch.tasks",
+    INTERFACE,
+    {
+        "sequence-classification": f"{_HERE}.classification:CLASSIFICATION",
+        "causal-lm": f"{_HERE}.answers:ANSWERS",
+    },
+)
+BUILT_IN = tuple(TABLE.built_in)
+DEFAULT = BUILT_IN[0]
+"""Of a recipe that names none."""
+OF_CHATS = "causal-lm"
+"""What an import makes of a training on chats whose answers are labels."""
+
+
+def load(name: str) -> Task:
+    """The task of this name. Raises LaunchError where there is none."""
+    return TABLE.load(name)
+
+
+def of_architectures(architectures: Iterable[Any]) -> Task | None:
+    """The first task whose model class is among these names of a config.json; None where they are of none."""
+    tasks = list(_installed())
+    return next((task for name in architectures for task in tasks if str(name).endswith(task.architecture)), None)
+
+
+def _installed() -> Iterator[Task]:
+    for name in TABLE.names():
+        try:
+            yield load(name)
+        except LaunchError:  # of a package that does not work, and that nobody named
+            continue

@@ -1,0 +1,176 @@
+"""The table of metrics: a package's is one like any other, and nobody else goes by a metric's name."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from launcher import plugins
+from launcher.errors import LaunchError
+from launcher.machine.cluster import Cluster
+from launcher.planning import decide, plan
+from launcher.recipe import load, metrics, schema
+from launcher.report import charts, page
+from launcher.rundir import records
+from launcher.rundir.history import History
+from launcher.show import live, results
+from launcher.worker.tasks.metrics import Predictions, compute
+from tests.support.decisions import decisions, names_in
+
+LAUNCHER = Path(schema.__file__).resolve().parent.parent
+PACKAGE = LAUNCHER.parent / "tests" / "packages" / "errors"
+CPU = Cluster("cpu", source="a test")
+Write = Callable[..., Path]
+BEST = {"load_best_model_at_end": True, "eval_strategy": "epoch", "metric_for_best_model": "error_rate"}
+
+
+@pytest.fixture
+def error_rate(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The package that has the metric `error_rate` is installed."""
+    monkeypatch.syspath_prepend(str(PACKAGE))
+    plugins._entry_points.cache_clear()
+    yield
+    plugins._entry_points.cache_clear()
+    plugins._load.cache_clear()
+
+
+def drawn(history: History) -> list[str]:
+    console = Console(file=io.StringIO(), width=200, force_terminal=False)
+    console.print(live.panel(history, 60.0, width=200, height=24))
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+def evaluated(**figures: Any) -> History:
+    log = {"step": 10, "epoch": 1.0, "loss": 0.5, "learning_rate": 1e-5, "grad_norm": 1.0}
+    rows = [
+        {"event": "train", "time": 1.0, "max_steps": 20, "num_train_epochs": 2},
+        {"event": "log", "time": 2.0, **log},
+        {"event": "eval", "time": 3.0, "step": 10, "epoch": 1.0, "eval_loss": 0.5, **figures},
+    ]
+    return History.of(map(records.event, rows))
+
+
+@pytest.mark.parametrize("name", metrics.BUILT_IN)
+def test_every_metric_goes_by_its_name_and_has_its_computation(name: str):
+    metric = metrics.load(name)
+
+    assert (name, metrics.INTERFACE) == (metric.name, metric.interface)
+    assert callable(plugins.load_object(metric.computation))
+
+
+def test_a_recipe_may_name_a_metric_of_another_package(error_rate: None, recipe: Write):
+    """It chooses the best checkpoint, by the direction that the package says."""
+    made = decide.make(load.load(recipe(metrics=["error_rate"], training=BEST), (), {}), CPU, plan.Options(nproc=2))
+
+    assert ("error_rate",) == made.recipe.metrics
+    found = made.training_arguments
+    assert ("error_rate", False) == (found["metric_for_best_model"], found["greater_is_better"])
+
+
+def test_a_wrong_direction_is_refused_for_it_too(error_rate: None, recipe: Write):
+    with pytest.raises(LaunchError, match="of error_rate less is better"):
+        load.load(recipe(metrics=["error_rate"], training={**BEST, "greater_is_better": True}), (), {})
+
+
+def test_without_the_package_its_name_is_unknown(recipe: Write):
+    known = "accuracy, precision, recall, f1, mae or confusion_matrix"
+    with pytest.raises(LaunchError, match=f"'error_rate' is not one of {known}"):
+        load.load(recipe(metrics=["error_rate"]), (), {})
+
+
+def test_a_mistyped_name_lists_those_of_packages_too(error_rate: None, recipe: Write):
+    with pytest.raises(LaunchError, match="confusion_matrix or error_rate; did you mean `error_rate`"):
+        load.load(recipe(metrics=["eror_rate"]), (), {})
+
+
+def test_a_package_for_another_version_is_refused_before_a_launch(
+    error_rate: None, recipe: Write, monkeypatch: pytest.MonkeyPatch
+):
+    package = importlib.import_module("error_rate_metric")
+    monkeypatch.setattr(package, "ERROR_RATE", dataclasses.replace(package.ERROR_RATE, interface=0))
+
+    with pytest.raises(LaunchError, match=r"error-rate-metric 1.0 is for interface 0, and this launcher has 1"):
+        load.load(recipe(metrics=["error_rate"]), (), {})
+
+
+def test_ranks_compute_it_over_every_row(error_rate: None):
+    rows = np.array([(0, 1, 1, 1), (1, 1, 0, 1), (2, 1, 2, 2), (3, 1, 0, 2)])
+    predictions = Predictions.from_rows(rows, np.zeros(4), num_rows=4, names=("label", "prediction"))
+
+    assert {"error_rate": 0.5, "accuracy": 0.5} == compute(("error_rate", "accuracy"), predictions, num_labels=3)
+
+
+def test_the_panel_and_the_table_at_the_end_show_it(error_rate: None):
+    assert any("eval loss 0.5000  error rate 0.2500" in line for line in drawn(evaluated(error_rate=0.25)))
+
+    row = {"epoch": 1.0, "train_loss": 0.5, "eval_loss": 0.25, "error_rate": 0.125}
+    console = Console(file=io.StringIO(), width=200, force_terminal=False)
+    console.print(results.epochs({"epochs": [row], "final": {"error_rate": 0.125}}))
+    heading, values = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert ["Epoch", "Training Loss", "Validation Loss", "Error Rate"] == [
+        word.strip() for word in heading.strip().split("  ") if word.strip()
+    ]
+    assert ["1", "0.500000", "0.250000", "0.125000"] == values.split()
+
+
+def with_figure(folder: Path, value: float) -> Path:
+    """A run directory whose evaluation has an error rate."""
+    folder.mkdir()
+    rows = [
+        {"event": "train", "time": 1.0, "max_steps": 20, "num_train_epochs": 2},
+        {"event": "eval", "time": 2.0, "step": 10, "epoch": 1.0, "eval_loss": 0.5, "error_rate": value},
+        {"event": "eval", "time": 3.0, "step": 20, "epoch": 2.0, "eval_loss": 0.5, "error_rate": value},
+    ]
+    (folder / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "plan.json").write_text(json.dumps({"name": "mine"}), encoding="utf-8")
+    (folder / "recipe.yaml").write_text("{}", encoding="utf-8")
+    (folder / "metrics.json").write_text(json.dumps({"final": {"error_rate": value}}), encoding="utf-8")
+    return folder
+
+
+def test_the_report_draws_it_and_knows_which_run_is_best(error_rate: None, tmp_path: Path):
+    runs = page.load_all([with_figure(tmp_path / "a", 0.25), with_figure(tmp_path / "b", 0.125)])
+
+    assert ("error_rate", [0.25, 0.125], 0.125) in page.figure_table(runs)
+    assert "Error rate" in {chart.title for chart in charts.compared(runs)}
+    scores = next(chart for chart in charts.of_run(runs[0]) if chart.title == "Scores of the evaluation")
+    assert "error rate" in {line.label for line in scores.lines}
+    assert [0.25, 0.125] == [run["figures"]["error_rate"] for run in page.summary(runs)["runs"]]
+
+
+def test_a_report_of_a_run_with_a_metric_that_is_not_installed_has_its_number(tmp_path: Path):
+    runs = page.load_all([with_figure(tmp_path / "a", 0.25)])
+
+    assert ("error_rate", [0.25], None) in page.figure_table(runs)
+
+
+def files() -> list[Path]:
+    own = {LAUNCHER / "recipe" / "metrics.py", LAUNCHER / "worker" / "tasks" / "scores.py"}
+    return [path for path in sorted(LAUNCHER.rglob("*.py")) if path not in own]
+
+
+ALLOWED = {
+    "page.py: 'confusion_matrix'": "a key of the report's JSON, whichever metric the table of labels is of",
+    "page.py: 'recall'": "the recall of one label in the report's table",
+}
+"""What has the name of a metric and is none."""
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(LAUNCHER)))
+def test_nothing_is_decided_by_a_metrics_name(path: Path):
+    """Whoever wants to know something asks the metric. `precision` is also a key of a plan: bf16 or fp32."""
+    names = set(metrics.BUILT_IN) - {"precision"}
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = {f"{path.name}: {name!r}" for node in decisions(tree) for name in names & set(names_in(node))}
+
+    assert set() == found - ALLOWED.keys()
