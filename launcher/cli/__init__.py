@@ -47,8 +47,9 @@ class _Group(click.Group):
         rest = args[len(head) :]
         if rest[:1] == ["submit"]:
             from launcher.cli import command_line
+            from launcher.cli.submit_program import submit_program_command
 
-            rest = command_line.with_command(rest[1:], self.commands["submit-program"].params, command_line.SUBMIT)
+            rest = command_line.with_command(rest[1:], submit_program_command.complete(), command_line.SUBMIT)
         elif rest and rest[0] not in own and rest[0] not in self.commands:
             from launcher.cli import command_line
 

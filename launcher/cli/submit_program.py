@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from launcher.cli import program as program_cli
+from launcher.cli.cluster_options import QueueCommand
 from launcher.cli.options import given as options_given
 from launcher.cli.options import supervision_of
 from launcher.cli.program_options import OPTIONS
-from launcher.cli.submit import ANY_ENDPOINT, SUPERVISION, Work, hand_over, job_options, target_of
+from launcher.cli.submit import hand_over, job_options, supervision_words, target_of
 from launcher.errors import LaunchError
 from launcher.messages import Message
 
 if TYPE_CHECKING:
+    from launcher.clusters.submission import Submission, Work
+    from launcher.clusters.table import Cluster
     from launcher.planning.plan import Plan
     from launcher.recipe.load import Loaded
     from launcher.recipe.program import Program
@@ -85,14 +88,14 @@ def _submit_program(words: tuple[str, ...], **options: Any) -> None:
     from launcher.cli import screen
 
     context = click.get_current_context()
-    target = target_of(context, options)
+    cluster, submission = target_of(context)
     said = {**dict.fromkeys(OF_THE_JOB), **options}
     program_cli.refuse(said)
     screen.Streams(options["redirects"], options["tee"], options["local_ranks_filter"]).check()
     program = program_cli.program_of(words, options)
-    if target == "slurm":
+    if cluster.shares_files:
         program_cli.accelerate_of(said)
-    hand_over(context, _work(program, target, "program", options), options)
+    _hand_over(cluster, submission, program, "program")
 
 
 def _submit_command(words: tuple[str, ...], **options: Any) -> None:
@@ -100,7 +103,7 @@ def _submit_command(words: tuple[str, ...], **options: Any) -> None:
     from launcher.recipe.program import Program
 
     context = click.get_current_context()
-    target = target_of(context, options)
+    cluster, submission = target_of(context)
     extra = [param.opts[-1] for param in PROGRAM_PARAMETERS if _is_given(context, param.name)]
     if extra:
         raise LaunchError(
@@ -108,8 +111,18 @@ def _submit_command(words: tuple[str, ...], **options: Any) -> None:
             hint="leave it out; the command's own torchrun may have it",
             extra=", ".join(extra),
         )
-    command = Program(kind="executable", target=words[0], args=words[1:])
-    hand_over(context, _work(command, target, "command", options), options)
+    _hand_over(cluster, submission, Program(kind="executable", target=words[0], args=words[1:]), "command")
+
+
+def _hand_over(cluster: Cluster, submission: Submission, program: Program, kind: str) -> NoReturn:
+    from launcher.show import program as view_module
+    from launcher.show import run as show_run
+
+    context = click.get_current_context()
+    who = "each node runs, once," if kind == "command" else "each rank runs"
+    view = show_run.view(True) if context.params["as_json"] else view_module.ProgramView(who=who)
+    work = _work(context, cluster, program, kind)
+    hand_over(context, cluster, submission, work, view, lambda run: _again(run, program, kind))
 
 
 JOB_PARAMETERS, PROGRAM_PARAMETERS = _parameters()
@@ -117,7 +130,7 @@ WORDS = click.Argument(["words"], nargs=-1, required=True, metavar="PROGRAM [ARG
 PARAMETERS: list[click.Parameter] = [*JOB_PARAMETERS, *PROGRAM_PARAMETERS, WORDS]
 
 
-class _AsSubmit(click.Command):
+class _AsSubmit(QueueCommand):
     """Goes by the name that it was typed under."""
 
     def make_context(
@@ -129,7 +142,7 @@ class _AsSubmit(click.Command):
 submit_program_command = _AsSubmit(
     "submit-program",
     callback=_submit_program,
-    params=PARAMETERS,
+    params=[*PARAMETERS],
     context_settings=SETTINGS,
     hidden=True,
     help=_submit_program.__doc__,
@@ -137,7 +150,7 @@ submit_program_command = _AsSubmit(
 submit_command_command = _AsSubmit(
     "submit-command",
     callback=_submit_command,
-    params=PARAMETERS,
+    params=[*PARAMETERS],
     context_settings=SETTINGS,
     hidden=True,
     help=_submit_command.__doc__,
@@ -149,35 +162,25 @@ def _is_given(context: click.Context, name: str | None) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _work(program: Program, target: str, kind: str, options: dict[str, Any]) -> Work:
-    """Raises LaunchError for a secret among the words, and for a file that no node will have."""
-    from launcher.clusters import paths
+def _work(context: click.Context, cluster: Cluster, program: Program, kind: str) -> Work:
+    """Raises LaunchError for a secret among the words, and for a program that is not there where nodes see these files."""
+    from launcher.clusters.submission import Work
     from launcher.recipe import program as programs
-    from launcher.show import program as view
-    from launcher.show import run as show_run
 
-    _refuse_secrets(program, target)
-    loaded, plan = _planned(program, options)
-    files = _local_files(program, kind, options)
-    if target == "slurm":
-        if program.kind == "script":
-            programs.check(program)
-        doubts = paths.of_this_disk([("program", path) for path in files])
-    else:
-        _require_in_pods(files, options)
-        doubts = []
-    who = "each node runs, once," if kind == "command" else "each rank runs"
-    return Work(
-        loaded=loaded,
-        plan=plan,
-        argv=lambda run_dir, name: _argv(plan, program, kind, run_dir),
-        again=lambda run: _again(run, program, kind),
-        doubts=doubts,
-        view=lambda as_json: show_run.view(True) if as_json else view.ProgramView(who=who),
-    )
+    _refuse_secrets(program, cluster)
+    loaded, plan = _planned(program, context.params)
+    files = _local_files(program, kind, context.params)
+    if cluster.shares_files and program.kind == "script":
+        programs.check(program)
+    # A pod's own time to join is put there without being typed.
+    options = supervision_words(context, cluster, plan)
+    if kind == "program":
+        options += options_given({param.name for param in context.command.params if param not in PROGRAM_PARAMETERS})
+    words = [*(["--"] if kind == "command" else []), program.target, *program.args]
+    return Work(plan=plan, loaded=loaded, command=kind, words=words, options=options, files=files)
 
 
-def _refuse_secrets(program: Program, target: str) -> None:
+def _refuse_secrets(program: Program, cluster: Cluster) -> None:
     shown = program_cli.without_secrets(program.args)
     if shown == program.args:
         return
@@ -185,13 +188,9 @@ def _refuse_secrets(program: Program, target: str) -> None:
     name: str = program.args[at - 1] if at and program.args[at - 1].startswith("-") else Message("an argument")
     if "=" in program.args[at] and program.args[at].startswith("-"):
         name = program.args[at].partition("=")[0]
-    instead = (
-        Message("export it as a variable, such as HF_TOKEN, before you submit: srun hands it on")
-        if target == "slurm"
-        else Message("make a Secret of it, and say --secret NAME=SECRET:KEY, for a variable that the program reads")
-    )
     raise LaunchError(
-        Message("{name}: a secret's value must not stand in a job's script or manifest", name=name), hint=instead
+        Message("{name}: a secret's value must not stand in a job's script or manifest", name=name),
+        hint=cluster.credentials_hint,
     )
 
 
@@ -200,6 +199,7 @@ def _planned(program: Program, options: dict[str, Any]) -> tuple[Loaded, Plan]:
     from launcher.accelerators import detect
     from launcher.accelerators import table as accelerators
     from launcher.clusters import environment
+    from launcher.jobs.submit import ANY_ENDPOINT
     from launcher.planning import decide, plan
     from launcher.recipe import load
     from launcher.recipe.schema import RecipeSpec
@@ -215,24 +215,6 @@ def _planned(program: Program, options: dict[str, Any]) -> tuple[Loaded, Plan]:
     loaded = load.Loaded(recipe, program.name, Path.cwd() / program.name.replace(".", "_"), {})
     asked = plan.Options(nproc=options["nproc"], supervision=supervision_of(options))
     return loaded, decide.of_program(program, loaded, cluster, asked)
-
-
-def _argv(plan: Plan, program: Program, kind: str, run_dir: Path | None) -> list[str]:
-    """`program` or `command` with its options and words, as every node gets it."""
-    context = click.get_current_context()
-    argv = [kind, "--nproc", str(plan.nproc_per_node), "--device", plan.device]
-    if run_dir is not None:
-        argv += ["--run-dir", str(run_dir)]
-    # A pod's own time to join is put there without being typed.
-    argv += [
-        word
-        for param in context.command.params
-        if param.name in SUPERVISION and context.params[param.name] != param.default
-        for word in (param.opts[0], str(context.params[param.name]))
-    ]
-    if kind == "program":
-        argv += options_given({param.name for param in JOB_PARAMETERS})
-    return [*argv, *(["--"] if kind == "command" else []), program.target, *program.args]
 
 
 def _again(run: RunDir, program: Program, kind: str) -> str:
@@ -259,26 +241,3 @@ def _is_local(word: str) -> bool:
     """Whether a word is a file of this machine's user; the system's are in every image."""
     path = Path(word)
     return path.is_file() and not (path.is_absolute() and any(path.is_relative_to(place) for place in SYSTEM))
-
-
-def _require_in_pods(files: Sequence[str], options: dict[str, Any]) -> None:
-    """Raises LaunchError for a file of this machine that pods do not have: on no mount of theirs, and by all that can be
-    seen not in their image."""
-    from launcher.clusters.kubernetes.pod import Mount
-
-    mounts = [Mount.parse(text) for text in options["mounts"]]
-    lost = [
-        path for path in files if not _is_theirs(path, options["workdir"], lambda p: any(m.holds(p) for m in mounts))
-    ]
-    if lost:
-        raise LaunchError(
-            "{lost}: a file of this machine; the pods have no such file",
-            hint="name it as the pods see it: on a volume (--mount CLAIM:/code, then /code/…), or its path in "
-            "the image (--workdir DIR says where relative paths start there)",
-            lost=lost[0],
-        )
-
-
-def _is_theirs(path: str, workdir: str | None, is_mounted: Callable[[str], bool]) -> bool:
-    there = str(PurePosixPath(workdir) / path) if workdir else path
-    return (there.startswith("/") and is_mounted(there)) or not Path(there).exists()

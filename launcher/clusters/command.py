@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from launcher.errors import LaunchError
 from launcher.messages import Message
@@ -12,15 +12,22 @@ from launcher.messages import Message
 CLIENT_TIMEOUT_S = 120
 
 
-def client(argv: list[str], env: Mapping[str, str], stdin: bytes) -> subprocess.CompletedProcess[bytes]:
+def client(
+    argv: list[str], env: Mapping[str, str], stdin: bytes, where: str = Message("a machine that has it")
+) -> subprocess.CompletedProcess[bytes]:
+    """Its answer, and its exit code.
+
+    Args:
+        where: a machine on which it can be run, for the hint where it is missing here.
+
+    Raises:
+        LaunchError: it is missing, cannot be run, or does not answer.
+    """
     try:
         return subprocess.run(
             argv, env=dict(env), input=stdin, capture_output=True, timeout=CLIENT_TIMEOUT_S, check=False
         )
     except FileNotFoundError:
-        where = (
-            Message("a login node of the cluster") if argv[0] != "kubectl" else Message("a machine that has kubectl")
-        )
         raise LaunchError(
             "{argv} is not on PATH",
             hint="submit from {where}; `--dry-run` shows what would be submitted",
@@ -38,6 +45,18 @@ def client(argv: list[str], env: Mapping[str, str], stdin: bytes) -> subprocess.
             argv=argv[0],
             client_timeout_s=CLIENT_TIMEOUT_S,
         ) from None
+
+
+def refused(program: str, stderr: bytes, hints: Iterable[tuple[str, str]], otherwise: str) -> LaunchError:
+    """What a client says of a job that it does not take, and what to do.
+
+    Args:
+        hints: a pattern of the client's words, and what to do; the first that fits counts.
+        otherwise: what to do where none fits.
+    """
+    words = client_output(program, stderr)
+    hint = next((hint for pattern, hint in hints if re.search(pattern, words, re.IGNORECASE)), otherwise)
+    return LaunchError(Message("{program} refuses the job: {words}", program=program, words=words), hint=hint)
 
 
 def client_output(program: str, stderr: bytes) -> str:

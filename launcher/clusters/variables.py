@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from launcher.clusters.base import Recognised
 from launcher.errors import LaunchError
 from launcher.machine.nodes import OPTIONS, Nodes, Read, fixed_count, is_number, nproc_of
 from launcher.messages import Message
@@ -209,3 +210,12 @@ def _unique(hosts: Iterable[str]) -> list[str]:
 
 def _few(hosts: list[str]) -> str:
     return ", ".join(hosts[:4]) + (", ..." if len(hosts) > 4 else "")
+
+
+LWS_ROW = Recognised(name="leaderworkerset", title="LeaderWorkerSet", variables=LWS, mark=has_lws, read=lws)
+SKYPILOT_ROW = Recognised(name="skypilot", title="SkyPilot", variables=SKYPILOT, mark=has_skypilot, read=skypilot)
+DSTACK_ROW = Recognised(name="dstack", title="dstack", variables=DSTACK, mark=has_dstack, read=dstack)
+MINDSPORE_ROW = Recognised(name="mindspore", title="MindSpore", variables=MINDSPORE, mark=has_mindspore, read=mindspore)
+SCRIPTS_ROW = Recognised(
+    name="environment", title="the environment", variables=SCRIPTS, mark=has_scripts, read=scripts, is_set_by_hand=True
+)

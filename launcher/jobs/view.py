@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from launcher.clusters.slurm.queue import Job
+from launcher.clusters.submission import Commands, Job
 from launcher.diagnose.explain.verdicts import Report
 from launcher.jobs.rows import Bad
 from launcher.planning.plan import Plan
@@ -64,16 +64,16 @@ class QueueView(View, Protocol):
     def would_submit(self, text: str, plan: Plan) -> None:
         """The script or manifest that was not submitted."""
 
-    def submitted(self, job: str, output: str, script: str) -> None:
+    def submitted(self, job: str, output: str, script: str, commands: Commands) -> None:
         """Where a submitted job can be watched, and how it is ended."""
 
-    def created(self, made: Sequence[str], job: str, run_dir: str, text: str) -> None:
+    def created(self, made: Sequence[str], job: str, run_dir: str, text: str, commands: Commands) -> None:
         """What a cluster made of a manifest, an object a line."""
 
     def job(self, job: Job) -> None:
         """A change of a job in the queue."""
 
-    def detached(self, job: str) -> None:
+    def detached(self, job: str, commands: Commands) -> None:
         """Nobody follows any longer; the job goes on."""
 
 

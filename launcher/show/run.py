@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from launcher.clusters.slurm.queue import Job
+from launcher.clusters.submission import Commands, Job
 from launcher.diagnose.explain.verdicts import Report
 from launcher.diagnose.explain.words import language, render_text
 from launcher.errors import EXIT_OK, EXIT_USER
@@ -73,18 +74,29 @@ class View:
         """What a host's launcher said besides events."""
         err.print(Text(f"[{host}] {line}"))
 
-    def submitted(self, job: str, output: str, script: str) -> None:
+    def doubt(self, name: str, text: str) -> None:
+        """What may be wrong with a job, and nobody can tell before it runs."""
+        err.print(Text(f"{name}: {text}"))
+
+    def would_submit(self, text: str, plan: Plan) -> None:
+        """What would be submitted: alone on standard output, so that it can be kept and submitted by hand."""
+        sys.stdout.buffer.write(text.encode(errors="surrogateescape"))
+        sys.stdout.flush()
+        err.print(Text(Message("nothing was submitted or written")))
+
+    def submitted(self, job: str, output: str, script: str, commands: Commands) -> None:
         """Where a submitted job can be watched, and how it is ended."""
         out.print(Text(Message("output:        {output}", output=output)))
-        out.print(
-            Text(
-                Message(
-                    "submitted job {job}; scancel {job} ends it, scancel --signal=USR1 {job} has it save and "
-                    "queue again",
-                    job=job,
-                )
-            )
-        )
+        end = Message("; {command} ends it", command=commands.end) if commands.end else ""
+        save = Message(", {command} has it save and queue again", command=commands.save) if commands.save else ""
+        out.print(Text(Message("submitted job {job}{end}{save}", job=job, end=end, save=save)))
+
+    def created(self, made: Sequence[str], job: str, run_dir: str, text: str, commands: Commands) -> None:
+        """What a cluster made of a manifest."""
+        out.print(Text("\n".join(made)))
+        out.print(Text(Message("run directory: {run_dir}, in the pods", run_dir=run_dir)))
+        if commands.logs:
+            out.print(Text(Message("logs: {command}", command=commands.logs)))
 
     def job(self, job: Job) -> None:
         """A change of a job in the queue."""
@@ -100,9 +112,10 @@ class View:
             Message("job {job}  {parts}{times}", job=job.id, parts=joined(filter(None, parts), " "), times=times)
         )
 
-    def detached(self, job: str) -> None:
+    def detached(self, job: str, commands: Commands) -> None:
         """Told to stop following."""
-        err.print(Text(Message("no longer following; job {job} goes on, and scancel {job} ends it", job=job)))
+        end = Message(", and {command} ends it", command=commands.end) if commands.end else ""
+        err.print(Text(Message("no longer following; job {job} goes on{end}", job=job, end=end)))
 
     def event(self, event: Event) -> None:
         """Show one event of events.jsonl; kinds that are not for a person are passed over. One that cannot be shown ends no
@@ -327,7 +340,13 @@ class JsonView(View):
     def plan(self, plan: Plan, run: RunDir, loaded: Loaded) -> None:
         self.event(records.Planned(run_dir=str(run.path), plan=plan.model_dump(mode="json")))
 
-    def submitted(self, job: str, output: str, script: str) -> None:
+    def would_submit(self, text: str, plan: Plan) -> None:
+        print(print_json({"plan": plan.model_dump(mode="json"), "text": text}))
+
+    def created(self, made: Sequence[str], job: str, run_dir: str, text: str, commands: Commands) -> None:
+        self.event(records.Submitted(job=job, more={"run_dir": run_dir, "made": list(made), "text": text}))
+
+    def submitted(self, job: str, output: str, script: str, commands: Commands) -> None:
         self.event(records.Submitted(job=job, output=output, script=script))
 
     def job(self, job: Job) -> None:

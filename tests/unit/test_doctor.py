@@ -16,6 +16,7 @@ from launcher.accelerators.ascend import checks_cann, checks_cards, checks_hccl,
 from launcher.accelerators.ascend.visible import VISIBLE
 from launcher.checks import Context, Finding
 from launcher.clusters import checks
+from launcher.clusters.slurm import checks as slurm_checks
 from launcher.diagnose.doctor import compare, host, model
 from launcher.diagnose.doctor import run as doctor_run
 from launcher.diagnose.doctor.run import exit_code, run_checks, worst
@@ -518,8 +519,8 @@ def test_a_job_of_slurms_has_asked_for_its_cards(machine: Context, job: str | No
     here = replace(with_env(machine, SLURM_JOB_ID="7"), recognised="Slurm: SLURM_JOB_ID=7")
     here = replace(here, run=lambda argv: (1, "") if job is None else (0, f"JobId={argv[-1]} {job} Command=x"))
 
-    said(checks.check_slurm_cards(here), ok, what, fix)
-    said(checks.check_slurm_cards(replace(here, recognised="")), "skip", "not a job of Slurm's")
+    said(slurm_checks.check_slurm_cards(here), ok, what, fix)
+    said(slurm_checks.check_slurm_cards(replace(here, recognised="")), "skip", "not a job of Slurm's")
 
 
 def test_the_way_to_the_first_node_is_shown(machine: Context):

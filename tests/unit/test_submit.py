@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from launcher.clusters import paths
-from launcher.clusters.slurm import queue
-from launcher.clusters.slurm.queue import Job, outcome
+from launcher.clusters import follow, paths
+from launcher.clusters.slurm.queue import Queue, SlurmJob, outcome
 from launcher.recipe import load
 from launcher.rundir.paths import RunDir
 
@@ -231,7 +230,7 @@ def test_a_followed_job_ends_as_slurm_says(tmp_path: Path, state: str, code: int
     """And where Slurm has forgotten it, as its run directory says."""
     for name, text in left.items():
         (tmp_path / name).write_text(text)
-    found = outcome(Job("7", state, exit_code=code), RunDir(tmp_path), tmp_path / "slurm-7.out")
+    found = outcome(SlurmJob("7", state, exit_code=code), RunDir(tmp_path), tmp_path / "slurm-7.out")
 
     assert expected == found.exit_code
     assert (found.failure is not None) == (expected in (1, 2))
@@ -286,15 +285,15 @@ def test_a_job_is_followed_to_its_last_end(
 ):
     """Through what looks like an end and is none, and through a controller that does not answer."""
     for name, value in (("ASK_EVERY_S", 0.05), ("POLL_S", 0.01), ("UNKNOWN_S", 0.3), ("LAG_S", 0.0)):
-        monkeypatch.setattr(queue, name, value)
+        monkeypatch.setattr(follow, name, value)
     tool = tmp_path / "squeue"
     tool.write_text(SQUEUE)
     tool.chmod(0o755)
     (tmp_path / "squeue.says").write_text("\n".join(says) + "\n")
     seen: list[str] = []
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-    found = queue.follow(
-        "7", RunDir(tmp_path / "run"), tmp_path / "out", env, lambda e: None, lambda j: seen.append(j.state)
+    found = follow.follow(
+        Queue(), "7", RunDir(tmp_path / "run"), tmp_path / "out", env, lambda e: None, lambda j: seen.append(j.state)
     )
 
     assert (states, expected) == (seen, found.exit_code)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from launcher.clusters.base import Recognised
 from launcher.errors import LaunchError
 from launcher.machine.nodes import OPTIONS, Nodes, Read, fixed_count, is_loopback, is_number, job_of_host, nproc_of
 from launcher.messages import Message
@@ -259,3 +260,20 @@ def volcengine(read: Read) -> Nodes:
         job=read.text(*VOLCENGINE["job"]) or (host and job_of_host(host)),
         nproc=nproc_of(read, *VOLCENGINE["nproc"]),
     )
+
+
+MINDCLUSTER_ROW = Recognised(
+    name="mindcluster",
+    title="MindCluster",
+    variables=MINDCLUSTER,
+    mark=has_mindcluster,
+    read=mindcluster,
+    also_sets=frozenset({"LOCAL_RANK"}),
+)
+MODELARTS_ROW = Recognised(name="modelarts", title="ModelArts", variables=MODELARTS, mark=has_modelarts, read=modelarts)
+VOLCENGINE_ROW = Recognised(
+    name="volcengine", title="Volcengine", variables=VOLCENGINE, mark=has_volcengine, read=volcengine
+)
+PYTORCHJOB_ROW = Recognised(
+    name="pytorchjob", title="PyTorchJob or PAI-DLC", variables=PYTORCHJOB, mark=has_pytorchjob, read=pytorchjob
+)

@@ -1,32 +1,43 @@
-"""Hand a rendered job to Slurm or Kubernetes, and follow a Slurm job from here. The only place that calls them."""
+"""A job in Slurm's queue: submitted by sbatch, looked up by squeue. The only place that calls them."""
 
 from __future__ import annotations
 
-import re
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 from launcher import files
-from launcher.clusters.command import client, client_output
+from launcher.clusters.command import client, refused
+from launcher.clusters.slurm.script import filled
+from launcher.clusters.submission import Job, Script
 from launcher.errors import EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, LaunchError
 from launcher.messages import Message
 from launcher.rundir import events
 from launcher.rundir.outcome import Outcome
 from launcher.rundir.paths import RunDir
-from launcher.rundir.records import Event, Failure
+from launcher.rundir.records import Failure
 
-POLL_S = 0.5
-ASK_EVERY_S = 2.0
-"""How often squeue is asked: every client's question costs the controller."""
-UNKNOWN_S = 30.0
-"""How long Slurm may say that it knows no such job before its end is read from the run directory."""
 REQUEUED_FROM = frozenset({"NODE_FAIL", "PREEMPTED", "BOOT_FAIL"})
 """Ends that Slurm itself may turn into another start a moment later."""
-LAG_S = 10.0
-"""After the end of a job, its last files may take that long to be seen through a network file system."""
+GOING = frozenset(
+    {
+        "",
+        "PENDING",
+        "CONFIGURING",
+        "RUNNING",
+        "COMPLETING",
+        "SUSPENDED",
+        "STOPPED",
+        "REQUEUED",
+        "REQUEUE_HOLD",
+        "REQUEUE_FED",
+        "RESIZING",
+        "SIGNALING",
+        "STAGE_OUT",
+    }
+)
+"""States of a job that has not ended."""
 
+WHERE = Message("a login node of the cluster")
 KEPT_SLURM = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT", "SLURM_JWT"})
 """Of the variables of an allocation that submit is called from, those that say where Slurm is. The others describe that
 allocation, and srun in the new job would take them for its own."""
@@ -52,35 +63,20 @@ SBATCH_HINTS = (
 )
 
 
-@dataclass(frozen=True)
-class Job:
-    """A job in Slurm's queue, as squeue tells of it."""
-
-    id: str
-    state: str = ""
-    """Slurm's word: PENDING, RUNNING, COMPLETED, …; '' where Slurm does not know the job."""
-    reason: str = ""
-    nodes: str = ""
-    exit_code: int = 0
-    restarts: int = 0
+class SlurmJob(Job):
+    """As squeue tells of it; states are Slurm's words."""
 
     @property
     def has_ended(self) -> bool:
-        return self.state not in (
-            "",
-            "PENDING",
-            "CONFIGURING",
-            "RUNNING",
-            "COMPLETING",
-            "SUSPENDED",
-            "STOPPED",
-            "REQUEUED",
-            "REQUEUE_HOLD",
-            "REQUEUE_FED",
-            "RESIZING",
-            "SIGNALING",
-            "STAGE_OUT",
-        )
+        return self.state not in GOING
+
+    @property
+    def may_start_again(self) -> bool:
+        return self.state in REQUEUED_FROM
+
+    @property
+    def was_cancelled(self) -> bool:
+        return self.state == "CANCELLED"
 
 
 def sbatch(script: str, env: Mapping[str, str]) -> str:
@@ -91,13 +87,9 @@ def sbatch(script: str, env: Mapping[str, str]) -> str:
     """
     inside = "SLURM_JOB_ID" in env
     env = {k: v for k, v in env.items() if not inside or not k.startswith("SLURM_") or k in KEPT_SLURM}
-    done = client(["sbatch", "--parsable"], env, script.encode(errors="surrogateescape"))
+    done = client(["sbatch", "--parsable"], env, script.encode(errors="surrogateescape"), WHERE)
     if done.returncode:
-        words = client_output("sbatch", done.stderr)
-        hint = next((hint for pattern, hint in SBATCH_HINTS if re.search(pattern, words, re.IGNORECASE)), "")
-        raise LaunchError(
-            Message("sbatch refuses the job: {words}", words=words), hint=hint or "`--dry-run` shows the script"
-        )
+        raise refused("sbatch", done.stderr, SBATCH_HINTS, Message("`--dry-run` shows the script"))
     job = done.stdout.decode().strip().partition(";")[0]  # the rest is the cluster's name
     if not job.isdigit():
         raise LaunchError(
@@ -108,57 +100,21 @@ def sbatch(script: str, env: Mapping[str, str]) -> str:
     return job
 
 
-def look(job: str, env: Mapping[str, str]) -> Job | None:
+def look(job: str, env: Mapping[str, str]) -> SlurmJob | None:
     """The job now; without a state where Slurm knows none of that number; None where Slurm does not answer."""
     columns = "State:32|,Reason:80|,exit_code:16|,RestartCnt:16|,NodeList:200|"
     try:
-        done = client(["squeue", "--noheader", "--states=all", f"--jobs={job}", f"--Format={columns}"], env, b"")
+        done = client(["squeue", "--noheader", "--states=all", f"--jobs={job}", f"--Format={columns}"], env, b"", WHERE)
     except LaunchError:
         return None
     if done.returncode:
-        return Job(job) if b"Invalid job id" in done.stderr else None
+        return SlurmJob(job) if b"Invalid job id" in done.stderr else None
     cells = [cell.strip() for cell in done.stdout.decode(errors="replace").split("|")]
     if len(cells) < 5 or not cells[2].isdigit():
-        return Job(job)
+        return SlurmJob(job)
     status = int(cells[2])  # as wait() gives it
     code = 128 + (status & 127) if status & 127 else status >> 8
-    return Job(job, cells[0], "" if cells[1] == "None" else cells[1], cells[4], code, int(cells[3] or 0))
-
-
-def follow(
-    job: str,
-    run: RunDir,
-    output: Path,
-    env: Mapping[str, str],
-    on_event: Callable[[Event], None],
-    on_state: Callable[[Job], None],
-) -> Outcome:
-    """Hand on the job's states and the run's events until it has ended for good; a requeued job is followed on.
-
-    The run directory must be on a file system that this machine shares; where it is not, there are only states.
-    """
-    offset, shown, asked_s, known_s = 0, Job(job), float("-inf"), time.monotonic()
-    while True:
-        now = time.monotonic()
-        if now - asked_s >= ASK_EVERY_S:
-            asked_s, found = now, look(job, env)
-            if found is not None and found.state:
-                known_s = now
-                is_over = found.has_ended and (found.state not in REQUEUED_FROM or found.state == shown.state)
-                if (found.state, found.reason, found.restarts) != (shown.state, shown.reason, shown.restarts):
-                    on_state(found)
-                shown = found
-                if is_over:
-                    break
-            elif found is not None and now - known_s > UNKNOWN_S:
-                break
-        offset = events.forward_events(run.events_path, offset, on_event)
-        time.sleep(POLL_S)
-    deadline = time.monotonic() + (LAG_S if run.path.exists() and shown.state != "CANCELLED" else 0)
-    while not (run.metrics_path.exists() or run.failure_path.exists() or time.monotonic() > deadline):
-        time.sleep(POLL_S)
-    events.forward_events(run.events_path, offset, on_event)
-    return outcome(shown, run, output)
+    return SlurmJob(job, cells[0], "" if cells[1] == "None" else cells[1], cells[4], code, int(cells[3] or 0))
 
 
 def outcome(job: Job, run: RunDir, output: Path) -> Outcome:
@@ -183,3 +139,19 @@ def _without_a_word(job: Job, output: Path) -> Failure:
         job.state, Message("the job ended as {state}, exit code {exit_code}", state=job.state, exit_code=job.exit_code)
     )
     return Failure.of(rank=None, what=what, hint=Message("see {output}", output=output), traceback=files.tail(output))
+
+
+class Queue:
+    """Slurm's, of which a job is followed."""
+
+    def run_name(self, job: str) -> str:
+        return f"slurm-{job}"
+
+    def output(self, script: Script, job: str) -> Path:
+        return Path(filled(script.output, job))
+
+    def look(self, job: str, env: Mapping[str, str]) -> Job | None:
+        return look(job, env)
+
+    def outcome(self, job: Job, run: RunDir, output: Path) -> Outcome:
+        return outcome(job, run, output)

@@ -14,7 +14,8 @@ from typing import Any
 from launcher.accelerators import table as accelerators
 from launcher.accelerators.ascend import discover
 from launcher.checks import Check, Context, Finding, Verdict
-from launcher.clusters.checks import check_cluster, check_rendezvous, check_slurm_cards, check_way
+from launcher.clusters import table as clusters
+from launcher.clusters.checks import check_cluster, check_rendezvous, check_way
 from launcher.diagnose.doctor.host import (
     check_compiler,
     check_disk,
@@ -88,8 +89,12 @@ def checks(device: str, *, only_cheap: bool = False) -> tuple[Check, ...]:
         *out,
         *SLOW_HOST_CHECKS,
         *accelerator.slow_checks(),
-        *((check_slurm_cards,) if accelerator.has_cards else ()),
+        *(_of_clusters() if accelerator.has_cards else ()),
     )
+
+
+def _of_clusters() -> tuple[Check, ...]:
+    return tuple(check for cluster in clusters.asked() for check in cluster.checks())
 
 
 def run_checks(ctx: Context, only_cheap: bool = False) -> list[Finding]:
