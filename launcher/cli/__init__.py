@@ -35,9 +35,8 @@ class _Group(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """As click's, without importing them."""
-        limit = formatter.width - 6 - max(map(len, commands.TABLE))
         with formatter.section("Commands"):
-            formatter.write_dl(commands.listed(limit))
+            formatter.write_dl(commands.listed(formatter.width))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {"--help", "-h", "--version"}

@@ -121,7 +121,8 @@ class Commands(Mapping[str, click.Command]):
         return len(TABLE)
 
 
-def listed(limit: int) -> list[tuple[str, str]]:
-    """Names and summaries in the chosen language, cut to so many characters as click cuts them; for --help."""
+def listed(width: int) -> list[tuple[str, str]]:
+    """Names and summaries in the chosen language, for --help on a page so wide; cut as click cuts them."""
     rows = sorted((name, translated(row.summary)) for name, row in TABLE.items() if row.summary)
+    limit = width - 6 - max(len(name) for name, _ in rows)
     return [(name, click.Command(name, help=text).get_short_help_str(limit)) for name, text in rows]

@@ -17,7 +17,8 @@ from launcher.errors import LaunchError
 @click.option("--json", "as_json", is_flag=True, help="The verdict as one JSON object.")
 def explain_command(path: str, lang: str | None, as_json: bool) -> None:
     """Say what went wrong in PATH: a run directory, a plog folder, a log file, or - for standard input."""
-    from launcher.diagnose.explain import report, words
+    from launcher import scrub
+    from launcher.diagnose.explain import report, signatures, words
     from launcher.show.findings import explanation
 
     if lang is not None:
@@ -25,4 +26,7 @@ def explain_command(path: str, lang: str | None, as_json: bool) -> None:
     if path == "-" and sys.stdin is None:
         raise LaunchError("-: standard input is closed", hint="name a run directory or a log file")
     chosen = words.language()
-    explanation(report.explain_path(path, chosen), chosen, as_json)
+    found = report.explain_path(path, chosen)
+    for problem in signatures.problems():
+        click.echo(scrub.shown(messages.translated(problem)), err=True)
+    explanation(found, chosen, as_json)

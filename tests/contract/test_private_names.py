@@ -98,7 +98,7 @@ ATTRIBUTES = {
         "loss_scaler",
         "unflatten",
     ),
-    "launcher.diagnose.explain.matches": ("_parser",),  # of re, by the name that it has in this version of Python
+    "launcher.diagnose.explain.patterns": ("_parser",),  # of re, by the name that it has in this version of Python
     "torch.nn.modules.module:Module": ("_buffers", "_non_persistent_buffers_set"),
     "transformers.configuration_utils:PreTrainedConfig": ("_attn_implementation",),
     "transformers.models.auto.auto_factory:_BaseAutoModelClass": ("_model_mapping",),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from launcher import messages
-from launcher.diagnose.explain import error_codes, matches, reference, signatures
+from launcher.diagnose.explain import error_codes, matches, patterns, reference, signatures
 from launcher.diagnose.explain import report as explain_report
 from launcher.diagnose.explain.lines import shape_of
 from launcher.diagnose.explain.matches import Row
@@ -128,7 +128,7 @@ def test_the_cheap_look_sees_every_row(row: Row):
     for text in row.signature.examples if row.signature.id != "oom-npu-others" else ():
         assert row.signature in [r.signature for r in matches.candidates(shape_of(text))]
     for pattern in () if row.signature.look else row.signature.patterns:
-        assert matches._needles(matches._parser.parse(pattern.pattern)), pattern.pattern
+        assert patterns.needles(pattern), pattern.pattern
 
 
 FROM_TABLES = {"name", "meaning", "module", "part", "kind", "said", "reason", "solution", "last"}

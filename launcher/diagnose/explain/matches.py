@@ -6,16 +6,10 @@ import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from launcher.diagnose.explain.lines import DIGITS, Line
+from launcher.diagnose.explain.patterns import needles
 from launcher.diagnose.explain.signatures import Signature, by_id, signatures
-
-try:
-    from re import _parser  # type: ignore[attr-defined]
-except ImportError:  # Python 3.10
-    import sre_parse as _parser  # type: ignore[no-redef,import-not-found,unused-ignore]
-
 
 _EVENT_LINES, _EVENT_SECONDS = 40, 60.0
 """Matches this near to each other tell of one event."""
@@ -26,28 +20,6 @@ class Match:
     signature: Signature
     line: Line
     groups: Mapping[str, str]
-
-
-def _needles(pattern: Any) -> tuple[str, ...]:
-    """Texts of which every match of a parsed pattern holds at least one; () where nothing of the kind can be said."""
-    options: list[tuple[str, ...]] = []
-    run = ""
-    for operation, value in [*pattern, ("END", None)]:
-        if str(operation) == "LITERAL":
-            run += chr(value)
-            continue
-        options += [(run,)] if run else []
-        run = ""
-        inner: tuple[str, ...] = ()
-        if str(operation) == "SUBPATTERN":
-            inner = _needles(value[-1])
-        elif str(operation) in ("MAX_REPEAT", "MIN_REPEAT") and value[0]:
-            inner = _needles(value[2])
-        elif str(operation) == "BRANCH":
-            branches = [_needles(branch) for branch in value[1]]
-            inner = tuple(n for branch in branches for n in branch) if all(branches) else ()
-        options += [inner] if inner else []
-    return max(options, key=lambda texts: min(map(len, texts)), default=())
 
 
 @dataclass(frozen=True)
@@ -64,7 +36,7 @@ def _rows() -> tuple[Row, ...]:
     """All rows; those first that know a line by its words, and then those that read any code."""
     rows = []
     for s in sorted(signatures(), key=lambda s: s.is_generic):
-        texts = [] if s.look else [n for p in s.patterns for n in _needles(_parser.parse(p.pattern))]
+        texts = [] if s.look else [n for p in s.patterns for n in needles(p)]
         rows.append(Row(s, tuple(dict.fromkeys(texts))))
     return tuple(rows)
 

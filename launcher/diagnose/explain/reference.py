@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from launcher.diagnose.explain.signatures import signatures
+from launcher.diagnose.explain.signatures import built_in
 from launcher.diagnose.explain.verdicts import OPTIONAL
 
 _KINDS = {
@@ -42,10 +42,10 @@ def markdown() -> str:
         "Made from the signatures in `launcher/diagnose/explain/` by `make docs`; do not edit by hand. `ascend-launch explain PATH`"
         " reads a run directory, a plog folder, a log or `-`, and names the one of these that counts, with rank, host and card.",
         "",
-        f"{len(signatures())} signatures. Words in braces are filled from the log.",
+        f"{len(built_in())} signatures. Words in braces are filled from the log.",
     ]
     for area, english, chinese in _AREAS:
-        rows = [s for s in signatures() if s.area == area]
+        rows = [s for s in built_in() if s.area == area]
         title = english if english == chinese else f"{english} {chinese}"
         out += ["", f"## {title}"]
         for s in rows:

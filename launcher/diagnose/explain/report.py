@@ -1,4 +1,4 @@
-"""Why did it fail? Log text → cause, fix, source. The knowledge is in signatures.yaml; this file finds the line that counts.
+"""Why did it fail? Log text → cause, fix, source. The knowledge is in signatures/; this file finds the line that counts.
 
 Two rules decide. Within one log the earliest event wins, and inside an event the text that says most. Across ranks a
 real error beats a rank that merely waited for another (HCCL's timeouts), and that beats a rank that noticed its peers

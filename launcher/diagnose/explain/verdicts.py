@@ -11,7 +11,7 @@ from launcher.diagnose.explain import error_codes
 from launcher.diagnose.explain.lines import MAX_LINE, Line, strip
 from launcher.diagnose.explain.matches import Match
 from launcher.diagnose.explain.python_errors import TRACEBACK
-from launcher.diagnose.explain.signatures import Kind, Lang
+from launcher.diagnose.explain.signatures import CODES, Kind, Lang
 from launcher.diagnose.explain.source import Source
 from launcher.messages import Message
 
@@ -174,7 +174,7 @@ def _fields(source: Source, event: Sequence[Match], chosen: Match, ranks: Sequen
         fields["ranks"] = fields["rank"] = span(ranks)
     if fields.get("count", "").isdecimal() and int(fields["count"]) > 0:
         fields["last"] = str(int(fields["count"]) - 1)
-    if chosen.signature.refine in ("cann", "acl", "hccl"):
+    if chosen.signature.refine in CODES:
         fields |= {"text": fields["text"].rstrip(". ")} if "text" in fields else {}
         fields |= _behind(source.text, chosen.line.number)
         fields |= error_codes.words(chosen.signature.refine, fields, lang)
