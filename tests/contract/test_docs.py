@@ -112,7 +112,7 @@ def test_commands_are_parsed_by_the_real_command_line(page: Path, words: list[st
     command.make_context("ascend-launch", list(words)).close()
 
 
-@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md", "docs/extending.md"])
 def test_the_files_that_a_page_names_are_there(page: str):
     """`launcher/jobs/launch.py` and the like, whole paths from the root."""
     named = re.findall(r"`((?:launcher|tests|tools)/[\w./]*)`", (REPO / page).read_text(encoding="utf-8"))
