@@ -22,13 +22,12 @@ from launcher.machine.cluster import Cluster
 from launcher.machine.nodes import Nodes
 from launcher.planning import decide, plan
 from launcher.recipe import load
-from launcher.rundir.paths import RunDir
 from launcher.rundir.records import Failure
-from launcher.worker.agent.agent import Agent
 from launcher.worker.agent.nodes import board as nodes_board
 from launcher.worker.agent.nodes.link import Meeting
 from launcher.worker.agent.nodes.many import ManyNodes
 from launcher.worker.agent.nodes.one import OneNode
+from launcher.worker.agent.rank_env import network_env
 
 Write = Callable[..., Path]
 
@@ -175,16 +174,14 @@ def test_ranks_are_told_the_interface_and_the_ports(
         monkeypatch.delenv(name, raising=False)
     for name, value in user.items():
         monkeypatch.setenv(name, value)
-    agent = Agent(RunDir(tmp_path), two_nodes(recipe()), 0)
-
-    assert expected == agent._network_env(Meeting("n0", 1, 0, "eth1", 61000))
+    assert expected == network_env(two_nodes(recipe()), Meeting("n0", 1, 0, "eth1", 61000))
 
 
 def test_cpu_ranks_are_told_nothing_of_hccl(recipe: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
-    agent = Agent(RunDir(tmp_path), two_nodes(recipe(), npu=False), 0)
-
-    assert {"GLOO_SOCKET_IFNAME": "eth1"} == agent._network_env(Meeting("n0", 1, 0, "eth1", None))
+    assert {"GLOO_SOCKET_IFNAME": "eth1"} == network_env(
+        two_nodes(recipe(), npu=False), Meeting("n0", 1, 0, "eth1", None)
+    )
 
 
 def test_two_jobs_on_one_node_get_different_ports(recipe: Write):
