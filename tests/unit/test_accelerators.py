@@ -228,7 +228,6 @@ OWN = [LAUNCHER / "accelerators", LAUNCHER / "worker" / "accelerators"]
 OF_KERNELS = [LAUNCHER / "recipe" / "kernels.py", LAUNCHER / "worker" / "kernels"]
 ALLOWED = {
     "launcher/clusters/kubernetes/manifest.py: 'cpu'",  # a resource of Kubernetes'
-    "launcher/diagnose/explain/verdicts.py: ('cann', 'acl', 'hccl')",  # libraries whose messages have numbers
     "launcher/recipe/importers/llamafactory.py: 'cpu'",  # DeepSpeed's word for main memory
     "launcher/worker/training/random_state.py: 'cpu'",  # a key of checkpoints
 }
