@@ -6,6 +6,7 @@ import re
 import socket
 from pathlib import Path
 
+from launcher import assets
 from launcher.checks import Context, Finding, ok, skip
 from launcher.messages import Message
 
@@ -14,17 +15,9 @@ def is_hub_id(name: str) -> bool:
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not name.startswith(".")
 
 
-def hub_cache(ctx: Context) -> Path:
-    """huggingface_hub's folder of downloaded models."""
-    env = ctx.env
-    home = env.get("HF_HOME") or str(
-        Path(env.get("XDG_CACHE_HOME") or Path(env.get("HOME", "/root")) / ".cache") / "huggingface"
-    )
-    return Path(env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE") or Path(home) / "hub")
-
-
 def is_cached(ctx: Context, model: str) -> bool:
-    snapshots = hub_cache(ctx) / f"models--{model.replace('/', '--')}" / "snapshots"
+    """Whether the hub's cache has the model, of any revision."""
+    snapshots = assets.hub_repository(model, ctx.env) / "snapshots"
     try:
         return any((s / "config.json").exists() for s in snapshots.iterdir())
     except OSError:
@@ -64,8 +57,7 @@ def token(ctx: Context) -> str | None:
     for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if ctx.env.get(variable):
             return variable
-    home = ctx.env.get("HF_HOME") or str(Path(ctx.env.get("HOME", "/root")) / ".cache" / "huggingface")
-    file = Path(ctx.env.get("HF_TOKEN_PATH") or Path(home) / "token")
+    file = Path(ctx.env.get("HF_TOKEN_PATH") or assets.hub_home(ctx.env) / "token")
     return str(file) if file.is_file() else None
 
 
