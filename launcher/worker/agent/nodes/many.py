@@ -17,23 +17,20 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 from launcher import network, scrub
-from launcher.accelerators.ascend.ports import PORTS_OF_A_BLOCK
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.machine.nodes import split_endpoint
-from launcher.messages import Message, plural
+from launcher.messages import Message
 from launcher.planning.plan import Plan
 from launcher.rundir import records
-from launcher.rundir.paths import JOB_SECRET
 from launcher.rundir.records import NODE_LOST, Failure
 from launcher.worker.agent import consistency
-from launcher.worker.agent.nodes import seal
+from launcher.worker.agent.nodes import reasons, seal
 from launcher.worker.agent.nodes.board import LOST_AFTER_S, NOTHING, TICK_S, NodeBoard
 from launcher.worker.agent.nodes.link import FAILED, STALLED, Meeting, Record, port_blocks
-from launcher.worker.agent.nodes.store import CONNECT_S, bounded, open_store, ranks_store
+from launcher.worker.agent.nodes.store import client, ranks_store, serve
 from launcher.worker.runtime import failure
 
 LEAVE_S = 5.0
@@ -109,15 +106,9 @@ class ManyNodes:
                 return
             self._raise_if_over()
             if self._board.taken_by and self._board.taken_for_s > LOST_AFTER_S + LEAVE_S:
-                raise LaunchError(
-                    "{taken_by} is node {node_rank} of the job at {endpoint} already",
-                    hint="give every node a --node-rank of its own",
-                    taken_by=self._board.taken_by,
-                    node_rank=self.node_rank,
-                    endpoint=self.endpoint,
-                )
+                raise reasons.taken(self.plan, self.node_rank, self._board.taken_by)
             if time.monotonic() > deadline:
-                raise self._absent() if self._is_first else self._unreachable()
+                raise self._absent() if self._is_first else reasons.unreachable(self.plan, self.node_rank)
             time.sleep(TICK_S / 2)
 
     def _knows_the_job(self, store: Any, deadline: float) -> bool:
@@ -131,93 +122,38 @@ class ManyNodes:
             if store.check([seal.NONCE]) and self._seal.join(store.get(seal.NONCE)):
                 return True
             if time.monotonic() > until:
-                raise LaunchError(
-                    "node {node_rank} and the first node at {endpoint} do not have the same {job_secret}",
-                    hint="export one {job_secret} on every node, or none on any; `openssl rand -hex 32` makes one",
-                    node_rank=self.node_rank,
-                    endpoint=self.endpoint,
-                    job_secret=JOB_SECRET,
-                )
+                raise reasons.other_secret(self.plan, self.node_rank)
             time.sleep(TICK_S)
         return False
 
     def _absent(self) -> LaunchError:
         assert self._board is not None
-        absent = [str(n) for n in self._others if n not in self._board.met]
-        return LaunchError(
-            plural(
-                "node {absent} of {num_nodes} did not come to {endpoint} within {timeout_s:.0f} s",
-                "nodes {absent} of {num_nodes} did not come to {endpoint} within {timeout_s:.0f} s",
-                count=len(absent),
-                absent=", ".join(absent),
-                num_nodes=self.num_nodes,
-                endpoint=self.endpoint,
-                timeout_s=self.timeout_s,
-            ),
-            hint="start the launcher there too, each with its own --node-rank; --join-timeout sets the limit",
-            exit_code=EXIT_JOB_FAILED,
-        )
+        return reasons.absent(self.plan, [n for n in self._others if n not in self._board.met])
 
     def _serve(self) -> Any:
         network.open_many_files()
         if not self._seal.is_set:
-            self._note(
-                Message(
-                    "the nodes do not check who writes to {endpoint}: whoever reaches it can end this job; "
-                    "export one {job_secret} on every node (`openssl rand -hex 32` makes one)",
-                    endpoint=self.endpoint,
-                    job_secret=JOB_SECRET,
-                )
-            )
-        try:
-            # Where all nodes are on this host, nobody else need reach them; a name may be another address elsewhere.
-            store = open_store(self.host if self.host in ("127.0.0.1", "::1") else "", self.port)
-            self._seal.begin()
-            store.set(seal.NONCE, self._seal.begun)
-            return store
-        except (RuntimeError, OSError) as error:
-            if "EADDRINUSE" not in str(error) and "in use" not in str(error):
-                raise
-            raise LaunchError(
-                "port {port} is taken on this, the first node",
-                hint="end the other job (`ss -ltnp`), or choose another port on all nodes",
-                port=self.port,
-            ) from error
+            self._note(reasons.unchecked(self.plan))
+        return serve(self.host, self.port, self._seal)
 
     def _connect(self, deadline: float) -> Any:
         """The first node's store; None where this node is told to stop before it is there."""
-        from torch.distributed import TCPStore
-
         value: Any = None
         while not self._is_stopping():
             # The name first: it may lead elsewhere by now.
             found = network.listener(self.host, self.port) or network.listener(self._address, self.port)
             if found is not None:
                 self._address = found
-                network.ask_no_name_server()
-                timeout = timedelta(seconds=max(0.1, min(CONNECT_S, deadline - time.monotonic())))
-                done, value = bounded(
-                    partial(TCPStore, found, self.port, is_master=False, wait_for_workers=False, timeout=timeout),
-                    2 * CONNECT_S,
-                )
+                done, value = client(found, self.port, deadline - time.monotonic())
                 if done and not isinstance(value, Exception):
                     value.set_timeout(timedelta(seconds=2 * LOST_AFTER_S))  # silence is judged by the beats alone
                     return value
             if time.monotonic() > deadline:
-                raise self._unreachable() from (value if isinstance(value, Exception) else None)
+                raise reasons.unreachable(self.plan, self.node_rank) from (
+                    value if isinstance(value, Exception) else None
+                )
             time.sleep(TICK_S)
         return None
-
-    def _unreachable(self) -> LaunchError:
-        return LaunchError(
-            "node {node_rank} found no first node at {endpoint} within {timeout_s:.0f} s",
-            hint="start the launcher there too, with --node-rank 0; check the address, the port and "
-            "firewalls; --join-timeout sets the limit",
-            exit_code=EXIT_JOB_FAILED,
-            node_rank=self.node_rank,
-            endpoint=self.endpoint,
-            timeout_s=self.timeout_s,
-        )
 
     def _refuse_others(self, met: Mapping[int, Record]) -> None:
         """Raise LaunchError for a node that is not what this one is; each is looked at once."""
@@ -229,19 +165,7 @@ class ManyNodes:
         found = consistency.difference(own, other)
         if found is not None:
             assert self._board is not None
-            verb, values, hint = found
-            host = self._board.met[node]["host"]
-            raise LaunchError(
-                Message(
-                    "node {node} ({host}) {verb} than node {node_rank}: {values}",
-                    node=node,
-                    host=host,
-                    verb=verb,
-                    node_rank=self.node_rank,
-                    values=values,
-                ),
-                hint=hint,
-            )
+            raise reasons.different(self.node_rank, node, self._board.met[node]["host"], found)
 
     def declare(self, prepared: Record) -> None:
         self._prepared = prepared
@@ -292,21 +216,7 @@ class ManyNodes:
             if self._state(node).get("left")
             else Message("nothing heard of it for {silent_s:.0f} s", silent_s=silent_s)
         )
-        what = Message("node {node} ({host}) is lost: {gone}", node=node, host=host, gone=gone)
-        return Failure.of(
-            rank=None,
-            node_rank=node,
-            host=host,
-            type=NODE_LOST,
-            message=what,
-            what=what,
-            hint=Message("look at that node: its power and network, and agent.log in its run directory"),
-            traceback="",
-            weight=failure.CAUSE,
-            exit_code=EXIT_JOB_FAILED,
-            time=time.time() - silent_s,
-            time_ns=time.monotonic_ns() - int(silent_s * 1e9),
-        )
+        return reasons.lost(node, host, gone, silent_s)
 
     def _is_stopping(self) -> bool:
         """Whether the job is told to stop, on whichever node: it stops on all."""
@@ -411,16 +321,8 @@ class ManyNodes:
         if not common:
             assert self._board is not None
             few = min(offers, key=lambda n: len(offers[n]))
-            where = Message(
-                "node {few} ({host})", few=few, host=self._board.met[few]["host"] if few else self._introduction["host"]
-            )
-            raise LaunchError(
-                "no {ports_of_a_block} ports for HCCL are free on all nodes; {where} offers {offers}",
-                hint="end other jobs on these hosts, or export HCCL_IF_BASE_PORT with one value on every node",
-                ports_of_a_block=PORTS_OF_A_BLOCK,
-                where=where,
-                offers=sorted(offers[few]) or "none",
-            )
+            host = self._board.met[few]["host"] if few else self._introduction["host"]
+            raise reasons.no_block(few, host, offers[few])
         self._blocks.keep(min(common))
         return min(common)
 
@@ -437,15 +339,7 @@ class ManyNodes:
                 if network.listener(host, port) is not None:
                     return host
             if time.monotonic() > deadline:
-                raise LaunchError(
-                    "node {node_rank} reaches {endpoint}, but not port {port} of the first node ({hosts})",
-                    hint="let the nodes connect to each other at any port: firewall, security group or network policy",
-                    exit_code=EXIT_JOB_FAILED,
-                    node_rank=self.node_rank,
-                    endpoint=self.endpoint,
-                    port=port,
-                    hosts=" or ".join(hosts),
-                )
+                raise reasons.closed_port(self.plan, self.node_rank, port, hosts)
             time.sleep(TICK_S)
         return self._address
 

@@ -6,10 +6,13 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from launcher import network
 from launcher.errors import LaunchError
+from launcher.worker.agent.nodes.seal import NONCE, Seal
 
 CONNECT_S = 5.0
 
@@ -63,6 +66,39 @@ def open_store(address: str, port: int) -> Any:
         return TCPStore(
             address, port, is_master=True, wait_for_workers=False, master_listen_fd=os.dup(listening.fileno())
         )
+
+
+def serve(host: str, port: int, seal: Seal) -> Any:
+    """The first node's store, where the agents meet; it says at once which job it is of.
+
+    Raises:
+        LaunchError: the port is taken.
+    """
+    try:
+        # Where all nodes are on this host, nobody else need reach them; a name may be another address elsewhere.
+        store = open_store(host if host in ("127.0.0.1", "::1") else "", port)
+        seal.begin()
+        store.set(NONCE, seal.begun)
+        return store
+    except (RuntimeError, OSError) as error:
+        if "EADDRINUSE" not in str(error) and "in use" not in str(error):
+            raise
+        raise LaunchError(
+            "port {port} is taken on this, the first node",
+            hint="end the other job (`ss -ltnp`), or choose another port on all nodes",
+            port=port,
+        ) from error
+
+
+def client(address: str, port: int, timeout_s: float) -> tuple[bool, Any]:
+    """Whether the first node's store was there in time, and it, or the exception."""
+    from torch.distributed import TCPStore
+
+    network.ask_no_name_server()
+    timeout = timedelta(seconds=max(0.1, min(CONNECT_S, timeout_s)))
+    return bounded(
+        partial(TCPStore, address, port, is_master=False, wait_for_workers=False, timeout=timeout), 2 * CONNECT_S
+    )
 
 
 def bounded(call: Callable[[], Any], timeout_s: float) -> tuple[bool, Any]:
