@@ -170,7 +170,8 @@ def test_env_json_and_the_other_node_hold_no_secret(recipe: Write, monkeypatch: 
     }
     for name, value in user.items():
         monkeypatch.setenv(name, value)
-    link = ManyNodes(two_nodes(recipe()), 1, stop=lambda: None, on_stop=lambda number: None)
+    cards = two_nodes(recipe()).model_copy(update={"device": "npu"})
+    link = ManyNodes(cards, 1, stop=lambda: None, on_stop=lambda number: None)
 
     assert SECRET not in json.dumps(env.record((), user))
     assert SECRET not in json.dumps(link._introduction)
