@@ -50,8 +50,8 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "HF_HUB_OFFLINE": "1", "ASCEND_LAUNCH_REPORT": "false", "PYTHONPATH": str(REPO), **more}
 
 
-def command(*words: str | Path) -> list[str]:
-    return [sys.executable, "-m", "launcher.cli", *map(str, words)]
+def command(*words: str | Path, python: str | Path = sys.executable) -> list[str]:
+    return [str(python), "-m", "launcher.cli", *map(str, words)]
 
 
 def popen(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -143,13 +144,14 @@ class Running(Run):
         env: Mapping[str, str],
         prefix: list[str],
         cwd: Path = launch.REPO,
+        python: str | Path = sys.executable,
         **options: Any,
     ) -> None:
         super().__init__(folder)
         self.started_s = time.monotonic()
         # -m puts the working directory first, so that a copy of the launcher there is the one that runs.
         self.process = launch.popen(
-            [*prefix, *launch.command("--device", "cpu", "--run-dir", folder, *words)],
+            [*prefix, *launch.command("--device", "cpu", "--run-dir", folder, *words, python=python)],
             env,
             cwd=cwd,
             stdin=subprocess.DEVNULL,

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from launcher.accelerators import detect
 from launcher.accelerators.ascend import ports
@@ -27,6 +28,7 @@ from launcher.worker.agent.nodes import board as nodes_board
 from launcher.worker.agent.nodes.link import Meeting
 from launcher.worker.agent.nodes.many import ManyNodes
 from launcher.worker.agent.nodes.one import OneNode
+from launcher.worker.agent.nodes.store import open_store
 from launcher.worker.agent.rank_env import network_env
 
 Write = Callable[..., Path]
@@ -378,3 +380,14 @@ def test_the_stores_of_several_nodes_are_served_where_these_meet(recipe: Write):
     assert {"127.0.0.1"} == listening(met.links[0].port)
     assert {"127.0.0.1"} == listening(met.got[0].port)
     met.close()
+
+
+def test_a_store_serves_an_open_socket_with_an_old_torch(monkeypatch: pytest.MonkeyPatch):
+    """The libuv server of torch 2.6 takes none; the one that is then asked for works in every release."""
+    monkeypatch.setattr(torch, "__version__", "2.6.0+cpu")
+
+    store = open_store("127.0.0.1", 0)
+
+    assert not store.libuvBackend
+    store.set("key", "value")
+    assert b"value" == store.get("key")

@@ -76,6 +76,8 @@ class RecipeTrainer(ResumableTrainer):
             **options,
         )
         engine.after_trainer(self)
+        # Older releases of transformers have accelerate divide the loss of DDP and FSDP2 by accumulation.
+        self.accelerator.gradient_accumulation_steps = 1
         # Counting labels over ranks is for losses that are divided by the count; ours are not.
         self.model_accepts_loss_kwargs = False
         self._order = _order(
@@ -154,6 +156,8 @@ class RecipeTrainer(ResumableTrainer):
         self._has_stepped = True
         if self._counts_rows:
             self.meter.count(inputs)
+        # And those that know no `loss_is_scaled_for_ga` divide it by this.
+        self.current_gradient_accumulation_steps = 1
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._loss_sum += loss.float()
         if self.accelerator.sync_gradients:

@@ -12,6 +12,7 @@ from typing import Any
 
 from launcher import network
 from launcher.errors import LaunchError
+from launcher.versions import numbers
 from launcher.worker.agent.nodes.seal import NONCE, Seal
 
 CONNECT_S = 5.0
@@ -53,6 +54,7 @@ def open_store(address: str, port: int) -> Any:
     Raises:
         OSError, RuntimeError: the port is taken.
     """
+    import torch
     from torch.distributed import TCPStore
 
     network.ask_no_name_server()
@@ -63,9 +65,10 @@ def open_store(address: str, port: int) -> Any:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((address, port))
         port = listening.getsockname()[1]
-        return TCPStore(
-            address, port, is_master=True, wait_for_workers=False, master_listen_fd=os.dup(listening.fileno())
-        )
+        # torch 2.6's own server, libuv, takes no open socket; the one before it does in every release.
+        more = {"use_libuv": False} if numbers(torch.__version__) < (2, 7) else {}
+        fd = os.dup(listening.fileno())
+        return TCPStore(address, port, is_master=True, wait_for_workers=False, master_listen_fd=fd, **more)
 
 
 def serve(host: str, port: int, seal: Seal) -> Any:
