@@ -1,4 +1,4 @@
-"""The environment that `accelerate launch WORDS` of this Python would give its ranks, as JSON on standard output.
+"""The environment that `accelerate launch ARGS` of this Python would give its ranks, as JSON on standard output.
 
 accelerate itself decides: its command runs as far as the place where it would start the ranks, which only looks at the
 environment here.
@@ -17,9 +17,9 @@ from launcher.messages import Message
 
 
 def main() -> NoReturn:
-    """`{"version": …, "set": {name: value}}`, or `{"error": …}` where accelerate refuses the words."""
+    """`{"version": …, "set": {name: value}}`, or `{"error": …}` where accelerate refuses the arguments."""
     out = os.dup(1)
-    os.dup2(2, 1)  # what libraries print is no part of the answer
+    os.dup2(2, 1)  # what libraries print is not part of the answer
     before = dict(os.environ)
     try:
         answer = _asked(sys.argv[1:], before)
@@ -29,7 +29,7 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _asked(words: list[str], before: Mapping[str, str]) -> dict[str, object]:
+def _asked(argv: list[str], before: Mapping[str, str]) -> dict[str, object]:
     import accelerate
     import torch.distributed.run as torchrun
     from accelerate.commands import launch
@@ -44,11 +44,11 @@ def _asked(words: list[str], before: Mapping[str, str]) -> dict[str, object]:
 
     torchrun.run = look
     launch.simple_launcher = look_at_one
-    args = launch.launch_command_parser().parse_args(words)
+    args = launch.launch_command_parser().parse_args(argv)
     if args.training_script_args:
         raise ValueError(Message("{training_script}: no option", training_script=args.training_script))
     launch.launch_command(args)
     if not seen:
-        raise ValueError(Message("these words start no ranks on this machine"))
+        raise ValueError(Message("these arguments start no ranks on this machine"))
     changed = {name: value for name, value in sorted(seen.items()) if before.get(name) != value}
     return {"version": accelerate.__version__, "set": changed}

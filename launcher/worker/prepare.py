@@ -23,10 +23,10 @@ def main(run: RunDir) -> None:
     try:
         _prepare(plan, run)
     except Exception as error:
-        found = places.explained(error, os.environ)
-        if found is None:
+        explanation = places.explained(error, os.environ)
+        if explanation is None:
             raise
-        raise found from error
+        raise explanation from error
 
 
 def _prepare(plan: Plan, run: RunDir) -> None:

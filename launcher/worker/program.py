@@ -32,24 +32,24 @@ def preload(plan: Plan) -> tuple[list[str], str]:
     assert plan.program is not None
     if not plan.supervision.preload:
         return [], "--no-preload"
-    found = analysis.of(plan.program, Path.cwd())
-    wanted = list(found.modules)
-    if found.may_import_torch and "torch" not in wanted and importlib.util.find_spec("torch") is not None:
+    imports = analysis.of(plan.program, Path.cwd())
+    wanted = list(imports.modules)
+    if imports.may_import_torch and "torch" not in wanted and importlib.util.find_spec("torch") is not None:
         wanted.append("torch")
     extension = plan.accelerator.torch_extension
-    if extension is not None and found.may_import_torch and importlib.util.find_spec(extension) is not None:
+    if extension is not None and imports.may_import_torch and importlib.util.find_spec(extension) is not None:
         wanted.append(extension)
     done: list[str] = []
     for name in wanted:
         try:
             importlib.import_module(name)
             done.append(name)
-            __import__(name, fromlist=found.names.get(name, ()))
+            __import__(name, fromlist=imports.names.get(name, ()))
         except BaseException as error:  # the rank meets it again, and says so where the program would
             return done, Message(
                 "importing {name} failed: {kind}: {error}", name=name, kind=type(error).__name__, error=error
             )
-    return done, found.reason
+    return done, imports.reason
 
 
 def execute(program: Program, local_rank: int) -> NoReturn:
@@ -83,14 +83,14 @@ def main(program: Program, run: RunDir, attempt: int, rank: int) -> int:
         if not isinstance(stop.code, int):
             print(stop.code, file=sys.stderr)
         flush()
-        said = LaunchError(
+        problem = LaunchError(
             "{target} ended with exit code {how}", exit_code=EXIT_JOB_FAILED, target=program.target, how=how
         )
         # argparse says what is wrong on stderr; the first rank's is on the screen already, unless it is kept off.
         local_rank = int(os.environ["LOCAL_RANK"])
         is_shown = local_rank == 0 and local_rank not in program.separate_logs
-        words = "" if is_shown else files.tail(run.last_words(attempt, rank))
-        failure.leave(error_path, said, rank, traceback_text=words)
+        log_tail = "" if is_shown else files.tail(run.last_words(attempt, rank))
+        failure.leave(error_path, problem, rank, traceback_text=log_tail)
         return code
     except KeyboardInterrupt as error:
         _print(error)

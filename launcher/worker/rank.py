@@ -52,7 +52,7 @@ def main(run_dir: Path, attempt: int = 0) -> None:
 
     Raises:
         SystemExit: on failure, after writing attempt_<n>/error_<r>.json: 2 for what the user must change, else 1; 143
-            where all ranks were told to stop and have saved.
+            where all ranks were asked to stop and have saved.
     """
     run = RunDir(run_dir)
     index = 0

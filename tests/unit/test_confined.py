@@ -184,9 +184,9 @@ def file_row(name: str, size: int = 0) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"files": [file_row("/dev/zero")]}, "names '/dev/zero', which is no file of this folder"),
+        ({"files": [file_row("/dev/zero")]}, "names '/dev/zero', which is not a file of this folder"),
         ({"files": [file_row("../secret")]}, "names '../secret'"),
-        ({"files": [file_row("a/../../secret")]}, "which is no file of this folder"),
+        ({"files": [file_row("a/../../secret")]}, "which is not a file of this folder"),
         ({"files": [file_row("pipe")]}, "pipe is a named pipe, not a file"),
         ({"files": [file_row("link")]}, "link is a link"),
         ({"files": [file_row("inner/keep")]}, "inner/keep is a link"),

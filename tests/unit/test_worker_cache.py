@@ -62,7 +62,7 @@ def edit(path: Path) -> None:
         (lambda p: os.truncate(p / "b.bin", 4096), "b.bin has 4096 bytes of 5000"),
         (lambda p: (p / "b.bin").unlink(), "b.bin is missing"),
         (lambda p: (p / cache.RECORD).unlink(), "contents.json is missing"),
-        (lambda p: (p / cache.RECORD).write_text('{"files":'), "contents.json is no JSON"),
+        (lambda p: (p / cache.RECORD).write_text('{"files":'), "contents.json is not JSON"),
         (lambda p: (p / cache.RECORD).write_text("[]"), "contents.json was written by something else"),
         (edit, "contents.json was changed"),
     ],

@@ -35,8 +35,8 @@ from launcher.worker.checkpoints.publish import attempted, put_in_place, remove,
 from launcher.worker.checkpoints.saved import Saved
 from launcher.worker.checkpoints.tensorfile import TensorFile, Written, write
 from launcher.worker.runtime import heartbeat
-from launcher.worker.runtime.numbers import not_a_number
 from launcher.worker.training import random_state
+from launcher.worker.training.losswatch import not_a_number
 from launcher.worker.weights import trained
 from launcher.worker.weights.trained import ADAPTER
 
@@ -170,7 +170,7 @@ def test_a_pickle_in_a_state_file_is_refused_when_read(tmp_path: Path):
     path, mark = tmp_path / "state_0.safetensors", tmp_path / "ran"
     torch.save(Bomb(mark), path)
 
-    with pytest.raises(LaunchError, match="is no safetensors file"):
+    with pytest.raises(LaunchError, match="is not a safetensors file"):
         TensorFile(path)
     assert not mark.exists()
 
@@ -375,7 +375,7 @@ def test_a_finished_model_of_an_older_version_is_used_with_a_note(tmp_path: Path
 @pytest.mark.parametrize("content", ["x", "[1]", '{"base_model_name_or_path": 5}'])
 def test_an_odd_adapter_config_is_refused(tmp_path: Path, content: str):
     (tmp_path / ADAPTER).write_text(content)
-    with pytest.raises(LaunchError, match="is no adapter's config"):
+    with pytest.raises(LaunchError, match="is not an adapter's config"):
         trained.trained(RECIPE, str(tmp_path), seed=1)
 
 

@@ -77,7 +77,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, damage):
     path = tmp_path / "w.safetensors"
     path.write_bytes(damage(path.read_bytes()))
 
-    with pytest.raises(LaunchError, match="no whole safetensors file"):
+    with pytest.raises(LaunchError, match="not a whole safetensors file"):
         SafetensorsFile(path)
 
 

@@ -22,8 +22,7 @@ from launcher.planning import decide, plan
 from launcher.recipe import load
 from launcher.worker.checkpoints import manifest
 from launcher.worker.checkpoints.manifest import Checkpoint
-from launcher.worker.checkpoints.snapshot import Snapshot
-from launcher.worker.checkpoints.store import Store
+from launcher.worker.checkpoints.store import Snapshot, Store
 from launcher.worker.runtime import stop_signals
 from launcher.worker.runtime.events import Events
 from launcher.worker.runtime.heartbeat import Heart
@@ -31,8 +30,7 @@ from launcher.worker.runtime.peers import Peers
 from launcher.worker.runtime.stop_signals import Preempted
 from launcher.worker.training.losswatch import NAN_REASONS, ZERO_STEPS, LossWatch
 from launcher.worker.training.progress import Progress
-from launcher.worker.training.schedule import Schedule
-from launcher.worker.training.stop import Stop, StopReport
+from launcher.worker.training.stop import Schedule, Stop, StopReport
 
 
 @pytest.fixture

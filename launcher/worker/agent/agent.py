@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         agent = Agent(run, plan, args.node_rank, attempt=run.last_attempt + 1, secret=secret, program=program)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, agent.on_signal)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a session's end is no end of the job; ranks inherit it
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the job outlives its session; ranks inherit it
         return agent.run()
 
 
@@ -95,29 +95,29 @@ class Agent:
         try:
             self._settle_start_method()  # before this process has threads of its own
             link.meet()
-            found = self._prepare(link)
+            job_failure = self._prepare(link)
             link.declare((files.read_json(self.run_dir.data_path) or {}).get("digests", {}))
-            found = self._attempts(link, found)
+            job_failure = self._attempts(link, job_failure)
         except (LaunchError, OSError) as error:
-            found = failure.describe(error, None).but(node_rank=self.node_rank, traceback="")
+            job_failure = failure.describe(error, None).but(node_rank=self.node_rank, traceback="")
             if isinstance(error, OSError) and self.before is not None:
-                # Files can no longer be written: most likely what ended that attempt, in better words.
+                # Files can no longer be written: most likely what ended that attempt, said more clearly.
                 hint = Message(
-                    "{hint}; no other attempt could begin: {what}", hint=self.before.hint, what=found.what
+                    "{hint}; no other attempt could begin: {what}", hint=self.before.hint, what=job_failure.what
                 ).lstrip("; ")
-                found = self.before.but(hint=hint)
-            link.give_up(found)
+                job_failure = self.before.but(hint=hint)
+            link.give_up(job_failure)
         finally:
             link.close()
         is_stopped = self.stop_signal is not None or self._judge.was_preempted()
-        if found is None and (not is_stopped or self._judge.is_done()):
+        if job_failure is None and (not is_stopped or self._judge.is_done()):
             return EXIT_OK
         if is_stopped:
             self._event(records.Stopped(signal=self.stop_signal))
             return EXIT_INTERRUPTED if self.stop_signal == signal.SIGINT else EXIT_TERMINATED
-        assert found is not None
-        failures.leave(self.run_dir, found)
-        return EXIT_USER if found.exit_code == EXIT_USER else EXIT_JOB_FAILED
+        assert job_failure is not None
+        failures.leave(self.run_dir, job_failure)
+        return EXIT_USER if job_failure.exit_code == EXIT_USER else EXIT_JOB_FAILED
 
     # -- before the ranks -----------------------------------------------------------------------------------------
 
@@ -144,41 +144,43 @@ class Agent:
         log = self.run_dir.attempt(self.attempt) / "prepare.log"
         self.children.forget()
         child = self.children.start(zygote.Job(self.run_dir.path, self.attempt, None, {}, log, self.spawn))
-        told = False
+        is_killed = False
         while child.exit_code is None:
             self.children.listen()
-            if (link.pulse("") or self.stop_signal is not None) and not told:
-                told = True
+            if (link.pulse("") or self.stop_signal is not None) and not is_killed:
+                is_killed = True
                 self.children.signal(signal.SIGKILL)  # it changes nothing that a lock and a rename do not protect
         return None if self.stop_signal is not None else self._judge.first_failure()
 
     # -- attempts -------------------------------------------------------------------------------------------------
 
-    def _attempts(self, link: Link, found: Failure | None) -> Failure | None:
-        """Attempts until one ends well or none is left; `found` is the failure before the first, if there is one."""
+    def _attempts(self, link: Link, last_failure: Failure | None) -> Failure | None:
+        """Attempts until one ends well or none is left; `last_failure` is the one before the first, if any."""
         left = self.plan.supervision.max_restarts
         while self.stop_signal is None:
-            meeting = link.join(self.attempt, found)
+            meeting = link.join(self.attempt, last_failure)
             if not isinstance(meeting, Meeting):
                 return meeting
             self.attempt = meeting.attempt
             paths.make_folder(self.run_dir.attempt(self.attempt))
             outcome = self._attempt(meeting, link)
-            found, again = link.settle(outcome, self._may_restart if left else lambda found: False)
-            if found is None or not again or self.stop_signal is not None:
-                return found
+            last_failure, again = link.settle(outcome, self._may_restart if left else lambda _: False)
+            if last_failure is None or not again or self.stop_signal is not None:
+                return last_failure
             left -= 1
             self.attempt += 1
-            self.before = found
+            self.before = last_failure
             restarts = self.plan.supervision.max_restarts
             self._event(
-                records.Restart(attempt=restarts - left, of_restarts=restarts, rank=found.rank, what=found.what)
+                records.Restart(
+                    attempt=restarts - left, of_restarts=restarts, rank=last_failure.rank, what=last_failure.what
+                )
             )
-            found = None
+            last_failure = None
         return None
 
-    def _may_restart(self, found: Failure) -> bool:
-        return found.exit_code != EXIT_USER and not self._judge.was_preempted()
+    def _may_restart(self, last_failure: Failure) -> bool:
+        return last_failure.exit_code != EXIT_USER and not self._judge.was_preempted()
 
     def _link(self) -> Link:
         if self.plan.num_nodes == 1:
@@ -225,7 +227,7 @@ class Agent:
     def _watch(self, link: Link, watch: stall.Watch) -> Failure | None:
         """Until every rank of this node has ended; the failure that came first here, or None."""
         tell_at = kill_at = float("inf")
-        told, is_stopping, stalled, oom_kills = False, False, None, failures.oom_kills()
+        is_signalled, is_stopping, stalled, oom_kills = False, False, None, failures.oom_kills()
         judge = self._judge
         while self.children.running:
             self.children.listen()
@@ -248,9 +250,9 @@ class Agent:
                     if stalled.weight == failure.CAUSE:
                         self._event(records.Hang(what=stalled.what))
                 if stalled is not None or at_once:
-                    tell_at, kill_at, told = now, now, True
-            if now >= tell_at and not told:
-                told = True
+                    tell_at, kill_at, is_signalled = now, now, True
+            if now >= tell_at and not is_signalled:
+                is_signalled = True
                 # The pid alone: a checkpoint needs the DataLoader workers alive. A program hears the signal that was sent,
                 # so that ^C reaches its `except KeyboardInterrupt`.
                 self.children.signal(

@@ -11,7 +11,7 @@ from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.worker.agent import zygote
 
 POLL_S = 0.1
-"""How soon a signal or another node's word is acted on; a rank's end is heard at once."""
+"""How soon a signal or another node's message is acted on; a rank's end is heard at once."""
 
 
 @dataclass
@@ -21,12 +21,12 @@ class Child:
     pid: int
     rank: int | None
     log: Path
-    """Its last words are in it."""
+    """The end of its output is in it."""
     exit_code: int | None = None
     """As subprocess counts: negative for a signal; None while it runs."""
     ended_ns: int = 0
-    was_told: bool = False
-    """Whether it was signalled before it ended: then its end is no cause of anything."""
+    was_signalled: bool = False
+    """Whether it was signalled before it ended: then its end caused nothing."""
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Children:
         """Send a signal to each that runs."""
         running = self.running
         for child in running:
-            child.was_told = True
+            child.was_signalled = True
         self.pipe.send(("signal", (number, {c.pid for c in running})))
 
     @property

@@ -1,5 +1,5 @@
-"""What has to be the same on every node of a job, as short as it can be told: code, versions, settings, and what was
-prepared from the recipe. And in words, what differs."""
+"""What has to be the same on every node of a job, in short: code, versions, settings, and what was prepared
+from the recipe. And what differs, as text."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OWN = frozenset(
 
 
 Record = dict[str, Any]
-WORDS = {
+VERBS = {
     "plan": Message("runs another plan"),
     "code": Message("runs other code"),
     "versions": Message("has other versions"),
@@ -99,31 +99,31 @@ def settings(plan: Plan, env: Mapping[str, str]) -> dict[str, str]:
 
 def difference(own: Record, other: Record, limit: int = 4) -> tuple[str, str, str] | None:
     """How another node's record differs from this one's: a verb, the values, and what to do; None where it does not."""
-    found, first = [], ""
-    for part in WORDS:
+    differences, first = [], ""
+    for part in VERBS:
         if own.get(part) == other.get(part):
             continue
-        here, there = dict(_leaves(own.get(part) or {})), dict(_leaves(other.get(part) or {}))
-        changed = [k for k in {**here, **there} if here.get(k) != there.get(k)]
-        found += [
+        own_facts, other_facts = dict(_leaves(own.get(part) or {})), dict(_leaves(other.get(part) or {}))
+        changed = [k for k in {**own_facts, **other_facts} if own_facts.get(k) != other_facts.get(k)]
+        differences += [
             Message(
                 "{key} is {place} there and {value} here",
                 key=key,
-                place=_said(there.get(key)),
-                value=_said(here.get(key)),
+                place=_shown(other_facts.get(key)),
+                value=_shown(own_facts.get(key)),
             )
             for key in changed
         ]
         first = first or (part if changed else "")
-    if not found:
+    if not differences:
         return None
-    shown = found[:limit]
-    if len(found) > limit:
-        shown.append(Message("and {count} more", count=len(found) - limit))
-    return WORDS[first], joined(shown, "; "), HINTS[first]
+    shown = differences[:limit]
+    if len(differences) > limit:
+        shown.append(Message("and {count} more", count=len(differences) - limit))
+    return VERBS[first], joined(shown, "; "), HINTS[first]
 
 
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     return Message("not set") if value is None else repr(value)
 
 

@@ -35,10 +35,10 @@ class Judge:
     children: Sequence[Child]
 
     def _record(self, child: Child) -> Failure | None:
-        found = events.read_failure(zygote.error_path(self.run_dir, self.attempt, child.rank))
-        if found is None and self.program is not None and child.rank is not None:
+        record = events.read_failure(zygote.error_path(self.run_dir, self.attempt, child.rank))
+        if record is None and self.program is not None and child.rank is not None:
             return failure.of_torchelastic(torchelastic_error(self.run_dir, self.attempt, child.rank))
-        return found
+        return record
 
     def _is_early(self, child: Child) -> bool:
         """Whether a rank ended with code 0 and without having done its work."""
@@ -47,8 +47,8 @@ class Judge:
         return not zygote.done_path(self.run_dir, self.attempt, child.rank).exists()
 
     def is_done(self) -> bool:
-        """Whether every rank of this node has done its work: then a word to stop came too late to matter. A program of the
-        user's may end with 0 because it was told to stop."""
+        """Whether every rank of this node has done its work: then a request to stop came too late to matter. A program
+        of the user's may end with 0 because it was asked to stop."""
         return (
             bool(self.children)
             and self.program is None
@@ -69,24 +69,26 @@ class Judge:
         return record is not None and record.weight != failure.CAUSE
 
     def was_preempted(self) -> bool:
-        """Whether a rank left as one does that was told to stop, by somebody else than this agent for another's failure."""
-        return self.program is None and any(failure.is_preempted(c.exit_code) and not c.was_told for c in self.children)
+        """Whether a rank ended as one that was asked to stop, and not by this agent because of another's failure."""
+        return self.program is None and any(
+            failure.is_preempted(c.exit_code) and not c.was_signalled for c in self.children
+        )
 
     def first_failure(self, oom_kills: int = 0) -> Failure | None:
         """The failure that came first; None where none failed of itself. `oom_kills` is how often the kernel killed
         for memory meanwhile."""
-        found = []
+        located = []
         for child in self.children:
             if not self.has_failed(child):
                 continue
             record = self._record(child)
             if record is None:
-                if child.was_told:
+                if child.was_signalled:
                     continue
                 record = failure.of_exit(child.exit_code or 0, child.log, oom_kills)
                 record = record.but(time_ns=child.ended_ns, time=time.time())
-            found.append(self._located(child, record))
-        return failure.first([*found, *self._left_early()] if found else found)
+            located.append(self._located(child, record))
+        return failure.first([*located, *self._left_early()] if located else located)
 
     def _left_early(self) -> list[Failure]:
         """Ranks of a program that ended with code 0 before its end, as os._exit(0) does. That is a failure only where
@@ -98,7 +100,7 @@ class Judge:
                 time_ns=child.ended_ns, time=time.time(), weight=failure.IN_FLIGHT
             )
             for child in self.children
-            if self._is_early(child) and not child.was_told
+            if self._is_early(child) and not child.was_signalled
         ]
 
     def _located(self, child: Child, record: Failure) -> Failure:
@@ -114,24 +116,24 @@ class Judge:
         )
 
 
-def leave(run_dir: RunDir, found: Failure) -> None:
+def leave(run_dir: RunDir, record: Failure) -> None:
     """failure.json; where the disk takes nothing any more, the launcher still hears of it."""
     try:
-        events.write_failure(run_dir.failure_path, found)
+        events.write_failure(run_dir.failure_path, record)
     except OSError as error:
         unwritten = Message(
             "{failure_path} could not be written either: {problem}",
             failure_path=run_dir.failure_path,
             problem=error.strerror,
         )
-        found = found.but(hint=f"{found.hint}; {unwritten}")
+        record = record.but(hint=f"{record.hint}; {unwritten}")
         if LAST_WORDS not in os.environ:  # started by hand
             raise
-        os.write(int(os.environ[LAST_WORDS]), json.dumps(found.to_json()).encode())
+        os.write(int(os.environ[LAST_WORDS]), json.dumps(record.to_json()).encode())
 
 
 def oom_kills() -> int:
-    """How often the kernel killed for memory in this container so far; 0 where that is not told."""
+    """How often the kernel killed for memory in this container so far; 0 where that is unknown."""
     for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
         with contextlib.suppress(OSError, ValueError):
             for line in Path(path).read_text().splitlines():

@@ -73,21 +73,21 @@ class _StopError(Exception):
 
 def of(program: Program, cwd: Path) -> Preload:
     """What may be imported before the ranks of a script or a module are forked."""
-    found = Preload()
+    preload = Preload()
     source = _source(program, cwd)
     if source is None:
-        found.reason = Message("{target} cannot be read as source", target=program.target)
-        return found
+        preload.reason = Message("{target} cannot be read as source", target=program.target)
+        return preload
     home = source.resolve().parent
-    reader = _Reader(found, cwd if program.kind == "module" else home, home)
+    reader = _Reader(preload, cwd if program.kind == "module" else home, home)
     try:
         if program.kind == "module":
             reader.package_of(program.target, source)
         reader.file(source, is_main=True)
     except _StopError as stop:
-        found.reason = str(stop)
-    found.may_import_torch = not reader.is_before_torch
-    return found
+        preload.reason = str(stop)
+    preload.may_import_torch = not reader.is_before_torch
+    return preload
 
 
 def _source(program: Program, cwd: Path) -> Path | None:
@@ -110,8 +110,8 @@ def _source(program: Program, cwd: Path) -> Path | None:
 class _Reader:
     """Walks statements in the order in which Python would run them."""
 
-    def __init__(self, found: Preload, root: Path, home: Path) -> None:
-        self.found = found
+    def __init__(self, preload: Preload, root: Path, home: Path) -> None:
+        self.preload = preload
         self.root = root
         """Where the program's own modules are looked for first."""
         self.home = home
@@ -175,9 +175,9 @@ class _Reader:
                 self.local(root.joinpath(*parts[:depth]), [])
             self.local(root.joinpath(*parts), names or [])
         elif top in KNOWN:
-            if name not in self.found.modules:
-                self.found.modules.append(name)
-            self.found.names.setdefault(name, []).extend(n for n in names or () if n != "*")
+            if name not in self.preload.modules:
+                self.preload.modules.append(name)
+            self.preload.names.setdefault(name, []).extend(n for n in names or () if n != "*")
         elif top not in sys.stdlib_module_names:
             self.stranger(top, path, line)
 
@@ -222,7 +222,7 @@ class _Reader:
             )
         texts = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
         keys = [text for text in texts if re.fullmatch(r"[A-Z_][A-Z0-9_]*", text)]
-        has_torch = "torch" in {name.partition(".")[0] for name in self.found.modules}
+        has_torch = "torch" in {name.partition(".")[0] for name in self.preload.modules}
         self.is_before_torch = not has_torch and (not keys or any(BEFORE_TORCH.match(key) for key in keys))
         raise _StopError(
             Message(

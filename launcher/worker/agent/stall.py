@@ -127,7 +127,7 @@ def waits(rank: Seen) -> bool:
     return any(place in rank.stack for place in WAITING)
 
 
-def _record(found: Seen, seen: list[Seen], folder: Path) -> Failure:
+def _record(stalled: Seen, seen: list[Seen], folder: Path) -> Failure:
     states = {
         "T": Message("is stopped (SIGSTOP, or a debugger)"),
         "t": Message("is held by a debugger"),
@@ -135,9 +135,9 @@ def _record(found: Seen, seen: list[Seen], folder: Path) -> Failure:
         "D": Message("hangs in the kernel"),
     }
     how = states.get(
-        found.state, Message("has not moved since {phase} of step {step}", phase=found.phase, step=found.step)
+        stalled.state, Message("has not moved since {phase} of step {step}", phase=stalled.phase, step=stalled.step)
     )
-    others = [str(s.rank) for s in seen if s.rank != found.rank]
+    others = [str(s.rank) for s in seen if s.rank != stalled.rank]
     waiting = (
         plural(
             "; rank {others} waits for it", "; ranks {others} wait for it", count=len(others), others=", ".join(others)
@@ -146,24 +146,24 @@ def _record(found: Seen, seen: list[Seen], folder: Path) -> Failure:
         else ""
     )
     return Failure.of(
-        rank=found.rank,
+        rank=stalled.rank,
         type=STALLED,
         message=how,
         what=Message(
             "rank {rank} {how}: nothing for {age_s:.0f} s{waiting}",
-            rank=found.rank,
+            rank=stalled.rank,
             how=how,
-            age_s=found.age_s,
+            age_s=stalled.age_s,
             waiting=waiting,
         ),
         hint=Message(
             "the Python stacks of all ranks are in {folder}/stacks_*.txt; --hang-timeout sets the limit", folder=folder
         ),
-        traceback=found.stack,
+        traceback=stalled.stack,
         # Where the likeliest of this node's ranks only waits, the culprit is on another.
-        weight=failure.FOLLOWED if waits(found) and found.state not in "TtZX" else failure.CAUSE,
-        time_ns=time.monotonic_ns() - int(found.age_s * 1e9),
-        time=time.time() - found.age_s,
+        weight=failure.FOLLOWED if waits(stalled) and stalled.state not in "TtZX" else failure.CAUSE,
+        time_ns=time.monotonic_ns() - int(stalled.age_s * 1e9),
+        time=time.time() - stalled.age_s,
         exit_code=EXIT_JOB_FAILED,
         host=os.uname().nodename,
         ranks=[

@@ -54,7 +54,7 @@ def settle(asked: str, children: Children, trial: zygote.Job, is_stopped: Callab
     Args:
         asked: auto, fork or spawn.
         trial: the job of a child that tries a fork out.
-        is_stopped: whether the launcher was told to stop, so that nothing is waited for.
+        is_stopped: whether the launcher was asked to stop, so that nothing is waited for.
     """
     if asked != "auto":
         return asked, f"--start-method {asked}"

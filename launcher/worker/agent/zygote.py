@@ -93,7 +93,7 @@ def start(close_in_child: Callable[[], None]) -> tuple[int, Connection]:
 
 def _serve(pipe: Connection) -> None:
     die_with_parent(signal.SIGKILL)
-    # Ranks are told to stop by the agent. A signal to the whole group must not take their parent away.
+    # The agent asks ranks to stop. A signal to the whole group must not take their parent away.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     # DataLoader workers of a rank that was killed come to us, and are ended here.

@@ -111,8 +111,8 @@ class Live:
             state: dict[str, Any] = {}
             for key in keys:
                 values = torch.zeros_like(held.key, dtype=saved.dtype(key))
-                found = [saved.read(key, p.name, p.start, cut(flat(values), p)) for p in held.pieces]
-                if any(found):
+                are_read = [saved.read(key, p.name, p.start, cut(flat(values), p)) for p in held.pieces]
+                if any(are_read):
                     state[key] = values
             for piece in held.pieces:
                 others = saved.optimizer_values.get(piece.name, {})

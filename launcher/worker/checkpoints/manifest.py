@@ -66,10 +66,10 @@ def newest_whole(folder: Path, *, for_resuming: bool = True) -> tuple[Checkpoint
     """
     passed: list[PassedOver] = []
     for step, path in reversed(listed(folder)):
-        found = check(path, step, for_resuming=for_resuming)
-        if isinstance(found, Checkpoint):
-            return found, passed
-        passed.append(found)
+        checked = check(path, step, for_resuming=for_resuming)
+        if isinstance(checked, Checkpoint):
+            return checked, passed
+        passed.append(checked)
     return None, passed
 
 
@@ -89,8 +89,8 @@ def check(path: Path, step: int, *, for_resuming: bool = True) -> Checkpoint | P
 
 
 def changed(folder: Path) -> str | None:
-    """What is not as it was written in a folder with a manifest of ours, be it a finished model's or a checkpoint's under
-    another name; None where all is."""
+    """What is not as it was written in a folder with a manifest of ascend-launch, be it a finished model's or a
+    checkpoint's under another name; None where all is."""
     try:
         manifest = read_json(folder / MANIFEST)
         return wrong_seal(folder, manifest) or _wrong_bytes(folder, manifest)
@@ -123,10 +123,10 @@ def _wrong_manifest(path: Path, step: int, manifest: Any, for_resuming: bool) ->
 
 def wrong_seal(path: Path, manifest: Any) -> str | None:
     if manifest is None:
-        there = (path / MANIFEST).exists()
+        exists = (path / MANIFEST).exists()
         return (
             Message("{manifest} is not readable", manifest=MANIFEST)
-            if there
+            if exists
             else Message("has no {manifest}: its save was cut short, or is not ours", manifest=MANIFEST)
         )
     if not isinstance(manifest, dict) or manifest.get("digest") != _digest(manifest):
@@ -150,7 +150,7 @@ def _wrong_rows(path: Path, manifest: dict[str, Any]) -> str | None:
         parts = name.split("/")
         if any(part in ("", ".", "..") for part in parts) or "\0" in name:
             return Message(
-                "{manifest} names {name!r}, which is no file of this folder", manifest=MANIFEST, name=name[:100]
+                "{manifest} names {name!r}, which is not a file of this folder", manifest=MANIFEST, name=name[:100]
             )
         if any((path / "/".join(parts[: i + 1])).is_symlink() for i in range(len(parts))):
             return Message("{name} is a link; ascend-launch writes files", name=name)
@@ -180,18 +180,18 @@ def _wrong_files(path: Path, manifest: dict[str, Any]) -> str | None:
 def _wrong_bytes(path: Path, manifest: dict[str, Any]) -> str | None:
     for row in manifest["files"]:
         try:
-            found = (path / row["name"]).lstat()
+            status = (path / row["name"]).lstat()
         except OSError:
             return Message("{name} is missing", name=row["name"])
-        if confined.kind(found.st_mode):
-            return Message("{name} is {kind}, not a file", name=row["name"], kind=confined.kind(found.st_mode))
-        size = found.st_size
+        if confined.kind(status.st_mode):
+            return Message("{name} is {kind}, not a file", name=row["name"], kind=confined.kind(status.st_mode))
+        size = status.st_size
         if size != row["size"]:
             return Message("{name} has {size} bytes of {row_size}", name=row["name"], size=size, row_size=row["size"])
     names = [row["name"] for row in manifest["files"]]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = list(pool.map(_sha256_or_error, [path / name for name in names]))
-    for row, digest in zip(manifest["files"], found, strict=True):
+        digests = list(pool.map(_sha256_or_error, [path / name for name in names]))
+    for row, digest in zip(manifest["files"], digests, strict=True):
         if digest != row["sha256"]:
             return (
                 f"{row['name']} {digest}"

@@ -34,7 +34,7 @@ def is_ours(path: Path, step: int) -> bool:
 
 
 def attempted(do: Callable[[], Any]) -> Any:
-    """The result, or what the disk said; a bug of ours is raised."""
+    """The result, or the disk's error; a bug of ascend-launch is raised."""
     try:
         return do()
     except OSError as error:
@@ -44,7 +44,7 @@ def attempted(do: Callable[[], Any]) -> Any:
         text = str(error)
         if match := re.search(r"I/O error: (.+?)(?: \(os error \d+\))?$", text):
             return match[1]
-        if any(words in text for words in ("No space left", "iostream error", "unexpected pos")):
+        if any(phrase in text for phrase in ("No space left", "iostream error", "unexpected pos")):
             return text
         raise
 

@@ -12,8 +12,12 @@ failure is an event, with how many came in a row.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.files import write_json
@@ -39,16 +43,36 @@ from launcher.worker.checkpoints.publish import (
     sync_folder,
     synced,
 )
-from launcher.worker.checkpoints.snapshot import Snapshot
 from launcher.worker.checkpoints.tensorfile import Written, write
-from launcher.worker.runtime.numbers import not_a_number
-from launcher.worker.training.losswatch import NAN_REASONS
+from launcher.worker.training.losswatch import NAN_REASONS, not_a_number
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
     from launcher.worker.runtime.events import Events
     from launcher.worker.runtime.heartbeat import Heart
     from launcher.worker.runtime.peers import Peers
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A training at one step, as one rank sees it. What takes memory is made only when it is asked for."""
+
+    step: int
+    epoch: float | None
+    is_resumable: bool
+    """False where only the model is saved."""
+    save_total_limit: int | None
+    """Checkpoints to keep; None or 0: all."""
+    best_steps: frozenset[int]
+    """Steps whose checkpoints are kept beyond that limit."""
+    gathered_weights: Callable[[], dict[str, Tensor] | None]
+    """The model's state dict on the first rank, gathered where it is sharded; every rank must call it."""
+    state_of_rank: Callable[[], tuple[list[tuple[str, Tensor]], dict[str, Any]]]
+    """What this rank's state file holds: tensors by name, and a tree of plain values."""
+    trainer_state: Callable[[], dict[str, Any]]
+    """trainer_state.json's content."""
+    write_model: Callable[[Path, Any], None]
+    """Write gathered weights and the tokenizer into a folder, in Hugging Face format."""
 
 
 class Store:
@@ -71,18 +95,18 @@ class Store:
         The first rank reads and verifies. What a killed save left behind is removed.
         """
         self._heart.beat("finding a checkpoint")
-        found: Checkpoint | None = None
+        checkpoint: Checkpoint | None = None
         if self.peers.index == 0:
             remove_leftovers(self.folder)
-            found, passed = newest_whole(self.folder)
+            checkpoint, passed = newest_whole(self.folder)
             for one in passed:
                 self.events.emit(
                     records.Note(text=Message("passed over {path}: {reason}", path=one.path.name, reason=one.reason))
                 )
-        found = self.peers.from_first(found)
-        if found is not None:
-            self.saved_step = found.step
-        return found
+        checkpoint = self.peers.from_first(checkpoint)
+        if checkpoint is not None:
+            self.saved_step = checkpoint.step
+        return checkpoint
 
     def save(self, snapshot: Snapshot) -> bool:
         """Write and publish a checkpoint; every rank must call it. Says so when it fails, and returns False.

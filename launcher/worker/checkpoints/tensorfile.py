@@ -80,7 +80,7 @@ class TensorFile:
         """Open the file.
 
         Raises:
-            LaunchError: it is not a safetensors file, or not one of ours.
+            LaunchError: it is not a safetensors file, or not one of ascend-launch's.
         """
         self.path = path
         try:
@@ -88,7 +88,7 @@ class TensorFile:
             self._text = (self._file.metadata() or {})[_TREE]
         except (SafetensorError, OSError, KeyError) as error:
             raise LaunchError(
-                "{path}: is no safetensors file of ascend-launch ({error})",
+                "{path}: is not a safetensors file of ascend-launch ({error})",
                 hint="remove this checkpoint's folder; the one before it is used then",
                 exit_code=1,
                 path=path,

@@ -175,7 +175,7 @@ def _compared(path: Path) -> tuple[str | None, Any]:
         record = read_json(path / RECORD)
         if record is None:
             return (
-                Message("{record} is no JSON", record=RECORD)
+                Message("{record} is not JSON", record=RECORD)
                 if (path / RECORD).exists()
                 else Message("{record} is missing", record=RECORD)
             ), None
@@ -184,8 +184,8 @@ def _compared(path: Path) -> tuple[str | None, Any]:
         wrong = next(filter(None, (_wrong_size(path / name, row) for name, row in record["files"].items())), None)
         if wrong is None:
             with ThreadPoolExecutor(_threads()) as pool:
-                found = list(pool.map(lambda name: _sha256(path / name), record["files"]))
-            rows = zip(record["files"].items(), found, strict=True)
+                digests = list(pool.map(lambda name: _sha256(path / name), record["files"]))
+            rows = zip(record["files"].items(), digests, strict=True)
             wrong = next(
                 (
                     Message("{name} has other bytes", name=name)

@@ -17,14 +17,14 @@ _ENCODINGS = ("gb18030", "big5", "cp1252")
 
 
 def check_files(recipe: RecipeSpec, split: Split) -> None:
-    """What a builder reads wrongly, or fails at in words of its own."""
+    """What a builder reads wrongly, or fails at with a message of its own."""
     for path in local_files(recipe, split):
         if READER.get(ending(str(path))) not in ("csv", "json", "text") or path.suffix in COMPRESSED:
             continue
         with path.open("rb") as file:
             start = file.read(64)
-        if found := _no_data(start):
-            raise LaunchError(f"{path}: {found[0]}", hint=found[1])
+        if problem := _no_data(start):
+            raise LaunchError(f"{path}: {problem[0]}", hint=problem[1])
         if recipe.data.path == "csv":
             _check_first_row(path)
 
@@ -64,7 +64,7 @@ def _check_first_row(path: Path) -> None:
 
 
 def bad_line(path: Path) -> tuple[int, str] | None:
-    """The first line of a file of JSON lines that is no row, and why; None of another file."""
+    """The first line of a file of JSON lines that is not a row, and why; None of another file."""
     if ending(str(path)) != ".jsonl" or path.suffix in COMPRESSED:
         return None
     with path.open(encoding="utf-8-sig") as file:
@@ -88,14 +88,14 @@ def no_text(path: Path) -> tuple[str, str] | None:
         tried = ("utf-16",) if content.startswith((b"\xff\xfe", b"\xfe\xff")) else _ENCODINGS
         encoding = next((one for one in tried if _decodes(content, one)), "ENCODING")
         new = path.with_name(f"{path.stem}.utf8{path.suffix}")
-        words = shlex.join(["iconv", "-f", encoding.upper(), "-t", "UTF-8", str(path)])
+        command = shlex.join(["iconv", "-f", encoding.upper(), "-t", "UTF-8", str(path)])
         return (
             Message(
                 "is not UTF-8 at byte {start}{detail}",
                 start=error.start,
                 detail="" if encoding == "ENCODING" else Message("; it may be {encoding}", encoding=encoding.upper()),
             ),
-            Message("{words} > {new}, and name that file", words=words, new=shlex.quote(str(new))),
+            Message("{command} > {new}, and name that file", command=command, new=shlex.quote(str(new))),
         )
     return None
 

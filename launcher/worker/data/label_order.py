@@ -44,17 +44,17 @@ class Order:
             return Message(
                 "the weights know {num_names} labels: evaluate rows that have these", num_names=len(self.names)
             )
-        there = [str(v) for v in sorted({v for part in self.parts for v in pc.unique(part).to_pylist()})]
+        labels = [str(v) for v in sorted({v for part in self.parts for v in pc.unique(part).to_pylist()})]
         if (
             occurs(self.names, self.parts)
             and not self.is_plain
             and (is_text(self.parts[0]) or as_numbers(self.names) is not None)
         ):
-            there = [*self.names, *(name for name in there if name not in self.names)]
-        if len(there) > MAX_LISTED:
+            labels = [*self.names, *(name for name in labels if name not in self.names)]
+        if len(labels) > MAX_LISTED:
             return Message("check that data.label is the column with the label")
-        count = f"model.num_labels={len(there)} " if len(there) != len(self.names) else ""
-        word = shlex.quote(f"model.label_names={json.dumps(there, ensure_ascii=False)}")
+        count = f"model.num_labels={len(labels)} " if len(labels) != len(self.names) else ""
+        word = shlex.quote(f"model.label_names={json.dumps(labels, ensure_ascii=False)}")
         return Message(
             "remove these rows, or list every label that the data has: {count}{word}", count=count, word=word
         )
@@ -74,11 +74,11 @@ def named_by_values(
             at=columns[texts[0]].at(0),
             value=value,
         )
-    found: list[Any] = sorted({v for part in parts.values() for v in pc.unique(part).to_pylist()})
-    if not texts and (found[0] < 0 or found[-1] < num_labels):  # in order already, or refused with its row
+    values: list[Any] = sorted({v for part in parts.values() for v in pc.unique(part).to_pylist()})
+    if not texts and (values[0] < 0 or values[-1] < num_labels):  # in order already, or refused with its row
         return plain, ()
-    names = tuple(map(str, found))
-    if len(names) != num_labels and not texts and found[0] >= 1 and found[-1] == num_labels:
+    names = tuple(map(str, values))
+    if len(names) != num_labels and not texts and values[0] >= 1 and values[-1] == num_labels:
         names = tuple(str(i + 1) for i in range(num_labels))
     if len(names) == num_labels:
         return names, (_numbered_note(names), *_alike_note(names))
@@ -109,18 +109,18 @@ def _miscounted(
         )
         hint = Message("set model.num_labels={num_names}{more}", num_names=len(names), more=more)
     at, what = _first_outside(columns, parts, num_labels)
-    there = (
+    detail = (
         Message("{num_names} different labels are there: {shown}", num_names=len(names), shown=shown)
         if len(names) > 1
         else Message("every row has that label")
     )
-    return LaunchError(f"{at} {what}; {there}", hint=hint)
+    return LaunchError(f"{at} {what}; {detail}", hint=hint)
 
 
 def _first_outside(
     columns: Mapping[str, Column], parts: Mapping[str, pa.ChunkedArray], num_labels: int
 ) -> tuple[str, str]:
-    """The first row whose value is no number from 0 to num_labels - 1, and what it has."""
+    """The first row whose value is not a number from 0 to num_labels - 1, and what it has."""
     run = Message(
         "but model.num_labels is {num_labels}, so labels run from 0 to {last}",
         num_labels=num_labels,
@@ -194,12 +194,12 @@ def unknown_label(column: Column, values: pa.ChunkedArray, rows: np.ndarray, ord
         hint = Message("write it as {close!r} in the data", close=close[0]) if close else hint
     elif order.is_plain or as_numbers(order.names) is None:
         count = len(order.names)
-        said = "labels" if order.is_plain else "names"
+        noun = "labels" if order.is_plain else "names"
         what = Message(
             "label {value}, but there are {count} {text}, and labels run from 0 to {last}",
             value=value,
             count=count,
-            text=said,
+            text=noun,
             last=count - 1,
         )
     else:

@@ -73,14 +73,14 @@ def _numbers(column: Column, values: pa.ChunkedArray, order: Order) -> np.ndarra
     names, classes = order.names, column.class_names
     if classes is not None and not is_text(values) and set(classes) == set(names):
         places = [names.index(name) for name in classes]
-        found = _looked_up(values, list(range(len(classes))), places)
+        indices = _looked_up(values, list(range(len(classes))), places)
     elif is_text(values):
-        found = pc.index_in(values, value_set=pa.array(names, pa.large_string()))
+        indices = pc.index_in(values, value_set=pa.array(names, pa.large_string()))
     else:
-        found = pc.index_in(values, value_set=pa.array(as_numbers(names) or range(len(names)), pa.int64()))
-    if found.null_count:
-        raise unknown_label(column, values, np.flatnonzero(pc.is_null(found).to_numpy()), order)
-    return found.to_numpy().astype(np.int64)
+        indices = pc.index_in(values, value_set=pa.array(as_numbers(names) or range(len(names)), pa.int64()))
+    if indices.null_count:
+        raise unknown_label(column, values, np.flatnonzero(pc.is_null(indices).to_numpy()), order)
+    return indices.to_numpy().astype(np.int64)
 
 
 def _looked_up(values: pa.ChunkedArray, these: Sequence[int], those: Sequence[int]) -> pa.ChunkedArray:
@@ -90,19 +90,19 @@ def _looked_up(values: pa.ChunkedArray, these: Sequence[int], those: Sequence[in
 def notes(numbered: Numbered, columns: Mapping[str, Column]) -> list[str]:
     """What the user should know about labels that nothing can be learned about, or nothing measured."""
     counts = {name: numbered.counts(name) for name in columns}
-    found: list[str] = []
+    messages: list[str] = []
     for name, column in columns.items():
-        there = [i for i, count in enumerate(counts[name]) if count]
+        present = [i for i, count in enumerate(counts[name]) if count]
         absent = [i for i, count in enumerate(counts[name]) if not count]
-        if len(there) == 1:
-            found.append(_lone_note(column, _called(there, numbered.names), is_train=name == "train"))
+        if len(present) == 1:
+            messages.append(_lone_note(column, _called(present, numbered.names), is_train=name == "train"))
         if absent:
-            found.append(_absent_note(column, absent, numbered.names, is_train=name == "train"))
+            messages.append(_absent_note(column, absent, numbered.names, is_train=name == "train"))
     if {"train", "eval"} <= counts.keys():
         new = [i for i, count in enumerate(counts["eval"]) if count and not counts["train"][i]]
         if new:
             rows = sum(counts["eval"][i] for i in new)
-            found.append(
+            messages.append(
                 plural(
                     "{count} row of split {split!r} has label {new}, which no training row has",
                     "{count} rows of split {split!r} have label {new}, which no training row has",
@@ -111,12 +111,12 @@ def notes(numbered: Numbered, columns: Mapping[str, Column]) -> list[str]:
                     new=_called(new, numbered.names),
                 )
             )
-    return found
+    return messages
 
 
 def _lone_note(column: Column, label: str, *, is_train: bool) -> str:
-    said = Message("every row of split {split!r} has label {place}", split=column.split, place=label)
-    return Message("{text}, so there is nothing to tell apart", text=said) if is_train else said
+    text = Message("every row of split {split!r} has label {place}", split=column.split, place=label)
+    return Message("{text}, so there is nothing to tell apart", text=text) if is_train else text
 
 
 def _absent_note(column: Column, absent: Sequence[int], names: Sequence[str], *, is_train: bool) -> str:
@@ -139,8 +139,8 @@ def _called(labels: Sequence[int], names: Sequence[str]) -> str:
     """1 to 4; 0 (bad) and 2 (good)."""
     if len(labels) > 2 and labels[-1] - labels[0] == len(labels) - 1:
         return Message("{label} to {labels}", label=labels[0], labels=labels[-1])
-    said = [f"{i}" if names[i] == str(i) else f"{i} ({names[i]})" for i in labels]
-    return listed([*said[:6], Message("{count} more", count=len(said) - 6)] if len(said) > 7 else said)
+    items = [f"{i}" if names[i] == str(i) else f"{i} ({names[i]})" for i in labels]
+    return listed([*items[:6], Message("{count} more", count=len(items) - 6)] if len(items) > 7 else items)
 
 
 def repeated(train: pa.ChunkedArray, held: pa.ChunkedArray) -> int:

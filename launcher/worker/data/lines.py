@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 
 def place(recipe: RecipeSpec, split: Split, rows: Dataset, row: int, column: str) -> tuple[str, str | None]:
-    """Where a row is: file, line and number where that can be told; and what a CSV file has there in a column."""
+    """Where a row is: file, line and number where that is known; and what a CSV file has there in a column."""
     if rows._indices is not None:
         row = rows._indices.column(0)[row].as_py()
-    said = Message("row {row} of split {split!r}", row=row, split=split.split)
+    row_text = Message("row {row} of split {split!r}", row=row, split=split.split)
     files = local_files(recipe, split)
     if len(files) != 1 or "[" in split.split or files[0].suffix in COMPRESSED:
-        return f"{where(recipe, split)}: {said}", None
+        return f"{where(recipe, split)}: {row_text}", None
     try:
         line, written = next(
-            (found for i, found in enumerate(_lines(recipe, files[0], column)) if i == row), (None, None)
+            (entry for i, entry in enumerate(_lines(recipe, files[0], column)) if i == row), (None, None)
         )
     except (OSError, ValueError, csv.Error):
         line = written = None
-    return (f"{files[0]}:{line}: {said}" if line else f"{files[0]}: {said}"), (written or "").strip() or None
+    return (f"{files[0]}:{line}: {row_text}" if line else f"{files[0]}: {row_text}"), (written or "").strip() or None
 
 
 def _lines(recipe: RecipeSpec, path: Path, column: str) -> Iterator[tuple[int, str | None]]:

@@ -50,19 +50,19 @@ def _cut() -> str:
     return "'data.train.split=train[:90%]' 'data.eval.split=train[90%:]'"
 
 
-def _no_split(recipe: RecipeSpec, split: Split, there: list[str]) -> LaunchError:
+def _no_split(recipe: RecipeSpec, split: Split, names: list[str]) -> LaunchError:
     base = split.split.partition("[")[0]
     what = plural(
         "{where}: no split {base!r}; there is {place}",
         "{where}: no split {base!r}; there are {place}",
-        count=len(there),
+        count=len(names),
         where=where(recipe, split),
         base=base,
-        place=", ".join(there),
+        place=", ".join(names),
     )
-    others = [name for name in there if name != "train"]
+    others = [name for name in names if name != "train"]
     if split != recipe.data.eval:
-        return LaunchError(what, hint=Message("set data.train.split={place}", place=there[0]))
+        return LaunchError(what, hint=Message("set data.train.split={place}", place=names[0]))
     if others:
         return LaunchError(
             what, hint=Message("set data.eval.split={other}, or data.eval=null to evaluate on none", other=others[0])
@@ -114,8 +114,8 @@ def _header_problem(recipe: RecipeSpec, split: Split, names: list[str]) -> tuple
         )
     if len(names) == 1 and tabs and "," in names[0]:
         return Message("its columns are separated by commas"), Message("rename the file so that it ends in .csv")
-    if len(names) == 1 and (found := re.search(r"[;|]", names[0])):
-        return Message("its columns are separated by {actual!r}", actual=found[0]), Message(
+    if len(names) == 1 and (match := re.search(r"[;|]", names[0])):
+        return Message("its columns are separated by {actual!r}", actual=match[0]), Message(
             "save it with commas, or as .tsv with tabs"
         )
     if any(re.fullmatch(r"\s*-?\d+(\.\d+)?\s*|.{60,}|(\S+\s+){4,}.*", name) for name in names):
@@ -154,13 +154,13 @@ def _unreadable(recipe: RecipeSpec, split: Split, cause: BaseException) -> Launc
                 first_line=first_line(cause),
                 reader=reader,
             )
-        if path == "json" and (found := bad_line(name)):
+        if path == "json" and (problem := bad_line(name)):
             return LaunchError(
                 "{name}:{actual}: cannot be read: {second_actual}",
                 hint="correct that line",
                 name=name,
-                actual=found[0],
-                second_actual=found[1],
+                actual=problem[0],
+                second_actual=problem[1],
             )
     return LaunchError(
         "{where}: cannot be read: {first_line}",
@@ -171,20 +171,20 @@ def _unreadable(recipe: RecipeSpec, split: Split, cause: BaseException) -> Launc
 
 
 def not_loaded(recipe: RecipeSpec, split: Split, error: Exception) -> LaunchError:
-    """Of rows that datasets would not load: why, in the recipe's words."""
+    """Of rows that datasets would not load: why, in terms of the recipe."""
     from datasets import exceptions
 
-    path, at, said = recipe.data.path, where(recipe, split), first_line(error)
+    path, at, reason = recipe.data.path, where(recipe, split), first_line(error)
     if isinstance(error, exceptions.DatasetNotFoundError):
         hint = Message("check the spelling, or name a local folder")
         if "gated" in str(error):
             hint = Message("accept its terms on the hub and set HF_TOKEN")
-        return LaunchError("data.path {path!r}: {first_line}", hint=hint, path=path, first_line=said)
+        return LaunchError("data.path {path!r}: {first_line}", hint=hint, path=path, first_line=reason)
     if isinstance(error, exceptions.DatasetGenerationError):
         return _unreadable(recipe, split, error.__cause__ or error)
     if isinstance(error, FileNotFoundError):
         return LaunchError(
-            "{where}: {first_line}", hint="check data.path and data.data_files", where=at, first_line=said
+            "{where}: {first_line}", hint="check data.path and data.data_files", where=at, first_line=reason
         )
     if isinstance(error, ConnectionError):
         return LaunchError(
@@ -192,10 +192,10 @@ def not_loaded(recipe: RecipeSpec, split: Split, error: Exception) -> LaunchErro
             hint="it is not in this machine's cache: run once with a network, set HF_ENDPOINT to a mirror, or "
             "use local files: data.path=json data.data_files.train=FILE data.data_files.test=FILE",
             path=path,
-            first_line=said,
+            first_line=reason,
         )
     if isinstance(error, StopIteration) or "corresponds to no data" in str(error):
         return no_rows(recipe, split)
-    if found := re.search(r"Unknown split \S+ Should be one of (\[.*\])", str(error)):
-        return _no_split(recipe, split, re.findall(r"'([^']*)'", found[1]))
-    return LaunchError("{where}: {first_line}", hint="check data.path, name and split", where=at, first_line=said)
+    if match := re.search(r"Unknown split \S+ Should be one of (\[.*\])", str(error)):
+        return _no_split(recipe, split, re.findall(r"'([^']*)'", match[1]))
+    return LaunchError("{where}: {first_line}", hint="check data.path, name and split", where=at, first_line=reason)

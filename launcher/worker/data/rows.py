@@ -128,7 +128,7 @@ def _load(recipe: RecipeSpec, split: Split) -> Dataset:
 
 
 def _check_named(recipe: RecipeSpec, split: Split, path: str, files: Any) -> None:
-    """What datasets would take for something else, or refuse in words of its own."""
+    """What datasets would take for something else, or refuse with a message of its own."""
     data = recipe.data
     if path in BUILDERS and files is None and data.data_dir is None:
         # The builder would take every file below the current folder.
@@ -183,8 +183,8 @@ def _check_encoding(recipe: RecipeSpec, split: Split, rows: Dataset, name: str) 
     try:
         _column(rows, name).validate(full=True)
     except pa.ArrowInvalid as error:
-        found = ((path, reason) for path in local_files(recipe, split) if (reason := no_text(path)))
-        for path, (what, hint) in found:
+        problems = ((path, reason) for path in local_files(recipe, split) if (reason := no_text(path)))
+        for path, (what, hint) in problems:
             raise LaunchError(f"{path}: {what}", hint=hint) from error
         at = Message("{where}: column {name!r}", where=where(recipe, split), name=name)
         raise LaunchError("{at} is not UTF-8", hint="write the data in UTF-8", at=at) from error

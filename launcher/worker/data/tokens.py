@@ -59,9 +59,9 @@ def tokenise(recipe: RecipeSpec, start: Start, raw: Rows) -> Tokens:
     notes: list[str] = []
     for name, part in raw.splits.items():
         of = [tokenizer_key, settings]
-        facts, said = _tokenise(part, numbered.labels.get(name), contents[name], encode, of, recipe)
+        facts, part_notes = _tokenise(part, numbered.labels.get(name), contents[name], encode, of, recipe)
         splits[name] = SplitFacts(**facts, label_counts=numbered.counts(name))
-        notes += said
+        notes += part_notes
     return Tokens(splits, contents, tokenizer_key, encode.answer_ids, tuple(notes))
 
 
@@ -186,7 +186,7 @@ def _tokenizer_key(tokenizer: Any) -> str:
 
 @contextmanager
 def _all_cores() -> Iterator[None]:
-    """Let the tokenizer use threads for a while; ranks are told not to, since they may fork DataLoader workers."""
+    """Let the tokenizer use threads for a while; ranks may not, since they may fork DataLoader workers."""
     before = os.environ.get("TOKENIZERS_PARALLELISM")
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     try:

@@ -14,7 +14,7 @@ from launcher.worker.engines.checks import same
 from launcher.worker.engines.pieces import Held, Parts, Piece
 
 MIXED_PRECISION = {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}
-"""Our precisions in accelerate's words."""
+"""The precisions by accelerate's names."""
 
 
 class Base:

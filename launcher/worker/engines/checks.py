@@ -28,14 +28,14 @@ def check_world(plan: Plan, rank: Rank, args: TrainingArguments) -> None:
     from accelerate.state import PartialState
 
     joined = dist.is_available() and dist.is_initialized()
-    found = {
+    sizes = {
         "the environment's WORLD_SIZE": rank.world_size,
         "torch.distributed's world size": dist.get_world_size() if joined else 1,
         "accelerate's num_processes": PartialState().num_processes,
         "TrainingArguments' world size": args.world_size,
     }
-    found |= table.of(plan).world_sizes()
-    for name, value in found.items():
+    sizes |= table.of(plan).world_sizes()
+    for name, value in sizes.items():
         same(name, value, Message("the plan's number of ranks"), plan.world_size)
     same(Message("the rank's device"), args.device.type, Message("the plan's device"), plan.accelerator.torch_name)
     same(Message("accelerate's rank"), args.process_index, Message("the environment's RANK"), rank.index)
@@ -80,15 +80,15 @@ def _check_accelerate(plan: Plan, trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def same(what: str, found: Any, expected_what: str, expected: Any) -> None:
+def same(what: str, actual: Any, expected_what: str, expected: Any) -> None:
     """Raises LaunchError where the two differ."""
-    if found != expected:
+    if actual != expected:
         raise LaunchError(
             "{what} is {actual}, but {expected_what} is {expected}",
             hint="every rank must see the same job: start it with ascend-launch, or with the rendered accelerate.yaml",
             exit_code=1,
             what=what,
-            actual=found,
+            actual=actual,
             expected_what=expected_what,
             expected=expected,
         )

@@ -36,12 +36,12 @@ class Fsdp2(Base):
         as the encoder's of a decoder alone; and torch for one around the input embedding, such as BertEmbeddings, since
         accelerate 1.15 shards the embedding by itself too."""
         embedding = model.get_input_embeddings()
-        there = {
+        wrappable = {
             type(module).__name__
             for module in model.modules()
             if all(part is not embedding for part in module.modules())
         }
-        model._no_split_modules = {name for name in model._no_split_modules or () if name in there}
+        model._no_split_modules = {name for name in model._no_split_modules or () if name in wrappable}
 
     def check(self, plan: Plan, trainer: Any) -> dict[str, Any]:
         from torch.distributed.fsdp import FSDPModule
@@ -55,7 +55,7 @@ class Fsdp2(Base):
         whole = [n for n, p in parameters.items() if not isinstance(p, DTensor)]
         if whole:
             raise LaunchError(
-                "{num_whole} parameters are no DTensors under FSDP2, the first is {whole}",
+                "{num_whole} parameters are not DTensors under FSDP2, the first is {whole}",
                 hint="report this with the run directory",
                 exit_code=1,
                 num_whole=len(whole),
@@ -112,5 +112,5 @@ def shard_layers_that_exist(plugin: Any, model: Any) -> None:
     """
     if plugin is None:
         return
-    there = {type(module).__name__ for module in model.modules()}
-    plugin.transformer_cls_names_to_wrap = sorted(set(getattr(model, "_no_split_modules", None) or ()) & there)
+    present = {type(module).__name__ for module in model.modules()}
+    plugin.transformer_cls_names_to_wrap = sorted(set(getattr(model, "_no_split_modules", None) or ()) & present)

@@ -69,7 +69,7 @@ def load(plan: Plan, say: Callable[[str], None]) -> None:
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         raise LaunchError(
             "DeepSpeed's {builder} does not build: {splitline}",
-            hint="see the compiler's words in the log above; then remove {folder} and launch again",
+            hint="see the compiler's output in the log above; then remove {folder} and launch again",
             builder=builder.name,
             splitline=str(error).splitlines()[0],
             folder=folder / builder.name,

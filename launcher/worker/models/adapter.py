@@ -44,11 +44,11 @@ def with_adapter(plan: Plan, model: Any) -> torch.nn.Module:
 
 
 def _require_modules(model: torch.nn.Module, names: Sequence[str]) -> None:
-    """Raises LaunchError where a name is no module's: peft passes such names over, and trains less than was asked for."""
-    there = [name for name, _ in model.named_modules()]
-    absent = [name for name in names if not any(module == name or module.endswith(f".{name}") for module in there)]
+    """Raises LaunchError where a name is not that of a module: peft passes it over, and trains less than asked."""
+    modules = [name for name, _ in model.named_modules()]
+    absent = [name for name in names if not any(module == name or module.endswith(f".{name}") for module in modules)]
     if absent:
-        known = ", ".join(sorted({module.rpartition(".")[2] for module in there} - {""} - set(map(str, range(1000)))))
+        known = ", ".join(sorted({module.rpartition(".")[2] for module in modules} - {""} - set(map(str, range(1000)))))
         raise LaunchError(
             "adapter.modules_to_save: the model has no module {absent}",
             hint="its modules are {known}",

@@ -149,7 +149,7 @@ def check_folder(folder: Path) -> None:
         ) from error
     if "config.json" not in names:
         raise LaunchError(
-            "{folder}: no config.json, so it is no model folder",
+            "{folder}: no config.json, so it is not a model folder",
             hint="name a folder with config.json, tokenizer.json and *.safetensors",
             folder=folder,
         )

@@ -100,14 +100,14 @@ def _other_head(plan: Plan, prepared: Prepared) -> int | None:
     if plan.use is not None or not plan.recipe.task.has_head:
         return None
     folder = Path(prepared.model_path)
-    there = head_labels(folder, model_config(str(folder)) or {})
-    return there if there != prepared.num_labels else None
+    num_labels = head_labels(folder, model_config(str(folder)) or {})
+    return num_labels if num_labels != prepared.num_labels else None
 
 
 def _replace_head(plan: Plan, model: Any, num_labels: int) -> None:
     """A fresh last layer, equal on all ranks. transformers' own ignore_mismatched_sizes does nothing under ZeRO-3."""
-    there = {name for name, _ in model.named_parameters()}
-    path = next((name for name in HEADS if name in there), "").removesuffix(".weight")
+    parameters = {name for name, _ in model.named_parameters()}
+    path = next((name for name in HEADS if name in parameters), "").removesuffix(".weight")
     if not path:
         raise LaunchError(
             "the head of {kind} has {num_labels} labels, the recipe {value}",

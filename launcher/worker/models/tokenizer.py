@@ -56,7 +56,7 @@ def load_tokenizer(recipe: RecipeSpec, folder: Path) -> Any:
 
 
 def set_pad_token(config: Any, tokenizer: Any) -> None:
-    """A classification head looks for the last token that is no padding, and needs to know which that is."""
+    """A classification head looks for the last token that is not padding, and needs to know which that is."""
     for part in (config, config.get_text_config()):
         part.pad_token_id = tokenizer.pad_token_id
 
@@ -67,7 +67,7 @@ def notes(recipe: RecipeSpec, tokenizer: Any, config: Any) -> list[str]:
     Raises:
         LaunchError: the tokenizer has ids that the model's embedding has no row for.
     """
-    found: list[str] = []
+    messages: list[str] = []
     vocab = getattr(config.get_text_config(), "vocab_size", None)
     if vocab is not None and len(tokenizer) > vocab:
         raise LaunchError(
@@ -77,7 +77,7 @@ def notes(recipe: RecipeSpec, tokenizer: Any, config: Any) -> list[str]:
             vocab=vocab,
         )
     if vocab is not None and len(tokenizer) < 0.999 * vocab:
-        found.append(
+        messages.append(
             Message(
                 "the tokenizer has {num_tokenizer} tokens, the model's embedding {vocab}: is it the model's own?",
                 num_tokenizer=len(tokenizer),
@@ -85,5 +85,5 @@ def notes(recipe: RecipeSpec, tokenizer: Any, config: Any) -> list[str]:
             )
         )
     if not recipe.task.has_head and tokenizer.chat_template is None:
-        found.append("the tokenizer has no chat template: prompts are plain text")
-    return found
+        messages.append("the tokenizer has no chat template: prompts are plain text")
+    return messages

@@ -24,12 +24,12 @@ CONSEQUENCE = re.compile(
     r"|failed to recv, got 0 bytes|store.*(?:timeout|reset)|DistNetworkError|DistStoreError|connection was likely closed",
     re.IGNORECASE | re.DOTALL,
 )
-"""What a rank says when another one is gone: gloo's, the store's and HCCL's words."""
+"""What a rank says when another one is gone: messages of gloo, the store and HCCL."""
 
 PYTHON_ERROR = re.compile(r"[\w.]+(?:Error|Exception): ")
 
 CAUSE, IN_FLIGHT, FOLLOWED = 0, 1, 2
-"""How a record is ranked before its time counts: an error of its own, one still unwinding when the rank was told to
+"""How a record is ranked before its time counts: an error of its own, one still unwinding when the rank was asked to
 stop, and one that only says that a peer is gone."""
 
 
@@ -66,27 +66,27 @@ def _is_consequence(error: BaseException) -> bool:
 
 def record(path: Path, error: BaseException, rank: int | None) -> int:
     """Write the error file, unless this process wrote one already, and the traceback to stderr; the exit code."""
-    found = leave(path, error, rank)
+    failure = leave(path, error, rank)
     print(scrub.shown("".join(traceback.format_exception(error))), end="", file=sys.stderr)
-    return EXIT_JOB_FAILED if found.exit_code is None else found.exit_code
+    return EXIT_JOB_FAILED if failure.exit_code is None else failure.exit_code
 
 
 def leave(path: Path, error: BaseException, rank: int | None, *, traceback_text: str | None = None) -> Failure:
     """Write the error file, unless this process wrote one already; what it says. `traceback_text` replaces the error's."""
-    found = events.read_failure(path)
-    if found is None or found.weight == IN_FLIGHT:
-        found = describe(error, rank)
+    failure = events.read_failure(path)
+    if failure is None or failure.weight == IN_FLIGHT:
+        failure = describe(error, rank)
         if traceback_text is not None:
-            found = found.but(traceback=traceback_text)
+            failure = failure.but(traceback=traceback_text)
         with contextlib.suppress(OSError):  # the agent then finds the traceback in the log
-            events.write_failure(path, found)
-    return found
+            events.write_failure(path, failure)
+    return failure
 
 
 def record_in_flight(path: Path, rank: int) -> None:
     """Called from a signal handler: write the exception that is unwinding right now, if there is one.
 
-    A rank that raised and then takes seconds in its `finally:` is often told to stop before it could say anything.
+    A rank that raised and then takes seconds in its `finally:` is often asked to stop before it could say anything.
     """
     error = sys.exc_info()[1]
     if error is not None and events.read_failure(path) is None:
@@ -99,9 +99,9 @@ def first(failures: Iterable[Failure]) -> Failure | None:
 
 
 def of_torchelastic(path: Path) -> Failure | None:
-    """What torch's own @record left in TORCHELASTIC_ERROR_FILE, as one of our records; None where it left nothing."""
-    said = files.read_json(path)
-    message = said.get("message") if isinstance(said, dict) else None
+    """What torch's own @record left in TORCHELASTIC_ERROR_FILE, as a Failure; None where it left nothing."""
+    content = files.read_json(path)
+    message = content.get("message") if isinstance(content, dict) else None
     if not isinstance(message, dict):
         return None
     text, extra = str(message.get("message", "")), message.get("extraInfo")
@@ -133,7 +133,7 @@ def of_exit(code: int, log: Path, oom_kills: int = 0) -> Failure:
         )
     else:
         what = Message("was killed by {Signals}", Signals=signal.Signals(-code).name)
-    hint: str = Message("its last words are in {log}", log=log)
+    hint: str = Message("the end of its output is in {log}", log=log)
     if -code == signal.SIGKILL:
         what = (
             Message("{what}: out of host memory", what=what)

@@ -33,9 +33,9 @@ class Peers:
         mine = torch.tensor(numbers, dtype=torch.float64)
         if self._group is None:
             return [mine.tolist()]
-        found = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(found, mine, group=self._group)
-        return [row.tolist() for row in found]
+        gathered = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(gathered, mine, group=self._group)
+        return [row.tolist() for row in gathered]
 
     def from_first(self, value: Any) -> Any:
         """The first rank's value, on every rank."""

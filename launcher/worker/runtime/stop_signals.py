@@ -55,7 +55,7 @@ def _forget(owner: int) -> None:
     if os.getppid() != owner or signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.SIG_IGN):
         return
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    # A handler in Python is not told who sent a signal, so a thread waits for it. torch's own handler, which a DataLoader
+    # A handler in Python cannot learn who sent a signal, so a thread waits for it. torch's own handler, which a DataLoader
     # worker gets later, would end it for whoever sent it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -94,8 +94,8 @@ class Answering(Labelling):
             assert logits is not None
             # All answers share the prompt, so one forward scores them all at the position of their first token.
             first = (batch["targets"] != IGNORED).int().argmax(-1)
-            here = logits[torch.arange(len(first), device=first.device), first]
-            return here[:, [a[0] for a in self._answers]]
+            first_logits = logits[torch.arange(len(first), device=first.device), first]
+            return first_logits[:, [a[0] for a in self._answers]]
         return torch.stack([self._score(model, batch, answer) for answer in self._answers], dim=-1)
 
     def _score(self, model: torch.nn.Module, batch: dict[str, Tensor], answer: list[int]) -> Tensor:

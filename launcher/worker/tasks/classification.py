@@ -30,7 +30,7 @@ def hides_padding(model: Any) -> bool:
     """Whether padding on the right changes nothing without a mask.
 
     In a decoder no token sees a later one, and transformers' head for decoders finds the last token by the pad id. The
-    fused attention is then told to be causal, instead of reading a mask of (rows, 1, length, length).
+    fused attention is then set to be causal, instead of reading a mask of (rows, 1, length, length).
     """
     from transformers.modeling_layers import GenericForSequenceClassification
 

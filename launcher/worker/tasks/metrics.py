@@ -49,7 +49,7 @@ class Predictions:
             names: of the task's columns.
 
         Raises:
-            ValueError: an index is missing, outside 0..num_rows-1, or there twice: a bug of ours, never the user's.
+            ValueError: an index is missing, outside 0..num_rows-1, or there twice: a bug, never the user's error.
         """
         order = np.argsort(rows[:, 0], kind="stable")
         if not np.array_equal(rows[order, 0], np.arange(num_rows)):
@@ -81,12 +81,12 @@ class Predictions:
 
     @functools.cached_property
     def unscored(self) -> list[int]:
-        """Indices of the rows without a prediction, or with a loss that is no number."""
+        """Indices of the rows without a prediction, or with a loss that is not a number."""
         is_unscored = ~np.isfinite(self.losses)
         if _LABELS[1] in self.columns:
             is_unscored |= self.columns[_LABELS[1]] == NO_LABEL
-        found: list[int] = np.flatnonzero(is_unscored).tolist()
-        return found
+        rows: list[int] = np.flatnonzero(is_unscored).tolist()
+        return rows
 
     def unscored_facts(self) -> dict[str, Any]:
         """Of metrics.json: how many rows have no scores and the first of them; nothing where all have."""
@@ -94,7 +94,7 @@ class Predictions:
         return {"unscored": {"count": len(rows), "first_rows": rows[:NUM_NAMED]}} if rows else {}
 
     def unscored_text(self) -> str:
-        """The same in words."""
+        """The same as a sentence."""
         rows = self.unscored
         names = ", ".join(map(str, rows[:NUM_NAMED])) + (", …" if len(rows) > NUM_NAMED else "")
         if _LABELS[1] not in self.columns:
@@ -160,8 +160,8 @@ def compute(names: Sequence[str], predictions: Predictions, *, num_labels: int) 
         metric = table.load(name)
         columns = [predictions.column(column) for column in metric.columns]
         if metric.columns == _LABELS:
-            found = _module(name).compute(references=columns[0], predictions=columns[1], num_labels=num_labels)
-            figures.update(found)
+            computed = _module(name).compute(references=columns[0], predictions=columns[1], num_labels=num_labels)
+            figures.update(computed)
         else:
             figures[name] = plugins.load_object(metric.computation)(*columns, num_labels=num_labels)
     return figures

@@ -1,4 +1,4 @@
-"""A loss that is no number, or exactly zero, ends the run: every step after it is wasted."""
+"""A loss that is not a number, or exactly zero, ends the run: every step after it is wasted. So does a NaN weight."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ ZERO_STEPS = 3
 """Logged steps in a row whose mean loss is exactly 0.0. One may happen; a healthy cross-entropy never stays there."""
 LOOK_EVERY = 50
 """Steps between looks where nothing is logged."""
+_LOOK_NUMBERS = 1 << 24
+"""How many of a weight's numbers are searched for NaN at a time."""
 
 NAN_REASONS = {
     "fp16": Message(
@@ -79,7 +81,7 @@ class LossWatch(TrainerCallback):
         """Every rank must call it.
 
         Raises:
-            LaunchError: a loss since the last look is no number.
+            LaunchError: a loss since the last look is not a number.
         """
         if not self._sums:
             return
@@ -89,8 +91,8 @@ class LossWatch(TrainerCallback):
         # The sum of an epoch's losses stays NaN or infinite once a step's loss was.
         bad = next((step for step, value in zip(steps, values, strict=True) if not math.isfinite(value)), None)
         if any(self._peers.start_sum(int(bad is not None)).result()):
-            found = [(step, rank) for rank, step in enumerate(self._peers.gather(bad)) if step is not None]
-            step, rank = min(found)
+            bad_steps = [(step, rank) for rank, step in enumerate(self._peers.gather(bad)) if step is not None]
+            step, rank = min(bad_steps)
             raise LaunchError(
                 Message(
                     "the loss is not a number (NaN or infinite) at step {step}, first on rank {rank}",
@@ -101,3 +103,13 @@ class LossWatch(TrainerCallback):
                 exit_code=EXIT_JOB_FAILED,
                 is_consequence=rank != self._peers.index,
             )
+
+
+def not_a_number(weights: dict[str, torch.Tensor]) -> str | None:
+    """The first weight that holds a NaN. By parts: a card may have no room for a mask of the largest weight. Not by its
+    minimum, which is NaN too in torch, and need not be in every card's operator."""
+    for name, weight in weights.items():
+        parts = weight.detach().reshape(-1).split(_LOOK_NUMBERS) if weight.is_floating_point() else ()
+        if any(torch.stack([torch.isnan(part).any() for part in parts]).tolist() if parts else ()):
+            return name
+    return None

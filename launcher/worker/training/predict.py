@@ -127,12 +127,12 @@ class Predictor:
     def __call__(self, texts: list[str]) -> list[Any]:
         ids = self._encode.ids(texts)
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-        found: list[Any] = [None] * len(ids)
+        results: list[Any] = [None] * len(ids)
         for start in range(0, len(order), self._size):
             rows = order[start : start + self._size]
             batch = self._task.collate([{"input_ids": ids[i], "labels": 0} for i in rows])
             with torch.no_grad(), self._precision:
                 answers = self._task.answers(self._model, {k: v.to(self._where) for k, v in batch.items()})
             for i, answer in zip(rows, answers, strict=True):
-                found[i] = answer
-        return found
+                results[i] = answer
+        return results

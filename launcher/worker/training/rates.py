@@ -57,7 +57,7 @@ class Meter:
         if self._module is not None:
             self._module.synchronize()
         forward_s = self._forward_s + sum(start.elapsed_time(end) for start, end in self._passes) / 1e3
-        found = {
+        figures = {
             "steps": self.steps,
             "rows": self.rows,
             "tokens": self.tokens,
@@ -68,10 +68,10 @@ class Meter:
             "host_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
         if self._module is not None:
-            found["device_bytes"] = self._module.memory_reserved()
-            found["device_peak_bytes"] = self._module.max_memory_allocated()
+            figures["device_bytes"] = self._module.memory_reserved()
+            figures["device_peak_bytes"] = self._module.max_memory_allocated()
         self._zero()
-        return found
+        return figures
 
 
 class Rates(TrainerCallback):
@@ -88,7 +88,7 @@ class Rates(TrainerCallback):
         self._peers = peers
         self._events = events
         self._mark = time.perf_counter()
-        """When this rank was last done with anything that is no part of a step."""
+        """When this rank was last done with anything that is not part of a step."""
 
     # fmt: off
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -125,8 +125,8 @@ class Rates(TrainerCallback):
         if not self._meter.steps:  # all ranks count the same steps
             return
         mine = self._meter.take()
-        found = self._peers.gather_numbers(list(mine.values()))
-        by_name = dict(zip(mine, map(list, zip(*found, strict=True)), strict=True))
+        gathered = self._peers.gather_numbers(list(mine.values()))
+        by_name = dict(zip(mine, map(list, zip(*gathered, strict=True)), strict=True))
         sizes = {k: [int(v) for v in column] for k, column in by_name.items() if k.endswith("_bytes")}
         self._events.emit(
             records.Rates(

@@ -119,7 +119,7 @@ class ResumableTrainer(SavingTrainer):
             self._random_state = random_state.random_state(self.args.device)
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> Any:
-        """An evaluation that is told to stop is put off to the resumed run, and the state before it is saved."""
+        """An evaluation that is asked to stop is put off to the resumed run, and the state before it is saved."""
         before = self._random_state or random_state.random_state(self.args.device)
         try:
             return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
@@ -130,7 +130,7 @@ class ResumableTrainer(SavingTrainer):
             self._leave(self.state.global_step)
 
     def stop_after_training(self) -> NoReturn:
-        """Told to stop in the evaluation of the finished model: save, unless its weights are no longer the last step's."""
+        """Stopped in the evaluation of the finished model: save, unless its weights are no longer the last step's."""
         if not self.args.load_best_model_at_end:
             self._save_checkpoint(self.model, None)
         self._leave(self.state.global_step)
@@ -161,16 +161,16 @@ class ResumableTrainer(SavingTrainer):
 
     def _load_best_model(self) -> None:
         path = Path(str(self.state.best_model_checkpoint))
-        found = check(path, step_of(path))
-        if isinstance(found, PassedOver):
+        checkpoint = check(path, step_of(path))
+        if isinstance(checkpoint, PassedOver):
             raise LaunchError(
                 "the best checkpoint {path} cannot be loaded: it {reason}",
                 hint="set training.load_best_model_at_end=false to end with the last weights",
                 exit_code=1,
                 path=path.name,
-                reason=found.reason,
+                reason=checkpoint.reason,
             )
-        self._live_state().load_weights(self._open(path, found.manifest))
+        self._live_state().load_weights(self._open(path, checkpoint.manifest))
         self.has_best_model = True
         best = self.best_facts()
         text = Message(
@@ -189,7 +189,7 @@ class ResumableTrainer(SavingTrainer):
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """The best of those steps that are saved: of several evaluations between two saves Trainer may take one for the
-        best that is nowhere, and then ends with other weights without a word."""
+        best that is nowhere, and then ends with other weights silently."""
         is_kept = self.control.should_save or self.store.saved_step == self.state.global_step
         if self.args.load_best_model_at_end and self.args.save_strategy == SaveStrategy.STEPS and not is_kept:
             return False

@@ -16,15 +16,14 @@ from launcher.rundir.paths import MODEL_NOTE
 from launcher.worker.checkpoints.live import Live
 from launcher.worker.checkpoints.manifest import manifest_facts, seal, step_of
 from launcher.worker.checkpoints.publish import ASIDE, attempted, forget, put_in_place, sync_folder, synced
-from launcher.worker.checkpoints.snapshot import Snapshot
-from launcher.worker.checkpoints.store import Store
+from launcher.worker.checkpoints.store import Snapshot, Store
 from launcher.worker.training import random_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from launcher.planning.plan import Plan
-    from launcher.worker.training.schedule import Schedule
+    from launcher.worker.training.stop import Schedule
 
 
 class SavingTrainer(Trainer):
@@ -57,7 +56,7 @@ class SavingTrainer(Trainer):
             note: rundir.MODEL_NOTE's content.
             loss_sum: a number on the device, to which each step's loss is added.
             check_losses: raises where a loss since it was last called is not a number; every rank calls it.
-            leave: ends a training that was told to stop, at the step it is given; every rank calls it.
+            leave: ends a training that was asked to stop, at the step it is given; every rank calls it.
         """
         super().__init__(**options)
         self.plan = plan
@@ -113,7 +112,7 @@ class SavingTrainer(Trainer):
         return self.accelerator.get_state_dict(self.model_wrapped if self.is_deepspeed_enabled else self.model)
 
     def _write_model(self, folder: Path, weights: Any) -> None:
-        """Model and tokenizer in Hugging Face format; without training_args.bin, a pickle that nothing of ours reads."""
+        """Model and tokenizer in Hugging Face format; without training_args.bin, a pickle that is never read."""
         self.model.save_pretrained(str(folder), state_dict=weights)
         write_json(folder / MODEL_NOTE, self.note)
         if self.processing_class is not None:

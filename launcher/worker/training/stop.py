@@ -1,4 +1,4 @@
-"""Being told to stop: a signal to any rank makes all of them save at one step and end with 143.
+"""Stopping on request: a signal to any rank makes all of them save at one step and end with 143.
 
 The handler only notes the signal. Between steps, and between batches of an evaluation, ranks add up their notes, about
 four times a second; the sum is started at one such point and read at the next, so nobody waits for it, and all read the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -20,7 +21,22 @@ from launcher.worker.training.stop_poll import Question
 if TYPE_CHECKING:
     from launcher.worker.runtime.events import Events
     from launcher.worker.runtime.peers import Peers
-    from launcher.worker.training.schedule import Schedule
+
+
+@dataclass
+class Schedule:
+    """What is still due. Trainer and `Stop` share one."""
+
+    save_is_due: bool = False
+    """A save was put off to the epoch's end."""
+    evaluation_is_due: bool = False
+    """An evaluation of this step was put off: to the epoch's end, or, so that a checkpoint was in time, to the resumed run."""
+
+    @staticmethod
+    def epoch_is_over(state: TrainerState) -> bool:
+        """Whether this step is the last of its epoch, or of all."""
+        epoch = state.epoch or 0.0
+        return epoch == int(epoch) or state.global_step >= state.max_steps
 
 
 class StopReport:

@@ -17,7 +17,7 @@ MAX_CALLS = 64
 
 
 class Question:
-    """ "Was any of us told to stop?" """
+    """ "Was any rank asked to stop?" """
 
     def __init__(self, peers: Peers) -> None:
         self._peers = peers

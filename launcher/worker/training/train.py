@@ -31,8 +31,7 @@ from launcher.worker.training.beats import Beats
 from launcher.worker.training.losswatch import LossWatch
 from launcher.worker.training.progress import Progress
 from launcher.worker.training.rates import Rates
-from launcher.worker.training.schedule import Schedule
-from launcher.worker.training.stop import Stop, StopReport
+from launcher.worker.training.stop import Schedule, Stop, StopReport
 from launcher.worker.training.trainer import RecipeTrainer
 from launcher.worker.weights import trained
 
@@ -43,9 +42,9 @@ DEFAULT_TIMEOUT_S = 1800
 def train_on_rank(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
     prepared, events = begin(plan, run, rank, heart)
     trainer = build(plan, run, rank, prepared, events, heart)
-    found = trainer.store.find()
+    checkpoint = trainer.store.find()
     heart.beat("wrapping the model")
-    output = trainer.train(resume_from_checkpoint=str(found.path) if found else None)
+    output = trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
     if plan.debug:
         return  # a few steps were asked for; nothing of them is worth keeping
     heart.beat("last evaluation")

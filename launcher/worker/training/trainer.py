@@ -236,19 +236,19 @@ class RecipeTrainer(ResumableTrainer):
         assert eval_dataset is None, "a recipe has one evaluation split"
         start_s = time.monotonic()
         rows, losses = self._evaluate_rows()
-        found = [None]
+        payload = [None]
         if self.rank.is_first:
             names = self.plan.recipe.task.columns
             self.predictions = Predictions.from_rows(rows, losses, num_rows=len(self.eval_dataset), names=names)
             figures = metrics.compute(self.metric_names, self.predictions, num_labels=self.num_labels)
-            found = [{"loss": self.predictions.loss, **figures}]  # type: ignore[list-item]
+            payload = [{"loss": self.predictions.loss, **figures}]  # type: ignore[list-item]
             if self.predictions.unscored:
                 self.store.events.emit(records.Note(text=self.predictions.unscored_text()))
-        broadcast_object_list(found)
+        broadcast_object_list(payload)
         seconds = time.monotonic() - start_s
-        assert found[0] is not None
+        assert payload[0] is not None
         figures = {
-            **found[0],
+            **payload[0],
             "samples": len(self.eval_dataset),
             "runtime": round(seconds, 4),
             "samples_per_second": round(len(self.eval_dataset) / seconds, 3),
@@ -283,9 +283,9 @@ class RecipeTrainer(ResumableTrainer):
                 self.eval_progress = (i + 1, len(batches))
                 self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         model.train(was_training)
-        found = self.accelerator.gather(numbers).reshape(-1, width).cpu().numpy()
-        counted = found[:, 0] != _NO_ROW
-        return found[counted], self.accelerator.gather(losses).reshape(-1).cpu().numpy()[counted]
+        gathered = self.accelerator.gather(numbers).reshape(-1, width).cpu().numpy()
+        counted = gathered[:, 0] != _NO_ROW
+        return gathered[counted], self.accelerator.gather(losses).reshape(-1).cpu().numpy()[counted]
 
     def _loader(self, rows: Dataset, batches: Any) -> DataLoader:
         # Not `accelerator.prepare`d: the batches are this rank's own already, and Trainer moves them to the device.

@@ -18,7 +18,7 @@ def write_beside(job: Job, config: Any) -> None:
     job.tokenizer.save_pretrained(job.aside)
     if config is not None and not job.recipe.task.has_head:
         _generation(job, config)
-    note = read_json(job.found.folder / MODEL_NOTE) or trained_weights.note_of(
+    note = read_json(job.trained.folder / MODEL_NOTE) or trained_weights.note_of(
         job.recipe, job.label_names(), job.request.strategy, job.request.precision
     )
     write_json(job.aside / MODEL_NOTE, note)
@@ -28,7 +28,7 @@ def write_beside(job: Job, config: Any) -> None:
 def _generation(job: Job, config: Any) -> None:
     from transformers import GenerationConfig
 
-    for folder in (job.found.folder, job.found.model):
+    for folder in (job.trained.folder, job.trained.model):
         if (folder / "generation_config.json").is_file():
             GenerationConfig.from_pretrained(folder).save_pretrained(job.aside)
             return
@@ -43,14 +43,14 @@ def _card(job: Job) -> str:
     if not Path(base).exists() and not base.startswith(("/", ".", "~")):
         head.append(f"base_model: {base}")
     lines = ["---", *head, "tags: [ascend-launch]", "---", "", f"# {Path(base).name}, fine-tuned", ""]
-    how = ", LoRA" if job.found.base else ""
+    how = ", LoRA" if job.trained.base else ""
     trained = f" ({job.request.strategy}, {job.request.precision}{how})" if job.request.strategy else ""
     if recipe.data.path != NO_DATA:
         lines.append(
             f"Trained by ascend-launch{trained} on `{recipe.data.path}`, at most {recipe.data.max_length} tokens a text."
         )
-    if job.found.step is not None:
-        lines.append(f"These are the weights after step {job.found.step}.")
+    if job.trained.step is not None:
+        lines.append(f"These are the weights after step {job.trained.step}.")
     lines += _about_labels(job) if recipe.task.has_labels else []
     figures = _figures(job)
     if figures:
@@ -85,7 +85,7 @@ def _about_labels(job: Job) -> list[str]:
 
 def _figures(job: Job) -> dict[str, Any]:
     """Of these very weights, as the training evaluated them."""
-    folder, step = job.found.folder, job.found.step
+    folder, step = job.trained.folder, job.trained.step
     if step is None:
         final = (read_json(folder.parent / "metrics.json") or {}).get("final", {})
         return {

@@ -71,15 +71,15 @@ def export(request: Request) -> dict[str, Any]:
             "{out}: exists already", hint="name another folder with --out; nothing is overwritten", out=out
         )
     recipe = RecipeSpec.model_validate_json(json.dumps(request.recipe))
-    found = _find(request, recipe)
-    if request.adapter_only and found.base is None:
-        raise LaunchError("{folder}: is no adapter", hint="leave out --adapter-only", folder=found.folder)
-    recipe = with_labels(recipe, load_config(recipe, found.model), found)
-    notes = list(found.notes)
+    trained = _find(request, recipe)
+    if request.adapter_only and trained.base is None:
+        raise LaunchError("{folder}: is not an adapter", hint="leave out --adapter-only", folder=trained.folder)
+    recipe = with_labels(recipe, load_config(recipe, trained.model), trained)
+    notes = list(trained.notes)
     aside = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
         aside.mkdir(parents=True)
-        job = Job(request, recipe, found, aside, notes)
+        job = Job(request, recipe, trained, aside, notes)
         facts = _adapter(job) if request.adapter_only else _model(job)
         publish.sync_folder(aside)
         aside.replace(out)
@@ -95,7 +95,7 @@ def export(request: Request) -> dict[str, Any]:
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return {"out": str(out), "source": str(found.folder), "step": found.step, "notes": notes, **facts}
+    return {"out": str(out), "source": str(trained.folder), "step": trained.step, "notes": notes, **facts}
 
 
 def _find(request: Request, recipe: RecipeSpec) -> Trained:
@@ -104,13 +104,13 @@ def _find(request: Request, recipe: RecipeSpec) -> Trained:
         run = RunDir(folder)
         chosen = run.checkpoints / f"checkpoint-{request.checkpoint}"
         if not chosen.is_dir():
-            there = joined(str(step) for step, _ in listed(run.checkpoints)) or "none"
+            steps = joined(str(step) for step, _ in listed(run.checkpoints)) or "none"
             raise LaunchError(
                 "{folder}: has no checkpoint {checkpoint}",
                 hint="steps there: {place}",
                 folder=folder,
                 checkpoint=request.checkpoint,
-                place=there,
+                place=steps,
             )
         folder = chosen
     _refuse_foreign(folder)
@@ -138,10 +138,10 @@ def _refuse_foreign(folder: Path) -> None:
 
 def _model(job: Job) -> dict[str, Any]:
     config = _config(job)
-    sources = export_merge.merged(job, config) if job.found.base else _saved(job, config)
+    sources = export_merge.merged(job, config) if job.trained.base else _saved(job, config)
     dtype = DTYPES[job.request.dtype] if job.request.dtype else _most(sources.values())
     config.dtype = dtype
-    config.architectures = [_class(job)(config).__name__] if job.found.base else config.architectures
+    config.architectures = [_class(job)(config).__name__] if job.trained.base else config.architectures
     files, written = _write(job, sources, dtype, "model")
     config.save_pretrained(job.aside)
     card.write_beside(job, config)
@@ -160,9 +160,9 @@ def _class(job: Job) -> Any:
 
 
 def _config(job: Job) -> Any:
-    config = load_config(job.recipe, job.found.model)
+    config = load_config(job.recipe, job.trained.model)
     tokenizer.set_pad_token(config, job.tokenizer)
-    if job.recipe.task.has_head and job.found.base:
+    if job.recipe.task.has_head and job.trained.base:
         names = job.label_names()
         config.num_labels = len(names)
         config.id2label = dict(enumerate(names))
@@ -172,12 +172,12 @@ def _config(job: Job) -> Any:
 
 def _saved(job: Job, config: Any) -> dict[str, Source]:
     """The weights as the training saved them; its fp32 ones where more precision is asked for than that."""
-    sources = merge.folder_sources(job.found.folder)
+    sources = merge.folder_sources(job.trained.folder)
     wanted = DTYPES.get(job.request.dtype or "")
-    manifest = read_json(job.found.folder / MANIFEST)
+    manifest = read_json(job.trained.folder / MANIFEST)
     if manifest is None or (sources and (wanted is None or wanted.itemsize <= _most(sources.values()).itemsize)):
         return sources
-    files = [job.found.folder / name for name in state_files(manifest)]
+    files = [job.trained.folder / name for name in state_files(manifest)]
     shapes = {name: source.shape for name, source in sources.items()} or _shapes(job, config)
     pieces = merge.piece_sources(files, shapes)
     left = [name for name in sources if name not in pieces]
@@ -186,7 +186,7 @@ def _saved(job: Job, config: Any) -> dict[str, Source]:
     elif left:
         job.notes.append(
             Message(
-                "{num_left} tensors are no trained parameters and stay as they were saved, as {left}",
+                "{num_left} tensors are not trained parameters and stay as they were saved, as {left}",
                 num_left=len(left),
                 left=left[0],
             )
@@ -202,12 +202,12 @@ def _shapes(job: Job, config: Any) -> dict[str, tuple[int, ...]]:
 
 def _adapter(job: Job) -> dict[str, Any]:
     """The adapter itself, naming its model as the recipe does."""
-    sources = merge.folder_sources(job.found.folder)
+    sources = merge.folder_sources(job.trained.folder)
     dtype = DTYPES[job.request.dtype] if job.request.dtype else None
     merge.write(job.aside / "adapter_model.safetensors", sources.items(), dtype)
-    settings = trained_weights.adapter_settings(job.found.folder)
+    settings = trained_weights.adapter_settings(job.trained.folder)
     name = job.recipe.model.name
-    if not Path(name).is_dir() and name != str(job.found.folder):
+    if not Path(name).is_dir() and name != str(job.trained.folder):
         settings["base_model_name_or_path"] = name
     write_json(job.aside / ADAPTER, settings)
     card.write_beside(job, None)
@@ -234,10 +234,10 @@ def _write(job: Job, sources: Mapping[str, Source], dtype: torch.dtype, stem: st
 
 def _check(job: Job) -> None:
     """Have transformers read the folder without its numbers: every key and shape, as it will be read later."""
-    _, found = table.auto_class(job.recipe).from_pretrained(
+    _, loading_info = table.auto_class(job.recipe).from_pretrained(
         job.aside, device_map="meta", output_loading_info=True, trust_remote_code=False
     )
-    wrong = {kind: sorted(map(str, keys)) for kind, keys in found.items() if keys}
+    wrong = {kind: sorted(map(str, keys)) for kind, keys in loading_info.items() if keys}
     if wrong:
         kind, keys = next(iter(wrong.items()))
         raise LaunchError(

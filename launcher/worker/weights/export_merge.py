@@ -21,10 +21,10 @@ _PREFIX = "base_model.model."
 
 def merged(job: Job, config: Any) -> dict[str, Source]:
     """The adapter's model with the adapter added in."""
-    assert job.found.base is not None
-    settings = trained_weights.adapter_settings(job.found.folder)
-    sources = merge.folder_sources(job.found.base)
-    adapter = merge.folder_sources(job.found.folder)
+    assert job.trained.base is not None
+    settings = trained_weights.adapter_settings(job.trained.folder)
+    sources = merge.folder_sources(job.trained.base)
+    adapter = merge.folder_sources(job.trained.folder)
     with torch.device("meta"):
         model = table.auto_class(job.recipe).from_config(config)
     tied: dict[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
@@ -55,14 +55,14 @@ def _merged_in_memory(job: Job, adapter: Iterable[str], tied: Mapping[str, str])
         raise LaunchError(
             "{folder}: {part} was trained apart from the weight it is tied to, and cannot be merged",
             hint="export it with --adapter-only; eval and predict take the adapter as it is",
-            folder=job.found.folder,
+            folder=job.trained.folder,
             part=part,
         )
     job.notes.append(Message("this adapter is merged in memory, by peft"))
-    assert job.found.base is not None
+    assert job.trained.base is not None
     options = {"num_labels": len(job.label_names())} if job.recipe.task.has_head else {}
-    base = table.auto_class(job.recipe).from_pretrained(job.found.base, trust_remote_code=False, **options)
-    model = peft.PeftModel.from_pretrained(base, str(job.found.folder)).merge_and_unload(safe_merge=True)
+    base = table.auto_class(job.recipe).from_pretrained(job.trained.base, trust_remote_code=False, **options)
+    model = peft.PeftModel.from_pretrained(base, str(job.trained.folder)).merge_and_unload(safe_merge=True)
     return {n: merge.of_tensor(t.detach()) for n, t in model.state_dict().items() if n not in tied}
 
 

@@ -72,7 +72,10 @@ class SafetensorsFile:
                 raise ValueError(Message("it has {size} bytes of {base}", size=size, base=self._base + end))
         except (struct.error, ValueError, KeyError, TypeError) as error:
             raise LaunchError(
-                "{path}: is no whole safetensors file: {error}", hint="name another checkpoint", path=path, error=error
+                "{path}: is not a whole safetensors file: {error}",
+                hint="name another checkpoint",
+                path=path,
+                error=error,
             ) from None
 
     def close(self) -> None:
@@ -121,9 +124,9 @@ def folder_sources(folder: Path) -> dict[str, Source]:
         LaunchError: a file is damaged, or holds more than tensors.
     """
     files = sorted(p for p in folder.glob("*.safetensors") if not p.name.startswith("state_"))
-    found: dict[str, Source] = {}
+    sources: dict[str, Source] = {}
     for path in files:
-        found.update(SafetensorsFile(path).sources())
+        sources.update(SafetensorsFile(path).sources())
     if not files:
         for path in sorted(folder.glob("pytorch_model*.bin")):
             try:
@@ -137,8 +140,8 @@ def folder_sources(folder: Path) -> dict[str, Source]:
                     path=path,
                     what=what,
                 ) from None
-            found.update({name: of_tensor(tensor) for name, tensor in tensors.items()})
-    return found
+            sources.update({name: of_tensor(tensor) for name, tensor in tensors.items()})
+    return sources
 
 
 def of_tensor(tensor: Tensor) -> Source:

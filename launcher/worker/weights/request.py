@@ -40,17 +40,17 @@ class Request:
 
 @dataclass
 class Job:
-    """One export: the request with the weights that were found for it, and the folder that is being written."""
+    """One export: the request, the trained weights that it names, and the folder that is being written."""
 
     request: Request
     recipe: RecipeSpec
-    found: Trained
+    trained: Trained
     aside: Path
     notes: list[str]
 
     @functools.cached_property
     def tokenizer(self) -> Any:
-        return tokenizer.load_tokenizer(self.recipe, self.found.tokenizer)
+        return tokenizer.load_tokenizer(self.recipe, self.trained.tokenizer)
 
     def label_names(self) -> tuple[str, ...]:
         return self.recipe.model.label_names or tuple(map(str, range(schema.num_labels(self.recipe))))

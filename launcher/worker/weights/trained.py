@@ -34,7 +34,7 @@ class Trained:
     base: Path | None
     """An adapter's model; None where `folder` is whole."""
     step: int | None = None
-    """Of a checkpoint of ours."""
+    """Of a checkpoint of ascend-launch."""
     notes: tuple[str, ...] = ()
     """What the user should know about them."""
 
@@ -72,7 +72,7 @@ def trained(recipe: RecipeSpec, name: str, *, seed: int) -> Trained:
 
 
 def _folder(recipe: RecipeSpec, name: str) -> tuple[Path, int | None, tuple[str, ...]]:
-    """The folder, the step of a checkpoint of ours, and what the user should know about the choice."""
+    """The folder, the step of a checkpoint of ascend-launch, and what the user should know about the choice."""
     path = Path(name)
     if not path.is_absolute():
         return hub.snapshot(name, None, recipe.model.hub), None, ()
@@ -95,7 +95,7 @@ def _folder(recipe: RecipeSpec, name: str) -> tuple[Path, int | None, tuple[str,
 
 
 def _has_manifest(folder: Path) -> bool:
-    """Whether there is one of ours; other programs have files of that name."""
+    """Whether there is one of ascend-launch; other programs have files of that name."""
     path = folder / MANIFEST
     if not path.is_file():
         return False
@@ -118,8 +118,8 @@ def _unverified(folder: Path) -> tuple[str, ...]:
 
 
 def _newest(run: RunDir) -> tuple[Path, int, tuple[str, ...]]:
-    found, passed = newest_whole(run.checkpoints, for_resuming=False)
-    if found is None:
+    checkpoint, passed = newest_whole(run.checkpoints, for_resuming=False)
+    if checkpoint is None:
         because = "".join(f"; {one.path.name} {one.reason}" for one in passed)
         raise LaunchError(
             "{path}: the run is not finished and has no whole checkpoint{because}",
@@ -129,25 +129,25 @@ def _newest(run: RunDir) -> tuple[Path, int, tuple[str, ...]]:
             because=because,
         )
     return (
-        found.path,
-        found.step,
+        checkpoint.path,
+        checkpoint.step,
         tuple(Message("passed over {path}: {reason}", path=one.path.name, reason=one.reason) for one in passed),
     )
 
 
 def whole(path: Path) -> tuple[Path, int]:
-    """A checkpoint of ours and its step.
+    """A checkpoint of ascend-launch and its step.
 
     Raises:
         LaunchError: it is damaged.
     """
     step = step_of(path)
-    found = check(path, step, for_resuming=False)
-    if isinstance(found, PassedOver):
+    checkpoint = check(path, step, for_resuming=False)
+    if isinstance(checkpoint, PassedOver):
         raise LaunchError(
-            "{path}: {reason}", hint="name another checkpoint of that run", path=path, reason=found.reason
+            "{path}: {reason}", hint="name another checkpoint of that run", path=path, reason=checkpoint.reason
         )
-    return found.path, found.step
+    return checkpoint.path, checkpoint.step
 
 
 def adapter_settings(folder: Path) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
     settings = files.read_json(folder / ADAPTER)
     if not isinstance(settings, dict) or not isinstance(settings.get("base_model_name_or_path"), str | None):
         raise LaunchError(
-            "{folder}: is no adapter's config",
+            "{folder}: is not an adapter's config",
             hint="name a folder that peft or a training wrote",
             folder=folder / ADAPTER,
         )
@@ -244,7 +244,7 @@ def note(plan: Plan, label_names: Sequence[str]) -> dict[str, Any]:
 def note_of(
     recipe: RecipeSpec, label_names: Sequence[str], strategy: str | None, precision: str | None
 ) -> dict[str, Any]:
-    """Likewise, for weights whose plan is not at hand."""
+    """The same for weights whose plan is not at hand."""
     model, data = recipe.model, recipe.data
     kept = RecipeSpec(
         model=model.model_copy(

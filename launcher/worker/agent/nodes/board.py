@@ -39,7 +39,7 @@ class NodeBoard:
         self._session = introduction["session"]
         self._introduction = json.dumps(introduction)
         self.num_foreign = 0
-        """Words in the store that no node of this job wrote."""
+        """Entries in the store that no node of this job wrote."""
         self.met: dict[int, Record] = {}
         """Who came, by what each said of itself when it came."""
         self.seen: dict[int, _Seen] = {}
@@ -94,7 +94,7 @@ class NodeBoard:
                 self._exchange()
                 self._wake.wait(TICK_S)
                 self._wake.clear()
-        except Exception as error:  # torch's DistError family, or a bug of ours: without this thread nobody is heard
+        except Exception as error:  # torch's DistError family, or a bug here: without this thread nobody is heard
             self.error = str(error) or type(error).__name__
 
     def _introduced(self) -> bool:
@@ -105,7 +105,7 @@ class NodeBoard:
             return True
         taken = self._seal.open(key, raw)
         other = seal.record(taken, host=str)
-        if other is None:  # given up before, or no node's word
+        if other is None:  # given up before, or not written by a node
             self.num_foreign += taken != ""
             return bool(self._store.compare_set(self._seal.name(key), raw, own) == own.encode())
         if not self.taken_by:
@@ -164,7 +164,7 @@ class NodeBoard:
         if self._own:
             return
         self._store.set(seal.NONCE, self._seal.begun)  # again and again: for one that comes late, whoever wrote there
-        # Where all words have names that nobody can guess, anything else is somebody else's.
+        # Where all entries have names that nobody can guess, anything else is somebody else's.
         expected = 1 + 2 * (len(self._others) + 1)
         if self._seal.is_set and self._store.num_keys() > expected:
             self.num_foreign += 1

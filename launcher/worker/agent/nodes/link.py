@@ -29,7 +29,7 @@ class Meeting:
 
 
 class Link(Protocol):
-    """What the agent needs of the other nodes. Every wait ends early when this node or another is told to stop."""
+    """What the agent needs of the other nodes. Every wait ends early when this node or another is asked to stop."""
 
     def meet(self) -> None:
         """Wait until every node has come, with the same plan.
@@ -44,15 +44,15 @@ class Link(Protocol):
     def pulse(self, trouble: str) -> str:
         """Tell what is wrong here ('', FAILED or STALLED), and hear what is wrong anywhere."""
 
-    def join(self, attempt: int, found: Failure | None) -> Meeting | Failure | None:
-        """Where the next attempt's ranks meet; or the failure before it, on this node (`found`) or another; or None
-        where the job is told to stop. `attempt` is the number this node would give it."""
+    def join(self, attempt: int, own_failure: Failure | None) -> Meeting | Failure | None:
+        """Where the next attempt's ranks meet; or the failure before it, on this node (`own_failure`) or another; or
+        None where the job is asked to stop. `attempt` is the number this node would give it."""
 
-    def settle(self, found: Failure | None, again: Callable[[Failure], bool]) -> tuple[Failure | None, bool]:
+    def settle(self, own_failure: Failure | None, again: Callable[[Failure], bool]) -> tuple[Failure | None, bool]:
         """Report this node's failure, or None for success; the failure that counts on all nodes, and whether there is
         another attempt, for which the first node asks `again`."""
 
-    def give_up(self, found: Failure) -> None:
+    def give_up(self, own_failure: Failure) -> None:
         """Tell the others that the job ends here, outside of any attempt."""
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ c10d rendezvous stands in the way: it hands the second attempt the first one's s
 their addresses; and its calls, as all calls of a TCPStore, never return on a link that was cut. So the store is used
 alone, on a thread of its own, and what counts is how long ago a node was last heard of.
 
-Whoever reaches the store can write to it. What is not a node's word is passed over (see `seal`), and said once.
+Whoever reaches the store can write to it. What no node of this job wrote is passed over (see `seal`), with one note.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from launcher.worker.agent.nodes.store import client, ranks_store, serve
 from launcher.worker.runtime import failure
 
 LEAVE_S = 5.0
-"""What the last words of an agent may take to reach the first node."""
+"""How long an agent's last message may take to reach the first node."""
 
 
 REACH_S = 20.0
@@ -45,7 +45,7 @@ class ManyNodes:
     """Several nodes. What a node says of itself, under its key:
 
     - `ready`: the round it would take part in; a round is one attempt, numbered by the first node
-    - `trouble`: what is wrong in this round; `stop`: the signal it was told to stop by
+    - `trouble`: what is wrong in this round; `stop`: the signal that asked it to stop
     - `report`: how the round ended here, or, with no round, that this node gives up
     - and the first node: `round`, `phase`, `port`, `attempt` and `verdict`, which all follow
     """
@@ -112,12 +112,12 @@ class ManyNodes:
             time.sleep(TICK_S / 2)
 
     def _knows_the_job(self, store: Any, deadline: float) -> bool:
-        """Hear from the first node which job this is; False where this node is told to stop before.
+        """Hear from the first node which job this is; False where this node is asked to stop before.
 
         Raises:
             LaunchError: the first node's secret is another.
         """
-        until = min(deadline, time.monotonic() + LOST_AFTER_S)  # somebody else's word there is soon replaced
+        until = min(deadline, time.monotonic() + LOST_AFTER_S)  # what somebody else wrote there is soon replaced
         while not self._is_stopping():
             if store.check([seal.NONCE]) and self._seal.join(store.get(seal.NONCE)):
                 return True
@@ -137,14 +137,14 @@ class ManyNodes:
         return serve(self.host, self.port, self._seal)
 
     def _connect(self, deadline: float) -> Any:
-        """The first node's store; None where this node is told to stop before it is there."""
+        """The first node's store; None where this node is asked to stop before it is up."""
         value: Any = None
         while not self._is_stopping():
             # The name first: it may lead elsewhere by now.
-            found = network.listener(self.host, self.port) or network.listener(self._address, self.port)
-            if found is not None:
-                self._address = found
-                done, value = client(found, self.port, deadline - time.monotonic())
+            address = network.listener(self.host, self.port) or network.listener(self._address, self.port)
+            if address is not None:
+                self._address = address
+                done, value = client(address, self.port, deadline - time.monotonic())
                 if done and not isinstance(value, Exception):
                     value.set_timeout(timedelta(seconds=2 * LOST_AFTER_S))  # silence is judged by the beats alone
                     return value
@@ -162,10 +162,10 @@ class ManyNodes:
             self._same.add(node)
 
     def _refuse_different(self, node: int, own: Record, other: Record) -> None:
-        found = consistency.difference(own, other)
-        if found is not None:
+        difference = consistency.difference(own, other)
+        if difference is not None:
             assert self._board is not None
-            raise reasons.different(self.node_rank, node, self._board.met[node]["host"], found)
+            raise reasons.different(self.node_rank, node, self._board.met[node]["host"], difference)
 
     def declare(self, prepared: Record) -> None:
         self._prepared = prepared
@@ -177,7 +177,7 @@ class ManyNodes:
         return self._board.seen.get(node, NOTHING).state
 
     def _look(self) -> None:
-        """Hear who was told to stop, and see who is lost."""
+        """Hear who was asked to stop, and see who is lost."""
         self._is_stopping()
         board = self._board
         if board is None:
@@ -192,14 +192,14 @@ class ManyNodes:
             )
         for node in self._others:
             seen = board.seen.get(node, NOTHING)
-            if node in self._lost or (seen.state.get("left") and self._said_why(node)):
+            if node in self._lost or (seen.state.get("left") and self._has_given_reason(node)):
                 continue
             silent_s = time.monotonic() - seen.heard_s if seen is not NOTHING else 0.0
             if silent_s > LOST_AFTER_S or board.error or seen.state.get("left"):
                 self._lost[node] = self._lost_record(node, silent_s)
 
-    def _said_why(self, node: int) -> bool:
-        """Whether a node that left said how it ended: it was told to stop, or has reported or decided this round."""
+    def _has_given_reason(self, node: int) -> bool:
+        """Whether a node that left said how it ended: it was asked to stop, or has reported or decided this round."""
         state = self._state(node)
         verdict = state.get("verdict")
         return state.get("stop") is not None or bool(verdict and not verdict["again"]) or bool(self._closing(node))
@@ -219,7 +219,7 @@ class ManyNodes:
         return reasons.lost(node, host, gone, silent_s)
 
     def _is_stopping(self) -> bool:
-        """Whether the job is told to stop, on whichever node: it stops on all."""
+        """Whether the job is asked to stop, on whichever node: it stops on all."""
         board = self._board
         if self._stop() is None and board is not None:
             for node in self._others:
@@ -242,10 +242,10 @@ class ManyNodes:
         return self._verdict([*(records.failure(r["found"]) for r in gave_up), *self._lost.values()])
 
     def _raise_if_over(self) -> None:
-        found = self._over()
-        if found is not None:
-            code = EXIT_JOB_FAILED if found.exit_code is None else found.exit_code
-            raise LaunchError(found.what or Message("another node gave up"), hint=found.hint, exit_code=code)
+        over = self._over()
+        if over is not None:
+            code = EXIT_JOB_FAILED if over.exit_code is None else over.exit_code
+            raise LaunchError(over.what or Message("another node gave up"), hint=over.hint, exit_code=code)
 
     def _report(self, node: int) -> Any:
         return self._state(node).get("report")
@@ -257,13 +257,13 @@ class ManyNodes:
 
     # -- an attempt ---------------------------------------------------------------------------------------------------
 
-    def join(self, attempt: int, found: Failure | None) -> Meeting | Failure | None:
+    def join(self, attempt: int, own_failure: Failure | None) -> Meeting | Failure | None:
         assert self._board is not None or self._is_stopping()
         if self._is_stopping():
             return None
-        if found is not None:
-            self.give_up(found)
-            return found
+        if own_failure is not None:
+            self.give_up(own_failure)
+            return own_failure
         return self._call(attempt) if self._is_first else self._follow(attempt)
 
     def _call(self, attempt: int) -> Meeting | Failure | None:
@@ -374,10 +374,10 @@ class ManyNodes:
         self._look()
         if self._is_first:
             states = [s for s in map(self._state, self._others) if self._round and s.get("ready") == self._round]
-            said = {trouble, *(s.get("trouble", "") for s in states)}
+            troubles = {trouble, *(s.get("trouble", "") for s in states)}
             if self._lost or any(self._report(n) and self._report(n)["round"] is None for n in self._others):
-                said.add(FAILED)
-            heard = STALLED if STALLED in said else FAILED if FAILED in said else ""
+                troubles.add(FAILED)
+            heard = STALLED if STALLED in troubles else FAILED if FAILED in troubles else ""
             self._board.post(trouble=heard)
             return heard
         self._board.post(trouble=trouble)
@@ -386,9 +386,11 @@ class ManyNodes:
             return FAILED
         return str(first.get("trouble", "")) if first.get("round") == self._round else ""
 
-    def settle(self, found: Failure | None, again: Callable[[Failure], bool]) -> tuple[Failure | None, bool]:
-        trouble = STALLED if found and found.type == records.STALLED else FAILED if found else ""
-        return self._decide(found, trouble, again) if self._is_first else self._await_verdict(found, trouble)
+    def settle(self, own_failure: Failure | None, again: Callable[[Failure], bool]) -> tuple[Failure | None, bool]:
+        trouble = STALLED if own_failure and own_failure.type == records.STALLED else FAILED if own_failure else ""
+        return (
+            self._decide(own_failure, trouble, again) if self._is_first else self._await_verdict(own_failure, trouble)
+        )
 
     def _decide(
         self, own: Failure | None, trouble: str, again: Callable[[Failure], bool]
@@ -415,14 +417,14 @@ class ManyNodes:
             del self._lost[node]
         return decided, more
 
-    def _verdict(self, found: list[Failure | None]) -> Failure | None:
+    def _verdict(self, reported: list[Failure | None]) -> Failure | None:
         """The first failure, by the first node's monotonic clock."""
         assert self._board is not None
         offsets = {n: self._board.seen[n].offset_ns for n in self._others if n in self._board.seen}
         # A lost node's record was written here, by this clock.
         on_one_clock = [
             f.but(time_ns=f.time_ns + (0 if f.type == NODE_LOST else offsets.get(f.node_rank or 0, 0)))
-            for f in found
+            for f in reported
             if f is not None
         ]
         return failure.first(on_one_clock)
@@ -441,13 +443,13 @@ class ManyNodes:
 
     # -- the end --------------------------------------------------------------------------------------------------------
 
-    def give_up(self, found: Failure) -> None:
+    def give_up(self, own_failure: Failure) -> None:
         if self._board is None:
             return
         if self._is_first:
-            self._board.post(trouble=FAILED, verdict={"round": None, "found": found.to_json(), "again": False})
+            self._board.post(trouble=FAILED, verdict={"round": None, "found": own_failure.to_json(), "again": False})
         else:
-            self._board.post(trouble=FAILED, report={"round": None, "found": found.to_json()})
+            self._board.post(trouble=FAILED, report={"round": None, "found": own_failure.to_json()})
 
     def close(self) -> None:
         board = self._board

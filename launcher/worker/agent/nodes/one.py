@@ -29,9 +29,9 @@ class OneNode:
     def pulse(self, trouble: str) -> str:
         return trouble
 
-    def join(self, attempt: int, found: Failure | None) -> Meeting | Failure | None:
-        if found is not None:
-            return found
+    def join(self, attempt: int, own_failure: Failure | None) -> Meeting | Failure | None:
+        if own_failure is not None:
+            return own_failure
         self._store = None  # the last one has the port, where one was asked for
         self._store = ranks_store("127.0.0.1", self._port)
         base = None
@@ -39,10 +39,10 @@ class OneNode:
             base = next(iter(self._blocks.offer(1)), None)
         return Meeting("127.0.0.1", self._store.port, attempt, None, base)
 
-    def settle(self, found: Failure | None, again: Callable[[Failure], bool]) -> tuple[Failure | None, bool]:
-        return found, found is not None and again(found)
+    def settle(self, own_failure: Failure | None, again: Callable[[Failure], bool]) -> tuple[Failure | None, bool]:
+        return own_failure, own_failure is not None and again(own_failure)
 
-    def give_up(self, found: Failure) -> None:
+    def give_up(self, own_failure: Failure) -> None:
         return
 
     def close(self) -> None:

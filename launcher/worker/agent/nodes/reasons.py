@@ -69,7 +69,7 @@ def taken(plan: Plan, node_rank: int, taken_by: str) -> LaunchError:
 
 
 def other_secret(plan: Plan, node_rank: int) -> LaunchError:
-    """Of a first node whose words cannot be checked."""
+    """Of a first node whose messages cannot be verified."""
     return LaunchError(
         "node {node_rank} and the first node at {endpoint} do not have the same {job_secret}",
         hint="export one {job_secret} on every node, or none on any; `openssl rand -hex 32` makes one",

@@ -1,8 +1,8 @@
-"""How the agents of a job know each other's words in a store that anybody who reaches it can write to.
+"""How the agents of a job recognise each other's messages in a store that anybody who reaches it can write to.
 
-Every word carries an HMAC-SHA256 (RFC 2104) over the job's nonce, the word's own name in the store, and its text, so that
-neither a stranger's word nor one of another job, node or time passes for a node's own. Names in the store are made of the
-secret too: nobody else can tell which to overwrite.
+Every message carries an HMAC-SHA256 (RFC 2104) over the job's nonce, its own name in the store, and its text, so that
+neither a stranger's message nor one of another job, node or time passes for a node's own. Names in the store are made of
+the secret too: nobody else can tell which to overwrite.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NONCE = "job"
 
 
 class Seal:
-    """Signs and verifies one job's words. Without a secret every word passes that can be read."""
+    """Signs and verifies one job's messages. Without a secret every message passes that can be read."""
 
     def __init__(self, secret: str) -> None:
         self._secret, self._nonce = secret.encode(), ""
@@ -40,15 +40,15 @@ class Seal:
         return True
 
     def name(self, key: str) -> str:
-        """What a word is called in the store."""
+        """What a message is called in the store."""
         return f"{key}_{self._code('name', key)[:24]}" if self.is_set else key
 
     def close(self, key: str, text: str) -> str:
-        """A word as it is written."""
+        """A message as it is written."""
         return f"{self._code(key, text)} {text}" if self.is_set else text
 
     def open(self, key: str, raw: bytes) -> str | None:
-        """A word as it was said; None where it is not of this job."""
+        """The text of a message; None where it is not of this job."""
         try:
             text = raw.decode()
         except UnicodeDecodeError:
@@ -63,7 +63,7 @@ class Seal:
 
 
 def record(text: str | None, **needed: type) -> dict[str, Any] | None:
-    """A word's JSON object, where it has the fields that it needs; None for anything else."""
+    """A message's JSON object, where it has the fields that it needs; None for anything else."""
     if text is None:
         return None
     try:

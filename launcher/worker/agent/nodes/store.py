@@ -59,7 +59,7 @@ def open_store(address: str, port: int) -> Any:
 
     network.ask_no_name_server()
     if not address:
-        # By the loopback address: this node's own words need no network.
+        # By the loopback address: this node's own entries need no network.
         return TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
