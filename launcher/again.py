@@ -12,7 +12,7 @@ PROGRAM = "ascend-launch"
 
 
 def command(words: Sequence[str]) -> str:
-    """`words` after the name by which this program was started, quoted for a shell."""
+    """The arguments `words` after the name by which this program was started, quoted for a shell."""
     return shlex.join([*_program(), *words])
 
 
@@ -23,5 +23,5 @@ def _program() -> list[str]:
     words = sys.orig_argv[:count]
     if Path(words[-1]).name != PROGRAM:
         return words  # as in `python -m launcher.cli`
-    found = shutil.which(PROGRAM)
-    return [PROGRAM] if found and Path(found).samefile(words[-1]) else words[-1:]
+    installed = shutil.which(PROGRAM)
+    return [PROGRAM] if installed and Path(installed).samefile(words[-1]) else words[-1:]

@@ -41,8 +41,8 @@ def recipe(path: Path) -> Path:
     `recipes/yelp.yaml`). A name that is neither comes back as it is."""
     if path.is_file() or path.parent not in (Path(), Path("recipes")):
         return path
-    found = next((p for p in recipes() if path.name in (p.stem, p.name)), None)
-    return path if found is None else _from_here(found)
+    match = next((p for p in recipes() if path.name in (p.stem, p.name)), None)
+    return path if match is None else _from_here(match)
 
 
 SHIPPED = "shipped:"
@@ -60,8 +60,8 @@ def located(value: Any) -> Any:
 
 def _from_here(path: Path) -> Path:
     """Relative where it lies below the current folder, so that nodes with a checkout each say the same."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+    cwd = Path.cwd()
+    return path.relative_to(cwd) if path.is_relative_to(cwd) else path
 
 
 def cache_dir(env: Mapping[str, str] = os.environ) -> Path:
@@ -89,8 +89,8 @@ def model_folder(name: str, revision: str | None = None, env: Mapping[str, str] 
     path = Path(name)
     if path.is_dir():
         return path
-    found = snapshot(name, revision, env)
-    return found if found.is_dir() else None
+    cached = snapshot(name, revision, env)
+    return cached if cached.is_dir() else None
 
 
 def hub_home(env: Mapping[str, str]) -> Path:
@@ -119,7 +119,7 @@ def require_plain(folder: Path, named: str) -> None:
     model that is made of it.
 
     Raises:
-        LaunchError: something in it is not; the words name `named`.
+        LaunchError: something in it is not; the message names `named`.
     """
     for entry in os.scandir(folder):
         try:

@@ -59,7 +59,7 @@ class Context:
     rdzv_endpoint: str | None = None
     is_first_node: bool = True
     recognised: str = ""
-    """The cluster's environment and the variables that told of it, as `plan` says them; "" where there is none."""
+    """The cluster's environment and the variables it was recognised by, as `plan` shows them; "" where there is none."""
     unreadable: LaunchError | None = None
     """Why a launch would refuse what the environment says of its nodes."""
     precision: str = "auto"

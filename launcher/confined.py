@@ -20,7 +20,7 @@ from typing import Any
 from launcher.messages import Message
 
 MAX_BYTES = 64 << 20
-"""Of a JSON file of ours that is read at once. The largest are metrics of hundreds of classes."""
+"""Of a JSON file of a run that is read at once. The largest are metrics of hundreds of classes."""
 MAX_VALUES = 4_000_000
 """Of one JSON file: an empty list is 3 bytes of a file and 64 of memory."""
 
@@ -35,7 +35,7 @@ _KINDS = {
 
 
 class NotPlainError(OSError):
-    """Something else stands where a file or a folder of ours belongs; `strerror` says what."""
+    """Something else stands where a file or a folder of a run belongs; `strerror` says what."""
 
     def __init__(self, path: Path | str, what: str) -> None:
         super().__init__(errno.EINVAL, what, str(path))
@@ -76,7 +76,7 @@ def loads(data: bytes) -> Any:
     """JSON of at most MAX_VALUES values; NaN and infinities, which are none, are null.
 
     Raises:
-        ValueError: it is no JSON, holds more values, or is nested too deeply to be read.
+        ValueError: it is not JSON, holds more values, or is nested too deeply to be read.
     """
     if sum(data.count(c) for c in (b",", b"[", b"{")) > MAX_VALUES:
         raise ValueError(Message("more than {max_values:,} values", max_values=MAX_VALUES))
@@ -86,7 +86,7 @@ def loads(data: bytes) -> Any:
         raise ValueError(Message("nested too deeply")) from None
 
 
-# -- folders and files of ours -------------------------------------------------------------------------------------
+# -- folders and files of a run ------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -161,9 +161,9 @@ def open_write(path: Path, root: Path, flags: int = os.O_TRUNC) -> int:
 OTHER_NAMES = Message("is a hard link to a file that has other names too")
 
 
-def has_other_names(found: os.stat_result) -> bool:
+def has_other_names(status: os.stat_result) -> bool:
     """Whether a plain file stands in another place as well, where a write to it would show."""
-    return stat.S_ISREG(found.st_mode) and found.st_nlink > 1
+    return stat.S_ISREG(status.st_mode) and status.st_nlink > 1
 
 
 def write_text(path: Path, text: str, root: Path) -> None:
@@ -192,7 +192,7 @@ def write_text(path: Path, text: str, root: Path) -> None:
 
 
 def remove(path: Path, root: Path) -> None:
-    """Remove a file, a link itself, or a folder with all in it; what is not there is no mistake.
+    """Remove a file, a link itself, or a folder with all in it; what does not exist is no error.
 
     Raises:
         OSError: something cannot be removed, or as `folder`.
@@ -212,16 +212,16 @@ def remove(path: Path, root: Path) -> None:
 
 def _plain(handle: int, path: Path) -> int:
     mode = os.fstat(handle).st_mode
-    found = kind(mode)
-    if found:
+    actual = kind(mode)
+    if actual:
         os.close(handle)
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        raise NotPlainError(path, Message("is {actual}, not a file", actual=found))
+        raise NotPlainError(path, Message("is {actual}, not a file", actual=actual))
     os.set_blocking(handle, True)
     return handle
 
 
 def _in_the_way(name: str, dir_fd: int, place: Path, wanted: str) -> OSError:
-    found = kind(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode) or "a file"
-    return NotPlainError(place, Message("is {actual}, not {wanted}", actual=found, wanted=wanted))
+    actual = kind(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode) or "a file"
+    return NotPlainError(place, Message("is {actual}, not {wanted}", actual=actual, wanted=wanted))

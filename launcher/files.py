@@ -22,7 +22,7 @@ FOLDERS = re.compile(
 
 
 def root_of(folder: Path) -> Path:
-    """What a folder of ours belongs to as a whole: the run directory, for a checkpoint of it. Told by the names alone, since
+    """What a folder that we write belongs to as a whole: the run directory, for a checkpoint. Known by the names alone, since
     what is in there may come from somebody else."""
     root = folder
     for _ in range(3):  # node_1/checkpoints/checkpoint-5
@@ -79,7 +79,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The file's value, or None where there is none or it is not JSON, or more than any file of ours holds. NaN, which older
+    """The file's value, or None where there is none or it is not JSON, or more than any file of a run holds. NaN, which older
     versions wrote, is null."""
     try:
         return confined.loads(confined.read(path))

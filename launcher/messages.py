@@ -21,7 +21,7 @@ VARIABLE = "ASCEND_LAUNCH_LANG"
 
 class Message(str):
     """English text that remembers its template and values, so that it can be translated later. It is a str everywhere
-    else: in JSON, in files, and for whoever looks for words in it.
+    else: in JSON, in files, and for whoever searches in it.
 
     Message("{path}: no such file", path=path). A template without values stands as it is, braces too. Values may be
     messages and LaunchErrors; they are translated with it.
@@ -137,8 +137,8 @@ def translated(text: object) -> str:
         return str(text)
     if not isinstance(text, Message):
         plain = str(text)
-        found = catalogue.gettext(plain)
-        return found if found != plain else _recognised(plain)
+        translation = catalogue.gettext(plain)
+        return translation if translation != plain else _recognised(plain)
     if text.forms is None:
         return _filled(catalogue.gettext(text.template), text.values, text.template)
     return _filled(catalogue.ngettext(*text.forms, text.values["count"]), text.values, text.template)

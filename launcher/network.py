@@ -25,7 +25,7 @@ class Route:
     peer: str
     """The other's address, resolved here."""
     interface: str | None
-    """The network interface that owns `own`; None where that cannot be told."""
+    """The network interface that owns `own`; None where that cannot be determined."""
 
 
 def route_to(host: str) -> Route | None:
@@ -65,8 +65,8 @@ def open_many_files() -> None:
 def listener(host: str, port: int, timeout_s: float = CONNECT_S) -> str | None:
     """The address of the host at which somebody listens and can be reached; None where nobody does."""
     try:
-        with socket.create_connection((host, port), timeout=timeout_s) as found:
-            return str(found.getpeername()[0])
+        with socket.create_connection((host, port), timeout=timeout_s) as connection:
+            return str(connection.getpeername()[0])
     except OSError:
         return None
 
@@ -86,7 +86,7 @@ def ask_no_name_server() -> None:
 def no_name_server(env: Mapping[str, str]) -> Iterator[None]:
     """The same for a while, for a rank that joins the others; afterwards names are looked up as /etc/nsswitch.conf says.
 
-    Only where joining needs no name: the first node is told as a number, and gloo the interface.
+    Only where joining needs no name: the first node is given as a number, and gloo gets the interface.
     """
     if "GLOO_SOCKET_IFNAME" not in env or not _is_address(env.get("MASTER_ADDR", "")):
         yield

@@ -83,17 +83,17 @@ def explained(error: BaseException, env: Mapping[str, str]) -> LaunchError | Non
     if refused.errno not in REFUSED:
         return None
     named = None if refused.filename is None else Path(os.fsdecode(refused.filename))
-    found = [(p, why) for p in of_job(env) if _may_be(p.path, named) and (why := obstacle(p.path))]
-    if not found:
+    unusable = [(p, why) for p in of_job(env) if _may_be(p.path, named) and (why := obstacle(p.path))]
+    if not unusable:
         return None
     what = joined(
         (
             Message("{place}, {path}: cannot be written to: {why}", place=place.name, path=place.path, why=why)
-            for place, why in found
+            for place, why in unusable
         ),
         "; ",
     )
-    return LaunchError(what, hint="; ".join(dict.fromkeys(place.fix(why) for place, why in found)))
+    return LaunchError(what, hint="; ".join(dict.fromkeys(place.fix(why) for place, why in unusable)))
 
 
 def _may_be(place: Path, named: Path | None) -> bool:

@@ -67,8 +67,8 @@ def load_object(place: str) -> Any:
 def _load(kind: str, group: str, interface: int, place: str | None, name: str) -> Any:
     if place is not None:
         return load_object(place)
-    found = _entry_points(group).get(name, ())
-    if not found:
+    entry_points = _entry_points(group).get(name, ())
+    if not entry_points:
         raise LaunchError(
             "there is no {kind} {name!r}",
             hint="install the package that has it (its entry point is in {group})",
@@ -76,16 +76,16 @@ def _load(kind: str, group: str, interface: int, place: str | None, name: str) -
             name=name,
             group=group,
         )
-    if len(found) > 1:
+    if len(entry_points) > 1:
         raise LaunchError(
             "{kind} {name!r} is in {num_actual} packages: {actual}",
             hint="uninstall all but one of them",
             kind=kind,
             name=name,
-            num_actual=len(found),
-            actual=", ".join(sorted(map(_package, found))),
+            num_actual=len(entry_points),
+            actual=", ".join(sorted(map(_package, entry_points))),
         )
-    return _of_package(kind, found[0], interface)
+    return _of_package(kind, entry_points[0], interface)
 
 
 def _of_package(kind: str, point: EntryPoint, interface: int) -> Any:

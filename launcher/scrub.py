@@ -1,8 +1,8 @@
 """What must not be written or shown: secrets, and characters that a terminal obeys. One place for all, called where things
 are written and shown: by rundir, report, render and show.
 
-What is hidden is told from a secret's surroundings: the name of its variable or key, its place in a URL, the mark that a
-service gives its tokens. Doubtful cases are hidden in words that are only shown; nothing here changes what a job reads.
+A secret is recognised by its surroundings: the name of its variable or key, its place in a URL, the mark that a
+service gives its tokens. Doubtful cases are hidden in texts that are only shown; nothing here changes what a job reads.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,20}://)([^\s\"'<>`\\]+)")
 _QUERY = re.compile(r"([?&;](?:amp;)?)([A-Za-z0-9_.-]{1,64})=([^&#\s\"'<>;]+)")
 _IN_QUERY = frozenset({"key", "token", "auth", "sig", "signature", "pass", "pwd", "sas", "ak", "sk", "accesskeyid"})
 _BARE = re.compile(r"(?<![\w/@.])[\w.+-]+:[^\s@/:\"']+@(?=[\w.-]+:\d)")
-"""user:password@host:port, as proxies are told without a scheme."""
+"""user:password@host:port, as proxies are given without a scheme."""
 _SETTING = re.compile(r"(?<![\w-])(--[A-Za-z][\w-]{1,63}(?:=|[ ]+)(?=[^\s-])|[A-Za-z][\w-]{1,63}[\"']?\]?[ ]?[=:][ ]?)")
 _VALUE = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'|[^\s\"',;)}\]]+")
 _PROSE = re.compile(r"[a-z]{1,12},? [a-z]|[\w.]+: ")
@@ -119,12 +119,12 @@ def hide(text: str) -> str:
 def own(env: Mapping[str, str]) -> tuple[str, ...]:
     """The values of secrets among variables, the longest first, as far as they cannot be anything else: a word of letters
     alone, or a path, may stand in a text for itself."""
-    found = {
+    values = {
         value
         for name, value in env.items()
         if is_secret(name) and _is_strong(name) and re.fullmatch(r"(?=.*[0-9])(?=.*[A-Za-z])[^\s/][^\s]{7,}", value)
     }
-    return tuple(sorted(found, key=len, reverse=True))
+    return tuple(sorted(values, key=len, reverse=True))
 
 
 def _is_strong(name: str) -> bool:
@@ -135,7 +135,7 @@ _OWN = own(os.environ)
 
 
 def without(text: str, values: tuple[str, ...] = _OWN) -> str:
-    """`text` without the user's own secrets, wherever a library has put them. For words that are shown, or say what
+    """`text` without the user's own secrets, wherever a library has put them. For texts that are shown, or say what
     happened; what a job reads again is left alone."""
     for one in values:
         if one in text:
@@ -187,15 +187,15 @@ def _without_settings(text: str) -> str:
         name = match[1].rstrip(" =:\"']")
         is_one = is_secret(name) if name.startswith("--") else _is_secret_setting(name)
         is_one = is_one or (_may_be_secret(name) and bool(_STRONG.match(text, _unquoted(text, match.end()))))
-        found = _VALUE.match(text, match.end()) if is_one and match.start() >= end else None
-        if found is not None and ": " in match[0] and _PROSE.match(text, match.end()):
+        setting = _VALUE.match(text, match.end()) if is_one and match.start() >= end else None
+        if setting is not None and ": " in match[0] and _PROSE.match(text, match.end()):
             continue
-        if found is not None and (match[0] + found[0]).endswith(_PLACEHOLDER):
+        if setting is not None and (match[0] + setting[0]).endswith(_PLACEHOLDER):
             continue
-        if found is not None and not found[0].strip("\"'").startswith(("None", HIDDEN)):
-            quote = found[0][0] if found[0][0] in "\"'" else ""
+        if setting is not None and not setting[0].strip("\"'").startswith(("None", HIDDEN)):
+            quote = setting[0][0] if setting[0][0] in "\"'" else ""
             out += [text[end : match.end()], quote, HIDDEN, quote]
-            end = found.end()
+            end = setting.end()
     return "".join([*out, text[end:]])
 
 

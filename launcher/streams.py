@@ -25,7 +25,7 @@ _patience = [float("inf")]
 
 class _Stream(io.FileIO):
     """What is below sys.stdout or sys.stderr. A failed write names the stream, so that it is not taken for another file's
-    trouble; where the stream may be lost, the words are left out instead."""
+    trouble; where the stream may be lost, the text is left out instead."""
 
     def __init__(self, number: int, *, may_be_lost: bool) -> None:
         super().__init__(number, "w", closefd=False)

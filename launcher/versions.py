@@ -24,5 +24,5 @@ def of(text: str) -> Version:
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """The numbers of its release: 2.13.0+cpu → (2, 13, 0); () for a text that is no version."""
+    """The numbers of its release: 2.13.0+cpu → (2, 13, 0); () for a text that is not a version."""
     return of(text).release if re.match(r"v?\d", text) else ()

@@ -92,7 +92,7 @@ def _nodes(count: int | None, rank: int | None, endpoint: str | None, nproc: int
     nodes, problem = Nodes(count or 1, rank or 0, endpoint), None
     if count is None or endpoint is not None:
         try:
-            nodes = environment.find(os.environ, count, rank, endpoint, pretend=True).told_nproc(nproc)
+            nodes = environment.find(os.environ, count, rank, endpoint, pretend=True).with_nproc_override(nproc)
         except LaunchError as error:
             problem = error
     return {

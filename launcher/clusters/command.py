@@ -51,7 +51,7 @@ def refused(program: str, stderr: bytes, hints: Iterable[tuple[str, str]], other
     """What a client says of a job that it does not take, and what to do.
 
     Args:
-        hints: a pattern of the client's words, and what to do; the first that fits counts.
+        hints: a pattern of the client's output, and what to do; the first that fits counts.
         otherwise: what to do where none fits.
     """
     words = client_output(program, stderr)

@@ -29,8 +29,8 @@ def find(
         LaunchError: another launcher started this as one of its ranks; what is said does not fit together; or a
             scheduler says several nodes, and nothing numbers them.
     """
-    here = [cluster for cluster in table.asked() if cluster.is_here(env)]
-    _refuse_ranks(env, here, told=count is not None)
+    recognised = [cluster for cluster in table.asked() if cluster.is_here(env)]
+    _refuse_ranks(env, recognised, by_option=count is not None)
     if count is not None:
         if count > 1 and rank is None and not pretend:
             raise LaunchError(
@@ -38,26 +38,26 @@ def find(
                     "--nnodes {count} needs --node-rank: every node would be the first and wait for the others",
                     count=count,
                 ),
-                hint=Message("leave --nnodes out, {place} tells which node this is", place=here[0].title)
-                if here
+                hint=Message("leave --nnodes out, {place} tells which node this is", place=recognised[0].title)
+                if recognised
                 else Message(
                     "--node-rank 0 on the node of --rdzv-endpoint, up to {count} on the others", count=count - 1
                 ),
             )
-        said = f"--nnodes {count}" + ("" if count == 1 else f" --node-rank {rank or 0}")
+        options = f"--nnodes {count}" + ("" if count == 1 else f" --node-rank {rank or 0}")
         nodes = Nodes(
-            count, rank or 0, endpoint, source="" if count == 1 else Message("command line: {text}", text=said)
+            count, rank or 0, endpoint, source="" if count == 1 else Message("command line: {text}", text=options)
         )
         nodes.check()
         return nodes
     nodes = Nodes()
-    if here:
-        first, read = here[0], Read(env, here[0].title)
+    if recognised:
+        first, read = recognised[0], Read(env, recognised[0].title)
         nodes = first.nodes(read, pretend=pretend)
-        told_by = next((n for n in first.variables.get("nproc", ()) if n in read.used), "")
-        nodes = replace(nodes, nproc_variable=told_by)
-        if len(here) > 1:
-            others = " and ".join(cluster.title for cluster in here[1:])
+        variable = next((n for n in first.variables.get("nproc", ()) if n in read.used), "")
+        nodes = replace(nodes, nproc_variable=variable)
+        if len(recognised) > 1:
+            others = " and ".join(cluster.title for cluster in recognised[1:])
             nodes = replace(
                 nodes,
                 source=Message(
@@ -67,7 +67,7 @@ def find(
                 ),
             )
     # NNODES says one node here, or it would have been recognised; NPROC_PER_NODE alone says nothing of nodes.
-    if (not here or here[0].is_set_by_hand) and not env.get("NNODES", "").strip():
+    if (not recognised or recognised[0].is_set_by_hand) and not env.get("NNODES", "").strip():
         variables.refuse(env)
     if rank is not None:
         nodes = replace(nodes, rank=rank)
@@ -77,15 +77,15 @@ def find(
     return nodes
 
 
-def _refuse_ranks(env: Env, here: Iterable[Cluster], *, told: bool) -> None:
+def _refuse_ranks(env: Env, recognised: Iterable[Cluster], *, by_option: bool) -> None:
     """Raise LaunchError where this process is one of several that another launcher started: each would start a whole
     node's ranks. Where that one started a single process a node, the command line may say which node this is."""
-    by_cluster = {name for cluster in here for name in cluster.also_sets}
+    by_cluster = {name for cluster in recognised for name in cluster.also_sets}
     for parent in PARENTS:
         if parent.mark not in env or parent.mark in by_cluster or not parent.counts(env):
             continue
         world, local = env.get(parent.world, "?"), env.get(parent.local)
-        if world == "1" or (told and local == "1"):
+        if world == "1" or (by_option and local == "1"):
             return
         seen = ", ".join(f"{n}={env[n]}" for n in dict.fromkeys((parent.mark, parent.rank, parent.world)) if n in env)
         raise LaunchError(

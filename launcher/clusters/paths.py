@@ -19,9 +19,9 @@ MOUNTS = Path("/proc/self/mounts")
 def named(spec: RecipeSpec) -> Iterator[tuple[str, str]]:
     """(key, path) of what a recipe names by a path and not by an id of the hub: absolute ones, and those that are here."""
     data = spec.data
-    found = [("model.name", spec.model.name), ("model.tokenizer", spec.model.tokenizer), ("data.path", data.path)]
-    found += [("data.data_files", file) for file in _files(data.data_files)]
-    for key, text in found:
+    named_paths = [("model.name", spec.model.name), ("model.tokenizer", spec.model.tokenizer), ("data.path", data.path)]
+    named_paths += [("data.data_files", file) for file in _files(data.data_files)]
+    for key, text in named_paths:
         if text and "://" not in text and (text.startswith(("/", "./", "../", "~")) or Path(text).exists()):
             yield key, text
 
@@ -43,8 +43,8 @@ def in_pods(spec: RecipeSpec, workdir: str | None, is_mounted: Callable[[str], b
     """
     out: list[str] = []
     for key, path in named(spec):
-        there = str(PurePosixPath(workdir or "/") / path) if path.startswith("/") or workdir else None
-        if there is not None and is_mounted(there):
+        pod_path = str(PurePosixPath(workdir or "/") / path) if path.startswith("/") or workdir else None
+        if pod_path is not None and is_mounted(pod_path):
             continue
         where = (
             Message("lies on this machine") if Path(path).expanduser().exists() else Message("is not on this machine")
@@ -65,10 +65,10 @@ def on_own_disk(spec: RecipeSpec, recipe: Path, script: Path | None, mounts: Pat
     return of_this_disk([("recipe", str(recipe)), *([("script", str(script))] if script else []), *named(spec)], mounts)
 
 
-def of_this_disk(found: Iterable[tuple[str, str]], mounts: Path = MOUNTS) -> list[str]:
+def of_this_disk(named_paths: Iterable[tuple[str, str]], mounts: Path = MOUNTS) -> list[str]:
     """The same of any (key, path)."""
     out: list[str] = []
-    for key, path in found:
+    for key, path in named_paths:
         kind = _file_system(Path(path).expanduser(), mounts)
         if kind and not SHARED.fullmatch(kind):
             out.append(

@@ -34,7 +34,7 @@ class Work:
     """Files of this machine that a program's start needs."""
 
     def argv(self, run_dir: Path | None, recipe: str | None = None) -> list[str]:
-        """The words after `ascend-launch` on a node.
+        """The arguments of `ascend-launch` on a node.
 
         Args:
             run_dir: of the run, as the nodes see it; None for the one that is named by the job.
@@ -65,7 +65,7 @@ class Script:
     """Of the job."""
     folder: Path
     """The run directory, or the folder that it is made in where the job's id names it."""
-    doubts: Sequence[tuple[str, str]] = ()
+    warnings: Sequence[tuple[str, str]] = ()
     """What may be wrong with it: of what, and a sentence."""
     is_run: bool = True
     """Whether `folder` is the run directory."""
@@ -137,7 +137,7 @@ class Submission(Protocol):
     def is_theirs(self, path: str) -> bool:
         """Whether a path is one of the job's nodes, which this machine cannot look into."""
 
-    def doubts(self, work: Work) -> list[str]:
+    def warnings(self, work: Work) -> list[str]:
         """A sentence for each file that the nodes may not have.
 
         Raises:
@@ -155,7 +155,7 @@ class Submission(Protocol):
         """Give it to the scheduler; the job's id, or where there is no queue to follow, what was made, an object a line.
 
         Raises:
-            LaunchError: the scheduler's client is missing, or refuses, in its words and with a hint.
+            LaunchError: the scheduler's client is missing, or refuses, with its message and a hint.
         """
 
     def commands(self, job: str) -> Commands:
@@ -168,7 +168,7 @@ class OnSharedFiles:
     def is_theirs(self, path: str) -> bool:
         return False
 
-    def doubts(self, work: Work) -> list[str]:
+    def warnings(self, work: Work) -> list[str]:
         if work.recipe is not None:
             return paths.on_own_disk(work.loaded.spec, work.recipe, work.script)
         return paths.of_this_disk([("program", path) for path in work.files])

@@ -77,7 +77,7 @@ def scripts(read: Read) -> Nodes:
     host = read.text(*SCRIPTS["host"])
     port = read.port(*SCRIPTS["port"]) or SCRIPTS_PORT
     nproc = nproc_of(read, *SCRIPTS["nproc"])
-    # A host's name is no name for a job: the next job there would take this one's run up again.
+    # A host's name does not name a job: the next job there would take this one's run up again.
     return read.nodes(count=count, rank=rank, host=host, port=port, job=None, nproc=nproc)
 
 
@@ -140,7 +140,7 @@ def mindspore(read: Read) -> Nodes:
     nproc = read.needed(Message("the NPUs of a pod"), *MINDSPORE["nproc"], least=1)
     if world % nproc:
         raise LaunchError(
-            Message("MS_WORKER_NUM={world} is no multiple of MS_LOCAL_WORKER={nproc}", world=world, nproc=nproc),
+            Message("MS_WORKER_NUM={world} is not a multiple of MS_LOCAL_WORKER={nproc}", world=world, nproc=nproc),
             hint=OPTIONS,
         )
     rank = read.needed(Message("this pod's number"), *MINDSPORE["rank"]) if world > nproc else 0
@@ -151,7 +151,7 @@ def mindspore(read: Read) -> Nodes:
 
 def refuse(env: Mapping[str, str]) -> None:
     """Raises LaunchError where a scheduler's variables say more than one node, and nothing numbers them."""
-    for name, said, hosts in _told(env):
+    for name, setting, hosts in _of_several_nodes(env):
         many = (
             Message("{num_hosts} hosts ({hosts})", num_hosts=len(hosts), hosts=_few(hosts))
             if hosts
@@ -164,11 +164,11 @@ def refuse(env: Mapping[str, str]) -> None:
             "from here with --hostfile; --nnodes 1 is this machine alone",
             name=name,
             many=many,
-            text=said,
+            text=setting,
         )
 
 
-def _told(env: Mapping[str, str]) -> Iterator[tuple[str, str, list[str]]]:
+def _of_several_nodes(env: Mapping[str, str]) -> Iterator[tuple[str, str, list[str]]]:
     """(scheduler, its variable, the hosts it names) of those that say more than one node."""
     for name, variable, hosts in (
         ("PBS", "PBS_NODEFILE", _listed_in(env.get("PBS_NODEFILE"))),

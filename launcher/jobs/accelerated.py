@@ -31,7 +31,7 @@ def config(path: Path) -> dict[str, Any]:
     """An accelerate config file's content, for what it says of ranks and machines.
 
     Raises:
-        LaunchError: it cannot be read, or is no such file.
+        LaunchError: it cannot be read, or is not such a file.
     """
     content = yamlfile.load(path, "config").value
     if not isinstance(content, dict) or "distributed_type" not in content:
@@ -93,7 +93,7 @@ def _answer(words: list[str], plan: Plan, user: Mapping[str, str]) -> dict[str, 
     )
     try:
         answer: dict[str, Any] = json.loads(done.stdout)
-    except json.JSONDecodeError:  # argparse's own words, or a crash
+    except json.JSONDecodeError:  # argparse's own message, or a crash
         answer = {
             "error": (
                 done.stderr.strip().splitlines() or [Message("exit code {returncode}", returncode=done.returncode)]

@@ -41,7 +41,7 @@ def explained(outcome: Outcome, run: RunDir) -> Report | None:
 
 
 def cause_explained(outcome: Outcome, run: RunDir) -> Report | None:
-    """What the logs tell beyond the failing rank's own words, unless it is that a peer is gone: which one has been said."""
+    """What the logs say beyond the failing rank's own message, unless it is that a peer is gone: which one has been said."""
     report = explained(outcome, run)
     if report is None or report.verdict is None or report.verdict.kind in ("consequence", "peer"):
         return None

@@ -34,7 +34,7 @@ class Work:
 
     loaded: Loaded
     options: tuple[str, ...]
-    """Words of the command line that all hosts share."""
+    """Arguments of the command line that all hosts share."""
     file: Path | None
     """A recipe, or a program's script, that every host must have as it is here; None where there is none."""
     words: tuple[str, ...]
@@ -90,7 +90,7 @@ def planned(work: Work, hosts: Hosts, run_dir: Path | None) -> node.Job:
 
 
 def rows(to_start: node.Job) -> list[tuple[str, list[str], list[str], list[str]]]:
-    """What would run for each host: its name, the command on this machine, the words there, the variables sent over."""
+    """What would run for each host: its name, the command on this machine, the arguments there, the variables sent over."""
     return [
         (
             host.name,

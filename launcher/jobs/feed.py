@@ -95,15 +95,15 @@ class Feed:
     num_rows: int = 0
     num_bad: int = 0
     num_unscored: int = 0
-    """Texts whose scores are no numbers."""
+    """Texts whose scores are not finite numbers."""
     unscored: list[int] = field(default_factory=list)
     """The first lines of those."""
     bad: list[Bad] = field(default_factory=list)
     """Those not reported yet."""
     error: Bad | None = None
     """The line that ended the reading."""
-    doubt: str = ""
-    """What the user should know about what the input was taken for; not told yet."""
+    warning: str = ""
+    """What the user should know about what the input was taken for; not shown yet."""
     _open: list[Row] = field(default_factory=list)
     _opened_s: float = 0.0
     _sent: dict[int, list[Row]] = field(default_factory=dict)
@@ -172,19 +172,19 @@ class Feed:
                     continue
                 self.form = guess(raw)
                 if self.form == "text" and raw.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"[", b"{"):
-                    self.doubt = "begins as JSON does and is no JSON lines, so every line is taken for a text"
+                    self.warning = "begins as JSON does and is not valid JSON lines, so every line is taken for a text"
                 if self.form == "text":  # in which an empty line is a text too
                     self._ahead = [*self._blank, (number, raw), *self._ahead]
                     number, raw = self._ahead.pop(0)
-            found = parse(raw, number, self.form, self.column)
-            if isinstance(found, Row):
-                rows.append(found)
-            elif isinstance(found, Bad):
+            parsed = parse(raw, number, self.form, self.column)
+            if isinstance(parsed, Row):
+                rows.append(parsed)
+            elif isinstance(parsed, Bad):
                 self.num_bad += 1
                 if self.skip_bad:
-                    self.bad.append(found)
+                    self.bad.append(parsed)
                 else:
-                    self.error = found
+                    self.error = parsed
         return rows
 
     def _send(self) -> None:

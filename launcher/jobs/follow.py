@@ -24,7 +24,7 @@ from launcher.signals import stop_signals_to
 POLL_S = 0.1
 BUSY_POLL_S = 0.01
 KILL_MARGIN_S = 15.0
-"""How long an agent that was told to stop may take beyond its ranks' grace before it is killed."""
+"""How long an agent that was asked to stop may take beyond its ranks' grace before it is killed."""
 LINGER_S = 5.0
 """How long what an agent started may outlive it: the kernel ends it with the agent, but not in the same instant."""
 
@@ -61,11 +61,11 @@ def run(
         os.close(lock)
     stop = _Stop(agent, run_dir.plan().supervision.grace_s + KILL_MARGIN_S)
     with stop.watching():
-        told = False
+        is_recorded = False
         while True:
             ended = agent.poll() is not None
-            if stop.signal is not None and not told:
-                told = True
+            if stop.signal is not None and not is_recorded:
+                is_recorded = True
                 name = signal.Signals(stop.signal).name
                 events.append_event(run_dir.events_path, records.Stopping(signal=name))
             offset = events.forward_events(run_dir.events_path, offset, on_event)
@@ -162,8 +162,8 @@ def _last_words(file: BinaryIO) -> Failure | None:
     """What the agent could not write to its run directory."""
     with file:
         file.seek(0)
-        said = file.read()
-    return records.failure(json.loads(said)) if said else None
+        text = file.read()
+    return records.failure(json.loads(text)) if text else None
 
 
 def _agent_died(run_dir: RunDir, number: int) -> Failure:
@@ -179,7 +179,7 @@ def _agent_died(run_dir: RunDir, number: int) -> Failure:
     if number == signal.SIGKILL:
         hint = Message("use fewer ranks, a smaller micro batch or fewer DataLoader workers; {hint}", hint=hint)
     hint = Message("see {agent_log}; {hint}", agent_log=run_dir.agent_log, hint=hint) if words else hint
-    found = Failure.of(rank=None, what=what, hint=hint, traceback=words)
+    failure = Failure.of(rank=None, what=what, hint=hint, traceback=words)
     with contextlib.suppress(OSError):  # on a full disk it is still shown
-        events.write_failure(run_dir.failure_path, found)
-    return found
+        events.write_failure(run_dir.failure_path, failure)
+    return failure

@@ -79,13 +79,15 @@ def require_rank_table(plan: Plan) -> None:
     """Raises LaunchError where --rank-table names a file that HCCL would refuse, or that is for another job."""
     if plan.rank_table is None:
         return
-    found = ranktable_check.check(Path(plan.rank_table).read_text(encoding="utf-8", errors="replace"), plan.world_size)
-    if found:
+    problems = ranktable_check.check(
+        Path(plan.rank_table).read_text(encoding="utf-8", errors="replace"), plan.world_size
+    )
+    if problems:
         raise LaunchError(
             "--rank-table {rank_table}: {actual}",
             hint="make it anew with `ascend-launch ranktable`, or leave it out",
             rank_table=plan.rank_table,
-            actual="; ".join(found[:4]),
+            actual="; ".join(problems[:4]),
         )
 
 

@@ -71,7 +71,7 @@ def gather(
     from launcher.planning.plan import Options
 
     nodes = environment.find(os.environ, machine.nnodes, machine.node_rank, machine.rdzv_endpoint, pretend=pretend)
-    nodes = nodes.told_nproc(machine.nproc)
+    nodes = nodes.with_nproc_override(machine.nproc)
     nproc, source = machine.nproc, "--nproc"
     if nproc is None and nodes.nproc is not None:
         nproc, source = nodes.nproc, f"{nodes.nproc_variable} of"

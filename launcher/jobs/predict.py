@@ -124,9 +124,9 @@ def _followed(job: Job, feed: Feed, view: PredictView) -> Outcome:
         if not feed.label_names:
             feed.label_names = (read_json(job.run.data_path) or {}).get("label_names", ())
         moved = feed.step()
-        if feed.doubt:
-            view.doubt(feed.name, feed.doubt)
-            feed.doubt = ""
+        if feed.warning:
+            view.warning(feed.name, feed.warning)
+            feed.warning = ""
         while feed.bad:
             view.bad_line(feed.name, feed.bad.pop(0))
         return moved

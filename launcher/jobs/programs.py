@@ -32,7 +32,7 @@ def planned(
         LaunchError: the machine or its cluster is not as the options say.
     """
     nodes = environment.find(os.environ, machine.nnodes, machine.node_rank, machine.rdzv_endpoint, pretend=pretend)
-    nodes = nodes.told_nproc(machine.nproc)
+    nodes = nodes.with_nproc_override(machine.nproc)
     cluster = detect.here(machine.device, os.environ, nodes)
     nproc = nodes.nproc if machine.nproc is None else machine.nproc
     return cluster, decide.of_program(program, loaded, cluster, replace(options, nproc=nproc))

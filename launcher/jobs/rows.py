@@ -57,8 +57,8 @@ def parse(raw: bytes, line: int, form: Format, column: str) -> Row | Bad | None:
     if not isinstance(value, dict):
         return Bad(line, Message("not a JSON object"))
     if column not in value:
-        there = ", ".join(map(repr, list(value)[:8])) or "nothing"
-        return Bad(line, Message("no field {column!r}; there is {place}", column=column, place=there))
+        fields = ", ".join(map(repr, list(value)[:8])) or "nothing"
+        return Bad(line, Message("no field {column!r}; there is {place}", column=column, place=fields))
     if not isinstance(value[column], str):
         return Bad(
             line,
@@ -66,7 +66,7 @@ def parse(raw: bytes, line: int, form: Format, column: str) -> Row | Bad | None:
         )
     if not value[column].isprintable() and any("\ud800" <= c <= "\udfff" for c in value[column]):
         return Bad(
-            line, Message("the field {column!r} holds half of a surrogate pair, which is no text", column=column)
+            line, Message("the field {column!r} holds half of a surrogate pair, which is not text", column=column)
         )
     return Row(line, value[column], value)
 

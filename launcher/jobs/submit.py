@@ -56,12 +56,12 @@ def submit(order: Order, view: QueueView) -> int:
     Raises:
         LaunchError: the job cannot be written so, or the cluster refuses it.
     """
-    doubts = order.submission.doubts(order.work)
+    warnings = order.submission.warnings(order.work)
     script = order.submission.script(order.work, order.asked)
     if order.follow and order.dry_run:
         raise LaunchError("--follow: --dry-run submits nothing to follow", hint="leave one of them out")
-    for name, sentence in (*script.doubts, *((f"--{order.cluster.name}", sentence) for sentence in doubts)):
-        view.doubt(name, sentence)
+    for name, sentence in (*script.warnings, *((f"--{order.cluster.name}", sentence) for sentence in warnings)):
+        view.warning(name, sentence)
     if order.dry_run:
         view.would_submit(script.text, order.work.plan)
         return EXIT_OK

@@ -36,7 +36,7 @@ def tool(
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
         with popen(argv, env=env, **pipes) as process:
             try:
-                _, said = process.communicate()
+                _, stderr = process.communicate()
             except BaseException:
                 process.kill()
                 raise
@@ -46,7 +46,7 @@ def tool(
     if error is not None and (error.hint or error.exit_code == EXIT_USER):
         code = EXIT_JOB_FAILED if error.exit_code is None else error.exit_code
         raise LaunchError(error.what or error.message, hint=error.hint, exit_code=code)
-    words = error.traceback if error else said.decode(errors="replace")[-4000:]
+    words = error.traceback if error else stderr.decode(errors="replace")[-4000:]
     killed = (
         Message("was killed by {Signals}", Signals=signal.Signals(-process.returncode).name)
         if process.returncode < 0

@@ -33,7 +33,7 @@ _MARKS = (
     "*.distcp",
     "*/*.distcp",
 )
-"""One of these is in every folder that stands for weights, or that the rank side refuses with better words."""
+"""One of these is in every folder that stands for weights, or that the rank side refuses with a better message."""
 
 MIN_LENGTH = 8
 """The least that data.max_length may be."""
@@ -62,7 +62,7 @@ def find(text: str, option: str) -> Weights:
     """A folder (a model, an adapter, a checkpoint, a run directory), or a hub id.
 
     Raises:
-        LaunchError: neither; the words name `option`; '' for an argument.
+        LaunchError: neither; the message names `option`; '' for an argument.
     """
     path, named = Path(text).expanduser(), f"{option} {text}".strip()
     if path.is_dir():
@@ -73,12 +73,12 @@ def find(text: str, option: str) -> Weights:
                 if latest.is_dir()
                 else Message("name a run directory, a checkpoint or a model folder")
             )
-            raise LaunchError(Message("{named}: is no run directory and holds no weights", named=named), hint=hint)
-        found = Weights(str(path.resolve()), _run_of(path.resolve()))
+            raise LaunchError(Message("{named}: is not a run directory and holds no weights", named=named), hint=hint)
+        weights = Weights(str(path.resolve()), _run_of(path.resolve()))
         # What lies in a run directory beside its weights is not read as a model.
-        for folder in [*_inner(found.run)] if found.run else [path]:
-            assets.require_plain(folder, str(folder) if found.run else named)
-        return found
+        for folder in [*_inner(weights.run)] if weights.run else [path]:
+            assets.require_plain(folder, str(folder) if weights.run else named)
+        return weights
     if path.exists():
         raise LaunchError("{named}: is a file", hint="name its folder", named=named)
     is_id = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", text)
@@ -127,8 +127,10 @@ def recipe_of(weights: Weights) -> RecipeSpec:
     if weights.run is not None:
         recipe = weights.run.plan().recipe
         data = files.read_json(weights.run.data_path)
-        found = data.get("label_names") if isinstance(data, dict) else None
-        names = tuple(map(str, found)) if found and isinstance(found, list) else recipe.model.label_names
+        label_names = data.get("label_names") if isinstance(data, dict) else None
+        names = (
+            tuple(map(str, label_names)) if label_names and isinstance(label_names, list) else recipe.model.label_names
+        )
         return recipe.model_copy(update={"model": recipe.model.model_copy(update={"label_names": names})})
     folder = Path(weights.name)
     note = files.read_json(folder / MODEL_NOTE)
@@ -147,10 +149,10 @@ def recipe_of(weights: Weights) -> RecipeSpec:
         )
     # A hub id's config is read on the rank side, once it is here.
     data = Data(path=NO_DATA)
-    found = positions.positions(config) if isinstance(config, dict) else None
-    if found is not None:  # texts are cut where the model's table of positions ends, on cards at a multiple of 16
+    table = positions.positions(config) if isinstance(config, dict) else None
+    if table is not None:  # texts are cut where the model's table of positions ends, on cards at a multiple of 16
         padding = accelerators.load(accelerators.ASSUMED).pads_to
-        most = max(MIN_LENGTH, found[0] // padding * padding)
+        most = max(MIN_LENGTH, table[0] // padding * padding)
         data = data.model_copy(update={"max_length": min(data.max_length, most)})
     return RecipeSpec(model=Model(name=weights.name), data=data)
 

@@ -58,7 +58,7 @@ class HostsView(View, Protocol):
 class QueueView(View, Protocol):
     """Follows a job in a cluster's queue."""
 
-    def doubt(self, name: str, text: str) -> None:
+    def warning(self, name: str, text: str) -> None:
         """What may be wrong with the job, and nobody can tell before it runs."""
 
     def would_submit(self, text: str, plan: Plan) -> None:
@@ -83,7 +83,7 @@ class PredictView(Protocol):
     def event(self, event: Event) -> None:
         """One event of events.jsonl."""
 
-    def doubt(self, name: str, text: str) -> None:
+    def warning(self, name: str, text: str) -> None:
         """What the input was taken for, where that may be wrong."""
 
     def bad_line(self, name: str, bad: Bad) -> None:

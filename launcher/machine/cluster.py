@@ -43,7 +43,7 @@ class Device:
     """0 means unknown (npu-smi was not there to ask)."""
     hbm_used_bytes: int = 0
     health: str = "UNKNOWN"
-    """OK | Warning | Alarm | Critical | UNKNOWN, in npu-smi's own words."""
+    """OK | Warning | Alarm | Critical | UNKNOWN, as npu-smi prints it."""
     physical_id: int | None = None
     """The N of /dev/davinciN and of a rank table's device_id."""
     bus_id: str | None = None
@@ -89,7 +89,7 @@ class Cluster:
     node_devices: tuple[Device, ...] = ()
     """Every device of this node, visible or not, which ASCEND_RT_VISIBLE_DEVICES counts."""
     nodes_source: str = ""
-    """By what the number of nodes and this one's were told; '' for one node that nobody numbered."""
+    """Where the number of nodes and this one's rank come from; '' for one node that nobody numbered."""
     driver_version: str | None = None
     """Of the cards' driver, as npu-smi says it; None where it is not known."""
     job: str | None = None

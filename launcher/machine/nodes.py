@@ -33,8 +33,8 @@ class Nodes:
     source: str = ""
     """Which environment was recognised, and by which variables; '' for one node that nobody numbered."""
 
-    def told_nproc(self, asked: int | None) -> Nodes:
-        """With a word in `source` where the command line asks for another number of ranks than the environment says."""
+    def with_nproc_override(self, asked: int | None) -> Nodes:
+        """With a note in `source` where the command line asks for another number of ranks than the environment says."""
         if asked is None or self.nproc is None or asked == self.nproc:
             return self
         return replace(
@@ -144,7 +144,7 @@ def folder_name(job: str) -> str:
 
 
 class Read:
-    """Reads an environment's variables, and remembers which of them it was told by."""
+    """Reads an environment's variables, and remembers which of them it used."""
 
     def __init__(self, env: Mapping[str, str], name: str) -> None:
         self.env, self.name = env, name
@@ -160,7 +160,7 @@ class Read:
         return None
 
     def number(self, *names: str, least: int = 0) -> int | None:
-        """Likewise, as a whole number.
+        """The same as a whole number.
 
         Raises:
             LaunchError: it is none, or less than `least`.
@@ -182,7 +182,7 @@ class Read:
         return int(value)
 
     def port(self, *names: str) -> int | None:
-        """Likewise, as a port.
+        """The same as a port.
 
         Raises:
             LaunchError: it is none.
@@ -202,14 +202,14 @@ class Read:
         return value
 
     def needed(self, what: str, *names: str, least: int = 0) -> int:
-        """Likewise, where nothing can be done without it."""
+        """The same as a whole number, where nothing can be done without it."""
         value = self.number(*names, least=least)
         if value is None:
             raise LaunchError(
                 "{name} was recognised ({text}), but no variable tells {what}: {names} is not set",
                 hint="set it, or {options}",
                 name=self.name,
-                text=self.said,
+                text=self.used_text,
                 what=what,
                 names=" or ".join(names),
                 options=OPTIONS,
@@ -217,7 +217,7 @@ class Read:
         return value
 
     @property
-    def said(self) -> str:
+    def used_text(self) -> str:
         """The variables and values that counted."""
         return ", ".join(
             f"{n}={v if len(v) <= SHOWN_LETTERS else v[: SHOWN_LETTERS - 3] + '...'}" for n, v in self.used.items()
@@ -238,11 +238,11 @@ class Read:
                 name=self.name,
                 rank=rank,
                 count=count,
-                text=self.said,
+                text=self.used_text,
                 options=OPTIONS,
             )
         name = folder_name(job) if job else None
-        source = f"{self.name}: {self.said}" if self.used else ""
+        source = f"{self.name}: {self.used_text}" if self.used else ""
         if count == 1:
             return Nodes(1, 0, None, nproc, job=name, source=source)
         if host is None:
@@ -251,7 +251,7 @@ class Read:
                 hint="give every node the same --rdzv-endpoint HOST:PORT, where HOST is node 0",
                 name=self.name,
                 count=count,
-                text=self.said,
+                text=self.used_text,
             )
         if is_loopback(host):
             raise LaunchError(
@@ -260,15 +260,15 @@ class Read:
                 name=self.name,
                 count=count,
                 host=host,
-                text=self.said,
+                text=self.used_text,
             )
         if not _is_host(host):
             raise LaunchError(
-                "{name} says that the first node is {host!r}, which is no host name and no address ({text})",
+                "{name} says that the first node is {host!r}, which is neither a host name nor an address ({text})",
                 hint="name the host alone, without http:// and without a port; or {options}",
                 name=self.name,
                 host=host,
-                text=self.said,
+                text=self.used_text,
                 options=OPTIONS,
             )
         endpoint = join_endpoint(host, port or port_of(job or host))

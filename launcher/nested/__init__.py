@@ -1,7 +1,7 @@
 """A command whose torchrun comes to our agent, whichever way it starts one: by that name, by `python -m
 torch.distributed.run`, or by calling torch.distributed.run in its own process. Nothing on disk is changed.
 
-What a command finds: a `torchrun` and a `deepspeed` of ours first on PATH, and `path/sitecustomize.py` first on
+What a command finds: this package's `torchrun` and `deepspeed` first on PATH, and `path/sitecustomize.py` first on
 PYTHONPATH, which answers for torch.distributed.run alone. Ranks see neither, so nothing comes back to itself.
 """
 
@@ -52,7 +52,7 @@ def leave(env: dict[str, str]) -> None:
 
 
 def words_of(args: Any) -> list[str]:
-    """torch.distributed.run's parsed arguments (an argparse.Namespace) in our words."""
+    """torch.distributed.run's parsed arguments (an argparse.Namespace) as this launcher's options."""
     named = {
         "nnodes": "--nnodes",
         "nproc_per_node": "--nproc-per-node",

@@ -20,7 +20,7 @@ from launcher.rundir.paths import open_append
 from launcher.rundir.records import Event, Failure
 
 MAX_LINE = 16 << 20
-"""Bytes of one event. A file with a longer line is none of ours."""
+"""Bytes of one event. A file with a longer line is not one that a run writes."""
 
 
 def append_event(path: Path, event: Event) -> None:
@@ -86,7 +86,7 @@ def _event(line: bytes, *, for_showing: bool) -> Event | None:
 
 
 def lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of a file, up to one that is longer than any of ours."""
+    """The lines of a file, up to one that is longer than any that a run writes."""
     while line := file.readline(MAX_LINE):
         if len(line) == MAX_LINE:
             return

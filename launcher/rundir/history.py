@@ -24,7 +24,7 @@ class Curve:
         self._sums: list[tuple[float, int]] = []
 
     def add(self, value: Any) -> None:
-        """Takes in the next value; one that is no finite number is passed over."""
+        """Takes in the next value; one that is not a finite number is passed over."""
         if not _is_number(value) or not math.isfinite(value):
             return
         if not self._sums or self._sums[-1][1] == self.length:
@@ -46,7 +46,7 @@ _Row = TypeVar("_Row", records.Log, records.Eval, records.Rates)
 
 @dataclass(frozen=True)
 class Incident:
-    """What befell a run: the kind of event that told, when and at which step, and what it was."""
+    """What happened to a run: the kind of event that says so, when and at which step, and what it was."""
 
     event: str
     time: float | None
@@ -62,7 +62,7 @@ class History:
     """Wall clock of the first and the latest event."""
     latest: float | None = None
     phase: str = "importing torch and transformers"
-    """What is going on, in words."""
+    """What is going on, as text."""
     phase_since: float | None = None
     step: int = 0
     max_steps: int = 0
@@ -250,7 +250,7 @@ class History:
         )
 
     def _on_stopping(self, event: records.Stopping) -> None:
-        self._incident("stopping", event, Message("told to stop by {signal}", signal=event.signal))
+        self._incident("stopping", event, Message("asked to stop by {signal}", signal=event.signal))
         self._enter("stopping: ranks that train save first", event)
 
     def _on_preempted(self, event: records.Preempted) -> None:

@@ -30,8 +30,8 @@ LAST_WORDS = "ASCEND_LAUNCH_LAST_WORDS_FD"
 LOCK = "ASCEND_LAUNCH_LOCK_FD"
 """The run directory's lock, which a launcher hands on to its agent."""
 JOB_SECRET = "ASCEND_LAUNCH_SECRET"  # noqa: S105 its name
-"""What all nodes of a job share, and know each other's words by (worker/seal.py). It travels by ssh's standard input, in a
-Slurm job's environment, in a Kubernetes Secret, or is the user's own; it is on no command line and in no file of ours, and
+"""What all nodes of a job share, to authenticate each other's messages (worker/seal.py). It travels by ssh's standard input, in a
+Slurm job's environment, in a Kubernetes Secret, or is the user's own; it is on no command line and in no file of the run, and
 ranks do not inherit it."""
 
 
@@ -95,7 +95,7 @@ class RunDir:
         return self.attempt(attempt) / f"rank_{rank}.stderr.log"
 
     def last_words(self, attempt: int, rank: int) -> Path:
-        """The log that a rank's last words are in."""
+        """The log that a rank's last output is in."""
         separate = self.stderr_log(attempt, rank)
         return separate if separate.exists() else self.rank_log(attempt, rank)
 
@@ -161,11 +161,11 @@ class RunDir:
         """Libraries write in here too, and know nothing of `confined`. Raises NotPlainError."""
         for entry in os.scandir(self.path):
             is_file, is_folder = _FILES.fullmatch(entry.name), FOLDERS.fullmatch(entry.name)
-            found = entry.stat(follow_symlinks=False)
-            mode = found.st_mode
+            status = entry.stat(follow_symlinks=False)
+            mode = status.st_mode
             if is_file and confined.kind(mode):
                 raise NotPlainError(entry.path, Message("is {kind}, not a file", kind=confined.kind(mode)))
-            if is_file and confined.has_other_names(found):
+            if is_file and confined.has_other_names(status):
                 raise NotPlainError(entry.path, confined.OTHER_NAMES)
             if is_folder and not stat.S_ISDIR(mode):
                 raise NotPlainError(

@@ -62,5 +62,5 @@ class Prepared:
         answers = value["answer_ids"] and tuple(map(tuple, value["answer_ids"]))
         names, notes = tuple(value["label_names"]), tuple(value["notes"])
         prepared = cls(**{**value, **facts, "answer_ids": answers, "label_names": names, "notes": notes})
-        here = [facts[k].path for k in facts] + [prepared.model_path, prepared.tokenizer_path]
-        return prepared if all(Path(p).exists() for p in here) else None
+        paths = [facts[k].path for k in facts] + [prepared.model_path, prepared.tokenizer_path]
+        return prepared if all(Path(p).exists() for p in paths) else None

@@ -90,7 +90,7 @@ class Record(_Declared):
     here a class holds its defaults, and an object what was given."""
 
     keys_of: ClassVar[Mapping[str, str]] = {}
-    """Fields whose keys in the file are other words."""
+    """Fields whose keys in the file have other names."""
     nulls: ClassVar[tuple[str, ...]] = ()
     """Fields that are written as null where there is nothing to say; others are left out then."""
     also_needed: ClassVar[tuple[str, ...]] = ()
@@ -99,7 +99,7 @@ class Record(_Declared):
     """Its fields, with their types as written."""
     layout: ClassVar[_Layout]
     more: Mapping[str, Any] = MappingProxyType({})
-    """What is no field here, by key, in the file's order: scores, facts, what another version wrote."""
+    """What is not a field here, by key, in the file's order: scores, facts, what another version wrote."""
     keys: tuple[str, ...] | None = None
     """The keys as they stand in the file; None where that is the order of the fields."""
     wrong: tuple[str, ...] = ()

@@ -383,7 +383,7 @@ def _event(record: type[_E], value: Mapping[str, Any]) -> Any:
 
 
 def event_in(line: str) -> Event | None:
-    """The event that a line of a launcher's --json output is; None where it is no event."""
+    """The event that a line of a launcher's --json output is; None where it is not an event."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -411,7 +411,9 @@ class Findings:
     def texts(self) -> list[str]:
         """A sentence for each kind of finding."""
         bad, wrong = self._num_bad, self._num_wrong
-        texts: list[str] = [plural("{count} line is no event", "{count} lines are no event", count=bad)] if bad else []
+        texts: list[str] = (
+            [plural("{count} line is not an event", "{count} lines are not events", count=bad)] if bad else []
+        )
         more = (
             Message(" (and {wrong} other line{detail} like it)", wrong=wrong - 1, detail="s" if wrong > 2 else "")
             if wrong > 1
@@ -491,7 +493,7 @@ class Failure(Record):
 
 
 def failure(value: Any) -> Failure | None:
-    """The failure that a JSON value is; None where it is no object, or an empty one."""
+    """The failure that a JSON value is; None where it is not an object, or an empty one."""
     return read(Failure, value) if isinstance(value, Mapping) and value else None
 
 

@@ -36,7 +36,7 @@ class PredictView:
                 )
             )
 
-    def doubt(self, name: str, text: str) -> None:
+    def warning(self, name: str, text: str) -> None:
         """What the input was taken for, where that may be wrong."""
         err.print(Text(Message("{name}: {text}", name=name, text=text)))
 

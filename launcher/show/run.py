@@ -74,7 +74,7 @@ class View:
         """What a host's launcher said besides events."""
         err.print(Text(f"[{host}] {line}"))
 
-    def doubt(self, name: str, text: str) -> None:
+    def warning(self, name: str, text: str) -> None:
         """What may be wrong with a job, and nobody can tell before it runs."""
         err.print(Text(f"{name}: {text}"))
 

@@ -296,7 +296,7 @@ def test_sbatch_reads_directives_as_they_were_meant(rig: slurm_rig.Rig, tmp_path
         (["--partition=nope"], "invalid partition", "name one with --partition"),
         (["--gres=gpu:1"], "generic resource", "say it with --gres"),
         (["--npus=99"], "node configuration is not available", "ask for less"),
-        (["--time=1:xx"], "no time limit of Slurm's", "write 90"),
+        (["--time=1:xx"], "not a Slurm time limit", "write 90"),
         (["training.lerning_rate=1"], "no such TrainingArguments field", "did you mean"),
         (["--nproc=5"], "cannot be split evenly over 5 ranks", "6 or 12 ranks"),
     ],

@@ -375,7 +375,7 @@ REFUSED: dict[str, tuple[dict[str, str], str, str]] = {
     "Volcano without its plugins": ({"VC_TASK_INDEX": "1"}, "no list of hosts", "svc: []"),
     "MindCluster, a count that does not divide": (
         MINDCLUSTER | {"WORLD_SIZE": "31"},
-        "no multiple of LOCAL_WORLD_SIZE=8",
+        "not a multiple of LOCAL_WORLD_SIZE=8",
         "--nnodes",
     ),
     "MindCluster without counts": (
@@ -409,12 +409,12 @@ REFUSED: dict[str, tuple[dict[str, str], str, str]] = {
     ),
     "a place with a port": (
         SCRIPTS | {"MASTER_ADDR": "n0:29500"},
-        "'n0:29500', which is no host name",
+        "'n0:29500', which is neither a host name",
         "without a port",
     ),
     "a place that is a URL": (
         SCRIPTS | {"MASTER_ADDR": "tcp://n0"},
-        "'tcp://n0', which is no host name",
+        "'tcp://n0', which is neither a host name",
         "without http://",
     ),
     "ranks a node in an indexed Job": (
@@ -567,8 +567,8 @@ def test_another_number_of_ranks_than_the_environment_says_is_shown():
     """--nproc counts; the variable is named, with its value."""
     found = environment.find(PYTORCHJOB)
 
-    assert found.source + "; --nproc 4 counts before PET_NPROC_PER_NODE=8" == found.told_nproc(4).source
-    assert found == found.told_nproc(8) == found.told_nproc(None)
+    assert found.source + "; --nproc 4 counts before PET_NPROC_PER_NODE=8" == found.with_nproc_override(4).source
+    assert found == found.with_nproc_override(8) == found.with_nproc_override(None)
 
 
 def test_the_command_line_cannot_make_a_torchrun_rank_a_node():

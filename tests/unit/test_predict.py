@@ -212,17 +212,17 @@ def test_a_reader_that_went_away_is_told_of(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("text", "doubts"),
+    ("text", "is_warned"),
     [('[{"text": "a"}]\n', True), ("[\n", True), ("{\n", True), ("a\n[\n", False), ('{"text": "a"}\n', False)],
 )
-def test_json_that_is_no_json_lines_is_told(tmp_path: Path, text: str, doubts: bool):
+def test_json_that_is_no_json_lines_is_told(tmp_path: Path, text: str, is_warned: bool):
     """Every line of it is a text."""
     ranks = Ranks(tmp_path / "chunks")
     feed, _ = feed_of(text, tmp_path, ranks)
 
     played(feed, ranks)
 
-    assert doubts == ("is no JSON lines" in feed.doubt)
+    assert is_warned == ("is not valid JSON lines" in feed.warning)
 
 
 def test_answers_that_cannot_be_written_end_it_in_a_sentence(tmp_path: Path):

@@ -177,7 +177,7 @@ def test_a_received_directory_with_wrong_types_is_reported_with_findings(tmp_pat
     run = page.load(tmp_path)
 
     assert [
-        "events.jsonl: 2 lines are no event",
+        "events.jsonl: 2 lines are not events",
         "events.jsonl: line 3: loss is a str (and 2 other lines like it)",
         "failure.json: what is a list, rank is a str",
     ] == run.unread

@@ -423,7 +423,7 @@ def test_recipe_keys_with_colons_find_their_origin(tmp_path: Path):
         ("metrics.json", b"[" * 100_000, "not JSON: "),
         ("plan.json", b"[]", "not a JSON object"),
         ("recipe.yaml", b"x: [", "not YAML: "),
-        ("events.jsonl", b"nonsense\n7\n{", "2 lines are no event"),
+        ("events.jsonl", b"nonsense\n7\n{", "2 lines are not events"),
         ("node_1/failure.json", b"3", "not a JSON object"),
         ("data.json", None, "cannot be read: Is a directory"),
     ],

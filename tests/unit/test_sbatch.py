@@ -119,7 +119,7 @@ def test_the_signal_leaves_the_grace_and_a_margin(recipe: Callable[..., Path]):
 
 def test_a_time_limit_that_leaves_no_time_to_train_is_refused(recipe: Callable[..., Path]):
     """The job would be signalled as soon as it starts, and go round in the queue."""
-    with pytest.raises(LaunchError, match="--time 4: the job would be told to save 120 s before its end"):
+    with pytest.raises(LaunchError, match="--time 4: the job would be asked to save 120 s before its end"):
         sbatch.script(make(recipe()), replace(JOB, time="4"), command())
     assert "#SBATCH --time=0:30:00" in sbatch.script(make(recipe()), replace(JOB, time="0:30:00"), command())
 

@@ -27,7 +27,7 @@ def test_a_folder_without_weights_is_none(tmp_path: Path):
     """With the run that was meant, where it is plain."""
     (tmp_path / "20261127").mkdir()
     (tmp_path / "20261127" / "plan.json").write_text("{}")
-    with pytest.raises(LaunchError, match="is no run directory and holds no weights") as caught:
+    with pytest.raises(LaunchError, match="is not a run directory and holds no weights") as caught:
         trained.find(str(tmp_path), "--model")
     assert "name a run directory" in caught.value.hint
 

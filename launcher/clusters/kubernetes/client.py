@@ -30,7 +30,7 @@ KUBECTL_HINTS = (
 
 
 def kubectl(manifest: str, namespace: str | None, env: Mapping[str, str]) -> str:
-    """Create what a manifest says, all of it or nothing; kubectl's words on what it made.
+    """Create what a manifest says, all of it or nothing; kubectl's output on what it made.
 
     `create`, not `apply`: where the job is there already, `apply` changes nothing and says that all is well.
 

@@ -21,7 +21,7 @@ RECIPE_DIR = "/etc/ascend-launch"
 GRACE_MARGIN_S = 60
 """Beyond the ranks' grace, before the kubelet kills what is left."""
 MAX_RESTARTS = 100
-"""How often a job starts again after its pods were evicted or told to stop."""
+"""How often a job starts again after its pods were evicted or asked to stop."""
 SAVED = 143
 """What the launcher exits with after a signal and a save; the same job goes on from there."""
 
@@ -156,7 +156,7 @@ def _template(plan: Plan, pod: Pod, name: str, files: Sequence[str], argv: Seque
 def _command(argv: Sequence[str], cann: str | None) -> Document:
     if cann is None:
         return {"command": [literal(argv[0])], "args": [literal(word) for word in argv[1:]]}
-    # The words are bash's arguments, not part of its script.
+    # They are bash's arguments, not part of its script.
     return {
         "command": ["/bin/bash", "-c", literal('source "$0" && exec "$@"'), literal(cann)],
         "args": [literal(w) for w in argv],

@@ -157,7 +157,7 @@ def require_valid(pod: Pod, files: Mapping[str, str]) -> None:
     _check_names(pod)
     for name in (*pod.env, *pod.secrets):
         if not re.fullmatch(r"[-._a-zA-Z][-._a-zA-Z0-9]*", name):
-            raise LaunchError("{name!r} is no name of a variable", hint="write NAME=VALUE", name=name)
+            raise LaunchError("{name!r} is not a variable name", hint="write NAME=VALUE", name=name)
     for mount in pod.mounts:
         if ".." in PurePosixPath(mount.path).parts or ".." in PurePosixPath(mount.source).parts:
             raise LaunchError(

@@ -130,27 +130,27 @@ def amount(option: str, value: str) -> Fraction:
             Message("a number and none or one of m, k, M, G, T, Ki, Mi, Gi, Ti"),
             Message("as in 32, 500m or 200Gi"),
         )
-    found = Fraction(number) * factor
-    if not found:
+    quantity = Fraction(number) * factor
+    if not quantity:
         raise LaunchError(
             "{option} {value!r} is nothing",
             hint="give an amount above zero, or leave it out",
             option=option,
             value=value,
         )
-    return found
+    return quantity
 
 
 def memory(option: str, value: str) -> None:
     """An amount of memory in bytes that a container can live in. Raises LaunchError."""
-    found = amount(option, value)
-    if found < LEAST_MEMORY:
+    num_bytes = amount(option, value)
+    if num_bytes < LEAST_MEMORY:
         raise LaunchError(
             "{option} {value!r} is {actual:g} bytes",
             hint="write the unit, as in {value2}Gi",
             option=option,
             value=value,
-            actual=float(found),
+            actual=float(num_bytes),
             value2=value.rstrip("m"),
         )
 

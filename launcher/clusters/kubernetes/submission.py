@@ -61,7 +61,7 @@ class PodSubmission:
     def _is_mounted(self, path: str) -> bool:
         return any(mount.holds(path) for mount in self.mounts)
 
-    def doubts(self, work: Work) -> list[str]:
+    def warnings(self, work: Work) -> list[str]:
         """Raises LaunchError for a file of this machine that pods do not have: on no mount of theirs, and by all that can be
         seen not in their image."""
         if work.recipe is not None:
@@ -78,8 +78,8 @@ class PodSubmission:
 
     def _has(self, path: str) -> bool:
         workdir = self.options.workdir
-        there = str(PurePosixPath(workdir) / path) if workdir else path
-        return (there.startswith("/") and self._is_mounted(there)) or not Path(there).exists()
+        pod_path = str(PurePosixPath(workdir) / path) if workdir else path
+        return (pod_path.startswith("/") and self._is_mounted(pod_path)) or not Path(pod_path).exists()
 
     def script(self, work: Work, asked: Asked) -> Script:
         """Raises LaunchError for a value that Kubernetes would refuse, and where no mount keeps the run."""

@@ -85,7 +85,7 @@ def pet(read: Read) -> Nodes:
         raise LaunchError(
             "PET_NODE_RANK is not set ({text}): an elastic job's pods are numbered by torch's rendezvous",
             hint="give the job a Master replica and no elasticPolicy, which numbers its pods; or {options}",
-            text=read.said,
+            text=read.used_text,
             options=OPTIONS,
         )
     rank = read.number(*PET["rank"]) or 0
@@ -161,7 +161,7 @@ def mindcluster(read: Read) -> Nodes:
     nproc = read.needed(Message("the NPUs of a pod"), *MINDCLUSTER["nproc"], least=1)
     if world % nproc:
         raise LaunchError(
-            "WORLD_SIZE={world} of {read} is no multiple of LOCAL_WORLD_SIZE={nproc}",
+            "WORLD_SIZE={world} of {read} is not a multiple of LOCAL_WORLD_SIZE={nproc}",
             hint="both are set by the operator, unless something in the pod sets them again; or {options}",
             world=world,
             read=read.name,
@@ -212,7 +212,7 @@ def volcano(read: Read) -> Nodes:
             read=read.name,
             lists=", ".join(lists),
             hostname=read.env.get("HOSTNAME", ""),
-            text=read.said,
+            text=read.used_text,
             options=OPTIONS,
         )
     port = read.port(*VOLCANO["port"])

@@ -64,7 +64,7 @@ SBATCH_HINTS = (
 
 
 class SlurmJob(Job):
-    """As squeue tells of it; states are Slurm's words."""
+    """As squeue reports it; states are Slurm's names."""
 
     @property
     def has_ended(self) -> bool:
@@ -83,7 +83,7 @@ def sbatch(script: str, env: Mapping[str, str]) -> str:
     """Submit a batch script; the job's id.
 
     Raises:
-        LaunchError: sbatch is missing, or refuses, in its words and with a hint.
+        LaunchError: sbatch is missing, or refuses, with its message and a hint.
     """
     inside = "SLURM_JOB_ID" in env
     env = {k: v for k, v in env.items() if not inside or not k.startswith("SLURM_") or k in KEPT_SLURM}
@@ -93,7 +93,7 @@ def sbatch(script: str, env: Mapping[str, str]) -> str:
     job = done.stdout.decode().strip().partition(";")[0]  # the rest is the cluster's name
     if not job.isdigit():
         raise LaunchError(
-            "sbatch answered {stdout!r}, which is no job's number",
+            "sbatch answered {stdout!r}, which is not a job id",
             hint="a site's wrapper may have changed it; `squeue --me` lists your jobs",
             stdout=done.stdout.decode(errors="replace"),
         )

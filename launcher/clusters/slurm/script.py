@@ -31,7 +31,7 @@ CANN_SET_ENV = ("/usr/local/Ascend/cann/set_env.sh", "/usr/local/Ascend/ascend-t
 
 @dataclass(frozen=True)
 class Allocation:
-    """What is asked of Slurm, in sbatch's own words; None leaves it to the site."""
+    """What is asked of Slurm, by sbatch's own options; None leaves it to the site."""
 
     job_name: str
     output: str
@@ -153,8 +153,8 @@ def _output(pattern: str) -> str:
 def cards(gres: str, name: str | None) -> int | None:
     """The cards of this name in a list of generic resources (`npu:8`, `npu:910b:8`, `gres/npu=8`, several joined by
     commas); None where it names none. A name alone is one (sbatch(1), --gres)."""
-    found = [re.split("[:=]", re.sub(r"^gres[:/]|\(.*", "", item.strip())) for item in gres.split(",")]
-    counts = [words[-1] for words in found if words[0] == name]
+    resources = [re.split("[:=]", re.sub(r"^gres[:/]|\(.*", "", item.strip())) for item in gres.split(",")]
+    counts = [words[-1] for words in resources if words[0] == name]
     return sum(int(count) if is_number(count) else 1 for count in counts) if counts else None
 
 
@@ -216,7 +216,7 @@ def _require_time(limit: str | None, lead_s: int) -> None:
     limit_s = seconds(limit)
     if limit_s is not None and limit_s <= 2 * lead_s:
         raise LaunchError(
-            "--time {limit}: the job would be told to save {lead_s} s before its end, and hardly train",
+            "--time {limit}: the job would be asked to save {lead_s} s before its end, and hardly train",
             hint="give more than {ceil} minutes, or less --grace",
             limit=limit,
             lead_s=lead_s,
@@ -235,7 +235,7 @@ def seconds(limit: str) -> float | None:
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit, re.ASCII)
     if match is None:
         raise LaunchError(
-            "--time {limit!r} is no time limit of Slurm's",
+            "--time {limit!r} is not a Slurm time limit",
             hint="write 90 (minutes), 1:30:00 or 1-12:00:00",
             limit=limit,
         )

@@ -66,7 +66,7 @@ class SlurmSubmission(OnSharedFiles):
             text,
             allocation.job_name,
             folder,
-            doubts=[(allocation.gres, advice)] if allocation.gres and gets_one_core else [],
+            warnings=[(allocation.gres, advice)] if allocation.gres and gets_one_core else [],
             is_run=run_dir is not None,
             output=allocation.output,
         )
@@ -108,7 +108,7 @@ def require_cards(plan: Plan, npus: int | None, gres: str | None) -> None:
             npus=npus,
             gres=gres,
         )
-    cards, said = (npus, f"--npus {npus}") if npus is not None else (listed, f"--gres {gres}")
+    cards, option = (npus, f"--npus {npus}") if npus is not None else (listed, f"--gres {gres}")
     if plan.accelerator.has_cards and cards is not None and cards < plan.nproc_per_node:
         raise LaunchError(
             plural(
@@ -116,7 +116,7 @@ def require_cards(plan: Plan, npus: int | None, gres: str | None) -> None:
                 "{text} gives each node {count} cards, and --nproc {nproc_per_node} starts {nproc_per_node} "
                 "ranks there",
                 count=cards,
-                text=said,
+                text=option,
                 nproc_per_node=plan.nproc_per_node,
             ),
             hint=Message(

@@ -117,7 +117,7 @@ def _one_task_a_node(read: Read) -> None:
             "Slurm started {highest} tasks on this node ({text}), and each would start every rank of it",
             hint="one launcher a node: {srun}; --nproc says how many ranks that one starts",
             highest=max(most, local + 1),
-            text=read.said,
+            text=read.used_text,
             srun=SRUN,
         )
 

@@ -62,9 +62,9 @@ def address_of(host: Host, ssh_config: Path | None) -> str:
     words = ["ssh", *(["-F", str(ssh_config)] if ssh_config else []), "-G", "--", host.destination]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=10, check=False)
-        found = re.search(r"^hostname (\S+)$", done.stdout, re.MULTILINE)
-        if found:
-            return found[1]
+        match = re.search(r"^hostname (\S+)$", done.stdout, re.MULTILINE)
+        if match:
+            return match[1]
     return host.name
 
 
@@ -116,10 +116,10 @@ class Connection:
             if re.search(pattern, words):
                 return what, hint.format(name=name)
         noise = [line.strip() for line in self.noise.decode(errors="replace").splitlines() if line.strip()]
-        said = self.last_words or (
+        reason = self.last_words or (
             noise[-1] if noise else Message("exit code {returncode}", returncode=self.process.returncode)
         )
-        return Message("ssh ended: {text}", text=said), Message("try `ssh {name} true`", name=name)
+        return Message("ssh ended: {text}", text=reason), Message("try `ssh {name} true`", name=name)
 
 
 REASONS = (
@@ -160,7 +160,7 @@ REASONS = (
         "run `ssh {name} true`, which says what is wrong",
     ),
 )
-"""ssh's own words (OpenSSH 7.6 to 10) → what is wrong, and the next step."""
+"""ssh's own messages (OpenSSH 7.6 to 10) → what is wrong, and the next step."""
 
 
 class Hub:
@@ -236,8 +236,8 @@ class Hub:
                     continue
                 try:
                     on_data(connection, data)
-                except ValueError as error:  # not our program's words, whoever wrote them into our stream
-                    connection.words += f"\nunreadable words from there: {error}\n".encode()
+                except ValueError as error:  # not our program's output, whoever wrote it into our stream
+                    connection.words += f"\nunreadable output from the host: {error}\n".encode()
                     connection.process.kill()
             for connection in self.connections:
                 if not connection.closed and connection.process.poll() is not None and not self._is_open(connection):

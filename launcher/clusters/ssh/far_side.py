@@ -1,7 +1,7 @@
 """What runs on each host: this file's text, sent there over ssh and run by that host's Python. Standard library only.
 
 Standard input brings requests, a JSON object a line, and is the life line: where it ends, or falls silent, the near side
-is gone, and the launcher here is told to stop. Standard output takes answers back: a JSON object a line, followed by
+is gone, and the launcher here is asked to stop. Standard output takes answers back: a JSON object a line, followed by
 `bytes` raw bytes where it says so. Nothing secret is on any command line; the environment comes as a request.
 """
 
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 MARK = b"\0ascend-launch 1\n"
-"""Begins our words: what a login shell printed before is not ours."""
+"""Begins our output: what a login shell printed before is not ours."""
 SILENCE_S = 60.0
 """Beats come every few seconds. A near side that was not heard for so long is gone: its machine, or the way to it."""
 IDLE_SILENCE_S = 20.0
@@ -39,7 +39,7 @@ MAX_FILE = 64 << 20
 BULKY = frozenset({"checkpoints", "model", "nodes"})
 CANN = ("/usr/local/Ascend/ascend-toolkit", "/usr/local/Ascend/cann", "~/Ascend/ascend-toolkit", "~/Ascend/cann")
 SOURCE = 'f=$1; shift; . "$f" >&2; exec cat /proc/self/environ'
-"""Run by bash: the environment after a script was sourced. Its own words must not be taken for ours."""
+"""Run by bash: the environment after a script was sourced. Its own output must not be taken for ours."""
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -190,12 +190,12 @@ class FarSide:
 
     def check_file(self, recipe: str, digest: str) -> None:
         try:
-            here = hashlib.sha256(Path(recipe).read_bytes()).hexdigest()
+            actual = hashlib.sha256(Path(recipe).read_bytes()).hexdigest()
         except OSError as error:
             raise Problem(
                 f"cannot read {recipe} in {self.cwd}: {error.strerror}", "have the same files on every host"
             ) from None
-        if here != digest:
+        if actual != digest:
             kind = "program" if recipe.endswith((".py", ".pyz")) else "recipe"
             raise Problem(f"{Path(self.cwd, recipe)} is not the {kind} that is here", "copy it there")
 
@@ -213,11 +213,11 @@ class FarSide:
         code = "import launcher; print(launcher.__version__)"
         fix = "install the same ascend-launch there, or name the Python that has it with --remote-python"
         done = self.call([self.python, "-c", code], f"{self.python} cannot be run", fix)
-        found = done.stdout.decode(errors="replace").split()
-        if done.returncode or not found:
+        output = done.stdout.decode(errors="replace").split()
+        if done.returncode or not output:
             raise Problem(f"{self.python} there has no ascend-launch: {last_line(done.stderr)}", fix)
-        if found[-1] != version:
-            raise Problem(f"has ascend-launch {found[-1]}, and this machine has {version}", fix)
+        if output[-1] != version:
+            raise Problem(f"has ascend-launch {output[-1]}, and this machine has {version}", fix)
 
     def call(self, argv: Sequence[str], what: str, fix: str) -> subprocess.CompletedProcess[bytes]:
         try:
@@ -364,10 +364,10 @@ class FarSide:
                 # Not what a link names elsewhere on this host, and no pipe, which would be waited for.
                 handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
                 with os.fdopen(handle, "rb") as file:
-                    found = os.fstat(handle)
-                    if not stat.S_ISREG(found.st_mode):
+                    status = os.fstat(handle)
+                    if not stat.S_ISREG(status.st_mode):
                         continue
-                    if found.st_size > MAX_FILE:
+                    if status.st_size > MAX_FILE:
                         skipped.append(name)
                         continue
                     self.say(file.read(), file=name)

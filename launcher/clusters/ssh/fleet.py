@@ -104,7 +104,7 @@ class Fleet:
                 apart,
                 Message(
                     "does not share {place} with {first}: no checkpoint can be kept, which all ranks must reach",
-                    place=self.job.there,
+                    place=self.job.remote_run_dir,
                     first=first.name,
                 ),
             )
@@ -244,11 +244,15 @@ class Fleet:
                 for path in answer.get("skipped", ()):
                     self.on_words(
                         node.name,
-                        Message("{path} is large and stays there, in {place}", path=path, place=self.job.there),
+                        Message(
+                            "{path} is large and stays there, in {place}", path=path, place=self.job.remote_run_dir
+                        ),
                     )
         first = self.nodes[0]
         if not first.shares_files and first.code is not None and self.job.command == "run":
-            self.on_words(first.name, Message("weights and checkpoints stay there, in {place}", place=self.job.there))
+            self.on_words(
+                first.name, Message("weights and checkpoints stay there, in {place}", place=self.job.remote_run_dir)
+            )
 
     def _folder(self, node: Node, run_dir: Path) -> Path:
         """What is fetched of a node: its own part, or all of it where one speaks for all."""

@@ -74,7 +74,7 @@ def parse(text: str, path: str) -> tuple[Host, ...]:
             each = _each(words[0])
         except LaunchError:
             mistakes.append(
-                Message("{where}: {word!r} is no range of hosts: as in node[1-4]", where=where, word=words[0])
+                Message("{where}: {word!r} is not a range of hosts: as in node[1-4]", where=where, word=words[0])
             )
             continue
         for destination in each:
@@ -133,16 +133,16 @@ def _host(words: Sequence[str], where: str) -> Host | str:
         )
     match = uri or _DESTINATION.fullmatch(destination)
     if match is None and _HEADING.fullmatch(" ".join(words)):
-        return Message("{words!r} is a heading, and no host name: leave such lines out", words=" ".join(words))
+        return Message("{words!r} is a heading, not a host name: leave such lines out", words=" ".join(words))
     if match is None:
-        return Message("{destination!r} is no host name", destination=destination)
+        return Message("{destination!r} is not a host name", destination=destination)
     for word in words[1:]:
         key, _, value = word.partition("=")
         is_limit = key in ("max_slots", "max-slots")  # Open MPI's, which other tools read from the same file
         if key != "slots" and not is_limit:
             return Message("{word!r} is not `slots=N`", word=word)
         if not is_number(value) or not int(value):
-            return Message("{word} is no number of ranks", word=word)
+            return Message("{word} is not a number of ranks", word=word)
         limit, slots = (int(value), slots) if is_limit else (limit, int(value))
     if slots is not None and limit is not None and slots > limit:
         return Message("slots={slots} is more than the max-slots={limit} of the same line", slots=slots, limit=limit)
@@ -198,7 +198,7 @@ def _named(text: str, hosts: Sequence[Host], option: str) -> dict[str, tuple[int
             continue
         if not re.fullmatch(r"[0-9]+(,[0-9]+)*", listed):
             raise LaunchError(
-                "{option}: {part!r}: {listed!r} is no list of cards",
+                "{option}: {part!r}: {listed!r} is not a list of cards",
                 hint="write name:0,1",
                 option=option,
                 part=part,
@@ -206,14 +206,14 @@ def _named(text: str, hosts: Sequence[Host], option: str) -> dict[str, tuple[int
             )
         cards = tuple(sorted({int(card) for card in listed.split(",")}))
         if host.slots is None or cards[-1] >= host.slots:
-            there = Message("no slots") if host.slots is None else f"slots={host.slots}"
+            slots_text = Message("no slots") if host.slots is None else f"slots={host.slots}"
             raise LaunchError(
                 "{option}: {part!r}: {where} has {place}",
                 hint="name cards from 0 to slots-1",
                 option=option,
                 part=part,
                 where=host.where,
-                place=there,
+                place=slots_text,
             )
         out[host.name] = cards
     return out
@@ -240,16 +240,16 @@ def ranks_per_host(hosts: Sequence[Host], nproc: int | None) -> int | None:
     first = hosts[0]
     other = next((host for host in hosts if host.slots != first.slots), None)
     if other is not None:
-        said = [f"slots={h.slots}" if h.slots else "no slots" for h in (first, other)]
+        texts = [f"slots={h.slots}" if h.slots else "no slots" for h in (first, other)]
         least = min((h.slots for h in hosts if h.slots), default=1)
         raise LaunchError(
             "{where}: {other} has {text}, {first} has {first_text}: every host runs equally many ranks",
             hint="use --nproc {least} for all, or leave hosts out with --exclude",
             where=other.where,
             other=other.name,
-            text=said[1],
+            text=texts[1],
             first=first.name,
-            first_text=said[0],
+            first_text=texts[0],
             least=least,
         )
     return first.slots

@@ -19,7 +19,7 @@ from launcher.rundir.records import Event
 
 
 def run(job: Job, run_dir: RunDir, on_event: Callable[[Event], None], on_words: Callable[[str, str], None]) -> Outcome:
-    """Run the job on all hosts to its end. The first node's events are handed on, and what other words came by host.
+    """Run the job on all hosts to its end. The first node's events are passed on, and other output by host.
 
     Raises:
         LaunchError: a host cannot take part; all that are in the way are named, and none has started anything.

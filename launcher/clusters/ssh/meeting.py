@@ -26,8 +26,8 @@ def meet(job: Job, nodes: list[Node], ask: Ask) -> str | None:
         name, port = split_endpoint(job.endpoint)
     else:
         name = address_of(first.connection.host, job.ssh_config)
-    found = [a["addresses"] for a in ask("resolve", {n: {"name": name} for n in others}).values()]
-    candidates = [a for a in found[0] if all(a in addresses for addresses in found)]
+    resolved = [a["addresses"] for a in ask("resolve", {n: {"name": name} for n in others}).values()]
+    candidates = [a for a in resolved[0] if all(a in addresses for addresses in resolved)]
     if first.address is not None and job.endpoint is None:
         candidates.append(first.address)
     if not candidates:

@@ -22,7 +22,7 @@ PATIENCE_S = 30.0
 SOON_S = 2.0
 """The same where the job has not begun, so that the others do not know of it."""
 STOP_MARGIN_S = 30.0
-"""Beyond the ranks' grace, what a told host may take. The far side kills after 20."""
+"""Beyond the ranks' grace, what a host that was asked to stop may take. The far side kills after 20."""
 FETCH_S = 60.0
 
 
@@ -43,7 +43,7 @@ class Job:
     endpoint: str | None
     """The user's own --rdzv-endpoint."""
     run_dir: Path
-    """As every node is told it: relative to `cwd`, or absolute."""
+    """As it is given to every node: relative to `cwd`, or absolute."""
     cwd: str
     python: str
     setup: str | None
@@ -57,10 +57,10 @@ class Job:
     command: str = "run"
     """Of `ascend-launch`, or `program`."""
     secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
-    """By which the nodes know each other's words, where the user has none. A connection's standard input takes it there."""
+    """By which the nodes authenticate each other's messages, where the user has none. A connection's standard input takes it there."""
 
     def argv(self, node: int, endpoint: str | None) -> list[str]:
-        """The words after `ascend-launch` on that node."""
+        """The arguments of `ascend-launch` on that node."""
         words = [self.command, *self.words, "--json", "--run-dir", str(self.run_dir)]
         if self.nproc is not None:
             words += ["--nproc", str(self.nproc)]
@@ -72,7 +72,7 @@ class Job:
         return [*words, "--", str(self.recipe), *self.overrides]
 
     @property
-    def there(self) -> str:
+    def remote_run_dir(self) -> str:
         """The run directory on a host."""
         return str(PurePosixPath(self.cwd, self.run_dir))
 

@@ -35,9 +35,9 @@ def _first_cause(nodes: Sequence[Node]) -> tuple[int, Failure | None]:
     for node in nodes:
         if (failure := _failure_of(node)) is not None:
             code = node.code if node.code in (EXIT_USER, EXIT_JOB_FAILED) else EXIT_JOB_FAILED
-            said = next((n for n in lost if n.number == failure.node_rank), None)
-            if said is not None and failure.type == NODE_LOST:
-                failure = failure.but(what=f"{failure.what} ({said.name}: {said.lost})")
+            peer = next((n for n in lost if n.number == failure.node_rank), None)
+            if peer is not None and failure.type == NODE_LOST:
+                failure = failure.but(what=f"{failure.what} ({peer.name}: {peer.lost})")
             return code, failure
     refused = next((n for n in nodes if n.last_words and n.has_failed), None)
     if refused is not None:
@@ -73,7 +73,7 @@ def _end(node: Node) -> Failure:
 
 
 def _refusal(node: Node) -> Failure:
-    """failure.json of a launcher that refused to start: its own words."""
+    """failure.json of a launcher that refused to start: its own message."""
     text = "\n".join(node.last_words)
     what, _, hint = text.removeprefix("error: ").partition("\n  fix: ")
     return Failure.of(

@@ -1,6 +1,6 @@
 """Imported by every Python that a command of `ascend-launch -- COMMAND` starts: answers for torch.distributed.run alone.
 
-Imports nothing of ours or of torch's until that module is asked for.
+Imports nothing of this package or of torch until that module is asked for.
 """
 
 import importlib.machinery
@@ -34,20 +34,20 @@ class _Finder:
         if importlib.util.find_spec("launcher") is None:
             print("ascend-launch is not installed in this Python: its own torchrun is used", file=sys.stderr)
             return None
-        found = importlib.machinery.PathFinder.find_spec(name, path, target)
-        if found is not None and found.origin:
-            found.loader = _Loader(name, found.origin)
-        return found
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.origin:
+            spec.loader = _Loader(name, spec.origin)
+        return spec
 
 
 def _others() -> None:
     """Run the sitecustomize that would have been found without this one."""
     elsewhere = [place for place in sys.path if os.path.abspath(place or ".") != _HERE]  # noqa: PTH100
-    found = importlib.machinery.PathFinder.find_spec("sitecustomize", elsewhere)
-    if found is not None and found.loader is not None:
-        module = importlib.util.module_from_spec(found)
+    spec = importlib.machinery.PathFinder.find_spec("sitecustomize", elsewhere)
+    if spec is not None and spec.loader is not None:
+        module = importlib.util.module_from_spec(spec)
         sys.modules["sitecustomize"] = module
-        found.loader.exec_module(module)
+        spec.loader.exec_module(module)
 
 
 sys.meta_path.insert(0, _Finder)
