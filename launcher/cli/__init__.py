@@ -103,7 +103,7 @@ _NO_BUGS = {
 
 
 def main() -> None:
-    """The console script: every ending has its exit code, and only a bug of ours shows a traceback (in a file)."""
+    """The console script: every ending has its exit code, and only a bug of the launcher shows a traceback, in a file."""
     streams.settle()
     if commands.COMPLETE_VAR in os.environ:
         from launcher.cli import completion
@@ -202,7 +202,7 @@ def _echo(text: str) -> None:
 
 
 def _crash_log(error: Exception) -> str:
-    """Write the traceback where a user can paste it from; the words that say so."""
+    """Write the traceback where a user can paste it from; the message that says so."""
     import platform
     import tempfile
     import traceback

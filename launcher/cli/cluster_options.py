@@ -125,11 +125,11 @@ def chosen(ctx: click.Context) -> Cluster:
     named = [cluster for cluster in queues if ctx.params[_key(cluster)]]
     names = [f"--{cluster.name}" for cluster in queues]
     if len(named) != 1:
-        said = " and ".join(f"--{cluster.name}" for cluster in named)
+        options = " and ".join(f"--{cluster.name}" for cluster in named)
         raise LaunchError(
-            "{said}: a job goes to one of them" if named else "submit needs to know where to",
+            "{options}: a job goes to one of them" if named else "submit needs to know where to",
             hint="say {names} or {last}",
-            said=said,
+            options=options,
             names=", ".join(names[:-1]),
             last=names[-1],
         )
@@ -172,7 +172,7 @@ def values(ctx: click.Context, cluster: Cluster) -> dict[str, Any]:
 
 def headings() -> dict[str, dict[str, str]]:
     """Heading in the help → the options below it, by their keys, each with what its cluster says of it."""
-    found: dict[str, dict[str, str]] = {}
+    by_heading: dict[str, dict[str, str]] = {}
     for cluster in table.queues():
-        found.setdefault(cluster.heading, {}).update({o.value_key: translated(o.help) for o in cluster.options})
-    return found
+        by_heading.setdefault(cluster.heading, {}).update({o.value_key: translated(o.help) for o in cluster.options})
+    return by_heading

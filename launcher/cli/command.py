@@ -28,18 +28,23 @@ def _job(env: Mapping[str, str], count: int | None, rank: int | None, endpoint: 
     from launcher.clusters import environment
     from launcher.machine.nodes import split_endpoint
 
-    is_said = count is not None
+    is_given = count is not None
     try:
         nodes = environment.find(env, count, rank, endpoint)
     except LaunchError:
-        if is_said:
+        if is_given:
             raise
         return {}
     if nodes.count == 1 or nodes.endpoint is None:
         return {}
     host, port = split_endpoint(nodes.endpoint)
-    found = {"NNODES": str(nodes.count), "NODE_RANK": str(nodes.rank), "MASTER_ADDR": host, "MASTER_PORT": str(port)}
-    return found if is_said else {name: value for name, value in found.items() if name not in env}
+    variables = {
+        "NNODES": str(nodes.count),
+        "NODE_RANK": str(nodes.rank),
+        "MASTER_ADDR": host,
+        "MASTER_PORT": str(port),
+    }
+    return variables if is_given else {name: value for name, value in variables.items() if name not in env}
 
 
 @click.command(

@@ -26,10 +26,10 @@ def with_command(
     parameters: Sequence[click.Parameter],
     names: tuple[str, str, str] = (RECIPE, PROGRAM, COMMAND),
 ) -> list[str]:
-    """The words with the command's name before them: of `names`, the one for a recipe, a program or a command.
+    """The arguments with the command's name before them: of `names`, the one for a recipe, a program or a command.
 
-    The first word that is no option decides: another launcher's name, a recipe, or a program. Where an option is not
-    known, or no such word is there, the command that was most likely meant says so.
+    The first argument that is not an option decides: another launcher's name, a recipe, or a program. Where an option
+    is not known, or there is no such argument, the command that was most likely meant says so.
     """
     recipe, program, command = names
     index = first_word(args, parameters)
@@ -41,8 +41,8 @@ def with_command(
     before, word, after = args[:index], args[index], args[index + 1 :]
     if word in PASTED:
         words = PASTED[word](after)
-        said = ["submit", *before, *words] if names == SUBMIT else [*before, *words]
-        print(f"ascend-launch {shlex.join(said)}", file=sys.stderr)
+        full_line = ["submit", *before, *words] if names == SUBMIT else [*before, *words]
+        print(f"ascend-launch {shlex.join(full_line)}", file=sys.stderr)
         return [program, *before, *words]
     if _says_program(before) or is_program(word):
         return [program, *args]
@@ -50,8 +50,8 @@ def with_command(
 
 
 def first_word(args: Sequence[str], parameters: Sequence[click.Parameter]) -> int | None:
-    """Where the first word stands that is neither an option nor an option's value; None where there is none, or where an
-    option before it is not a program's."""
+    """Where the first argument stands that is neither an option nor an option's value; None where there is none, or where
+    an option before it is not a program's."""
     options = {name: p for p in parameters if isinstance(p, click.Option) for name in p.opts}
     index = 0
     while index < len(args):
@@ -72,7 +72,7 @@ def _says_program(before: Sequence[str]) -> bool:
 
 
 def is_program(word: str) -> bool:
-    """Whether a word names a Python program, as `python WORD` would take it, and not a recipe."""
+    """Whether an argument names a Python program, as `python WORD` would take it, and not a recipe."""
     if word.endswith(RECIPE_ENDINGS):
         return False
     path = Path(word)
@@ -104,7 +104,7 @@ def python(words: list[str]) -> list[str]:
 
 
 def accelerate(words: list[str]) -> list[str]:
-    """`accelerate launch …`: what it says of processes and machines in our words; of the rest, accelerate is asked.
+    """`accelerate launch …`: its options of processes and machines as ours; for the rest, accelerate is asked.
 
     Raises:
         LaunchError: an option that has no counterpart.
@@ -175,7 +175,7 @@ class Settings:
     prefixes: tuple[str, ...]
 
     def width(self, name: str) -> int:
-        """The words that the option takes, itself among them; 0 where it is none of these."""
+        """How many arguments the option takes, itself among them; 0 where it is none of these."""
         if name in self.flags:
             return 1
         return 2 if name in self.valued or name.startswith(self.prefixes) else 0
@@ -260,4 +260,4 @@ def _number(words: list[str], option: str) -> int | None:
 
 
 PASTED = {"torchrun": torchrun, "python": python, "python3": python, "accelerate": accelerate, "deepspeed": deepspeed}
-"""Other launchers, and how their lines are said in our words."""
+"""Other launchers, and how their command lines are written as ours."""

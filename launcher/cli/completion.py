@@ -1,4 +1,4 @@
-"""completion: the script that lets a shell complete commands, options, recipes and KEY= words. click's own machinery.
+"""completion: the script that lets a shell complete commands, options, recipes and KEY= overrides. click's own machinery.
 
 What a completion has to look up is imported when a shell asks (COMPLETE_VAR in the environment).
 """
@@ -23,7 +23,7 @@ class _Bash(BashComplete):
     )
 
     def get_completion_args(self) -> tuple[list[str], str]:
-        """The words before the cursor. Bash splits words at `=`, so a value is told by it, and is not completed."""
+        """The words before the cursor. Bash splits words at `=`, which marks a value; values are not completed."""
         args, incomplete = super().get_completion_args()
         return [word for word in args if word != "="], incomplete
 
@@ -49,21 +49,21 @@ def recipe_paths(incomplete: str) -> list[CompletionItem[str]]:
     folder, _, start = incomplete.rpartition("/")
     base = Path(f"{folder}/" if folder or incomplete.startswith("/") else ".")
     prefix = incomplete[: len(incomplete) - len(start)]
-    found = []
+    names = []
     try:
         for path in sorted(base.iterdir()):
             if path.name.startswith(start) and (start.startswith(".") or not path.name.startswith(".")):
                 if path.is_dir():
-                    found.append(f"{prefix}{path.name}/")
+                    names.append(f"{prefix}{path.name}/")
                 elif path.suffix in (".yaml", ".yml"):
-                    found.append(f"{prefix}{path.name}")
+                    names.append(f"{prefix}{path.name}")
     except OSError:
         pass
-    if not found and start and not folder:
+    if not names and start and not folder:
         from launcher import assets
 
-        found = [path.stem for path in assets.recipes() if path.stem.startswith(start)]
-    return [CompletionItem(name) for name in found]
+        names = [path.stem for path in assets.recipes() if path.stem.startswith(start)]
+    return [CompletionItem(name) for name in names]
 
 
 def recipe_names(incomplete: str) -> list[CompletionItem[str]]:

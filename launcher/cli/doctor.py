@@ -76,16 +76,16 @@ def _doctor_context(
     from launcher.jobs import health
     from launcher.recipe import load
 
-    found = discover.look(None, os.environ)
+    machine = discover.look(None, os.environ)
     values = _nodes(nnodes, node_rank, endpoint, nproc)
     if recipe is not None:
         loaded = load.load(recipe).spec
         values |= health.doctor_values(loaded, loaded.parallel.precision, loaded.parallel.strategy, loaded.training)
-    return run.context(detect.kind(device, found), found=found, **values)
+    return run.context(detect.kind(device, machine), found=machine, **values)
 
 
 def _nodes(count: int | None, rank: int | None, endpoint: str | None, nproc: int | None) -> dict[str, Any]:
-    """The job's nodes, as a launch with these options would take them; here a first node without a name is no mistake."""
+    """The job's nodes, as a launch with these options would take them; a first node without a name is allowed."""
     from launcher.clusters import environment
     from launcher.machine.nodes import Nodes
 

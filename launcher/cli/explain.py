@@ -1,4 +1,4 @@
-"""`ascend-launch explain`: logs in plain words."""
+"""`ascend-launch explain`: logs explained in plain language."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def explain_command(path: str, lang: str | None, as_json: bool) -> None:
     if path == "-" and sys.stdin is None:
         raise LaunchError("-: standard input is closed", hint="name a run directory or a log file")
     chosen = words.language()
-    found = report.explain_path(path, chosen)
+    explained = report.explain_path(path, chosen)
     for problem in signatures.problems():
         click.echo(scrub.shown(messages.translated(problem)), err=True)
-    explanation(found, chosen, as_json)
+    explanation(explained, chosen, as_json)

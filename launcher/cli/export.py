@@ -21,11 +21,11 @@ class Bytes(click.ParamType):
     name = "SIZE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", str(value))
-        unit = UNITS.get(found[2].upper()) if found else None
-        if found is None or unit is None or float(found[1]) * unit < 1:
-            raise click.BadParameter(Message("{value!r} is no size, as 5GB or 500MB", value=value), ctx, param)
-        return int(float(found[1]) * unit)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", str(value))
+        unit = UNITS.get(match[2].upper()) if match else None
+        if match is None or unit is None or float(match[1]) * unit < 1:
+            raise click.BadParameter(Message("{value!r} is not a size such as 5GB or 500MB", value=value), ctx, param)
+        return int(float(match[1]) * unit)
 
 
 @click.command(name="export")
@@ -56,7 +56,7 @@ class Bytes(click.ParamType):
     "--recipe",
     type=RecipeFile(),
     shell_complete=complete_recipe,
-    help="The recipe of the weights, where nothing beside them tells it.",
+    help="The recipe of the weights, where no file beside them names it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="What was written, as one JSON object.")
 def export_command(
@@ -78,14 +78,14 @@ def export_command(
     is_run = weights.run is not None and str(weights.run.path) == weights.name
     if step is not None and not is_run:
         raise LaunchError(
-            "--checkpoint {step}: {run} is no run directory",
+            "--checkpoint {step}: {run} is not a run directory",
             hint="name the run, or the checkpoint's own folder",
             step=step,
             run=run,
         )
     if not is_run and out is None:
         raise LaunchError(
-            "{run}: is no run directory, so the export has no place of its own",
+            "{run}: is not a run directory, so the export has no place of its own",
             hint="say where to: --out FOLDER",
             run=run,
         )

@@ -69,10 +69,10 @@ def hosts_of(given: dict[str, Any]) -> Hosts | None:
     far = {name: given.pop(name) for name in OWN}
     if far["hostfile"] is not None:
         return Hosts(**far)
-    said = sorted(name for name, value in far.items() if value)
-    if said:
+    names = sorted(name for name, value in far.items() if value)
+    if names:
         raise LaunchError(
-            "--{given} needs --hostfile", hint="name the file with the hosts", given=said[0].replace("_", "-")
+            "--{given} needs --hostfile", hint="name the file with the hosts", given=names[0].replace("_", "-")
         )
     return None
 
@@ -159,15 +159,15 @@ def _show(work: Work, hosts: Hosts, run_dir: Path | None, as_json: bool) -> int:
 
 
 def _refuse_nodes(given: dict[str, Any]) -> None:
-    said = [name for name in ("node_rank", "master_addr", "master_port", "standalone") if given[name]]
+    names = [name for name in ("node_rank", "master_addr", "master_port", "standalone") if given[name]]
     if given["nnodes"] not in (None, 1):
-        said.append("nnodes")
-    if said:
+        names.append("nnodes")
+    if names:
         raise LaunchError(
             "--{text}: --hostfile says itself how many nodes there are, and which is which",
             hint="leave it out; --include and --exclude choose among the hosts, and --rdzv-endpoint says "
             "where they meet",
-            text=said[0].replace("_", "-"),
+            text=names[0].replace("_", "-"),
         )
     if isinstance(given["nproc"], str):
         raise LaunchError(

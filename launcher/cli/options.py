@@ -72,10 +72,10 @@ class Seconds(click.FloatRange):
     """A time that ends: JSON, and so a plan, has neither NaN nor infinity."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        found = super().convert(value, param, ctx)
-        if not math.isfinite(found):
-            raise click.BadParameter(Message("{value!r} is no number of seconds", value=value), ctx, param)
-        return found
+        seconds = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            raise click.BadParameter(Message("{value!r} is not a number of seconds", value=value), ctx, param)
+        return seconds
 
 
 class RecipeFile(click.Path):
@@ -223,7 +223,7 @@ GIVEN = ("COMMANDLINE", "ENVIRONMENT")
 
 
 def given(skip: Container[str], changed: Mapping[str, str] = {}, sources: Container[str] = GIVEN) -> list[str]:
-    """The options of this command that were given, on the command line or by a variable, as words to give them again."""
+    """The options of this command that were given, on the command line or by a variable, as arguments for another run."""
     context = click.get_current_context()
     words: list[str] = []
     for param in context.command.params:

@@ -1,4 +1,4 @@
-"""Files that a command is told to write. One rule for all: what is there stays, unless --force is given, and a file goes into
+"""Files that a command writes. One rule for all: what is there stays, unless --force is given, and a file goes into
 a folder that is there."""
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ from launcher.errors import LaunchError
     "--recipe",
     type=RecipeFile(),
     shell_complete=complete_recipe,
-    help="The recipe of the weights, where nothing beside them tells it.",
+    help="The recipe of the weights, where no file beside them names it.",
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Rows a rank computes at a time [default: 8].")
 @click.option(
@@ -174,7 +174,7 @@ def _target(target: str) -> Iterator[int]:
     is_stream = outputs.is_stream(path)
     partial = path if is_stream else path.with_name(path.name + ".partial")
     try:
-        # What stands there under the name of ours is no link that somebody means us to follow.
+        # A link that already has our file's name is not meant to be followed.
         handle = confined.open_write(partial, partial.parent) if not is_stream else None
         file = partial.open("wb", buffering=0) if handle is None else os.fdopen(handle, "wb", buffering=0)
     except OSError as error:
@@ -206,16 +206,16 @@ NO_TEXTS = {".csv": "a table", ".tsv": "a table", ".parquet": "a table", ".arrow
 
 
 def _format(asked: str, source: str) -> Any:
-    """jsonl or text; None where the first line is to tell."""
+    """jsonl or text; None where the first line decides."""
     kind = Path(source).suffix.lower() if source != "-" else ""
     if asked != "auto":
         return asked
-    found = NO_TEXTS.get(kind) or ("a JSON array" if kind == ".json" and _is_array(source) else None)
-    if found:
+    actual = NO_TEXTS.get(kind) or ("a JSON array" if kind == ".json" and _is_array(source) else None)
+    if actual:
         raise LaunchError(
             "--input {source}: is {actual}, and texts are read from JSON lines or plain lines",
             hint="write each row as a line of JSON, or add --format text if every line of it is a text",
             source=source,
-            actual=found,
+            actual=actual,
         )
     return {".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text"}.get(kind)

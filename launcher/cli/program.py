@@ -1,4 +1,4 @@
-"""program: the user's own script, module or executable on every rank, in torchrun's words."""
+"""program: the user's own script, module or executable on every rank, with torchrun's options."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 def program_command(words: tuple[str, ...], **given: Any) -> None:
     """Run PROGRAM with its ARGS on every rank: a Python script, a module (-m) or an executable (--no-python).
 
-    The first word that is no option is the program; everything after it is the program's. The options are torchrun's,
-    in both spellings, and PET_ variables count.
+    The first argument that is not an option is the program; everything after it is the program's. The options are
+    torchrun's, in both spellings, and PET_ variables count.
     """
     from launcher.cli import screen
     from launcher.jobs import launch, programs
@@ -129,7 +129,7 @@ def refuse(given: dict[str, Any]) -> None:
 
 
 def program_of(words: tuple[str, ...], given: dict[str, Any]) -> Program:
-    """The program that the words and the options say."""
+    """The program that the arguments and the options name."""
     from launcher.recipe.program import Kind, Program
 
     if given["module"] and given["no_python"]:

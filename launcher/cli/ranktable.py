@@ -40,12 +40,12 @@ def ranktable_command(
     if is_check:
         if len(sources) != 1:
             raise LaunchError("--check takes one FILE", hint="ascend-launch ranktable --check FILE")
-        found = ranktable_check.check(_read(Path(sources[0])), ranks)
-        for problem in found:
+        problems = ranktable_check.check(_read(Path(sources[0])), ranks)
+        for problem in problems:
             click.echo(translated(Message("fail  {source}: {problem}", source=sources[0], problem=problem)))
-        if not found:
+        if not problems:
             click.echo(translated(Message("ok    {source}", source=sources[0])))
-        raise SystemExit(EXIT_USER if found else 0)
+        raise SystemExit(EXIT_USER if problems else 0)
     if out is not None:
         outputs.check(out, force=force)
     text = _table(sources, super_pod)
@@ -71,7 +71,7 @@ def _table(sources: tuple[str, ...], super_pod: str | None) -> str:
         change = ranktable.moved(content, first) if ranktable.is_table(content) else ""
         if change:
             click.echo(translated(Message("{name}: ranks {change}", name=name, change=change)), err=True)
-    return ranktable.text(servers or [_here(super_pod)])
+    return ranktable.text(servers or [_this_node(super_pod)])
 
 
 def _content(word: str) -> tuple[str, str, str]:
@@ -86,7 +86,7 @@ def _read(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise LaunchError(
-                "{path}: {st_size} bytes is no rank table",
+                "{path}: {st_size} bytes is too large for a rank table",
                 hint="name another file",
                 path=path,
                 st_size=path.stat().st_size,
@@ -97,7 +97,7 @@ def _read(path: Path) -> str:
         raise LaunchError("{path}: {reason}", hint="name a file that can be read", path=path, reason=reason) from None
 
 
-def _here(super_pod: str | None) -> Any:
+def _this_node(super_pod: str | None) -> Any:
     """This node: its visible cards by physical id, their addresses from hccn.conf or hccn_tool."""
     import socket
 
@@ -108,15 +108,15 @@ def _here(super_pod: str | None) -> Any:
     from launcher.machine import commands
 
     run = commands.runner(os.environ)
-    found = discover.look(run, os.environ)
-    if not found.devices:
-        raise found.problem or LaunchError(
+    machine = discover.look(run, os.environ)
+    if not machine.devices:
+        raise machine.problem or LaunchError(
             "no NPU found on this node", hint="name files: ascend-launch ranktable node0=hccn.conf ..."
         )
-    visible = visibility.visible(os.environ.get(VISIBLE), len(found.devices))
+    visible = visibility.visible(os.environ.get(VISIBLE), len(machine.devices))
     known = addresses(HCCN_CONF.read_text(encoding="utf-8")) if os.access(HCCN_CONF, os.R_OK) else {}
     devices = []
-    for card in (found.devices[i] for i in visible.indices):
+    for card in (machine.devices[i] for i in visible.indices):
         number = card.physical_id if card.physical_id is not None else card.index
         ip = known.get(number) or _asked(run, number)
         sdid = npu_tools.parse_fields(_spod(run, card)).get("SDID", "") if super_pod is not None else ""

@@ -105,14 +105,14 @@ def _shipped(name: str) -> Path:
 
     from launcher import assets
 
-    there = {path.stem: path for path in assets.recipes()}
-    found = there.get(name.removesuffix(".yaml"))
-    if found is None:
-        close = difflib.get_close_matches(name, there, n=1)
+    shipped = {path.stem: path for path in assets.recipes()}
+    path = shipped.get(name.removesuffix(".yaml"))
+    if path is None:
+        close = difflib.get_close_matches(name, shipped, n=1)
         raise LaunchError(
             Message("no shipped recipe {name!r}", name=name),
             hint=Message("did you mean {close}?", close=close[0])
             if close
-            else Message("one of {place}", place=", ".join(there)),
+            else Message("one of {place}", place=", ".join(shipped)),
         )
-    return found
+    return path

@@ -57,13 +57,13 @@ def _require_room(run: RunDir, texts: dict[str, str], *, force: bool) -> None:
         raise LaunchError(
             "{path}: is the directory of a finished run", hint="name another folder with --out", path=run.path
         )
-    there = [name for name in texts if (run.path / name).exists()]
-    if there and not force:
+    existing = [name for name in texts if (run.path / name).exists()]
+    if existing and not force:
         raise LaunchError(
             "{path}: holds {place} already",
             hint="name another folder with --out, or add --force to overwrite them",
             path=run.path,
-            place=", ".join(there),
+            place=", ".join(existing),
         )
 
 

@@ -23,7 +23,7 @@ from launcher.cli import outputs
 def report_command(runs: tuple[Path, ...], out: Path | None, force: bool, as_json: bool) -> None:
     """Write one self-contained HTML page about RUN, or compare several: curves, figures, recipes, failures."""
     collects = gc.isenabled()
-    gc.disable()  # a million events are no garbage, and each pass over them costs as much as reading them
+    gc.disable()  # a million events are not garbage, and each pass over them costs as much as reading them
     try:
         _report(runs, out, force, as_json)
     finally:
@@ -36,10 +36,10 @@ def _report(runs: tuple[Path, ...], out: Path | None, force: bool, as_json: bool
     from launcher.rundir.paths import RunDir
     from launcher.show import results
 
-    found = page.load_all(runs)
-    own = RunDir(found[0].path).report_path if len(found) == 1 else None
+    loaded = page.load_all(runs)
+    own = RunDir(loaded[0].path).report_path if len(loaded) == 1 else None
     target = out or own or Path("report.html")
     if out is not None or not as_json:
         force = force or (out is None and own is not None)  # a run's page is the report's own, and made anew
-        outputs.write(target, page.html(found), force=force, through_links=target is not own)
-    results.reported(page.summary(found), target, as_json)
+        outputs.write(target, page.html(loaded), force=force, through_links=target is not own)
+    results.reported(page.summary(loaded), target, as_json)

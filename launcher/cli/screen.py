@@ -35,7 +35,7 @@ class Streams:
                 )
         if self.local_ranks_filter and not re.fullmatch(r"\d+(,\d+)*", self.local_ranks_filter, re.ASCII):
             raise LaunchError(
-                "--local-ranks-filter {local_ranks_filter}: is no list of local ranks",
+                "--local-ranks-filter {local_ranks_filter}: is not a list of local ranks",
                 hint="as in 0,1",
                 local_ranks_filter=self.local_ranks_filter,
             )
@@ -45,7 +45,7 @@ class Streams:
         return tuple(r for r in range(num_local) if _of(self.redirects, r) | _of(self.tee, r))
 
     def of_node(self, num_local: int, node_rank: int, *, is_among_others: bool) -> tuple[Source, ...]:
-        """What is shown of a node; among others, whose output goes to one screen, nothing that only tells of the first."""
+        """What is shown of a node; among others, whose output goes to one screen, nothing that only concerns the first."""
         shown = self.shown(num_local, node_rank * num_local)
         if node_rank and is_among_others:
             return tuple(source for source in shown if source.prefixed or source.stream != BOTH)
@@ -64,16 +64,16 @@ class Streams:
         separate = self.separate(num_local)
         teed = any(_of(self.tee, r) for r in range(num_local))
         others = [r for r in range(num_local) if r not in separate and (r in wanted if wanted else r == 0 and not teed)]
-        found = [Source(first_rank + r, BOTH, prefixed=len(others) > 1 or teed) for r in others]
+        sources = [Source(first_rank + r, BOTH, prefixed=len(others) > 1 or teed) for r in others]
         for rank in separate:
             tee, kept_off = _of(self.tee, rank), _of(self.redirects, rank)
             if not wanted or rank in wanted:
-                found += [
+                sources += [
                     Source(first_rank + rank, stream, prefixed=bool(tee & stream))
                     for stream in (STDOUT, STDERR)
                     if tee & stream or not kept_off & stream
                 ]
-        return tuple(sorted(found, key=lambda source: (source.rank, source.stream)))
+        return tuple(sorted(sources, key=lambda source: (source.rank, source.stream)))
 
 
 def _of(value: str, local_rank: int) -> int:

@@ -154,8 +154,8 @@ def _recipe_work(
 def supervision_words(ctx: click.Context, cluster: Cluster, plan: Plan) -> list[str]:
     """The options of supervision that differ from their defaults, as every node gets them."""
     values = dict(ctx.params)
-    is_said = ctx.get_parameter_source("join_timeout") is COMMANDLINE
-    if plan.num_nodes > 1 and cluster.join_timeout_s is not None and not is_said:
+    is_given = ctx.get_parameter_source("join_timeout") is COMMANDLINE
+    if plan.num_nodes > 1 and cluster.join_timeout_s is not None and not is_given:
         values["join_timeout"] = cluster.join_timeout_s
     return [
         word

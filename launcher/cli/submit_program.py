@@ -45,7 +45,7 @@ OF_THE_JOB = frozenset(
         "as_json",
     }
 )
-"""Options of a program's launch that submit says in words of its own, or the cluster says."""
+"""Options of a program's launch that submit has under other names, or the cluster sets."""
 ALSO = {"nproc": "--nproc-per-node", "nodes": "--nnodes"}
 """torchrun's spelling of options of submit's."""
 
@@ -84,17 +84,17 @@ SETTINGS: dict[str, Any] = {
 
 
 def _submit_program(words: tuple[str, ...], **options: Any) -> None:
-    """Submit your own PROGRAM, in the words of `ascend-launch program`."""
+    """Submit your own PROGRAM, with the options of `ascend-launch program`."""
     from launcher.cli import screen
 
     context = click.get_current_context()
     cluster, submission = target_of(context)
-    said = {**dict.fromkeys(OF_THE_JOB), **options}
-    program_cli.refuse(said)
+    given = {**dict.fromkeys(OF_THE_JOB), **options}
+    program_cli.refuse(given)
     screen.Streams(options["redirects"], options["tee"], options["local_ranks_filter"]).check()
     program = program_cli.program_of(words, options)
     if cluster.shares_files:
-        program_cli.accelerate_of(said)
+        program_cli.accelerate_of(given)
     _hand_over(cluster, submission, program, "program")
 
 
@@ -163,7 +163,7 @@ def _is_given(context: click.Context, name: str | None) -> bool:
 
 
 def _work(context: click.Context, cluster: Cluster, program: Program, kind: str) -> Work:
-    """Raises LaunchError for a secret among the words, and for a program that is not there where nodes see these files."""
+    """Raises LaunchError for a secret among the arguments, and for a missing program where nodes see these files."""
     from launcher.clusters.submission import Work
     from launcher.recipe import program as programs
 
@@ -226,18 +226,18 @@ def _again(run: RunDir, program: Program, kind: str) -> str:
 
 
 def _local_files(program: Program, kind: str, options: dict[str, Any]) -> list[str]:
-    """Paths that a program's start needs: its own, and what its options name; a command's words that are files here."""
+    """Paths that a program's start needs: its own, and what its options name; of a command, arguments that are files."""
     files = [str(options["accelerate_config"])] if options["accelerate_config"] else []
     if kind == "command":
         return [*files, *(word for word in (program.target, *program.args) if _is_local(word))]
     if program.kind == "module":
         head = program.target.partition(".")[0]
-        return [*files, *(found for found in (head, f"{head}.py") if Path(found).exists())]
+        return [*files, *(name for name in (head, f"{head}.py") if Path(name).exists())]
     is_path = program.kind == "script" or (os.sep in program.target and _is_local(program.target))
     return [*files, *([program.target] if is_path else [])]
 
 
 def _is_local(word: str) -> bool:
-    """Whether a word is a file of this machine's user; the system's are in every image."""
+    """Whether an argument is a file of this machine's user; the system's are in every image."""
     path = Path(word)
     return path.is_file() and not (path.is_absolute() and any(path.is_relative_to(place) for place in SYSTEM))

@@ -38,7 +38,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Axes with their units, and what is drawn on them. Its words are ours: names of runs stand in the legend, in HTML."""
+    """Axes with their units, and what is drawn on them. No text of a user's: names of runs stand in the legend, in HTML."""
 
     title: str
     x_label: str

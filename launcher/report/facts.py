@@ -1,5 +1,5 @@
 """A run directory, read for a report: whatever is there, of any version and however the run ended. Nothing here fails for
-want of a file; what is there and cannot be read is told."""
+want of a file; what is there and cannot be read is listed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Run:
     values: Mapping[str, Any]
     """The resolved recipe, flat: `training.learning_rate` → 5e-05."""
     origins: Mapping[str, str]
-    """Where the values that are no defaults came from."""
+    """Where the values that are not defaults came from."""
     metrics: Mapping[str, Any]
     failure: Failure | None
     log_tail: str
@@ -65,11 +65,11 @@ class Run:
         if not final and self.history.evals:
             final = self.history.evals[-1].figures
         leave_out = {"step", "epoch", "time", "eval_samples", "eval_runtime", "eval_samples_per_second"}
-        found = {k: v for k, v in final.items() if is_number(v) and k not in leave_out}
+        figures = {k: v for k, v in final.items() if is_number(v) and k not in leave_out}
         train = mapping(self.metrics.get("train"))
         if is_number(train.get("train_loss")):
-            found["train_loss"] = train["train_loss"]
-        return found | self.speed
+            figures["train_loss"] = train["train_loss"]
+        return figures | self.speed
 
     @property
     def speed(self) -> dict[str, float]:

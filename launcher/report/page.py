@@ -1,4 +1,4 @@
-"""Run directories → one page that tells of them: self-contained HTML, or its facts as JSON. Imports what draws only when
+"""Run directories → one page that describes them: self-contained HTML, or its facts as JSON. Imports what draws only when
 it draws."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from launcher.rundir.rates import macro_text
 
 __all__ = ["Run", "html", "load", "load_all", "summary", "write"]
 
-_HERE = Path(__file__).parent
+_FOLDER = Path(__file__).parent
 MAX_CLASSES = 40
 """Up to here a confusion matrix is shown whole."""
 _UNITS = {"samples_per_second": "rows/s", "tokens_per_second": "tokens/s", "seconds_per_step": "s/step"}
@@ -40,7 +40,7 @@ def html(runs: Sequence[Run]) -> str:
     from markupsafe import Markup
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
+        loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
         undefined=jinja2.ChainableUndefined,
         trim_blocks=True,
@@ -50,7 +50,7 @@ def html(runs: Sequence[Run]) -> str:
     drawn = charts.compared(runs) if len(runs) > 1 else charts.of_run(runs[0])
     return environment.get_template("page.html").render(
         runs=runs,
-        # matplotlib escapes what it writes, and gets no words of the user's.
+        # matplotlib escapes what it writes, and gets no text of the user's.
         charts=[(chart, Markup(charts.svg(chart, f"p{i}"))) for i, chart in enumerate(drawn)],  # noqa: S704
         differing=differing(runs),
         software=_software(runs),
@@ -58,7 +58,7 @@ def html(runs: Sequence[Run]) -> str:
         averages=dict.fromkeys(filter(None, (macro_text(run.metrics) for run in runs))),
         units=_UNITS,
         confusions=[_confusion(run) for run in runs],
-        style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),  # noqa: S704
+        style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),  # noqa: S704
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
     )
@@ -110,10 +110,10 @@ def figure_table(runs: Sequence[Run]) -> list[tuple[str, list[float | None], flo
     out = []
     for name in [*order, *(n for n in names if n not in order)]:
         values = [row.get(name) for row in rows]
-        there = [v for v in values if v is not None]
+        known = [v for v in values if v is not None]
         best = None
-        if len({_figure(v) for v in there}) > 1:  # what looks the same is no better
-            best = min(there) if less_is_better(name) else max(there)
+        if len({_figure(v) for v in known}) > 1:  # what looks the same is not better
+            best = min(known) if less_is_better(name) else max(known)
         out.append((name, values, best))
     return out
 
@@ -204,7 +204,7 @@ def _duration(seconds: float | None) -> str:
 
 
 def _gib(size: Any) -> str:
-    """Of what an older version did not count there is no size."""
+    """A dash for what an older version did not count."""
     return f"{size / (1 << 30):.2f} GiB" if isinstance(size, int | float) else "–"
 
 

@@ -44,7 +44,7 @@ def load(path: Path) -> Run:
     Raises:
         LaunchError: it is none.
     """
-    path = path.resolve() if path.is_symlink() else path  # `latest` is no name to remember a run by
+    path = path.resolve() if path.is_symlink() else path  # `latest` names another run tomorrow
     if not path.is_dir() or not any((path / name).exists() for name in _KNOWN):
         inside = path / "latest"
         hint = (
@@ -115,7 +115,7 @@ def _status(
     return "unfinished"
 
 
-def _said(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     if isinstance(error, confined.NotPlainError):
         return str(error.strerror)
     return f"cannot be read: {error.strerror}"
@@ -137,7 +137,7 @@ class _Files:
         except FileNotFoundError:
             return None
         except OSError as error:
-            self.trouble(path, _said(error))
+            self.trouble(path, _reason(error))
         except UnicodeDecodeError as error:
             self.trouble(path, f"not UTF-8 at byte {error.start}")
         return None
@@ -166,22 +166,22 @@ class _Files:
             for _, event in events.events(path, findings=findings):
                 yield event
         except OSError as error:
-            self.trouble(path, _said(error))
+            self.trouble(path, _reason(error))
         for text in findings.texts:
             self.trouble(path, text)
 
     def failure(self, path: Path) -> Failure | None:
-        found = records.failure(self.mapping(path))
-        if found is not None and found.wrong:
-            self.trouble(path, records.wrong_text(found))
-        return found
+        failure = records.failure(self.mapping(path))
+        if failure is not None and failure.wrong:
+            self.trouble(path, records.wrong_text(failure))
+        return failure
 
 
 def _failure(run: RunDir, files: _Files) -> Failure | None:
     """failure.json of the first node, else of another one that has one."""
     nodes = [RunDir(p) for p in sorted(run.path.glob("node_*"))]
-    found = [files.failure(r.failure_path) for r in (run, *nodes)]
-    return next((f for f in found if f), None)
+    failures = [files.failure(r.failure_path) for r in (run, *nodes)]
+    return next((f for f in failures if f), None)
 
 
 def _log_tail(run: RunDir, failure: Failure | None) -> str:
@@ -222,9 +222,9 @@ def _recipe(run: RunDir, files: _Files) -> tuple[dict[str, Any], dict[str, str]]
 def _confusion(
     run: RunDir, files: _Files, metrics: Mapping[str, Any], history: History, num_labels: int
 ) -> list[list[int]]:
-    found = _confusion_among(mapping(metrics.get("final")))
-    if found:
-        return found
+    confusion = _confusion_among(mapping(metrics.get("final")))
+    if confusion:
+        return confusion
     counted = _counted(run.predictions_path, files, num_labels)
     if counted or not history.evals:
         return counted
@@ -255,10 +255,10 @@ def _counted(path: Path, files: _Files, num_labels: int) -> list[list[int]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        files.trouble(path, _said(error))
+        files.trouble(path, _reason(error))
         return []
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        files.trouble(path, f"line {number} is no prediction")
+        files.trouble(path, f"line {number} is not a prediction")
         return []
     size = max([num_labels, *(max(p) + 1 for p in pairs)], default=0)
     return [[pairs.get((label, predicted), 0) for predicted in range(size)] for label in range(size)] if pairs else []

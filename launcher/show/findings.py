@@ -14,15 +14,15 @@ from launcher.show.console import out, print_json
 from launcher.show.text import Text
 
 
-def findings(found: Sequence[Finding], node: Mapping[str, Any] | None, as_json: bool) -> None:
+def findings(results: Sequence[Finding], node: Mapping[str, Any] | None, as_json: bool) -> None:
     """The doctor's findings, worst last, so that they stand above the prompt."""
     if as_json:
-        value = {"findings": [f.to_json() for f in found], **({"node": node} if node is not None else {})}
+        value = {"findings": [f.to_json() for f in results], **({"node": node} if node is not None else {})}
         print(print_json(value))
         return
     order = {"skip": 0, "ok": 1, "warn": 2, "fail": 3}
     styles = {"skip": "dim", "ok": "green", "warn": "yellow", "fail": "red"}
-    for finding in sorted(found, key=lambda f: order[f.ok]):
+    for finding in sorted(results, key=lambda f: order[f.ok]):
         out.print(Text.assemble((f"{finding.ok:<5}", styles[finding.ok]), f"{finding.name}: ", finding.what))
         if finding.ok in ("warn", "fail"):
             for word, text in ((Message("why"), finding.why), (Message("fix"), finding.fix)):
@@ -31,7 +31,7 @@ def findings(found: Sequence[Finding], node: Mapping[str, Any] | None, as_json: 
 
 
 def explanation(report: Report, lang: Lang, as_json: bool) -> None:
-    """What a log tells."""
+    """What a log shows."""
     if as_json:
         print(print_json(report.to_json()))
     else:

@@ -11,7 +11,7 @@ from launcher.show.text import Text
 
 
 def hosts(rows: Sequence[tuple[str, Sequence[str], Sequence[str], Sequence[str]]], cwd: str, as_json: bool) -> None:
-    """What a launch by ssh would run on each host: name, command here, words there, variables sent over."""
+    """What a launch by ssh would run on each host: name, local command, remote arguments, variables sent over."""
     if as_json:
         keys = ("host", "command", "words", "variables")
         print(print_json({"folder": cwd, "hosts": [dict(zip(keys, row, strict=True)) for row in rows]}))

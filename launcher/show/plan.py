@@ -96,7 +96,7 @@ def _notes(plan: Plan) -> None:
 def memory(rows: Sequence[Row], why_none: str) -> None:
     """A line for each strategy: what one rank holds at its highest, whether that fits, and how fast the strategy is."""
     if not rows:
-        out.print(Text(Message("memory     not told: {why_none}", why_none=why_none)))
+        out.print(Text(Message("memory     unknown: {why_none}", why_none=why_none)))
         return
     shape = rows[0].breakdown
     out.print(

@@ -34,7 +34,7 @@ class Source:
 
     rank: int
     stream: int = BOTH
-    """STDOUT or STDERR, where each has a log of its own and goes to that stream of ours; BOTH goes to standard output."""
+    """STDOUT or STDERR, where each has a log of its own and goes to that stream; BOTH goes to standard output."""
     prefixed: bool = False
     """Whether each line has the rank before it."""
 
@@ -64,14 +64,14 @@ class Output:
 
     def __call__(self) -> bool:
         """Hand on what there is; whether there was anything."""
-        found = self._read_attempt()
-        if not found and self.run.attempt(self.attempt + 1).is_dir():
+        has_data = self._read_attempt()
+        if not has_data and self.run.attempt(self.attempt + 1).is_dir():
             self.attempt += 1
-            found = True
-        return found
+            has_data = True
+        return has_data
 
     def _read_attempt(self) -> bool:
-        found = False
+        has_data = False
         for source in self.sources:
             path = source.path(self.run, self.attempt)
             try:
@@ -81,10 +81,10 @@ class Output:
             except OSError:
                 continue
             if data:
-                found = True
+                has_data = True
                 self.offsets[path] = self.offsets.get(path, 0) + len(data)
                 self.write(source, self._lines(source, data) if source.prefixed else data)
-        return found
+        return has_data
 
     def _lines(self, source: Source, data: bytes) -> bytes:
         """Whole lines with the rank before each, as torchrun prints them."""
@@ -113,7 +113,7 @@ def output_event(source: Source, data: bytes) -> None:
 
 
 def show_output(source: Source, data: bytes) -> None:
-    """Output on the stream of ours that it is meant for."""
+    """Output on our stream that it is meant for."""
     ours = sys.stderr if source.stream == STDERR else sys.stdout
     ours.flush()
     stream = getattr(ours, "buffer", None)

@@ -15,11 +15,6 @@ from launcher.show.console import err, joined, number_text, out, print_json
 from launcher.show.text import Text
 
 
-def doubt(name: str, text: str) -> None:
-    """What the input was taken for, where that may be wrong."""
-    err.print(Text(Message("{name}: {text}", name=name, text=text)))
-
-
 def exported(result: Mapping[str, Any], as_json: bool) -> None:
     """What `export` wrote."""
     if as_json:

@@ -39,8 +39,8 @@ MAX_LABELS_SHOWN = 12
 
 
 def view(as_json: bool, node_rank: int = 0) -> View:
-    """The view of one run: for a person at a terminal or reading a log, or as JSON lines; the first node tells of the
-    run, and the others of themselves."""
+    """The view of one run: for a person at a terminal or reading a log, or as JSON lines; the first node reports the
+    run, and the others report themselves."""
     if node_rank and not as_json:
         return OtherNodeView(node_rank)
     return JsonView() if as_json else LiveView() if out.is_terminal and not out.is_dumb_terminal else View()
@@ -52,7 +52,7 @@ class View:
     def __init__(self) -> None:
         self.history = History()
         self.run: RunDir | None = None
-        self.has_doubt = False
+        self.has_failed_to_show = False
 
     def __enter__(self) -> View:
         return self
@@ -113,7 +113,7 @@ class View:
         )
 
     def detached(self, job: str, commands: Commands) -> None:
-        """Told to stop following."""
+        """The user stopped following the job."""
         end = Message(", and {command} ends it", command=commands.end) if commands.end else ""
         err.print(Text(Message("no longer following; job {job} goes on{end}", job=job, end=end)))
 
@@ -126,11 +126,11 @@ class View:
             if show is not None:
                 show(event)
         except Exception as error:
-            self._doubt(error)
+            self._cannot_show(error)
 
-    def _doubt(self, error: Exception) -> None:
-        if not self.has_doubt:
-            self.has_doubt = True
+    def _cannot_show(self, error: Exception) -> None:
+        if not self.has_failed_to_show:
+            self.has_failed_to_show = True
             err.print(
                 Text(
                     Message(
@@ -158,9 +158,9 @@ class View:
             if "train" in outcome.metrics:
                 out.print(Text(train_output(outcome.metrics)))
             out.print(Text(Message("metrics: {metrics_path}", metrics_path=run.metrics_path)))
-        elif outcome.exit_code == EXIT_OK:  # a script of the user's, which leaves no metrics of ours
+        elif outcome.exit_code == EXIT_OK:  # a script of the user's, which leaves no metrics.json
             log = run.rank_log(max(run.last_attempt, 0), 0)
-            out.print(Text(Message("done; rank 0 printed this, every rank's words are in {parent}", parent=log.parent)))
+            out.print(Text(Message("done; rank 0 printed this, every rank's output is in {parent}", parent=log.parent)))
             out.print(Text(tail(log)))
         else:
             out.print(Text(Message("stopped; what there is lies in {path}", path=run.path)))
@@ -283,7 +283,7 @@ class LiveView(View):
         try:
             return live.panel(self.history, time.time(), width=size.width, height=size.height)
         except Exception as error:
-            self._doubt(error)
+            self._cannot_show(error)
             return Text()
 
     def _on_log(self, event: records.Log) -> None:
@@ -302,7 +302,7 @@ class LiveView(View):
 
 
 class OtherNodeView(View):
-    """A node but the first, whose words often come out beside the first one's: where its files are, and its failure."""
+    """A node but the first, whose output often appears beside the first one's: where its files are, and its failure."""
 
     def __init__(self, node_rank: int) -> None:
         super().__init__()
@@ -456,7 +456,7 @@ def _failure(failure: Failure) -> None:
     rank = failure.rank
     if failure.exit_code != EXIT_USER:
         trace = failure.traceback.rstrip()
-        is_ours = failure.type == "LaunchError" and hint  # it says all; where it was raised tells nobody more
+        is_ours = failure.type == "LaunchError" and hint  # it says all; where it was raised adds nothing
         if trace and not is_ours:
             err.print(Text(trace))
         if rank is not None and failure.type != records.STALLED:

@@ -90,7 +90,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "unknown key": ({"modle": {}}, [], "did you mean `model`?"),
     "wrong type": ({"model": {"num_labels": "five"}}, [], "expected a whole number"),
     "no such model folder": ({"model": {"name": "./nowhere"}}, [], "no such folder"),
-    "a time without an end": ({}, ["--hang-timeout", "nan"], "'nan' is no number of seconds"),
+    "a time without an end": ({}, ["--hang-timeout", "nan"], "'nan' is not a number of seconds"),
     "nproc above the batch": ({}, ["--nproc", "3"], "cannot be split evenly"),
     "no card": ({}, ["--device", "npu"], "no NPU found"),
     "unwritable output": ({"output_dir": "/proc/self/x"}, [], "cannot be written to"),

@@ -449,7 +449,7 @@ def test_predictions_that_cannot_be_read_are_told(tmp_path: Path):
     (folder / "metrics.json").write_text('{"final": {"accuracy": 0.5}}')
     (folder / "predictions.jsonl").write_text('{"index": 0, "label": 0, "prediction": 1}\n{"index": 1}\n')
 
-    assert ["predictions.jsonl: line 2 is no prediction"] == report_page.load(folder).unread
+    assert ["predictions.jsonl: line 2 is not a prediction"] == report_page.load(folder).unread
 
 
 def test_rows_of_a_task_without_labels_are_no_trouble(tmp_path: Path):

@@ -48,20 +48,22 @@ def compare_nodes(nodes: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
     """Findings on what differs between nodes: {host: its node_facts}."""
     if len(nodes) < 2:
         return [skip("nodes", "one node")]
-    found = []
+    findings = []
     for key in ("cann", "driver", "python", "chips"):
         values = {host: json.dumps(facts.get(key)) for host, facts in nodes.items()}
-        found += _differs(key, values, Message("link set-up fails or the job runs at the slowest node's pace (EI0008)"))
+        findings += _differs(
+            key, values, Message("link set-up fails or the job runs at the slowest node's pace (EI0008)")
+        )
     for section, why in (
         ("versions", Message("ranks disagree on messages")),
         ("env", Message("HCCL needs equal values on every rank (EI0005)")),
     ):
         names = sorted({n for facts in nodes.values() for n in facts.get(section) or {}})
         for name in names:
-            found += _differs(
+            findings += _differs(
                 name, {h: str((f.get(section) or {}).get(name, "not set")) for h, f in nodes.items()}, why
             )
-    return found or [ok("nodes", Message("{num_nodes} nodes agree", num_nodes=len(nodes)))]
+    return findings or [ok("nodes", Message("{num_nodes} nodes agree", num_nodes=len(nodes)))]
 
 
 def _differs(name: str, values: Mapping[str, str], why: str) -> list[Finding]:

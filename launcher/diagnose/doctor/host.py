@@ -77,21 +77,21 @@ def check_places(ctx: Context) -> Finding:
     name = "caches"
     try:
         tempfile.gettempdir()
-        found = [(place, why) for place in places.of_job(ctx.env) if (why := places.obstacle(place.path))]
+        obstacles = [(place, why) for place in places.of_job(ctx.env) if (why := places.obstacle(place.path))]
     except LaunchError as error:
         return Finding(name, "fail", error.what, "nothing can be kept between runs", error.hint)
     except FileNotFoundError as error:
         refused = places.no_temporary(error)
         return Finding(name, "fail", refused.what, "programs and libraries cannot start", refused.hint)
-    if not found:
+    if not obstacles:
         return ok(name, "caches and temporary files can be written")
-    what = "; ".join(f"{place.name}, {place.path}: {why}" for place, why in found)
+    what = "; ".join(f"{place.name}, {place.path}: {why}" for place, why in obstacles)
     return Finding(
         name,
         "warn",
         what,
         "what is not there already cannot be downloaded or prepared",
-        "; ".join(dict.fromkeys(place.fix(why) for place, why in found)),
+        "; ".join(dict.fromkeys(place.fix(why) for place, why in obstacles)),
     )
 
 

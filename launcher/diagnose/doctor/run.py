@@ -99,15 +99,15 @@ def _of_clusters() -> tuple[Check, ...]:
 
 def run_checks(ctx: Context, only_cheap: bool = False) -> list[Finding]:
     """All findings, in the order of the checks. A check that breaks is a finding too, never a crash."""
-    found = []
+    findings = []
     for check in checks(ctx.device, only_cheap=only_cheap):
         if ctx.is_program and check in OF_RECIPES:
             continue
         try:
-            found.append(check(ctx))
+            findings.append(check(ctx))
         except Exception as error:  # a doctor that dies of a strange machine helps nobody
             name = check.__name__.removeprefix("check_").replace("_", " ")
-            found.append(
+            findings.append(
                 Finding(
                     name,
                     "warn",
@@ -116,7 +116,7 @@ def run_checks(ctx: Context, only_cheap: bool = False) -> list[Finding]:
                     "report it with `ascend-launch doctor --json`",
                 )
             )
-    return found
+    return findings
 
 
 def worst(findings: Iterable[Finding]) -> Verdict:

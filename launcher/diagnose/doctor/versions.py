@@ -50,13 +50,13 @@ PAIR = "2.13.0"
 
 def installed(names: Iterable[str] = PACKAGES) -> dict[str, str]:
     """Versions of those packages that are installed, without importing one."""
-    found = {}
+    versions = {}
     for name in names:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def torch_folder() -> Path | None:
@@ -67,7 +67,7 @@ def torch_folder() -> Path | None:
 def cuda_of(folder: Path | None) -> str:
     """The CUDA release that the torch in `folder` was built for; "" where it has none. Nothing is imported.
 
-    PyPI's wheels are CUDA builds whose metadata says plain 2.13.0; torch/version.py and the libraries tell.
+    PyPI's wheels are CUDA builds whose metadata says plain 2.13.0; torch/version.py and the libraries show it.
     """
     if folder is None:
         return ""
@@ -75,9 +75,9 @@ def cuda_of(folder: Path | None) -> str:
         text = (folder / "version.py").read_text(encoding="utf-8", errors="replace")
     except OSError:
         text = ""
-    said = re.search(r"(?m)^cuda\b[^=\n]*=\s*['\"]([^'\"]+)", text)
-    if said:
-        return said[1]
+    match = re.search(r"(?m)^cuda\b[^=\n]*=\s*['\"]([^'\"]+)", text)
+    if match:
+        return match[1]
     return "of an unknown release" if (folder / "lib" / "libtorch_cuda.so").exists() else ""
 
 
@@ -258,7 +258,7 @@ def check_transformers(ctx: Context) -> Finding:
 
 
 def check_fsdp2(ctx: Context) -> Finding:
-    """Gradients times the number of ranks would train another model, without a word."""
+    """Gradients times the number of ranks would train another model, without a warning."""
     name, torch = "FSDP2 on CPU", ctx.versions.get("torch")
     strategy = strategies.chosen(ctx.strategy)
     since = strategy.averages_on_gloo_since if strategy is not None else None

@@ -1,4 +1,4 @@
-"""What the published tables say of CANN's, HCCL's and torch_npu's numbers: error_codes.yaml, with words of ours."""
+"""What the published tables say of CANN's, HCCL's and torch_npu's numbers: error_codes.yaml, in our own phrasing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _LANGUAGES = {"en": 0, "zh": 1}
 def tables() -> Mapping[str, Any]:
     """acl and hccl: number → [name, English, Chinese]; the rest: mark → [English, Chinese]."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    found: Mapping[str, Any] = yaml.load(TABLES.read_text(encoding="utf-8"), loader)  # noqa: S506 (a safe loader both ways)
-    return found
+    tree: Mapping[str, Any] = yaml.load(TABLES.read_text(encoding="utf-8"), loader)  # noqa: S506 (a safe loader both ways)
+    return tree
 
 
 def words(refine: str, fields: Mapping[str, str], lang: Literal["en", "zh"]) -> dict[str, str]:

@@ -102,9 +102,9 @@ def strip(text: str) -> tuple[str, int | None, str | None]:
         m = next((m for prefix in prefixes if (m := prefix.match(text))), None)
         if m is None:
             break
-        found = m.groupdict()
-        rank = int(found["rank"]) if found.get("rank") else rank
-        host = found.get("host") or host
+        groups = m.groupdict()
+        rank = int(groups["rank"]) if groups.get("rank") else rank
+        host = groups.get("host") or host
         text = text[m.end() :]
     return text, rank, host
 

@@ -14,7 +14,7 @@ from launcher.messages import Message
 
 _MAX_FILES = 4096
 MAX_RANKS = 64
-"""Of a console's log in which more ranks write, the first ones are told apart."""
+"""Of a console's log in which more ranks write, the first ones are distinguished."""
 
 
 _PID = re.compile(r"\bPID: ?(\d{1,9})")
@@ -85,8 +85,8 @@ def folder_sources(path: Path) -> tuple[list[Source], set[int]]:
     ranks = {r for r in (*(s.rank for s in sources), *records) if r is not None}
     pids = {int(p): s.rank for s in sources if s.rank is not None for p in _PID.findall(s.text[-200_000:])}
     sources = [_with_record(s, records, pids) for s in sources]
-    told = path / "failure.json"
-    if told.is_file() and (failure := failure_record(told.name, json_in(told))):
+    failure_path = path / "failure.json"
+    if failure_path.is_file() and (failure := failure_record(failure_path.name, json_in(failure_path))):
         sources.append(failure)
     for name in ("events.jsonl", "failure.json"):
         codes = exit_codes(path / name) if (path / name).is_file() else {}

@@ -12,7 +12,7 @@ from launcher.diagnose.explain.patterns import needles
 from launcher.diagnose.explain.signatures import Signature, by_id, signatures
 
 _EVENT_LINES, _EVENT_SECONDS = 40, 60.0
-"""Matches this near to each other tell of one event."""
+"""Matches this near to each other belong to one event."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Row:
 
 @functools.cache
 def _rows() -> tuple[Row, ...]:
-    """All rows; those first that know a line by its words, and then those that read any code."""
+    """All rows; those first that know a line by its text, and then those that read any code."""
     rows = []
     for s in sorted(signatures(), key=lambda s: s.is_generic):
         texts = [] if s.look else [n for p in s.patterns for n in needles(p)]
@@ -63,7 +63,7 @@ def candidates(shape: str) -> tuple[Row, ...]:
 
 def matches_of_line(text: str, rows: Iterable[Row]) -> list[tuple[Signature, dict[str, str]]]:
     """(signature, its groups) of the rows that know a line; one that reads any code, where no other but a wrapper does."""
-    found: list[tuple[Signature, dict[str, str]]] = []
+    matches: list[tuple[Signature, dict[str, str]]] = []
     is_known = False
     for row in rows:
         signature = row.signature
@@ -71,9 +71,9 @@ def matches_of_line(text: str, rows: Iterable[Row]) -> list[tuple[Signature, dic
             continue
         m = next((m for pattern in signature.patterns if (m := pattern.search(text))), None)
         if m is not None:
-            found.append((signature, {k: v for k, v in m.groupdict().items() if v is not None}))
+            matches.append((signature, {k: v for k, v in m.groupdict().items() if v is not None}))
             is_known = is_known or (not signature.is_generic and signature.kind != "wrapper")
-    return found
+    return matches
 
 
 def refined(match: Match) -> Match:
@@ -107,7 +107,7 @@ def _others_hold_the_card(groups: Mapping[str, str]) -> bool:
 
 
 def events(matches: Sequence[Match]) -> Iterator[list[Match]]:
-    """Matches in runs that tell of one event each."""
+    """Matches in runs, one run for each event."""
     event: list[Match] = []
     began_s: float | None = None
     for match in matches:

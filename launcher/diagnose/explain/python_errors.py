@@ -34,7 +34,7 @@ def python_fallback(text: str, reader: Lines) -> Match | None:
     if not any(mark in text for mark in (TRACEBACK, ", line ")):
         return None
     lines = list(numbered(text))
-    found: Match | None = None
+    fallback: Match | None = None
     index, is_cause = 0, False
     while index < len(lines):
         raw = lines[index][1]
@@ -57,15 +57,15 @@ def python_fallback(text: str, reader: Lines) -> Match | None:
             until = next((n for n in range(end, min(end + 8, len(lines))) if TRACEBACK in lines[n][1]), end + 8)
             kinds = [kind for _, t in lines[end - 1 : until] if (kind := reader.kind(t))]
             if not kinds:
-                found = _unknown(exception, lines[end - 1][0], rank, host, lines[end][1] if end < len(lines) else "")
+                fallback = _unknown(exception, lines[end - 1][0], rank, host, lines[end][1] if end < len(lines) else "")
             elif "root" in kinds:
-                found = None
+                fallback = None
         index = end
-    return found
+    return fallback
 
 
 def _exception_in(body: Sequence[str], is_cut: bool) -> tuple[re.Match[str], str] | None:
-    """The exception that ends a traceback and where it was raised; None for one that is no error, and for none at all."""
+    """The exception that ends a traceback and where it was raised; None where there is none or it is not an error."""
     m = EXCEPTION.match(strip(body[-1])[0].strip())
     if m is None or m["type"].rpartition(".")[2] in _NOT_ERRORS:
         return None

@@ -31,7 +31,7 @@ _PASSING = re.compile(r"20\d\d-\d\d-\d\d[-T ][\d:.,]+|PID:\s?\d+")
 
 
 class Lines:
-    """The lines of a log that tell something, and what each tells.
+    """The lines of a log that match a signature, and their matches.
 
     A failing job repeats itself: thousands of lines of a few shapes. Which rows of the table could know a shape is asked
     once, by the plain texts that their patterns hold; only theirs are tried on its lines. After MAX_REPEATS lines in
@@ -45,7 +45,7 @@ class Lines:
         """Shape → the rows that could know it; None where its lines do not even say which process wrote them."""
 
     def of(self, text: str) -> Iterator[tuple[Line, list[Match], Sequence[str]]]:
-        """(line, its matches, the few lines before) of each line that tells something; in order."""
+        """(line, its matches, the few lines before) of each line that matches something; in order."""
         seen: dict[tuple[str, ...], int] = {}
         times: collections.Counter[str] = collections.Counter()
         passed: set[str] = set()
@@ -63,21 +63,21 @@ class Lines:
                     same = _PASSING.sub("", raw)
             if rows is not None and same not in passed:
                 stripped = strip(raw)
-                found = matches_of_line(stripped[0], rows)
-                key = (shape, *(s.id for s, _ in found))
+                matches = matches_of_line(stripped[0], rows)
+                key = (shape, *(s.id for s, _ in matches))
                 count = seen[key] = seen.get(key, 0) + 1
                 if count > self.MAX_REPEATS:
                     passed |= {raw, same}
                 else:
                     line = _line(number, stripped, before[-1] if before else "", raw)
-                    yield line, [] if line.is_context else [refined(Match(s, line, g)) for s, g in found], before
+                    yield line, [] if line.is_context else [refined(Match(s, line, g)) for s, g in matches], before
             before.append(raw)
 
     def kind(self, raw: str) -> str:
         """`root`, or the kind of a line's least consequential row; empty where none but a note knows it."""
         rows = self._rows_of(shape_of(raw))
-        found = matches_of_line(strip(raw)[0], rows) if rows else []
-        return min((s.kind for s, _ in found if s.kind != "note"), key=ORDER.__getitem__, default="")
+        matches = matches_of_line(strip(raw)[0], rows) if rows else []
+        return min((s.kind for s, _ in matches if s.kind != "note"), key=ORDER.__getitem__, default="")
 
     def _rows_of(self, shape: str) -> tuple[Row, ...] | None:
         if shape not in self.rows:

@@ -34,7 +34,7 @@ def values(data: Any, keys: Sequence[str], depth: int = 0) -> Any:
 
 
 def json_in(path: Path) -> Any:
-    """The value in a file; None, in which nothing is found, where it is no JSON."""
+    """The value in a file; None, in which nothing matches, where it is not JSON."""
     try:
         return json.loads(read_capped(path))
     except (ValueError, RecursionError):

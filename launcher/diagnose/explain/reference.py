@@ -27,7 +27,7 @@ _AREAS = (
 
 
 def _shown(template: str) -> str:
-    """A text with its fields, as it reads where the log tells all of them."""
+    """A text with its fields, as it reads where the log contains all of them."""
     count = 1
     while count:
         template, count = OPTIONAL.subn(lambda m: m[1].partition("|")[0], template)

@@ -30,14 +30,14 @@ def _explain_source(source: Source, lang: Lang, reader: Lines) -> list[Verdict]:
     """Every verdict in one log, the one that counts first."""
     lines: list[Line] = []
     matches: list[Match] = []
-    for line, found_in_line, before in reader.of(source.text):
+    for line, line_matches, before in reader.of(source.text):
         lines.append(line)
-        matches += [_in_its_frame(m, before) for m in found_in_line]
+        matches += [_in_its_frame(m, before) for m in line_matches]
     if fallback := python_fallback(source.text, reader):
         matches = sorted([*matches, fallback], key=lambda m: m.line.number)
     anywhere = named_fields(lines)
-    found: list[tuple[tuple[int, int, int, int], Verdict]] = []
-    told: set[str] = set()
+    ranked: list[tuple[tuple[int, int, int, int], Verdict]] = []
+    seen: set[str] = set()
     for number, event in enumerate(events(matches)):
         best: dict[str, Match] = {}
         for match in event:
@@ -45,13 +45,13 @@ def _explain_source(source: Source, lang: Lang, reader: Lines) -> list[Verdict]:
             if len(match.groups) > len(best[match.signature.id].groups):
                 best[match.signature.id] = match
         for match in best.values():
-            if match.signature.id in told:  # the first event that tells of it counts
+            if match.signature.id in seen:  # its first event counts
                 continue
             key = (ORDER[match.signature.kind], number, -match.signature.weight, match.line.number)
-            found.append((key, verdict_of(source, event, match, anywhere, lang)))
-        told |= set(best)
-    found.sort(key=lambda pair: pair[0])
-    return [verdict for _, verdict in found]
+            ranked.append((key, verdict_of(source, event, match, anywhere, lang)))
+        seen |= set(best)
+    ranked.sort(key=lambda pair: pair[0])
+    return [verdict for _, verdict in ranked]
 
 
 _POSITIONS = re.compile(r"position|\bwpe\b", re.IGNORECASE)
@@ -73,7 +73,7 @@ def explain_text(text: str, lang: Lang = "en", *, name: str = "", rank: int | No
 
 
 def _rank_verdicts(sources: Sequence[Source], ranks: set[int], lang: Lang, path: str) -> Report:
-    found: list[tuple[tuple[int, float, int, int], Verdict]] = []
+    ranked: list[tuple[tuple[int, float, int, int], Verdict]] = []
     troubled: set[int] = set()
     reader, has_one = Lines(), len({s.name for s in sources}) == 1
     for order, source in enumerate(sources):
@@ -84,9 +84,9 @@ def _rank_verdicts(sources: Sequence[Source], ranks: set[int], lang: Lang, path:
             when = verdict.time_s if verdict.time_s is not None else float("inf")
             # A later error of the same log is never earlier than its first one.
             line = verdict.line_number if has_one else order
-            found.append(((ORDER[verdict.kind], when, place, line), verdict))
-    found.sort(key=lambda pair: pair[0])
-    verdicts = _without_generic(list(_unique(v for _, v in found)))
+            ranked.append(((ORDER[verdict.kind], when, place, line), verdict))
+    ranked.sort(key=lambda pair: pair[0])
+    verdicts = _without_generic(list(_unique(v for _, v in ranked)))
     best = verdicts[0] if verdicts else None
     silent: tuple[int, ...] = ()
     if best is not None and best.kind in ("peer", "consequence") and best.rank is None and not best.host:
@@ -103,7 +103,7 @@ def _unique(verdicts: Iterable[Verdict]) -> Iterator[Verdict]:
 
 
 def _without_generic(verdicts: list[Verdict]) -> list[Verdict]:
-    """A bare traceback gives way to a known error of the same rank: it is usually the same failure in Python's words."""
+    """A bare traceback gives way to a known error of the same rank: it is usually the same failure seen from Python."""
     known = {v.rank for v in verdicts if v.kind == "root" and v.id != PYTHON.id}
     return [v for v in verdicts if v.id != PYTHON.id or v.rank not in known]
 
@@ -143,20 +143,20 @@ def explain_path(path: str | Path, lang: Lang = "en") -> Report:
 
 
 def _failures_own(path: Path, lang: Lang) -> Verdict | None:
-    """What the agent or the launcher said of a failure, such as a process killed, that left its trace in no log."""
+    """What the agent or the launcher recorded of a failure, such as a process killed, that left its trace in no log."""
     data = json_in(path)
-    said, hint = failure_record(path.name, data), values(data, ("hint",))
-    if said is None:
+    record, hint = failure_record(path.name, data), values(data, ("hint",))
+    if record is None:
         return None
     return Verdict(
         FAILURE,
         "root",
         "system",
-        cause=said.text,
+        cause=record.text,
         fix=hint if isinstance(hint, str) and hint else WORDS[lang]["no_hint"],
         source="ascend-launch",
-        line=said.text.partition("\n")[0],
-        file=said.name,
-        rank=said.rank,
-        host=said.host,
+        line=record.text.partition("\n")[0],
+        file=record.name,
+        rank=record.rank,
+        host=record.host,
     )

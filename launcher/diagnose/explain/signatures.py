@@ -10,7 +10,7 @@ weight   within one event the heaviest wins: 50 by default, more for texts that 
 match    regular expressions, tried on one line each, after prefixes such as "[rank3]:" are removed.
          <EI0006> stands for the three shapes CANN gives a code: "EI0006: 2024-...", "EI0006: [PID: 1] 2025-..." and
          "Some_Title(EI0006): ...". Named groups: rank, ranks, card, host are the culprit's; others fill {braces}.
-texts    [[words {group}|other words]] is the first that the log fills, or nothing; no {group} stands outside of it
+texts    [[text {group}|other text]] is the first that the log fills, or nothing; no {group} stands outside of it
 generic  reads any code of its kind; counts only on lines that no other row but a wrapper knows
 look     what a line, all digits being 1, must hold to be searched by `match` at all, where those have no plain text in common
 refine   cann, acl, hccl: {name}, {meaning}, {module} from error_codes.yaml; {said}, {reason}, {solution} from the lines
@@ -57,7 +57,7 @@ AREAS = (
 )
 """In their order: of two that know a line equally well, the first is taken."""
 CODES = ("cann", "acl", "hccl")
-"""Of `refine`: whose numbers error_codes.yaml knows. Other rules are for signatures of ours."""
+"""Of `refine`: whose numbers error_codes.yaml knows. Other rules are for built-in signatures."""
 INTERFACE = 1
 
 
@@ -233,4 +233,4 @@ LAUNCH = replace(
 )
 """Our own error inside a rank: it brought its advice along."""
 FAILURE = "launch-failure"
-"""Stands for failure.json's own words, where no log tells more."""
+"""Stands for failure.json's own text, where no log explains more."""

@@ -25,7 +25,7 @@ class Source:
 
 
 def read_capped(path: Path) -> str:
-    """A file's text; of a huge one its beginning and its end. Whatever cannot be read is no text."""
+    """A file's text; of a huge one its beginning and its end. Whatever cannot be read is an empty text."""
     try:
         size = path.stat().st_size
         with path.open("rb") as f:

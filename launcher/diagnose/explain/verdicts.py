@@ -51,7 +51,7 @@ _FIELD = re.compile(r"\{(\w+)\}")
 
 
 def _fill(template: str, fields: Mapping[str, str]) -> str:
-    """`{name}` from the log's own words. `[[words {name}|other words]]` is the first that the log fills, or nothing: so
+    """`{name}` from the log's own text. `[[text {name}|other text]]` is the first that the log fills, or nothing: so
     every field stands in brackets, but those that each of the row's patterns fills. Other braces are text."""
 
     def chosen(m: re.Match[str]) -> str:
@@ -130,7 +130,7 @@ def span(ranks: Sequence[int]) -> str:
 
 
 _SHARED = frozenset({"kernel"})
-"""Groups that one line of an event tells, and the text of another may name."""
+"""Groups that one line of an event gives, and the text of another may name."""
 
 
 def verdict_of(source: Source, event: Sequence[Match], chosen: Match, anywhere: _Context, lang: Lang) -> Verdict:
@@ -193,22 +193,22 @@ _NO_HELP = re.compile(r"^(?:N/?A|None|-|无|不涉及)\W*$", re.IGNORECASE)
 
 def _behind(text: str, number: int) -> dict[str, str]:
     """The reason and the solution that the lines behind an error carry; a numbered list goes on in the lines after it."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     last = ""
     for raw in _slice(text, number, _MAX_BEHIND):
         line = strip(raw)[0]
         if TRACEBACK in line or line.lstrip().startswith("TraceBack"):
             break
         for name, pattern in _BEHIND.items():
-            if (m := pattern.match(line)) and name not in found:
-                found[name], last = m[1], name
+            if (m := pattern.match(line)) and name not in texts:
+                texts[name], last = m[1], name
                 break
         else:
             if last in ("reason", "solution") and re.match(r"^\s+\d\.\s?\S", line):
-                found[last] += " " + line.strip()
+                texts[last] += " " + line.strip()
             else:
                 last = ""
-    return {name: words.rstrip(".。") for name, words in found.items() if not _NO_HELP.match(words)}
+    return {name: value.rstrip(".。") for name, value in texts.items() if not _NO_HELP.match(value)}
 
 
 def _slice(text: str, number: int, count: int) -> list[str]:
@@ -223,7 +223,7 @@ def _slice(text: str, number: int, count: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run directory, a plog folder or a text tells."""
+    """The diagnosis of a run directory, a plog folder or a text."""
 
     path: str
     verdict: Verdict | None

@@ -25,7 +25,7 @@ WORDS = {
         "none": "no known error in {files} log files",
         "suspects": "silent ranks, look there first",
         "also": "also seen",
-        "no_hint": "no log tells more; read the ranks' logs beside it, the last lines first.",
+        "no_hint": "no log explains more; read the ranks' logs beside it, the last lines first.",
         "ranks": "ranks",
     },
     "zh": {
