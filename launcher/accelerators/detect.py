@@ -43,11 +43,11 @@ def here(
     return _cluster(table.HOST, why, nodes, _host_bytes())
 
 
-def kind(asked: str, found: Found) -> str:
+def kind(asked: str, detected: Found) -> str:
     """The accelerator that `asked` is, on a machine where these cards were seen."""
     if asked != table.AUTO:
         return asked
-    return table.ASSUMED if found.devices else table.HOST
+    return table.ASSUMED if detected.devices else table.HOST
 
 
 def assumed(

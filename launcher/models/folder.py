@@ -1,4 +1,4 @@
-"""What a model's files tell before anything starts: whether it can be trained here, how long its rows may be, how many
+"""What a model's files say before anything starts: whether it can be trained here, how long its rows may be, how many
 labels its head has, how large it is. Reads config.json and the headers of weight files; runs and downloads nothing."""
 
 from __future__ import annotations
@@ -148,15 +148,15 @@ def native(table: str) -> frozenset[str]:
     spec = importlib.util.find_spec("transformers")
     if spec is None or spec.origin is None:
         return frozenset()
-    auto, found = Path(spec.origin).parent / "models" / "auto", set()
+    auto, types = Path(spec.origin).parent / "models" / "auto", set()
     for name in ("auto_mappings.py", "configuration_auto.py", "modeling_auto.py"):
         if (auto / name).is_file():
             text = (auto / name).read_text(encoding="utf-8")
             for part in re.split(rf"\n{table}\b[^=\n]*= OrderedDict[^(\n]*\(", text)[1:]:
-                found |= set(re.findall(r'\(\s*"([^"]+)",\s*[("]', part.partition("\n)\n")[0]))
+                types |= set(re.findall(r'\(\s*"([^"]+)",\s*[("]', part.partition("\n)\n")[0]))
             if table in text:  # a few are added one by one
-                found |= set(re.findall(r'"([^"]+)": "\w+Config"', text))
-    return frozenset(found)
+                types |= set(re.findall(r'"([^"]+)": "\w+Config"', text))
+    return frozenset(types)
 
 
 def _require_native(config: Mapping[str, Any], wanted: Wanted) -> None:
@@ -222,20 +222,20 @@ def head_labels(folder: Path | None, config: Mapping[str, Any]) -> int | None:
 def _head_notes(folder: Path | None, config: Mapping[str, Any], wanted: Wanted) -> Sequence[str]:
     if not wanted.has_head or wanted.num_labels is None:
         return ()
-    there = head_labels(folder, config)
-    if there is None:
+    num_labels = head_labels(folder, config)
+    if num_labels is None:
         return ()
-    if there != wanted.num_labels:
+    if num_labels != wanted.num_labels:
         return (
             Message(
                 "{wanted} has a head of {place} labels, the recipe {num_labels}: a new head is trained in its place",
                 wanted=wanted.name,
-                place=there,
+                place=num_labels,
                 num_labels=wanted.num_labels,
             ),
         )
     known = config.get("id2label")
-    names = [str(known.get(str(i))) for i in range(there)] if isinstance(known, Mapping) else []
+    names = [str(known.get(str(i))) for i in range(num_labels)] if isinstance(known, Mapping) else []
     is_named = names and not all(re.fullmatch(r"LABEL_\d+|None", name) for name in names)
     if (
         is_named

@@ -148,14 +148,14 @@ class Lora:
         if self.target_modules == "all-linear":
             return tuple(linear)
         names = {self.target_modules} if isinstance(self.target_modules, str) else set(self.target_modules)
-        found = tuple(p for p in linear if p.name.removesuffix(".weight").rpartition(".")[2] in names)
-        if not found:
+        targets = tuple(p for p in linear if p.name.removesuffix(".weight").rpartition(".")[2] in names)
+        if not targets:
             raise LaunchError(
                 "adapter.target_modules {names} name no layer of this model",
                 hint="use all-linear, or q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj",
                 names=sorted(names),
             )
-        return found
+        return targets
 
     def trainable(self, geometry: Geometry, *, has_head: bool) -> tuple[Parameter, ...]:
         """The adapters, and the copies that peft trains whole beside them: of a classifier's head and of modules_to_save."""

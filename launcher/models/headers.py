@@ -20,10 +20,10 @@ def headers(folder: Path) -> Tensors:
     index = folder / "model.safetensors.index.json"
     weight_map = json_object(index).get("weight_map") if index.is_file() else None
     names = sorted({str(n) for n in weight_map.values()}) if isinstance(weight_map, Mapping) else ["model.safetensors"]
-    found: Tensors = {}
+    tensors: Tensors = {}
     for name in names:
-        found |= _header(folder / name)
-    return found
+        tensors |= _header(folder / name)
+    return tensors
 
 
 def _header(path: Path) -> Tensors:

@@ -54,10 +54,10 @@ def positions(config: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def require_positions(config: Mapping[str, Any], wanted: Wanted) -> None:
-    found = positions(config)
-    if found is None:
+    bounds = positions(config)
+    if bounds is None:
         return
-    limit, width = found
+    limit, width = bounds
     padded = -(-wanted.max_length // wanted.pads_to) * wanted.pads_to
     most = limit if -(-limit // wanted.pads_to) * wanted.pads_to <= width else limit // wanted.pads_to * wanted.pads_to
     if wanted.max_length > limit:

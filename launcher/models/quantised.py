@@ -26,26 +26,26 @@ _QUANTISED_FILES = ("quantize_config.json", "quant_config.json", "quant_model_de
 
 
 def quantised(folder: Path | None, config: Mapping[str, Any], tensors: Tensors) -> str | None:
-    """How the weights are quantised, in the format's own word; None where they are plain."""
+    """How the weights are quantised, by the format's own name; None where they are plain."""
     for part in (config, config.get("text_config")):
         # `quantization` is MLX's key, `quantize` that of MindIE's tools for Ascend.
         for key in ("quantization_config", "compression_config", "quantization", "quantize"):
-            found = part.get(key) if isinstance(part, Mapping) else None
-            if isinstance(found, str) and found:
-                return found
-            if isinstance(found, Mapping) and found:
-                bits = found.get("bits") or (4 if found.get("load_in_4bit") else None)
-                method = str(found.get("quant_method") or found.get("format") or Message("in an unnamed format"))
+            settings = part.get(key) if isinstance(part, Mapping) else None
+            if isinstance(settings, str) and settings:
+                return settings
+            if isinstance(settings, Mapping) and settings:
+                bits = settings.get("bits") or (4 if settings.get("load_in_4bit") else None)
+                method = str(settings.get("quant_method") or settings.get("format") or Message("in an unnamed format"))
                 return Message("{method}, {bits} bit", method=method, bits=bits) if bits else method
     if folder is not None:
         for pattern in _QUANTISED_FILES:
             if file := next(folder.glob(pattern), None):
-                return Message("told by {file}", file=file.name)
+                return Message("as {file} shows", file=file.name)
     for name, (dtype, _) in tensors.items():
         if dtype.startswith(("F8", "F4")):
             return "fp8" if dtype.startswith("F8") else "fp4"
         if _QUANTISED_TENSOR.search(name):
-            return Message("told by the tensor {name}", name=name)
+            return Message("as the tensor {name} shows", name=name)
     return None
 
 

@@ -11,7 +11,7 @@ class About:
 
     num_parameters: int | None = None
     is_counted: bool = True
-    """Whether weight files told the number; otherwise it is estimated from the config's sizes."""
+    """Whether the number was read from weight files; otherwise it is estimated from the config's sizes."""
     notes: tuple[str, ...] = ()
     """What the user should know before a launch."""
 

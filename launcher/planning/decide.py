@@ -153,7 +153,7 @@ def _recipe_dir(loaded: Loaded) -> Path:
 def memory_rows(
     loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[str, Any] | None
 ) -> list[fit.Row]:
-    """Every strategy's memory for this job at its smallest micro batch, fastest first; empty where it cannot be told.
+    """Every strategy's memory for this job at its smallest micro batch, fastest first; empty where it cannot be estimated.
 
     Raises:
         LaunchError: as `make`, but not because nothing fits.
@@ -242,7 +242,7 @@ def memory_job(
     *,
     overlaps: bool = True,
 ) -> dict[str, Any] | None:
-    """What `memory` asks about this job, but for the strategy; None where it cannot be told: on CPU, without the
+    """What `memory` asks about this job, but for the strategy; None where it cannot be estimated: on CPU, without the
     model's config, for a family whose shapes are not known, or where no card says how much memory it has."""
     hbm_bytes = min((d.hbm_bytes for d in cluster.devices), default=0)
     if not _has_cards(cluster) or model_config is None or not hbm_bytes:

@@ -92,10 +92,10 @@ def table(
     nproc = nproc_per_node or world_size
     rows = []
     for strategy in sensible(strategies, world_size):
-        found = estimate(config, strategy=strategy, world_size=world_size, micro_batch=micro_batch, **job)
-        loading = load_host_bytes(found, job.get("precision", "bf16"), has_adapter=job.get("lora") is not None)
-        host = nproc * max(found.host_bytes, loading)
-        rows.append(Row(found, usable_bytes(hbm_bytes), micro_batch, host, host_memory_bytes))
+        memory = estimate(config, strategy=strategy, world_size=world_size, micro_batch=micro_batch, **job)
+        loading = load_host_bytes(memory, job.get("precision", "bf16"), has_adapter=job.get("lora") is not None)
+        host = nproc * max(memory.host_bytes, loading)
+        rows.append(Row(memory, usable_bytes(hbm_bytes), micro_batch, host, host_memory_bytes))
     return rows
 
 
@@ -111,23 +111,23 @@ def largest_micro_batch(
     """The largest of `candidates` (usually the divisors of a rank's share of the global batch) that fits; None if none."""
     limit = usable_bytes(hbm_bytes)
     for micro_batch in sorted(set(candidates), reverse=True):
-        found = estimate(config, strategy=strategy, world_size=world_size, micro_batch=micro_batch, **job)
-        if found.total_bytes <= limit:
+        memory = estimate(config, strategy=strategy, world_size=world_size, micro_batch=micro_batch, **job)
+        if memory.total_bytes <= limit:
             return micro_batch
     return None
 
 
-def hbm_of(found: Chip, hbm_bytes: int | None = None) -> int:
+def hbm_of(chip: Chip, hbm_bytes: int | None = None) -> int:
     """The memory to plan with for a chip: what the card itself says, else the nominal size.
 
     Raises:
         LaunchError: the chip cannot train, or comes in several sizes and nobody said which.
     """
-    if not found.trainable:
+    if not chip.trainable:
         raise LaunchError(
-            "{soc} is for inference: it has no links for training", hint="use a 910 or 950 card", soc=found.soc
+            "{soc} is for inference: it has no links for training", hint="use a 910 or 950 card", soc=chip.soc
         )
-    size = hbm_bytes or found.hbm_gib * GIB
+    size = hbm_bytes or chip.hbm_gib * GIB
     if not size:
-        raise LaunchError("{soc} comes with several sizes of memory", hint="say which: --hbm 64", soc=found.soc)
+        raise LaunchError("{soc} comes with several sizes of memory", hint="say which: --hbm 64", soc=chip.soc)
     return size

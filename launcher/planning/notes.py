@@ -37,11 +37,11 @@ def overlaps_communication(recipe: RecipeSpec, cluster: Cluster, options: Option
     asked = recipe.parallel.deepspeed
     if asked is not None and asked.overlap_comm is not None:
         return asked.overlap_comm
-    found = re.match(r"(\d+)\.(\d+)\.(\d+)", options.deepspeed_version or "")
+    release = re.match(r"(\d+)\.(\d+)\.(\d+)", options.deepspeed_version or "")
     return (
         accelerators.load(cluster.device).has_cards
-        and found is not None
-        and tuple(map(int, found.groups())) >= OVERLAP_SINCE
+        and release is not None
+        and tuple(map(int, release.groups())) >= OVERLAP_SINCE
     )
 
 

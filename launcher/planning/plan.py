@@ -57,7 +57,7 @@ class Supervision(Section):
     hang_timeout_s: NonNegativeFloat = 1800.0
     """Seconds without a sign of life from any rank before the job is ended; 0 waits for ever."""
     grace_s: NonNegativeFloat = 60.0
-    """Seconds between the launcher's being told to stop and the ranks' being killed: time to save."""
+    """Seconds between the signal that stops the launcher and the ranks' being killed: time to save."""
     join_timeout_s: NonNegativeFloat = 600.0
     """Seconds that the nodes of a job wait for each other to come."""
     start_method: Literal["auto", "fork", "spawn"] = "auto"
@@ -70,7 +70,7 @@ class Use(Section):
 
     mode: Literal["eval", "predict"]
     weights: str
-    """A folder by its absolute path (a model, an adapter, a checkpoint of ours or a run directory), or a hub id."""
+    """A folder by its absolute path (a model, an adapter, a checkpoint or a run directory), or a hub id."""
     trained_by: Strategy | None = None
     """The strategy that they were trained by, whose arithmetic is kept; None where nobody knows."""
 
@@ -95,7 +95,7 @@ class Plan(Section):
     rdzv_endpoint: str | None = None
     """host:port of node 0; None on a single node, where the agent takes a free port."""
     nodes_reason: str = ""
-    """Which environment told the nodes, by which variables; '' for a single node that nobody numbered."""
+    """Which environment named the nodes, by which variables; '' for a single node that nobody numbered."""
     strategy: Strategy
     strategy_reason: str
     precision: Precision
@@ -129,16 +129,16 @@ class Plan(Section):
         return self.num_nodes * self.nproc_per_node
 
     def options(self, node_rank: int = 0) -> list[str]:
-        """The words of `ascend-launch run` that lead to this plan again, but for its recipe."""
-        words = ["--device", self.device, "--nproc", str(self.nproc_per_node)]
+        """The arguments of `ascend-launch run` that lead to this plan again, but for its recipe."""
+        arguments = ["--device", self.device, "--nproc", str(self.nproc_per_node)]
         if self.num_nodes > 1:
-            words += ["--nnodes", str(self.num_nodes), "--node-rank", str(node_rank)]
-            words += ["--rdzv-endpoint", self.rdzv_endpoint] if self.rdzv_endpoint else []
-        words += ["--rank-table", self.rank_table] if self.rank_table else []
+            arguments += ["--nnodes", str(self.num_nodes), "--node-rank", str(node_rank)]
+            arguments += ["--rdzv-endpoint", self.rdzv_endpoint] if self.rdzv_endpoint else []
+        arguments += ["--rank-table", self.rank_table] if self.rank_table else []
         for name, value in self.supervision:
             if value != Supervision.model_fields[name].default:
-                words += [f"--{name.removesuffix('_s').replace('_', '-')}", str(value)]
-        return words
+                arguments += [f"--{name.removesuffix('_s').replace('_', '-')}", str(value)]
+        return arguments
 
     @property
     def accelerator(self) -> accelerators.Accelerator:

@@ -41,7 +41,7 @@ def unmeasured_strategy(
     if count is None or not hbm_bytes:
         return sharded.name, Message("{why}, so everything is sharded: weights, gradients and optimizer state", why=why)
     share = fit.usable_bytes(hbm_bytes) * STATE_SHARE
-    said = (
+    basis = (
         Message("{why}; {count} parameters", why=why, count=_count(count))
         if about and about.is_counted
         else Message("{why}; about {count} parameters", why=why, count=_count(count))
@@ -53,12 +53,12 @@ def unmeasured_strategy(
                 strategy.name,
                 Message(
                     "{text}: weights, gradients and optimizer take {need:.1f} GiB of a card under it",
-                    text=said,
+                    text=basis,
                     need=need / GIB,
                 ),
             )
     return sharded.name, Message(
-        "{text}: too many for less than sharding weights, gradients and optimizer state", text=said
+        "{text}: too many for less than sharding weights, gradients and optimizer state", text=basis
     )
 
 

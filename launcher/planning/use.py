@@ -64,9 +64,9 @@ def require_effect(loaded: Loaded, cluster: Cluster, strategy: Strategy | None) 
     """
     training = loaded.spec.training if strategy is not None else {}
     wrong = dict(strategies.load(strategy).ignored_arguments()) if strategy is not None else {}
-    found = {f"training.{name}": reason for name, reason in wrong.items() if training.get(name)}
-    found |= accelerators.load(cluster.device).problems(training, loaded.spec.model.attn_implementation)
-    if found:
+    problems = {f"training.{name}": reason for name, reason in wrong.items() if training.get(name)}
+    problems |= accelerators.load(cluster.device).problems(training, loaded.spec.model.attn_implementation)
+    if problems:
         lines = [
             Message(
                 "{origin}: {key}: {reason}",
@@ -74,7 +74,7 @@ def require_effect(loaded: Loaded, cluster: Cluster, strategy: Strategy | None) 
                 key=key,
                 reason=reason,
             )
-            for key, reason in found.items()
+            for key, reason in problems.items()
         ]
         raise LaunchError(joined(lines, "\n"), hint=plural("leave it out", "leave them out", count=len(lines)))
 

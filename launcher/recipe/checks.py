@@ -48,7 +48,7 @@ def validate(layers: Layers) -> RecipeSpec:
 
 
 def has_nul(layers: Layers, value: Any, path: tuple[str | int, ...] = ()) -> bool:
-    """Whether a path, name or word holds a NUL; each is noted. The system's calls would refuse it later, in their words."""
+    """Whether a path, name or text holds a NUL; each is noted. The system's calls would refuse it later, with less clear messages."""
     if isinstance(value, str):
         if "\0" in value:
             layers.mistake(
@@ -57,9 +57,9 @@ def has_nul(layers: Layers, value: Any, path: tuple[str | int, ...] = ()) -> boo
         return "\0" in value
     if not isinstance(value, dict | list):
         return False
-    found = isinstance(value, dict) and has_nul(layers, list(value), path)
+    in_keys = isinstance(value, dict) and has_nul(layers, list(value), path)
     rows = value.items() if isinstance(value, dict) else enumerate(value)
-    return any([found, *(has_nul(layers, inner, (*path, key)) for key, inner in rows)])
+    return any([in_keys, *(has_nul(layers, inner, (*path, key)) for key, inner in rows)])
 
 
 def _json(value: Any) -> str:
@@ -109,13 +109,13 @@ def _check_training(layers: Layers, good: dict[str, Any]) -> None:
     }
     wrong = {name: text for name, value in training.items() if (text := training_fields.problem(name, value))}
     data = good.get("data")
-    found = training_rules.problems(
+    problems = training_rules.problems(
         {name: value for name, value in training.items() if name not in wrong},
         metrics=good.get("metrics", RecipeSpec.model_fields["metrics"].default),
         has_eval=data is None or data.eval is not None,
         has_script=bool(good.get("script")),
     )
-    for name, text in [*wrong.items(), *found]:
+    for name, text in [*wrong.items(), *problems]:
         layers.mistake(("training", name), text)
 
 

@@ -19,7 +19,7 @@ ENV_NOT_RECIPE = frozenset(
     {"CACHE", "NPROC", "DEVICE", "LANG", "NNODES", "NODE_RANK", "RDZV_ENDPOINT", "RUN_DIR", "SECRET"}
 )
 """ASCEND_LAUNCH_* variables that are not recipe keys: the cache folder, defaults of command line options, and the run
-directory that a script's ranks are told."""
+directory that a script's ranks read."""
 
 
 class Layers:
@@ -65,30 +65,30 @@ class Layers:
 def _place(mistake: str) -> str:
     """What to do about a single mistake: where it is to be corrected."""
     if mistake.startswith("command line"):
-        return Message("correct that word of the command line")
+        return Message("correct that argument of the command line")
     if mistake.startswith("environment "):
         return Message("change or unset that variable")
-    found = re.match(r"(.*?):(\d+): (?:([\w.]+): )?", mistake)
-    if found is None:
+    position = re.match(r"(.*?):(\d+): (?:([\w.]+): )?", mistake)
+    if position is None:
         return Message("add it to the recipe, or as KEY=VALUE on the command line")
-    if found[3] and Path(found[1]) in assets.recipes():  # installed, and not the user's to edit
-        return Message("set {actual} on the command line; {actual}=null is its default", actual=found[3])
-    return Message("correct line {actual} of {second_actual}", actual=found[2], second_actual=found[1])
+    if position[3] and Path(position[1]) in assets.recipes():  # installed, and not the user's to edit
+        return Message("set {actual} on the command line; {actual}=null is its default", actual=position[3])
+    return Message("correct line {actual} of {second_actual}", actual=position[2], second_actual=position[1])
 
 
 def _position(mistake: str) -> tuple[bool, str, int]:
     """In the order of a file's lines; what comes from the environment or the command line after them."""
-    found = re.match(r"(.*?):(\d+): ", mistake)
-    return (found is None, found[1] if found else "", int(found[2]) if found else 0)
+    position = re.match(r"(.*?):(\d+): ", mistake)
+    return (position is None, position[1] if position else "", int(position[2]) if position else 0)
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any], at: tuple[str | int, ...], origin: dict[Any, str]) -> None:
     for key, value in values.items():
-        here = (*at, key)
+        path = (*at, key)
         if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _merge(into[key], value, here, origin)
+            _merge(into[key], value, path, origin)
             continue
-        for old in [p for p in origin if p[: len(here)] == here]:
+        for old in [p for p in origin if p[: len(path)] == path]:
             del origin[old]
         into[key] = _copy(value)
 
@@ -195,8 +195,8 @@ def _set(layers: Layers, keys: list[str], text: str, origin: str) -> None:
     for i, key in enumerate(keys[:-1]):
         if key in parent and not isinstance(parent[key], dict):
             # `data.data_files.train=F` replaces a single file by a mapping of splits.
-            here = tuple(keys[: i + 1])
-            layers.origin = {p: o for p, o in layers.origin.items() if p[: i + 1] != here} | {here: origin}
+            replaced = tuple(keys[: i + 1])
+            layers.origin = {p: o for p, o in layers.origin.items() if p[: i + 1] != replaced} | {replaced: origin}
             parent[key] = {}
         parent = parent.setdefault(key, {})
     layers.merge(nested, {tuple(keys): origin})

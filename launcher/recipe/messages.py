@@ -74,10 +74,10 @@ def _section_of(path: tuple[str | int, ...]) -> type[BaseModel] | None:
     section: Any = RecipeSpec
     for part in path:
         field = section.model_fields.get(part) if section else None
-        found = (
+        sections = (
             [t for t in _types(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)] if field else []
         )
-        section = found[0] if found else None
+        section = sections[0] if sections else None
     return section
 
 

@@ -18,7 +18,7 @@ SHARE = "share of 1"
 OF_EVERY_TASK = ("loss", "count")
 """Columns that every evaluation has: the loss of each row, summed, and over how many things it was summed."""
 LOSS = "loss"
-"""A figure of every evaluation, with a direction, that is no metric: the task computes it."""
+"""A figure of every evaluation, with a direction, that is not a metric: the task computes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +33,13 @@ class Metric:
     """`module:function` in ranks: from an array for each of `columns`, in that order and each row once, and the keyword
     num_labels, to the value."""
     greater_is_better: bool | None
-    """None where the value is no single number, but a square table of counts: true labels down, predicted ones across."""
+    """None where the value is not a single number but a square table of counts: true labels down, predicted ones across."""
     label: str
     """In a chart's legend and title: mean absolute error."""
     heading: str
     """Above its column of the table of epochs: MAE."""
     unit: str = SHARE
-    """Of the chart's axis. What is no share of 1 has a chart of its own, from zero."""
+    """Of the chart's axis. What is not a share of 1 has a chart of its own, from zero."""
     is_macro_average: bool = False
     """Whether each label has a value, and this is the mean over those that occur or were predicted."""
     in_panel: bool = False
@@ -132,13 +132,13 @@ def load(name: str) -> Metric:
 
 def known(names: Iterable[str]) -> list[Metric]:
     """The metrics among these names, which may come from a run of another machine: what is not installed is left out."""
-    found = []
+    metrics = []
     for name in names:
         try:
-            found += [load(name)] if name in TABLE else []
+            metrics += [load(name)] if name in TABLE else []
         except LaunchError:  # a package that does not work spoils no report of what it once computed
             continue
-    return found
+    return metrics
 
 
 def figures() -> list[Metric]:

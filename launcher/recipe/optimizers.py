@@ -94,25 +94,27 @@ OPTIMIZERS = {
 
 def optimizer_problems(training: Mapping[str, Any]) -> Iterator[Problem]:
     name = training.get("optim", "adamw_torch_fused")
-    found = OPTIMIZERS.get(name)
-    if found is None:
+    optimizer = OPTIMIZERS.get(name)
+    if optimizer is None:
         return
-    if found.refused:
+    if optimizer.refused:
         yield (
             "optim",
             Message(
-                "{name} is not supported: {refused}; adamw_torch and adafactor are", name=name, refused=found.refused
+                "{name} is not supported: {refused}; adamw_torch and adafactor are",
+                name=name,
+                refused=optimizer.refused,
             ),
         )
         return
     for key in ADAM:
-        if key in training and key not in found.adam:
+        if key in training and key not in optimizer.adam:
             yield key, Message("has no effect: optim {name} does not read it", name=name)
-    yield from _optim_args(str(name), training.get("optim_args"), found.args)
+    yield from _optim_args(str(name), training.get("optim_args"), optimizer.args)
     targets = training.get("optim_target_modules")
-    if targets is not None and not found.has_targets:
+    if targets is not None and not optimizer.has_targets:
         yield "optim_target_modules", Message("has no effect: optim {name} trains every module", name=name)
-    elif targets is None and found.has_targets:
+    elif targets is None and optimizer.has_targets:
         yield "optim", Message("{name} needs optim_target_modules, as in optim_target_modules: all-linear", name=name)
 
 
@@ -122,8 +124,10 @@ def _optim_args(name: str, text: Any, takes: frozenset[str]) -> Iterator[Problem
         if part and (not equals or "=" in part[len(key) + 1 :]):
             yield "optim_args", Message("{part!r} is not KEY=VALUE", part=part)
         elif part and key not in takes:
-            found = did_you_mean(key, takes) or Message("; it reads {takes}", takes=", ".join(sorted(takes)) or "none")
-            yield "optim_args", Message("optim {name} does not read {key}{actual}", name=name, key=key, actual=found)
+            choices = did_you_mean(key, takes) or Message(
+                "; it reads {takes}", takes=", ".join(sorted(takes)) or "none"
+            )
+            yield "optim_args", Message("optim {name} does not read {key}{actual}", name=name, key=key, actual=choices)
         elif part and (wrong := _optim_value(key, part[len(key) + 1 :])):
             yield "optim_args", f"{key}: {wrong}"
     if "nesterov=true" in str(text).lower().replace(" ", "") and "momentum=" not in str(text):

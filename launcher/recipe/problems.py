@@ -35,7 +35,7 @@ def value_problem(name: str, value: Any) -> str | None:
     """What is wrong with one number, or with numbers in a mapping or a list; None for anything else."""
     if isinstance(value, Mapping | list):
         inner = value.values() if isinstance(value, Mapping) else value
-        return next((found for one in inner if (found := value_problem("", one))), None)
+        return next((problem for one in inner if (problem := value_problem("", one))), None)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if not _is_finite(value):

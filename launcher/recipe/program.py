@@ -16,7 +16,7 @@ Kind = Literal["script", "module", "executable"]
 
 
 class Program(Section):
-    """What every rank runs, in the words of torchrun: a script, `-m` a module, or `--no-python` an executable."""
+    """What every rank runs, as torchrun's arguments: a script, `-m` a module, or `--no-python` an executable."""
 
     kind: Kind
     target: str
@@ -36,7 +36,7 @@ class Program(Section):
         return self.target.rpartition(".")[2] if self.kind == "module" else Path(self.target).stem
 
     def argv(self, local_rank: int) -> list[str]:
-        """sys.argv of a rank; a module's first word is replaced by its file's path where it starts."""
+        """sys.argv of a rank; a module's first argument is replaced by its file's path where it starts."""
         own = [f"--local-rank={local_rank}"] if self.local_rank_option else []
         return [self.target, *own, *self.args]
 

@@ -55,31 +55,31 @@ _WORDS = {
     "verbose": (True, False),
     "smooth": (True, False),
 }
-"""Keys of lr_scheduler_kwargs that are no numbers, and what they may be."""
+"""Keys of lr_scheduler_kwargs that are not numbers, and what they may be."""
 
 
 def scheduler_problems(training: Mapping[str, Any], schedule: Schedule) -> Iterator[Problem]:
     name = training.get("lr_scheduler_type", "linear")
     given = training.get("lr_scheduler_kwargs") or {}
-    found = SCHEDULERS.get(name)
-    if found is None or not isinstance(given, Mapping):
+    scheduler = SCHEDULERS.get(name)
+    if scheduler is None or not isinstance(given, Mapping):
         return
     for key, value in given.items():
-        if key not in found.takes:
-            takes = Message("{name} takes {takes}", name=name, takes=", ".join(sorted(found.takes)) or "none")
+        if key not in scheduler.takes:
+            takes = Message("{name} takes {takes}", name=name, takes=", ".join(sorted(scheduler.takes)) or "none")
             yield (
                 "lr_scheduler_kwargs",
                 Message(
                     "unknown key {key!r}{did_you_mean}",
                     key=key,
-                    did_you_mean=did_you_mean(str(key), found.takes) or f"; {takes}",
+                    did_you_mean=did_you_mean(str(key), scheduler.takes) or f"; {takes}",
                 ),
             )
         elif (text := _argument(key, value)) is not None:
             yield "lr_scheduler_kwargs", text
-    if found.needs_one_of and sum(given.get(key) is not None for key in found.needs_one_of) != 1:
-        first, names = found.needs_one_of[0], " or ".join(found.needs_one_of)
-        one = Message("one of {names}", names=names) if len(found.needs_one_of) > 1 else names
+    if scheduler.needs_one_of and sum(given.get(key) is not None for key in scheduler.needs_one_of) != 1:
+        first, names = scheduler.needs_one_of[0], " or ".join(scheduler.needs_one_of)
+        one = Message("one of {names}", names=names) if len(scheduler.needs_one_of) > 1 else names
         where = "lr_scheduler_kwargs" if given else "lr_scheduler_type"
         yield (
             where,
@@ -91,7 +91,7 @@ def scheduler_problems(training: Mapping[str, Any], schedule: Schedule) -> Itera
                 example=_EXAMPLE[first],
             ),
         )
-    if training.get("warmup_steps") and not found.warms_up:
+    if training.get("warmup_steps") and not scheduler.warms_up:
         hint = Message("; constant_with_warmup has one") if name == "constant" else ""
         yield (
             "warmup_steps",

@@ -108,10 +108,10 @@ def best_metric(training: Mapping[str, Any]) -> str:
 
 def best(training: Mapping[str, Any], schedule: Schedule, metrics: Sequence[str]) -> Iterator[Problem]:
     asked, better = training.get("metric_for_best_model"), training.get("greater_is_better")
-    there = [table.LOSS, *(metric.name for metric in table.figures_among(metrics))]
+    names = [table.LOSS, *(metric.name for metric in table.figures_among(metrics))]
     name = best_metric(training)
-    if asked is not None and name not in there:
-        yield "metric_for_best_model", _no_metric(str(asked), name, there)
+    if asked is not None and name not in names:
+        yield "metric_for_best_model", _no_metric(str(asked), name, names)
     elif asked is not None and schedule.evaluation == "no":
         yield (
             "metric_for_best_model",
@@ -119,7 +119,7 @@ def best(training: Mapping[str, Any], schedule: Schedule, metrics: Sequence[str]
         )
     if better is not None and not looks_for_best(training):
         yield "greater_is_better", Message("has no effect without metric_for_best_model")
-    elif better is not None and name in there and better != table.greater_is_better(name):
+    elif better is not None and name in names and better != table.greater_is_better(name):
         more = "less" if better else "more"
         yield (
             "greater_is_better",
@@ -132,20 +132,20 @@ def best(training: Mapping[str, Any], schedule: Schedule, metrics: Sequence[str]
         )
 
 
-def _no_metric(asked: str, name: str, there: Sequence[str]) -> str:
+def _no_metric(asked: str, name: str, names: Sequence[str]) -> str:
     if name in table.TABLE and not table.load(name).is_figure:
-        return Message("{name} is a table and no figure; choose from {place}", name=name, place=", ".join(there))
+        return Message("{name} is a table and no figure; choose from {place}", name=name, place=", ".join(names))
     if name in table.TABLE:
         return Message(
             "{name} is not computed, choose from {place}, or add {name} to `metrics:`",
             name=name,
-            place=", ".join(there),
+            place=", ".join(names),
         )
     return Message(
         "`{asked}` is none of {place}{did_you_mean}",
         asked=asked,
-        place=", ".join(there),
-        did_you_mean=did_you_mean(name.lower(), there),
+        place=", ".join(names),
+        did_you_mean=did_you_mean(name.lower(), names),
     )
 
 
@@ -158,7 +158,7 @@ def load_best(training: Mapping[str, Any], schedule: Schedule) -> Iterator[Probl
     if schedule.saving == "no":
         yield key, Message("needs save_strategy: epoch or steps")
     elif schedule.saving != "best" and schedule.saving != schedule.evaluation:
-        found = Message(
+        difference = Message(
             "saving is by {saving} and evaluation by {evaluation}",
             saving=schedule.saving,
             evaluation=schedule.evaluation,
@@ -167,7 +167,7 @@ def load_best(training: Mapping[str, Any], schedule: Schedule) -> Iterator[Probl
             key,
             Message(
                 "needs a save for each evaluation, but {actual}; give save_strategy and eval_strategy the same value",
-                actual=found,
+                actual=difference,
             ),
         )
     elif schedule.saving == "steps":

@@ -55,7 +55,7 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
-    """A frozen mapping that refuses unknown keys and converts nothing: `"5"` is no number, `true` is no 1.
+    """A frozen mapping that refuses unknown keys and converts nothing: `"5"` is not a number, `true` is not 1.
 
     Read it with model_validate_json: strict JSON takes lists for tuples, strict Python values would not.
     """
@@ -81,7 +81,7 @@ class Model(Section):
     gguf_file: Text | None = None
     """A GGUF file inside `name`, dequantised on load (an extra: `pip install ascend-launch[gguf]`)."""
     hub: Literal["huggingface", "modelscope"] = "huggingface"
-    """Where `name` is fetched from when it is no folder."""
+    """Where `name` is fetched from when it is not a folder."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = None
     """As in from_pretrained; transformers chooses where it is left out."""
     kernels: tuple[Kernel, ...] = ()

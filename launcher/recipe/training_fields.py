@@ -129,14 +129,14 @@ def fields() -> dict[str, Field]:
     text = (root / "training_args.py").read_text(encoding="utf-8")
     enums = _enums(text) | _enums((root / "trainer_utils.py").read_text(encoding="utf-8"))
     body = _class(text, "TrainingArguments")
-    found = {
+    by_name = {
         node.target.id: _field(node, enums)
         for node in body
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
     }
-    if not found:
+    if not by_name:
         raise LaunchError("{root}: no TrainingArguments found", hint="install transformers 5", root=root)
-    return found
+    return by_name
 
 
 def _enums(text: str) -> dict[str, tuple[str, ...]]:
@@ -152,8 +152,8 @@ def _enums(text: str) -> dict[str, tuple[str, ...]]:
 
 def _class(text: str, name: str) -> list[ast.stmt]:
     # Only the class's own lines are parsed, up to its first method: the whole file costs ten times as much.
-    _, found, rest = text.partition(f"\nclass {name}")
-    if not found:
+    _, marker, rest = text.partition(f"\nclass {name}")
+    if not marker:
         return []
     lines = rest.splitlines()
     end = next(
@@ -241,7 +241,7 @@ _TYPE_WORDS = {
 
 
 def shown(value: Any) -> str:
-    """A value in a recipe's words, where those differ from Python's."""
+    """A value as a recipe writes it, where that differs from Python."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
 
 

@@ -79,7 +79,7 @@ def load(path: Path, kind: str = "recipe") -> Document:
         ) from None
     if len(raw) > MAX_BYTES:
         raise LaunchError(
-            "{path}: more than {max_bytes} bytes is no {kind} file",
+            "{path}: more than {max_bytes} bytes is not a {kind} file",
             hint="name a {kind} file",
             path=path,
             max_bytes=MAX_BYTES,
@@ -209,8 +209,8 @@ def _line(node: yaml.Node) -> int:
 def _nearest(path: Path, kind: str) -> str:
     import difflib
 
-    there = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, there, n=1)
+    names = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, names, n=1)
     if close:
         return Message("did you mean {parent}?", parent=path.parent / close[0])
     if kind != "recipe":

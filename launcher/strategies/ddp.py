@@ -32,7 +32,7 @@ class Ddp(Base):
         if not accelerator.has_cards and plan.program is not None:
             # Nothing but ACCELERATE_USE_CPU has an Accelerator() meet its peers over gloo, and this type alone sets it.
             return config | {"distributed_type": "MULTI_CPU", "use_cpu": True}
-        # MULTI_CPU starts one process whatever num_processes says. MULTI_GPU is accelerate's word for torchrun; CPU ranks
+        # MULTI_CPU starts one process whatever num_processes says. MULTI_GPU is accelerate's name for torchrun; CPU ranks
         # then choose gloo by TrainingArguments(use_cpu=True).
         return config | {"distributed_type": accelerator.accelerate_type}
 

@@ -305,7 +305,7 @@ def test_fsdp2_needs_a_gloo_that_averages(machine: Context, torch: str, changed:
 def test_cann_is_found_in_every_layout(machine: Context):
     (machine.root / "cann/version.cfg").unlink()
     assert checks_cann.cann_version(machine) is None
-    said(checks_cann.check_cann(machine), "warn", "cannot be told", "set_env.sh")
+    said(checks_cann.check_cann(machine), "warn", "is unknown", "set_env.sh")
     write(machine.root, {"/cann/share/info/runtime/version.info": "Version=9.0.0\n"})
     assert checks_cann.cann_version(machine) == "9.0.0"
     write(machine.root, {"/cann/aarch64-linux/ascend_toolkit_install.info": "package_name=x\nversion=8.5.0\n"})

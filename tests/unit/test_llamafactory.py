@@ -412,7 +412,7 @@ def test_no_value_can_break_out_of_its_line(job, tmp_path: Path):
         ({"lora_target": [1], "finetuning_type": "lora"}, "lora_target: expected text or a list"),
         ({"additional_target": {"a": 1}, "finetuning_type": "lora"}, "additional_target: expected text"),
         ({"flash_attn": [1], "deepspeed": [1]}, "tells no ZeRO stage"),
-        ({"deepspeed": {"zero_optimization": 3}}, "is no config of DeepSpeed"),
+        ({"deepspeed": {"zero_optimization": 3}}, "is not a config of DeepSpeed"),
         ({"deepspeed": {"zero_optimization": {"stage": "x"}}}, "stage 'x' is none of"),
         ({"deepspeed": {"zero_optimization": {"stage": [3]}}}, "stage [3] is none of"),
     ],
@@ -432,7 +432,7 @@ def test_a_value_of_the_wrong_kind_is_named_with_its_line(job, changes: dict[str
 @pytest.mark.parametrize(
     ("info", "said"),
     [
-        ("[1]", "is no mapping"),
+        ("[1]", "is not a mapping"),
         ("[" * 100_000, "cannot be read"),
         ('{"reviews": [1]}', "not an entry"),
         ('{"reviews": {"columns": [1]}}', "not an entry"),
@@ -452,7 +452,7 @@ def test_an_odd_dataset_info_is_refused(job, tmp_path: Path, info: str, said: st
     ("rows", "said"),
     [
         ('{"a": 1}', "row 1 has no"),
-        ("5", "row 1 is no JSON object"),
+        ("5", "row 1 is not a JSON object"),
         ('[{"instruction": ["a"], "output": "b"}]', "is not text"),
     ],
 )

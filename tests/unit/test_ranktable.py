@@ -105,7 +105,7 @@ def test_tables_of_single_nodes_are_joined_and_numbered_anew():
     [
         ("", "neither an hccn.conf"),
         ("node0\n", "hosts:1: node0 has no devices"),
-        ("# c\nnode0 0=1.2.3.4 x=1\n", "hosts:2: 'x=1' is no DEVICE=IP"),
+        ("# c\nnode0 0=1.2.3.4 x=1\n", "hosts:2: 'x=1' is not DEVICE=IP"),
         ('{"status": "initializing"}', "status is 'initializing'"),
         ("{", "not JSON"),
     ],
@@ -125,7 +125,7 @@ def test_a_file_that_tells_nothing_is_refused_with_its_line(hosts: str, what: st
             "device_ip is missing, which several servers need: device 0 of server b",
         ),
         ([Server("a", (TableDevice(0, "1.2.3.4"), TableDevice(1, "1.2.3.4")))], "device_ip 1.2.3.4 is given twice"),
-        ([Server("a", (TableDevice(0, "eth0"),))], "'eth0' is no address"),
+        ([Server("a", (TableDevice(0, "eth0"),))], "'eth0' is not an address"),
         ([Server("a", (TableDevice(0, "1.2.3.4"), TableDevice(1, "fd00::1")))], "mixes IPv4 and IPv6"),
         ([Server("a", (TableDevice(0),), super_pod="0")], "super_device_id is missing on server a"),
         (
@@ -172,7 +172,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "a gap": (_set("server_list/1/device/1/rank_id", "4"), "0 to 3, each once"),
     "a rank twice": (_set("server_list/1/device/1/rank_id", "2"), "0 to 3, each once"),
     "crossed order": (_set("server_list/1/device/0/device_id", "5"), "do not follow its device ids"),
-    "a port": (_set("server_list/1/device/0/device_port", "70000"), "'70000' is no port"),
+    "a port": (_set("server_list/1/device/0/device_port", "70000"), "'70000' is not a port"),
     "a link address": (_set("server_list/1/device/0/device_ip", "192.168.0.1"), "given twice"),
     "no super pods": (_set("super_pod_list", None), "super_pod_list is missing"),
     "outside of super pods": (_set(f"{PODS}/1/server_id", "node_9"), "node_1 is in only one"),

@@ -259,8 +259,8 @@ def test_no_is_the_word_no_where_that_is_a_choice(recipe: Write):
 @pytest.mark.parametrize(
     ("sections", "override", "env", "hint"),
     [
-        ({}, "nonsense", {}, "correct that word of the command line"),
-        ({}, "training.learning_rate=abc", {}, "correct that word of the command line"),
+        ({}, "nonsense", {}, "correct that argument of the command line"),
+        ({}, "training.learning_rate=abc", {}, "correct that argument of the command line"),
         ({}, "training.seed=1", {"ASCEND_LAUNCH_TRAINNG__SEED": "1"}, "change or unset that variable"),
         ({"metrics": ["what"]}, "training.seed=1", {}, "correct line "),
     ],

@@ -79,7 +79,7 @@ def test_large_and_foreign_files_are_refused(tmp_path: Path):
     """A recipe is small UTF-8 text."""
     (tmp_path / "big.yaml").write_bytes(b"#" * (yamlfile.MAX_BYTES + 1))
     (tmp_path / "utf16.yaml").write_bytes("a: 1".encode("utf-16"))
-    for name, what in {"big.yaml": "is no recipe", "utf16.yaml": "not UTF-8"}.items():
+    for name, what in {"big.yaml": "is not a recipe", "utf16.yaml": "not UTF-8"}.items():
         with pytest.raises(LaunchError, match=what):
             yamlfile.load(tmp_path / name)
 

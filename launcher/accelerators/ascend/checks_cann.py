@@ -72,7 +72,7 @@ def check_cann(ctx: Context) -> Finding:
         return Finding(
             name,
             "warn",
-            "the CANN release cannot be told",
+            "the CANN release is unknown",
             "an unsuitable CANN shows up as undefined symbols",
             "source set_env.sh of the CANN to use",
         )
@@ -91,8 +91,8 @@ def check_cann(ctx: Context) -> Finding:
             "it may well work",
             "compare with Ascend/pytorch COMPATIBILITY.md",
         )
-    made, found = numbers(wanted)[:2], numbers(have)[:2]
-    if made == found or min(made, found) >= FREE_CANN:
+    made, installed = numbers(wanted)[:2], numbers(have)[:2]
+    if made == installed or min(made, installed) >= FREE_CANN:
         return ok(name, Message("CANN {have} suits torch_npu {torch_npu}", have=have, torch_npu=torch_npu))
     what = Message(
         "CANN {have}, but torch_npu {torch_npu} was made for CANN {wanted}",
@@ -100,14 +100,14 @@ def check_cann(ctx: Context) -> Finding:
         torch_npu=torch_npu,
         wanted=wanted,
     )
-    others = next((builds for cann, builds in CANN_FOR_TORCH_NPU.items() if numbers(cann)[:2] == found), ())
+    others = next((builds for cann, builds in CANN_FOR_TORCH_NPU.items() if numbers(cann)[:2] == installed), ())
     build = next((b for b in others if numbers(b)[:3] == numbers(torch_npu)[:3]), None)
     fix = (
         Message("pip install torch-npu=={build}", build=build)
         if build
         else Message("source CANN {wanted}", wanted=wanted)
     )
-    if found > made:
+    if installed > made:
         return Finding(name, "warn", what, "a newer CANN mostly works; an undefined symbol would come from this", fix)
     return Finding(name, "fail", what, "operators fail or symbols are missing", fix)
 

@@ -53,9 +53,9 @@ def check_health(ctx: Context) -> Finding:
                 chip_id=d.chip_id,
             ),
         )
-    doubtful = [d for d in shown if d.health == "Warning"]
-    if doubtful:
-        d = doubtful[0]
+    warned = [d for d in shown if d.health == "Warning"]
+    if warned:
+        d = warned[0]
         return Finding(
             name,
             "warn",

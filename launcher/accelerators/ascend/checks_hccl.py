@@ -102,14 +102,14 @@ NO_EFFECT = {
 
 def check_no_effect(ctx: Context) -> Finding:
     name = "variables without effect"
-    found = [v for v in NO_EFFECT if ctx.env.get(v)]
-    if found:
+    variables = [v for v in NO_EFFECT if ctx.env.get(v)]
+    if variables:
         return Finding(
             name,
             "warn",
-            Message("{actual}={env} does nothing on NPUs", actual=found[0], env=ctx.env[found[0]]),
+            Message("{actual}={env} does nothing on NPUs", actual=variables[0], env=ctx.env[variables[0]]),
             "what it was set for does not happen",
-            Message("unset {actual}; {no_effect}", actual=found[0], no_effect=NO_EFFECT[found[0]]),
+            Message("unset {actual}; {no_effect}", actual=variables[0], no_effect=NO_EFFECT[variables[0]]),
         )
     return ok(name, "none")
 
@@ -228,7 +228,7 @@ def check_reserved_ports(ctx: Context) -> Finding:
 
 
 def check_rank_table(ctx: Context) -> Finding:
-    """An inherited one. A launch of ours unsets it; other launchers hand it on."""
+    """An inherited one. ascend-launch unsets it for its ranks; other launchers pass it on."""
     name, value = "RANK_TABLE_FILE", ctx.env.get("RANK_TABLE_FILE")
     if not value:
         return ok(name, "not set; torch_npu needs none")

@@ -81,12 +81,12 @@ def of(device: Device) -> Chip | None:
 
 def first(devices: Iterable[Device]) -> Chip | None:
     """That of the first card whose name is known."""
-    return next((found for device in devices if (found := of(device)) is not None), None)
+    return next((silicon for device in devices if (silicon := of(device)) is not None), None)
 
 
-def is_family(found: Chip) -> bool:
+def is_family(silicon: Chip) -> bool:
     """Whether it stands for many part numbers, such as 950PR, which only a card's own name tells apart."""
-    return found not in _CHIPS
+    return silicon not in _CHIPS
 
 
 def chip_names() -> tuple[str, ...]:
@@ -106,17 +106,17 @@ class Series:
     hint: str = ""
 
 
-_SAID = {"Ascend910B": "the old 910B", "Ascend910": "a die of the 910C"}
+_COMMON_NAMES = {"Ascend910B": "the old 910B", "Ascend910": "a die of the 910C"}
 
 
-def described(found: Chip) -> str:
+def described(silicon: Chip) -> str:
     """A chip among others of its name, with what a plan depends on."""
-    name = _SAID.get(found.soc, found.short_name)
-    return f"{name} ({found.hbm_gib} GB, {'bf16' if found.supports_bf16 else 'no bf16'})"
+    name = _COMMON_NAMES.get(silicon.soc, silicon.short_name)
+    return f"{name} ({silicon.hbm_gib} GB, {'bf16' if silicon.supports_bf16 else 'no bf16'})"
 
 
 def series(name: str) -> Series | None:
-    """What a name stands for that is no single chip's; None for any other.
+    """The chips that a name covers where it is not a single chip's; None for any other name.
 
     910B1 to 910B4 are "the 910B" to everyone, and CANN gives that name to an old part without bf16. An Atlas A2 for
     training holds chips of 64 GB, and an A3 (sold as 910C) dies of 64 GB, so those two names can be taken as said.

@@ -71,7 +71,7 @@ def look(run: Runner | None, env: Mapping[str, str], dev_dir: Path = _DEV) -> Fo
 def find(run: Runner | None, env: Mapping[str, str], dev_dir: Path = _DEV) -> tuple[Device, ...]:
     """All NPUs of this node in logical order; () where there are none. Raises LaunchError where there are some and
     the driver cannot be asked. ASCEND_RT_VISIBLE_DEVICES is not applied here: see `visible`."""
-    found = look(run, env, dev_dir)
-    if not found.devices and found.problem is not None and found.problem.what.startswith("npu-smi cannot reach"):
-        raise found.problem
-    return found.devices
+    node = look(run, env, dev_dir)
+    if not node.devices and node.problem is not None and node.problem.what.startswith("npu-smi cannot reach"):
+        raise node.problem
+    return node.devices

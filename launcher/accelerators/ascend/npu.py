@@ -44,23 +44,23 @@ class Npu(Base):
     def find(
         self, env: Mapping[str, str], *, is_asked: bool, run: Runner | None = None, dev_dir: Path = Path("/dev")
     ) -> Cards:
-        found = discover.look(run or commands.runner(env), env, dev_dir)
-        if not found.devices:
+        node = discover.look(run or commands.runner(env), env, dev_dir)
+        if not node.devices:
             if is_asked:
-                raise _absent(found)
-            return Cards((), found.problem.what if found.problem else Message("no NPU found"))
+                raise _absent(node)
+            return Cards((), node.problem.what if node.problem else Message("no NPU found"))
         listed = env.get(VISIBLE)
         if listed == "" and not is_asked:
             return Cards((), Message("{visible} is empty, which hides every card", visible=VISIBLE))
-        devices = _usable(found, listed)
+        devices = _usable(node, listed)
         names = sorted({d.name or "NPU" for d in devices})
-        source = f"{len(devices)} x {', '.join(names)} by {found.source}"
-        return Cards(devices, source, found.devices, found.driver_version or None)
+        source = f"{len(devices)} x {', '.join(names)} by {node.source}"
+        return Cards(devices, source, node.devices, node.driver_version or None)
 
     def assume(self, nproc: int, chip: str | None, hbm_gib: int | None) -> Cards:
         """As for other accelerators; LaunchError also for a name that several chips of different memory go by."""
         name = chip or ASSUMED_CHIP
-        silicon, said = _named(name, hbm_gib)
+        silicon, label = _named(name, hbm_gib)
         called = name if chips.is_family(silicon) else silicon.short_name
         if not (hbm_gib or silicon.hbm_gib):
             raise LaunchError(
@@ -73,7 +73,7 @@ class Npu(Base):
         source = Message(
             "{nproc} x {text}, {hbm_bytes} GB, assumed: nothing on this machine was asked",
             nproc=nproc,
-            text=said,
+            text=label,
             hbm_bytes=hbm_bytes // GIB,
         )
         return Cards(devices, source)
@@ -129,16 +129,16 @@ class Npu(Base):
         return None if any(env.get(name) for name in environment.CHOSEN_PORTS) else Blocks(job)
 
 
-def _absent(found: Found) -> LaunchError:
-    problem = found.problem or LaunchError(
+def _absent(node: Found) -> LaunchError:
+    problem = node.problem or LaunchError(
         "no NPU found on this node: npu-smi is not on PATH, and there is no /dev/davinci*"
     )
     return LaunchError(problem.what, hint=problem.hint or "mount the cards into the container, or say --device cpu")
 
 
-def _usable(found: Found, listed: str | None) -> tuple[Device, ...]:
+def _usable(node: Found, listed: str | None) -> tuple[Device, ...]:
     """Raises LaunchError where the visible list hides or cuts cards, torch_npu is missing, or a card is sick."""
-    visible = visibility.visible(listed, len(found.devices))
+    visible = visibility.visible(listed, len(node.devices))
     if visible.problems:
         wanted = (
             Message("export {visible}={suggestion}", visible=VISIBLE, suggestion=visible.suggestion)
@@ -151,12 +151,12 @@ def _usable(found: Found, listed: str | None) -> tuple[Device, ...]:
             "this node has {num_devices} NPUs, but torch_npu is not installed in this environment",
             hint="pip install 'ascend-launch[npu]' after the CPU build of torch (`ascend-launch doctor "
             "--device npu` gives the lines), or say --device cpu",
-            num_devices=len(found.devices),
+            num_devices=len(node.devices),
         )
-    devices = tuple(found.devices[i] for i in visible.indices)
+    devices = tuple(node.devices[i] for i in visible.indices)
     sick = [d for d in devices if not d.is_usable]
     if sick:
-        keep = ",".join(str(i) for i in visible.indices if found.devices[i].is_usable)
+        keep = ",".join(str(i) for i in visible.indices if node.devices[i].is_usable)
         raise LaunchError(
             Message(
                 "card {index} ({sick}) reports health {health}",
@@ -172,7 +172,7 @@ def _usable(found: Found, listed: str | None) -> tuple[Device, ...]:
 
 
 def _named(name: str, hbm_gib: int | None) -> tuple[chips.Chip, str]:
-    """The chip that a user means by `name`, and the words for it."""
+    """The chip that a user means by `name`, and how it is named to them."""
     if wide := chips.series(name):
         candidates = [c for c in wide.chips if hbm_gib is None or c.hbm_gib == hbm_gib]
         if wide.usual is not None and (hbm_gib is None or wide.usual in candidates):
@@ -184,7 +184,7 @@ def _named(name: str, hbm_gib: int | None) -> tuple[chips.Chip, str]:
     silicon = chips.chip(name)
     if silicon is None or not silicon.trainable:
         raise LaunchError(
-            "{name!r} is no Ascend chip that trains",
+            "{name!r} is not an Ascend chip that trains",
             hint="one of {chip_names}",
             name=name,
             chip_names=", ".join(chips.chip_names()),

@@ -24,7 +24,7 @@ class ChipAddress:
 def parse_mapping(text: str) -> tuple[ChipAddress, ...]:
     """`npu-smi info -m`: where every chip is.
 
-    Mcu rows carry `-` and are no chips; A3 adds a Phy-ID column, and 950 has no Logic ID.
+    Mcu rows carry `-` and are not chips; A3 adds a Phy-ID column, and 950 has no Logic ID.
     """
     heads: list[str] = []
     rows: list[ChipAddress] = []
@@ -50,10 +50,10 @@ def parse_mapping(text: str) -> tuple[ChipAddress, ...]:
 def with_mapping(devices: Sequence[Device], mapping: Sequence[ChipAddress]) -> tuple[Device, ...]:
     """Logical ids as `-m` gives them, where it gives one for every device; otherwise the devices as they were."""
     logic = {(m.npu_id, m.chip_id): m.logic_id for m in mapping}
-    found = [logic.get((d.npu_id or 0, d.chip_id or 0)) for d in devices]
-    if None in found or len(set(found)) != len(found):
+    logic_ids = [logic.get((d.npu_id or 0, d.chip_id or 0)) for d in devices]
+    if None in logic_ids or len(set(logic_ids)) != len(logic_ids):
         return tuple(devices)
-    numbered = [replace(d, index=i) for d, i in zip(devices, found, strict=True) if i is not None]
+    numbered = [replace(d, index=i) for d, i in zip(devices, logic_ids, strict=True) if i is not None]
     return tuple(sorted(numbered, key=lambda d: d.index))
 
 
@@ -112,11 +112,11 @@ def parse_topology(text: str) -> dict[str, dict[str, str]]:
 
 def parse_fields(text: str) -> dict[str, str]:
     """`Key : value` and `key=value` lines: -t board, -t usages, version.info, ascend_toolkit_install.info."""
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for line in text.splitlines():
         if m := re.match(r"\s*([A-Za-z][\w ()%/.-]*?)\s*[:=]\s*(\S.*?)\s*$", line):
-            found.setdefault(m.group(1), m.group(2))
-    return found
+            values.setdefault(m.group(1), m.group(2))
+    return values
 
 
 def parse_device_ip(text: str) -> str | None:

@@ -46,12 +46,12 @@ def text(servers: Sequence[Server]) -> str:
         LaunchError: what was given would make a table that HCCL refuses.
     """
     value = table(servers)
-    found = problems(value)
-    if found:
+    mistakes = problems(value)
+    if mistakes:
         raise LaunchError(
             "no rank table can be made of this: {actual}",
             hint="correct the addresses or ids given",
-            actual="; ".join(found[:4]),
+            actual="; ".join(mistakes[:4]),
         )
     return json.dumps(value, indent=2) + "\n"
 
@@ -122,7 +122,7 @@ def _of_hosts(name: str, content: str) -> Iterator[Server]:
                 hint="as in `node0 host_ip=10.0.0.1 super_pod=0 0=192.168.1.8/0 1=192.168.1.9/1`",
                 name=name,
                 number=number,
-                bad=Message("{bad!r} is no DEVICE=IP", bad=bad)
+                bad=Message("{bad!r} is not DEVICE=IP", bad=bad)
                 if bad
                 else Message("{word} has no devices", word=words[0]),
             )
@@ -165,10 +165,10 @@ def moved(content: str, first: int) -> str:
 
 def _checked(name: str, content: str) -> dict[str, Any]:
     value = loaded(content)
-    found = [value] if isinstance(value, str) else problems(value)
-    if found:
+    mistakes = [value] if isinstance(value, str) else problems(value)
+    if mistakes:
         raise LaunchError(
-            "{name}: {actual}", hint="`ascend-launch ranktable --check {name}` says all", name=name, actual=found[0]
+            "{name}: {actual}", hint="`ascend-launch ranktable --check {name}` says all", name=name, actual=mistakes[0]
         )
     assert isinstance(value, dict)
     return value

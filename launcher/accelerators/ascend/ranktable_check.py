@@ -20,11 +20,13 @@ def check(content: str, num_ranks: int | None = None) -> list[str]:
     value = loaded(content)
     if isinstance(value, str):
         return [value]
-    found = problems(value)
-    count = sum(len(s["device"]) for s in value.get("server_list", [])) if not found and isinstance(value, dict) else 0
+    mistakes = problems(value)
+    count = (
+        sum(len(s["device"]) for s in value.get("server_list", [])) if not mistakes and isinstance(value, dict) else 0
+    )
     if num_ranks is not None and count and count != num_ranks:
-        found.append(Message("it has {count} ranks, and the job has {num_ranks}", count=count, num_ranks=num_ranks))
-    return found
+        mistakes.append(Message("it has {count} ranks, and the job has {num_ranks}", count=count, num_ranks=num_ranks))
+    return mistakes
 
 
 def loaded(content: str) -> Any:
@@ -128,7 +130,7 @@ def _server_problems(servers: list[dict[str, Any]]) -> list[str]:
         for key in ("device_port", "backup_device_port", "host_port"):
             bad = [d[key] for d in server["device"] if key in d and not _is_port(d[key])]
             if bad:
-                out.append(Message("server {name}: {key} {bad!r} is no port", name=name, key=key, bad=bad[0]))
+                out.append(Message("server {name}: {key} {bad!r} is not a port", name=name, key=key, bad=bad[0]))
         twice = _twice([str(d["host_port"]) for d in server["device"] if "host_port" in d])
         if twice:
             out.append(Message("server {name} has host_port {twice} twice", name=name, twice=twice))
@@ -172,7 +174,7 @@ def _address_problems(servers: list[dict[str, Any]], *, is_needed: bool) -> list
     ips = [ip for _, _, ip in given if ip]
     wrong = next((ip for ip in ips if _family(ip) == 0), "")
     if wrong:
-        out.append(Message("device_ip {wrong!r} is no address", wrong=wrong))
+        out.append(Message("device_ip {wrong!r} is not an address", wrong=wrong))
     elif len({_family(ip) for ip in ips}) > 1:
         out.append(Message("device_ip mixes IPv4 and IPv6"))
     twice = _twice(ips)
@@ -236,7 +238,7 @@ def _is_port(value: Any) -> bool:
 
 
 def _family(ip: str) -> int:
-    """4 or 6; 0 for what is no address."""
+    """4 or 6; 0 for what is not an address."""
     try:
         return ipaddress.ip_address(ip).version
     except ValueError:

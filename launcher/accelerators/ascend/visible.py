@@ -88,8 +88,8 @@ def visible(value: str | None, count: int) -> Visible:
 
 def _ranged(value: str) -> list[int]:
     """The ids that `0-3` stands for where ranges are known, as in ASCEND_VISIBLE_DEVICES of containers."""
-    found = re.findall(r"(\d{1,4})\s*(?:-|~|:|\.\.)\s*(\d{1,4})", value)
-    return [i for low, high in found for i in range(int(low), int(high) + 1)]
+    ranges = re.findall(r"(\d{1,4})\s*(?:-|~|:|\.\.)\s*(\d{1,4})", value)
+    return [i for low, high in ranges for i in range(int(low), int(high) + 1)]
 
 
 def _read_ids(value: str) -> list[int]:

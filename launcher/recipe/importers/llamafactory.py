@@ -52,12 +52,12 @@ def convert(path: Path, *, nproc: int, task: str, labels: tuple[str, ...] = ()) 
         labels: the responses in the order of their numbers; () to read them from the data.
 
     Raises:
-        LaunchError: it is no such file, trains something else, or its data are not labels.
+        LaunchError: it is not such a file, trains something else, or its data are not labels.
     """
     document = yamlfile.load(path, "training")
     if not isinstance(document.value, dict) or "model_name_or_path" not in document.value:
         raise LaunchError(
-            "{path}: is no training file of LLaMA-Factory: it names no model_name_or_path",
+            "{path}: is not a training file of LLaMA-Factory: it names no model_name_or_path",
             hint="name one of its YAML files",
             path=path,
         )
@@ -69,7 +69,7 @@ def convert(path: Path, *, nproc: int, task: str, labels: tuple[str, ...] = ()) 
             made.write_text(text, encoding="utf-8")
         except UnicodeEncodeError:
             raise LaunchError(
-                "{path}: one of its values or labels holds half of a surrogate pair, which is no text",
+                "{path}: one of its values or labels holds half of a surrogate pair, which is not text",
                 hint="correct it there",
                 path=path,
             ) from None
@@ -80,17 +80,17 @@ def convert(path: Path, *, nproc: int, task: str, labels: tuple[str, ...] = ()) 
                 "{path}: its values make no recipe:\n{what}",
                 hint="correct them there",
                 path=path,
-                what=_told_there(error.what, made, path, text),
+                what=_at_source(error.what, made, path, text),
             ) from None
     return Imported(text, job.left)
 
 
-def _told_there(message: str, made: Path, path: Path, text: str) -> str:
+def _at_source(message: str, made: Path, path: Path, text: str) -> str:
     """A message about the recipe that was made, with the line of LLaMA-Factory's file that its value came from."""
     origins = [re.search(r"# .*\(line (\d+)\)", line) for line in text.splitlines()]
 
-    def place(found: re.Match[str]) -> str:
-        origin = origins[int(found[1]) - 1]
+    def place(position: re.Match[str]) -> str:
+        origin = origins[int(position[1]) - 1]
         return f"{path}:{origin[1]}" if origin else str(path)
 
     return re.sub(re.escape(str(made)) + r":(\d+)", place, message).replace(str(made), str(path))
@@ -195,7 +195,7 @@ class _Import(Data):
         if value is not None and not (isinstance(value, dict) and isinstance(value.get("zero_optimization", {}), dict)):
             raise self._fail(
                 "deepspeed",
-                Message("{config}: is no config of DeepSpeed", config=config),
+                Message("{config}: is not a config of DeepSpeed", config=config),
                 Message("its zero_optimization says the stage"),
             )
         if value is None:
@@ -303,7 +303,7 @@ class _Import(Data):
                 self._leave(key, reason)
 
     def _saves(self) -> None:
-        """Saves by steps where the file leaves it to transformers' default, which is no default of a recipe."""
+        """Saves by steps where the file leaves it to transformers' default, which is not a recipe's default."""
         if self.given.get("save_strategy") is None:
             self.done.add("save_strategy")
             self.out.put("training.save_strategy", "steps", "its default")

@@ -1,31 +1,18 @@
-"""The data of a LLaMA-Factory YAML: its data sets, their columns and their splits."""
+"""The data of a LLaMA-Factory YAML as a recipe's: its columns, labels and splits."""
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-import shlex
-from collections import Counter
-from pathlib import Path
 from typing import Any
 
-from launcher.errors import LaunchError
 from launcher.messages import Message
-from launcher.recipe.importers.llamafactory_given import Given, read_json
-from launcher.recipe.importers.llamafactory_keys import (
-    ENTRY,
-    short,
-)
-
-MAX_LABELS = 64
-"""More different responses than this are text to be written, not labels."""
-MAX_LABEL_LETTERS = 80
-"""A response longer than this is a text, unless --labels names it."""
+from launcher.recipe.importers.llamafactory_datasets import Datasets, make
+from launcher.recipe.importers.llamafactory_keys import short
 
 
-class Data(Given):
-    """The part of an import that reads data sets."""
+class Data(Datasets):
+    """The part of an import that says which columns and rows the recipe reads."""
 
     def _data(self, labels: tuple[str, ...]) -> None:
         train = self._datasets("dataset", labels)
@@ -33,7 +20,7 @@ class Data(Given):
             raise self._fail("dataset", Message("names no dataset"), Message("a training file has `dataset:`"))
         other = self._datasets("eval_dataset", labels)
         first, origin = train[0], self._origin("dataset")
-        if other and _make(first) != _make(other[0]):
+        if other and make(first) != make(other[0]):
             raise self._fail(
                 "eval_dataset",
                 Message(
@@ -117,7 +104,7 @@ class Data(Given):
     def _columns(self, first: dict[str, Any], rows: list[dict[str, Any]], labels: tuple[str, ...]) -> None:
         """Which column is the text and which the label; a constant instruction becomes the prompt."""
         columns, title = first["columns"], first["title"]
-        prompt, query, response, system_column = (columns.get(k) for k in ("prompt", "query", "response", "system"))
+        prompt, query, response, system = (columns.get(k) for k in ("prompt", "query", "response", "system"))
         if query is not None and not rows:
             raise self._fail(
                 "dataset",
@@ -132,7 +119,35 @@ class Data(Given):
                     "name the text's column as prompt in dataset_info.json, without query, or make it a local JSON file"
                 ),
             )
-        for name in [c for c in (prompt, query, response, system_column) if c is not None]:
+        self._require_texts(title, [c for c in (prompt, query, response, system) if c is not None], rows)
+        if "history" in columns:
+            self._refuse_history(title, columns["history"], rows)
+        has_query = query is not None and any(row.get(query) for row in rows)
+        text = query if has_query else prompt
+        self._require_cells(title, (text, response), rows)
+        instructions = {row.get(prompt) or "" for row in rows}
+        if has_query and len(instructions) > 1:
+            raise self._fail(
+                "dataset",
+                Message(
+                    "{title}: rows differ both in {prompt!r} and in {query!r}, and a recipe has one text column",
+                    title=title,
+                    prompt=prompt,
+                    query=query,
+                ),
+                Message("join the two columns in the data"),
+            )
+        origin = Message("columns of {title} in {info}", title=title, info=first["info"])
+        self.out.put("data.text", text, origin)
+        self.out.put("data.label", response, origin)
+        if has_query and instructions != {""}:
+            self._instruction(prompt, next(iter(instructions)))
+        self._system(system, {row.get(system) or "" for row in rows})
+        self._label_names(title, response, rows, labels)
+
+    def _require_texts(self, title: str, columns: list[str], rows: list[dict[str, Any]]) -> None:
+        """Raises LaunchError where a cell is neither text nor a number."""
+        for name in columns:
             odd = next((row[name] for row in rows if not isinstance(row.get(name), str | int | float | None)), None)
             if odd is not None:
                 raise self._fail(
@@ -145,7 +160,10 @@ class Data(Given):
                     ),
                     Message("a recipe needs a text and a label a row"),
                 )
-        number = next((i for i, row in enumerate(rows, 1) if row.get(columns.get("history", ""))), None)
+
+    def _refuse_history(self, title: str, history: str, rows: list[dict[str, Any]]) -> None:
+        """Raises LaunchError where a row has earlier turns in its column `history`."""
+        number = next((i for i, row in enumerate(rows, 1) if row.get(history)), None)
         if number is not None:
             raise self._fail(
                 "dataset",
@@ -153,13 +171,14 @@ class Data(Given):
                     "{title}: row {number} has earlier turns in {history!r}, and a recipe has one text a row",
                     title=title,
                     number=number,
-                    history=columns["history"],
+                    history=history,
                 ),
                 Message("join them with the text in the data"),
             )
-        instructions = {row.get(prompt) or "" for row in rows}
-        has_query = query is not None and any(row.get(query) for row in rows)
-        for needed in (query if has_query else prompt, response):
+
+    def _require_cells(self, title: str, columns: tuple[Any, ...], rows: list[dict[str, Any]]) -> None:
+        """Raises LaunchError where a row lacks one of the columns."""
+        for needed in columns:
             number = next((i for i, row in enumerate(rows, 1) if row.get(needed) is None), None)
             if number is not None:
                 raise self._fail(
@@ -167,51 +186,40 @@ class Data(Given):
                     Message("{title}: row {number} has no {needed!r}", title=title, number=number, needed=needed),
                     Message("correct the data, or name its columns in dataset_info.json"),
                 )
-        system = {row.get(system_column) or "" for row in rows}
-        origin = Message("columns of {title} in {info}", title=title, info=first["info"])
-        if has_query and len(instructions) > 1:
-            raise self._fail(
-                "dataset",
-                Message(
-                    "{title}: rows differ both in {prompt!r} and in {query!r}, and a recipe has one text column",
-                    title=title,
-                    prompt=prompt,
-                    query=query,
-                ),
-                Message("join the two columns in the data"),
-            )
-        text = query if has_query else prompt
-        self.out.put("data.text", text, origin)
-        self.out.put("data.label", response, origin)
-        if has_query and not self._has_head and instructions != {""}:
+
+    def _instruction(self, column: str, instruction: str) -> None:
+        """The instruction that all rows share."""
+        if not self._has_head:
             self.out.put(
-                "data.prompt",
-                f"{next(iter(instructions))}\n{{text}}",
-                Message("the {prompt!r} of all rows", prompt=prompt),
+                "data.prompt", f"{instruction}\n{{text}}", Message("the {prompt!r} of all rows", prompt=column)
             )
-        elif has_query and instructions != {""}:
-            self._leave(
-                "dataset",
-                Message(
-                    "the {prompt!r} that all rows share: a classification head reads the text alone", prompt=prompt
-                ),
-            )
-        if len(system) == 1 and not self._has_head:
-            if system != {""}:
+            return
+        self._leave(
+            "dataset",
+            Message("the {prompt!r} that all rows share: a classification head reads the text alone", prompt=column),
+        )
+
+    def _system(self, column: str | None, texts: set[Any]) -> None:
+        """The system message, which a recipe has where it is the same for all rows."""
+        if len(texts) == 1 and not self._has_head:
+            if texts != {""}:
                 self.out.put(
                     "data.system",
-                    next(iter(system)),
-                    Message("the {system_column!r} of all rows", system_column=system_column),
+                    next(iter(texts)),
+                    Message("the {system_column!r} of all rows", system_column=column),
                 )
-        elif system_column is not None:
+        elif column is not None:
             why = (
                 Message("a classification head reads the text alone")
                 if self._has_head
                 else Message("a recipe has one for all rows")
             )
-            self._leave("dataset", Message("the column {system_column!r}: {why}", system_column=system_column, why=why))
-        found = list(dict.fromkeys(str(row.get(response)) for row in rows))
-        names = labels or tuple(sorted(found))
+            self._leave("dataset", Message("the column {system_column!r}: {why}", system_column=column, why=why))
+
+    def _label_names(self, title: str, response: str, rows: list[dict[str, Any]], labels: tuple[str, ...]) -> None:
+        """The labels in the order of --labels, else of the alphabet."""
+        responses = {str(row.get(response)) for row in rows}
+        names = labels or tuple(sorted(responses))
         if not names:
             raise self._fail(
                 "dataset",
@@ -224,7 +232,7 @@ class Data(Given):
                 Message("{title}: every row has the response {name}", title=title, name=short(names[0])),
                 Message("there is nothing to tell apart: name data with two labels or more"),
             )
-        if rows and (never := [name for name in labels if name not in found]):
+        if rows and (never := [name for name in labels if name not in responses]):
             self._leave(
                 "dataset",
                 Message(
@@ -238,221 +246,3 @@ class Data(Given):
             list(names),
             "--labels" if labels else Message("the different {response!r} of the data", response=response),
         )
-
-    def _datasets(self, key: str, labels: tuple[str, ...]) -> list[dict[str, Any]]:
-        names = self._names(key)
-        self.done.add("dataset_dir")
-        if not names:
-            return []
-        folder = Path(str(self.given.get("dataset_dir", "data")))
-        info_path = next(
-            (
-                p
-                for p in (
-                    folder / "dataset_info.json",
-                    self.path.parent / folder / "dataset_info.json",
-                    self.path.parent / "dataset_info.json",
-                )
-                if p.is_file()
-            ),
-            None,
-        )
-        if info_path is None:
-            raise self._fail(
-                key,
-                Message("no dataset_info.json in {folder}", folder=folder),
-                Message("put it there, or set dataset_dir in that file"),
-            )
-        info = read_json(info_path)
-        if not isinstance(info, dict):
-            raise LaunchError(
-                "{info_path}: is no mapping of data sets' names", hint="correct that file", info_path=info_path
-            )
-        found = [self._dataset(key, name, info, info_path) for name in names]
-        self._require_labels(key, found, labels)
-        for row in found[1:]:
-            if _make(row) != _make(found[0]) or "file" not in row:
-                raise self._fail(
-                    key,
-                    Message(
-                        "{title} and {actual_title} are of different make",
-                        title=row["title"],
-                        actual_title=found[0]["title"],
-                    ),
-                    Message("a recipe has one kind of data: name one of them"),
-                )
-        return found
-
-    def _require_labels(self, key: str, sets: list[dict[str, Any]], labels: tuple[str, ...]) -> None:
-        """Labels repeat and texts do not: refuse data to write from, whatever else is wrong with them.
-
-        Raises:
-            LaunchError: responses that are texts, or that --labels does not name.
-        """
-        for one in sets:
-            if "file" in one and one["file"] not in self._seen:
-                self._seen[one["file"]] = one.get("rows") or _rows(Path(one["file"]))
-        rows = [row for one in sets if "file" in one for row in self._seen[one["file"]]]
-        title = ", ".join(one["title"] for one in sets)
-        column = sets[0]["columns"].get("response")
-        counts = Counter(str(row[column]) for row in rows if isinstance(row.get(column), str | int | float))
-        if len(rows) < 2 or not counts:
-            return
-        if labels:
-            number, odd = next(
-                ((i, str(row.get(column))) for i, row in enumerate(rows, 1) if str(row.get(column)) not in labels),
-                (0, ""),
-            )
-            if number:
-                raise self._fail(
-                    key,
-                    Message(
-                        "{title}: row {number} has the response {odd}, which --labels does not name",
-                        title=title,
-                        number=number,
-                        odd=short(odd),
-                    ),
-                    Message("name every response that the data has, or leave --labels out"),
-                )
-            return
-        once = sum(1 for count in counts.values() if count == 1)
-        long = max(counts, key=len)
-        if len(counts) > MAX_LABELS or 2 * once > len(rows):
-            why: str = Message(
-                "{num_counts} different responses in {num_rows} rows, {once} of them once",
-                num_counts=len(counts),
-                num_rows=len(rows),
-                once=once,
-            )
-        elif len(long) > MAX_LABEL_LETTERS or "\n" in long.strip():
-            why = Message("a response is a text: {long}", long=short(long))
-        else:
-            return
-        few = "" if len(counts) > MAX_LABELS else Message("; if these are labels, name them: --labels A,B")
-        raise self._fail(
-            key,
-            Message("{title}: {why}: this model is to write, not to label", title=title, why=why),
-            Message(
-                "LLaMA-Factory trains that; ascend-launch trains labels, which repeat from row to row{few}", few=few
-            ),
-        )
-
-    def _dataset(self, key: str, name: str, info: dict[str, Any], info_path: Path) -> dict[str, Any]:
-        entry = info.get(name)
-        if entry is None:
-            raise self._fail(
-                key,
-                Message("{info_path} has no {name!r}", info_path=info_path, name=name),
-                Message("it has {info}", info=", ".join(list(info)[:8]) or "nothing"),
-            )
-        texts = ("formatting", "file_name", "hf_hub_url", "subset", "split")
-        given = entry.get("columns") or {} if isinstance(entry, dict) else None
-        if not isinstance(given, dict) or not all(
-            isinstance(v, str) for v in [*given.values(), *(entry[k] for k in texts if entry.get(k) is not None)]
-        ):
-            raise LaunchError(
-                "{info_path}: {name}: not an entry as LLaMA-Factory reads it: {dumps}",
-                hint="it is a mapping with file_name or hf_hub_url, and columns by name",
-                info_path=info_path,
-                name=name,
-                dumps=json.dumps(entry, ensure_ascii=False)[:60],
-            )
-        if entry.get("formatting", "alpaca") != "alpaca" or entry.get("ranking"):
-            self._require_labels(key, [_conversations(name, entry, info_path)], ())
-            raise self._fail(
-                key,
-                Message(
-                    "{name}: {formatting} data are conversations or rankings",
-                    name=name,
-                    formatting=entry.get("formatting", "ranking"),
-                ),
-                Message("a recipe needs a text and a label a row: export them as JSON lines"),
-            )
-        columns = {"prompt": "instruction", "query": "input", "response": "output", **given}
-        if given and "query" not in given:
-            columns.pop("query")
-        if "history" in columns:
-            self._leave(
-                key, Message("the column {history!r}: a row is one question and one answer", history=columns["history"])
-            )
-        for odd in sorted(entry.keys() - ENTRY):
-            self._leave(key, Message("{odd!r} of {name} in {info_path}", odd=odd, name=name, info_path=info_path.name))
-        row = {"title": name, "info": info_path.name, "columns": columns, "split": entry.get("split", "train")}
-        if "hf_hub_url" in entry:
-            return {**row, "path": entry["hf_hub_url"], "name": entry.get("subset")}
-        if "file_name" not in entry:
-            keys = ", ".join(entry.keys() - ENTRY) or "nothing"
-            raise self._fail(
-                key,
-                Message(
-                    "{info_path}: {name} names no file and no data set of Hugging Face's hub: it has {keys}",
-                    info_path=info_path,
-                    name=name,
-                    keys=keys,
-                ),
-                Message("download it, and name its file as file_name"),
-            )
-        file = info_path.parent / str(entry["file_name"])
-        if file.is_dir():
-            raise self._fail(
-                key,
-                Message("{name}: {file} is a folder", name=name, file=file),
-                Message("name one file of it as file_name, or each as a data set of its own"),
-            )
-        if not file.is_file():
-            raise self._fail(
-                key, Message("{name}: {file}: no such file", name=name, file=file), Message("check dataset_info.json")
-            )
-        kind = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}.get(file.suffix, "json")
-        return {**row, "path": kind, "file": str(file), "split": "train"}
-
-
-def _conversations(name: str, entry: dict[str, Any], info_path: Path) -> dict[str, Any]:
-    """Conversations as rows with the last turn's text, which tells whether they are to be learned as labels or as texts."""
-    columns = {"messages": "conversations", **(entry.get("columns") or {})}
-    tags = {"content_tag": "value", **(entry.get("tags") or {})}
-    dataset: dict[str, Any] = {"title": name, "columns": {"response": "answer"}}
-    file = info_path.parent / str(entry.get("file_name", ""))
-    if entry.get("ranking") or not file.is_file():
-        return dataset
-    turns = [row.get(columns["messages"]) for row in _rows(file)]
-    last = [t[-1] for t in turns if isinstance(t, list) and t and isinstance(t[-1], dict)]
-    answers = [turn.get(tags["content_tag"], turn.get("content")) for turn in last]
-    return {**dataset, "file": f"{file}#answers", "rows": [{"answer": answer} for answer in answers]}
-
-
-def _make(dataset: dict[str, Any]) -> tuple[Any, ...]:
-    """What rows must have in common to be read as one."""
-    return dataset["path"], dataset.get("name"), dataset["columns"], "file" in dataset
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a local file; none of a kind that is not read here, whose labels must be named."""
-    try:
-        if path.suffix == ".parquet":
-            import pyarrow.parquet
-
-            return pyarrow.parquet.read_table(path).to_pylist()
-        if path.suffix not in (".json", ".jsonl", ".csv"):
-            return []
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".csv":
-            return list(csv.DictReader(text.splitlines(keepends=True)))
-        value = (
-            json.loads(text)
-            if text.lstrip().startswith("[")
-            else [json.loads(line) for line in text.split("\n") if line.strip()]
-        )
-        if odd := [i for i, row in enumerate(value, 1) if not isinstance(row, dict)]:
-            raise ValueError(Message("row {odd} is no JSON object", odd=odd[0]))
-    except UnicodeDecodeError as error:
-        raise LaunchError(
-            "{path}: is not UTF-8 text (its byte {start})",
-            hint="write it as UTF-8, for Chinese text of Excel: iconv -f GB18030 -t UTF-8 {value} > NEW",
-            path=path,
-            start=error.start,
-            value=shlex.quote(str(path)),
-        ) from None
-    except (OSError, ValueError, RecursionError, csv.Error) as error:
-        raise LaunchError("{path}: cannot be read: {error}", hint="correct that file", path=path, error=error) from None
-    return value

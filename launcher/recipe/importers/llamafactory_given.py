@@ -1,4 +1,4 @@
-"""What an importer is given, and what it hands on: keys of a LLaMA-Factory YAML, taken one by one, and a recipe's text."""
+"""What an importer reads and writes: keys of a LLaMA-Factory YAML, taken one by one, and a recipe's text."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ class Given:
         return tasks.load(self.task).has_head
 
     def _origin(self, *keys: str) -> str:
-        found = [f"{k} (line {self.lines[k]})" for k in keys if k in self.given]
-        return ", ".join(found)
+        keys_with_lines = [f"{k} (line {self.lines[k]})" for k in keys if k in self.given]
+        return ", ".join(keys_with_lines)
 
     def _take(self, key: str, default: Any = None, kind: str | None = None) -> Any:
         """The key's value; `kind`, one of _KINDS, is what the value must be.

@@ -45,7 +45,7 @@ REFUSED = {
         "training on from an adapter has no counterpart; merge it with `ascend-launch export` and name the result"
     ),
     "resume_from_checkpoint": Message(
-        "checkpoints of LLaMA-Factory are not continued; a run of ours goes on with --run-dir"
+        "checkpoints of LLaMA-Factory are not continued; a run of ascend-launch continues with --run-dir"
     ),
     **dict.fromkeys(("quantization_bit", "fp8"), _QUANTIZED),
     **dict.fromkeys(
