@@ -92,6 +92,9 @@ def _report(layers: Layers, error: ValidationError) -> None:
         for item in missing:
             layers.mistake(path, Message("`{loc}:` is missing", loc=item["loc"][-1]))
         rest = [i for i in items if i["type"] != "missing"]
+        if any(path == longer[: len(path)] for longer in by_path if longer != path):
+            # Another branch of the union took the value, and found the mistake within it.
+            rest = [i for i in rest if i["type"] not in ("string_type", "list_type", "dict_type")]
         if rest:
             choices = [i["ctx"]["expected"].replace("'", "`") for i in rest[1:] if i["type"] == "literal_error"]
             others = (Message(" (or {choice})", choice=choice) for choice in choices)

@@ -7,6 +7,7 @@ import os
 import re
 import select
 import stat
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,7 @@ def _walk(node: yaml.Node | None, lines: dict[KeyPath, int], path: KeyPath, coun
             key = _scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else None
             if not isinstance(key, str):
                 raise _RefusedError(
-                    Message("key {key_node!r} is not text", key_node=key_node.value),
+                    Message("key {key} is not text", key=_as_written(key_node)),
                     key_line,
                     Message("write keys as words"),
                 )
@@ -200,6 +201,11 @@ def _scalar(node: yaml.Node) -> Any:
         raise _RefusedError(f"{node.value!r}: {error}", _line(node), Message("quote the value")) from None
     finally:
         loader.dispose()
+
+
+def _as_written(node: yaml.Node) -> str:
+    start, end = node.start_mark, node.end_mark
+    return textwrap.shorten(str(start.buffer)[start.pointer : end.pointer], 60, placeholder=" ...")
 
 
 def _line(node: yaml.Node) -> int:

@@ -10,6 +10,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -20,6 +21,9 @@ from launcher.files import FOLDERS, root_of
 from launcher.messages import Message
 from launcher.planning.plan import Plan
 from launcher.rundir import claims
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 MODEL_NOTE = "ascend_launch.json"
 """Beside the weights in a model folder: the recipe that a text must go through before them, so that the folder alone is
@@ -122,13 +126,25 @@ class RunDir:
                 problem=error.strerror,
             ) from None
         except ValidationError as error:
-            first = error.errors()[0]
-            raise LaunchError(
-                ": ".join(
-                    [str(self.plan_path), *([".".join(map(str, first["loc"]))] if first["loc"] else []), first["msg"]]
-                ),
-                hint="it is damaged, or another version of ascend-launch wrote it; launch again",
-            ) from None
+            raise self._not_a_plan(error.errors()[0]) from None
+
+    def _not_a_plan(self, mistake: ErrorDetails) -> LaunchError:
+        key = ".".join(map(str, mistake["loc"]))
+        where = f"{self.plan_path}: {key}" if key else str(self.plan_path)
+        if mistake["type"] == "literal_error":
+            return LaunchError(
+                "{where}: nothing is called {name!r} here",
+                hint="install the package that has it; where none does, another version of ascend-launch wrote the file: "
+                "launch again",
+                where=where,
+                name=mistake["input"],
+            )
+        return LaunchError(
+            "{where}: {problem}",
+            hint="it is damaged, or another version of ascend-launch wrote it; launch again",
+            where=where,
+            problem=mistake["msg"],
+        )
 
     def create(self) -> None:
         """Make the folder.

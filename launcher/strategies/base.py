@@ -24,6 +24,8 @@ class Base:
     interface = INTERFACE
     name: str
     engine = "launcher.worker.engines.base:Base"
+    template = "ddp"
+    """Of accelerate_configs: the file that its config for accelerate begins with."""
     speed = Speed()
     needs_deepspeed = False
     zero_stage: int | None = None
@@ -61,7 +63,9 @@ class Base:
         return {}
 
     def accelerate_template(self) -> dict[str, Any]:
-        config: dict[str, Any] = yaml.safe_load((assets.folder("accelerate_configs") / f"{self.name}.yaml").read_text())
+        config: dict[str, Any] = yaml.safe_load(
+            (assets.folder("accelerate_configs") / f"{self.template}.yaml").read_text()
+        )
         return config
 
     def accelerate_config(self, config: dict[str, Any], plan: Planned, deepspeed_path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ class Fsdp2(Base):
 
     name = "fsdp2"
     engine = "launcher.worker.engines.fsdp2:Fsdp2"
+    template = "fsdp2"
     speed = Speed(1.5)
     shards_parameters = True
     autocasts = False

@@ -30,6 +30,7 @@ class Zero(Base):
     def __init__(self, name: str, stage: int, speed: Speed) -> None:
         self.name = name
         self.zero_stage = self._stage = stage
+        self.template = f"zero{stage}"
         self.speed = speed
 
     def problems(self, deepspeed_keys: Iterable[str], *, uses_dora: bool) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -99,6 +100,7 @@ class Zero3(Zero):
     def __init__(self, name: str, speed: Speed, *, offload: bool = False) -> None:
         super().__init__(name, 3, speed)
         self.offloads_optimizer = self.is_for_one_rank = offload
+        self.template = "zero3-offload" if offload else "zero3"
         self.evaluates_as = "zero3"
 
     def problems(self, deepspeed_keys: Iterable[str], *, uses_dora: bool) -> Iterator[tuple[tuple[str, ...], str]]:

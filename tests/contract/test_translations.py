@@ -7,6 +7,7 @@ import functools
 import os
 import re
 import shutil
+import string
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -230,3 +231,71 @@ def test_what_is_no_template_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "module.py").write_text(code if "return F" not in code else f"def f():\n    {code}")
 
     assert 1 == len(untranslatable({"launcher.module": Module(tmp_path / "module.py")}))
+
+
+# --- every template is filled --------------------------------------------------------------------------------------
+
+OWN = {"LaunchError": {"hint", "exit_code", "is_consequence"}, "Message": set(), "plural": set()}
+"""Keywords that are no values."""
+
+
+def templates(call: ast.Call, name: str) -> list[str] | None:
+    """The templates of a call that the same values fill; None where one of them is not in it."""
+    texts = [*call.args, *(key.value for key in call.keywords if name == "LaunchError" and key.arg == "hint")]
+    found = []
+    while texts:
+        text = texts.pop()
+        if isinstance(text, ast.IfExp):
+            texts += [text.body, text.orelse]
+        elif isinstance(text, ast.Constant) and isinstance(text.value, str):
+            found.append(text.value)
+        else:
+            return None
+    return found
+
+
+def fields(template: str) -> set[str]:
+    return {re.split(r"[.\[]", field)[0] for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+
+
+def unfilled(call: ast.Call) -> str | None:
+    """What is wrong between a call's templates and its values."""
+    name = ast.unparse(call.func).rpartition(".")[2]
+    if name not in OWN or any(key.arg is None for key in call.keywords):
+        return None
+    values = {str(key.arg) for key in call.keywords} - OWN[name]
+    texts = templates(call, name)
+    if not values or texts is None:
+        return None  # a template without values stands as it is
+    wanted = set().union(*map(fields, texts))
+    chosen_by = {"count"} if name == "plural" else set()
+    return ", ".join(sorted((wanted ^ values) - chosen_by)) or None
+
+
+def test_every_field_of_a_template_has_a_value_and_every_value_a_field():
+    """A name that only one side knows would end in a traceback where a mistake should be explained."""
+    wrong = [
+        f"{module.path.relative_to(REPO)}:{node.lineno}: {names}"
+        for module in package().values()
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call) and (names := unfilled(node))
+    ]
+    assert [] == wrong
+
+
+@pytest.mark.parametrize(
+    ("call", "wrong"),
+    [
+        ("LaunchError('{a}', hint='{b}', a=1)", "b"),
+        ("Message('{a}', a=1, b=2)", "b"),
+        ("plural('{count} x', '{count} {b}', count=1)", "b"),
+        ("plural('one', 'more', count=1)", None),
+        ("Message('{a}' if x else '{b!r}', a=1, b=2)", None),
+        ("LaunchError('{a}', exit_code=1, a=1)", None),
+        ("Message('{a}')", None),
+    ],
+)
+def test_a_missing_or_needless_value_is_seen(call: str, wrong: str | None):
+    expression = ast.parse(call, mode="eval").body
+    assert isinstance(expression, ast.Call)
+    assert wrong == unfilled(expression)

@@ -179,6 +179,17 @@ def test_a_damaged_plan_is_named(tmp_path: Path, content: str, said: str):
         RunDir(tmp_path).plan()
 
 
+def test_a_plan_with_a_name_of_a_package_that_is_gone_says_which(recipe: Callable[..., Path], tmp_path: Path):
+    made = decide.make(load.load(recipe(), (), {}), Cluster("cpu"), plan.Options())
+    content = made.model_dump(mode="json")
+    content["recipe"]["model"]["task"] = "writing"
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+
+    with pytest.raises(LaunchError, match=r"recipe.model.task: nothing is called 'writing' here") as refused:
+        RunDir(tmp_path).plan()
+    assert refused.value.hint.startswith("install the package that has it")
+
+
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path):
     """As what stands in its place; nothing is left beside it."""
     (tmp_path / "x").mkdir()

@@ -233,6 +233,20 @@ def test_a_script_lies_beside_the_recipe_and_hides_no_library(recipe: Write, tmp
     assert "hides the library" in mistakes(recipe(script="datasets.py"))[0]
 
 
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"train": {"x": None}}, ["data.data_files.train: expected text, got {'x': None}"]),
+        ({"train": ["a", 3]}, ["data.data_files.train.1: expected text, got 3"]),
+        (["a", 3], ["data.data_files.1: expected text, got 3"]),
+        (3, ["data.data_files: expected text, got 3"]),
+    ],
+)
+def test_a_mistake_within_files_is_one(recipe: Write, files: object, said: list[str]):
+    """Text, a list and a mapping are taken there; the mistake is not that it is none of the others."""
+    assert said == [line.partition(": ")[2] for line in mistakes(recipe(data={"data_files": files}))]
+
+
 def test_causal_lm_needs_a_place_for_the_text(recipe: Write):
     """A prompt without {text} would make all rows equal; answers must be one a label and distinct."""
     path = recipe(model={"task": "causal-lm"}, data={"prompt": "Rate this.", "answers": ["a", "a"]})

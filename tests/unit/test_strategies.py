@@ -18,6 +18,10 @@ from launcher.planning import decide, fit, plan
 from launcher.recipe import load
 from launcher.strategies import peak, table
 from launcher.strategies.base import Base
+from launcher.strategies.ddp import Ddp
+from launcher.strategies.fsdp2 import Fsdp2
+from launcher.strategies.table import Speed
+from launcher.strategies.zero import Zero
 from tests.support.decisions import decisions, names_in
 from tests.support.run import Ran
 
@@ -72,6 +76,18 @@ def test_a_recipe_may_name_a_strategy_of_another_package(pairs: None, recipe: Wr
     assert [True, False] * 3 == [made.counts_rows(rank) for rank in range(6)]
     assert 12 == 3 * made.batch.micro_size * made.batch.accumulation
     assert made == plan.Plan.model_validate_json(made.model_dump_json())
+
+
+@pytest.mark.parametrize(
+    ("base", "template"),
+    [(Base, "ddp"), (Ddp, "ddp"), (Fsdp2, "fsdp2"), (lambda: Zero("mine", 2, Speed()), "zero2")],
+)
+def test_accelerates_config_of_a_package_is_that_of_what_it_derives_from(base: Callable[[], Base], template: str):
+    """There is no file of its name."""
+    mine = base()
+    mine.name = "mine"
+
+    assert table.load(template).accelerate_template() == mine.accelerate_template()
 
 
 def test_a_batch_that_pairs_cannot_split_names_the_nearest(pairs: None, recipe: Write):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from launcher.messages import Message
+from launcher.messages import Message, plural
 from launcher.recipe.tasks.base import Labelled, LanguageModel
 from launcher.recipe.tasks.table import INTERFACE, Data, Model, Problem
 
@@ -26,7 +26,12 @@ class Answers(Labelled, LanguageModel):
             if count is not None and len(data.answers) != count:
                 yield (
                     ("data", "answers"),
-                    Message("{num_answers} answers for num_labels {count}", num_answers=len(data.answers), count=count),
+                    plural(
+                        "{count} answer for num_labels {num_labels}",
+                        "{count} answers for num_labels {num_labels}",
+                        count=len(data.answers),
+                        num_labels=count,
+                    ),
                 )
             if len(set(data.answers)) < len(data.answers):
                 yield ("data", "answers"), Message("two labels have the same answer")

@@ -2,7 +2,7 @@
 point of another package in the group `ascend_launch.tasks`; nobody else goes by their names.
 
 This half is facts and checks of a recipe; `worker` says where the half is that runs in ranks (a
-`launcher.worker.tasks.table.Task`).
+`launcher.worker.tasks.base.Task`).
 """
 
 from __future__ import annotations

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from launcher.errors import LaunchError
-from launcher.strategies.ddp import DDP, Ddp
+from launcher.strategies.ddp import Ddp
 
 
 class Pairs(Ddp):
@@ -22,9 +20,6 @@ class Pairs(Ddp):
 
     def data_parallel_rank(self, rank: int, world_size: int) -> int:
         return rank // 2
-
-    def accelerate_template(self) -> dict[str, Any]:
-        return DDP.accelerate_template()
 
 
 PAIRS = Pairs()
