@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from launcher import streams
+from launcher.errors import LaunchError
 from launcher.rundir.paths import RunDir
 from launcher.worker import start
 
@@ -22,7 +23,10 @@ def main() -> None:
     # deepspeed's launcher adds it; the variable LOCAL_RANK, which it also sets, is what counts.
     parser.add_argument("--local_rank", "--local-rank", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    start.settle(RunDir(options.run_dir))
+    try:
+        start.settle(RunDir(options.run_dir))
+    except LaunchError as error:
+        parser.exit(error.exit_code, f"error: {error}\n")
 
     from launcher.worker import rank
 

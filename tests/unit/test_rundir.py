@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -218,3 +220,13 @@ def test_files_of_older_versions_are_read_with_null_for_nan(tmp_path: Path):
 
 def _strict(text: str) -> Any:
     return json.loads(text, parse_constant=pytest.fail)
+
+
+def test_a_folder_that_is_no_run_is_refused_in_a_sentence(tmp_path: Path):
+    """As a rank that another launcher starts: `accelerate launch -m launcher.worker --run-dir DIR`."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "launcher.worker", "--run-dir", tmp_path / "{x}"], capture_output=True, text=True
+    )
+
+    said = f"error: {tmp_path}/{{x}}/plan.json: no such file\n  fix: name a run directory\n"
+    assert (2, said) == (ran.returncode, ran.stderr)
