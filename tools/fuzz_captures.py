@@ -19,15 +19,14 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from launcher.accelerators.ascend import discover, npu_smi, npu_tools, visible
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from launcher.accelerators.ascend import discover, npu_smi, npu_tools, ranktable_check, visible
 from launcher.accelerators.ascend.visible import VISIBLE
 from launcher.checks import Context
 from launcher.diagnose.doctor import run
 from launcher.diagnose.explain import report, signatures
 from launcher.errors import LaunchError
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 
 FIXTURES = Path(__file__).parents[1] / "tests" / "unit" / "fixtures"
 MAX_BYTES = 200_000
@@ -132,7 +131,7 @@ TARGETS: tuple[Callable[[str], object], ...] = (
     npu_tools.parse_device_ip,
     npu_tools.parse_tls,
     lambda text: visible.visible(text, 8),
-    run.rank_table_problems,
+    lambda text: ranktable_check.check(text, 8),
     check_doctor,
     check_explain,
 )

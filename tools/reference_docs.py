@@ -10,13 +10,12 @@ from pathlib import Path
 
 import click
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from launcher import cli
 from launcher.recipe import kernels, metrics, schema, training_fields
 from launcher.recipe.tasks import table as tasks
 from launcher.strategies import table as strategies
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 
 ROOT = Path(__file__).resolve().parents[1]
 SECTIONS = {

@@ -27,24 +27,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from launcher import network
-from launcher.accelerators import detect
-from launcher.accelerators.ascend import ranktable, ranktable_check
-from launcher.accelerators.ascend.ports import BLOCKS
-from launcher.clusters import environment
-from launcher.clusters.kubernetes import document, manifest
-from launcher.clusters.kubernetes.pod import Pod
-from launcher.clusters.slurm import hostlist, script
-from launcher.clusters.slurm.script import Allocation, Command
-from launcher.machine.nodes import Nodes
-from launcher.planning import decide, plan
-from launcher.recipe import load
-from launcher.render import files
-from launcher.rundir.paths import RunDir
-
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
+from launcher import network  # noqa: E402
+from launcher.accelerators import detect  # noqa: E402
+from launcher.accelerators.ascend import ranktable, ranktable_check  # noqa: E402
+from launcher.accelerators.ascend.ports import BLOCKS  # noqa: E402
+from launcher.clusters import environment  # noqa: E402
+from launcher.clusters.kubernetes import document, manifest  # noqa: E402
+from launcher.clusters.kubernetes.pod import Pod  # noqa: E402
+from launcher.clusters.slurm import hostlist, script  # noqa: E402
+from launcher.clusters.slurm.script import Allocation, Command  # noqa: E402
+from launcher.machine.nodes import Nodes  # noqa: E402
+from launcher.planning import decide, plan  # noqa: E402
+from launcher.recipe import load  # noqa: E402
+from launcher.render import files  # noqa: E402
+from launcher.rundir.paths import RunDir  # noqa: E402
 
 DIGESTS = dict.fromkeys(("train data", "eval data", "tokenizer", "model config", "model weights"), "0123456789ab")
 ROWS: list[tuple[str, str, str]] = []

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report import HOSTILE, write_run
 
 from launcher.report import page as report_page
 from launcher.report.page import write
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-
+from test_report import HOSTILE, write_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
