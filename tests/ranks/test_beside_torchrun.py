@@ -181,6 +181,7 @@ def fails_alike(folder: Path, program: Program) -> None:
     assert program.said not in theirs.out + ours.out
 
 
+@pytest.mark.slow
 def test_ddp_gives_what_torchrun_gives(tmp_path: Path):
     """Sampler, forked loader workers, every loss and every bit of the weights."""
     alike(tmp_path, OURS["ddp"])

@@ -31,7 +31,6 @@ PROOF = (
     ("ddp", 2),
     ("ddp", 3),
     ("ddp", 4),
-    ("zero1", 2),
     ("zero2", 2),
     ("zero3", 2),
     ("fsdp2", 2),
@@ -167,6 +166,7 @@ def test_the_environment_does_not_change_the_engine(job, tmp_path):
     assert ("DeepSpeedEngine", 2, "fp32") == (engine["engine"], engine["zero_stage"], engine["precision"])
 
 
+@pytest.mark.slow
 def test_ranks_that_see_the_same_rows_count_once(ascend_launch, job, tmp_path):
     """Under a strategy of another package whose pairs of ranks share their rows, four ranks train as two do: the same
     losses, and every row evaluated once."""

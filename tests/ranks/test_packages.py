@@ -14,6 +14,7 @@ from tests.support.run import Ran
 pytestmark = pytest.mark.ranks
 
 
+@pytest.mark.slow
 def test_two_ranks_train_on_a_packages_accelerator_with_its_kernel(ascend_launch: Callable[..., Ran], tmp_path: Path):
     """Its variables reach the ranks, its part in ranks says whether they can be forked, and its kernel computes."""
     run = tmp_path / "run"

@@ -108,6 +108,7 @@ def test_a_users_script_runs_on_every_rank(job, tmp_path):
     assert ["rank0of2", "rank1of2"] == sorted(path.name for path in ran.dir.glob("rank?of?"))
 
 
+@pytest.mark.slow
 def test_a_task_of_another_package_trains_and_evaluates(ascend_launch, tmp_path):
     """Its loss is the mean over the tokens of a step, of which rows have different numbers: the same on two ranks as on one.
     Every row is evaluated once; its own metric chooses the best checkpoint, and is in the table, the report and `--json`."""

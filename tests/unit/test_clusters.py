@@ -98,6 +98,7 @@ def submit(ascend_launch: Callable[..., Ran], lineup: Path, *words: Any, **more:
     return ascend_launch(*argv, PYTHONPATH=PATHS, PATH=f"{lineup.parent}:/usr/bin:/bin", **more)
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_a_recipe_is_submitted_to_its_queue_and_followed(
     ascend_launch: Callable[..., Ran], lineup: Path, recipe: Callable[..., Path], tmp_path: Path
@@ -117,6 +118,7 @@ def test_a_recipe_is_submitted_to_its_queue_and_followed(
     assert "mine.py" == json.loads((run / "plan.json").read_text())["recipe"]["script"]
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_a_program_is_submitted_to_its_queue_and_followed(
     ascend_launch: Callable[..., Ran], lineup: Path, tmp_path: Path

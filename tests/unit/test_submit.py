@@ -340,6 +340,7 @@ def test_a_batch_script_runs_a_program_or_a_command_on_every_node(
     assert "#SBATCH --nodes=2\n" in done.out and f"cd -- {code} " in done.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "ran"),
     [
@@ -374,6 +375,7 @@ def test_pods_run_what_a_mount_or_their_image_holds(
 TOKEN = "hf_abcdefghijklmnopqrstuvwxyz012345"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said", "hint"),
     [
