@@ -93,7 +93,7 @@ def test_no_rank_holds_a_sharded_model_whole(job, strategy):
     assert 0.45 * engine["parameters"] < engine["local_parameters"] < 0.6 * engine["parameters"]
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3", "fsdp2"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("zero2", marks=pytest.mark.slow), "zero3", "fsdp2"])
 def test_the_saved_model_makes_the_same_predictions(job, strategy):
     """model/ is a Hugging Face folder: read by transformers alone it predicts what predictions.jsonl says, and knows
     its label names and pad token."""
@@ -130,6 +130,7 @@ def test_all_strategies_end_with_the_same_weights(job):
             torch.testing.assert_close(weights[name], value, rtol=0, atol=2e-3, msg=f"{strategy} {name}")
 
 
+@pytest.mark.slow
 def test_bf16_is_really_bf16_and_learns(job):
     """Under ZeRO the engine computes in bf16 and the model is saved in it."""
     ran = job(2, *words("zero2", 2), "parallel.precision=bf16")

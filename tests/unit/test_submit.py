@@ -167,6 +167,7 @@ def test_what_kubectl_refuses_is_one_sentence_and_a_hint(
     assert 1 == len(sidecar(kubectl, "calls").read_text().splitlines())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [
