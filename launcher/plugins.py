@@ -64,6 +64,26 @@ def load_object(place: str) -> Any:
 
 
 @functools.cache
+def load_part(kind: str, name: str, place: str) -> Any:
+    """An instance of the class that a thing of a table names for ranks, made once, when a rank first asks for it.
+
+    Raises:
+        LaunchError: what `place`, `module:attribute`, names is not there.
+    """
+    try:
+        return load_object(place)()
+    except (ImportError, AttributeError) as error:
+        raise LaunchError(
+            "{kind} {name!r}: its part for ranks, {place}, cannot be loaded: {error}",
+            hint="correct or update the package that has this {kind}",
+            kind=kind,
+            name=name,
+            place=place,
+            error=error,
+        ) from error
+
+
+@functools.cache
 def _load(kind: str, group: str, interface: int, place: str | None, name: str) -> Any:
     if place is not None:
         return load_object(place)

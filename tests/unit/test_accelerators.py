@@ -60,13 +60,13 @@ def test_every_accelerators_part_in_ranks_has_all_that_its_interface_names():
     """Loaded by what the accelerator names."""
     wanted = {n for n in vars(in_ranks.Device) if not n.startswith("_")}
     for name in table.BUILT_IN:
-        device = in_ranks._load(name, table.load(name).worker)
+        device = plugins.load_part("accelerator", name, table.load(name).worker)
         assert set() == {n for n in wanted if not hasattr(device, n)}
 
 
 def test_a_part_in_ranks_that_is_not_there_is_named():
     with pytest.raises(LaunchError, match="accelerator 'x': its part for ranks, nowhere:X, cannot be loaded"):
-        in_ranks._load("x", "nowhere:X")
+        plugins.load_part("accelerator", "x", "nowhere:X")
 
 
 def test_a_packages_accelerator_is_planned_as_it_says(cores: None, recipe: Write):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
 from typing import TYPE_CHECKING, Any, Protocol
 
-from launcher.errors import LaunchError
+from launcher import plugins
 
 if TYPE_CHECKING:
     import torch
@@ -30,22 +28,7 @@ def of(plan: Plan) -> Device:
     Raises:
         LaunchError: what the accelerator names is not there.
     """
-    return _load(plan.device, plan.accelerator.worker)
-
-
-@functools.cache
-def _load(name: str, place: str) -> Device:
-    module, _, attribute = place.partition(":")
-    try:
-        device: Device = getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError) as error:
-        raise LaunchError(
-            "accelerator {name!r}: its part for ranks, {place}, cannot be loaded: {error}",
-            hint="correct or update the package that has this accelerator",
-            name=name,
-            place=place,
-            error=error,
-        ) from error
+    device: Device = plugins.load_part("accelerator", plan.device, plan.accelerator.worker)
     return device
 
 

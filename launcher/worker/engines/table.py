@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from launcher.errors import LaunchError
+from launcher import plugins
 from launcher.planning.plan import Plan
 
 if TYPE_CHECKING:
@@ -64,20 +62,5 @@ def of(plan: Plan) -> Engine:
     Raises:
         LaunchError: what the strategy names is not there.
     """
-    return _load(plan.strategy, plan.sharing.engine)
-
-
-@functools.cache
-def _load(strategy: str, place: str) -> Engine:
-    module, _, name = place.partition(":")
-    try:
-        engine: Engine = getattr(importlib.import_module(module), name)()
-    except (ImportError, AttributeError) as error:
-        raise LaunchError(
-            "strategy {strategy!r}: its engine {place} cannot be loaded: {error}",
-            hint="correct or update the package that has this strategy",
-            strategy=strategy,
-            place=place,
-            error=error,
-        ) from error
+    engine: Engine = plugins.load_part("strategy", plan.strategy, plan.sharing.engine)
     return engine
