@@ -71,6 +71,8 @@ def prepared(work: Work, machine: Machine, supervision: Supervision) -> Iterator
     Raises:
         LaunchError: the machine, the model or the recipe is not as it must be.
     """
+    if reason := work.loaded.spec.task.no_predict:
+        raise LaunchError(reason)
     run = RunDir(Path(tempfile.mkdtemp(prefix="ascend-launch-predict-")))
     try:
         loaded = replace(work.loaded, spec=_recipe(work, run), name="predict")

@@ -70,6 +70,7 @@ SIGNATURES = {
     f"{ZERO3}.checkpoint_event_prologue": "self",
     f"{ZERO3}.get_param_id": "self param",
     # Compared with, to see whether a tokenizer's class calls its backend in its own way: these arguments we set as it does.
+    "transformers.utils.chat_template_utils:_compile_jinja_template": "chat_template",
     "transformers:PreTrainedTokenizerFast._encode_plus": "self text text_pair= add_special_tokens= padding_strategy= "
     "truncation_strategy= max_length= stride= is_split_into_words= pad_to_multiple_of= padding_side= return_tensors= "
     "return_token_type_ids= return_attention_mask= return_overflowing_tokens= return_special_tokens_mask= "

@@ -31,6 +31,8 @@ from launcher.recipe.importers.llamafactory_keys import (
     to_number,
 )
 
+_STAGE = "sft"
+"""By LLaMA-Factory's name."""
 _METRICS = schema.RecipeSpec.model_fields["metrics"].default
 
 
@@ -117,8 +119,8 @@ class _Import(Data):
         return self.out.text(head)
 
     def _refuse(self) -> None:
-        stage, kind = self.given.get("stage", "sft"), self.given.get("finetuning_type", "lora")
-        if stage != "sft":
+        stage, kind = self.given.get("stage", _STAGE), self.given.get("finetuning_type", "lora")
+        if stage != _STAGE:
             raise self._fail(
                 "stage",
                 Message("stage {stage} trains no labels; only sft can", stage=stage),

@@ -43,6 +43,7 @@ class Head:
     padding_side = "right"
     answer_positions: int | None = None
     needs_recipe = ""
+    no_predict = ""
 
 
 class LanguageModel:
@@ -55,4 +56,5 @@ class LanguageModel:
     pipeline = "text-generation"
     padding_side = "left"
     answer_positions: int | None = None
+    no_predict: str = ""
     needs_recipe: str = Message("a causal LM, and nothing beside it says which prompt and answers it knows")

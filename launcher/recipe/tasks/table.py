@@ -92,6 +92,9 @@ class Task(Protocol):
 
     # -- predict ---------------------------------------------------------------------------------------------------
 
+    no_predict: str
+    """Why `predict` cannot be used; '' where it can."""
+
     def is_answered(self, answer: Any) -> bool:
         """Whether a rank's answer to a text (any JSON value of the other half) has no NaN in its place."""
 
@@ -107,6 +110,7 @@ TABLE: Table[Task] = Table(
     {
         "sequence-classification": f"{_HERE}.classification:CLASSIFICATION",
         "causal-lm": f"{_HERE}.answers:ANSWERS",
+        "sft": f"{_HERE}.sft:SFT",
     },
 )
 BUILT_IN = tuple(TABLE.built_in)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from launcher import __version__
+from launcher.errors import LaunchError
+from launcher.messages import Message
 from launcher.recipe.schema import RecipeSpec
 from launcher.rundir.prepared import SplitFacts
 from launcher.worker.batching.splits import lengths, open_split
@@ -22,7 +24,7 @@ from launcher.worker.data import cache, rows
 from launcher.worker.data.splits import Rows
 from launcher.worker.data.start import Start
 from launcher.worker.tasks import table as tasks
-from launcher.worker.tasks.base import Encoder
+from launcher.worker.tasks.encoding import Encoder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,6 +62,7 @@ def tokenise(recipe: RecipeSpec, start: Start, raw: Rows) -> Tokens:
     for name, part in raw.splits.items():
         of = [tokenizer_key, settings]
         facts, part_notes = _tokenise(part, numbered.labels.get(name), contents[name], encode, of, recipe)
+        part_notes += _left_out(name, len(part), facts["rows"], encode)
         splits[name] = SplitFacts(**facts, label_counts=numbered.counts(name))
         notes += part_notes
     return Tokens(splits, contents, tokenizer_key, encode.answer_ids, tuple(notes))
@@ -78,6 +81,30 @@ def _tokenise(
     with _all_cores():
         kept = cache.kept("tokens", key, lambda folder: _write_tokens(rows, labels, encode, folder, recipe, key))
     return {"path": str(kept.path), **kept.facts}, kept.notes
+
+
+def _left_out(name: str, before: int, after: int, encode: Encoder) -> tuple[str, ...]:
+    """How many rows have become none.
+
+    Raises:
+        LaunchError: all of them.
+    """
+    reason = encode.left_out
+    if not after:
+        raise LaunchError(
+            "{name}: none of the {before:,} rows is left: {reason}", name=name, before=before, reason=reason
+        )
+    if not reason or after >= before:
+        return ()
+    return (
+        Message(
+            "{name}: {count:,} of {before:,} rows are left out: {reason}",
+            name=name,
+            count=before - after,
+            before=before,
+            reason=reason,
+        ),
+    )
 
 
 def _write_tokens(
@@ -117,8 +144,8 @@ def _write_tokens(
     return {
         "rows": len(count),
         "tokens": int(count.sum()),
-        "mean_tokens": round(float(count.mean()), 1),
-        "max_tokens": int(count.max()),
+        "mean_tokens": round(float(count.mean()), 1) if len(count) else 0.0,
+        "max_tokens": int(count.max(initial=0)),
         "rows_at_max_length": int((count >= recipe.data.max_length).sum()),
     }
 
@@ -133,7 +160,8 @@ def _as_column(rows: Sequence[Sequence[int]]) -> Any:
     import pyarrow as pa
 
     offsets = np.cumsum([0, *map(len, rows)], dtype=np.int32)
-    return pa.ListArray.from_arrays(offsets, np.concatenate(rows, dtype=np.int32, casting="same_kind"))
+    ids = np.concatenate(rows, dtype=np.int32, casting="same_kind") if len(rows) else np.zeros(0, np.int32)
+    return pa.ListArray.from_arrays(offsets, ids)
 
 
 def sample(facts: SplitFacts, raw: Dataset, recipe: RecipeSpec, tokenizer: Any) -> dict[str, Any]:

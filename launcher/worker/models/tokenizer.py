@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from launcher.errors import LaunchError
 from launcher.messages import Message
 from launcher.text import first_line
+from launcher.worker.chat import templates
 from launcher.worker.models.hub import snapshot
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def load_tokenizer(recipe: RecipeSpec, folder: Path) -> Any:
     A task says on which side it pads.
 
     Raises:
-        LaunchError: it cannot be read, or has neither pad nor end-of-text token.
+        LaunchError: it cannot be read, or has neither pad nor end-of-text token, or the recipe's chat template is none.
     """
     from transformers import AutoTokenizer
 
@@ -51,6 +52,7 @@ def load_tokenizer(recipe: RecipeSpec, folder: Path) -> Any:
                 path=path,
             )
         tokenizer.pad_token = tokenizer.eos_token
+    templates.use(recipe, tokenizer)
     tokenizer.padding_side = recipe.task.padding_side
     return tokenizer
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from launcher.errors import LaunchError
 from launcher.messages import Message
-from launcher.worker.tasks.base import Encoder
+from launcher.worker.tasks.encoding import Encoder
 
 if TYPE_CHECKING:
     from launcher.recipe.schema import RecipeSpec

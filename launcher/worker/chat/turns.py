@@ -1,0 +1,269 @@
+"""Which characters of a rendered conversation are trained: what the model itself would write of it.
+
+That is an answer from where the template's prompt for an answer ends to the token that ends the turn, that token included. The
+prompt, the other roles, and a line break after the end are the template's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from launcher.errors import LaunchError
+from launcher.messages import Message
+from launcher.recipe.tasks.sft import Chats
+from launcher.text import first_line
+from launcher.worker.chat.marked import Marked, Rendered, Span
+
+_EMPTY_THOUGHTS = re.compile(r"\s*<think>\s*</think>\s*")
+_OPENED_THOUGHTS = re.compile(r"<think>\s*(</think>\s*)?\Z")
+"""What some templates put at the end of the prompt for an answer, and leave out of answers further up."""
+_PROBE = {"role": "user", "content": "x"}
+_NEAR = 3
+"""The prompt for an answer depends on no more than so many messages before it."""
+_OWN_TEMPLATE = Message(
+    "put the answer between {% generation %} and {% endgeneration %} in a copy of the template, and name that file as "
+    "data.chat_template"
+)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A row as text."""
+
+    text: str
+    trained: tuple[Span, ...]
+    """In order, and apart."""
+
+
+@dataclass(frozen=True)
+class _Chat:
+    """A row as the template gets it."""
+
+    messages: Sequence[dict[str, Any]]
+    tools: Sequence[Any] | None
+
+
+class Turns:
+    """Conversations in one tokenizer's chat template."""
+
+    def __init__(self, template: Marked, chats: Chats, *, tokens: Mapping[str, str], specials: Iterable[str]) -> None:
+        """
+        Args:
+            tokens: what the template may name: bos_token and the others.
+            specials: the tokens that no text is made of; one of them ends a turn.
+        """
+        self._template = template
+        self._chats = chats
+        self._tokens = tokens
+        words = "|".join(re.escape(word) for word in sorted(specials, key=len, reverse=True) if word) or r"(?!)"
+        self._special = re.compile(words)
+        self._end = re.compile(rf"({words})\s*\Z")
+        self._prompts: dict[Any, str] = {}
+        self._stops: dict[Any, str] = {}
+
+    def text(self, conversation: Mapping[str, Any]) -> Text:
+        """Of a row's `messages`, and `tools`.
+
+        Raises:
+            LaunchError: the template refuses them, leaves out tools, or does not tell where an answer begins.
+        """
+        chat = _Chat([_as_templates_read(message) for message in conversation["messages"]], conversation.get("tools"))
+        whole = self._render(chat)
+        self._check_tools(chat, whole)
+        text, kept = whole.text, [message.get("train", True) for message in conversation["messages"]]
+        if self._chats.train_on == "all":
+            return Text(
+                text, tuple(_without([(0, len(text))], (whole.turns.get(i) for i, k in enumerate(kept) if not k)))
+            )
+        answers = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
+        chosen = [i for i in (answers[-1:] if self._chats.train_on == "last" else answers) if kept[i]]
+        spans = self._enclosed(whole, answers, chosen) or [self._answer(chat, whole, i) for i in chosen]
+        spans = [self._without_empty_thoughts(text, span) for span in spans]
+        if spans and chosen[-1] == len(chat.messages) - 1 and self._is_open(text, spans[-1]):
+            text += self._tokens.get("eos_token", "")
+            spans[-1] = (spans[-1][0], len(text))
+        return Text(text, tuple(span for span in spans if span[0] < span[1]))
+
+    # -- where an answer is ------------------------------------------------------------------------------------------
+
+    def _enclosed(self, whole: Rendered, answers: Sequence[int], chosen: Sequence[int]) -> list[Span]:
+        """What `{% generation %}` encloses of the chosen messages, with the token that ends each turn."""
+        spans = whole.generation
+        if all(i in whole.turns for i in chosen):
+            spans = tuple(s for s in spans if any(_overlap(s, whole.turns[i]) for i in chosen))
+        elif len(spans) == len(answers):
+            spans = tuple(span for i, span in zip(answers, spans, strict=True) if i in chosen)
+        elif spans and len(chosen) != len(answers):
+            raise LaunchError("the chat template does not tell which answer is which message's", hint=_OWN_TEMPLATE)
+        return [self._with_end(whole.text, span) for span in spans]
+
+    def _with_end(self, text: str, span: Span) -> Span:
+        if self._end.search(text[slice(*span)]):
+            return span
+        after = self._special.match(text, span[1])
+        return (span[0], after.end()) if after else span
+
+    def _answer(self, chat: _Chat, whole: Rendered, i: int) -> Span:
+        if i not in whole.turns:
+            return self._between_prefixes(chat, whole, i)
+        start, end = self._begin(chat, whole, i), whole.turns[i][1]
+        found = self._end.search(whole.text, start, end)
+        if found is None:  # the next turn's first token is what ends this one, as in GLM-4
+            after = self._special.match(whole.text, end) if i + 1 < len(chat.messages) else None
+            return (start, after.end() if after else len(whole.text[:end].rstrip()))
+        is_written = found[1] == self._stop(chat, i)
+        return (start, found.end(1) if is_written else found.start(1))
+
+    def _begin(self, chat: _Chat, whole: Rendered, i: int) -> int:
+        """Where the prompt of an answer ends in the whole text."""
+        begin, _ = whole.turns[i]
+        before = whole.turns.get(i - 1, (begin, begin))[1]
+        prompt = self._prompt(chat, i)
+        for written in (prompt, _OPENED_THOUGHTS.sub("", prompt)):
+            for start in (before, begin):
+                if whole.text.startswith(written, start):
+                    return max(start + len(written), begin)
+        raise LaunchError(
+            "the chat template writes {written!r} where an answer was to begin with {prompt!r}",
+            hint=_OWN_TEMPLATE,
+            written=whole.text[before : before + len(prompt)],
+            prompt=prompt,
+        )
+
+    def _between_prefixes(self, chat: _Chat, whole: Rendered, i: int) -> Span:
+        """Where the template goes over the messages in another way: from where all before it ends, to where it ends itself,
+        if the text begins so."""
+        before = self._render(_Chat(chat.messages[:i], chat.tools), more=True).text
+        after = self._render(_Chat(chat.messages[: i + 1], chat.tools)).text
+        if whole.text.startswith(after) and after.startswith(before):
+            end = self._end.search(after, len(before))
+            return (len(before), end.end(1) if end else len(after.rstrip()))
+        raise LaunchError(
+            "the chat template writes a conversation in another way than its beginning, so that nothing tells where an answer is",
+            hint=_OWN_TEMPLATE,
+        )
+
+    def _prompt(self, chat: _Chat, i: int) -> str:
+        """What the template writes between a message and the answer to it."""
+        near = [_kind(message) for message in chat.messages[max(i - _NEAR, 0) : i]]
+        key = (*near, i > _NEAR, bool(chat.tools))
+        if key not in self._prompts:
+            before = list(chat.messages[:i]) or [dict(_PROBE)]
+            asked = self._render(_Chat(before, chat.tools), more=True)
+            if len(before) - 1 in asked.turns:
+                end = asked.turns[len(before) - 1][1]
+            else:
+                end = len(self._render(_Chat(before, chat.tools)).text)
+            self._prompts[key] = asked.text[end:]
+        return self._prompts[key]
+
+    def _stop(self, chat: _Chat, i: int) -> str:
+        """The token that ends an answer when it is the last one: further up some templates write another there, which no
+        model is to write."""
+        key = (_kind(chat.messages[i]), bool(chat.tools))
+        if key not in self._stops:
+            whole = self._render(_Chat(chat.messages[: i + 1], chat.tools))
+            found = self._end.search(whole.text)
+            self._stops[key] = found[1] if found else ""
+        return self._stops[key]
+
+    def _is_open(self, text: str, span: Span) -> bool:
+        return not self._end.search(text, span[0], span[1])
+
+    def _without_empty_thoughts(self, text: str, span: Span) -> Span:
+        empty = None if self._chats.thinking else _EMPTY_THOUGHTS.match(text, *span)
+        return (empty.end(), span[1]) if empty else span
+
+    # -- rendering ---------------------------------------------------------------------------------------------------
+
+    def _render(self, chat: _Chat, *, more: bool = False) -> Rendered:
+        from jinja2.exceptions import TemplateError
+
+        values = {**self._tokens, "tools": chat.tools or None}
+        try:
+            try:
+                return self._template.render(chat.messages, more=more, **values)
+            except TypeError:  # some templates want arguments of a call as text, others as they are
+                messages = [_with_arguments_as_text(message) for message in chat.messages]
+                return self._template.render(messages, more=more, **values)
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            raise LaunchError(
+                "the chat template refuses the messages: {error}",
+                hint="change these rows, or use another data.chat_template",
+                error=first_line(error),
+            ) from error
+
+    def _check_tools(self, chat: _Chat, whole: Rendered) -> None:
+        """Some templates leave out what they do not know."""
+        names = [*_names(chat.tools or ()), *(n for m in chat.messages for n in _names(m.get("tool_calls") or ()))]
+        if absent := next((name for name in names if name not in whole.text), None):
+            raise LaunchError(
+                "the chat template leaves out the tool {name!r}",
+                hint="use a data.chat_template that knows tools",
+                name=absent,
+            )
+
+
+def _as_templates_read(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message without what is for us alone, with thoughts under each name that templates know, and arguments of calls as
+    what their JSON says."""
+    made = {key: value for key, value in message.items() if key != "train" and (value is not None or key == "content")}
+    made.setdefault("content", None if made.get("tool_calls") else "")
+    if made.get("tool_calls"):
+        made["tool_calls"] = [_with_arguments(call, _from_json) for call in made["tool_calls"]]
+        made["content"] = made["content"] or None
+    elif made["content"] is None:
+        made["content"] = ""
+    thoughts = next((made[key] for key in ("reasoning_content", "reasoning", "thinking") if key in made), None)
+    return made if thoughts is None else {"thinking": thoughts, **made, "reasoning_content": thoughts}
+
+
+def _with_arguments_as_text(message: dict[str, Any]) -> dict[str, Any]:
+    if not message.get("tool_calls"):
+        return message
+    return {**message, "tool_calls": [_with_arguments(call, _to_json) for call in message["tool_calls"]]}
+
+
+def _with_arguments(call: Mapping[str, Any], form: Any) -> dict[str, Any]:
+    function = call.get("function", call)
+    made = {**function, "arguments": form(function.get("arguments", {}))}
+    return {**call, "function": made} if "function" in call else made
+
+
+def _from_json(value: Any) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _to_json(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _names(calls: Iterable[Any]) -> Iterator[str]:
+    for call in calls:
+        function = call.get("function", call) if isinstance(call, Mapping) else {}
+        if isinstance(name := function.get("name"), str):
+            yield name
+
+
+def _kind(message: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a template may look at to choose how it writes a message, but for the words."""
+    return (message["role"], *sorted(key for key, value in message.items() if value))
+
+
+def _overlap(one: Span, other: Span) -> bool:
+    return one[0] < other[1] and other[0] < one[1]
+
+
+def _without(spans: Sequence[Span], holes: Iterable[Span | None]) -> Iterator[Span]:
+    rest = list(spans)
+    for hole in holes:
+        if hole is not None:
+            rest = [part for a, b in rest for part in ((a, min(b, hole[0])), (max(a, hole[1]), b)) if part[0] < part[1]]
+    yield from rest

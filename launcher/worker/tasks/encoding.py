@@ -1,0 +1,24 @@
+"""How rows become tokens, without torch: what a preparation and a preview need of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How texts become ids, and everything that the ids depend on besides the tokenizer."""
+
+    ids: Callable[[list[str]], list[Sequence[int]]]
+    """Of texts that are to be answered: what `predict` reads."""
+    settings: dict[str, Any]
+    answer_ids: tuple[tuple[int, ...], ...] | None = None
+    """The tokens of each label's answer, where labels have answers."""
+    rows: Callable[[Mapping[str, list[Any]]], Mapping[str, list[Sequence[int]]]] | None = None
+    """From the columns that the task reads, of some rows, to columns of whole numbers: `input_ids`, and what else `columns`
+    names. There may be fewer rows than there were, where several become one. None where the ids of the text are all."""
+    columns: tuple[str, ...] = ("input_ids",)
+    left_out: str = ""
+    """Why `rows` leaves some out; '' where it does not, or where what it makes of a row may be several."""
