@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
-from launcher.messages import Message
+from launcher.messages import Message, joined
 from launcher.recipe.tasks.base import LanguageModel
 from launcher.recipe.tasks.table import INTERFACE, Data, Model, Problem
 
@@ -67,7 +67,10 @@ class Sft(LanguageModel):
         for key, choices in _CHOICES.items():
             value = getattr(data, key, choices[0])
             if value not in choices:
-                yield ("data", key), Message("expected {choices}, got {value!r}", choices=_either(choices), value=value)
+                yield (
+                    ("data", key),
+                    Message("expected one of {choices}, got {value!r}", choices=joined(choices), value=value),
+                )
         if not isinstance(value := getattr(data, "thinking", False), bool):
             yield ("data", "thinking"), Message("expected true or false, got {value!r}", value=value)
         if not isinstance(value := getattr(data, "chat_template", "chatml"), str):
@@ -81,10 +84,6 @@ class Sft(LanguageModel):
 
     def answer(self, answer: Any, label_names: Sequence[str]) -> dict[str, Any]:
         return {"answer": answer}
-
-
-def _either(choices: Sequence[str]) -> str:
-    return f"{', '.join(choices[:-1])} or {choices[-1]}"
 
 
 SFT = Sft()
