@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import platform
+import pwd
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,8 @@ from launcher import messages
 from launcher.errors import LaunchError
 from launcher.machine.cluster import Found
 from launcher.machine.commands import RC_MISSING, Runner
+from launcher.machine.processes import Processes
+from launcher.messages import Message
 
 Verdict = Literal["ok", "warn", "fail", "skip"]
 
@@ -52,6 +55,8 @@ class Context:
     root: Path = Path("/")
     """Where /dev, /proc, /sys and /usr/local are; another folder in tests."""
     run: Runner = lambda argv: (RC_MISSING, "")
+    processes: Callable[[], Processes] = Processes
+    """What is running, looked at when it is first asked for."""
     machine: str = platform.machine()
     nproc: int | None = None
     """Ranks wanted on this node."""
@@ -96,6 +101,47 @@ class Context:
 
 
 Check = Callable[[Context], Finding]
+
+END_LEFTOVERS = "ascend-launch doctor --end-leftovers"
+"""The command that ends what a job of this user's has left behind."""
+
+
+def bound_ports(ctx: Context, ports: Iterable[int]) -> list[int]:
+    """Those of `ports` on which somebody listens."""
+    return sorted(set(ports) & _listening(ctx).keys())
+
+
+def port_holder(ctx: Context, port: int, options: str = "") -> tuple[Message, Message]:
+    """Who listens on a port, and how to end that, in words. `options`: those of the doctor by which it looks at this port."""
+    seen = ctx.processes()
+    process = seen.running.get(seen.listening.get(port, 0))
+    if process is None:
+        user = _user(_listening(ctx).get(port))
+        return Message("a process of {user}", user=user), Message("have {user} end it", user=user)
+    if seen.is_left_over(process):
+        return seen.described(process), Message("{command}{options}", command=END_LEFTOVERS, options=options)
+    return seen.described(process), Message("end it (kill {pid})", pid=process.pid)
+
+
+def _listening(ctx: Context) -> dict[int, int | None]:
+    """Ports that are listened on, and whose they are, from /proc/net/tcp and tcp6: nothing is opened to find out."""
+    found: dict[int, int | None] = {}
+    for file in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in ctx.text(file).splitlines()[1:]:
+            cells = line.split()
+            if len(cells) > 3 and cells[3] == "0A":  # TCP_LISTEN
+                uid = cells[7] if len(cells) > 7 and cells[7].isdigit() else None
+                found[int(cells[1].rpartition(":")[2], 16)] = None if uid is None else int(uid)
+    return found
+
+
+def _user(uid: int | None) -> str:
+    if uid is None:
+        return Message("another user")
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def ok(name: str, what: str) -> Finding:

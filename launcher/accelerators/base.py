@@ -7,9 +7,10 @@ from pathlib import Path
 
 from launcher.accelerators.table import INTERFACE, Cards, Ports
 from launcher.accelerators.variables import Row, Variable
-from launcher.checks import Check
+from launcher.checks import Check, Context
 from launcher.errors import LaunchError
 from launcher.machine.commands import Runner
+from launcher.machine.processes import Running
 from launcher.messages import Message
 
 
@@ -50,6 +51,12 @@ class Base:
         return ()
 
     def slow_checks(self) -> Sequence[Check]:
+        return ()
+
+    def holders(self, ctx: Context) -> Sequence[Running]:
+        return ()
+
+    def fixed_ports(self, env: Mapping[str, str]) -> Sequence[int]:
         return ()
 
     def precision(self, asked: str, chip: str | None) -> tuple[str, str]:

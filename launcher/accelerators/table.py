@@ -17,9 +17,10 @@ from launcher.plugins import Table
 
 if TYPE_CHECKING:
     from launcher.accelerators.variables import Row, Variable
-    from launcher.checks import Check
+    from launcher.checks import Check, Context
     from launcher.machine.cluster import Device
     from launcher.machine.commands import Runner
+    from launcher.machine.processes import Running
 
 INTERFACE = 1
 
@@ -111,6 +112,12 @@ class Accelerator(Protocol):
 
     def slow_checks(self) -> Sequence[Check]:
         """What the doctor looks at by starting commands."""
+
+    def holders(self, ctx: Context) -> Sequence[Running]:
+        """The processes that hold a card that a launch would use."""
+
+    def fixed_ports(self, env: Mapping[str, str]) -> Sequence[int]:
+        """The ports of a node that a launch must have, where the environment leaves it no choice."""
 
     # -- the plan --------------------------------------------------------------------------------------------------
 

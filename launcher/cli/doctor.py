@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -39,6 +40,11 @@ from launcher.errors import LaunchError
     type=click.Path(path_type=Path),
     help="`doctor --json` of a node; give one each to compare them.",
 )
+@click.option(
+    "--end-leftovers",
+    is_flag=True,
+    help="First end processes of earlier jobs of yours that hold a card or a port: SIGTERM, then SIGKILL.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Findings, and the facts that --nodes compares, as JSON.")
 def doctor_command(
     recipe: Path | None,
@@ -48,12 +54,17 @@ def doctor_command(
     node_rank: int | None,
     rdzv_endpoint: str | None,
     node_files: tuple[Path, ...],
+    end_leftovers: bool,
     as_json: bool,
 ) -> None:
     """Check this machine: versions, CANN, cards, HCCL, network, disk, memory. Each finding with its fix."""
-    from launcher.diagnose.doctor import compare, run
+    from launcher.diagnose.doctor import compare, leftovers, run
     from launcher.show import findings as show_findings
 
+    if node_files and end_leftovers:
+        raise LaunchError(
+            "--end-leftovers is for this machine, and --nodes compares files", hint="use one of them at a time"
+        )
     if node_files:
         has_names = len({path.stem for path in node_files}) == len(node_files)
         findings = compare.compare_nodes(
@@ -61,8 +72,13 @@ def doctor_command(
         )
         show_findings.findings(findings, None, as_json)
         sys.exit(run.exit_code(findings))
-    context = _doctor_context(device, nproc, nnodes, node_rank, rdzv_endpoint, recipe)
-    findings = run.run_checks(context)
+    look = functools.partial(_doctor_context, device, nproc, nnodes, node_rank, rdzv_endpoint, recipe)
+    context = look()
+    ended = []
+    if end_leftovers:
+        ended = [leftovers.end(context)]
+        context = leftovers.let_go(context, look)
+    findings = [*ended, *run.run_checks(context)]
     show_findings.findings(findings, compare.node_facts(context), as_json)
     sys.exit(run.exit_code(findings))
 

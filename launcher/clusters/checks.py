@@ -5,8 +5,7 @@ from __future__ import annotations
 import socket
 
 from launcher import network
-from launcher.accelerators.ascend.checks_hccl import bound_ports
-from launcher.checks import Context, Finding, ok, skip
+from launcher.checks import Context, Finding, bound_ports, ok, port_holder, skip
 from launcher.errors import LaunchError
 from launcher.machine.nodes import is_loopback, split_endpoint
 from launcher.messages import Message, plural
@@ -36,12 +35,13 @@ def check_rendezvous(ctx: Context) -> Finding:
     except LaunchError as error:
         return Finding(name, "fail", error.what, "the nodes cannot meet", error.hint)
     if ctx.is_first_node and bound_ports(ctx, [port]):
+        who, way_out = port_holder(ctx, port, f" --rdzv-endpoint {ctx.rdzv_endpoint}")
         return Finding(
             name,
             "fail",
-            Message("port {port} is taken on this, the first node", port=port),
+            Message("port {port} is taken on this, the first node, by {who}", port=port, who=who),
             "the nodes cannot meet",
-            "end the other job (`ss -ltnp`), or choose another port on all nodes",
+            Message("{way_out}; or choose another port on all nodes", way_out=way_out),
         )
     return ok(name, f"{host}:{port}")
 

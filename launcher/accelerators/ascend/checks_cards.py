@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 from launcher.accelerators.ascend import chips, npu_tools, visible
 from launcher.accelerators.ascend.visible import VISIBLE
-from launcher.checks import Context, Finding, ok, skip
-from launcher.messages import Message
+from launcher.checks import END_LEFTOVERS, Context, Finding, ok, skip
+from launcher.machine.cluster import Device, Process
+from launcher.machine.processes import Processes, Running
+from launcher.messages import Message, joined
 from launcher.text import GIB
 
 
@@ -89,25 +94,54 @@ IDLE_BYTES = int(4.5 * GIB)
 """An idle 64 GB card shows about 3.4 GB in use, which is the driver's own."""
 
 
+MOST_NAMED = 4
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a card."""
+
+    device: Device
+    listed: Process | None = None
+    """As npu-smi lists it; None where only the kernel knows of it."""
+    process: Running | None = None
+    """Which one of this machine that is; None where that cannot be said."""
+
+
+def holders(ctx: Context) -> list[Holder]:
+    """Those of the cards that a launch would use. npu-smi lists eight a card at most, and none with an old driver; so what
+    jobs that are over have left open counts too. Daemons of the driver have cards open as well, and hold none."""
+    shown = visible.shown(ctx)
+    if not any(d.processes or d.hbm_used_bytes > IDLE_BYTES for d in shown) and ctx.found.has_process_table:
+        return []  # which saves a look at every process
+    seen = ctx.processes()
+    found = [
+        Holder(device, listed, seen.by_driver(listed.pid, listed.container_pid, listed.name))
+        for device in shown
+        for listed in device.processes
+    ]
+    known = {(holder.device.index, holder.process.pid) for holder in found if holder.process is not None}
+    opened = seen.opened("/dev/davinci")
+    return found + [
+        Holder(device, None, seen.running[pid])
+        for device in shown
+        for pid in sorted(opened.get(f"/dev/davinci{device.physical_id}", ()))
+        if pid in seen.running and seen.is_left_over(seen.running[pid]) and (device.index, pid) not in known
+    ]
+
+
 def check_busy(ctx: Context) -> Finding:
-    name = "busy cards"
-    busy = [(d, p) for d in visible.shown(ctx) for p in d.processes]
+    name, busy = "busy cards", holders(ctx)
     if busy:
-        d, p = busy[0]
-        who = Message("process {pid}{path}", pid=p.pid, path=f" ({p.name})" if p.name else "")
-        more = Message(", and {num_busy} more", num_busy=len(busy) - 1) if len(busy) > 1 else ""
+        seen = ctx.processes()
+        more = Message("and {num_busy} more", num_busy=len(busy) - MOST_NAMED) if len(busy) > MOST_NAMED else None
+        named = [_holds(holder, seen) for holder in busy[:MOST_NAMED]]
         return Finding(
             name,
             "fail",
-            Message(
-                "card {index} is used by {who} with {hbm_bytes:.1f} GiB{more}",
-                index=d.index,
-                who=who,
-                hbm_bytes=p.hbm_bytes / GIB,
-                more=more,
-            ),
+            joined([*named, more] if more else named, "; "),
             "two jobs on a card run out of memory, or fail to bind port 16666",
-            Message("end it (kill {pid}), wait 10 s; or leave the card out with {visible}", pid=p.pid, visible=VISIBLE),
+            joined(_ways_out(busy, seen), "; "),
         )
     full = [d for d in visible.shown(ctx) if d.hbm_used_bytes > IDLE_BYTES and d.hbm_bytes]
     if full:
@@ -126,6 +160,36 @@ def check_busy(ctx: Context) -> Finding:
     if not ctx.found.has_process_table:
         return skip(name, "this npu-smi lists no processes")
     return ok(name, "no process on any card")
+
+
+def _holds(holder: Holder, seen: Processes) -> Message:
+    """One holder in words."""
+    listed, who = holder.listed, holder.process
+    text: str = seen.described(who) if who is not None else Message("a process")
+    if who is None and listed is not None:
+        text = Message("process {pid}{path}", pid=listed.pid, path=f" ({listed.name})" if listed.name else "")
+    if listed is None:
+        return Message("card {index} is used by {who}", index=holder.device.index, who=text)
+    return Message(
+        "card {index} is used by {who} with {hbm_bytes:.1f} GiB",
+        index=holder.device.index,
+        who=text,
+        hbm_bytes=listed.hbm_bytes / GIB,
+    )
+
+
+def _ways_out(busy: list[Holder], seen: Processes) -> Iterator[Message]:
+    """What ends the holders, as far as that is for this user to do."""
+    known = [holder.process for holder in busy if holder.process is not None]
+    if any(map(seen.is_left_over, known)):
+        yield Message("{command} ends what is left over of jobs of yours", command=END_LEFTOVERS)
+    own = [p for p in known if seen.is_own(p) and not seen.is_left_over(p)]
+    strange = [h.listed.pid for h in busy if h.process is None and h.listed is not None]
+    if pids := [*dict.fromkeys(p.pid for p in own), *dict.fromkeys(strange)]:
+        yield Message("end it (kill {pid}), wait 10 s", pid=" ".join(map(str, pids[:MOST_NAMED])))
+    if users := list(dict.fromkeys(p.user for p in known if not seen.is_own(p))):
+        yield Message("ask {users} to end it", users=", ".join(users))
+    yield Message("or leave the card out with {visible}", visible=VISIBLE)
 
 
 def check_hbm(ctx: Context) -> Finding:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from launcher.accelerators.ascend import ranktable_check
+from launcher.accelerators.ascend.ports import PORTS_OF_A_BLOCK
 from launcher.accelerators.ascend.visible import VISIBLE
-from launcher.checks import Context, Finding, ok, skip
+from launcher.checks import Context, Finding, bound_ports, ok, port_holder, skip
 from launcher.messages import Message
 
 # HCCL's documentation, one page per variable: lowest, highest.
@@ -165,21 +166,15 @@ def check_interface(ctx: Context) -> Finding:
     return ok(name, ctx.env.get("HCCL_SOCKET_IFNAME") or "chosen by HCCL")
 
 
-def bound_ports(ctx: Context, ports: Iterable[int]) -> list[int]:
-    """Those of `ports` on which somebody listens, from /proc/net/tcp and tcp6: nothing is opened to find out."""
-    wanted, taken = set(ports), set()
-    for file in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in ctx.text(file).splitlines()[1:]:
-            cells = line.split()
-            if len(cells) > 3 and cells[3] == "0A":  # TCP_LISTEN
-                taken.add(int(cells[1].rpartition(":")[2], 16))
-    return sorted(wanted & taken)
+def block_of_ports(env: Mapping[str, str]) -> range:
+    """The ports that HCCL listens on, unless a launch chooses others."""
+    text = env.get("HCCL_IF_BASE_PORT", "60000")
+    base = int(text) if re.fullmatch(r"\d{1,5}", text) else 60000
+    return range(base, base + PORTS_OF_A_BLOCK)
 
 
 def check_hccl_ports(ctx: Context) -> Finding:
-    name = "HCCL ports"
-    text = ctx.env.get("HCCL_IF_BASE_PORT", "60000")
-    base = int(text) if re.fullmatch(r"\d{1,5}", text) else 60000
+    name, block = "HCCL ports", block_of_ports(ctx.env)
     if ctx.env.get("HCCL_HOST_SOCKET_PORT_RANGE"):
         return ok(
             name,
@@ -188,21 +183,28 @@ def check_hccl_ports(ctx: Context) -> Finding:
                 hccl_host_socket_port_range=ctx.env["HCCL_HOST_SOCKET_PORT_RANGE"],
             ),
         )
-    taken = bound_ports(ctx, range(base, base + 32))
+    taken = bound_ports(ctx, block)
     if taken and "HCCL_IF_BASE_PORT" not in ctx.env:
         return ok(
             name,
             Message("port {taken} is taken; a launch takes the next 32 that are free on all nodes", taken=taken[0]),
         )
     if taken:
+        who, way_out = port_holder(ctx, taken[0])
         return Finding(
             name,
             "fail",
-            Message("port {taken} is taken; HCCL wants {base} to {last}", taken=taken[0], base=base, last=base + 31),
+            Message(
+                "port {taken} is taken by {who}; HCCL wants {base} to {last}",
+                taken=taken[0],
+                who=who,
+                base=block[0],
+                last=block[-1],
+            ),
             "another job runs here, or did until now (EI0019)",
-            "end it, or unset HCCL_IF_BASE_PORT: a launch finds free ones",
+            Message("{way_out}; or unset HCCL_IF_BASE_PORT: a launch finds free ones", way_out=way_out),
         )
-    return ok(name, Message("{base} to {last} are free", base=base, last=base + 31))
+    return ok(name, Message("{base} to {last} are free", base=block[0], last=block[-1]))
 
 
 def check_reserved_ports(ctx: Context) -> Finding:

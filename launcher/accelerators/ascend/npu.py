@@ -14,11 +14,12 @@ from launcher.accelerators.ascend.visible import VISIBLE
 from launcher.accelerators.base import Base
 from launcher.accelerators.table import Cards, Ports
 from launcher.accelerators.variables import Row, Variable
-from launcher.checks import Check
+from launcher.checks import Check, Context
 from launcher.errors import LaunchError
 from launcher.machine import commands
 from launcher.machine.cluster import Device, Found
 from launcher.machine.commands import Runner
+from launcher.machine.processes import Running
 from launcher.messages import Message
 from launcher.text import GIB
 
@@ -87,6 +88,17 @@ class Npu(Base):
         from launcher.accelerators.ascend import checks
 
         return checks.SLOW
+
+    def holders(self, ctx: Context) -> Sequence[Running]:
+        from launcher.accelerators.ascend import checks_cards
+
+        return [holder.process for holder in checks_cards.holders(ctx) if holder.process is not None]
+
+    def fixed_ports(self, env: Mapping[str, str]) -> Sequence[int]:
+        from launcher.accelerators.ascend import checks_hccl
+
+        is_chosen = "HCCL_IF_BASE_PORT" in env and not env.get("HCCL_HOST_SOCKET_PORT_RANGE")
+        return checks_hccl.block_of_ports(env) if is_chosen else ()
 
     def precision(self, asked: str, chip: str | None) -> tuple[str, str]:
         silicon = chips.chip(chip) if chip is not None else None

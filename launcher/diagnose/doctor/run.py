@@ -7,6 +7,7 @@ command, no network. Versions come from importlib.metadata.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -38,7 +39,7 @@ from launcher.diagnose.doctor.versions import (
     torch_folder,
 )
 from launcher.errors import EXIT_OK, EXIT_USER
-from launcher.machine import commands
+from launcher.machine import commands, processes
 from launcher.machine.cluster import Found
 from launcher.messages import Message
 
@@ -51,7 +52,14 @@ def context(device: str, *, found: Found | None = None, env: Mapping[str, str] |
     found = discover.look(None, env) if found is None else found
     cuda = cuda_of(torch_folder())
     return Context(
-        env=env, device=device, found=found, versions=installed(), run=commands.runner(env), cuda=cuda, **values
+        env=env,
+        device=device,
+        found=found,
+        versions=installed(),
+        run=commands.runner(env),
+        processes=functools.cache(processes.look),
+        cuda=cuda,
+        **values,
     )
 
 
