@@ -27,7 +27,7 @@ def format_of(row: Row, spec: DataSet, columns: Columns) -> Format:
     if spec.format != formats.AUTO:
         form: Format = formats.TABLE.load(spec.format)
         return form
-    known: list[Format] = list(map(formats.TABLE.load, formats.TABLE.names()))
+    known: list[Format] = list(map(formats.TABLE.load, formats.TABLE.built_in))
     for form in known:
         if form.fits(row, columns):
             return form

@@ -9,7 +9,7 @@ from launcher.plugins import Table
 
 INTERFACE = 1
 AUTO = "auto"
-"""The first format in the order of the table that the first row fits."""
+"""The first of those built in that the first row of a set fits."""
 _HERE = "launcher.data.formats"
 TABLE: Table[Any] = Table(
     "format",
@@ -29,5 +29,5 @@ TABLE: Table[Any] = Table(
 
 def keys(name: str) -> tuple[str, ...]:
     """The keys of `data.columns` that a format has, or any where it is to be recognised."""
-    names = TABLE.names() if name == AUTO else (name,)
+    names = TABLE.built_in if name == AUTO else (name,)
     return tuple(dict.fromkeys(key for one in names for key in TABLE.load(one).keys))

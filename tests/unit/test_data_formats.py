@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from launcher import plugins
 from launcher.data import read
 from launcher.errors import LaunchError
 from launcher.recipe.schema import Data
 
+PACKAGES = Path(__file__).resolve().parent.parent / "packages"
 HELLO = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
 BE_KIND = {"role": "system", "content": "Be kind."}
 EARLIER = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Me"}]
@@ -434,3 +436,17 @@ def test_mistakes_are_counted_beyond_the_first(tmp_path):
     lines = caught.value.what.splitlines()
     assert (21, "and 1,010 more like these") == (len(lines), lines[-1])
     assert "correct these rows, or remove them" == caught.value.hint
+
+
+def test_a_package_adds_a_format(tmp_path, monkeypatch):
+    """Used where a recipe names it; auto chooses from what is built in."""
+    monkeypatch.syspath_prepend(str(PACKAGES / "stage"))
+    plugins._entry_points.cache_clear()
+    row = {"lines": "Q: Hello\nA: Hi"}
+
+    assert [{"messages": HELLO}] == conversations(tmp_path, [row], format="stage")
+    with pytest.raises(LaunchError, match="of no format that is known"):
+        conversations(tmp_path, [row])
+    with pytest.raises(LaunchError, match=r"rows\.jsonl:1: nobody is called 'B'"):
+        conversations(tmp_path, [{"lines": "B: Hello"}], format="stage")
+    plugins._entry_points.cache_clear()
