@@ -13,7 +13,7 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launcher import cli
-from launcher.recipe import kernels, metrics, schema, training_fields
+from launcher.recipe import formats, kernels, metrics, schema, training_fields
 from launcher.recipe.tasks import table as tasks
 from launcher.strategies import table as strategies
 
@@ -23,6 +23,7 @@ SECTIONS = {
     "data": "Data",
     "data.train": "Split",
     "data.eval": "EvalSplit",
+    "data.sets[0]": "DataSet",
     "parallel": "Parallel",
     "parallel.deepspeed": "DeepSpeed",
     "adapter": "Adapter",
@@ -97,6 +98,7 @@ def _type(annotation: ast.expr) -> str:
         "Task": " or ".join(f"`{name}`" for name in tasks.BUILT_IN),
         "Metric": " or ".join(f"`{name}`" for name in metrics.BUILT_IN),
         "StrategyOrAuto": " or ".join(f"`{name}`" for name in ("auto", *strategies.BUILT_IN)),
+        "Format": " or ".join(f"`{name}`" for name in (formats.AUTO, *formats.TABLE.built_in)),
         "Kernel": " or ".join(f"`{name}`" for name in kernels.TABLE.built_in),
     }
 

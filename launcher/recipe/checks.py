@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from launcher.messages import Message, joined
-from launcher.recipe import metrics, training_fields, training_rules
+from launcher.recipe import data_rules, metrics, training_fields, training_rules
 from launcher.recipe.layers import Layers
 from launcher.recipe.messages import did_you_mean, peer_hint, recipe_path, sentence
 from launcher.recipe.schema import Data, Parallel, RecipeSpec
@@ -144,7 +144,8 @@ def _check_combinations(layers: Layers, good: dict[str, Any]) -> None:
         if names is not None and len(set(names)) < len(names):
             layers.mistake(("model", "label_names"), Message("the same name stands for two labels"))
     if model is not None and data is not None:
-        for path, text in tasks.load(model.task).problems(model, data):
+        task = tasks.load(model.task)
+        for path, text in (*data_rules.problems(task, data), *task.problems(model, data)):
             layers.mistake(path, text)
     micro, total = parallel.micro_batch_size, parallel.global_batch_size
     if micro != "auto" and total % micro:

@@ -210,3 +210,17 @@ def locate(layers: Layers) -> None:
         values = layers.values.get(section)
         if isinstance(values, dict) and key in values:
             values[key] = assets.located(values[key])
+    data = layers.values.get("data")
+    for one in _sets(data) if isinstance(data, dict) else ():
+        for key in ("path", "data_files", "data_dir"):
+            if key in one:
+                one[key] = assets.located(one[key])
+
+
+def _sets(data: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    """The sets of `data.sets` and `data.eval`, as far as they are mappings."""
+    held = data.get("eval")
+    named = held.get("sets", held) if isinstance(held, dict) else {}
+    listed = data.get("sets")
+    several = [*(listed if isinstance(listed, list) else ()), *(named.values() if isinstance(named, dict) else ())]
+    return [one for one in several if isinstance(one, dict)]

@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from launcher.plugins import Table
-from launcher.recipe import kernels, metrics
+from launcher.recipe import formats, kernels, metrics
 from launcher.recipe.tasks import table as tasks
 from launcher.strategies import table as strategies
 
@@ -51,7 +51,17 @@ Metric = Annotated[str, BeforeValidator(lambda value: _name(value, metrics.TABLE
 """A name in the table of metrics."""
 Task = Annotated[str, BeforeValidator(lambda value: _name(value, tasks.TABLE))]
 """A name in the table of tasks."""
+Format = Annotated[str, BeforeValidator(lambda value: _name(value, formats.TABLE, formats.AUTO))]
+"""A name in the table of formats, or auto."""
 Text = Annotated[str, Field(min_length=1)]
+
+
+def _given(serialize: SerializerFunctionWrapHandler, section: BaseModel, *keys: str) -> dict[str, Any]:
+    """A section for a record, without those of `keys` that have their defaults: runs from before a key have records without
+    it, which a run that does not use it must equal."""
+    out: dict[str, Any] = serialize(section)
+    unused = {key for key in keys if getattr(section, key) == type(section).model_fields[key].default}
+    return {key: value for key, value in out.items() if key not in unused}
 
 
 class Section(BaseModel):
@@ -88,10 +98,8 @@ class Model(Section):
     """Fused operators in place of parts of the model: npu-rms-norm, on NPUs. What they round differs in the last digits."""
 
     @model_serializer(mode="wrap")
-    def _without_kernels(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Runs from before this key have records without it, which a run without kernels must equal.
-        out: dict[str, Any] = serialize(self)
-        return out if self.kernels else {key: value for key, value in out.items() if key != "kernels"}
+    def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _given(serialize, self, "kernels")
 
 
 class Split(Section):
@@ -105,11 +113,64 @@ class Split(Section):
     """Of the shuffle before the limit."""
 
 
+class DataSet(Section):
+    """One set of several, in load_dataset's own arguments."""
+
+    path: Text
+    """As data.path."""
+    name: Text | None = None
+    """Configuration of the dataset."""
+    data_files: str | list[str] | dict[str, str | list[str]] | None = None
+    """As data.data_files."""
+    data_dir: Text | None = None
+    """Folder inside the dataset."""
+    revision: Text | None = None
+    """Branch, tag or commit of the dataset."""
+    split: Text = "train"
+    """A split of the dataset."""
+    limit: PositiveInt | None = None
+    """Rows that are kept, after `shuffle(seed)`; all where it is left out."""
+    seed: NonNegativeInt = 42
+    """Of that shuffle, and of the choice that weights make."""
+    weight: Annotated[float, Field(gt=0)] | None = None
+    """Share of this set in the rows that are trained on, in proportion to the other sets' weights. The largest mixture is taken in which no row comes twice."""
+    format: Format = formats.AUTO
+    """As data.format."""
+    columns: dict[Text, Text] = {}
+    """As data.columns."""
+    system: Text | None = None
+    """As data.system."""
+
+
 class EvalSplit(Split):
-    """The rows that are evaluated."""
+    """The rows that are evaluated. A number alone is `hold_out`, names with a set each are `sets`."""
 
     split: Text = "test"
     """A split of the dataset."""
+    hold_out: Annotated[float, Field(gt=0)] | None = None
+    """Take them out of the training rows, and train on the rest: below 1 a share of the rows, from 1 on a number of them. Which ones follows from their content and the seed."""
+    sets: dict[Text, DataSet] | None = None
+    """Several sets by names, each evaluated for itself."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return {"hold_out": value}
+        if isinstance(value, dict) and value and all(isinstance(one, dict) for one in value.values()):
+            return value if "sets" in value else {"sets": value}
+        return value
+
+    @field_validator("hold_out")
+    @classmethod
+    def _whole(cls, value: float | None) -> float | None:
+        if value is not None and value > 1 and value != int(value):
+            raise PydanticCustomError("hold_out", "must be a share below 1, or a whole number of rows")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _given(serialize, self, "hold_out", "sets")
 
 
 NO_MODEL = "-"
@@ -123,8 +184,8 @@ class Data(Section):
 
     model_config = ConfigDict(extra="allow")  # keys of the task's own, which RecipeSpec looks at
 
-    path: Text
-    """A dataset id, a folder, or a builder name such as `json` or `csv` together with `data_files`."""
+    path: Text = NO_DATA
+    """A file of JSON, JSON lines, CSV, TSV, Parquet, Arrow or plain text; a folder; a dataset id; or a builder name such as `json` or `csv` together with `data_files`."""
     name: Text | None = None
     """Configuration of the dataset."""
     data_files: str | list[str] | dict[str, str | list[str]] | None = None
@@ -136,7 +197,13 @@ class Data(Section):
     train: Split = Split()
     """The rows that are trained on."""
     eval: EvalSplit | None = EvalSplit()
-    """The rows that are evaluated; null for none."""
+    """The rows that are evaluated: a split; a share of the training rows (`eval: 0.1`) or a number of them, which are not trained on then; several sets by names; or null for none."""
+    sets: tuple[DataSet, ...] = ()
+    """Several sets to train on, instead of `path`."""
+    format: Format = formats.AUTO
+    """What a row of a conversation looks like; auto recognises it."""
+    columns: dict[Text, Text] = {}
+    """Names that the data has for the format's columns, keys and speakers, where they are others."""
     text: Text = "text"
     """Column with the text."""
     label: Text = "label"
@@ -151,6 +218,10 @@ class Data(Section):
     """causal-lm: the answer text of each label. Default: model.label_names, else the label's number."""
     num_proc: PositiveInt | None = None
     """Processes that tokenise. Default: one a core for large data, one for small."""
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _given(serialize, self, "sets", "format", "columns")
 
 
 class DeepSpeed(Section):

@@ -40,6 +40,7 @@ LAYERS = [
     {"render"},
     {"rundir"},
     {"planning"},
+    {"data"},
     {"recipe"},
     {"strategies"},
     {"accelerators"},

@@ -13,6 +13,7 @@ class Labelled:
     """Each row has a text and one of a few labels."""
 
     has_labels = True
+    has_conversations = False
     data_keys: Mapping[str, str] = {}
     default_metrics: tuple[str, ...] = ("accuracy", "f1")
     columns: tuple[str, ...] = ("label", "prediction")
@@ -50,6 +51,7 @@ class LanguageModel:
     """The model keeps its language-modelling head."""
 
     has_head = False
+    has_conversations = False
     architecture = "ForCausalLM"
     mapping = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
     adapter_type = "CAUSAL_LM"

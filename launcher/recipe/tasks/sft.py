@@ -43,6 +43,7 @@ class Sft(LanguageModel):
     name = "sft"
     worker = "launcher.worker.tasks.sft:Sft"
     has_labels = False
+    has_conversations = True
     padding_side = "right"
     data_keys: ClassVar[dict[str, str]] = {
         "chat_template": "Chat template of a model whose tokenizer has none: a name (chatml, plain) or a FILE.jinja.",
@@ -77,7 +78,7 @@ class Sft(LanguageModel):
             yield ("data", "chat_template"), Message("expected a name or a file, got {value!r}", value=value)
 
     def reads(self, data: Data) -> dict[str, str]:
-        return {"data.messages": "messages"}
+        return {"data.path": "conversation"}
 
     def is_answered(self, answer: Any) -> bool:
         return answer is not None

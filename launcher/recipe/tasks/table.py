@@ -58,6 +58,9 @@ class Task(Protocol):
 
     has_labels: bool
     """Whether each row has a label: a recipe says how many there are, and the data has a column of them."""
+    has_conversations: bool
+    """Whether each row is a conversation or a text, in any format of launcher.recipe.formats, and `reads` names the one column
+    `conversation`, which holds it as JSON."""
     data_keys: Mapping[str, str]
     """Keys below `data:` that no other task has, and what each means. `problems` checks their values."""
     default_metrics: tuple[str, ...]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from launcher.data import read as reading
+from launcher.data.conversations import COLUMN
+from launcher.data.readers import columnar
+from launcher.data.sources import Source
 from launcher.errors import LaunchError
 from launcher.messages import Message
 from launcher.recipe.schema import RecipeSpec, Split
@@ -44,9 +49,9 @@ def read(recipe: RecipeSpec, split: Split, *, is_eval: bool = False) -> Dataset:
         raise no_rows(recipe, split)
     label = {"data.label": recipe.data.label} if recipe.task.has_labels else {}
     reads = recipe.task.reads(recipe.data)
-    for key, column in {**reads, **label}.items():
-        if column not in rows.column_names:
-            raise no_column(recipe, split, rows, key, column, is_eval)
+    for key, name in {**reads, **label}.items():
+        if name not in rows.column_names:
+            raise no_column(recipe, split, rows, key, name, is_eval)
     if recipe.data.text in reads.values():
         _check_text(recipe, rows, split)
     if split.limit is None:
@@ -54,14 +59,37 @@ def read(recipe: RecipeSpec, split: Split, *, is_eval: bool = False) -> Dataset:
     return rows.shuffle(seed=split.seed).select(range(min(split.limit, len(rows))))
 
 
+def conversations(recipe: RecipeSpec, *, trains: bool) -> tuple[dict[str, Dataset], list[str]]:
+    """The conversations of every split, in one column as JSON, by the splits' names; and what to tell of them.
+
+    Raises:
+        LaunchError: rows cannot be read, or some are no conversations: all of them at once, up to a number.
+    """
+    from datasets import Dataset
+
+    found = reading.read(recipe.data, lambda source: _remote(recipe, source), trains=trains)
+    tables = {name: pa.table({COLUMN: pa.array(part, pa.large_string())}) for name, part in found.splits.items()}
+    return {name: Dataset(table) for name, table in tables.items()}, found.notes
+
+
+def _remote(recipe: RecipeSpec, source: Source) -> Iterator[dict[str, Any]]:
+    """The rows of a set that datasets loads."""
+    spec = source.spec
+    update = {key: getattr(spec, key) for key in ("path", "name", "data_files", "data_dir", "revision")}
+    one = recipe.model_copy(update={"data": recipe.data.model_copy(update=update)})
+    rows = _load(one, Split(split=spec.split))
+    for batch in rows.with_format("arrow").iter(columnar.BATCH_ROWS):
+        yield from map(columnar.without_nulls, batch.to_pylist())
+
+
 def content(recipe: RecipeSpec, rows: Dataset) -> list[pa.ChunkedArray]:
     """The columns of the chosen rows that become tokens."""
-    return [_column(rows, name) for name in recipe.task.reads(recipe.data).values()]
+    return [column(rows, name) for name in recipe.task.reads(recipe.data).values()]
 
 
 def texts(recipe: RecipeSpec, rows: Dataset) -> pa.ChunkedArray:
     """The text column of the chosen rows."""
-    return _column(rows, recipe.data.text)
+    return column(rows, recipe.data.text)
 
 
 def notes(recipe: RecipeSpec, rows: Dataset, split: Split) -> list[str]:
@@ -89,7 +117,7 @@ def label_column(recipe: RecipeSpec, rows: Dataset, split: Split, *, is_eval: bo
     feature = rows.features[name]
     return Column(
         name=name,
-        values=_column(rows, name),
+        values=column(rows, name),
         split=split.split,
         where=Message(
             "{where}: split {split!r}: column {name!r}", where=where(recipe, split), split=split.split, name=name
@@ -100,7 +128,8 @@ def label_column(recipe: RecipeSpec, rows: Dataset, split: Split, *, is_eval: bo
     )
 
 
-def _column(rows: Dataset, name: str) -> pa.ChunkedArray:
+def column(rows: Dataset, name: str) -> pa.ChunkedArray:
+    """A column of the chosen rows."""
     # A selection keeps its rows in an index beside the table; reading the column goes through it. Without the slice it
     # would be read row by row, a millisecond each.
     values = rows.with_format("arrow")[name][:]
@@ -152,7 +181,7 @@ def _check_named(recipe: RecipeSpec, split: Split, path: str, files: Any) -> Non
 
 def _check_text(recipe: RecipeSpec, rows: Dataset, split: Split) -> None:
     name = recipe.data.text
-    values = _column(rows, name)
+    values = column(rows, name)
     if values.null_count:
         row = next(i for i, value in enumerate(values) if not value.is_valid)
         raise label_values.missing(*place(recipe, split, rows, row, name), name, values.null_count)
@@ -181,7 +210,7 @@ def _is_text(kind: pa.DataType) -> bool:
 def _check_encoding(recipe: RecipeSpec, split: Split, rows: Dataset, name: str) -> None:
     """JSON is read without a look at its bytes."""
     try:
-        _column(rows, name).validate(full=True)
+        column(rows, name).validate(full=True)
     except pa.ArrowInvalid as error:
         problems = ((path, reason) for path in local_files(recipe, split) if (reason := no_text(path)))
         for path, (what, hint) in problems:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from launcher.data.conversations import COLUMN
 from launcher.messages import Message
 from launcher.recipe import schema
 from launcher.recipe.schema import RecipeSpec, Split
@@ -21,7 +22,7 @@ class Rows:
     """What the recipe's data holds, checked."""
 
     splits: dict[str, Dataset]
-    """By name: train, eval."""
+    """By name: train, eval; `eval.NAME` each where the recipe has several sets by names."""
     numbered: labels.Numbered
     notes: tuple[str, ...]
 
@@ -33,6 +34,8 @@ def read_rows(recipe: RecipeSpec, start: Start) -> Rows:
         LaunchError: rows cannot be read, or one of them has no text or no label.
     """
     is_trained = start.trained is not None
+    if recipe.task.has_conversations:
+        return _conversations(recipe, trains=not is_trained)
     splits: dict[str, Split] = {} if is_trained else {"train": recipe.data.train}
     if recipe.data.eval is not None:
         splits["eval"] = recipe.data.eval
@@ -45,9 +48,18 @@ def read_rows(recipe: RecipeSpec, start: Start) -> Rows:
         about_labels = labels.notes(numbered, columns)
     if recipe.data.text in recipe.task.reads(recipe.data).values():
         about_texts = [note for k, part in raw.items() for note in rows.notes(recipe, part, splits[k])]
-        repeated = _repeated_notes(recipe, raw)
+        if "train" in raw and "eval" in raw:
+            repeated = _repeated_notes(recipe.data.text, raw["train"], raw["eval"])
     notes = (*numbered.notes, *about_texts, *about_labels, *_selection_notes(recipe, raw), *repeated)
     return Rows(raw, numbered, notes)
+
+
+def _conversations(recipe: RecipeSpec, *, trains: bool) -> Rows:
+    raw, notes = rows.conversations(recipe, trains=trains)
+    if trains:
+        for name in [name for name in raw if name != "train"]:
+            notes += _repeated_notes(COLUMN, raw["train"], raw[name])
+    return Rows(raw, labels.NONE, tuple(notes))
 
 
 def _selection_notes(recipe: RecipeSpec, raw: Mapping[str, Dataset]) -> list[str]:
@@ -65,11 +77,8 @@ def _selection_notes(recipe: RecipeSpec, raw: Mapping[str, Dataset]) -> list[str
     ]
 
 
-def _repeated_notes(recipe: RecipeSpec, raw: Mapping[str, Dataset]) -> list[str]:
-    if "train" not in raw or "eval" not in raw:
-        return []
-    train, held = (rows.texts(recipe, raw[name]) for name in ("train", "eval"))
-    count = labels.repeated(train, held)
+def _repeated_notes(column: str, train: Dataset, held: Dataset) -> list[str]:
+    count = labels.repeated(rows.column(train, column), rows.column(held, column))
     if not count:
         return []
     return [

@@ -1,0 +1,56 @@
+"""Tools that a conversation may use, and calls of them, as chat templates want them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from launcher.data.formats.base import FIX_ROW, RowError, kind, parsed
+from launcher.messages import Message
+
+
+def listed(value: Any, name: str) -> list[dict[str, Any]]:
+    """The tools of a row: a list of objects, or its JSON; empty where there are none. Raises RowError."""
+    value = parsed(value, name) if value else None
+    value = [value] if isinstance(value, dict) else value
+    if not value:
+        return []
+    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
+        raise RowError(Message("{name!r} is not a list of tools", name=name), FIX_ROW)
+    return [tool if "function" in tool or "name" not in tool else _of_function(tool) for tool in value]
+
+
+def calls(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """The calls in a message of OpenAI's form: `tool_calls`, or `function_call` of its older one. Raises RowError."""
+    found = message.get("tool_calls")
+    if found is None:
+        old = message.get("function_call")
+        return [] if old is None else [_call(old, "function_call")]
+    if isinstance(found, str):
+        found = parsed(found, "tool_calls")
+    if not isinstance(found, list):
+        raise RowError(Message("'tool_calls' is {kind} and not a list", kind=kind(found)), FIX_ROW)
+    return [_call(one, "tool_calls") for one in found]
+
+
+def written(content: Any) -> list[dict[str, Any]]:
+    """The calls of a message that is one: an object with name and arguments, or several of them, as JSON. Raises RowError."""
+    if not content:
+        raise RowError(Message("is a call of a tool, and empty"), FIX_ROW)
+    value = parsed(content, Message("the call of a tool"))
+    return [_call(one, Message("the call of a tool")) for one in (value if isinstance(value, list) else [value])]
+
+
+def _call(call: Any, name: str) -> dict[str, Any]:
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise RowError(Message("{name!r} has a call without the name of its function", name=name), FIX_ROW)
+    at = Message("arguments of {function}", function=function["name"])
+    arguments = parsed(function.get("arguments") or {}, at)
+    if not isinstance(arguments, dict):
+        raise RowError(Message("{at!r} are {kind} and not an object", at=str(at), kind=kind(arguments)), FIX_ROW)
+    made = _of_function({"name": function["name"], "arguments": arguments})
+    return made | ({"id": call["id"]} if call.get("id") is not None else {})
+
+
+def _of_function(function: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": function}
