@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write recipes/tiny: a Llama of toy size without weights, its tokenizer, and reviews made from our own phrases.
+"""Write recipes/tiny: a Llama of toy size without weights, its tokenizer, reviews and conversations made from our own phrases.
 
 Run by hand when the toy changes; its output is committed, so that tiny-cpu.yaml needs nothing but the checkout.
 """
@@ -15,6 +15,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes" / "tiny"
 NUM_TRAIN, NUM_TEST, SEED = 240, 101, 7
 """101 test rows: no rank count from 2 up divides them."""
+NUM_CHATS = 211
+GRADES = ("terrible", "poor", "average", "good", "excellent")
 
 THINGS = (
     "soup",
@@ -76,6 +78,22 @@ def rows(rng: random.Random, count: int) -> list[dict[str, object]]:
     return [{"text": review(rng, label), "label": label} for label in labels]
 
 
+def conversation(rng: random.Random) -> dict[str, object]:
+    """Two questions about a review, of which the second needs the first; a third of them begin with a system message."""
+    label = rng.randrange(len(WORDS))
+    things = rng.sample(THINGS, rng.choice((1, 2, 3)))
+    text = " ".join(f"The {thing} was {rng.choice(WORDS[label])}." for thing in things)
+    turns = [
+        ("user", f"{text} Was it good?"),
+        ("assistant", f"It was {GRADES[label]}."),
+        ("user", "What was it about?"),
+        ("assistant", f"The {' and the '.join(things)}."),
+    ]
+    if not rng.randrange(3):
+        turns.insert(0, ("system", "You read reviews."))
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
 def tokenizer(texts: list[str]) -> Tokenizer:
     """A byte-level BPE of 512 tokens that begins every text with <|begin|>, as Llama 3's does."""
     out = Tokenizer(models.BPE())
@@ -99,7 +117,8 @@ def main() -> None:
     rng = random.Random(SEED)
     train, test = rows(rng, NUM_TRAIN), rows(rng, NUM_TEST)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for name, part in (("train", train), ("test", test)):
+    chats = random.Random(SEED)
+    for name, part in (("train", train), ("test", test), ("chats", [conversation(chats) for _ in range(NUM_CHATS)])):
         (FOLDER / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     tokenizer([str(row["text"]) for row in train]).save(str(FOLDER / "tokenizer.json"), pretty=False)
     _write(

@@ -66,19 +66,20 @@ def recipes_copy(name: str, target: Path) -> None:
 @click.option(
     "--task",
     type=click.Choice(sorted(tasks.BUILT_IN)),
-    default=tasks.OF_CHATS,
-    help="Label answers of a chat model, or a classification head [default: causal-lm].",
+    help="What the model learns: sft, to write the responses; causal-lm, which of a few responses a text has; "
+    "sequence-classification, the same with a classification head [default: sft; with --labels: causal-lm].",
 )
 @click.option(
     "--labels",
     metavar="A,B,…",
     help="The responses that are labels, in the order of their numbers [default: those in the data].",
 )
-def recipes_import(file: Path, out: Path | None, nproc: int, task: str, labels: str | None) -> None:
+def recipes_import(file: Path, out: Path | None, nproc: int, task: str | None, labels: str | None) -> None:
     """Make a recipe of the LLaMA-Factory training file FILE, and list on stderr what it cannot keep."""
     from launcher.recipe.importers import llamafactory
 
     names = tuple(name.strip() for name in labels.split(",")) if labels else ()
+    task = task or (tasks.OF_CHATS if names else tasks.THAT_WRITES)
     made = llamafactory.convert(file, nproc=nproc, task=task, labels=names)
     if out is None:
         click.echo(made.text, nl=False)

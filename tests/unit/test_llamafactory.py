@@ -308,7 +308,7 @@ def test_what_is_not_read_of_an_entry_is_listed(job, tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"stage": "dpo"}, "stage dpo trains no labels"),
+        ({"stage": "dpo"}, "stage dpo is another way to train"),
         ({"finetuning_type": "freeze"}, "finetuning_type freeze has no counterpart"),
         ({"dataset": "other"}, "has no 'other'"),
         ({"model_name_or_path": "drop"}, "names no model_name_or_path"),

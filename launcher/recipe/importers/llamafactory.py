@@ -1,39 +1,24 @@
 """A LLaMA-Factory YAML as one of our recipes: what maps, with where it came from, and what does not, with the reason.
 
-LLaMA-Factory trains a model to write; ours learns which of a few labels a text has. So its responses must be a few texts, which
-become the label answers of a causal LM (or the classes of a head).
+LLaMA-Factory trains a model to write, and so does the recipe. Where its responses are a few texts they may be learned as labels
+instead: the answers of a causal LM, or the classes of a head.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from launcher.errors import LaunchError
-from launcher.messages import Message
-from launcher.recipe import load, problems, schema, training_fields, training_rules, yamlfile
-from launcher.recipe.importers.llamafactory_data import Data
+from launcher.recipe import load, yamlfile
 from launcher.recipe.importers.llamafactory_given import Left
-from launcher.recipe.importers.llamafactory_keys import (
-    AS_HERE,
-    ATTENTION,
-    DEEPSPEED,
-    LEFT_OUT,
-    LORA,
-    OFF,
-    REFUSED,
-    STRATEGY,
-    TAKEN,
-    to_number,
-)
+from launcher.recipe.importers.llamafactory_v0 import Import
+from launcher.recipe.importers.llamafactory_v1 import ImportV1
 
-_STAGE = "sft"
-"""By LLaMA-Factory's name."""
-_METRICS = schema.RecipeSpec.model_fields["metrics"].default
+_KINDS = {"model_name_or_path": Import, "train_dataset": ImportV1}
+"""A key that only files of one version have, and what reads them."""
 
 
 @dataclass
@@ -50,20 +35,23 @@ def convert(path: Path, *, nproc: int, task: str, labels: tuple[str, ...] = ()) 
     Args:
         path: its YAML.
         nproc: ranks that it ran on; its global batch follows.
-        task: causal-lm, or sequence-classification.
+        task: of a recipe; of one with labels the responses are the labels.
         labels: the responses in the order of their numbers; () to read them from the data.
 
     Raises:
         LaunchError: it is not such a file, trains something else, or its data are not labels.
     """
     document = yamlfile.load(path, "training")
-    if not isinstance(document.value, dict) or "model_name_or_path" not in document.value:
+    given = document.value if isinstance(document.value, dict) else {}
+    kind = next((_KINDS[key] for key in _KINDS if key in given), None)
+    if kind is None:
         raise LaunchError(
-            "{path}: is not a training file of LLaMA-Factory: it names no model_name_or_path",
+            "{path}: is not a training file of LLaMA-Factory: it names no {keys}",
             hint="name one of its YAML files",
             path=path,
+            keys=" or ".join(_KINDS),
         )
-    job = _Import(path, document.value, {k[0]: n for k, n in document.lines.items() if len(k) == 1}, nproc, task)
+    job = kind(path, given, {k[0]: n for k, n in document.lines.items() if len(k) == 1}, nproc, task)
     text = job.run(labels)
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "imported.yaml"
@@ -96,218 +84,3 @@ def _at_source(message: str, made: Path, path: Path, text: str) -> str:
         return f"{path}:{origin[1]}" if origin else str(path)
 
     return re.sub(re.escape(str(made)) + r":(\d+)", place, message).replace(str(made), str(path))
-
-
-class _Import(Data):
-    """One import: what becomes of each key."""
-
-    def run(self, labels: tuple[str, ...]) -> str:
-        self._refuse()
-        self._model()
-        self._data(labels)
-        self._batch()
-        self._strategy()
-        self._adapter()
-        self.out.put("metrics.", list(_METRICS), "")
-        self._move("output_dir", "output_dir.")
-        self._rest()
-        self.left.sort(key=lambda left: int(left.where))
-        head = [
-            f"From {self.path} of LLaMA-Factory, whose task is to write; here the model learns which label a text has."
-        ]
-        head += ["Not kept:", *(f"  {x.key} (line {x.where}): {x.reason}" for x in self.left)] if self.left else []
-        return self.out.text(head)
-
-    def _refuse(self) -> None:
-        stage, kind = self.given.get("stage", _STAGE), self.given.get("finetuning_type", "lora")
-        if stage != _STAGE:
-            raise self._fail(
-                "stage",
-                Message("stage {stage} trains no labels; only sft can", stage=stage),
-                Message("use LLaMA-Factory for it"),
-            )
-        if kind not in ("full", "lora"):
-            raise self._fail(
-                "finetuning_type",
-                Message("finetuning_type {kind} has no counterpart", kind=kind),
-                Message("full and lora have one"),
-            )
-        for key, reason in REFUSED.items():
-            value = self.given.get(key)
-            if value not in OFF and value != AS_HERE.get(key):
-                raise self._fail(
-                    key,
-                    Message("{key}: {value!r} changes what is learned: {reason}", key=key, value=value, reason=reason),
-                    Message("remove that line to train without it"),
-                )
-            self.done.add(key)
-        if not self.given.get("do_train", True):
-            raise self._fail(
-                "do_train",
-                Message("trains nothing"),
-                Message("`ascend-launch eval` and `predict` need no recipe of their own"),
-            )
-        self.done |= TAKEN
-
-    def _model(self) -> None:
-        self._move("model_name_or_path", "model.name")
-        self.out.put("model.task", self.task, "")
-        self._move("model_revision", "model.revision")
-        attention = str(self._take("flash_attn", "auto"))
-        if attention in ATTENTION:
-            self.out.put("model.attn_implementation", ATTENTION[attention], self._origin("flash_attn"))
-        elif attention != "auto":
-            self._leave(
-                "flash_attn",
-                Message(
-                    "{attention!r} is none of {value}; transformers chooses",
-                    attention=attention,
-                    value=", ".join(ATTENTION),
-                ),
-            )
-
-    def _batch(self) -> None:
-        micro = self._take("per_device_train_batch_size", 8, Message("a whole number above 0"))
-        steps = self._take("gradient_accumulation_steps", 1, Message("a whole number above 0"))
-        origin = self._origin("per_device_train_batch_size", "gradient_accumulation_steps")
-        self.out.put(
-            "parallel.global_batch_size",
-            micro * steps * self.nproc,
-            f"{micro} x {steps} x {self.nproc} ranks: {origin or 'its defaults'}",
-        )
-        self.out.put("parallel.micro_batch_size", micro, self._origin("per_device_train_batch_size"))
-        self._take("per_device_eval_batch_size", None, Message("a whole number above 0"))
-        self._move("per_device_eval_batch_size", "parallel.eval_batch_size")
-
-    def _strategy(self) -> None:
-        bf16, fp16 = self._take("bf16", False), self._take("fp16", False)
-        precision = "bf16" if bf16 else "fp16" if fp16 else "fp32"
-        self.out.put("parallel.precision", precision, self._origin("bf16", "fp16") or "its default")
-        config, fsdp = self._take("deepspeed"), self._take("fsdp")
-        if config is not None:
-            self.out.put("parallel.strategy", self._zero(config), self._origin("deepspeed"))
-        elif fsdp:
-            self.out.put("parallel.strategy", "fsdp2", self._origin("fsdp"))
-        else:
-            self.out.put("parallel.strategy", "ddp", "its default")
-
-    def _zero(self, config: Any) -> str:
-        """The ZeRO stage of a config, read from the file where it is, else from its name (ds_z3_offload_config.json)."""
-        value = config if isinstance(config, dict) else self._json(str(config))
-        if value is not None and not (isinstance(value, dict) and isinstance(value.get("zero_optimization", {}), dict)):
-            raise self._fail(
-                "deepspeed",
-                Message("{config}: is not a config of DeepSpeed", config=config),
-                Message("its zero_optimization says the stage"),
-            )
-        if value is None:
-            named = re.search(r"z(?:ero)?_?([0-3])", Path(str(config)).name)
-            if named is None:
-                raise self._fail(
-                    "deepspeed",
-                    Message("{config}: no such file, and its name tells no ZeRO stage", config=config),
-                    Message("put the file there"),
-                )
-            stage, offloads = int(named[1]), "offload" in str(config)
-        else:
-            for name in DEEPSPEED:
-                if name in value and "auto" not in json.dumps(value[name]):
-                    raise self._fail(
-                        "deepspeed",
-                        Message(
-                            "{config}: {name} changes what is learned, and the launcher renders its own config",
-                            config=config,
-                            name=name,
-                        ),
-                        Message("write it as TrainingArguments in this file, and `{name}: auto` there", name=name),
-                    )
-            zero = value.get("zero_optimization", {})
-            stage = zero.get("stage", 0)
-            parts = [zero.get(k) for k in ("offload_param", "offload_optimizer")]
-            offloads = any(isinstance(part, dict) and part.get("device") == "cpu" for part in parts)
-            if not isinstance(stage, int) or stage not in STRATEGY:
-                raise self._fail(
-                    "deepspeed",
-                    Message("{config}: stage {stage!r} is none of 0, 1, 2 and 3", config=config, stage=stage),
-                    Message("correct that file"),
-                )
-        if offloads and stage != 3:
-            self._leave(
-                "deepspeed", Message("offload of ZeRO-{stage}: only ZeRO-3 offloads here (zero3-offload)", stage=stage)
-            )
-        self._leave("deepspeed", "everything in that file but the ZeRO stage: the launcher renders its own")
-        return "zero3-offload" if offloads and stage == 3 else STRATEGY[stage]
-
-    def _adapter(self) -> None:
-        keys = ("lora_rank", "lora_alpha", "lora_target", "additional_target", *LORA)
-        if self.given.get("finetuning_type", "lora") == "full":
-            for key in keys:
-                self._leave(key, "finetuning_type is full")
-            return
-        rank = self._take("lora_rank", 8, Message("a whole number above 0"))
-        self.out.put("adapter.r", rank, self._origin("lora_rank") or "its default")
-        self.out.put(
-            "adapter.lora_alpha",
-            self._take("lora_alpha", 2 * rank),
-            self._origin("lora_alpha") or "its default, twice the rank",
-        )
-        names = self._names("lora_target", "all")
-        self.out.put(
-            "adapter.target_modules",
-            "all-linear" if names == ["all"] else names,
-            self._origin("lora_target") or "its default",
-        )
-        if modules := self._names("additional_target"):
-            self.out.put("adapter.modules_to_save", modules, self._origin("additional_target"))
-        for theirs, ours in LORA.items():
-            self._move(theirs, f"adapter.{ours}")
-
-    def _rest(self) -> None:
-        """TrainingArguments go under their own names; all others are listed."""
-        checkpointing = not self._take("disable_gradient_checkpointing", False)
-        if checkpointing and "gradient_checkpointing" not in self.given:
-            self.out.put("training.gradient_checkpointing", True, "its default")
-        self._take("warmup_ratio", None, Message("a number, at least 0"))
-        if self._take("warmup_steps", 0, Message("a number, at least 0")):
-            self._leave("warmup_ratio", "warmup_steps goes before it")
-            self._move("warmup_steps", "training.warmup_steps")
-        else:
-            self._move("warmup_ratio", "training.warmup_steps", float)
-        self._saves()
-        self._move("evaluation_strategy", "training.eval_strategy")
-        for key, value in self.given.items():
-            if key in self.done:
-                continue
-            if key in LEFT_OUT:
-                self._leave(key, LEFT_OUT[key])
-            elif value is not None and key in training_fields.fields():
-                meant = training_fields.as_meant(key, to_number(value))
-                problem = training_fields.problem(key, meant)
-                if problem is None:
-                    self.out.put(f"training.{key}", meant, self._origin(key))
-                elif key in training_fields.OWNED:
-                    self._leave(key, problem)
-                else:
-                    raise self._fail(key, f"{key}: {problem}", Message("correct or remove that line"))
-            else:
-                self._leave(key, "has no counterpart here")
-        self._leave_without_effect()
-
-    def _leave_without_effect(self) -> None:
-        """Arguments that do nothing, or nothing good, beside the others. A value that is wrong by itself makes no recipe."""
-        rows = self.out.values.get("training", {})
-        has_eval = self.out.values["data"].get("eval", (None, ""))[0] is not None
-        values = {key: value for key, (value, _) in rows.items()}
-        if any(problems.value_problem(key, value) for key, value in values.items()):
-            return
-        for key, reason in training_rules.problems(values, metrics=_METRICS, has_eval=has_eval):
-            if key in self.given and rows.pop(key, None) is not None:
-                self._leave(key, reason)
-
-    def _saves(self) -> None:
-        """Saves by steps where the file leaves it to transformers' default, which is not a recipe's default."""
-        if self.given.get("save_strategy") is None:
-            self.done.add("save_strategy")
-            self.out.put("training.save_strategy", "steps", "its default")
-            if self.given.get("save_steps") is None:
-                self.out.put("training.save_steps", 500, "its default")

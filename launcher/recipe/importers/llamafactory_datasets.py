@@ -153,7 +153,7 @@ class Datasets(Given):
                 Message("{info_path} has no {name!r}", info_path=info_path, name=name),
                 Message("it has {info}", info=", ".join(list(info)[:8]) or "nothing"),
             )
-        if not _is_entry(entry):
+        if not is_entry(entry):
             raise LaunchError(
                 "{info_path}: {name}: not an entry as LLaMA-Factory reads it: {dumps}",
                 hint="it is a mapping with file_name or hf_hub_url, and columns by name",
@@ -191,7 +191,7 @@ class Datasets(Given):
         return file
 
 
-def _is_entry(entry: Any) -> bool:
+def is_entry(entry: Any) -> bool:
     columns = entry.get("columns") or {} if isinstance(entry, dict) else None
     if not isinstance(columns, dict):
         return False

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from launcher.errors import LaunchError
 from launcher.messages import Message
@@ -79,11 +80,17 @@ class Given:
     lines: dict[Any, int]
     nproc: int
     task: str
+    command: ClassVar[str] = "llamafactory-cli train"
+    """What runs such a file."""
     out: Writer = field(default_factory=Writer)
     left: list[Left] = field(default_factory=list)
     done: set[str] = field(default_factory=set)
     _seen: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """Rows of the local files."""
+
+    @property
+    def _has_labels(self) -> bool:
+        return tasks.load(self.task).has_labels
 
     @property
     def _has_head(self) -> bool:
@@ -129,6 +136,13 @@ class Given:
 
     def _fail(self, key: str, what: str, hint: str) -> LaunchError:
         return LaunchError(f"{self.path}:{self.lines.get(key, 1)}: {what}", hint=hint)
+
+    def _unchanged(self, instead: str | None = None) -> str:
+        """A hint: what to change, if anything, and the command that runs the file as it is."""
+        command = f"ascend-launch --nproc {self.nproc} -- {self.command} {shlex.quote(str(self.path))}"
+        if instead is None:
+            return Message("run the file unchanged: {command}", command=command)
+        return Message("{instead}; or run the file unchanged: {command}", instead=instead, command=command)
 
     def _json(self, name: str) -> Any:
         return next((read_json(p) for p in (Path(name), self.path.parent / name) if p.is_file()), None)

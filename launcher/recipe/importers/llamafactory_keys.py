@@ -35,6 +35,30 @@ LEFT_OUT = {
     "enable_liger_kernel": "it runs on GPUs only",
     "fsdp_config": "the launcher renders it; the strategy is kept",
 }
+CHAT_LEFT_OUT = {
+    "predict_with_generate": "an evaluation of a run computes losses; it does not generate text",
+    "compute_accuracy": "the accuracy over tokens is always computed",
+    "template": "the tokenizer's own chat template is used; data.chat_template names another for a base model",
+    "tool_format": "the chat template says how tools are written",
+    "enable_thinking": "the chat template says where thinking stands; data.thinking trains empty blocks of it too",
+    "preserve_thinking": "the chat template says which thinking stays",
+    "mask_history": "its value is false",
+}
+"""Reasons of a task that writes, where they are others."""
+CHAT_KEYS = frozenset(
+    {
+        "packing",
+        "neat_packing",
+        "mix_strategy",
+        "interleave_probs",
+        "mask_history",
+        "train_on_prompt",
+        "default_system",
+        "enable_thinking",
+        "tool_format",
+    }
+)
+"""Keys that only such a task has a counterpart of."""
 _QUANTIZED = "weights are not quantized for training here; without it LoRA trains beside bf16 or fp32 weights"
 _OTHER_UPDATE = "another way to train than full and LoRA, which has no counterpart"
 _OTHER_ROWS = "rows are neither packed nor mixed here: each has one label and counts once"
@@ -63,14 +87,14 @@ REFUSED = {
             "pissa_init",
             "loraplus_lr_ratio",
             "pure_bf16",
+            "use_kt",
         ],
         _OTHER_UPDATE,
     ),
+    "tokenized_path": Message("rows are read from the data, and their tokens are kept by what they depend on"),
     "early_stopping_steps": Message("a training here ends when its recipe says"),
     "disable_shuffling": Message("rows are shuffled before every epoch here"),
-    **dict.fromkeys(
-        ["packing", "neat_packing", "mix_strategy", "interleave_probs", "mask_history", "tokenized_path"], _OTHER_ROWS
-    ),
+    **dict.fromkeys(["packing", "neat_packing", "mix_strategy", "interleave_probs", "mask_history"], _OTHER_ROWS),
     **dict.fromkeys(("train_on_prompt", "moe_aux_loss_coef"), _OTHER_LOSS),
     **dict.fromkeys(
         [

@@ -119,6 +119,8 @@ TABLE: Table[Task] = Table(
 BUILT_IN = tuple(TABLE.built_in)
 DEFAULT = BUILT_IN[0]
 """Of a recipe that names none."""
+THAT_WRITES = "sft"
+"""What a model is trained to do whose answers are texts."""
 OF_CHATS = "causal-lm"
 """What an import makes of a training on chats whose answers are labels."""
 

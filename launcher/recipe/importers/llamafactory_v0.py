@@ -1,0 +1,258 @@
+"""A LLaMA-Factory YAML of version 0, key by key."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from launcher.messages import Message
+from launcher.recipe import problems, training_fields, training_rules
+from launcher.recipe.importers.llamafactory_chats import TEXTS, Chats
+from launcher.recipe.importers.llamafactory_keys import (
+    AS_HERE,
+    ATTENTION,
+    CHAT_KEYS,
+    CHAT_LEFT_OUT,
+    DEEPSPEED,
+    LEFT_OUT,
+    LORA,
+    OFF,
+    REFUSED,
+    STRATEGY,
+    TAKEN,
+    to_number,
+)
+from launcher.recipe.tasks import table as tasks
+
+_STAGE = "sft"
+"""By LLaMA-Factory's name."""
+
+
+class Import(Chats):
+    """One import of a file of version 0: what becomes of each key."""
+
+    def run(self, labels: tuple[str, ...]) -> str:
+        self._refuse()
+        self._model()
+        if self._has_labels:
+            self._data(labels)
+        else:
+            self._conversations()
+        self._batch()
+        self._strategy()
+        self._adapter()
+        if self._has_labels:
+            self.out.put("metrics.", list(tasks.load(self.task).default_metrics), "")
+        self._move("output_dir", "output_dir.")
+        self._rest()
+        self.left.sort(key=lambda left: int(left.where))
+        head = [f"From {self.path} of LLaMA-Factory."]
+        if self._has_labels:
+            head = [
+                f"From {self.path} of LLaMA-Factory, whose task is to write; here the model learns which label a text has."
+            ]
+        head += ["Not kept:", *(f"  {x.key} (line {x.where}): {x.reason}" for x in self.left)] if self.left else []
+        return self.out.text(head)
+
+    @property
+    def _stages(self) -> tuple[str, ...]:
+        return (_STAGE,) if self._has_labels else (_STAGE, TEXTS)
+
+    def _refuse(self) -> None:
+        stage, kind = self.given.get("stage", _STAGE), self.given.get("finetuning_type", "lora")
+        if stage not in self._stages:
+            raise self._fail(
+                "stage",
+                Message("stage {stage} is another way to train than sft, which has no counterpart", stage=stage),
+                self._unchanged(),
+            )
+        if kind not in ("full", "lora"):
+            raise self._fail(
+                "finetuning_type",
+                Message("finetuning_type {kind} has no counterpart", kind=kind),
+                self._unchanged(Message("full and lora have one")),
+            )
+        for key, reason in REFUSED.items():
+            value = self.given.get(key)
+            if not self._has_labels and key in CHAT_KEYS:
+                continue
+            if value not in OFF and value != AS_HERE.get(key):
+                raise self._fail(
+                    key,
+                    Message("{key}: {value!r} changes what is learned: {reason}", key=key, value=value, reason=reason),
+                    self._unchanged(Message("remove that line to train without it")),
+                )
+            self.done.add(key)
+        if not self.given.get("do_train", True):
+            raise self._fail(
+                "do_train",
+                Message("trains nothing"),
+                Message("`ascend-launch eval` and `predict` need no recipe of their own"),
+            )
+        self.done |= TAKEN
+
+    def _model(self) -> None:
+        self._move("model_name_or_path", "model.name")
+        self.out.put("model.task", self.task, "")
+        self._move("model_revision", "model.revision")
+        attention = str(self._take("flash_attn", "auto"))
+        if attention in ATTENTION:
+            self.out.put("model.attn_implementation", ATTENTION[attention], self._origin("flash_attn"))
+        elif attention != "auto":
+            self._leave(
+                "flash_attn",
+                Message(
+                    "{attention!r} is none of {value}; transformers chooses",
+                    attention=attention,
+                    value=", ".join(ATTENTION),
+                ),
+            )
+
+    def _batch(self) -> None:
+        micro = self._take("per_device_train_batch_size", 8, Message("a whole number above 0"))
+        steps = self._take("gradient_accumulation_steps", 1, Message("a whole number above 0"))
+        origin = self._origin("per_device_train_batch_size", "gradient_accumulation_steps")
+        self.out.put(
+            "parallel.global_batch_size",
+            micro * steps * self.nproc,
+            f"{micro} x {steps} x {self.nproc} ranks: {origin or 'its defaults'}",
+        )
+        self.out.put("parallel.micro_batch_size", micro, self._origin("per_device_train_batch_size"))
+        self._take("per_device_eval_batch_size", None, Message("a whole number above 0"))
+        self._move("per_device_eval_batch_size", "parallel.eval_batch_size")
+
+    def _strategy(self) -> None:
+        bf16, fp16 = self._take("bf16", False), self._take("fp16", False)
+        precision = "bf16" if bf16 else "fp16" if fp16 else "fp32"
+        self.out.put("parallel.precision", precision, self._origin("bf16", "fp16") or "its default")
+        config, fsdp = self._take("deepspeed"), self._take("fsdp")
+        if config is not None:
+            self.out.put("parallel.strategy", self._zero(config), self._origin("deepspeed"))
+        elif fsdp:
+            self.out.put("parallel.strategy", "fsdp2", self._origin("fsdp"))
+        else:
+            self.out.put("parallel.strategy", "ddp", "its default")
+
+    def _zero(self, config: Any, key: str = "deepspeed") -> str:
+        """The ZeRO stage of a config, read from the file where it is, else from its name (ds_z3_offload_config.json)."""
+        value = config if isinstance(config, dict) else self._json(str(config))
+        if value is not None and not (isinstance(value, dict) and isinstance(value.get("zero_optimization", {}), dict)):
+            raise self._fail(
+                key,
+                Message("{config}: is not a config of DeepSpeed", config=config),
+                Message("its zero_optimization says the stage"),
+            )
+        if value is None:
+            named = re.search(r"z(?:ero)?_?([0-3])", Path(str(config)).name)
+            if named is None:
+                raise self._fail(
+                    key,
+                    Message("{config}: no such file, and its name tells no ZeRO stage", config=config),
+                    Message("put the file there"),
+                )
+            stage, offloads = int(named[1]), "offload" in str(config)
+        else:
+            for name in DEEPSPEED:
+                if name in value and "auto" not in json.dumps(value[name]):
+                    raise self._fail(
+                        key,
+                        Message(
+                            "{config}: {name} changes what is learned, and the launcher renders its own config",
+                            config=config,
+                            name=name,
+                        ),
+                        Message("write it as TrainingArguments in this file, and `{name}: auto` there", name=name),
+                    )
+            zero = value.get("zero_optimization", {})
+            stage = zero.get("stage", 0)
+            parts = [zero.get(k) for k in ("offload_param", "offload_optimizer")]
+            offloads = any(isinstance(part, dict) and part.get("device") == "cpu" for part in parts)
+            if not isinstance(stage, int) or stage not in STRATEGY:
+                raise self._fail(
+                    key,
+                    Message("{config}: stage {stage!r} is none of 0, 1, 2 and 3", config=config, stage=stage),
+                    Message("correct that file"),
+                )
+        if offloads and stage != 3:
+            self._leave(key, Message("offload of ZeRO-{stage}: only ZeRO-3 offloads here (zero3-offload)", stage=stage))
+        self._leave(key, "everything in that file but the ZeRO stage: the launcher renders its own")
+        return "zero3-offload" if offloads and stage == 3 else STRATEGY[stage]
+
+    def _adapter(self) -> None:
+        keys = ("lora_rank", "lora_alpha", "lora_target", "additional_target", *LORA)
+        if self.given.get("finetuning_type", "lora") == "full":
+            for key in keys:
+                self._leave(key, "finetuning_type is full")
+            return
+        rank = self._take("lora_rank", 8, Message("a whole number above 0"))
+        self.out.put("adapter.r", rank, self._origin("lora_rank") or "its default")
+        self.out.put(
+            "adapter.lora_alpha",
+            self._take("lora_alpha", 2 * rank),
+            self._origin("lora_alpha") or "its default, twice the rank",
+        )
+        names = self._names("lora_target", "all")
+        self.out.put(
+            "adapter.target_modules",
+            "all-linear" if names == ["all"] else names,
+            self._origin("lora_target") or "its default",
+        )
+        if modules := self._names("additional_target"):
+            self.out.put("adapter.modules_to_save", modules, self._origin("additional_target"))
+        for theirs, ours in LORA.items():
+            self._move(theirs, f"adapter.{ours}")
+
+    def _rest(self) -> None:
+        """TrainingArguments go under their own names; all others are listed."""
+        checkpointing = not self._take("disable_gradient_checkpointing", False)
+        if checkpointing and "gradient_checkpointing" not in self.given:
+            self.out.put("training.gradient_checkpointing", True, "its default")
+        self._take("warmup_ratio", None, Message("a number, at least 0"))
+        if self._take("warmup_steps", 0, Message("a number, at least 0")):
+            self._leave("warmup_ratio", "warmup_steps goes before it")
+            self._move("warmup_steps", "training.warmup_steps")
+        else:
+            self._move("warmup_ratio", "training.warmup_steps", float)
+        self._saves()
+        self._move("evaluation_strategy", "training.eval_strategy")
+        left_out = LEFT_OUT if self._has_labels else {**LEFT_OUT, **CHAT_LEFT_OUT}
+        for key, value in self.given.items():
+            if key in self.done:
+                continue
+            if key in left_out:
+                self._leave(key, left_out[key])
+            elif value is not None and key in training_fields.fields():
+                meant = training_fields.as_meant(key, to_number(value))
+                problem = training_fields.problem(key, meant)
+                if problem is None:
+                    self.out.put(f"training.{key}", meant, self._origin(key))
+                elif key in training_fields.OWNED:
+                    self._leave(key, problem)
+                else:
+                    raise self._fail(key, f"{key}: {problem}", Message("correct or remove that line"))
+            else:
+                self._leave(key, "has no counterpart here")
+        self._leave_without_effect()
+
+    def _leave_without_effect(self) -> None:
+        """Arguments that do nothing, or nothing good, beside the others. A value that is wrong by itself makes no recipe."""
+        rows = self.out.values.get("training", {})
+        has_eval = self.out.values["data"].get("eval", (None, ""))[0] is not None
+        values = {key: value for key, (value, _) in rows.items()}
+        if any(problems.value_problem(key, value) for key, value in values.items()):
+            return
+        for key, reason in training_rules.problems(
+            values, metrics=tasks.load(self.task).default_metrics, has_eval=has_eval
+        ):
+            if key in self.given and rows.pop(key, None) is not None:
+                self._leave(key, reason)
+
+    def _saves(self) -> None:
+        """Saves by steps where the file leaves it to transformers' default, which is not a recipe's default."""
+        if self.given.get("save_strategy") is None:
+            self.done.add("save_strategy")
+            self.out.put("training.save_strategy", "steps", "its default")
+            if self.given.get("save_steps") is None:
+                self.out.put("training.save_steps", 500, "its default")
