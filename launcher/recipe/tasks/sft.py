@@ -25,6 +25,8 @@ class Chats:
     thinking: bool
     """Whether thinking blocks with nothing in them are trained."""
     too_long: TooLong
+    packing: bool
+    """Whether short rows share one, with no attention between them."""
 
     @classmethod
     def of(cls, data: Data) -> Chats:
@@ -33,6 +35,7 @@ class Chats:
             train_on=getattr(data, "train_on", "answers"),
             thinking=getattr(data, "thinking", False),
             too_long=getattr(data, "too_long", "cut"),
+            packing=getattr(data, "packing", False),
         )
 
 
@@ -50,6 +53,7 @@ class Sft(LanguageModel):
         "train_on": "What of a conversation is trained: answers, the last answer, or all of it.",
         "thinking": "Whether a thinking block with nothing in it is trained.",
         "too_long": "Rows of more than max_length tokens: cut, drop, or split into several rows.",
+        "packing": "Whether short rows share one of max_length tokens, with no attention between them.",
     }
     default_metrics: tuple[str, ...] = ()
     columns: tuple[str, ...] = ("correct",)
@@ -72,8 +76,9 @@ class Sft(LanguageModel):
                     ("data", key),
                     Message("expected one of {choices}, got {value!r}", choices=joined(choices), value=value),
                 )
-        if not isinstance(value := getattr(data, "thinking", False), bool):
-            yield ("data", "thinking"), Message("expected true or false, got {value!r}", value=value)
+        for key in ("thinking", "packing"):
+            if not isinstance(value := getattr(data, key, False), bool):
+                yield ("data", key), Message("expected true or false, got {value!r}", value=value)
         if not isinstance(value := getattr(data, "chat_template", "chatml"), str):
             yield ("data", "chat_template"), Message("expected a name or a file, got {value!r}", value=value)
 

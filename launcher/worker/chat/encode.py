@@ -62,7 +62,6 @@ class Rows:
 
     def __init__(self, recipe: RecipeSpec, tokenizer: Any) -> None:
         self._chats = Chats.of(recipe.data)
-        self._system = recipe.data.system
         self._max_length = recipe.data.max_length
         self._tokenizer = tokenizer
         self._turns: Turns | None = None
@@ -72,7 +71,6 @@ class Rows:
         chats = self._chats
         return {
             "task": "sft",
-            "system": self._system,
             "train_on": chats.train_on,
             "thinking": chats.thinking,
             "too_long": chats.too_long,
@@ -82,11 +80,12 @@ class Rows:
     def encode(self, value: Any) -> Iterator[Row]:
         """The rows that a row becomes: one, none where nothing of it is trained, or several where long ones are split."""
         row = self.whole(value)
-        length, chats = self._max_length, self._chats
-        if len(row.input_ids) > length and chats.too_long == "drop":
+        length, is_longer = self._max_length, len(row.input_ids) > self._max_length
+        if is_longer and self._chats.too_long == "drop":
             return
-        starts = range(0, len(row.input_ids), length) if chats.too_long == "split" else (0,)
-        for start in starts:
+        # The last token of a part is the first of the next, which predicts from there on: none is left out.
+        is_split = is_longer and self._chats.too_long == "split"
+        for start in range(0, len(row.input_ids) - 1, length - 1) if is_split else (0,):
             part = Row(*(column[start : start + length] for column in row))
             part.trained[:1] = [0] * len(part.trained[:1])
             if any(part.trained):
@@ -97,10 +96,7 @@ class Rows:
         conversation = _conversation(value)
         if "text" in conversation:
             return self._text(conversation["text"])
-        messages = conversation["messages"]
-        if self._system and messages and messages[0]["role"] != "system":
-            messages = [{"role": "system", "content": self._system}, *messages]
-        text = self.turns.text({**conversation, "messages": messages})
+        text = self.turns.text(conversation)
         return self._tokens(text.text, text.trained)
 
     @property
@@ -118,9 +114,9 @@ class Rows:
         return Row(ids, [0] * min(len(ids), 1) + [1] * (len(ids) - 1))
 
     def _tokens(self, text: str, spans: Sequence[Span]) -> Row:
-        """Tokens of a text, found once; a token is trained that begins where what is trained does, or after that."""
+        """Tokens of a text, found once; a token is trained where all of it is: one that begins in a prompt is the prompt's."""
         made = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        trained = [int(any(a <= start < b for a, b in spans)) for start, _ in made["offset_mapping"]]
+        trained = [int(any(a <= start and end <= b for a, b in spans)) for start, end in made["offset_mapping"]]
         return Row(list(made["input_ids"]), trained)
 
 
@@ -138,8 +134,16 @@ def _turns(tokenizer: Any, chats: Chats) -> Turns:
             "the chat template cannot be read: {error}", hint="use another data.chat_template", error=first_line(error)
         ) from error
     tokens = {key: str(value) for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
-    specials = {str(token) for token in tokenizer.added_tokens_decoder.values()} | set(tokenizer.all_special_tokens)
-    return Turns(template, chats, tokens=tokens, specials=specials)
+    return Turns(template, chats, tokens=tokens, specials=_specials(tokenizer))
+
+
+def _specials(tokenizer: Any) -> set[str]:
+    """Tokens that may end a turn. </tool_call> and such are added tokens too, but part of what is said."""
+    added = tokenizer.added_tokens_decoder.values()
+    return {
+        *tokenizer.all_special_tokens,
+        *(str(token) for token in added if token.special or str(token).startswith("<|")),
+    }
 
 
 def _conversation(value: Any) -> Mapping[str, Any]:

@@ -6,11 +6,13 @@ prompt, the other roles, and a line break after the end are the template's.
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from launcher.errors import LaunchError
 from launcher.messages import Message
@@ -18,9 +20,11 @@ from launcher.recipe.tasks.sft import Chats
 from launcher.text import first_line
 from launcher.worker.chat.marked import Marked, Rendered, Span
 
-_EMPTY_THOUGHTS = re.compile(r"\s*<think>\s*</think>\s*")
+_EMPTY_THOUGHTS = re.compile(r"\s*(<think>)?\s*</think>\s*")
+"""Without the first word where the prompt for an answer ends with it."""
 _OPENED_THOUGHTS = re.compile(r"<think>\s*(</think>\s*)?\Z")
 """What some templates put at the end of the prompt for an answer, and leave out of answers further up."""
+_THOUGHTS_END = "</think>"
 _PROBE = {"role": "user", "content": "x"}
 _NEAR = 3
 """The prompt for an answer depends on no more than so many messages before it."""
@@ -62,6 +66,7 @@ class Turns:
         words = "|".join(re.escape(word) for word in sorted(specials, key=len, reverse=True) if word) or r"(?!)"
         self._special = re.compile(words)
         self._end = re.compile(rf"({words})\s*\Z")
+        self._form = _Form()
         self._prompts: dict[Any, str] = {}
         self._stops: dict[Any, str] = {}
 
@@ -71,19 +76,16 @@ class Turns:
         Raises:
             LaunchError: the template refuses them, leaves out tools, or does not tell where an answer begins.
         """
-        chat = _Chat([_as_templates_read(message) for message in conversation["messages"]], conversation.get("tools"))
-        whole = self._render(chat)
-        self._check_tools(chat, whole)
+        chat, whole = self._chat(conversation)
         text, kept = whole.text, [message.get("train", True) for message in conversation["messages"]]
         if self._chats.train_on == "all":
-            return Text(
-                text, tuple(_without([(0, len(text))], (whole.turns.get(i) for i, k in enumerate(kept) if not k)))
-            )
+            holes = (whole.turns.get(i) for i, is_kept in enumerate(kept) if not is_kept)
+            return Text(text, tuple(_without([(0, len(text))], holes)))
         answers = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
         chosen = [i for i in (answers[-1:] if self._chats.train_on == "last" else answers) if kept[i]]
         spans = self._enclosed(whole, answers, chosen) or [self._answer(chat, whole, i) for i in chosen]
         spans = [self._without_empty_thoughts(text, span) for span in spans]
-        if spans and chosen[-1] == len(chat.messages) - 1 and self._is_open(text, spans[-1]):
+        if spans and chosen[-1] == len(chat.messages) - 1 and not self._end.search(text, *spans[-1]):
             text += self._tokens.get("eos_token", "")
             spans[-1] = (spans[-1][0], len(text))
         return Text(text, tuple(span for span in spans if span[0] < span[1]))
@@ -110,7 +112,7 @@ class Turns:
     def _answer(self, chat: _Chat, whole: Rendered, i: int) -> Span:
         if i not in whole.turns:
             return self._between_prefixes(chat, whole, i)
-        start, end = self._begin(chat, whole, i), whole.turns[i][1]
+        start, end = self._begin(chat, whole, i), self._own_end(chat, whole, i)
         found = self._end.search(whole.text, start, end)
         if found is None:  # the next turn's first token is what ends this one, as in GLM-4
             after = self._special.match(whole.text, end) if i + 1 < len(chat.messages) else None
@@ -126,13 +128,27 @@ class Turns:
         for written in (prompt, _OPENED_THOUGHTS.sub("", prompt)):
             for start in (before, begin):
                 if whole.text.startswith(written, start):
-                    return max(start + len(written), begin)
+                    return self._after_header(whole.text, max(start + len(written), begin))
         raise LaunchError(
             "the chat template writes {written!r} where an answer was to begin with {prompt!r}",
             hint=_OWN_TEMPLATE,
             written=whole.text[before : before + len(prompt)],
             prompt=prompt,
         )
+
+    def _after_header(self, text: str, start: int) -> int:
+        """No answer begins with what announces one, also where a template leaves that out of the prompt, after results."""
+        header = self._prompt(_Chat([dict(_PROBE)], None), 1)
+        return start + len(header) if header and text.startswith(header, start) else start
+
+    def _own_end(self, chat: _Chat, whole: Rendered, i: int) -> int:
+        """Where a message's part ends; some templates write the results of its calls into it, instead of turns of their own."""
+        begin, end = whole.turns[i]
+        if i + 1 == len(chat.messages) or i + 1 in whole.turns:
+            return end
+        alone = self._render(_Chat(chat.messages[: i + 1], chat.tools))
+        both = (whole.text[begin:end], alone.text[slice(*alone.turns.get(i, (0, 0)))])
+        return begin + len(os.path.commonprefix(both))
 
     def _between_prefixes(self, chat: _Chat, whole: Rendered, i: int) -> Span:
         """Where the template goes over the messages in another way: from where all before it ends, to where it ends itself,
@@ -167,12 +183,9 @@ class Turns:
         key = (_kind(chat.messages[i]), bool(chat.tools))
         if key not in self._stops:
             whole = self._render(_Chat(chat.messages[: i + 1], chat.tools))
-            found = self._end.search(whole.text)
+            found = self._end.search(whole.text, *whole.turns.get(i, (0, len(whole.text))))
             self._stops[key] = found[1] if found else ""
         return self._stops[key]
-
-    def _is_open(self, text: str, span: Span) -> bool:
-        return not self._end.search(text, span[0], span[1])
 
     def _without_empty_thoughts(self, text: str, span: Span) -> Span:
         empty = None if self._chats.thinking else _EMPTY_THOUGHTS.match(text, *span)
@@ -180,16 +193,27 @@ class Turns:
 
     # -- rendering ---------------------------------------------------------------------------------------------------
 
+    def _chat(self, conversation: Mapping[str, Any]) -> tuple[_Chat, Rendered]:
+        """The row as this template reads it, and what it makes of it."""
+        tools = conversation.get("tools") or None
+        refusals: list[LaunchError] = []
+        for form in (self._form, *_FORMS):
+            chat = _Chat([_as_templates_read(message, form) for message in conversation["messages"]], tools)
+            try:
+                whole = self._render(chat)
+                _check_all_is_written(conversation, whole.text)
+            except LaunchError as refused:
+                refusals.append(refused)
+                continue
+            self._form = form
+            return chat, whole
+        raise refusals[0]
+
     def _render(self, chat: _Chat, *, more: bool = False) -> Rendered:
         from jinja2.exceptions import TemplateError
 
-        values = {**self._tokens, "tools": chat.tools or None}
         try:
-            try:
-                return self._template.render(chat.messages, more=more, **values)
-            except TypeError:  # some templates want arguments of a call as text, others as they are
-                messages = [_with_arguments_as_text(message) for message in chat.messages]
-                return self._template.render(messages, more=more, **values)
+            return self._template.render(chat.messages, more=more, tools=chat.tools, **self._tokens)
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise LaunchError(
                 "the chat template refuses the messages: {error}",
@@ -197,52 +221,72 @@ class Turns:
                 error=first_line(error),
             ) from error
 
-    def _check_tools(self, chat: _Chat, whole: Rendered) -> None:
-        """Some templates leave out what they do not know."""
-        names = [*_names(chat.tools or ()), *(n for m in chat.messages for n in _names(m.get("tool_calls") or ()))]
-        if absent := next((name for name in names if name not in whole.text), None):
-            raise LaunchError(
-                "the chat template leaves out the tool {name!r}",
-                hint="use a data.chat_template that knows tools",
-                name=absent,
-            )
+
+class _Form(NamedTuple):
+    """What templates want in different ways."""
+
+    no_content: str | None = ""
+    """What stands for the content of a message that has calls alone."""
+    arguments_as_text: bool = False
+    """Whether arguments of a call are their JSON, and not what it says."""
+    in_parts: bool = False
+    """Whether content is a list of parts, as of models that see images."""
 
 
-def _as_templates_read(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message without what is for us alone, with thoughts under each name that templates know, and arguments of calls as
-    what their JSON says."""
-    made = {key: value for key, value in message.items() if key != "train" and (value is not None or key == "content")}
-    made.setdefault("content", None if made.get("tool_calls") else "")
-    if made.get("tool_calls"):
-        made["tool_calls"] = [_with_arguments(call, _from_json) for call in made["tool_calls"]]
-        made["content"] = made["content"] or None
-    elif made["content"] is None:
-        made["content"] = ""
+_FORMS = tuple(itertools.starmap(_Form, itertools.product(("", None), (False, True), (False, True))))
+
+
+def _as_templates_read(message: Mapping[str, Any], form: _Form) -> dict[str, Any]:
+    """A message without what is for us alone, and with thoughts under each name that templates know."""
+    made = {key: value for key, value in message.items() if key != "train" and value is not None}
+    calls = made.get("tool_calls")
+    made["content"] = made.get("content") or (form.no_content if calls else "")
+    if form.in_parts and isinstance(made["content"], str):
+        made["content"] = [{"type": "text", "text": made["content"]}]
+    if calls:
+        made["tool_calls"] = [_with_arguments(call, as_text=form.arguments_as_text) for call in calls]
     thoughts = next((made[key] for key in ("reasoning_content", "reasoning", "thinking") if key in made), None)
     return made if thoughts is None else {"thinking": thoughts, **made, "reasoning_content": thoughts}
 
 
-def _with_arguments_as_text(message: dict[str, Any]) -> dict[str, Any]:
-    if not message.get("tool_calls"):
-        return message
-    return {**message, "tool_calls": [_with_arguments(call, _to_json) for call in message["tool_calls"]]}
+def _check_all_is_written(conversation: Mapping[str, Any], text: str) -> None:
+    """Templates leave out what they do not know, and say nothing."""
+    calls = [call for message in conversation["messages"] for call in message.get("tool_calls") or ()]
+    for name in (*_names(conversation.get("tools") or ()), *_names(calls)):
+        if name not in text:
+            raise LaunchError(
+                "the chat template leaves out the tool {name!r}",
+                hint="use a data.chat_template that knows tools",
+                name=name,
+            )
+    for message in conversation["messages"]:
+        content = message.get("content")
+        if message["role"] != "tool" and isinstance(content, str):
+            said = content.rpartition(_THOUGHTS_END)[2].strip()
+            if said not in text:
+                raise LaunchError(
+                    "the chat template leaves out what the {role} says: {said!r}",
+                    hint="use another data.chat_template",
+                    role=message["role"],
+                    said=said[:40],
+                )
 
 
-def _with_arguments(call: Mapping[str, Any], form: Any) -> dict[str, Any]:
-    function = call.get("function", call)
-    made = {**function, "arguments": form(function.get("arguments", {}))}
-    return {**call, "function": made} if "function" in call else made
+def _with_arguments(call: Mapping[str, Any], *, as_text: bool) -> dict[str, Any]:
+    if "function" in call:
+        return {"type": "function", **call, "function": _with_arguments(call["function"], as_text=as_text)}
+    return {**call, "arguments": (_as_json if as_text else _as_value)(call.get("arguments") or {})}
 
 
-def _from_json(value: Any) -> Any:
+def _as_json(arguments: Any) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+
+
+def _as_value(arguments: Any) -> Any:
     try:
-        return json.loads(value) if isinstance(value, str) else value
+        return json.loads(arguments) if isinstance(arguments, str) else arguments
     except ValueError:
-        return value
-
-
-def _to_json(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        return arguments
 
 
 def _names(calls: Iterable[Any]) -> Iterator[str]:
