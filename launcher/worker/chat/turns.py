@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -147,8 +146,8 @@ class Turns:
         if i + 1 == len(chat.messages) or i + 1 in whole.turns:
             return end
         alone = self._render(_Chat(chat.messages[: i + 1], chat.tools))
-        both = (whole.text[begin:end], alone.text[slice(*alone.turns.get(i, (0, 0)))])
-        return begin + len(os.path.commonprefix(both))
+        pairs = zip(whole.text[begin:end], alone.text[slice(*alone.turns.get(i, (0, 0)))], strict=False)
+        return begin + sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     def _between_prefixes(self, chat: _Chat, whole: Rendered, i: int) -> Span:
         """Where the template goes over the messages in another way: from where all before it ends, to where it ends itself,
@@ -202,6 +201,8 @@ class Turns:
             try:
                 whole = self._render(chat)
                 _check_all_is_written(conversation, whole.text)
+                if tools and self._render(_Chat(chat.messages, None)).text == whole.text:
+                    raise _left_out(min(_names(tools), default=""))
             except LaunchError as refused:
                 refusals.append(refused)
                 continue
@@ -252,13 +253,8 @@ def _as_templates_read(message: Mapping[str, Any], form: _Form) -> dict[str, Any
 def _check_all_is_written(conversation: Mapping[str, Any], text: str) -> None:
     """Templates leave out what they do not know, and say nothing."""
     calls = [call for message in conversation["messages"] for call in message.get("tool_calls") or ()]
-    for name in (*_names(conversation.get("tools") or ()), *_names(calls)):
-        if name not in text:
-            raise LaunchError(
-                "the chat template leaves out the tool {name!r}",
-                hint="use a data.chat_template that knows tools",
-                name=name,
-            )
+    if absent := next((name for name in _names(calls) if name not in text), None):
+        raise _left_out(absent)
     for message in conversation["messages"]:
         content = message.get("content")
         if message["role"] != "tool" and isinstance(content, str):
@@ -270,6 +266,12 @@ def _check_all_is_written(conversation: Mapping[str, Any], text: str) -> None:
                     role=message["role"],
                     said=said[:40],
                 )
+
+
+def _left_out(tool: str) -> LaunchError:
+    return LaunchError(
+        "the chat template leaves out the tool {tool!r}", hint="use a data.chat_template that knows tools", tool=tool
+    )
 
 
 def _with_arguments(call: Mapping[str, Any], *, as_text: bool) -> dict[str, Any]:
