@@ -10,6 +10,7 @@ import yaml
 
 from launcher.recipe.schema import RecipeSpec
 from launcher.worker.chat import encode
+from launcher.worker.chat.tokens import Row
 
 FOLDER = Path(__file__).resolve().parent.parent / "unit" / "fixtures" / "masks"
 CUT = "cut"
@@ -31,11 +32,16 @@ def recipe(**data: Any) -> RecipeSpec:
 
 def masked(tokenizer: Any, row: dict[str, Any], **data: Any) -> str:
     """A row's tokens as text, with brackets; of several rows, a line each."""
-    rows = encode.Rows(recipe(**data), tokenizer).encode(json.dumps(row))
-    return "\n---\n".join(brackets(tokenizer, one) for one in rows)
+    return "\n---\n".join(brackets(tokenizer, one) for one in rows(tokenizer, row, **data))
 
 
-def brackets(tokenizer: Any, row: encode.Row) -> str:
+def rows(tokenizer: Any, row: dict[str, Any], **data: Any) -> list[Row]:
+    """What a row becomes."""
+    made = encode.Rows(recipe(**data), tokenizer)
+    return [part for whole in made.whole([json.dumps(row)]) for part in made.parts(whole)]
+
+
+def brackets(tokenizer: Any, row: Row) -> str:
     out, was = "", 0
     for token, is_trained in zip(row.input_ids, row.trained, strict=True):
         out += ("", "⟦", "⟧")[is_trained - was] + tokenizer.decode([token])

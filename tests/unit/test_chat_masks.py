@@ -105,7 +105,7 @@ START, END = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "<|im_en
 def test_a_pad_token_that_also_ends_the_turn_hides_nothing(chatml: Any):
     """Trained tokens are marked in the row itself, and not by which are padding."""
     chatml.pad_token = chatml.eos_token
-    (row,) = encode.Rows(masks.recipe(), chatml).encode(json.dumps(question_and_answer("Hello.")))
+    (row,) = masks.rows(chatml, question_and_answer("Hello."))
     task = Sft(chatml.pad_token_id, 1)
 
     batch = task.collate([row._asdict(), {"input_ids": [*row.input_ids, 7, 7], "trained": [*row.trained, 0, 0]}])
@@ -279,13 +279,11 @@ LONG = question_and_answer("one two three four five six seven")
 
 def test_a_row_that_is_too_long_is_split_so_that_each_token_is_trained_once(chatml: Any):
     """The last token of a part is the first of the next, which predicts from it."""
-    whole = encode.Rows(masks.recipe(train_on="all"), chatml).whole(json.dumps(LONG))
-    parts = list(
-        encode.Rows(masks.recipe(train_on="all", too_long="split", max_length=16), chatml).encode(json.dumps(LONG))
-    )
+    whole = encode.Rows(masks.recipe(train_on="all"), chatml).whole([json.dumps(LONG)])[0]
+    parts = masks.rows(chatml, LONG, train_on="all", too_long="split", max_length=16)
 
-    assert sum(whole.trained) == sum(sum(part.trained) for part in parts)
-    assert whole.input_ids[1:] == [i for part in parts for i in part.input_ids[1:]]
+    assert sum(whole.trained[1:]) == sum(sum(part.trained) for part in parts)
+    assert whole.input_ids[1:].tolist() == [i for part in parts for i in part.input_ids[1:].tolist()]
     assert all(part.trained[0] == 0 and len(part.input_ids) <= 16 for part in parts)
 
 
@@ -296,7 +294,7 @@ def test_a_row_that_is_too_long_is_split_so_that_each_token_is_trained_once(chat
     {"text": ""},
 ])  # fmt: skip
 def test_a_row_of_which_nothing_is_trained_is_left_out(chatml: Any, row: dict[str, Any]):
-    assert [] == list(encode.Rows(masks.recipe(max_length=12), chatml).encode(json.dumps(row)))
+    assert [] == masks.rows(chatml, row, max_length=12)
 
     rows = encode.encoder(masks.recipe(max_length=12), chatml).rows
     assert rows is not None
@@ -304,7 +302,7 @@ def test_a_row_of_which_nothing_is_trained_is_left_out(chatml: Any, row: dict[st
 
 
 def test_a_row_that_is_too_long_is_dropped_where_that_is_asked_for(chatml: Any):
-    assert [] == list(encode.Rows(masks.recipe(max_length=16, too_long="drop"), chatml).encode(json.dumps(LONG)))
+    assert [] == masks.rows(chatml, LONG, max_length=16, too_long="drop")
 
 
 def test_a_base_model_gets_a_template_by_name_or_by_file(tmp_path: Path):
@@ -314,7 +312,7 @@ def test_a_base_model_gets_a_template_by_name_or_by_file(tmp_path: Path):
         masks.masked(tokenizer, TWO)
 
     templates.use(masks.recipe(chat_template="plain"), tokenizer)
-    assert f"User: Hi\nAssistant: ⟦Hello.{END}⟧\n" == masks.masked(tokenizer, question_and_answer("Hello."))
+    assert f"User: Hi\nAssistant:⟦ Hello.{END}⟧\n" == masks.masked(tokenizer, question_and_answer("Hello."))
     templates.use(masks.recipe(chat_template=str(tmp_path / "own.jinja")), tokenizer)
     assert tokenizer.chat_template.startswith("{% for message in messages %}")
     with pytest.raises(LaunchError, match="No such file or directory") as refused:

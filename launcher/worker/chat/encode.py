@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from launcher.errors import LaunchError
 from launcher.messages import Message
 from launcher.recipe.tasks.sft import Chats
 from launcher.text import first_line
-from launcher.worker.chat.marked import Marked, Span
+from launcher.worker.chat import tokens
+from launcher.worker.chat.marked import Marked
+from launcher.worker.chat.tokens import Row
 from launcher.worker.chat.turns import Turns
 from launcher.worker.tasks.encoding import Encoder
 
@@ -22,18 +24,11 @@ COLUMNS = ("input_ids", "trained")
 TODAY = date(2024, 7, 26)
 """What a template that writes the date gets to know, so that a training is the same on each day."""
 _LEFT_OUT = {
-    "cut": Message("nothing of them is trained: no answer, or none within data.max_length"),
-    "drop": Message("they are longer than data.max_length, or nothing of them is trained"),
-    "split": "",
+    "cut": Message("no answer, none within data.max_length, or each with train: false"),
+    "drop": Message("longer than data.max_length, no answer, or each with train: false"),
+    "split": Message("no answer, or each with train: false"),
 }
-
-
-class Row(NamedTuple):
-    """A row as tokens."""
-
-    input_ids: list[int]
-    trained: list[int]
-    """1 where a token is to be predicted. Never of the first, which nothing comes before."""
+"""What may be the reason of rows of which nothing is trained."""
 
 
 def encoder(recipe: RecipeSpec, tokenizer: Any) -> Encoder:
@@ -44,9 +39,9 @@ def encoder(recipe: RecipeSpec, tokenizer: Any) -> Encoder:
     """
     rows = Rows(recipe, tokenizer)
 
-    def encoded(columns: Mapping[str, list[Any]]) -> Mapping[str, list[Sequence[int]]]:
+    def encoded(columns: Mapping[str, list[Any]]) -> Mapping[str, list[Any]]:
         (values,) = columns.values()
-        made = [row for value in values for row in rows.encode(value)]
+        made = [part for row in rows.whole(values) for part in rows.parts(row)]
         return {"input_ids": [row.input_ids for row in made], "trained": [row.trained for row in made]}
 
     left_out = _LEFT_OUT[Chats.of(recipe.data).too_long]
@@ -77,27 +72,26 @@ class Rows:
             "date": TODAY.isoformat(),
         }
 
-    def encode(self, value: Any) -> Iterator[Row]:
-        """The rows that a row becomes: one, none where nothing of it is trained, or several where long ones are split."""
-        row = self.whole(value)
+    def parts(self, row: Row) -> Iterator[Row]:
+        """What a row becomes within max_length: one row, none where nothing of it is trained, or several where long ones are
+        split."""
         length, is_longer = self._max_length, len(row.input_ids) > self._max_length
         if is_longer and self._chats.too_long == "drop":
             return
         # The last token of a part is the first of the next, which predicts from there on: none is left out.
         is_split = is_longer and self._chats.too_long == "split"
         for start in range(0, len(row.input_ids) - 1, length - 1) if is_split else (0,):
-            part = Row(*(column[start : start + length] for column in row))
-            part.trained[:1] = [0] * len(part.trained[:1])
-            if any(part.trained):
+            part = Row(row.input_ids[start : start + length], row.trained[start : start + length].copy())
+            part.trained[:1] = 0
+            if part.trained.any():
                 yield part
 
-    def whole(self, value: Any) -> Row:
-        """A row before it is cut to max_length."""
-        conversation = _conversation(value)
-        if "text" in conversation:
-            return self._text(conversation["text"])
-        text = self.turns.text(conversation)
-        return self._tokens(text.text, text.trained)
+    def whole(self, values: Sequence[str]) -> list[Row]:
+        """Rows before they are cut to max_length, of conversations as JSON."""
+        conversations = [json.loads(value) for value in values]
+        chats = iter(tokens.of_chats(self._tokenizer, [self.turns.text(c) for c in conversations if "text" not in c]))
+        documents = iter(tokens.of_documents(self._tokenizer, [c["text"] for c in conversations if "text" in c]))
+        return [next(documents if "text" in conversation else chats) for conversation in conversations]
 
     @property
     def turns(self) -> Turns:
@@ -105,21 +99,6 @@ class Rows:
         if self._turns is None:
             self._turns = _turns(self._tokenizer, self._chats)
         return self._turns
-
-    def _text(self, text: str) -> Row:
-        if not text.strip():
-            return Row([], [])
-        ids = list(self._tokenizer(text)["input_ids"])
-        end = self._tokenizer.eos_token_id
-        if end is not None and ids[-1:] != [end]:
-            ids.append(end)
-        return Row(ids, [0] * min(len(ids), 1) + [1] * (len(ids) - 1))
-
-    def _tokens(self, text: str, spans: Sequence[Span]) -> Row:
-        """Tokens of a text, found once; a token is trained where all of it is: one that begins in a prompt is the prompt's."""
-        made = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        trained = [int(any(a <= start and end <= b for a, b in spans)) for start, end in made["offset_mapping"]]
-        return Row(list(made["input_ids"]), trained)
 
 
 def _turns(tokenizer: Any, chats: Chats) -> Turns:
@@ -135,8 +114,8 @@ def _turns(tokenizer: Any, chats: Chats) -> Turns:
         raise LaunchError(
             "the chat template cannot be read: {error}", hint="use another data.chat_template", error=first_line(error)
         ) from error
-    tokens = {key: str(value) for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
-    return Turns(template, chats, tokens=tokens, specials=_specials(tokenizer))
+    named = {key: value for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
+    return Turns(template, chats, tokens=named, specials=_specials(tokenizer))
 
 
 def _specials(tokenizer: Any) -> set[str]:
@@ -146,9 +125,3 @@ def _specials(tokenizer: Any) -> set[str]:
         *tokenizer.all_special_tokens,
         *(str(token) for token in added if token.special or str(token).startswith("<|")),
     }
-
-
-def _conversation(value: Any) -> Mapping[str, Any]:
-    """Of a row's column: a conversation as JSON, or a list of messages."""
-    conversation: Mapping[str, Any] = json.loads(value) if isinstance(value, str) else {"messages": value}
-    return conversation

@@ -19,9 +19,9 @@ CHATML = """\
 PLAIN = """\
 {{ bos_token }}{% for message in messages %}{% if message['role'] == 'system' %}{{ message['content'] }}
 
-{% elif message['role'] == 'assistant' %}Assistant: {{ message['content'] }}{{ eos_token }}
+{% elif message['role'] == 'assistant' %}Assistant:{{ ' ' + message['content'] }}{{ eos_token }}
 {% else %}{{ message['role'] | capitalize }}: {{ message['content'] }}
-{% endif %}{% endfor %}{% if add_generation_prompt %}Assistant: {% endif %}"""
+{% endif %}{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"""
 NAMED = {"chatml": CHATML, "plain": PLAIN}
 """chatml needs the tokens <|im_start|> and <|im_end|>; plain any end-of-text token."""
 

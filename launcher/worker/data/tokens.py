@@ -84,17 +84,8 @@ def _tokenise(
 
 
 def _left_out(name: str, before: int, after: int, encode: Encoder) -> tuple[str, ...]:
-    """How many rows have become none.
-
-    Raises:
-        LaunchError: all of them.
-    """
-    reason = encode.left_out
-    if not after:
-        raise LaunchError(
-            "{name}: none of the {before:,} rows is left: {reason}", name=name, before=before, reason=reason
-        )
-    if not reason or after >= before:
+    """How many rows have become none."""
+    if not encode.left_out or after >= before:
         return ()
     return (
         Message(
@@ -102,7 +93,7 @@ def _left_out(name: str, before: int, after: int, encode: Encoder) -> tuple[str,
             name=name,
             count=before - after,
             before=before,
-            reason=reason,
+            reason=encode.left_out,
         ),
     )
 
@@ -137,6 +128,13 @@ def _write_tokens(
             new_fingerprint=key,
         )
     )
+    if not len(tokens):
+        raise LaunchError(
+            "none of the {count:,} rows is left: {reason}",
+            hint="`ascend-launch data RECIPE` shows what becomes of rows",
+            count=len(rows),
+            reason=encode.left_out,
+        )
     tokens = tokens.with_format(None)
     (tokens if labels is None else tokens.add_column("labels", labels)).save_to_disk(folder)
     shutil.rmtree(mapped)
@@ -144,8 +142,8 @@ def _write_tokens(
     return {
         "rows": len(count),
         "tokens": int(count.sum()),
-        "mean_tokens": round(float(count.mean()), 1) if len(count) else 0.0,
-        "max_tokens": int(count.max(initial=0)),
+        "mean_tokens": round(float(count.mean()), 1),
+        "max_tokens": int(count.max()),
         "rows_at_max_length": int((count >= recipe.data.max_length).sum()),
     }
 

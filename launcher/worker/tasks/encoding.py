@@ -21,4 +21,4 @@ class Encoder:
     names. There may be fewer rows than there were, where several become one. None where the ids of the text are all."""
     columns: tuple[str, ...] = ("input_ids",)
     left_out: str = ""
-    """Why `rows` leaves some out; '' where it does not, or where what it makes of a row may be several."""
+    """Why `rows` may leave some out; '' where it does not."""

@@ -25,7 +25,7 @@ def token_ids(tokenizer: Any, texts: list[str], *, special: bool, max_length: in
     A fast tokenizer's own call makes Python lists of every id and mask, on one core, which takes a quarter as long again
     as finding the ids does.
     """
-    backend = _backend(tokenizer, max_length)
+    backend = fast_backend(tokenizer, max_length)
     if backend is None:
         cut = {} if max_length is None else {"truncation": True, "max_length": max_length}
         return tokenizer(texts, add_special_tokens=special, padding=False, return_attention_mask=False, **cut)[
@@ -34,7 +34,7 @@ def token_ids(tokenizer: Any, texts: list[str], *, special: bool, max_length: in
     return [np.asarray(e.ids, dtype=np.int32) for e in backend.encode_batch_fast(texts, add_special_tokens=special)]
 
 
-def _backend(tokenizer: Any, max_length: int | None) -> Any:
+def fast_backend(tokenizer: Any, max_length: int | None) -> Any:
     """The `tokenizers` object that a fast tokenizer calls, set up as it would; None where its class calls it otherwise."""
     from transformers import PreTrainedTokenizerFast
     from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
@@ -126,7 +126,7 @@ class _Chat:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def _cut(self, texts: list[str], room: int) -> list[str]:
-        backend = _backend(self.tokenizer, None)
+        backend = fast_backend(self.tokenizer, None)
         if backend is not None:
             encodings = backend.encode_batch(texts, add_special_tokens=False)
             # Asked for one token's place: a list of all places would be made in Python.
