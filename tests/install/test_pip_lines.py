@@ -36,6 +36,8 @@ ON_TORCH = {
     "peft": ("torch>=1.13.0", "transformers"),
 }
 READMES = ("README.md", "README.zh-CN.md")
+EXTRAS = ("train", "lora", "gguf", "modelscope", "tensorboard")
+"""What a node may want beside the pair; `programs` and `dev` are for the launcher's own tests."""
 
 
 def blocks(readme: str) -> list[list[str]]:
@@ -230,21 +232,22 @@ def registry() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("python", PYTHONS)
-def test_the_test_environment_exists_for_every_python(registry: None, tmp_path: Path, python: str):
+def test_the_test_environment_exists_for_every_python(registry: None, tmp_path: Path, python: str, machine: str):
     """Each pinned release has a wheel for it; DeepSpeed is published as source only."""
     pins = [f"{r.name}{r.specifier}" for r in constraints(python) if r.name != "deepspeed"]
-    done = quiet_pip("install", "--dry-run", "--quiet", "--no-deps", *pins, *for_host("x86_64", python, tmp_path))
+    done = quiet_pip("install", "--dry-run", "--quiet", "--no-deps", *pins, *for_host(machine, python, tmp_path))
 
     assert 0 == done.returncode, done.stderr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("machine", "python"), [("x86_64", "3.11"), ("aarch64", "3.12")])
+@pytest.mark.parametrize(("machine", "python"), [("x86_64", "3.11"), *(("aarch64", python) for python in PYTHONS)])
 def test_the_node_lines_resolve_with_what_pypi_has(
     registry: None, indexes: tuple[Path, Path], wheel: Path, tmp_path: Path, machine: str, python: str
 ):
-    """Real packages but for DeepSpeed and those of PyTorch's index, which stand-ins are for."""
+    """Real packages but for DeepSpeed and those of PyTorch's index, which stand-ins are for; every extra of a node."""
     pypi, cpu = indexes
     own = tmp_path / "links"
     own.mkdir()
@@ -259,6 +262,7 @@ def test_the_node_lines_resolve_with_what_pypi_has(
         "--report",
         report,
         *words,
+        f"ascend-launch[{','.join(EXTRAS)}]",
         "--find-links",
         own,
         *for_host(machine, python, tmp_path),
@@ -267,6 +271,7 @@ def test_the_node_lines_resolve_with_what_pypi_has(
     assert 0 == done.returncode, done.stderr
     found = {i["metadata"]["name"]: i["metadata"]["version"] for i in json.loads(report.read_text())["install"]}
     assert ("2.13.0+cpu", "2.13.0") == (found["torch"], found.get("torch-npu", found.get("torch_npu")))
+    assert {"peft", "gguf", "modelscope", "tensorboard"} <= found.keys()
     assert [] == [name for name in found if name.startswith(("nvidia", "cuda"))]
 
 

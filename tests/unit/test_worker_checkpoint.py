@@ -9,6 +9,7 @@ import math
 import pickle
 import random
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -327,6 +328,24 @@ def test_a_beat_is_read_back(tmp_path: Path):
     assert beat is not None
     assert (beat.step, beat.phase) == (12, "saving: gathering weights")
     assert None is heartbeat.read_beat(tmp_path / "beat_1")
+
+
+def test_a_beat_that_is_being_written_is_read_whole(tmp_path: Path):
+    """Whatever the writer is at: the times that are read never go back."""
+    heart, is_over = heartbeat.Heart(tmp_path / "beat_0"), threading.Event()
+
+    def write() -> None:
+        while not is_over.is_set():
+            heart.beat("step")
+
+    heart.beat("step")
+    writer = threading.Thread(target=write)
+    writer.start()
+    times = [beat.time_ns for _ in range(200) if (beat := heartbeat.read_beat(tmp_path / "beat_0"))]
+    is_over.set()
+    writer.join()
+
+    assert 200 == len(times) and sorted(times) == times
 
 
 def finished_run(folder: Path) -> Path:

@@ -290,6 +290,7 @@ class FarSide:
             self.listener.close()
         self.grace_s = grace
         prctl = ctypes.CDLL(None).prctl
+        prctl.argtypes = [ctypes.c_int, *4 * [ctypes.c_ulong]]  # whole registers, as the kernel reads them
         prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # whatever loses its parent comes to us, and is ended here
 
         def die_with_parent() -> None:

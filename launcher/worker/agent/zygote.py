@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from launcher import streams
 from launcher.errors import EXIT_JOB_FAILED, EXIT_OK, LaunchError
@@ -288,8 +288,11 @@ def die_with_parent(number: int) -> None:
         os._exit(EXIT_JOB_FAILED)
 
 
-def _prctl(option: int, value: Any) -> None:
-    ctypes.CDLL(None).prctl(option, int(value), 0, 0, 0)
+def _prctl(option: int, value: int) -> None:
+    prctl = ctypes.CDLL(None).prctl
+    # The kernel reads whole registers; of an argument that goes as an int the upper half is nobody's on some processors.
+    prctl.argtypes = [ctypes.c_int, *4 * [ctypes.c_ulong]]
+    prctl(option, value, 0, 0, 0)
 
 
 def flush() -> None:

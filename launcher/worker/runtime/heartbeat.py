@@ -16,7 +16,9 @@ from launcher import confined, files
 from launcher.rundir import paths
 
 _SIZE = 64
-"""Bytes of a beat; one page, one write, so a reader never sees half of one."""
+"""Bytes of a beat."""
+_READS = 8
+"""How often a beat is read until two agree; each is as new as the last."""
 
 _stacks: TextIO | None = None
 """Open for as long as the process lives: faulthandler writes to its descriptor from a signal handler."""
@@ -35,7 +37,12 @@ class Beat:
 def read_beat(path: Path) -> Beat | None:
     """A rank's latest beat, or None where it has not beaten yet."""
     try:
-        time_ns, step, phase = confined.read(path, _SIZE).decode("ascii").split(maxsplit=2)
+        text = confined.read(path, _SIZE)
+        # No processor promises that a write is seen at once as a whole, and half a time may be one of long ago.
+        for _ in range(_READS):
+            if text == (text := confined.read(path, _SIZE)):
+                break
+        time_ns, step, phase = text.decode("ascii").split(maxsplit=2)
         return Beat(int(time_ns), int(step), phase.strip())
     except (OSError, ValueError):
         return None
