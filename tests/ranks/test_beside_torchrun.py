@@ -21,6 +21,7 @@ pytestmark = pytest.mark.ranks
 
 PROGRAMS = Path(__file__).parent / "programs"
 LAUNCHERS = {"torchrun": ["-m", "torch.distributed.run"], "ours": ["-m", "launcher.cli"]}
+PATHS = {"torchrun": f"{PROGRAMS / 'patient'}:{launch.REPO}", "ours": str(launch.REPO)}
 WORDS = ("--standalone", "--nproc_per_node", "2", "--local-ranks-filter", "0")
 SETTINGS = {
     "ACCELERATE_USE_CPU": "true",
@@ -79,7 +80,7 @@ def under(launcher: str, folder: Path, *words: str) -> Ended:
         [sys.executable, *LAUNCHERS[launcher], *WORDS, *words],
         cwd=home,
         stdin=subprocess.DEVNULL,
-        env=launch.environment(**SETTINGS, HF_HOME=str(home / "hf")),
+        env=launch.environment(**SETTINGS, HF_HOME=str(home / "hf"), PYTHONPATH=PATHS[launcher]),
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,

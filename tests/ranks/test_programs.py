@@ -158,6 +158,16 @@ def test_what_a_rank_sent_last_arrives(run, folder: Path):
     assert "[7.0]" == (folder / "arrived").read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("owner", ["reducer", "end"])
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_late_thread_of_gloos_neither_keeps_nor_aborts_a_rank(run, owner: str, method: str):
+    """Without launcher/worker/agent/gloo.py 7 runs of 8 end with SIGABRT."""
+    done = run("--nproc_per_node=2", "--start-method", method, str(REPO / "tests/ranks/programs/late.py"), owner)
+
+    assert 0 == done.returncode, done.stderr
+
+
 def test_a_module_reads_standard_input_with_one_rank(run):
     """`python -m json.tool` in a pipe; standard output is the program's alone."""
     done = run("-m", "json.tool", "--compact", stdin='{"a":  1}')

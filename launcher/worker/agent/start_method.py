@@ -14,7 +14,7 @@ from launcher.planning.plan import Plan
 from launcher.recipe.program import Program
 from launcher.rundir import records
 from launcher.worker import program as program_module
-from launcher.worker.agent import ending, zygote
+from launcher.worker.agent import ending, gloo, zygote
 from launcher.worker.agent.children import Children
 
 PROBE_S = 30.0
@@ -41,6 +41,7 @@ def import_once(plan: Plan, program: Program | None) -> records.Preload | None:
 
 def _import_for_program(plan: Plan) -> records.Preload:
     ending.begin()
+    gloo.settle()
     modules, reason = program_module.preload(plan)
     # A card's libraries write logs and release the card when they are taken apart.
     if plan.accelerator.survives_exit:

@@ -29,7 +29,7 @@ from launcher.rundir import paths
 from launcher.rundir.paths import RunDir
 from launcher.worker import program as program_module
 from launcher.worker import start as start_module
-from launcher.worker.agent import ending
+from launcher.worker.agent import ending, gloo
 from launcher.worker.runtime import failure
 
 LOOK_S = 1.0
@@ -238,6 +238,7 @@ def spawned(run_path: str, attempt: str, rank: str) -> NoReturn:
     start_module.settle(run)
     plan = run.plan()
     if plan.program is not None and rank:
+        gloo.settle()
         _program(as_typed(plan.program, os.environ), run, int(attempt), int(rank))
     code = _work(Path(run_path), int(attempt), int(rank) if rank else None)
     flush()
