@@ -38,7 +38,7 @@ def read(recipe: RecipeSpec, split: Split) -> Dataset:
     """
     from datasets import Dataset
 
-    source = sources.of_split(recipe.data, split)
+    source = sources.of_split(recipe.data, split, "data.eval" if split is recipe.data.eval else "data")
     parts = sources.local(source)
     assert parts is not None
     label = {"data.label": recipe.data.label} if recipe.task.has_labels else {}

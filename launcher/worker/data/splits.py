@@ -52,9 +52,7 @@ def read_rows(recipe: RecipeSpec, start: Start) -> Rows:
         numbered = labels.number(columns, names=start.label_names, num_labels=num_labels, trained=is_trained)
         about_labels = labels.notes(numbered, columns)
     if recipe.data.text in recipe.task.reads(recipe.data).values():
-        about_texts = [
-            *dict.fromkeys(note for k, part in raw.items() for note in rows.notes(recipe, part, splits[k]))
-        ]
+        about_texts = [*dict.fromkeys(note for k, part in raw.items() for note in rows.notes(recipe, part, splits[k]))]
         if "train" in raw and "eval" in raw:
             repeated = _repeated_notes(recipe.data.text, raw["train"], raw["eval"])
     notes = (*numbered.notes, *about_texts, *about_labels, *_selection_notes(recipe, raw), *repeated)
