@@ -70,7 +70,7 @@ def export_command(
     as_json: bool,
 ) -> None:
     """Write the weights of RUN as one Hugging Face folder: a run directory, a checkpoint or an adapter, of any strategy."""
-    from launcher.jobs import health, tool, trained
+    from launcher.jobs import health, labels, tool, trained
     from launcher.recipe import load
     from launcher.show import results
 
@@ -89,7 +89,7 @@ def export_command(
             hint="say where to: --out FOLDER",
             run=run,
         )
-    loaded = load.load(recipe).spec if recipe else trained.recipe_of(weights)
+    loaded = labels.named(load.load(recipe)).spec if recipe else trained.recipe_of(weights)
     target = out or Path(weights.name) / ("export" if step is None else f"export-{step}")
     made = weights.run.plan() if weights.run else None
     request = {

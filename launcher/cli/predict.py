@@ -103,7 +103,7 @@ def predict_command(
 ) -> None:
     """Label texts: one JSON line a text, with label, label_name and probabilities, in the order of the input."""
     from launcher import again
-    from launcher.jobs import predict, trained
+    from launcher.jobs import labels, predict, trained
     from launcher.planning.plan import Supervision
     from launcher.recipe import load
     from launcher.show.predictions import PredictView
@@ -111,7 +111,11 @@ def predict_command(
     form = _format(form, source)
     _require_target(source, target, force=force)
     weights = trained.find(model, "--model")
-    loaded = load.load(recipe) if recipe else load.Loaded(trained.recipe_of(weights), "predict", Path(weights.name), {})
+    loaded = (
+        labels.named(load.load(recipe))
+        if recipe
+        else load.Loaded(trained.recipe_of(weights), "predict", Path(weights.name), {})
+    )
     work = predict.Work(loaded, weights, batch_size)
     view = PredictView(is_stream=source == "-")
     with contextlib.ExitStack() as stack:

@@ -198,7 +198,7 @@ def _east_asian(encoding: str, common: frozenset[str], letters: Callable[[str], 
     def score(sample: bytes) -> float:
         decoded = _decoded(sample, encoding)
         wide = [c for c in decoded or "" if c > "\x7f" and c.isalpha()]
-        if not wide or sum(map(letters, wide)) < 0.9 * len(wide):
+        if not wide or sum(map(letters, wide)) < 0.8 * len(wide):
             return 0.0
         return 0.1 + sum(c in common for c in wide) / len(wide)
 

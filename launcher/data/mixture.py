@@ -63,8 +63,8 @@ def shares(sizes: Sequence[int], weights: Sequence[float]) -> list[int]:
     return [min(size, max(1, round(weight * total))) for size, weight in zip(sizes, weights, strict=True)]
 
 
-def held_out(rows: list[str], amount: float, seed: int) -> tuple[list[str], list[str]]:
-    """The rows to train on and the rows to evaluate: a share of all below 1, from 1 on a number of rows. Rows that are equal
+def held_out(rows: Sequence[str], amount: float, seed: int) -> tuple[list[int], list[int]]:
+    """Which rows to train on and which to evaluate: a share of all below 1, from 1 on a number of rows. Rows that are equal
     are on one side.
 
     Raises:
@@ -81,8 +81,4 @@ def held_out(rows: list[str], amount: float, seed: int) -> tuple[list[str], list
             amount=amount,
             num_rows=len(rows),
         )
-    held = set(chosen[:count])
-    return (
-        [row for number, row in enumerate(rows) if number not in held],
-        [rows[number] for number in sorted(held)],
-    )
+    return sorted(chosen[count:]), sorted(chosen[:count])

@@ -49,8 +49,9 @@ def read(data: Data, load: Load, *, trains: bool = True) -> Read:
     if trains or held_out is not None:
         chosen = mixture.mixed(sets, parts, out.notes)
         if data.eval is not None and held_out is not None:
-            chosen, held = mixture.held_out(chosen, held_out, data.eval.seed)
-            evaluated["eval"] = mixture.limited(held, data.eval.limit, data.eval.seed)
+            kept, held = mixture.held_out(chosen, held_out, data.eval.seed)
+            evaluated["eval"] = mixture.limited([chosen[i] for i in held], data.eval.limit, data.eval.seed)
+            chosen = [chosen[i] for i in kept]
         if trains:
             out.splits["train"] = chosen
     for name, one in sources.evaluation(data).items():

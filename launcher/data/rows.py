@@ -36,7 +36,7 @@ def place(file: object, number: int, *, has_lines: bool) -> str:
 def of_files(source: Source, parts: Sequence[Part], problems: Problems, notes: list[str]) -> Iterator[Placed]:
     """The rows of a set's files, in order. What is wrong goes to `problems`, what the user should know to `notes`."""
     for part in parts:
-        rows = _of_part(source, part, problems, notes)
+        rows = of_paths(source, part.files, problems, notes)
         yield from rows if part.rows.is_all else _sliced(rows, part.rows)
 
 
@@ -45,8 +45,9 @@ def _sliced(rows: Iterator[Placed], part: Slice) -> Iterator[Placed]:
     yield from (kept[number] for number in part.rows(len(kept)))
 
 
-def _of_part(source: Source, part: Part, problems: Problems, notes: list[str]) -> Iterator[Placed]:
-    for path in part.files:
+def of_paths(source: Source, paths: Sequence[Path], problems: Problems, notes: list[str]) -> Iterator[Placed]:
+    """All rows of some of a set's files."""
+    for path in paths:
         reader = source.reader(path)
         assert reader is not None
         try:
@@ -59,10 +60,7 @@ def _of_file(path: Path, reader: Reader, problems: Problems, notes: list[str]) -
     file: encodings.Text | Path = path
     if reader.is_text:
         file = encodings.text_of(path)
-        if not file.is_certain:
-            notes.append(
-                Message("{path} is not UTF-8: it was read as {encoding}", path=path, encoding=file.encoding.upper())
-            )
+        notes += encoding_notes(file)
     try:
         for number, value in reader.rows(file):
             if isinstance(value, RowError):
@@ -71,3 +69,11 @@ def _of_file(path: Path, reader: Reader, problems: Problems, notes: list[str]) -
                 yield Placed(path, number, reader.has_lines, value)
     except encodings.BROKEN as error:
         raise RowError(Message("cannot be read: {error}", error=error), Message("write or download it anew")) from None
+
+
+def encoding_notes(file: encodings.Text) -> list[str]:
+    """What to say of a file in another encoding than UTF-8."""
+    if file.encoding in ("utf-8", "utf-8-sig"):
+        return []
+    text = Message("{path} is not UTF-8: it was read as {encoding}", path=file.path, encoding=file.encoding.upper())
+    return [text]

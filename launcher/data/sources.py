@@ -13,7 +13,7 @@ from launcher.data.readers import table
 from launcher.data.readers.base import Reader
 from launcher.data.splits import Slice, parsed
 from launcher.errors import LaunchError
-from launcher.messages import joined
+from launcher.messages import Message, joined
 from launcher.recipe.schema import Data, DataSet, Split
 
 SHEETS = frozenset({".xlsx", ".xls", ".ods"})
@@ -82,7 +82,7 @@ def evaluation(data: Data) -> dict[str, Source]:
     if data.eval is None or data.eval.hold_out is not None:
         return {}
     if data.eval.sets is None:
-        return {"eval": of_split(data, data.eval)}
+        return {"eval": of_split(data, data.eval, "data.eval")}
     return {
         f"eval.{name}": Source(f"data.eval.{name}", _with_defaults(data, one), data.prompt)
         for name, one in data.eval.sets.items()
@@ -162,7 +162,7 @@ def _single(source: Source, path: Path, split: str) -> list[Path]:
 
 
 def _no_split(source: Source, where: object, split: str, names: Sequence[str]) -> LaunchError:
-    if source.key != "data" or split == "train":
+    if source.key != "data.eval":
         return LaunchError(
             "{key}: {where}: no split {split!r}; there is {names}",
             hint="name one of these as its split",
@@ -171,13 +171,14 @@ def _no_split(source: Source, where: object, split: str, names: Sequence[str]) -
             split=split,
             names=joined(names),
         )
+    others = [name for name in names if name != "train"]
+    another = Message("evaluate on its split: data.eval.split={other}; or ", other=others[0]) if others else ""
     return LaunchError(
         "{where}: has no split {split!r} to evaluate on",
-        hint="hold rows out of training: data.eval=0.1; or evaluate on another file: data.eval={example}; or on none: "
-        "data.eval=null",
+        hint="{another}hold rows out of training: data.eval=0.1; or evaluate on none: data.eval=null",
         where=where,
         split=split,
-        example="'{test: {path: FILE}}'",
+        another=another,
     )
 
 

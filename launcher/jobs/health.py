@@ -9,6 +9,7 @@ from typing import Any
 from launcher.accelerators import table as accelerators
 from launcher.accelerators.ascend import ranktable_check
 from launcher.checks import Context, Finding
+from launcher.data import check
 from launcher.diagnose.doctor import compare, versions
 from launcher.diagnose.doctor import run as doctor
 from launcher.errors import LaunchError
@@ -57,6 +58,14 @@ def require_health(plan: Plan, cluster: Cluster, run: RunDir) -> dict[str, Any]:
             joined((Message("{name}: {what}", name=f.name, what=f.what) for f in failed), "\n"), hint=_fixes(failed)
         )
     return compare.machine_facts(context)
+
+
+def require_rows(plan: Plan) -> None:
+    """Raises LaunchError with everything that is wrong with the rows of a recipe that trains on conversations."""
+    if plan.program is not None or (plan.use is not None and plan.use.mode == "predict"):
+        return
+    if plan.recipe.task.has_conversations:
+        check.require_conversations(plan.recipe.data, trains=plan.use is None)
 
 
 def require_packages(names: tuple[str, ...]) -> None:

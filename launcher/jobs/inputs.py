@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from launcher import assets
 from launcher.accelerators import table as accelerators
 from launcher.errors import LaunchError
+from launcher.jobs import labels
 from launcher.messages import Message
 from launcher.recipe import load as recipes
 from launcher.recipe.load import Loaded
@@ -94,9 +95,9 @@ def load(recipe: Path, overrides: tuple[str, ...], *, trains_here: bool = False)
     """The recipe as it stands now: links in its paths are followed. A run directory's own goes by that run's name."""
     before = paths.plan_beside(recipe)
     if before is None:
-        return recipes.pinned(recipes.load(recipe, overrides, trains_here=trains_here))
+        return labels.named(recipes.pinned(recipes.load(recipe, overrides, trains_here=trains_here)))
     loaded = recipes.load(recipe, overrides, trains_here=trains_here, recipe_dir=Path(before.recipe_dir))
-    return replace(recipes.pinned(loaded), name=before.name)
+    return replace(labels.named(recipes.pinned(loaded)), name=before.name)
 
 
 def _cluster(machine: Machine, nodes: Nodes, *, debug: bool, pretend: bool, elsewhere: bool) -> Cluster:

@@ -58,6 +58,7 @@ class Job:
 
     def check(self) -> None:
         """Raises LaunchError: what would end the job later."""
+        health.require_rows(self.plan)
         self.facts = health.require_health(self.plan, self.cluster, self.run)
         health.require_rank_table(self.plan)
         self.plan = accelerated.environment(self.plan, self.run, self.user_env, self.cluster.node_rank)

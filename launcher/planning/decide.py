@@ -92,7 +92,7 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
         use=use,
         overlap_comm=overlaps,
         driver_version=cluster.driver_version,
-        notes=(*(options.model.notes if options.model else ()), *unused_notes(recipe, strategy)),
+        notes=(*loaded.notes, *(options.model.notes if options.model else ()), *unused_notes(recipe, strategy)),
         hidden_size=config.hidden_size(model_config),
     )
 

@@ -127,7 +127,8 @@ def _check_combinations(layers: Layers, good: dict[str, Any]) -> None:
     parallel, adapter = good.get("parallel", Parallel()), good.get("adapter")
     if model is not None:
         names, task = model.label_names, tasks.load(model.task)
-        if task.has_labels and model.num_labels is None and names is None and not good.get("script"):
+        is_open = task.has_labels and model.num_labels is None and names is None and not good.get("script")
+        if is_open and not (data is not None and data_rules.has_files(data)):  # which would say
             layers.mistake(("model",), Message("`num_labels:` is missing: say how many classes the labels have"))
         if names is not None and len(names) < 2:
             layers.mistake(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from launcher.messages import Message
 from launcher.recipe import formats, metrics
@@ -37,6 +38,13 @@ def problems(task: Task, data: Data) -> Iterator[Problem]:
             )
         if spec.weight is not None:
             yield ("data", "eval", name, "weight"), Message("a weight is for sets that are trained on")
+
+
+def has_files(data: Data) -> bool:
+    """Whether a file or folder that it names is on this machine."""
+    named = data.data_files.values() if isinstance(data.data_files, dict) else [data.data_files or data.path]
+    listed = [one for names in named for one in ([names] if isinstance(names, str) else names)]
+    return any(Path(name).expanduser().exists() for name in listed)
 
 
 def _of_sets(data: Data) -> Iterator[Problem]:

@@ -29,7 +29,9 @@ class Loaded:
     recipe_dir: Path | None = None
     """Where `script:` lies, for a recipe that is a run directory's own; None beside the recipe."""
     pins: tuple[str, ...] = ()
-    """KEY=VALUE words for paths that were given by a link, with what it led to when the job was planned."""
+    """KEY=VALUE words for what was settled when the job was planned: where links in paths led to, and labels of the data."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of what was settled so."""
 
 
 def load(

@@ -470,17 +470,19 @@ def test_the_printed_conversion_makes_a_file_that_is_read(csv, tmp_path):
     assert 41 == prepared.eval.rows
 
 
-def test_a_plain_file_as_data_path_says_how_it_is_read(prepare, tmp_path):
-    """The printed words hold rows out of the one file, and work."""
+def test_a_plain_file_as_data_path_is_read(prepare, tmp_path):
+    """What is printed of a file without a test split holds rows out of it, and works."""
     (tmp_path / "mails.csv").write_text("text,label\n" + TABLE)
     error = refused(prepare, f"data.path={tmp_path}/mails.csv", "data.data_files=null")
 
-    assert "mails.csv' is a file" in error.what
-    prepared = prepare(*overrides(error.hint))
+    assert "mails.csv: has no split 'test' to evaluate on" in error.what
+    assert "data.eval=0.1" in error.hint
+    prepared = prepare(f"data.path={tmp_path}/mails.csv", "data.data_files=null", "data.eval=0.1")
     assert (36, 4) == (prepared.train.rows, prepared.eval.rows)
     (tmp_path / "mails.xlsx").write_bytes(b"PK")
     assert "is a spreadsheet" in refused(prepare, f"data.data_files.train={tmp_path}/mails.xlsx").what
-    assert "of a kind that is not read" in refused(prepare, f"data.path={tmp_path}/mails.xlsx").what
+    sheet = refused(prepare, f"data.path={tmp_path}/mails.xlsx", "data.data_files=null")
+    assert "mails.xlsx: is a spreadsheet and no text" in sheet.what
 
 
 def test_one_file_without_a_test_split_names_the_ways_out(prepare, tmp_path):
@@ -490,7 +492,8 @@ def test_one_file_without_a_test_split_names_the_ways_out(prepare, tmp_path):
 
     assert "no split 'test'; there is train" in error.what
     assert "data.eval=null" in error.hint
-    assert 4 == prepare(file, *(w for w in overrides(error.hint) if "[" in w)).eval.rows
+    assert "data.eval=0.1" in error.hint
+    assert 4 == prepare(file, "data.eval=0.1").eval.rows
     valid = f"data.data_files={{train: {tmp_path}/train.jsonl, validation: {tmp_path}/test.jsonl}}"
     error = refused(prepare, "data.data_files=null", valid)
     assert "data.eval.split=validation" in error.hint

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,41 +19,54 @@ if TYPE_CHECKING:
 BATCH_ROWS = 1000
 
 
-class _Columnar:
+class Columnar:
+    """A kind of file that holds a table of columns."""
+
     is_text = False
     has_lines = False
 
     def rows(self, file: Text | Path) -> Iterator[Item]:
-        import pyarrow as pa
-
         assert isinstance(file, Path)
         number = 0
-        try:
+        with _reading():
             for batch in self._batches(file):
                 for row in batch.to_pylist():
                     yield Item(number, without_nulls(row))
                     number += 1
-        except (pa.ArrowException, OSError) as error:
-            raise RowError(Message("cannot be read: {error}", error=error), FIX_FILE) from None
 
-    def _batches(self, path: Path) -> Iterator[pa.RecordBatch]:
+    def values(self, path: Path, column: str) -> Iterator[Any]:
+        """The different values of one column. Raises RowError, as where there is no such column."""
+        import pyarrow.compute as pc
+
+        with _reading():
+            for batch in self._batches(path, [column]):
+                if column not in batch.schema.names:
+                    others = ", ".join(batch.schema.names)
+                    raise RowError(
+                        Message("no column {name!r}; there is {others}", name=column, others=others),
+                        Message("name the column as data.label"),
+                    )
+                yield from pc.unique(batch.column(column)).to_pylist()
+
+    def _batches(self, path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         raise NotImplementedError
 
 
-class Parquet(_Columnar):
+class Parquet(Columnar):
     endings: tuple[str, ...] = (".parquet",)
 
-    def _batches(self, path: Path) -> Iterator[pa.RecordBatch]:
+    def _batches(self, path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(batch_size=BATCH_ROWS)
+            known = None if columns is None or not set(columns) <= set(file.schema_arrow.names) else columns
+            yield from file.iter_batches(batch_size=BATCH_ROWS, columns=known)
 
 
-class Arrow(_Columnar):
+class Arrow(Columnar):
     endings: tuple[str, ...] = (".arrow",)
 
-    def _batches(self, path: Path) -> Iterator[pa.RecordBatch]:
+    def _batches(self, path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
         with pa.memory_map(str(path)) as source:
@@ -66,6 +81,38 @@ class Arrow(_Columnar):
 
 PARQUET = Parquet()
 ARROW = Arrow()
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise RowError(Message("cannot be read: {error}", error=error), FIX_FILE) from None
+
+
+def class_names(path: Path, column: str) -> tuple[str, ...] | None:
+    """The names that a column's numbers have, where `datasets` wrote them into the file. Raises RowError."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with _reading():
+        if path.suffix == ".parquet":
+            schema = pq.read_schema(path)
+        else:
+            with pa.memory_map(str(path)) as source:
+                try:
+                    schema = pa.ipc.open_stream(source).schema
+                except pa.ArrowInvalid:
+                    schema = pa.ipc.open_file(source).schema
+    try:
+        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
+        names = tuple(map(str, feature["names"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return names or None
 
 
 def without_nulls(value: Any) -> Any:

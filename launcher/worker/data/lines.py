@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from launcher.messages import Message
 from launcher.recipe.schema import RecipeSpec, Split
+from launcher.worker.data import plain
 from launcher.worker.data.sources import COMPRESSED, TABS, local_files, where
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 def place(recipe: RecipeSpec, split: Split, rows: Dataset, row: int, column: str) -> tuple[str, str | None]:
     """Where a row is: file, line and number where that is known; and what a CSV file has there in a column."""
+    if plain.NUMBER in rows.column_names:
+        return plain.place(recipe, rows, row), None
     if rows._indices is not None:
         row = rows._indices.column(0)[row].as_py()
     row_text = Message("row {row} of split {split!r}", row=row, split=split.split)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from typing import TYPE_CHECKING
 
 from launcher.errors import LaunchError
@@ -26,30 +25,6 @@ def no_rows(recipe: RecipeSpec, split: Split) -> LaunchError:
     )
 
 
-def plain_file(path: str) -> LaunchError:
-    reader = READER.get(ending(path))
-    if reader is None:
-        return LaunchError(
-            "data.path {path!r} is a file of a kind that is not read",
-            hint="save it as JSON lines, CSV in UTF-8 or Parquet, and name it as data.data_files",
-            path=path,
-        )
-    return LaunchError(
-        "data.path {path!r} is a file; data.path says how files are read, and data.data_files which",
-        hint="set data.path={reader} {last} {cut}; or data.path={reader} {value} data.data_files.test=FILE",
-        path=path,
-        reader=reader,
-        last=shlex.quote("data.data_files=" + path),
-        cut=_cut(),
-        value=shlex.quote("data.data_files.train=" + path),
-    )
-
-
-def _cut() -> str:
-    """Overrides that hold the last tenth of one split out."""
-    return "'data.train.split=train[:90%]' 'data.eval.split=train[90%:]'"
-
-
 def _no_split(recipe: RecipeSpec, split: Split, names: list[str]) -> LaunchError:
     base = split.split.partition("[")[0]
     what = plural(
@@ -67,7 +42,7 @@ def _no_split(recipe: RecipeSpec, split: Split, names: list[str]) -> LaunchError
         return LaunchError(
             what, hint=Message("set data.eval.split={other}, or data.eval=null to evaluate on none", other=others[0])
         )
-    return LaunchError(what, hint=Message("hold rows out: {cut}; or evaluate on none: data.eval=null", cut=_cut()))
+    return LaunchError(what, hint="hold rows out: data.eval=0.1; or evaluate on none: data.eval=null")
 
 
 def other_split(is_eval: bool) -> str:

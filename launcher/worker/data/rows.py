@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,11 @@ from launcher.data.sources import Source
 from launcher.errors import LaunchError
 from launcher.messages import Message
 from launcher.recipe.schema import RecipeSpec, Split
-from launcher.worker.data import label_values
+from launcher.worker.data import label_values, plain
 from launcher.worker.data.file_checks import check_files, no_text
 from launcher.worker.data.label_values import Column
 from launcher.worker.data.lines import place
-from launcher.worker.data.refusals import no_column, no_rows, not_loaded, other_split, plain_file
+from launcher.worker.data.refusals import no_column, no_rows, not_loaded, other_split
 from launcher.worker.data.sources import (
     BUILDERS,
     READER,
@@ -44,7 +45,7 @@ def read(recipe: RecipeSpec, split: Split, *, is_eval: bool = False) -> Dataset:
     Raises:
         LaunchError: they cannot be read, or hold no such columns.
     """
-    rows = _load(recipe, split)
+    rows = plain.read(recipe, split) if plain.is_file(recipe) else _load(recipe, split)
     if len(rows) == 0:
         raise no_rows(recipe, split)
     label = {"data.label": recipe.data.label} if recipe.task.has_labels else {}
@@ -87,6 +88,13 @@ def content(recipe: RecipeSpec, rows: Dataset) -> list[pa.ChunkedArray]:
     return [column(rows, name) for name in recipe.task.reads(recipe.data).values()]
 
 
+def contents(recipe: RecipeSpec, rows: Dataset) -> list[str]:
+    """What each row holds, as a text that is equal for equal rows."""
+    names = [*recipe.task.reads(recipe.data).values(), *([recipe.data.label] if recipe.task.has_labels else [])]
+    columns = [column(rows, name).to_pylist() for name in names]
+    return [json.dumps(row, default=str) for row in zip(*columns, strict=True)]
+
+
 def texts(recipe: RecipeSpec, rows: Dataset) -> pa.ChunkedArray:
     """The text column of the chosen rows."""
     return column(rows, recipe.data.text)
@@ -94,6 +102,8 @@ def texts(recipe: RecipeSpec, rows: Dataset) -> pa.ChunkedArray:
 
 def notes(recipe: RecipeSpec, rows: Dataset, split: Split) -> list[str]:
     """What the user should know about how a split was read."""
+    if plain.is_file(recipe):
+        return plain.notes(recipe)
     if not read_options(recipe, split):
         return []
     broken = pc.sum(pc.match_substring(texts(recipe, rows), "\n")).as_py()
@@ -169,8 +179,6 @@ def _check_named(recipe: RecipeSpec, split: Split, path: str, files: Any) -> Non
     if sheet := next((one for one in local_files(recipe, split) if ending(str(one)) in SHEETS), None):
         raise LaunchError("{sheet}: is a spreadsheet and no text", hint="save it as CSV in UTF-8", sheet=sheet)
     check_files(recipe, split)
-    if path not in BUILDERS and Path(path).is_file():
-        raise plain_file(path)
     if ending(path) in READER.keys() | SHEETS and not Path(path).exists():
         raise LaunchError(
             "data.path {path!r}: no such file",

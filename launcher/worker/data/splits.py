@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from launcher.data import mixture
 from launcher.data.conversations import COLUMN
 from launcher.messages import Message
 from launcher.recipe import schema
-from launcher.recipe.schema import RecipeSpec, Split
+from launcher.recipe.schema import EvalSplit, RecipeSpec, Split
 from launcher.worker.data import labels, rows
 from launcher.worker.data.start import Start
 
@@ -39,7 +40,11 @@ def read_rows(recipe: RecipeSpec, start: Start) -> Rows:
     splits: dict[str, Split] = {} if is_trained else {"train": recipe.data.train}
     if recipe.data.eval is not None:
         splits["eval"] = recipe.data.eval
-    raw = {name: rows.read(recipe, split, is_eval=name == "eval") for name, split in splits.items()}
+    if recipe.data.eval is not None and recipe.data.eval.hold_out is not None:
+        raw = _held_out(recipe, recipe.data.eval, trains=not is_trained)
+        splits = dict.fromkeys(raw, recipe.data.train)
+    else:
+        raw = {name: rows.read(recipe, split, is_eval=name == "eval") for name, split in splits.items()}
     numbered, about_labels, about_texts, repeated = labels.NONE, [], [], []
     if recipe.task.has_labels:
         columns = {k: rows.label_column(recipe, part, splits[k], is_eval=k == "eval") for k, part in raw.items()}
@@ -47,11 +52,23 @@ def read_rows(recipe: RecipeSpec, start: Start) -> Rows:
         numbered = labels.number(columns, names=start.label_names, num_labels=num_labels, trained=is_trained)
         about_labels = labels.notes(numbered, columns)
     if recipe.data.text in recipe.task.reads(recipe.data).values():
-        about_texts = [note for k, part in raw.items() for note in rows.notes(recipe, part, splits[k])]
+        about_texts = [*dict.fromkeys(note for k, part in raw.items() for note in rows.notes(recipe, part, splits[k]))]
         if "train" in raw and "eval" in raw:
             repeated = _repeated_notes(recipe.data.text, raw["train"], raw["eval"])
     notes = (*numbered.notes, *about_texts, *about_labels, *_selection_notes(recipe, raw), *repeated)
     return Rows(raw, numbered, notes)
+
+
+def _held_out(recipe: RecipeSpec, held: EvalSplit, *, trains: bool) -> dict[str, Dataset]:
+    """The training rows and those that are held out of them, which their content and the seed choose."""
+    assert held.hold_out is not None
+    whole = rows.read(recipe, recipe.data.train)
+    contents = rows.contents(recipe, whole)
+    kept, taken = mixture.held_out(contents, held.hold_out, held.seed)
+    if held.limit is not None:
+        chosen = mixture.order([contents[row] for row in taken], held.seed)[: held.limit]
+        taken = sorted(taken[place] for place in chosen)
+    return {**({"train": whole.select(kept)} if trains else {}), "eval": whole.select(taken)}
 
 
 def _conversations(recipe: RecipeSpec, *, trains: bool) -> Rows:
@@ -64,6 +81,8 @@ def _conversations(recipe: RecipeSpec, *, trains: bool) -> Rows:
 
 def _selection_notes(recipe: RecipeSpec, raw: Mapping[str, Dataset]) -> list[str]:
     wanted = {"train": recipe.data.train, "eval": recipe.data.eval}
+    if recipe.data.eval is not None and recipe.data.eval.hold_out is not None:
+        return []
     limits = {name: split.limit for name, split in wanted.items() if split is not None and split.limit is not None}
     return [
         Message(

@@ -1,0 +1,38 @@
+"""The rows of a recipe looked at before anything is started: the same code that a preparation reads them with."""
+
+from __future__ import annotations
+
+from launcher.data import conversations, rows, sources
+from launcher.data.problems import Problems
+from launcher.data.sources import Source
+from launcher.recipe.schema import Data
+
+MOST_CHARACTERS = 48 << 20
+"""Of the conversations of one set: about a second. What comes after these is looked at by the preparation, as are sets that
+only `datasets` can load."""
+
+
+def require_conversations(data: Data, *, trains: bool = True) -> None:
+    """Raises LaunchError with everything that is wrong with the files of a recipe on this machine, up to a number."""
+    problems = Problems()
+    held_out = data.eval is not None and data.eval.hold_out is not None
+    wanted = [*(sources.train(data) if trains or held_out else ()), *sources.evaluation(data).values()]
+    for source in wanted:
+        _look(source, problems)
+    problems.raise_if_any()
+
+
+def _look(source: Source, problems: Problems) -> None:
+    parts = sources.local(source)
+    if parts is None:
+        return
+    placed = ((row.place, row.value) for row in rows.of_files(source, parts, problems, []))
+    characters = 0
+    try:
+        for made in conversations.of_rows(source, placed, problems):
+            characters += len(made)
+            if characters > MOST_CHARACTERS:
+                return
+    except ModuleNotFoundError as error:  # pyarrow, in an environment that runs no recipes; the ranks' own has it
+        if error.name != "pyarrow":
+            raise

@@ -1,0 +1,130 @@
+"""The labels that files on this machine hold, in the order of their numbers, for a recipe that lists none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from launcher.data import rows, sources
+from launcher.data.formats.base import RowError, kind
+from launcher.data.problems import Problems
+from launcher.data.readers import columnar
+from launcher.data.sources import Source
+from launcher.errors import LaunchError
+from launcher.messages import Message
+from launcher.recipe.schema import Data
+
+UNLABELLED = (-1, -100)
+"""What data sets on the hub write where a row has no label, and what torch's loss leaves out."""
+MOST = 1000
+"""More labels than this are taken for a column of something else."""
+_NUMBER = re.compile(r"-?\d{1,18}(?:\.0+)?")
+
+
+def names(data: Data) -> tuple[str, ...] | None:
+    """Every different label of the rows that are trained on and evaluated: numbers in their order, and texts in theirs. Numbers
+    that a data set itself has names for keep those. None where the rows are not files on this machine.
+
+    Raises:
+        LaunchError: there are fewer than two labels, or the column holds something else.
+    """
+    wanted = [*sources.train(data), *sources.evaluation(data).values()]
+    values: dict[Any, None] = {}
+    for source in wanted:
+        parts = sources.local(source)
+        if parts is None:
+            return None
+        paths = [path for part in parts for path in part.files]
+        try:
+            if (known := _class_names(source, paths, data.label)) is not None:
+                return known
+            values |= _values(source, paths, data.label)
+        except RowError as error:
+            raise LaunchError(
+                Message("{where}: {what}", where=source.where, what=error.what), hint=error.hint
+            ) from None
+        if len(values) > MOST:
+            raise LaunchError(
+                "{where}: column {column!r} has more than {most:,} different values",
+                hint="check that data.label is the column with the label; or set model.num_labels",
+                where=source.where,
+                column=data.label,
+                most=MOST,
+            )
+    return _named(wanted[0], data.label, values)
+
+
+def _class_names(source: Source, paths: Iterable[Path], column: str) -> tuple[str, ...] | None:
+    columns = (path for path in paths if source.reader(path) in (columnar.PARQUET, columnar.ARROW))
+    return next((found for path in columns if (found := columnar.class_names(path, column)) is not None), None)
+
+
+def _values(source: Source, paths: list[Path], column: str) -> dict[Any, None]:
+    """What a column holds, but for rows without a label. What is wrong with it is said with its place by who reads the rows."""
+    problems, found, has_column = Problems(), dict[Any, None](), False
+    for path in paths:
+        reader = source.reader(path)
+        if isinstance(reader, columnar.Columnar):
+            has_column = True
+            found |= dict.fromkeys(filter(_is_label, reader.values(path, column)))
+            continue
+        for row in rows.of_paths(source, [path], problems, []):
+            has_column = has_column or column in row.value
+            value = row.value.get(column)
+            if isinstance(value, list | dict):
+                problems.add(
+                    row.place,
+                    Message("{column!r} is {kind}, not the name or number of a label", column=column, kind=kind(value)),
+                    Message("a row has one label: a whole number, or a text"),
+                )
+            elif _is_label(value):
+                found[value] = None
+    problems.raise_if_any()
+    if not has_column:
+        raise LaunchError(
+            "{where}: no column {column!r}, and nothing else says how many labels there are",
+            hint="name the column with the label as data.label, or set model.num_labels",
+            where=source.where,
+            column=column,
+        )
+    return found
+
+
+def _is_label(value: Any) -> bool:
+    if isinstance(value, str):
+        return bool(value.strip())
+    return value is not None and value not in UNLABELLED and value == value  # a NaN is not
+
+
+def _named(source: Source, column: str, values: Iterable[Any]) -> tuple[str, ...]:
+    texts = [str(value).lower() if isinstance(value, bool) else str(value) for value in values]
+    if all(
+        map(_NUMBER.fullmatch, texts)
+    ):  # CSV and data frames write 4 as 4.0 where a row of the column was once empty
+        numbers = {int(text.partition(".")[0]) for text in texts} - set(UNLABELLED)
+        found = tuple(map(str, sorted(numbers)))
+    elif wrong := next((value for value in values if isinstance(value, float)), None):
+        raise LaunchError(
+            "{where}: column {column!r} holds {value}, which is no whole number",
+            hint="labels are trained here and no scores: make classes of them, as whole numbers from 0",
+            where=source.where,
+            column=column,
+            value=wrong,
+        )
+    else:
+        found = tuple(sorted(set(texts)))
+    if len(found) < 2:
+        raise LaunchError(
+            Message(
+                "{where}: column {column!r} has the label {found} alone",
+                where=source.where,
+                column=column,
+                found=found[0],
+            )
+            if found
+            else Message("{where}: column {column!r} is empty in every row", where=source.where, column=column),
+            hint="name data with two labels or more, or the column that holds them as data.label",
+        )
+    return found
