@@ -34,7 +34,7 @@ from launcher.errors import LaunchError
     type=outputs.Name(),
     default="-",
     metavar="FILE|-",
-    help="File of texts, as JSON lines or plain lines; - is standard input.",
+    help="File of texts: JSON lines or plain lines, JSON, CSV, TSV, Parquet or Arrow; - is standard input, of lines.",
 )
 @click.option(
     "--output",
@@ -103,12 +103,14 @@ def predict_command(
 ) -> None:
     """Label texts: one JSON line a text, with label, label_name and probabilities, in the order of the input."""
     from launcher import again
-    from launcher.jobs import labels, predict, trained
+    from launcher.jobs import labels, predict, tables, trained
+    from launcher.jobs.feed import Lines
     from launcher.planning.plan import Supervision
     from launcher.recipe import load
     from launcher.show.predictions import PredictView
 
-    form = _format(form, source)
+    table = tables.opened(Path(source), form) if source != "-" else None
+    form = table.form if table is not None else _format(form, source)
     _require_target(source, target, force=force)
     weights = trained.find(model, "--model")
     loaded = (
@@ -119,12 +121,14 @@ def predict_command(
     work = predict.Work(loaded, weights, batch_size)
     view = PredictView(is_stream=source == "-")
     with contextlib.ExitStack() as stack:
-        handle = _opened(stack, source)
+        lines = table.lines if table is not None else Lines(_opened(stack, source))
         streams.outlive()
         supervision = Supervision(max_restarts=max_restarts)
+        for note in table.notes if table is not None else ():
+            view.warning(source, note)
         job = stack.enter_context(predict.prepared(work, machine_of(given), supervision))
         rows = predict.Rows(
-            source=handle,
+            source=lines,
             target=stack.enter_context(_target(target)),
             name="<stdin>" if source == "-" else source,
             form=form,
@@ -199,27 +203,7 @@ def _target(target: str) -> Iterator[int]:
         partial.replace(path)
 
 
-def _is_array(source: str) -> bool:
-    with contextlib.suppress(OSError), Path(source).open("rb") as file:
-        return file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
-    return False
-
-
-NO_TEXTS = {".csv": "a table", ".tsv": "a table", ".parquet": "a table", ".arrow": "a table", ".xlsx": "a table"}
-"""Names whose files would be taken for plain text, each of their lines for a text."""
-
-
 def _format(asked: str, source: str) -> Any:
     """jsonl or text; None where the first line decides."""
     kind = Path(source).suffix.lower() if source != "-" else ""
-    if asked != "auto":
-        return asked
-    actual = NO_TEXTS.get(kind) or ("a JSON array" if kind == ".json" and _is_array(source) else None)
-    if actual:
-        raise LaunchError(
-            "--input {source}: is {actual}, and texts are read from JSON lines or plain lines",
-            hint="write each row as a line of JSON, or add --format text if every line of it is a text",
-            source=source,
-            actual=actual,
-        )
-    return {".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text"}.get(kind)
+    return asked if asked != "auto" else {".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text"}.get(kind)

@@ -101,7 +101,8 @@ def text_of(path: Path) -> Text:
             sample = _sample(binary, position)
     except BROKEN as error:
         raise RowError(Message("cannot be read: {error}", error=error), Message("write or download it anew")) from None
-    guessed = next((one for one in guesses(sample) if _is_written_in(path, one)), None)
+    likely = [] if _is_damaged_utf8(sample) else guesses(sample)
+    guessed = next((one for one in likely if _is_written_in(path, one)), None)
     if guessed is None:
         raise RowError(
             Message("is not UTF-8 at byte {position:,}, nor in another encoding that is known", position=position),
@@ -128,7 +129,7 @@ def _marked(start: bytes) -> str | None:
             return encoding
     pairs = min(len(start), 256) // 2
     even, odd = start[: 2 * pairs : 2].count(0), start[1 : 2 * pairs : 2].count(0)
-    if pairs and max(even, odd) > 0.4 * pairs:
+    if pairs > 3 and max(even, odd) > 0.4 * pairs:
         return "utf-16-be" if even > odd else "utf-16-le"
     return None
 
@@ -147,6 +148,13 @@ def _end_of_utf8(start: bytes, rest: IO[bytes]) -> int | None:
             return None
         position += len(chunk)
         chunk = rest.read(CHUNK_BYTES)
+
+
+def _is_damaged_utf8(sample: bytes) -> bool:
+    """Whether most of what is not ASCII is UTF-8 after all, so that other bytes among it are damage."""
+    decoded = sample.decode("utf-8", "replace")
+    good = sum(c > "\x7f" and c != "\ufffd" for c in decoded)
+    return good > 2 * decoded.count("\ufffd")
 
 
 def _sample(binary: IO[bytes], position: int) -> bytes:

@@ -7,6 +7,7 @@ No call here blocks, so that one loop can follow the agent and both ends of a pi
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
 import os
 import select
@@ -14,7 +15,7 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.files import json_text, write_text
@@ -35,6 +36,32 @@ PIPE_BYTES = 4096
 """What POSIX lets a pipe take whole once it is writable."""
 
 
+ITEMS_A_READ = 256
+
+
+class Source(Protocol):
+    """Where lines come from."""
+
+    is_over: bool
+    """Whether there are no more."""
+
+    def read(self) -> list[tuple[int, bytes | Bad]]:
+        """Those that are there now, each with its number, or what is wrong with one."""
+
+
+class Items:
+    """Rows of a file that something else reads."""
+
+    def __init__(self, items: Iterator[tuple[int, bytes | Bad]]) -> None:
+        self._items = items
+        self.is_over = False
+
+    def read(self) -> list[tuple[int, bytes | Bad]]:
+        found = list(itertools.islice(self._items, ITEMS_A_READ))
+        self.is_over = not found
+        return found
+
+
 class Lines:
     """Lines of a file or a pipe, as they come."""
 
@@ -47,7 +74,7 @@ class Lines:
         self.is_over = False
         self.number = 0
 
-    def read(self) -> list[tuple[int, bytes]]:
+    def read(self) -> list[tuple[int, bytes | Bad]]:
         """The lines that are there now, each with its number; none where the other end is not ready."""
         if self.is_over or not (self._is_file or select.select([self._handle], [], [], 0)[0]):
             return []
@@ -61,7 +88,7 @@ class Lines:
         *whole, rest = chunk.split(b"\n")
         if self.is_over and self._partial_bytes:
             whole = [b""]  # the last line has no end
-        out = []
+        out: list[tuple[int, bytes | Bad]] = []
         for piece in whole:
             self.number += 1
             out.append((self.number, b"".join([*self._partial, piece]).removesuffix(b"\r")))
@@ -76,7 +103,7 @@ class Lines:
 class Feed:
     """Everything under way between the two ends. Call `step` until the ranks are done, then `finish`."""
 
-    lines: Lines
+    lines: Source
     out: int
     """Where answers are written: a file descriptor."""
     chunks: Chunks
@@ -110,8 +137,8 @@ class Feed:
     _next: int = 0
     _read: int = 0
     _is_ended: bool = False
-    _ahead: list[tuple[int, bytes]] = field(default_factory=list)
-    _blank: list[tuple[int, bytes]] = field(default_factory=list)
+    _ahead: list[tuple[int, bytes | Bad]] = field(default_factory=list)
+    _blank: list[tuple[int, bytes | Bad]] = field(default_factory=list)
     """Empty lines before the first that tells the format."""
     _pending: bytearray = field(default_factory=bytearray)
 
@@ -166,7 +193,7 @@ class Feed:
         rows: list[Row] = []
         while self._ahead and self.error is None and len(self._open) + len(rows) < self.chunk_rows:
             number, raw = self._ahead.pop(0)
-            if self.form is None:
+            if self.form is None and isinstance(raw, bytes):
                 if not raw.strip():
                     self._blank.append((number, raw))
                     continue
@@ -176,7 +203,7 @@ class Feed:
                 if self.form == "text":  # in which an empty line is a text too
                     self._ahead = [*self._blank, (number, raw), *self._ahead]
                     number, raw = self._ahead.pop(0)
-            parsed = parse(raw, number, self.form, self.column)
+            parsed = raw if isinstance(raw, Bad) else parse(raw, number, self.form or "jsonl", self.column)
             if isinstance(parsed, Row):
                 rows.append(parsed)
             elif isinstance(parsed, Bad):

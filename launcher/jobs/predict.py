@@ -16,7 +16,7 @@ from launcher.clusters import environment
 from launcher.errors import EXIT_OK, LaunchError
 from launcher.files import read_json
 from launcher.jobs import afterwards
-from launcher.jobs.feed import BATCHES_A_CHUNK, CHUNKS_A_RANK, Feed, Lines
+from launcher.jobs.feed import BATCHES_A_CHUNK, CHUNKS_A_RANK, Feed, Source
 from launcher.jobs.launch import Job
 from launcher.models.config import model_config
 from launcher.planning import decide
@@ -49,9 +49,9 @@ class Work:
 class Rows:
     """What is to be labelled, and where the answers go."""
 
-    source: int
-    """A file descriptor, as is `target`."""
+    source: Source
     target: int
+    """A file descriptor."""
     name: str
     """Of the input, for messages."""
     form: Format | None
@@ -93,7 +93,7 @@ def prepared(work: Work, machine: Machine, supervision: Supervision) -> Iterator
 def feed(job: Job, rows: Rows) -> Feed:
     """The way of the rows through the ranks of a job."""
     return Feed(
-        lines=Lines(rows.source),
+        lines=rows.source,
         out=rows.target,
         chunks=Chunks(job.run.chunks_path),
         name=rows.name,

@@ -58,7 +58,7 @@ def _of_sets(data: Data) -> Iterator[Problem]:
             ("data", "eval"),
             Message(
                 "with data.sets it says what is evaluated: a share that is held out (0.1), sets by names "
-                "({{test: {{path: FILE}}}}), or null"
+                "({test: {path: FILE}}), or null"
             ),
         )
     weighted = [one.weight is not None for one in data.sets]

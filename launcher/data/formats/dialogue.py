@@ -157,7 +157,7 @@ class _Reader:
         if tag is None:
             keys = ", ".join(map(str, message)) or Message("nothing")
             what = Message("has no {name!r} that says who speaks; there is {keys}", name=self._role, keys=keys)
-            raise RowError(what, Message("name the keys in data.columns: {{role: …, content: …}}"))
+            raise RowError(what, Message("name the keys in data.columns: {role: …, content: …}"))
         what = Message("{name} {tag!r} is not known; known are {tags}", name=self._role, tag=tag, tags=self._known())
         raise RowError(what, Message("say who it is in data.columns, as in {{assistant: {tag}}}", tag=tag))
 
