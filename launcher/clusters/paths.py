@@ -21,6 +21,10 @@ def named(spec: RecipeSpec) -> Iterator[tuple[str, str]]:
     data = spec.data
     named_paths = [("model.name", spec.model.name), ("model.tokenizer", spec.model.tokenizer), ("data.path", data.path)]
     named_paths += [("data.data_files", file) for file in _files(data.data_files)]
+    several = [("data.sets", one) for one in data.sets]
+    if data.eval is not None:
+        several += [("data.eval", one) for one in (data.eval.sets or {}).values()]
+    named_paths += [(key, file) for key, one in several for file in (one.path, *_files(one.data_files))]
     for key, text in named_paths:
         if text and "://" not in text and (text.startswith(("/", "./", "../", "~")) or Path(text).exists()):
             yield key, text

@@ -14,6 +14,7 @@ from launcher.data.readers.base import Reader
 from launcher.data.splits import Slice, parsed
 from launcher.errors import LaunchError
 from launcher.messages import Message, joined
+from launcher.recipe import formats
 from launcher.recipe.schema import Data, DataSet, Split
 
 SHEETS = frozenset({".xlsx", ".xls", ".ods"})
@@ -92,7 +93,7 @@ def evaluation(data: Data) -> dict[str, Source]:
 def _with_defaults(data: Data, spec: DataSet) -> DataSet:
     """`data.format`, `columns` and `system` are those of sets that have none."""
     given = {
-        "format": spec.format if "format" in spec.model_fields_set else data.format,
+        "format": spec.format if spec.format != formats.AUTO else data.format,
         "columns": _columns(data, spec.columns or data.columns),
         "system": spec.system if spec.system is not None else data.system,
     }

@@ -211,9 +211,9 @@ class Data(Section):
     max_length: Annotated[int, Field(ge=8)] = 512
     """Tokens kept of a row. Rows are padded to the longest of their batch, never to this."""
     prompt: str | None = None
-    """causal-lm: the user message, with `{text}` where the row's text goes."""
+    """The user's message: with `{text}` where the row's text goes for causal-lm, with any columns in braces for sft."""
     system: Text | None = None
-    """causal-lm: the system message, if any."""
+    """The system message; for sft of rows that have none of their own."""
     answers: tuple[Text, ...] | None = None
     """causal-lm: the answer text of each label. Default: model.label_names, else the label's number."""
     num_proc: PositiveInt | None = None

@@ -581,3 +581,15 @@ def test_messages_can_be_translated(tmp_path):
     """What is said of a row keeps its template."""
     (tmp_path / "a.jsonl").write_text('{"text": ""}\n')
     assert isinstance(refused(path=str(tmp_path / "a.jsonl")).what, Message)
+
+
+def test_a_recipe_that_was_recorded_reads_the_same(sets):
+    """A run that goes on reads its own record, in which every key is given."""
+    given = data(sets=[{"path": "a.jsonl", "limit": 30}], format="text", eval=0.1)
+    recorded = Data.model_validate_json(given.model_dump_json())
+
+    assert given == recorded
+    assert read.read(given, no_hub) == read.read(recorded, no_hub)
+    with pytest.raises(LaunchError, match="no column 'messages'"):
+        wrong = data(sets=[{"path": "a.jsonl"}], format="messages")
+        read.read(Data.model_validate_json(wrong.model_dump_json()), no_hub)

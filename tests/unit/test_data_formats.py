@@ -118,6 +118,10 @@ READ: dict[str, tuple[Any, list[dict[str, Any]]]] = {
         },
         [CALLED[0], {"role": "assistant", "content": "", "tool_calls": [WEATHER, WEATHER]}, *CALLED[2:]],
     ),
+    "what a tool answers may be an object": (
+        {"messages": [*CALLED[:2], {"role": "tool", "content": {"sky": "blau"}}, CALLED[3]]},
+        [*CALLED[:2], {"role": "tool", "content": '{"sky": "blau"}'}, CALLED[3]],
+    ),
     "train: false": (
         {"messages": [HELLO[0], {**HELLO[1], "train": False}]},
         [HELLO[0], {**HELLO[1], "train": False}],
@@ -176,6 +180,11 @@ READ: dict[str, tuple[Any, list[dict[str, Any]]]] = {
         [BE_KIND, *EARLIER, *HELLO],
     ),
     "history as JSON": ({"instruction": "Hello", "output": "Hi", "history": '[["Who?", "Me"]]'}, [*EARLIER, *HELLO]),
+    "Dolly's": (
+        {"instruction": "Translate", "context": "Hello", "response": "Hi", "category": "x"},
+        [{"role": "user", "content": "Translate\nHello"}, HELLO[1]],
+    ),
+    "OpenOrca's": ({"system_prompt": "Be kind.", "question": "Hello", "response": "Hi"}, [BE_KIND, *HELLO]),
     "prompt and completion": ({"prompt": "Hello", "completion": "Hi"}, HELLO),
     "prompt and completion of messages": ({"prompt": [HELLO[0]], "completion": [HELLO[1]]}, HELLO),
     "only the completion is trained": (

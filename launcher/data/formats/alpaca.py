@@ -1,4 +1,5 @@
-"""Alpaca's: `{"instruction": …, "input": …, "output": …, "system": …, "history": [[…, …], …]}`."""
+"""Alpaca's: `{"instruction": …, "input": …, "output": …, "system": …, "history": [[…, …], …]}`; and Dolly's, in which they are
+called instruction, context and response."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ ALPACA = Pairs(
     name="alpaca",
     ask="instruction",
     answer="output",
-    names=(("instruction", "output"),),
+    names=(("instruction", "output"), ("instruction", "response")),
     more="input",
+    more_names=("input", "context"),
 )

@@ -124,6 +124,10 @@ def parsed(value: Any, name: str) -> Any:
         raise RowError(Message("{name!r} is not JSON: {error}", name=name, error=error), FIX_ROW) from None
 
 
+SYSTEM = ("system", "system_prompt")
+"""Names that a column with the system message may have."""
+
+
 def system_messages(row: Row, name: str) -> list[dict[str, Any]]:
     """The system message of a column, where there is one."""
     content = optional_text(row, name)

@@ -9,6 +9,7 @@ from typing import Any
 from launcher.data.formats import tools
 from launcher.data.formats.base import (
     FIX_ROW,
+    SYSTEM,
     Columns,
     Conversation,
     Row,
@@ -81,7 +82,7 @@ class _Reader:
     def __init__(self, form: Dialogue, row: Row, columns: Columns) -> None:
         self._column = columns.name("messages", *form.columns, row=row)
         self._tools = columns.name("tools", "tools")
-        self._system = columns.name("system", "system")
+        self._system = columns.name("system", *SYSTEM, row=row)
         self._role, self._content = columns.name("role", form.role), columns.name("content", form.content)
         named = {columns.names[speaker]: speaker for speaker in (*SPEAKERS, CALL) if speaker in columns.names}
         self._tags = {**form.tags, **named}
@@ -139,6 +140,8 @@ class _Reader:
         if role == CALL:
             made: dict[str, Any] = {"role": "assistant", "content": "", "tool_calls": tools.written(content)}
         else:
+            if role == "tool" and not isinstance(content, list):
+                content = tools.answer(content)
             made = {"role": role, "content": _joined(content, self._content)}
         calls = tools.calls(message) if role == "assistant" else []
         if calls:

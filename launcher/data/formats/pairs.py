@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher.data.formats.base import (
+    SYSTEM,
     Columns,
     Conversation,
     Row,
@@ -32,6 +33,8 @@ class Pairs:
     """Names that the two columns may have, together."""
     more: str | None = None
     """The key of a column that goes on with the question, in a line of its own."""
+    more_names: tuple[str, ...] = ()
+    """Names that this column may have."""
     interface: int = formats.INTERFACE
 
     @property
@@ -60,8 +63,8 @@ class Pairs:
 
     def reader(self, row: Row, columns: Columns) -> Callable[[Row], Conversation]:
         ask, answer = self._names(row, columns)
-        more = columns.names.get(self.more, self.more) if self.more else None
-        before, system = columns.name("history", "history"), columns.name("system", "system")
+        more = columns.name(self.more, *self.more_names, row=row) if self.more else None
+        before, system = columns.name("history", "history"), columns.name("system", *SYSTEM, row=row)
 
         def question(row: Row) -> str:
             if columns.prompt is not None:

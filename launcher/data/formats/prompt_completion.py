@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from launcher.data.formats.base import (
+    SYSTEM,
     Columns,
     Conversation,
     Row,
@@ -41,7 +42,7 @@ class PromptCompletion:
 
     def reader(self, row: Row, columns: Columns) -> Callable[[Row], Conversation]:
         ask, answer = columns.name("prompt", "prompt"), columns.name("completion", "completion")
-        system, known = columns.name("system", "system"), columns.name("tools", "tools")
+        system, known = columns.name("system", *SYSTEM, row=row), columns.name("tools", "tools")
         tags = {key: name for key, name in columns.names.items() if key not in self.keys and key != "messages"}
         read = MESSAGES.reader({}, Columns({**tags, "messages": "messages", "tools": "tools"}))
 

@@ -11,9 +11,10 @@ QUERY_RESPONSE = Pairs(
     names=(
         ("query", "response"),
         ("prompt", "response"),
-        ("instruction", "response"),
         ("question", "answer"),
+        ("question", "response"),
         ("query", "answer"),
         ("input", "output"),
+        ("input", "target"),
     ),
 )

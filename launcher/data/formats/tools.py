@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from launcher.data.formats.base import FIX_ROW, RowError, kind, parsed
@@ -38,6 +39,11 @@ def written(content: Any) -> list[dict[str, Any]]:
         raise RowError(Message("is a call of a tool, and empty"), FIX_ROW)
     value = parsed(content, Message("the call of a tool"))
     return [_call(one, Message("the call of a tool")) for one in (value if isinstance(value, list) else [value])]
+
+
+def answer(content: Any) -> Any:
+    """What a tool answered, as text: of an object or a number its JSON."""
+    return content if content is None or isinstance(content, str) else json.dumps(content, ensure_ascii=False)
 
 
 def _call(call: Any, name: str) -> dict[str, Any]:

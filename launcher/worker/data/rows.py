@@ -182,7 +182,7 @@ def _check_named(recipe: RecipeSpec, split: Split, path: str, files: Any) -> Non
     if ending(path) in READER.keys() | SHEETS and not Path(path).exists():
         raise LaunchError(
             "data.path {path!r}: no such file",
-            hint="check its name; files are named as data.data_files",
+            hint="check its name",
             path=data.path,
         )
 
