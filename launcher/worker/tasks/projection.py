@@ -66,6 +66,10 @@ class Projection:
         """Whether the model leaves logits as they are, so that they need not be there; None before the first look."""
         head.forward = self._forward
 
+    @property
+    def vocabulary(self) -> int:
+        return int(self._head.out_features)  # of adapters too
+
     def loss(self, call: Callable[[], Any], positions: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         """The sum of cross entropies, fp32, a scalar.
 
@@ -125,16 +129,14 @@ class Projection:
             raise RuntimeError(f"{type(self._head).__name__} makes this model's logits, and was not called")
         return output
 
-    def _forward(self, hidden: Tensor, *args: Any, **options: Any) -> Tensor:
+    def _forward(self, hidden: Tensor, *args: Any, **options: Any) -> Any:
         asked = self._asked
         if asked is None:
-            logits: Tensor = self._plain(hidden, *args, **options)
-            return logits
+            return self._plain(hidden, *args, **options)
         asked.was_called = True
         rows = hidden.reshape(-1, hidden.shape[-1]).index_select(0, asked.positions)
         if asked.answer is None:
-            logits = self._plain(rows[None])
-            return logits
+            return self._plain(rows[None])
         asked.result = asked.answer(rows)
         if not asked.has_gradient:
             return hidden.new_full((1, 1, 1), _MARK)
@@ -161,11 +163,8 @@ class Projection:
     def _chunks(self, rows: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
         if self._in_one_piece and not _is_plain(self._head):
             return [(rows, targets)]
-        size = chunk_rows(self._vocabulary())
+        size = chunk_rows(self.vocabulary)
         return list(zip(rows.split(size), targets.split(size), strict=True))
-
-    def _vocabulary(self) -> int:
-        return int(self._head.out_features)  # of adapters too
 
 
 def chunk_rows(vocabulary: int) -> int:
