@@ -26,7 +26,7 @@ class Chats:
     """Whether thinking blocks with nothing in them are trained."""
     too_long: TooLong
     packing: bool
-    """Whether short rows share one, with no attention between them."""
+    """Whether several rows share a sequence of max_length tokens."""
 
     @classmethod
     def of(cls, data: Data) -> Chats:
@@ -53,7 +53,7 @@ class Sft(LanguageModel):
         "train_on": "What of a conversation is trained: answers, the last answer, or all of it.",
         "thinking": "Whether a thinking block with nothing in it is trained.",
         "too_long": "Rows of more than max_length tokens: cut, drop, or split into several rows.",
-        "packing": "Whether short rows share one of max_length tokens, with no attention between them.",
+        "packing": "Whether rows share sequences of max_length tokens, without seeing each other; then a batch counts sequences.",
     }
     default_metrics: tuple[str, ...] = ()
     columns: tuple[str, ...] = ("correct",)

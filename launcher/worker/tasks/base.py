@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class Evaluated(NamedTuple):
-    """What an evaluation leaves of a batch's rows, on its device."""
+    """What an evaluation leaves of a batch's rows, all of it on one device."""
 
     columns: Tensor
     """int64, (rows, columns): what the other half's `columns` names, in that order."""
     losses: Tensor
-    """fp32, (rows,): each row's loss, summed over what counts in it."""
+    """fp32 or float64, (rows,): each row's loss, summed over what counts in it."""
     counts: Tensor
     """int64, (rows,): over how many things."""
 
@@ -34,6 +34,9 @@ class Task(Protocol):
     A step's loss is the sum of `losses` over the ranks' batches, divided by the sum of their `count`, so that the numbers of
     ranks, of micro batches and of rows in a pack change nothing.
     """
+
+    packs_rows: bool
+    """Whether a sequence of a training batch is several rows; `collate` then gets a list of rows for each."""
 
     @classmethod
     def auto_class(cls) -> Any:
@@ -51,6 +54,10 @@ class Task(Protocol):
         """Prepared rows (input_ids, labels where the task has them, and further columns) as one padded batch. A row that
         `predict` is asked about has input_ids and 0 for a label, and no other column."""
 
+    def check(self, model: torch.nn.Module, device: torch.device) -> None:
+        """Refuse a model that its batches are wrong for, by LaunchError. Called once before the first step or evaluation,
+        on every rank, with the model as it is wrapped."""
+
     def losses(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Losses that are summed, fp32, of any shape."""
 
@@ -65,7 +72,16 @@ class Task(Protocol):
         are not looked at."""
 
 
-class Labelling:
+class RowByRow:
+    """Tasks whose sequences are one row each, which any model keeps apart."""
+
+    packs_rows = False
+
+    def check(self, model: torch.nn.Module, device: torch.device) -> None:
+        pass
+
+
+class Labelling(RowByRow):
     """Tasks whose rows have a label and get a score for each label. `scores` are fp32, (rows, labels); their softmax is the
     labels' probability."""
 

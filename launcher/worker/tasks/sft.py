@@ -1,29 +1,61 @@
-"""Conversations and texts, as a causal language model writes them."""
+"""What assistants write in conversations, and what texts say, learnt token by token."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from launcher.errors import LaunchError
+from launcher.recipe.tasks.sft import Chats
 from launcher.worker.chat import encode
-from launcher.worker.tasks.base import IGNORED, Evaluated, pad
+from launcher.worker.tasks.base import Evaluated, base_model, smoothing
 from launcher.worker.tasks.encoding import Encoder
+from launcher.worker.tasks.projection import Projection
+from launcher.worker.tasks.sequences import FLASH, Row, batch_of
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
     from launcher.recipe.schema import RecipeSpec
     from launcher.rundir.prepared import Prepared
 
+TOLERANCES: dict[torch.dtype, tuple[float, float]] = {torch.float32: (1e-6, 1e-4)}
+LOW_TOLERANCES = 1e-2, 5e-2
+"""Between hidden states of a row at different places of a batch, where the shape is the same and where it is not; in fp32 and
+in 16 bit. Some ten roundings of a state's largest element: a row that sees another is off by more, and by a hundredth even in a
+model of random weights."""
+
 
 class Sft:
-    """A causal LM whose loss is the mean over the trained tokens of a step."""
+    """A causal language model that learns the tokens of a row that are marked, and is scored by them."""
 
-    def __init__(self, pad_id: int, multiple: int) -> None:
-        self._pad_id, self._multiple = pad_id, multiple
+    packs_rows = False
+
+    def __init__(
+        self,
+        projection: Projection,
+        pad_id: int,
+        multiple: int,
+        smoothing: float = 0.0,
+        *,
+        packs_rows: bool = False,
+        is_flat: bool = False,
+    ) -> None:
+        """
+        Args:
+            projection: the model's last layer.
+            pad_id: the token that fills sequences up.
+            multiple: of which the length of sequences is one.
+            smoothing: label_smoothing_factor.
+            packs_rows: whether rows share sequences in training.
+            is_flat: whether all rows of a batch are one sequence, without padding between them.
+        """
+        self._projection = projection
+        self.packs_rows = packs_rows
+        self._pad_id, self._multiple, self._smoothing = pad_id, multiple, smoothing
+        self._is_flat = is_flat
 
     @classmethod
     def auto_class(cls) -> Any:
@@ -33,47 +65,95 @@ class Sft:
 
     @classmethod
     def encoder(cls, recipe: RecipeSpec, tokenizer: Any, label_names: Sequence[str]) -> Encoder:
-        """Ids of whole conversations, and which are trained.
-
-        Raises:
-            LaunchError: the tokenizer has no chat template, or it refuses a row.
-        """
+        """Ids of a conversation or a text, and which of them are trained."""
         return encode.encoder(recipe, tokenizer)
 
     @classmethod
     def for_model(cls, plan: Plan, prepared: Prepared, tokenizer: Any, model: torch.nn.Module) -> Sft:
-        return cls(tokenizer.pad_token_id, plan.accelerator.pads_to)
+        base = base_model(model)
+        head = base.get_output_embeddings()
+        if head is None:
+            raise LaunchError(
+                "{kind} has no output projection that a loss of chosen tokens can be taken of",
+                hint="use a decoder of transformers with a language-modelling head",
+                kind=type(base).__name__,
+            )
+        return cls(
+            Projection(head, recomputes=plan.precision == "fp16", in_one_piece=plan.sharing.shards_parameters),
+            tokenizer.pad_token_id,
+            plan.accelerator.pads_to,
+            smoothing(plan),
+            packs_rows=Chats.of(plan.recipe.data).packing,
+            is_flat=str(base.config._attn_implementation).startswith(FLASH),
+        )
 
-    def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        ids, mask = pad([row["input_ids"] for row in rows], self._pad_id, self._multiple, left=False)
-        # Not by the pad token, which may be the one that ends a turn.
-        trained, _ = pad([row["trained"] for row in rows], 0, self._multiple, left=False)
-        return {"input_ids": ids, "attention_mask": mask, "targets": torch.where(trained.bool(), ids, IGNORED)}
+    def collate(self, rows: Sequence[Row | list[Row]]) -> dict[str, Tensor]:
+        """One sequence for each row, or for each pack of rows; one of all where the kernel keeps rows apart itself."""
+        packs = [item if isinstance(item, list) else [item] for item in rows]
+        return batch_of(packs, self._pad_id, self._multiple, flat=self._is_flat)
+
+    def check(self, model: torch.nn.Module, device: torch.device) -> None:
+        """Refuse a model in which rows of one sequence see each other."""
+        if not (self.packs_rows or self._is_flat) or not self._leaks(model, device):
+            return
+        raise LaunchError(
+            "rows that share a sequence change each other in this model: it does not keep their attention, states and "
+            "positions apart",
+            hint="set data.packing=false" if self.packs_rows else "set model.attn_implementation=sdpa",
+        )
 
     def losses(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        return self._losses(self._logits(model, batch), batch)
+        """The sum over the batch's trained tokens."""
+        return self._projection.loss(_call(model, batch), batch["sources"], batch["targets"], self._smoothing)
 
     def count(self, batch: dict[str, Tensor]) -> int | None:
-        return int((batch["targets"][:, 1:] != IGNORED).sum())
+        return len(batch["targets"])
 
     def evaluate(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Evaluated:
-        logits, targets = self._logits(model, batch), batch["targets"][:, 1:]
-        counts = targets != IGNORED
-        correct = ((logits.argmax(-1) == targets) & counts).sum(-1, keepdim=True)
-        return Evaluated(correct, self._losses(logits, batch).sum(-1), counts.sum(-1))
+        """Of each row: the tokens that were predicted correctly; its loss, summed in float64, and its trained tokens."""
+        scored = self._projection.score(_call(model, batch), batch["sources"], batch["targets"])
+        owners = batch["owners"].cpu()
+        zeros = torch.zeros(len(batch["row_lengths"]), dtype=torch.int64)
+        correct = zeros.index_add(0, owners, scored.is_correct.cpu().long())
+        losses = zeros.double().index_add(0, owners, scored.losses.cpu().double())
+        return Evaluated(correct[:, None], losses, zeros.index_add(0, owners, torch.ones_like(owners)))
 
     def answers(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> list[Any]:
         raise NotImplementedError  # the other half says that there is no predict
 
-    @staticmethod
-    def _logits(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        logits: Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        return logits[:, :-1].float()
+    def _leaks(self, model: torch.nn.Module, device: torch.device) -> bool:
+        """Whether what stands before a row in its sequence changes its hidden states, or where it stands does.
 
-    @staticmethod
-    def _losses(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        targets = batch["targets"][:, 1:]
-        losses = functional.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
+        The row alone, and behind two others. Behind either of them it has the same states to the last bit, but for kernels
+        that round by what else is in the batch; alone it has another shape, which rounds otherwise.
+        """
+        row, *others = (
+            _probe(length, first, self._projection.vocabulary) for length, first in ((7, 3), (5, 11), (5, 23))
         )
-        return losses.view_as(targets)
+        was_training = model.training
+        model.eval()
+        alone, *behind = (self._states_of_last(model, rows, device) for rows in ([row], *([o, row] for o in others)))
+        model.train(was_training)
+        exact, rounded = TOLERANCES.get(alone.dtype, LOW_TOLERANCES)
+        return _distance(*behind) > exact or _distance(alone, behind[0]) > rounded
+
+    def _states_of_last(self, model: torch.nn.Module, rows: list[Row], device: torch.device) -> Tensor:
+        batch = {name: value.to(device) for name, value in self.collate([rows]).items()}
+        states = self._projection.hidden(_call(model, batch), batch["sources"])
+        return states[batch["owners"] == len(rows) - 1]
+
+
+def _distance(one: Tensor, other: Tensor) -> float:
+    """The greatest difference between two rows' hidden states at one position, relative to the states there."""
+    one, other = one.float(), other.float()
+    return float(((one - other).norm(dim=-1) / one.norm(dim=-1).clamp(min=1e-30)).max())
+
+
+def _probe(length: int, first: int, vocabulary: int) -> Row:
+    return {"input_ids": [(first + 7919 * i) % vocabulary for i in range(length)], "trained": [0] + [1] * (length - 1)}
+
+
+def _call(model: torch.nn.Module, batch: dict[str, Tensor]) -> Callable[[], Any]:
+    """The model's forward pass. Without `use_cache=False` a cache is made, and rows of a pack see each other."""
+    places = {"position_ids": batch["position_ids"]} if "position_ids" in batch else {}
+    return lambda: model(input_ids=batch["input_ids"], use_cache=False, **places)

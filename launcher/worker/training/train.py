@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -34,6 +34,11 @@ from launcher.worker.training.rates import Rates
 from launcher.worker.training.stop import Schedule, Stop, StopReport
 from launcher.worker.training.trainer import RecipeTrainer
 from launcher.worker.weights import trained
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from launcher.worker.tasks.base import Task
 
 DEFAULT_TIMEOUT_S = 1800
 """TrainingArguments' own ddp_timeout."""
@@ -100,10 +105,11 @@ def build(plan: Plan, run: RunDir, rank: Rank, prepared: Prepared, events: Event
     store = Store(run.checkpoints, plan, peers, events, heart)
     watch = LossWatch(loss_sum.clone, plan.precision, peers)
     report = StopReport(peers, events, saved_step=lambda: store.saved_step)
+    task = tasks.of(plan.recipe).for_model(plan, prepared, tokenizer, model)
     trainer = RecipeTrainer(
         plan=plan,
         rank=rank,
-        task=tasks.of(plan.recipe).for_model(plan, prepared, tokenizer, model),
+        task=task,
         num_labels=prepared.num_labels,
         store=store,
         schedule=schedule,
@@ -115,7 +121,7 @@ def build(plan: Plan, run: RunDir, rank: Rank, prepared: Prepared, events: Event
         model=model,
         args=args,
         processing_class=tokenizer,
-        train_dataset=splits.open_split(prepared.train) if prepared.train else None,
+        train_dataset=_trained_on(plan, prepared, task),
         eval_dataset=splits.open_split(prepared.eval) if prepared.eval else None,
     )
     progress = Progress(
@@ -131,6 +137,13 @@ def build(plan: Plan, run: RunDir, rank: Rank, prepared: Prepared, events: Event
     for callback in (progress, Beats(heart), watch, rates, stop):
         trainer.add_callback(callback)
     return trainer
+
+
+def _trained_on(plan: Plan, prepared: Prepared, task: Task) -> Dataset | splits.Packed | None:
+    if prepared.train is None:
+        return None
+    rows = splits.open_split(prepared.train)
+    return splits.packed(rows, plan.recipe.data.max_length) if task.packs_rows else rows
 
 
 def _join(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> tuple[TrainingArguments, Peers]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from launcher.worker.engines.device import Rank
-    from launcher.worker.tasks.base import Task
+    from launcher.worker.tasks.base import Evaluated, Task
 
 
 _NO_ROW = -1
@@ -100,8 +100,10 @@ class RecipeTrainer(ResumableTrainer):
         self._has_stepped = False
 
     def check_engine(self) -> dict[str, Any]:
-        """See `checks.check_engine`; called on every rank before the first step."""
-        return checks.check_engine(self.plan, self)
+        """See `checks.check_engine`; called on every rank before the first step. Asks the task about the model, too."""
+        found = checks.check_engine(self.plan, self)
+        self.task.check(self._wrapped, self.args.device)
+        return found
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """6 x parameters x tokens, as Trainer counts, but of the whole model where this rank holds a shard."""
@@ -224,7 +226,15 @@ class RecipeTrainer(ResumableTrainer):
         """
         if (wrapped := table.of(self.plan).wrapped_for_evaluation(self)) is not None:
             self.model_wrapped = self.deepspeed = wrapped
-        return checks.check_evaluation_engine(self.plan, self)
+        found = checks.check_evaluation_engine(self.plan, self)
+        self.task.check(self._wrapped, self.args.device)
+        return found
+
+    @property
+    def _wrapped(self) -> Any:
+        """What an evaluation calls: sharded weights are only gathered inside the wrapper's forward; DDP's would broadcast
+        buffers every batch."""
+        return self.model_wrapped if self.is_deepspeed_enabled or self.is_fsdp_enabled else self.model
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -264,28 +274,36 @@ class RecipeTrainer(ResumableTrainer):
         size, plan = self.args.per_device_eval_batch_size, self.plan
         share = plan.data_parallel_rank(self.rank.index)
         batches = eval_batches(lengths(self.eval_dataset), size=size, rank=share, world_size=plan.data_parallel_size)
-        # Sharded weights are only gathered inside the wrapper's forward; DDP's would broadcast buffers every batch.
-        model = self.model_wrapped if self.is_deepspeed_enabled or self.is_fsdp_enabled else self.model
+        model = self._wrapped
         was_training = model.training
         model.eval()
-        width = 2 + len(plan.recipe.task.columns)
-        numbers = torch.full((len(batches), size, width), _NO_ROW, device=self.args.device)
-        losses = torch.zeros((len(batches), size), device=self.args.device)
+        left = []
         loader = self._loader(self.eval_dataset, [rows for rows, _ in batches])
         with torch.no_grad():
             for i, (batch, (rows, counts)) in enumerate(zip(loader, batches, strict=True)):
                 inputs = self._prepare_inputs(batch)
-                left = self.task.evaluate(model, inputs)
+                evaluated = self.task.evaluate(model, inputs)
                 if counts and self._counts_rows:
-                    index = torch.tensor(rows, device=self.args.device)
-                    numbers[i, : len(rows)] = torch.cat([index[:, None], left.counts[:, None], left.columns], dim=-1)
-                    losses[i, : len(rows)] = left.losses
+                    left.append((rows, evaluated))
                 self.eval_progress = (i + 1, len(batches))
                 self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         model.train(was_training)
-        gathered = self.accelerator.gather(numbers).reshape(-1, width).cpu().numpy()
-        counted = gathered[:, 0] != _NO_ROW
-        return gathered[counted], self.accelerator.gather(losses).reshape(-1).cpu().numpy()[counted]
+        return self._gathered(left, num_rows=len(batches) * size)
+
+    def _gathered(self, left: Sequence[tuple[list[int], Evaluated]], *, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """What is left of all ranks' rows; of this rank's there are `num_rows` at most."""
+        width = 3 + len(self.plan.recipe.task.columns)
+        own = torch.full((num_rows, width), _NO_ROW)
+        at = 0
+        for rows, (columns, losses, counts) in left:
+            numbers = torch.cat([counts[:, None], columns], dim=-1).cpu()
+            # Not one of the collective libraries for cards takes float64; its bits are a whole number.
+            bits = losses.cpu().double().view(torch.int64)
+            own[at : at + len(rows)] = torch.cat([torch.tensor(rows)[:, None], numbers, bits[:, None]], dim=-1)
+            at += len(rows)
+        gathered = self.accelerator.gather(own.to(self.args.device)).reshape(-1, width).cpu()
+        gathered = gathered[gathered[:, 0] != _NO_ROW]
+        return gathered[:, :-1].numpy(), gathered[:, -1].contiguous().view(torch.float64).numpy()
 
     def _loader(self, rows: Dataset, batches: Any) -> DataLoader:
         # Not `accelerator.prepare`d: the batches are this rank's own already, and Trainer moves them to the device.

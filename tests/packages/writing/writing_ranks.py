@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from launcher.worker.tasks import prompts
-from launcher.worker.tasks.base import IGNORED, Encoder, Evaluated, pad
+from launcher.worker.tasks.base import IGNORED, Encoder, Evaluated, RowByRow, pad
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from launcher.rundir.prepared import Prepared
 
 
-class Writing:
+class Writing(RowByRow):
     """A causal LM that learns whole texts."""
 
     def __init__(self, pad_id: int, multiple: int) -> None:
