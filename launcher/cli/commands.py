@@ -46,6 +46,10 @@ TABLE = {
             "Show what RECIPE would do on these or other cards: every strategy's memory, what fits, what is taken and why."
         ),
     ),
+    "data": Row(
+        "data:data_command",
+        Message("Show what RECIPE's rows become, token by token, and which are trained, before anything is launched."),
+    ),
     "eval": Row(
         "evaluate:eval_command",
         Message(

@@ -15,6 +15,7 @@ class Answers(Labelled, LanguageModel):
     interface = INTERFACE
     name = "causal-lm"
     worker = "launcher.worker.tasks.answers:Answering"
+    encoder = "launcher.worker.tasks.prompts:answer_encoder"
     answer_positions = 32
     """Answers are a word or two; this is ample."""
 

@@ -45,6 +45,7 @@ class Head:
     answer_positions: int | None = None
     needs_recipe = ""
     no_predict = ""
+    encoder: str = ""
 
 
 class LanguageModel:
@@ -59,4 +60,5 @@ class LanguageModel:
     padding_side = "left"
     answer_positions: int | None = None
     no_predict: str = ""
+    encoder: str = ""
     needs_recipe: str = Message("a causal LM, and nothing beside it says which prompt and answers it knows")

@@ -15,6 +15,7 @@ class Classification(Labelled, Head):
     interface = INTERFACE
     name = "sequence-classification"
     worker = "launcher.worker.tasks.classification:Classification"
+    encoder = "launcher.worker.tasks.prompts:text_encoder"
 
     def problems(self, model: Model, data: Data) -> Iterator[Problem]:
         for key in ("prompt", "system", "answers"):

@@ -45,6 +45,7 @@ class Sft(LanguageModel):
     interface = INTERFACE
     name = "sft"
     worker = "launcher.worker.tasks.sft:Sft"
+    encoder = "launcher.worker.chat.encode:encoder"
     has_labels = False
     has_conversations = True
     padding_side = "right"

@@ -54,6 +54,9 @@ class Task(Protocol):
     worker: str
     """`module:Class` of the half that runs in ranks."""
 
+    encoder: str
+    """`module:function` of how rows become tokens, in that half's place, where that needs no torch; '' where it does."""
+
     # -- the recipe ------------------------------------------------------------------------------------------------
 
     has_labels: bool

@@ -15,7 +15,7 @@ from launcher.worker.chat import tokens
 from launcher.worker.chat.marked import Marked
 from launcher.worker.chat.tokens import Row
 from launcher.worker.chat.turns import Turns
-from launcher.worker.tasks.encoding import Encoder
+from launcher.worker.tasks.encoding import Encoder, Seen
 
 if TYPE_CHECKING:
     from launcher.recipe.schema import RecipeSpec
@@ -31,7 +31,7 @@ _LEFT_OUT = {
 """What may be the reason of rows of which nothing is trained."""
 
 
-def encoder(recipe: RecipeSpec, tokenizer: Any) -> Encoder:
+def encoder(recipe: RecipeSpec, tokenizer: Any, label_names: Sequence[str] = ()) -> Encoder:
     """How rows of `task: sft` become tokens. A row in which nothing is trained becomes none.
 
     Raises:
@@ -39,13 +39,16 @@ def encoder(recipe: RecipeSpec, tokenizer: Any) -> Encoder:
     """
     rows = Rows(recipe, tokenizer)
 
-    def encoded(columns: Mapping[str, list[Any]]) -> Mapping[str, list[Any]]:
+    def seen(columns: Mapping[str, list[Any]]) -> list[Seen]:
         (values,) = columns.values()
-        made = [part for row in rows.whole(values) for part in rows.parts(row)]
-        return {"input_ids": [row.input_ids for row in made], "trained": [row.trained for row in made]}
+        return [Seen((*row,), [(*part,) for part in rows.parts(row)]) for row in rows.whole(values)]
+
+    def encoded(columns: Mapping[str, list[Any]]) -> Mapping[str, list[Any]]:
+        parts = [part for row in seen(columns) for part in row.parts]
+        return {name: [part[i] for part in parts] for i, name in enumerate(COLUMNS)}
 
     left_out = _LEFT_OUT[Chats.of(recipe.data).too_long]
-    return Encoder(_no_prediction, rows.settings(), rows=encoded, columns=COLUMNS, left_out=left_out)
+    return Encoder(_no_prediction, rows.settings(), rows=encoded, columns=COLUMNS, seen=seen, left_out=left_out)
 
 
 def _no_prediction(texts: list[str]) -> list[Sequence[int]]:

@@ -144,7 +144,12 @@ def _called(labels: Sequence[int], names: Sequence[str]) -> str:
 
 
 def repeated(train: pa.ChunkedArray, held: pa.ChunkedArray) -> int:
-    """Evaluation rows whose text is a training row's too. The table that is looked up is the evaluation's alone."""
+    """How many evaluation rows have a text that is a training row's too."""
+    return int(pc.sum(are_repeated(train, held)).as_py() or 0)
+
+
+def are_repeated(train: pa.ChunkedArray, held: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Whether each evaluation row's text is a training row's too. The table that is looked up is the evaluation's alone."""
     held, train = held.cast(pa.large_string()), train.cast(pa.large_string())
     both = pc.unique(train.filter(pc.is_in(train, value_set=held.combine_chunks())))
-    return int(pc.sum(pc.is_in(held, value_set=both)).as_py() or 0)
+    return pc.is_in(held, value_set=both)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from launcher.data import mixture
 from launcher.data.conversations import COLUMN
@@ -12,10 +12,18 @@ from launcher.messages import Message
 from launcher.recipe import schema
 from launcher.recipe.schema import EvalSplit, RecipeSpec, Split
 from launcher.worker.data import labels, rows
-from launcher.worker.data.start import Start
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+class Beginning(Protocol):
+    """What the weights that a job starts from tell of its rows."""
+
+    @property
+    def trained(self) -> object | None: ...
+    @property
+    def label_names(self) -> tuple[str, ...] | None: ...
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ class Rows:
     notes: tuple[str, ...]
 
 
-def read_rows(recipe: RecipeSpec, start: Start) -> Rows:
+def read_rows(recipe: RecipeSpec, start: Beginning) -> Rows:
     """The second stage: read the splits, and number their labels as the weights or the recipe do.
 
     Raises:

@@ -56,19 +56,7 @@ class Classification(Labelling):
     @classmethod
     def encoder(cls, recipe: RecipeSpec, tokenizer: Any, label_names: Sequence[str]) -> Encoder:
         """Ids of the text alone."""
-        max_length = recipe.data.max_length
-        # A row of no tokens has nothing to pool: it gets the one token that every vocabulary here has.
-        lone = (
-            tokenizer.bos_token_id
-            if tokenizer.bos_token_id is not None
-            else tokenizer.eos_token_id or tokenizer.pad_token_id
-        )
-
-        def ids(texts: list[str]) -> list[Sequence[int]]:
-            rows = prompts.token_ids(tokenizer, texts, special=True, max_length=max_length)
-            return [row if len(row) else [lone] for row in rows]
-
-        return Encoder(ids, {"task": recipe.model.task})
+        return prompts.text_encoder(recipe, tokenizer, label_names)
 
     @classmethod
     def for_model(cls, plan: Plan, prepared: Prepared, tokenizer: Any, model: torch.nn.Module) -> Classification:

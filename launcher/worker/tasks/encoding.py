@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Marked = tuple[np.ndarray, np.ndarray]
+"""Ids, and 1 for each that is trained."""
+
+
+class Seen(NamedTuple):
+    """A row, and what it becomes."""
+
+    whole: Marked
+    """Before it is cut."""
+    parts: list[Marked]
+    """The rows that it becomes."""
 
 
 @dataclass(frozen=True)
@@ -20,5 +34,7 @@ class Encoder:
     """From the columns that the task reads, of some rows, to columns of whole numbers: `input_ids`, and what else `columns`
     names. There may be fewer rows than there were, where several become one. None where the ids of the text are all."""
     columns: tuple[str, ...] = ("input_ids",)
+    seen: Callable[[Mapping[str, list[Any]]], list[Seen]] | None = None
+    """From the same columns as `rows`, what becomes of each row. None where that is the ids, and the label's answer."""
     left_out: str = ""
     """Why `rows` may leave some out; '' where it does not."""

@@ -57,6 +57,19 @@ def fast_backend(tokenizer: Any, max_length: int | None) -> Any:
     return backend
 
 
+def text_encoder(recipe: RecipeSpec, tokenizer: Any, label_names: Sequence[str]) -> Encoder:
+    """Ids of the text alone."""
+    # A row of no tokens has nothing to pool: it gets the one token that every vocabulary here has.
+    known = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    lone = next(token for token in known if token is not None)
+
+    def ids(texts: list[str]) -> list[Sequence[int]]:
+        rows = token_ids(tokenizer, texts, special=True, max_length=recipe.data.max_length)
+        return [row if len(row) else [lone] for row in rows]
+
+    return Encoder(ids, {"task": recipe.model.task})
+
+
 def answers_of(recipe: RecipeSpec, label_names: Sequence[str]) -> tuple[str, ...]:
     """The text that stands for each label: data.answers, else model.label_names, else the label's number."""
     return recipe.data.answers or tuple(label_names)

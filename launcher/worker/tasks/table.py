@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,20 @@ from launcher.recipe.schema import num_labels
 if TYPE_CHECKING:
     from launcher.recipe.schema import RecipeSpec
     from launcher.worker.tasks.base import Task
+    from launcher.worker.tasks.encoding import Encoder
 
 
 def of(recipe: RecipeSpec) -> type[Task]:
     """The half of the recipe's task that runs in ranks."""
     worker: type[Task] = plugins.load_object(recipe.task.worker)
     return worker
+
+
+def encoder(recipe: RecipeSpec, tokenizer: Any, label_names: Sequence[str]) -> Encoder:
+    """How the recipe's rows become tokens; without torch, where the task needs none for that."""
+    place = recipe.task.encoder
+    made: Encoder = (plugins.load_object(place) if place else of(recipe).encoder)(recipe, tokenizer, label_names)
+    return made
 
 
 def check_labels(recipe: RecipeSpec, config: Any, folder: Path, *, has_head: bool) -> None:

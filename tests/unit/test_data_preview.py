@@ -1,0 +1,153 @@
+"""What `ascend-launch data` says of a recipe's data."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.errors import LaunchError
+from launcher.jobs.preview import require_rows
+from launcher.recipe import load
+from launcher.recipe.schema import RecipeSpec
+from launcher.show import data
+from launcher.worker.preview import Request, preview
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def user(content: str) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str, **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": content, **more}
+
+
+CHATS = [
+    [{"role": "system", "content": "Be brief."}, user("the food"), assistant("good")],
+    [user("a question alone")],
+    [
+        user(
+            "the place and the wine and the salad and the rice and the fish and the bread and the owner and the price"
+        ),
+        assistant("bad"),
+    ],
+    [user("the bread"), assistant("good", train=False), user("sure"), assistant("the bread was quite tasty and cheap")],
+    [user("the wine"), assistant("bad", train=False)],
+]
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Callable[..., RecipeSpec]:
+    """A recipe of conversations: CHATS to train on, and others to evaluate."""
+
+    def made(*overrides: str, held: list[Any] = CHATS[:1]) -> RecipeSpec:
+        for name, chats in (("train", CHATS), ("test", held)):
+            lines = "".join(json.dumps({"messages": chat}) + "\n" for chat in chats)
+            (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        files = f'data.data_files={{"train": "{tmp_path}/train.jsonl", "test": "{tmp_path}/test.jsonl"}}'
+        (tmp_path / "r.yaml").write_text(
+            f"model: {{name: {REPO}/recipes/tiny, task: sft}}\ndata: {{path: json, max_length: 28}}\n", encoding="utf-8"
+        )
+        return load.load(tmp_path / "r.yaml", (files, *overrides), {}).spec
+
+    return made
+
+
+def test_what_becomes_of_rows_is_counted(spec: Callable[..., RecipeSpec]):
+    """One row is cut, of one only the question fits, and two have nothing to train."""
+    train = preview(Request(spec(), 0))["splits"]["train"]
+
+    assert (5, 2) == (train["rows"], train["become"])
+    assert {"nothing_trained": 2, "too_long": 1} == train["left_out"]
+    assert (1, 0) == (train["cut"], train["split"])
+    assert {"system": 1, "user": 6, "assistant": 5} == train["messages"]
+    assert (0, 0, 2) == (train["texts"], train["with_tools"], train["train_false"])
+    assert train["lengths"]["max"] > 28 >= train["lengths"]["p50"]
+
+
+def test_rows_that_are_in_both_splits_are_named(spec: Callable[..., RecipeSpec]):
+    held = preview(Request(spec(held=[CHATS[3], CHATS[0], [user("x"), assistant("y")], CHATS[0]]), 0))["splits"]["eval"]
+
+    assert {"count": 3, "first_rows": [0, 1, 3]} == held["in_training"]
+
+
+def test_rows_are_shown_with_what_is_trained_in_brackets(
+    spec: Callable[..., RecipeSpec], capsys: pytest.CaptureFixture[str]
+):
+    """Without colours. What is left out is shown as it would have been."""
+    data.page(preview(Request(spec("data.eval=null"), 0, (0, 1))))
+    out = capsys.readouterr().out
+
+    assert "<|system|>\nBe brief.<|end|>\n<|user|>\nthe food<|end|>\n<|assistant|>\n⟦good<|end|>⟧\n" in out
+    assert "train row 1" in out
+    assert "0 trained, left out\n<|begin|><|user|>\na question alone<|end|>\n" in out
+    assert "2 rows are left out: no answer of an assistant, or each has train: false\n" in out
+    assert "1 row is left out: longer than data.max_length, or no answer within it\n" in out
+    assert "messages: system 1, user 6, assistant 5\n" in out
+
+
+def test_what_data_holds_is_not_obeyed_by_the_terminal(
+    spec: Callable[..., RecipeSpec], capsys: pytest.CaptureFixture[str]
+):
+    data.page(preview(Request(spec(held=[[user("x"), assistant("\x1b[31mred")]]), 1)))
+
+    assert "\x1b[31m" not in capsys.readouterr().out
+
+
+def test_a_split_of_which_nothing_is_left_is_refused(spec: Callable[..., RecipeSpec]):
+    found = preview(Request(spec("data.max_length=8"), 0))
+
+    with pytest.raises(
+        LaunchError, match=r"train: none of the 5 rows is left: no answer, none within data\.max_length"
+    ):
+        require_rows(found)
+
+
+def test_a_row_that_the_template_refuses_is_named(spec: Callable[..., RecipeSpec], tmp_path: Path):
+    (tmp_path / "no.jinja").write_text(
+        "{% for m in messages %}{{ raise_exception('no system') if m.role == 'system' }}{{ m.content }}{% endfor %}"
+    )
+    with pytest.raises(LaunchError, match="row 0: the chat template refuses the messages: no system"):
+        preview(Request(spec(f"data.chat_template={tmp_path}/no.jinja"), 0))
+
+
+@pytest.mark.parametrize(
+    ("task", "shown", "trained"),
+    [("sequence-classification", [["<|begin|>", False]], None), ("causal-lm", [["excellent<|end|>", True]], 5)],
+)
+def test_tasks_with_labels_count_them(task: str, shown: list[Any], trained: int | None):
+    """A head learns the label, and a causal LM the tokens of its answer."""
+    recipe = load.load(REPO / "recipes" / "tiny-cpu.yaml", (f"model.task={task}", "metrics=[accuracy]"), {}).spec
+    train = json.loads(json.dumps(preview(Request(recipe, 1))))["splits"]["train"]
+
+    assert dict.fromkeys(("terrible", "poor", "average", "good", "excellent"), 48) == train["labels"]
+    assert ("excellent", trained) == (train["shown"][0]["label"], train["shown"][0]["trained"])
+    (part,) = train["shown"][0]["parts"]
+    assert shown == part[-1:] or shown[0][0] in part[0][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["sft", "sequence-classification", "causal-lm"])
+def test_it_needs_no_torch(task: str, spec: Callable[..., RecipeSpec], tmp_path: Path):
+    """Asked of the interpreter itself."""
+    recipe = (
+        spec() if task == "sft" else load.load(REPO / "recipes" / "tiny-cpu.yaml", (f"model.task={task}",), {}).spec
+    )
+    request = {"recipe": recipe.model_dump(mode="json"), "num_rows": 1, "chosen": []}
+    (tmp_path / "request.json").write_text(json.dumps(request), encoding="utf-8")
+    code = (
+        "import sys; from launcher.worker import preview\n"
+        "code = preview.main()\n"
+        "sys.exit(code or bool(sys.modules.keys() & {'torch', 'torch_npu'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "request.json")], cwd=REPO, check=False)
+
+    assert 0 == done.returncode
+    assert task == json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["task"]
