@@ -64,6 +64,21 @@ READ: dict[str, tuple[Any, list[dict[str, Any]]]] = {
         },
         HELLO,
     ),
+    "LLaMA-Factory's parts": (
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "value": "Hello"}], "loss_weight": 0.0},
+                {
+                    "role": "assistant",
+                    "content": [{"type": "reasoning", "value": "Ask."}, {"type": "tool_call", "value": WRITTEN_CALL}],
+                    "loss_weight": 1.0,
+                },
+                {"role": "tool", "content": [{"type": "text", "value": "sunny"}]},
+                CALLED[3],
+            ]
+        },
+        [{**HELLO[0], "train": False}, {**CALLED[1], "reasoning_content": "Ask."}, *CALLED[2:]],
+    ),
     "OpenAI's calls, with arguments as JSON": (
         {
             "messages": [

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from launcher.data.formats import tools
+from launcher.data.formats import parts, tools
 from launcher.data.formats.base import (
     FIX_ROW,
     SYSTEM,
@@ -19,7 +19,6 @@ from launcher.data.formats.base import (
     parsed,
     refuse_media,
     system_messages,
-    text,
 )
 from launcher.messages import Message
 from launcher.recipe import formats
@@ -27,8 +26,8 @@ from launcher.recipe import formats
 SPEAKERS = ("system", "user", "assistant", "tool")
 CALL = "tool_call"
 """A message that is nothing but a call of a tool, as JSON."""
-TRAINED = ("train", "loss", "weight")
-"""Keys of a message that say whether it is trained: ours, ms-swift's, and OpenAI's."""
+TRAINED = ("train", "loss", "weight", "loss_weight")
+"""Keys of a message that say whether it is trained: ours, ms-swift's, OpenAI's, and LLaMA-Factory's."""
 _COLUMNS = ("messages", "conversations", "conversation", "dialog", "dialogue")
 
 
@@ -142,11 +141,10 @@ class _Reader:
         else:
             if role == "tool" and not isinstance(content, list):
                 content = tools.answer(content)
-            made = {"role": role, "content": _joined(content, self._content)}
-        calls = tools.calls(message) if role == "assistant" else []
-        if calls:
+            made = {"role": role, **parts.message_of(content, self._content)}
+        if role == "assistant" and (calls := tools.calls(message)):
             made["tool_calls"] = calls
-        if role in ("user", "assistant") and not calls and not made["content"].strip():
+        if role in ("user", "assistant") and "tool_calls" not in made and not made["content"].strip():
             raise RowError(Message("{name!r} is empty", name=self._content), FIX_ROW)
         made |= {key: value for key, value in message.items() if key not in self._own and value is not None}
         if not self._is_trained(message):
@@ -180,19 +178,3 @@ class _Reader:
             if not value:
                 return False
         return True
-
-
-def _joined(content: Any, name: str) -> str:
-    """What is said: text, or parts of which all are text."""
-    if content is None:
-        return ""
-    if not isinstance(content, list):
-        return text(content, name)
-    for part in content:
-        if not isinstance(part, dict) or not isinstance(part.get("text"), str):
-            what = part.get("type") if isinstance(part, dict) else kind(part)
-            raise RowError(
-                Message("{name!r} has a part of type {what!r}, and text alone is trained", name=name, what=what),
-                Message("remove the rows with it"),
-            )
-    return "".join(part["text"] for part in content)
