@@ -53,6 +53,7 @@ READ: dict[str, tuple[Any, list[dict[str, Any]]]] = {
     "messages and a column with the system message": ({"messages": HELLO, "system": "Be kind."}, [BE_KIND, *HELLO]),
     "developer is system": ({"messages": [{"role": "developer", "content": "Be kind."}, *HELLO]}, [BE_KIND, *HELLO]),
     "messages as JSON, as CSV has them": ({"messages": json.dumps(HELLO)}, HELLO),
+    "messages each as JSON, as datasets writes unlike ones": ({"messages": [json.dumps(one) for one in HELLO]}, HELLO),
     "messages under the other name": ({"conversations": HELLO}, HELLO),
     "messages beside columns of other formats": ({"prompt": "Hello", "text": "x", "messages": HELLO}, HELLO),
     "content in parts": (

@@ -124,6 +124,16 @@ def parsed(value: Any, name: str) -> Any:
         raise RowError(Message("{name!r} is not JSON: {error}", name=name, error=error), FIX_ROW) from None
 
 
+def unpacked(value: Any) -> Any:
+    """An object that is written as JSON, as datasets keeps those of lists of unlike objects; else the value."""
+    if isinstance(value, str) and value.startswith("{"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
 SYSTEM = ("system", "system_prompt")
 """Names that a column with the system message may have."""
 

@@ -19,6 +19,7 @@ from launcher.data.formats.base import (
     parsed,
     refuse_media,
     system_messages,
+    unpacked,
 )
 from launcher.messages import Message
 from launcher.recipe import formats
@@ -65,7 +66,7 @@ class Dialogue:
                 value = parsed(value, "")
             except RowError:
                 return False
-        first = value[0] if isinstance(value, list) and value else None
+        first = unpacked(value[0]) if isinstance(value, list) and value else None
         return isinstance(first, dict) and columns.name("role", self.role) in first
 
     def has_columns(self, row: Row, columns: Columns) -> bool:
@@ -115,7 +116,7 @@ class _Reader:
                 role, made = self._message(message)
                 if self._is_alternating and role == spoke and role in ("user", "assistant"):
                     raise RowError(
-                        Message("the message before is from {who!r} too", who=message[self._role]),
+                        Message("the message before is from {who!r} too", who=unpacked(message)[self._role]),
                         Message("join the two messages, or remove the row"),
                     )
             except RowError as error:
@@ -132,6 +133,7 @@ class _Reader:
             yield before
 
     def _message(self, message: Any) -> tuple[str, dict[str, Any]]:
+        message = unpacked(message)
         if not isinstance(message, dict):
             raise RowError(Message("is {kind} and not an object", kind=kind(message)), FIX_ROW)
         role = self._speaker(message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from launcher.data.formats import tools
-from launcher.data.formats.base import RowError, kind, text
+from launcher.data.formats.base import RowError, kind, text, unpacked
 from launcher.messages import Message
 
 REASONING = "reasoning_content"
@@ -19,7 +19,7 @@ def message_of(content: Any, name: str) -> dict[str, Any]:
     if not isinstance(content, list):
         return {"content": text(content, name)}
     said, thought, calls = "", "", list[dict[str, Any]]()
-    for part in content:
+    for part in map(unpacked, content):
         value = part.get("text", part.get("value")) if isinstance(part, dict) else None
         what = part.get("type", "text") if isinstance(part, dict) else kind(part)
         if what == "text" and isinstance(value, str):

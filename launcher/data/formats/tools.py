@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from launcher.data.formats.base import FIX_ROW, RowError, kind, parsed
+from launcher.data.formats.base import FIX_ROW, RowError, kind, parsed, unpacked
 from launcher.messages import Message
 
 
@@ -15,6 +15,7 @@ def listed(value: Any, name: str) -> list[dict[str, Any]]:
     value = [value] if isinstance(value, dict) else value
     if not value:
         return []
+    value = list(map(unpacked, value)) if isinstance(value, list) else value
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
         raise RowError(Message("{name!r} is not a list of tools", name=name), FIX_ROW)
     return [tool if "function" in tool or "name" not in tool else _of_function(tool) for tool in value]
@@ -30,7 +31,7 @@ def calls(message: dict[str, Any]) -> list[dict[str, Any]]:
         found = parsed(found, "tool_calls")
     if not isinstance(found, list):
         raise RowError(Message("'tool_calls' is {kind} and not a list", kind=kind(found)), FIX_ROW)
-    return [_call(one, "tool_calls") for one in found]
+    return [_call(unpacked(one), "tool_calls") for one in found]
 
 
 def written(content: Any) -> list[dict[str, Any]]:

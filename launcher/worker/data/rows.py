@@ -79,8 +79,12 @@ def _remote(recipe: RecipeSpec, source: Source) -> Iterator[dict[str, Any]]:
     update = {key: getattr(spec, key) for key in ("path", "name", "data_files", "data_dir", "revision")}
     one = recipe.model_copy(update={"data": recipe.data.model_copy(update=update)})
     rows = _load(one, Split(split=spec.split))
-    for batch in rows.with_format("arrow").iter(columnar.BATCH_ROWS):
-        yield from map(columnar.without_nulls, batch.to_pylist())
+    for batch in rows.iter(
+        columnar.BATCH_ROWS
+    ):  # as Python values: datasets keeps lists of unlike objects as JSON texts
+        yield from (
+            columnar.without_nulls(dict(zip(batch, row, strict=True))) for row in zip(*batch.values(), strict=True)
+        )
 
 
 def content(recipe: RecipeSpec, rows: Dataset) -> list[pa.ChunkedArray]:
