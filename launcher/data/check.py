@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from launcher.data import conversations, rows, sources
+from launcher.data import columns, conversations, rows, sources
 from launcher.data.problems import Problems
 from launcher.data.sources import Source
-from launcher.recipe.schema import Data
+from launcher.recipe.schema import Data, RecipeSpec
 
 MOST_CHARACTERS = 48 << 20
 """Of the conversations of one set: about a second. What comes after these is looked at by the preparation, as are sets that
@@ -20,6 +20,19 @@ def require_conversations(data: Data, *, trains: bool = True) -> None:
     for source in wanted:
         _look(source, problems)
     problems.raise_if_any()
+
+
+def require_columns(recipe: RecipeSpec, *, trains: bool = True) -> None:
+    """The same of a file of texts and labels that `data.path` names itself."""
+    data = recipe.data
+    held_out = data.eval is not None and data.eval.hold_out is not None
+    wanted = [data.train] if trains or held_out else []
+    for split in [*wanted, *([data.eval] if data.eval is not None and not held_out else [])]:
+        try:
+            columns.read(recipe, split, most_characters=MOST_CHARACTERS)
+        except ModuleNotFoundError as error:
+            if error.name != "pyarrow":
+                raise
 
 
 def _look(source: Source, problems: Problems) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from launcher.accelerators import table as accelerators
 from launcher.accelerators.ascend import ranktable_check
 from launcher.checks import Context, Finding
-from launcher.data import check
+from launcher.data import check, columns
 from launcher.diagnose.doctor import compare, versions
 from launcher.diagnose.doctor import run as doctor
 from launcher.errors import LaunchError
@@ -61,11 +61,13 @@ def require_health(plan: Plan, cluster: Cluster, run: RunDir) -> dict[str, Any]:
 
 
 def require_rows(plan: Plan) -> None:
-    """Raises LaunchError with everything that is wrong with the rows of a recipe that trains on conversations."""
+    """Raises LaunchError with everything that is wrong with the rows of a recipe, where files on this machine tell."""
     if plan.program is not None or (plan.use is not None and plan.use.mode == "predict"):
         return
     if plan.recipe.task.has_conversations:
         check.require_conversations(plan.recipe.data, trains=plan.use is None)
+    elif columns.is_file(plan.recipe):
+        check.require_columns(plan.recipe, trains=plan.use is None)
 
 
 def require_packages(names: tuple[str, ...]) -> None:

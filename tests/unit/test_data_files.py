@@ -21,7 +21,7 @@ import pytest
 from launcher.data import check, encodings, labels, mixture, read
 from launcher.errors import LaunchError
 from launcher.messages import Message
-from launcher.recipe.schema import Data
+from launcher.recipe.schema import Data, Model, RecipeSpec
 
 ROWS = [{"query": f"问题 {i}", "response": f"回答，第 {i} 个"} for i in range(4)]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -593,3 +593,21 @@ def test_a_recipe_that_was_recorded_reads_the_same(sets):
     with pytest.raises(LaunchError, match="no column 'messages'"):
         wrong = data(sets=[{"path": "a.jsonl"}], format="messages")
         read.read(Data.model_validate_json(wrong.model_dump_json()), no_hub)
+
+
+def test_a_file_of_texts_and_labels_is_checked_before_a_launch(tmp_path, monkeypatch):
+    """Every row without one of them at once, each with its line."""
+    monkeypatch.chdir(tmp_path)
+    rows = [("a", 0), (None, 1), ("b", None), (3, 1), ("c", [1]), ("d", 1)]
+    Path("a.jsonl").write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
+    recipe = RecipeSpec(model=Model(name="m", num_labels=2), data=data(path="a.jsonl"))
+
+    with pytest.raises(LaunchError) as caught:
+        check.require_columns(recipe)
+
+    assert [
+        "a.jsonl:2: 'text' is empty",
+        "a.jsonl:3: 'label' is empty",
+        "a.jsonl:4: 'text' is a number and not text",
+        "a.jsonl:5: 'label' is a list, not the name or number of a label",
+    ] == caught.value.what.splitlines()

@@ -138,10 +138,10 @@ def test_a_row_of_a_plain_file_has_its_line(read_rows):
     """Rows without a text or a label, after a shuffle too."""
     rows = [{"text": f"mail {i}", "label": i % 2} for i in range(30)]
     for wrong, what in (
-        ({"text": None, "label": 0}, "has no 'text'"),
-        ({"text": "x", "label": None}, "has no 'label'"),
+        ({"text": None, "label": 0}, "'text' is empty"),
+        ({"text": "x", "label": None}, "'label' is empty"),
     ):
-        with pytest.raises(LaunchError, match=rf"^a\.jsonl:31 {what}\n"):
+        with pytest.raises(LaunchError, match=rf"^a\.jsonl:31: {what}\n"):
             read_rows(
                 {"a.jsonl": [*rows, wrong]}, task="sequence-classification", path="a.jsonl", eval=3, train={"limit": 31}
             )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from launcher.data import columns
 from launcher.data import read as reading
 from launcher.data.conversations import COLUMN
 from launcher.data.readers import columnar
@@ -45,7 +46,7 @@ def read(recipe: RecipeSpec, split: Split, *, is_eval: bool = False) -> Dataset:
     Raises:
         LaunchError: they cannot be read, or hold no such columns.
     """
-    rows = plain.read(recipe, split) if plain.is_file(recipe) else _load(recipe, split)
+    rows = plain.read(recipe, split) if columns.is_file(recipe) else _load(recipe, split)
     if len(rows) == 0:
         raise no_rows(recipe, split)
     label = {"data.label": recipe.data.label} if recipe.task.has_labels else {}
@@ -106,7 +107,7 @@ def texts(recipe: RecipeSpec, rows: Dataset) -> pa.ChunkedArray:
 
 def notes(recipe: RecipeSpec, rows: Dataset, split: Split) -> list[str]:
     """What the user should know about how a split was read."""
-    if plain.is_file(recipe):
+    if columns.is_file(recipe):
         return plain.notes(recipe)
     if not read_options(recipe, split):
         return []
