@@ -14,7 +14,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from launcher.errors import LaunchError
+from launcher.recipe.tasks.sft import Chats
 from launcher.worker.chat import encode, templates
+from launcher.worker.chat.marked import Marked
+from launcher.worker.chat.turns import Turns
 from launcher.worker.tasks.sft import Sft
 from tests.support import masks, registries
 
@@ -318,3 +321,40 @@ def test_a_base_model_gets_a_template_by_name_or_by_file(tmp_path: Path):
     with pytest.raises(LaunchError, match="No such file or directory") as refused:
         templates.use(masks.recipe(chat_template="chatlm"), tokenizer)
     assert "chatml, plain" in refused.value.hint
+
+
+ASKED, ANSWERED = ("Aardvark", "Bobolink"), ("Cassowary", "Dikdik")
+TALK = [
+    {"role": "system", "content": "Zebu."},
+    {"role": "user", "content": ASKED[0]},
+    {"role": "assistant", "content": ANSWERED[0]},
+    {"role": "user", "content": ASKED[1]},
+    {"role": "assistant", "content": ANSWERED[1]},
+]
+
+
+@pytest.mark.slow
+def test_of_no_template_that_others_know_is_a_question_trained_or_an_answer_not(tmp_path: Path):
+    """Of some 70 that TRL ships, stock ones and ones with {% generation %}. A few take no system message."""
+    folder = "trl/chat_templates/"
+    tried = 0
+    with zipfile.ZipFile(registries.wheel("trl==1.16.0", tmp_path)) as archive:
+        for name in (n for n in archive.namelist() if n.startswith(folder) and n.endswith(".jinja")):
+            source = archive.read(name).decode()
+            special = set(re.findall(r"<[|｜][^<>|｜]*[|｜]>|<\|?\w+\|?>|\[/?[A-Z_]+\]|</s>", source))
+            turns = Turns(
+                Marked(source, today=encode.TODAY),
+                Chats.of(masks.recipe().data),
+                tokens={"bos_token": "<s>", "eos_token": "</s>"},
+                specials=special | {"</s>"},
+            )
+            try:
+                text = turns.text({"messages": TALK})
+            except LaunchError:
+                text = turns.text({"messages": TALK[1:]})
+            trained = [text.text[begin:end] for begin, end in text.trained]
+            assert not any(word in one for one in trained for word in (*ASKED, "Zebu.")), name
+            assert all(word in "".join(trained) for word in ANSWERED), name
+            tried += 1
+
+    assert 70 <= tried
