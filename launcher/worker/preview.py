@@ -18,6 +18,7 @@ from launcher.data.conversations import COLUMN
 from launcher.errors import LaunchError
 from launcher.files import read_json, write_json
 from launcher.recipe.schema import RecipeSpec
+from launcher.worker.chat import templates
 from launcher.worker.data import label_values, labels, rows, splits
 from launcher.worker.models import hub, tokenizer
 from launcher.worker.runtime import failure
@@ -108,7 +109,7 @@ def preview(request: Request) -> dict[str, Any]:
         "max_length": recipe.data.max_length,
         "left_out": encode.left_out,
         "splits": out,
-        "notes": list(raw.notes),
+        "notes": [*raw.notes, *(templates.notes(made) if recipe.task.has_conversations else ())],
     }
 
 
@@ -215,8 +216,10 @@ def _told(seen: Any, batch: Mapping[str, list[Any]], start: int) -> list[Seen]:
             try:
                 seen({name: values[number : number + 1] for name, values in batch.items()})
             except LaunchError as refused:
+                cause = refused.__cause__  # that one does not say which row
+                what = cause.what if isinstance(cause, LaunchError) else refused.what
                 raise LaunchError(
-                    "row {number}: {what}", hint=refused.hint, number=start + number, what=refused.what
+                    "row {number}: {what}", hint=refused.hint, number=start + number, what=what
                 ) from refused
         raise
 

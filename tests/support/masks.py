@@ -11,6 +11,7 @@ import yaml
 from launcher.recipe.schema import RecipeSpec
 from launcher.worker.chat import encode
 from launcher.worker.chat.tokens import Row
+from launcher.worker.tasks.encoding import Seen
 
 FOLDER = Path(__file__).resolve().parent.parent / "unit" / "fixtures" / "masks"
 CUT = "cut"
@@ -37,8 +38,12 @@ def masked(tokenizer: Any, row: dict[str, Any], **data: Any) -> str:
 
 def rows(tokenizer: Any, row: dict[str, Any], **data: Any) -> list[Row]:
     """What a row becomes."""
-    made = encode.Rows(recipe(**data), tokenizer)
-    return [part for whole in made.whole([json.dumps(row)]) for part in made.parts(whole)]
+    return [Row(*part) for part in seen(tokenizer, row, **data).parts]
+
+
+def seen(tokenizer: Any, row: dict[str, Any], **data: Any) -> Seen:
+    (made,) = encode.Rows(recipe(**data), tokenizer).seen([json.dumps(row)])
+    return made
 
 
 def brackets(tokenizer: Any, row: Row) -> str:

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, ByT5Tokenizer
 
 from launcher.errors import LaunchError
+from launcher.recipe.tasks.sft import Chats
 from launcher.worker.chat import encode, templates
-from launcher.worker.tasks.sft import Sft
+from launcher.worker.chat.marked import Marked
+from launcher.worker.chat.tokens import Row
+from launcher.worker.chat.turns import Turns
+from launcher.worker.tasks.sequences import batch_of
 from tests.support import masks, registries
 
 REPO = Path(__file__).resolve().parents[2]
@@ -105,13 +109,12 @@ START, END = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "<|im_en
 def test_a_pad_token_that_also_ends_the_turn_hides_nothing(chatml: Any):
     """Trained tokens are marked in the row itself, and not by which are padding."""
     chatml.pad_token = chatml.eos_token
-    (row,) = masks.rows(chatml, question_and_answer("Hello."))
-    task = Sft(chatml.pad_token_id, 1)
+    rows = [masks.rows(chatml, row)[0] for row in (question_and_answer("Hello."), TWO)]
 
-    batch = task.collate([row._asdict(), {"input_ids": [*row.input_ids, 7, 7], "trained": [*row.trained, 0, 0]}])
+    batch = batch_of([[row._asdict()] for row in rows], chatml.pad_token_id, 1, flat=False)
 
-    assert chatml.pad_token_id == batch["targets"][0][len(row.input_ids) - 2]
-    assert sum(row.trained) == int((batch["targets"][0] != -100).sum())
+    assert 3 == batch["targets"].tolist().count(chatml.eos_token_id)
+    assert sum(int(row.trained.sum()) for row in rows) == len(batch["targets"])
 
 
 @pytest.mark.parametrize(
@@ -264,6 +267,35 @@ def test_a_token_that_begins_in_the_prompt_is_not_trained():
     assert f"{START[:-1]}\n\n⟦Hello.{END}⟧\n" == masks.masked(tokenizer, question_and_answer("\nHello."))
 
 
+@pytest.mark.parametrize(
+    ("name", "row"), [(name, row) for name, one in WRITTEN.items() for row in one["expected"] if row != "tools"]
+)
+def test_the_text_is_what_transformers_renders(tokenizers: dict[str, Any], name: str, row: str):
+    """Marks leave no trace. What ends an answer that the template leaves open is added."""
+    tokenizer, conversation = tokenizers[name], masks.ROWS[row]
+    ids, _ = masks.seen(tokenizer, conversation).whole
+
+    text = tokenizer.apply_chat_template(conversation["messages"], tokenize=False)
+    assert text == tokenizer.decode(ids.tolist()).removesuffix("<|endoftext|>")
+
+
+def test_a_tokenizer_that_does_not_tell_places_is_asked_for_pieces():
+    tokenizer = ByT5Tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", END]})
+    tokenizer.eos_token, tokenizer.chat_template = END, CHATML
+
+    assert f"{START}⟦Hello.{END}⟧\n" == masks.masked(tokenizer, question_and_answer("Hello."))
+
+
+def test_a_tokenizer_may_have_another_template_for_tools(chatml: Any):
+    tokenizer = tiny(None, eos=END, others=("<|im_start|>",))
+    tokenizer.chat_template = {"default": CHATML, "tool_use": "{{ tools | tojson }}" + WITHIN}
+
+    assert f"{START}⟦Hello.{END}⟧\n" == masks.masked(tokenizer, question_and_answer("Hello."))
+    row = {**question_and_answer("Hello."), "tools": TOOLS["tools"]}
+    assert masks.masked(tokenizer, row).endswith(f"}}]{START}⟦Hello.{END}⟧\n")
+
+
 def test_the_date_is_the_same_on_each_day():
     tokenizer = tiny("{{ strftime_now('%d %b %Y') }} " + CHATML, eos=END, others=("<|im_start|>",))
 
@@ -279,7 +311,7 @@ LONG = question_and_answer("one two three four five six seven")
 
 def test_a_row_that_is_too_long_is_split_so_that_each_token_is_trained_once(chatml: Any):
     """The last token of a part is the first of the next, which predicts from it."""
-    whole = encode.Rows(masks.recipe(train_on="all"), chatml).whole([json.dumps(LONG)])[0]
+    whole = Row(*masks.seen(chatml, LONG, train_on="all").whole)
     parts = masks.rows(chatml, LONG, train_on="all", too_long="split", max_length=16)
 
     assert sum(whole.trained[1:]) == sum(sum(part.trained) for part in parts)
@@ -301,8 +333,18 @@ def test_a_row_of_which_nothing_is_trained_is_left_out(chatml: Any, row: dict[st
     assert 1 == len(rows({"conversation": [json.dumps({"text": "the place"}), json.dumps(row)]})["input_ids"])
 
 
+def test_a_text_that_is_too_long_is_split_where_nobody_says(chatml: Any):
+    assert f"<|begin|>⟦one two th⟧\n---\n th⟦ree{END}⟧" == masks.masked(chatml, {"text": "one two three"}, max_length=8)
+
+
 def test_a_row_that_is_too_long_is_dropped_where_that_is_asked_for(chatml: Any):
     assert [] == masks.rows(chatml, LONG, max_length=16, too_long="drop")
+
+
+def test_a_named_template_needs_its_tokens():
+    with pytest.raises(LaunchError, match=r"chatml needs the tokens <\|im_start\|> and <\|im_end\|>") as refused:
+        templates.use(masks.recipe(chat_template="chatml"), tiny(None))
+    assert "plain" in refused.value.hint
 
 
 def test_a_base_model_gets_a_template_by_name_or_by_file(tmp_path: Path):
@@ -318,3 +360,40 @@ def test_a_base_model_gets_a_template_by_name_or_by_file(tmp_path: Path):
     with pytest.raises(LaunchError, match="No such file or directory") as refused:
         templates.use(masks.recipe(chat_template="chatlm"), tokenizer)
     assert "chatml, plain" in refused.value.hint
+
+
+ASKED, ANSWERED = ("Aardvark", "Bobolink"), ("Cassowary", "Dikdik")
+TALK = [
+    {"role": "system", "content": "Zebu."},
+    {"role": "user", "content": ASKED[0]},
+    {"role": "assistant", "content": ANSWERED[0]},
+    {"role": "user", "content": ASKED[1]},
+    {"role": "assistant", "content": ANSWERED[1]},
+]
+
+
+@pytest.mark.slow
+def test_of_no_template_that_others_know_is_a_question_trained_or_an_answer_not(tmp_path: Path):
+    """Of some 70 that TRL ships, stock ones and ones with {% generation %}. A few take no system message."""
+    folder = "trl/chat_templates/"
+    tried = 0
+    with zipfile.ZipFile(registries.wheel("trl==1.16.0", tmp_path)) as archive:
+        for name in (n for n in archive.namelist() if n.startswith(folder) and n.endswith(".jinja")):
+            source = archive.read(name).decode()
+            special = set(re.findall(r"<[|｜][^<>|｜]*[|｜]>|<\|?\w+\|?>|\[/?[A-Z_]+\]|</s>", source))
+            turns = Turns(
+                Marked(source, today=templates.TODAY),
+                Chats.of(masks.recipe().data),
+                tokens={"bos_token": "<s>", "eos_token": "</s>"},
+                specials=special | {"</s>"},
+            )
+            try:
+                text = turns.text({"messages": TALK})
+            except LaunchError:
+                text = turns.text({"messages": TALK[1:]})
+            trained = [text.text[begin:end] for begin, end in text.trained]
+            assert not any(word in one for one in trained for word in (*ASKED, "Zebu.")), name
+            assert all(word in "".join(trained) for word in ANSWERED), name
+            tried += 1
+
+    assert 70 <= tried

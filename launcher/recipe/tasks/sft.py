@@ -13,6 +13,8 @@ from launcher.recipe.tasks.table import INTERFACE, Data, Model, Problem
 TrainOn = Literal["answers", "last", "all"]
 TooLong = Literal["cut", "drop", "split"]
 _CHOICES = {"train_on": get_args(TrainOn), "too_long": get_args(TooLong)}
+TOO_LONG: dict[bool, TooLong] = {False: "cut", True: "split"}
+"""What becomes of conversations, and of plain texts, that are too long where the recipe does not say."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Chats:
     train_on: TrainOn
     thinking: bool
     """Whether thinking blocks with nothing in them are trained."""
-    too_long: TooLong
+    too_long: TooLong | None
     packing: bool
     """Whether several rows share a sequence of max_length tokens."""
 
@@ -34,7 +36,7 @@ class Chats:
             chat_template=getattr(data, "chat_template", None),
             train_on=getattr(data, "train_on", "answers"),
             thinking=getattr(data, "thinking", False),
-            too_long=getattr(data, "too_long", "cut"),
+            too_long=getattr(data, "too_long", None),
             packing=getattr(data, "packing", False),
         )
 
@@ -53,7 +55,7 @@ class Sft(LanguageModel):
         "chat_template": "Chat template of a model whose tokenizer has none: a name (chatml, plain) or a FILE.jinja.",
         "train_on": "What of a conversation is trained: answers, the last answer, or all of it.",
         "thinking": "Whether a thinking block with nothing in it is trained.",
-        "too_long": "Rows of more than max_length tokens: cut, drop, or split into several rows.",
+        "too_long": "Rows of more than max_length tokens: cut, drop, or split into several rows. Default: cut for conversations, split for plain texts.",
         "packing": "Whether rows share sequences of max_length tokens, without seeing each other; then a batch counts sequences.",
     }
     default_metrics: tuple[str, ...] = ()

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import LaunchError
 from launcher.messages import Message
-from launcher.recipe.tasks.sft import Chats
+from launcher.recipe.tasks.sft import TOO_LONG, Chats, TooLong
 from launcher.text import first_line
 from launcher.worker.chat import tokens
 from launcher.worker.chat.marked import Marked
+from launcher.worker.chat.templates import TODAY
 from launcher.worker.chat.tokens import Row
-from launcher.worker.chat.turns import Turns
+from launcher.worker.chat.turns import Text, Turns
 from launcher.worker.tasks.encoding import Encoder, Seen
 
 if TYPE_CHECKING:
     from launcher.recipe.schema import RecipeSpec
 
 COLUMNS = ("input_ids", "trained")
-TODAY = date(2024, 7, 26)
-"""What a template that writes the date gets to know, so that a training is the same on each day."""
-_LEFT_OUT = {
+_LEFT_OUT: dict[TooLong, str] = {
     "cut": Message("no answer, none within data.max_length, or each with train: false"),
     "drop": Message("longer than data.max_length, no answer, or each with train: false"),
     "split": Message("no answer, or each with train: false"),
@@ -41,14 +39,13 @@ def encoder(recipe: RecipeSpec, tokenizer: Any, label_names: Sequence[str] = ())
 
     def seen(columns: Mapping[str, list[Any]]) -> list[Seen]:
         (values,) = columns.values()
-        return [Seen((*row,), [(*part,) for part in rows.parts(row)]) for row in rows.whole(values)]
+        return rows.seen(values)
 
     def encoded(columns: Mapping[str, list[Any]]) -> Mapping[str, list[Any]]:
         parts = [part for row in seen(columns) for part in row.parts]
         return {name: [part[i] for part in parts] for i, name in enumerate(COLUMNS)}
 
-    left_out = _LEFT_OUT[Chats.of(recipe.data).too_long]
-    return Encoder(_no_prediction, rows.settings(), rows=encoded, columns=COLUMNS, seen=seen, left_out=left_out)
+    return Encoder(_no_prediction, rows.settings(), rows=encoded, columns=COLUMNS, seen=seen, left_out=rows.left_out)
 
 
 def _no_prediction(texts: list[str]) -> list[Sequence[int]]:
@@ -62,7 +59,9 @@ class Rows:
         self._chats = Chats.of(recipe.data)
         self._max_length = recipe.data.max_length
         self._tokenizer = tokenizer
-        self._turns: Turns | None = None
+        self._turns: dict[bool, Turns] = {}
+        self.left_out = _LEFT_OUT[self._chats.too_long or TOO_LONG[False]]
+        """Why rows become none."""
 
     def settings(self) -> dict[str, Any]:
         """Everything that the tokens depend on besides the tokenizer, its template among it, and the length."""
@@ -75,36 +74,51 @@ class Rows:
             "date": TODAY.isoformat(),
         }
 
-    def parts(self, row: Row) -> Iterator[Row]:
+    def seen(self, values: Sequence[str]) -> list[Seen]:
+        """What becomes of conversations and texts, each as JSON.
+
+        Raises:
+            LaunchError: the chat template refuses one.
+        """
+        conversations = [json.loads(value) for value in values]
+        texts = [self._text(conversation) for conversation in conversations if "text" not in conversation]
+        chats = iter(tokens.of_chats(self._tokenizer, texts))
+        documents = iter(tokens.of_documents(self._tokenizer, [c["text"] for c in conversations if "text" in c]))
+        found = [("text" in row, next(documents if "text" in row else chats)) for row in conversations]
+        return [Seen((*row,), [(*part,) for part in self._parts(row, is_document)]) for is_document, row in found]
+
+    def _parts(self, row: Row, is_document: bool) -> Iterator[Row]:
         """What a row becomes within max_length: one row, none where nothing of it is trained, or several where long ones are
         split."""
         length, is_longer = self._max_length, len(row.input_ids) > self._max_length
-        if is_longer and self._chats.too_long == "drop":
+        way = self._chats.too_long or TOO_LONG[is_document]
+        if is_longer and way == "drop":
             return
         # The last token of a part is the first of the next, which predicts from there on: none is left out.
-        is_split = is_longer and self._chats.too_long == "split"
-        for start in range(0, len(row.input_ids) - 1, length - 1) if is_split else (0,):
+        for start in range(0, len(row.input_ids) - 1, length - 1) if is_longer and way == "split" else (0,):
             part = Row(row.input_ids[start : start + length], row.trained[start : start + length].copy())
             part.trained[:1] = 0
             if part.trained.any():
                 yield part
 
-    def whole(self, values: Sequence[str]) -> list[Row]:
-        """Rows before they are cut to max_length, of conversations as JSON."""
-        conversations = [json.loads(value) for value in values]
-        chats = iter(tokens.of_chats(self._tokenizer, [self.turns.text(c) for c in conversations if "text" not in c]))
-        documents = iter(tokens.of_documents(self._tokenizer, [c["text"] for c in conversations if "text" in c]))
-        return [next(documents if "text" in conversation else chats) for conversation in conversations]
+    def _text(self, conversation: Mapping[str, Any]) -> Text:
+        try:
+            return self._turns_of(conversation).text(conversation)
+        except LaunchError as refused:
+            said = next((m["content"] for m in conversation["messages"] if m.get("content")), "")
+            raise LaunchError(
+                "the row that begins with {said!r}: {what}", hint=refused.hint, said=said[:40], what=refused.what
+            ) from refused
 
-    @property
-    def turns(self) -> Turns:
-        """Made when a conversation needs it: texts need no template."""
-        if self._turns is None:
-            self._turns = _turns(self._tokenizer, self._chats)
-        return self._turns
+    def _turns_of(self, conversation: Mapping[str, Any]) -> Turns:
+        """Made when a conversation needs it: texts need no template. Some tokenizers have another one for tools."""
+        has_tools = bool(conversation.get("tools"))
+        if has_tools not in self._turns:
+            self._turns[has_tools] = _turns(self._tokenizer, self._chats, has_tools=has_tools)
+        return self._turns[has_tools]
 
 
-def _turns(tokenizer: Any, chats: Chats) -> Turns:
+def _turns(tokenizer: Any, chats: Chats, *, has_tools: bool) -> Turns:
     from jinja2.exceptions import TemplateError
 
     if tokenizer.chat_template is None:
@@ -112,8 +126,9 @@ def _turns(tokenizer: Any, chats: Chats) -> Turns:
             "the tokenizer has no chat template", hint="set data.chat_template=plain, =chatml, or to a file"
         )
     try:
-        template = Marked(tokenizer.get_chat_template(), today=TODAY)
-    except TemplateError as error:
+        source = tokenizer.get_chat_template(tools=[{}] if has_tools else None)
+        template = Marked(source, today=TODAY)
+    except (TemplateError, ValueError) as error:  # of several templates, none is the default
         raise LaunchError(
             "the chat template cannot be read: {error}", hint="use another data.chat_template", error=first_line(error)
         ) from error

@@ -36,6 +36,8 @@ def of_chats(tokenizer: Any, texts: Sequence[Text]) -> list[Row]:
 
 def of_documents(tokenizer: Any, texts: Sequence[str]) -> list[Row]:
     """Of texts of which all is learnt, with the token that begins a text and the one that ends it."""
+    if not texts:
+        return []
     ends = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     rows = [list(row) for row in prompts.token_ids(tokenizer, list(texts), special=True)]
     rows = [row if row[-1:] == ends else [*row, *ends] for row in rows]

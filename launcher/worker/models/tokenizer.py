@@ -86,6 +86,8 @@ def notes(recipe: RecipeSpec, tokenizer: Any, config: Any) -> list[str]:
                 vocab=vocab,
             )
         )
-    if not recipe.task.has_head and tokenizer.chat_template is None:
+    if recipe.task.has_conversations:
+        messages += templates.notes(tokenizer)
+    elif not recipe.task.has_head and tokenizer.chat_template is None:
         messages.append("the tokenizer has no chat template: prompts are plain text")
     return messages
