@@ -170,6 +170,7 @@ class History:
     def _on_step(self, event: records.Step) -> None:
         self._leave_evaluation()
         self.step, self.epoch = event.step, self.epoch if event.epoch is None else event.epoch
+        self.max_steps = event.max_steps or self.max_steps
         self._step_times = [*self._step_times[-20:], (event.time or 0.0, event.step)]
         self._enter("training", event)
 

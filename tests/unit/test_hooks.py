@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import json
 import os
 import signal
+import struct
 import sys
+import types
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from launcher.rundir import events, paths
+from launcher.messages import translated
+from launcher.rundir import events, paths, records
+from launcher.rundir.history import History
 from launcher.rundir.paths import RunDir
+from launcher.show import live
 from launcher.worker.agent import stall
 from launcher.worker.agent.activity import Activity, Used
 from launcher.worker.agent.stall import Seen
-from launcher.worker.hooks import table
+from launcher.worker.hooks import accelerate_loop, saved, table
 from launcher.worker.hooks.base import Watched
 from launcher.worker.runtime import heartbeat
 
@@ -155,3 +163,80 @@ def test_a_beat_never_lands_in_a_file_of_the_programs(run: RunDir, tmp_path: Pat
         watched.stepped()
 
     assert "" == (tmp_path / "mine").read_text()
+
+
+def checkpoint(folder: Path, step: int = 5) -> Path:
+    folder.mkdir()
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "__metadata__": {}}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 8)
+    with zipfile.ZipFile(folder / "optimizer.pt", "w") as file:
+        file.writestr("data", "x" * 100)
+    (folder / "sharded").mkdir()
+    (folder / "sharded" / "__0_0.distcp").write_bytes(b"x")
+    (folder / "sharded" / ".metadata").write_bytes(b"x")
+    return folder
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+DAMAGE = {
+    "nothing": lambda folder: None,
+    "no state": lambda folder: (folder / "trainer_state.json").unlink(),
+    "weights cut": lambda folder: cut(folder / "model.safetensors"),
+    "optimizer cut": lambda folder: cut(folder / "optimizer.pt"),
+    "shards without their index": lambda folder: (folder / "sharded" / ".metadata").unlink(),
+    "being written": lambda folder: (folder / saved.JIT_MARK).touch(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_checkpoint_is_complete_where_nothing_breaks_off(tmp_path: Path, damage: str):
+    folder = checkpoint(tmp_path / "checkpoint-5")
+    DAMAGE[damage](folder)
+
+    assert (damage == "nothing", False) == (saved.is_complete(folder, 5), saved.is_complete(folder, 6))
+
+
+def test_a_schedule_says_how_many_steps_there_are():
+    linear = types.SimpleNamespace(lr_lambdas=[functools.partial(int, num_training_steps=40)])
+    one_cycle = types.SimpleNamespace(total_steps=30)
+
+    assert [40, 30, None] == [
+        accelerate_loop.total_steps(s) for s in (linear, one_cycle, types.SimpleNamespace(lr_lambdas=[int]))
+    ]
+
+
+def test_what_an_accelerator_is_told_becomes_events(run: RunDir):
+    """A schedule of all ranks' steps, which accelerate moves on once for each rank; a loss; an evaluation."""
+    watched = Watched(run, 0, 0)
+    said = accelerate_loop.Said(watched)
+    accelerator = types.SimpleNamespace(split_batches=False, step_scheduler_with_optimizer=True, num_processes=2)
+    said.scheduler(accelerator, types.SimpleNamespace(total_steps=5))
+    watched.note_loss(0.25)
+    watched.stepped()
+    said.logged(accelerator, {"train_loss": 1.5, "accuracy": 0.5, "epoch": 1, "name": "x"})
+    said.logged(accelerator, {"loss": 1.25, "lr": 0.1})
+    watched.end()
+
+    seen = [event.to_json() for _, event in events.events(run.events_path)]
+    assert [
+        {"event": "step", "step": 1, "max_steps": 3},
+        {"event": "eval", "step": 1, "accuracy": 0.5},
+        {"event": "log", "step": 1, "loss": 1.25, "learning_rate": 0.1},
+        {"event": "log", "step": 1, "loss": 0.25},
+    ] == [{name: value for name, value in row.items() if name != "time"} for row in seen]
+
+
+def test_where_a_program_is_stands_in_a_line():
+    """With and without a number of steps; how fast, and its figures."""
+    rows = [{"event": "step", "time": 10.0 + n, "step": 2 * n} for n in range(1, 4)]
+    log = {"event": "log", "time": 14.0, "step": 6, "loss": 0.5, "learning_rate": 1e-3}
+    evaluation = {"event": "eval", "time": 15.0, "step": 6, "eval_loss": 0.25, "f1": 0.75}
+    history = History.of(map(records.event, rows))
+
+    assert "step 6  2 steps/s" == translated(live.summary(history))
+    total = History.of(map(records.event, [*({**row, "max_steps": 8} for row in rows), log, evaluation]))
+    assert "step 6/8  2 steps/s  loss 0.5000  lr 0.001  eval loss 0.2500  f1 0.7500" == translated(live.summary(total))

@@ -36,7 +36,7 @@ PASSED_THROUGH = ("torch/_ops.py", "torch/utils/_contextlib.py")
 """Files in which a collective may be innermost without its own."""
 OF_THE_AGENT = re.compile(r'  File "[^"]*/launcher/worker/program\.py"(?:.*\n?)*')
 """Below a program's own frames."""
-QUIET = (heartbeat.STARTED, "trained")
+QUIET = (heartbeat.STARTED, heartbeat.TRAINED)
 """Phases in which a rank of a program need not come to anything more."""
 
 

@@ -20,6 +20,9 @@ from launcher.worker.runtime import heartbeat
 TABLE = {
     "torch.optim.optimizer": "launcher.worker.hooks.torch_optimizer",
     "torch.utils.data.dataloader": "launcher.worker.hooks.torch_dataloader",
+    "accelerate.accelerator": "launcher.worker.hooks.accelerate_loop",
+    "deepspeed.runtime.engine": "launcher.worker.hooks.deepspeed_engine",
+    "transformers.trainer": "launcher.worker.hooks.transformers_trainer",
 }
 """Module of a library → ours, whose `attach(module, watched)` is called once the library's has been run."""
 

@@ -21,7 +21,7 @@ def attach(module: ModuleType, watched: Watched) -> None:
         """Of several optimizers the one that stepped first counts: two of a GAN, or one for each parameter, make one step."""
         nonlocal first
         if first is None or first() is None:
-            first = weakref.ref(optimizer)
+            watched.optimizer = first = weakref.ref(optimizer)
         if watched.counts_steps or first() is not optimizer:
             watched.beat("optimizer")
         else:

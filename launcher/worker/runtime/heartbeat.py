@@ -22,6 +22,8 @@ _READS = 8
 
 STARTED = "start"
 """The phase of a program's rank that has not come to anything that is watched."""
+TRAINED = "trained"
+"""The phase of one whose training is over: it may stand still for ever."""
 
 _stacks: TextIO | None = None
 """Open for as long as the process lives: faulthandler writes to its descriptor from a signal handler."""
