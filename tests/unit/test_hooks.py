@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import struct
+import subprocess
 import sys
 import types
 import zipfile
@@ -21,7 +22,7 @@ from launcher.rundir.history import History
 from launcher.rundir.paths import RunDir
 from launcher.show import live
 from launcher.worker.agent import stall
-from launcher.worker.agent.activity import Activity, Used
+from launcher.worker.agent.activity import Activity, Used, used_by
 from launcher.worker.agent.stall import Seen
 from launcher.worker.hooks import accelerate_loop, saved, table
 from launcher.worker.hooks.base import Watched
@@ -91,18 +92,42 @@ def test_a_rank_that_asks_its_card_for_a_figure_waits(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "at_work, cpu_s, num_bytes", [(False, 0.5, 1000), (True, 5.0, 0), (True, 0.0, 50 << 20)], ids=["idle", "cpu", "io"]
+    "at_work, main_s, thread_s, num_bytes",
+    [(False, 0.5, 1.0, 1000), (True, 5.0, 0, 0), (True, 0.0, 50.0, 0), (True, 0.0, 0, 50 << 20)],
+    ids=["idle", "main thread", "another thread", "io"],
 )
-def test_processor_time_and_bytes_are_work(at_work: bool, cpu_s: float, num_bytes: int):
-    """Over the last 100 s: what was used before them does not count."""
+def test_processor_time_and_bytes_are_work(at_work: bool, main_s: float, thread_s: float, num_bytes: int):
+    """Over the last 100 s: what was used before them does not count. Ten threads that look now and then are no work."""
     activity = Activity(window_s=100.0)
-    activity.note(7, 0.0, Used(0.0, 0))
+    activity.note(7, 0.0, Used(0.0, {}, 0))
     first_looks = activity.is_at_work(7)
     for second in range(20, 220, 10):
         share = max(0, second - 100) / 100
-        activity.note(7, second, Used(1000 + cpu_s * share, (1 << 40) + int(num_bytes * share)))
+        threads = dict.fromkeys(range(10), 500 + thread_s * share)
+        activity.note(7, second, Used(1000 + main_s * share, threads, (1 << 40) + int(num_bytes * share)))
 
     assert (True, at_work) == (first_looks, activity.is_at_work(7))
+
+
+def test_what_a_process_uses_is_seen_from_outside():
+    """Its main thread's work, its children's, and what it writes."""
+    burn = "sum(i * i for i in range(1_000_000))"
+    code = f"import os, sys, subprocess; {burn}; os.write(1, b'x' * 70000); sys.stdin.read(1); {burn}; print(flush=True); input()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin and process.stdout
+    try:
+        process.stdout.read(70000)
+        before = used_by(process.pid)
+        process.stdin.write(b"xx")
+        process.stdin.flush()
+        process.stdout.readline()
+        after = used_by(process.pid)
+    finally:
+        process.kill()
+        process.wait()
+
+    assert after.main_s > before.main_s > 0
+    assert before.num_bytes >= 70000
 
 
 def test_a_library_is_watched_once_it_is_imported(run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-CPU_SHARE = 0.02
-"""Of one core: threads that only look at something now and then use less, a loop that has a card compute uses more."""
+MAIN_SHARE = 0.02
+"""Of one core, used by the main thread, or by the processes below: a loop that has a card compute uses more."""
+THREAD_SHARE = 0.2
+"""Of one core, used by another thread. Each of a card's, which only look at something now and then, uses a hundredth."""
 BYTES_PER_S = 64 << 10
 LOOKS = 16
 """In a window."""
@@ -20,8 +22,12 @@ LOOKS = 16
 class Used:
     """What a process and those below it have used so far."""
 
-    cpu_s: float
+    main_s: float
+    """Of the processor, by the main thread and by the processes below."""
+    threads_s: Mapping[int, float]
+    """By each other thread."""
     num_bytes: int
+    """Read and written."""
 
 
 @dataclass
@@ -55,27 +61,42 @@ class Activity:
         (first_s, first), (last_s, last) = looks[0], looks[-1]
         seconds = last_s - first_s
         return (
-            last.cpu_s - first.cpu_s >= CPU_SHARE * seconds or last.num_bytes - first.num_bytes >= BYTES_PER_S * seconds
+            last.main_s - first.main_s >= MAIN_SHARE * seconds
+            or last.num_bytes - first.num_bytes >= BYTES_PER_S * seconds
+            or any(
+                used_s - first.threads_s.get(thread, 0.0) >= THREAD_SHARE * seconds
+                for thread, used_s in last.threads_s.items()
+            )
         )
 
 
 def used_by(pid: int) -> Used:
     """By a process, and by all that it and they started; nothing where it is gone."""
-    cpu_s, num_bytes, left = 0.0, 0, [pid]
+    threads_s = _threads_s(pid)
+    main_s, num_bytes, left = threads_s.pop(pid, 0.0), _bytes(pid), _children(pid)
     while left:
         process = left.pop()
-        cpu_s += _cpu_s(process)
+        main_s += sum(_cpu_s(Path(f"/proc/{process}/stat"), 4))
         num_bytes += _bytes(process)
         left += _children(process)
-    return Used(cpu_s, num_bytes)
+    main_s += sum(_cpu_s(Path(f"/proc/{pid}/stat"), 4)[2:])  # of children that have ended
+    return Used(main_s, threads_s, num_bytes)
 
 
-def _cpu_s(pid: int) -> float:
+def _threads_s(pid: int) -> dict[int, float]:
     try:
-        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return sum(map(int, words[11:15])) / os.sysconf("SC_CLK_TCK")  # its own, and of children that have ended
+        return {int(task.name): sum(_cpu_s(task / "stat", 2)) for task in Path(f"/proc/{pid}/task").iterdir()}
+    except OSError:
+        return {}
+
+
+def _cpu_s(stat: Path, count: int) -> list[float]:
+    """Its own time in user mode and in the kernel's, and then that of children that have ended."""
+    try:
+        words = stat.read_text().rpartition(")")[2].split()
+        return [int(word) / os.sysconf("SC_CLK_TCK") for word in words[11 : 11 + count]]
     except (OSError, ValueError):
-        return 0.0
+        return [0.0] * count
 
 
 def _bytes(pid: int) -> int:
