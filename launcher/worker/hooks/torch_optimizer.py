@@ -12,9 +12,8 @@ if TYPE_CHECKING:
 
 def attach(module: ModuleType, watched: Watched) -> None:
     """Called with torch.optim.optimizer."""
-    import torch
+    import torch  # still being imported
 
-    is_compiling = torch.compiler.is_compiling
     first: weakref.ref[Any] | None = None
 
     def stepped(optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -30,7 +29,7 @@ def attach(module: ModuleType, watched: Watched) -> None:
     guarded = watched.guarded("torch.optim", stepped)
 
     def hook(optimizer: Any, args: Any, kwargs: Any) -> None:
-        if not is_compiling():  # a step that is traced is not made
+        if not torch.compiler.is_compiling():  # a step that is traced is not made
             guarded(optimizer, args, kwargs)
 
     module.register_optimizer_step_post_hook(hook)

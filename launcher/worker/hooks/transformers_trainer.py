@@ -33,7 +33,7 @@ def attach(module: ModuleType, watched: Watched) -> None:
 
 def guarded(callback: TrainerCallback, watched: Watched) -> TrainerCallback:
     """The same, whose errors end no training."""
-    for name in dir(callback):
+    for name in vars(type(callback)):
         if name.startswith("on_"):
             setattr(callback, name, watched.guarded(NAME, getattr(callback, name)))
     return callback
@@ -45,8 +45,8 @@ def _wrap_train(trainer_class: Any, watched: Watched) -> None:
     def begin(trainer: Any, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         peers = trainer_stop.peers_of(trainer)
         resumption.count()
-        told = args[0] if args else options.get("resume_from_checkpoint")
-        path = resumption.path(trainer, peers) if told is None else None
+        told = (*args, options.get("resume_from_checkpoint"), options.get("trial"))
+        path = resumption.path(trainer, peers) if all(value is None for value in told) else None
         stop = trainer_stop.Stop(watched, trainer, peers, resumption.ordinal)
         trainer.add_callback(guarded(stop, watched))  # the last of all
         return stop, {"resume_from_checkpoint": path} if path else {}
@@ -57,11 +57,11 @@ def _wrap_train(trainer_class: Any, watched: Watched) -> None:
     def watched_train(self: Any, *args: Any, **options: Any) -> Any:
         stop, more = begin_guarded(self, args, options) or (None, {})
         try:
-            return train(self, *(args[1:] if more and args else args), **{**options, **more})
+            return train(self, *(() if more else args), **{**options, **more})
         finally:
             if stop is not None:
-                self.callback_handler.callbacks.remove(stop)
                 stop.end()
+                self.remove_callback(stop)
 
     trainer_class.train = watched_train
 
