@@ -60,6 +60,7 @@ SIGNATURES = {
     "torch.utils.data.dataloader:_BaseDataLoaderIter.__next__": "self",  # wrapped, to beat at each batch
     "runpy:_run_module_as_main": "mod_name alter_argv=",  # what Python itself calls for -m
     f"{TRAINER}._prepare_inputs": "self inputs",
+    f"{TRAINER}._get_output_dir": "self trial",
     # Asked what accelerate launch sets: run as far as where it would start the ranks, in these places.
     "accelerate.commands.launch:launch_command_parser": "subparsers=",
     "accelerate.commands.launch:launch_command": "args",

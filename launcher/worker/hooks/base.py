@@ -165,8 +165,11 @@ def numbers(figures: Mapping[str, Any]) -> dict[str, float | None]:
     """Those of the figures that are numbers, as JSON has them: one that is not finite is null."""
     out: dict[str, float | None] = {}
     for name, value in figures.items():
-        if isinstance(value, bool | str) or not hasattr(value, "__float__"):
+        if isinstance(value, bool | str):
             continue
-        number = float(value)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            continue
         out[name] = number if math.isfinite(number) else None
     return out

@@ -85,7 +85,8 @@ class Figures(TrainerCallback):
 
     def __init__(self, watched: Watched) -> None:
         self._watched = watched
-        self._batches = 0
+        self._batches = self._loader = 0
+        """Done of an evaluation or a prediction, and which that is."""
         self._said_s = 0.0
 
     # fmt: off
@@ -101,10 +102,6 @@ class Figures(TrainerCallback):
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._watched.end_training()
-
-    def on_predict(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._batches = 0
-        self._watched.beat("predicted")
     # fmt: on
 
     def on_log(
@@ -123,6 +120,8 @@ class Figures(TrainerCallback):
         **_: Any,
     ) -> None:
         self._watched.beat("evaluation")
+        if self._loader != id(eval_dataloader):
+            self._batches, self._loader = 0, id(eval_dataloader)
         self._batches += 1
         now = time.monotonic()
         if now - self._said_s >= STEP_EVENT_INTERVAL_S and hasattr(eval_dataloader, "__len__"):
