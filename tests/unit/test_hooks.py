@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from launcher.messages import translated
+from launcher.report import read
 from launcher.rundir import events, paths, records
 from launcher.rundir.history import History
 from launcher.rundir.paths import RunDir
@@ -265,3 +266,16 @@ def test_where_a_program_is_stands_in_a_line():
     assert "step 6  2 steps/s" == translated(live.summary(history))
     total = History.of(map(records.event, [*({**row, "max_steps": 8} for row in rows), log, evaluation]))
     assert "step 6/8  2 steps/s  loss 0.5000  lr 0.001  eval loss 0.2500  f1 0.7500" == translated(live.summary(total))
+
+
+def test_a_program_that_was_stopped_and_continued_to_its_end_is_done(run: RunDir):
+    """As the report says it: every rank has left its mark in the newest attempt."""
+    plan = {"program": {"kind": "script", "target": "x.py"}, "nproc_per_node": 2}
+    stopped = [{"event": "preempted", "step": 3, "saved": True, "signal": "SIGTERM"}]
+    history = History.of(map(records.event, stopped))
+    before = read._status(run, history, plan, {}, None)
+    paths.make_folder(run.attempt(1))
+    for rank in (0, 1):
+        paths.touch(run.attempt(1) / f"done_{rank}")
+
+    assert ("interrupted", "done") == (before, read._status(run, history, plan, {}, None))
