@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from launcher.accelerators import table as accelerators
-from launcher.cli.options import supervision_options
+from launcher.cli.options import hooks_option, supervision_options
 from launcher.errors import LaunchError
 
 
@@ -69,6 +69,7 @@ def _job(env: Mapping[str, str], count: int | None, rank: int | None, endpoint: 
     help="Host and port of node 0, the same on every node [default: from the cluster's environment].",
 )
 @click.option("--hostfile", hidden=True, help="Refused: a command is not started by ssh.")
+@hooks_option
 @supervision_options
 @click.option(
     "--run-dir", metavar="FOLDER", help="Directory of the run that the command starts [default: a new one below runs]."

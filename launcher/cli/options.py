@@ -190,6 +190,14 @@ def supervision_options(command: Any) -> Any:
     return _add(options, command)
 
 
+hooks_option = click.option(
+    "--hooks",
+    type=click.Choice(["auto", "none"]),
+    default="auto",
+    help="Whether the program's libraries are watched: a hang is found, its figures are shown, a Trainer saves at a stop and goes on after a restart [default: auto].",
+)
+
+
 def _add(options: list[Any], command: Any) -> Any:
     for option in reversed(options):
         command = option(command)

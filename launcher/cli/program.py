@@ -90,7 +90,7 @@ def _view(on_screen: Streams, plan: Plan, node_rank: int, given: dict[str, Any])
     shown = on_screen.of_node(plan.nproc_per_node, node_rank, is_among_others=is_among_others)
     if is_among_others:
         return program.OutputEventsView(shown)
-    return run.view(True) if given["as_json"] else program.ProgramView(shown)
+    return run.view(True) if given["as_json"] else program.view(shown)
 
 
 def _show(loaded: Loaded, cluster: Cluster, plan: Plan, run_dir: Path | None) -> None:

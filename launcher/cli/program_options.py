@@ -9,7 +9,7 @@ import click
 
 from launcher.accelerators import table as accelerators
 from launcher.cli import outputs
-from launcher.cli.options import Count, Named, Seconds
+from launcher.cli.options import Count, Named, Seconds, hooks_option
 from launcher.messages import Message
 from launcher.strategies import table as strategies
 
@@ -192,6 +192,7 @@ OPTIONS = [
         help="More options of accelerate launch as one word, such as '--use_deepspeed --zero_stage 2'.",
     ),
     click.option("--no-preload", is_flag=True, help="Import nothing beforehand: each rank imports everything itself."),
+    hooks_option,
     _option("--monitor-interval", type=float, hidden=True, help="Accepted: the end of a rank is heard at once."),
     _option("--shutdown-timeout", type=Seconds(0), hidden=True, help="Another name of --grace."),
     _option("--local-addr", hidden=True, help="Of torchrun; refused by name where it would change something."),

@@ -104,7 +104,7 @@ def _submit_command(words: tuple[str, ...], **options: Any) -> None:
 
     context = click.get_current_context()
     cluster, submission = target_of(context)
-    extra = [param.opts[-1] for param in PROGRAM_PARAMETERS if _is_given(context, param.name)]
+    extra = [param.opts[-1] for param in PROGRAM_PARAMETERS if _is_given(context, param.name) and param.name != "hooks"]
     if extra:
         raise LaunchError(
             "{extra}: only for a program",
@@ -176,6 +176,8 @@ def _work(context: click.Context, cluster: Cluster, program: Program, kind: str)
     options = supervision_words(context, cluster, plan)
     if kind == "program":
         options += options_given({param.name for param in context.command.params if param not in PROGRAM_PARAMETERS})
+    elif context.params["hooks"] != "auto":
+        options += ["--hooks", context.params["hooks"]]
     words = [*(["--"] if kind == "command" else []), program.target, *program.args]
     return Work(plan=plan, loaded=loaded, command=kind, words=words, options=options, files=files)
 

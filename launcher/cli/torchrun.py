@@ -94,4 +94,6 @@ def supervision_of(given: dict[str, Any]) -> Supervision:
     """How the ranks are watched. After `machine_of`, which puts the time to join among the options."""
     if given["shutdown_timeout"] is not None:
         given["grace"] = given["shutdown_timeout"]
-    return options.supervision_of(given).model_copy(update={"preload": not given["no_preload"]})
+    return options.supervision_of(given).model_copy(
+        update={"preload": not given["no_preload"], "hooks": given["hooks"]}
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher import nested, streams
-from launcher.errors import EXIT_JOB_FAILED, EXIT_OK, EXIT_USER, LaunchError
+from launcher.errors import EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, EXIT_USER, LaunchError
 from launcher.jobs import accelerated, afterwards, claim, follow, health
 from launcher.machine.cluster import Cluster
 from launcher.messages import Message
@@ -152,7 +152,8 @@ def _end(job: Job, place: Claim, outcome: Outcome, view: View, again: Callable[[
     continuing = again(run) if afterwards.goes_on(outcome, run) and not is_nothing else ""
     if job.is_program:
         view.end(outcome, run, afterwards.cause_explained(outcome, run), again=continuing)
-        return EXIT_OK if outcome.exit_code == EXIT_OK else EXIT_JOB_FAILED
+        is_kept = outcome.exit_code == EXIT_OK or (outcome.exit_code == EXIT_TERMINATED and run.was_preempted)
+        return outcome.exit_code if is_kept else EXIT_JOB_FAILED
     has_report = job.plan.recipe.report and job.cluster.node_rank == 0 and not is_nothing
     explained = afterwards.explained(outcome, run)
     view.end(outcome, run, explained, afterwards.write_report(run) if has_report else None, continuing)

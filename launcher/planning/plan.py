@@ -63,6 +63,8 @@ class Supervision(Section):
     start_method: Literal["auto", "fork", "spawn"] = "auto"
     preload: bool = True
     """Whether a program's libraries may be imported once for all its ranks."""
+    hooks: Literal["auto", "none"] = "auto"
+    """Whether the libraries of a program's ranks are watched; see launcher/worker/hooks/."""
 
 
 class Use(Section):

@@ -106,13 +106,19 @@ def _status(
         return "running"
     if failure:
         return "failed"
+    if _has_done(run, plan):
+        return "done"
     if any(i.event in ("stopping", "preempted") for i in history.incidents) or history.phase == "stopped":
         return "interrupted"
-    if mapping(plan.get("recipe")).get("script") and run.last_attempt >= 0:
-        marks = list(run.attempt(run.last_attempt).glob("done_*"))
-        if marks and len(marks) == plan.get("nproc_per_node"):
-            return "done"
     return "unfinished"
+
+
+def _has_done(run: RunDir, plan: Mapping[str, Any]) -> bool:
+    """Whether every rank of a program of the user's has come to its end in the newest attempt."""
+    if not (plan.get("program") or mapping(plan.get("recipe")).get("script")) or run.last_attempt < 0:
+        return False
+    marks = list(run.attempt(run.last_attempt).glob("done_*"))
+    return bool(marks) and len(marks) == plan.get("nproc_per_node")
 
 
 def _reason(error: OSError) -> str:

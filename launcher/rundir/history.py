@@ -90,6 +90,8 @@ class History:
     losses: Curve = field(default_factory=Curve)
     """Of `logs`, by stretches."""
     _noted: set[str] = field(default_factory=set)
+    _pace: float | None = None
+    """Seconds per step before the steps were interrupted."""
     _step_times: list[tuple[float, int]] = field(default_factory=list)
     _eval_since: float | None = None
 
@@ -131,7 +133,7 @@ class History:
         if len(self._step_times) > 1:
             (t0, s0), (t1, s1) = self._step_times[0], self._step_times[-1]
             return (t1 - t0) / (s1 - s0) if s1 > s0 else None
-        return None
+        return self._pace
 
     # -- events ---------------------------------------------------------------------------------------------------
 
@@ -170,7 +172,9 @@ class History:
     def _on_step(self, event: records.Step) -> None:
         self._leave_evaluation()
         self.step, self.epoch = event.step, self.epoch if event.epoch is None else event.epoch
+        self.max_steps = event.max_steps or self.max_steps
         self._step_times = [*self._step_times[-20:], (event.time or 0.0, event.step)]
+        self._pace = self.seconds_per_step
         self._enter("training", event)
 
     def _on_log(self, event: records.Log) -> None:

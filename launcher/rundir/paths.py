@@ -106,6 +106,15 @@ class RunDir:
     def error_path(self, attempt: int, rank: int) -> Path:
         return self.attempt(attempt) / f"error_{rank}.json"
 
+    def preempted_mark(self, attempt: int, rank: int) -> Path:
+        """There where a rank of a program has saved and ended because it was asked to stop."""
+        return self.attempt(attempt) / f"preempted_{rank}"
+
+    @property
+    def was_preempted(self) -> bool:
+        """Whether ranks of a program saved in the newest attempt, since they were asked to stop."""
+        return any(self.attempt(self.last_attempt).glob("preempted_*"))
+
     def plan(self) -> Plan:
         """plan.json, checked.
 

@@ -17,13 +17,15 @@ from launcher.rundir.rates import own_seconds, stragglers
 from launcher.rundir.records import Rates
 from launcher.show.text import Text
 
+MAX_FIGURES = 4
+"""Of a program's evaluation, which may have any number."""
 MAX_RANKS = 8
 """Ranks that get a line of their own; of more, those that stand out do."""
 _BARS = "▁▂▃▄▅▆▇█"
 _GIB = 1 << 30
 
 
-def panel(history: History, now: float, *, width: int, height: int) -> RenderableType:
+def panel(history: History, now: float, *, width: int, height: int, is_program: bool = False) -> RenderableType:
     """Lines no wider than `width`, and fewer than `height`.
 
     Args:
@@ -31,25 +33,29 @@ def panel(history: History, now: float, *, width: int, height: int) -> Renderabl
         now: the wall clock, in seconds.
         width: columns of the terminal.
         height: its rows; the ranks' lines go first where there are too few.
+        is_program: whether it is a program of the user's, of which less is known.
     """
     lines: list[RenderableType] = [_progress(history, now, width)]
-    if history.logs:
+    if is_program:
+        lines.append(_whole([*pace(history), *_latest(history)], width, history))
+    elif history.logs:
         lines.append(_figures(history, width))
     lines += _ranks(history, width)[: max(height - len(lines) - 2, 0)]
     return Group(*lines)
 
 
 def _progress(history: History, now: float, width: int) -> RenderableType:
-    if history.phase not in ("training", "evaluating") or not history.max_steps:
+    if history.phase not in ("training", "evaluating") or not (history.max_steps or history.step):
         since = history.phase_since or history.started
         elapsed = f"  {clock(now - since)}" if since else ""
         restarts = Message("  ({restarts})", restarts=_restarts(history)) if history.num_restarts else ""
         what = joined((history.phase, restarts, " ...", elapsed), "")
         return Text(what, style="bold", no_wrap=True, overflow="ellipsis")
-    left = Text(Message("step {step}/{max_steps}", step=history.step, max_steps=history.max_steps), style="bold")
-    left.append(
-        Message("  epoch {epoch:.2f}/{num_epochs:g} ", epoch=history.epoch, num_epochs=history.num_epochs), style=""
-    )
+    left = Text(_steps(history), style="bold")
+    if history.num_epochs:
+        left.append(
+            Message("  epoch {epoch:.2f}/{num_epochs:g} ", epoch=history.epoch, num_epochs=history.num_epochs), style=""
+        )
     right = Text()
     if history.evaluation is not None:
         done, total = history.evaluation
@@ -62,7 +68,7 @@ def _progress(history: History, now: float, width: int) -> RenderableType:
     if history.num_restarts:
         right.append(f"  {_restarts(history)}", style="yellow")
     room = width - left.cell_len - right.cell_len
-    if room < 6:
+    if room < 6 or not history.max_steps:
         return Text.assemble(left, right, no_wrap=True, overflow="ellipsis")
     bar = ProgressBar(total=history.max_steps, completed=history.step, width=room)
     grid = Table.grid(padding=0)
@@ -70,6 +76,37 @@ def _progress(history: History, now: float, width: int) -> RenderableType:
         grid.add_column(no_wrap=True)
     grid.add_row(left, bar, right)
     return grid
+
+
+def _steps(history: History) -> str:
+    if not history.max_steps:
+        return Message("step {step}", step=history.step)
+    return Message("step {step}/{max_steps}", step=history.step, max_steps=history.max_steps)
+
+
+def pace(history: History) -> list[str]:
+    """How fast a program of the user's trains, of which nothing else is known; empty before two steps."""
+    seconds = history.seconds_per_step
+    return [Message("{rate} steps/s", rate=f"{1 / seconds:.3g}")] if seconds else []
+
+
+def summary(history: History) -> str:
+    """Where a program's training is, in one line of text."""
+    return joined([_steps(history), *pace(history), *_latest(history)], "  ")
+
+
+def _latest(history: History) -> list[str]:
+    """The figures of a program's training: its loss, its learning rate, and those of its latest evaluation."""
+    parts: list[str] = []
+    if history.logs:
+        last = history.logs[-1]
+        parts.append(Message("loss {loss}", loss=_number(last.loss, ".4f")))
+        if last.learning_rate is not None:
+            parts.append(Message("lr {learning_rate}", learning_rate=_number(last.learning_rate, ".3g")))
+    if history.evals:
+        numbers = ((k, v) for k, v in history.evals[-1].figures.items() if isinstance(v, int | float))
+        parts += [f"{k.replace('_', ' ')} {_number(v, '.4f')}" for k, v in itertools.islice(numbers, MAX_FIGURES)]
+    return parts
 
 
 def _restarts(history: History) -> str:
@@ -94,6 +131,11 @@ def _figures(history: History, width: int) -> Text:
         shown = {"eval_loss", *(metric.name for metric in metrics.known(figures) if metric.in_panel)}
         scores = {k: v for k, v in figures.items() if k in shown}
         parts += [f"{k.replace('_', ' ')} {_number(v, '.4f')}" for k, v in scores.items()]
+    return _whole(parts, width, history)
+
+
+def _whole(parts: Sequence[str], width: int, history: History) -> Text:
+    """Figures in a line, and the curve of the loss where it fits."""
     text = Text()
     for i, part in enumerate(parts):  # whole figures only: one that is cut reads as another number
         piece = ("  " if i else "") + part

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
 
 from launcher.diagnose.explain.verdicts import Report
 from launcher.errors import EXIT_OK
@@ -17,11 +20,15 @@ from launcher.rundir import records
 from launcher.rundir.outcome import Outcome
 from launcher.rundir.paths import RunDir
 from launcher.rundir.records import Event
-from launcher.show.console import err
+from launcher.show import live
+from launcher.show.console import err, out
 from launcher.show.run import JsonView, View, failure
 from launcher.show.text import Text
 
 READ_BYTES = 1 << 16
+SAY_EVERY_S = 30.0
+"""Between two lines about the steps of a program, where there is no panel for them."""
+DRAW_EVERY_S = 0.25
 
 
 STDOUT, STDERR, BOTH = 1, 2, 3
@@ -53,8 +60,14 @@ class Output:
         *,
         role: str,
         write: Callable[[Source, bytes], None],
+        then: Callable[[], None] = lambda: None,
     ) -> None:
+        """
+        Args:
+            then: called whenever it was looked for more.
+        """
         self.run = run
+        self.then = then
         self.write = write
         self.sources = sources
         self.role = role
@@ -68,6 +81,7 @@ class Output:
         if not has_data and self.run.attempt(self.attempt + 1).is_dir():
             self.attempt += 1
             has_data = True
+        self.then()
         return has_data
 
     def _read_attempt(self) -> bool:
@@ -129,6 +143,12 @@ def with_errors(shown: tuple[Source, ...]) -> tuple[int, ...]:
     return tuple(source.rank for source in shown if source.stream & STDERR)
 
 
+def view(shown: tuple[Source, ...]) -> ProgramView:
+    """With a panel where a person sees both the program's output and our words."""
+    is_seen = all(stream.is_terminal and not stream.is_dumb_terminal for stream in (out, err))
+    return ProgramLiveView(shown) if is_seen else ProgramView(shown)
+
+
 class ProgramView(View):
     """Follows a program: stdout is the program's alone."""
 
@@ -136,6 +156,8 @@ class ProgramView(View):
         super().__init__()
         self.shown = shown
         self.who = who
+        self._said_s: float | None = None
+        """When the latest step was said."""
 
     def output(self, plan: Plan, run: RunDir) -> Output:
         """What the ranks print, as they print it."""
@@ -167,6 +189,8 @@ class ProgramView(View):
     def end(
         self, outcome: Outcome, run: RunDir, explained: Report | None, report_path: Path | None = None, again: str = ""
     ) -> None:
+        if self.history.step:
+            self._line(Message("training       {summary}", summary=live.summary(self.history)))
         if outcome.failure is not None:
             is_shown = outcome.failure.rank in with_errors(self.shown)  # and so is its traceback
             failure(outcome.failure.but(traceback="") if is_shown else outcome.failure, explained)
@@ -186,8 +210,119 @@ class ProgramView(View):
         again = Message("; ^C again ends them at once") if event.signal == "SIGINT" else ""
         self._line(Message("stopping       the ranks get {signal}{again}", signal=event.signal, again=again))
 
+    def _on_step(self, event: records.Step) -> None:
+        now = event.time or 0.0
+        if self._said_s is None:
+            self._said_s = now
+        elif now - self._said_s >= SAY_EVERY_S:
+            self._said_s = now
+            self._line(Message("training       {summary}", summary=live.summary(self.history)))
+
+    def _on_preempted(self, event: records.Preempted) -> None:
+        path = event.more.get("path")
+        self._line(
+            Message(
+                "saved          {path}, at step {step}, by {signal}", path=path, step=event.step, signal=event.signal
+            )
+        )
+
+    def _on_resume(self, event: records.Resume) -> None:
+        self._line(Message("resumed        a Trainer goes on from {path}", path=event.path))
+
+    def _on_save(self, event: records.Save) -> None:
+        """The program's own output may well say so."""
+
+    def _on_log(self, event: records.Log) -> None:
+        """Its output shows it, and the line about its training."""
+
     def _line(self, text: str) -> None:
         err.print(Text(text))
+
+
+class ProgramLiveView(ProgramView):
+    """Follows a program on a terminal: a panel below its output, for as long as the cursor is at the start of a line.
+
+    What a program overwrites on its line, as tqdm does, is the panel's first line until it is finished; a prompt is left
+    where it is, without a panel. Nothing that the program writes is changed or lost.
+    """
+
+    def __init__(self, shown: tuple[Source, ...] = ()) -> None:
+        super().__init__(shown)
+        self.console = Console(stderr=True, highlight=False)
+        self.num_lines = 0
+        """Of the panel, as it stands on the screen."""
+        self.drawn_s = 0.0
+        self.held = b""
+        """A line that is being overwritten, which is not on the screen but in the panel."""
+        self.is_at_start = True
+
+    def __exit__(self, *error: object) -> None:
+        self._erase()
+        self._release()
+
+    def output(self, plan: Plan, run: RunDir) -> Output:
+        assert plan.program is not None
+        return Output(run, self.shown, role=plan.program.role, write=self._write, then=self._draw)
+
+    def _write(self, source: Source, data: bytes) -> None:
+        self._erase()
+        whole, newline, rest = (self.held + data).rpartition(b"\n")
+        is_bar = b"\r" in rest and b"\x1b[A" not in rest
+        self.held = rest[rest.rindex(b"\r") :] if is_bar else b""
+        # Where a line was begun on the screen, it goes on there.
+        if is_bar and (newline or self.is_at_start):
+            self._show(source, whole + newline)
+        else:
+            self._show(source, whole + newline + rest)
+            self.held = b""
+
+    def _show(self, source: Source, data: bytes) -> None:
+        if data:
+            show_output(source, data)
+            self.is_at_start = data.endswith(b"\n")
+
+    def _draw(self) -> None:
+        """The panel anew, when it is time."""
+        now = time.monotonic()
+        if now - self.drawn_s < DRAW_EVERY_S or not self.is_at_start or not (self.history.step or self.held):
+            return
+        self._erase()
+        self.drawn_s = now
+        size = self.console.size
+        lines: list[RenderableType] = []
+        if self.held:
+            bar = self.held.decode(errors="replace").strip("\r")
+            lines.append(Text(bar, no_wrap=True, overflow="crop"))
+        if self.history.step:
+            lines.append(live.panel(self.history, time.time(), width=size.width, height=size.height, is_program=True))
+        with self.console.capture() as captured:
+            self.console.print(Group(*lines))
+        text = captured.get()
+        self.num_lines = text.count("\n")
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+    def _erase(self) -> None:
+        if self.num_lines:
+            sys.stderr.write(f"\x1b[{self.num_lines}A\r\x1b[J")
+            sys.stderr.flush()
+            self.num_lines = 0
+
+    def _release(self) -> None:
+        """What is held goes where the program wrote it."""
+        if self.held:
+            show_output(self.shown[0] if self.shown else Source(0), self.held)
+            self.held = b""
+
+    def _on_step(self, event: records.Step) -> None:
+        """The panel shows it."""
+
+    def _line(self, text: str) -> None:
+        self._erase()
+        if not self.is_at_start:
+            sys.stderr.write("\n")
+            self.is_at_start = True
+        super()._line(text)
 
 
 class HostsProgramView(ProgramView):

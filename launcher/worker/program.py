@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from launcher import files
-from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, LaunchError
+from launcher.errors import EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_TERMINATED, LaunchError
 from launcher.messages import Message
 from launcher.planning.plan import Plan
 from launcher.recipe.program import Program
 from launcher.rundir.paths import RunDir
 from launcher.worker.agent import preload as analysis
+from launcher.worker.hooks import table as hooks
 from launcher.worker.runtime import failure
 
 
@@ -66,15 +67,21 @@ def execute(program: Program, local_rank: int) -> NoReturn:
         ) from None
 
 
-def main(program: Program, run: RunDir, attempt: int, rank: int) -> int:
+def main(program: Program, run: RunDir, attempt: int, rank: int, *, has_hooks: bool) -> int:
     """Run the program as this rank; the exit code that Python would end with.
 
     Its traceback goes to stderr as Python prints it; error_<r>.json says the same to the agent.
+
+    Args:
+        has_hooks: whether the libraries that the program imports are watched.
     """
     error_path = run.error_path(attempt, rank)
+    watched = hooks.of_this_rank(run, attempt, rank) if has_hooks else None
     try:
         _run(program, int(os.environ["LOCAL_RANK"]))
     except SystemExit as stop:
+        if watched is not None and watched.is_preempted:
+            return EXIT_TERMINATED
         if stop.code is None or stop.code == 0:
             return EXIT_OK
         how, code = (
@@ -100,6 +107,9 @@ def main(program: Program, run: RunDir, attempt: int, rank: int) -> int:
         failure.leave(error_path, error, rank)
         _print(error)
         return EXIT_JOB_FAILED
+    finally:
+        if watched is not None:
+            watched.end()
     return EXIT_OK
 
 

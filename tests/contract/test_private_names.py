@@ -57,8 +57,10 @@ SIGNATURES = {
     # Called.
     "transformers.modeling_utils:PreTrainedModel._init_weights": "self module",
     f"{TRAINER}._determine_best_metric": "self metrics trial",
+    "torch.utils.data.dataloader:_BaseDataLoaderIter.__next__": "self",  # wrapped, to beat at each batch
     "runpy:_run_module_as_main": "mod_name alter_argv=",  # what Python itself calls for -m
     f"{TRAINER}._prepare_inputs": "self inputs",
+    f"{TRAINER}._get_output_dir": "self trial",
     # Asked what accelerate launch sets: run as far as where it would start the ranks, in these places.
     "accelerate.commands.launch:launch_command_parser": "subparsers=",
     "accelerate.commands.launch:launch_command": "args",
@@ -102,6 +104,7 @@ ATTRIBUTES = {
         "unflatten",
     ),
     "launcher.diagnose.explain.patterns": ("_parser",),  # of re, by the name that it has in this version of Python
+    "torch.utils.data.dataloader": ("_BaseDataLoaderIter",),
     "torch.nn.modules.module:Module": ("_buffers", "_non_persistent_buffers_set"),
     "transformers.configuration_utils:PreTrainedConfig": ("_attn_implementation",),
     "transformers.models.auto.auto_factory:_BaseAutoModelClass": ("_model_mapping",),

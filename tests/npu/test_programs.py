@@ -68,3 +68,15 @@ def test_ddp_on_two_cards_fails_as_under_torchrun(machine: Machine, tmp_path: Pa
     assert (1, 1) == (theirs.code, ours.code), ours.text[-3000:]
     assert "ValueError: the second step" in ours.text
     assert 1 == json.loads((tmp_path / "run" / "failure.json").read_text())["rank"]
+
+
+def test_a_rank_that_stands_still_on_a_card_is_named(machine: Machine, tmp_path: Path) -> None:
+    """In a plain DDP loop that knows nothing of us; the other card waits in a collective of HCCL's."""
+    ours = machine(
+        *(sys.executable, "-m", "launcher.cli", "--run-dir", tmp_path / "run", "--hang-timeout", "6", *WORDS),
+        *(PROGRAMS / "hangs.py", "loop", "npu"),
+    )
+
+    assert 1 == ours.code, ours.text[-3000:]
+    assert "rank 1 has not moved since the end of step 10" in ours.text
+    assert "Stalled" == json.loads((tmp_path / "run" / "failure.json").read_text())["type"]

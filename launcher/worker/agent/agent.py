@@ -26,6 +26,7 @@ from launcher.rundir.paths import JOB_SECRET, RunDir
 from launcher.rundir.records import Event, Failure
 from launcher.worker import start
 from launcher.worker.agent import failures, stall, start_method, zygote
+from launcher.worker.agent.activity import Activity
 from launcher.worker.agent.children import Children
 from launcher.worker.agent.failures import Judge
 from launcher.worker.agent.nodes.link import FAILED, STALLED, Link, Meeting
@@ -211,12 +212,20 @@ class Agent:
                     log,
                     spawn=self.spawn,
                     program=self.program,
+                    hooks=self.plan.supervision.hooks == "auto",
                     stderr_log=stderr_log,
                 )
             )
         self._event(records.Ranks(attempt=self.attempt, pids=[c.pid for c in self.children.started]))
-        watch = stall.Watch(self.run_dir.attempt(self.attempt), self.plan.supervision.hang_timeout_s)
+        watch = self._watch_for_stalls()
         return self._watch(link, watch)
+
+    def _watch_for_stalls(self) -> stall.Watch:
+        timeout_s = self.plan.supervision.hang_timeout_s
+        # A program's beats are not in every place where it works, as those of a recipe's training are.
+        activity = Activity(timeout_s) if self.program is not None else None
+        folder = self.run_dir.attempt(self.attempt)
+        return stall.Watch(folder, timeout_s, activity, is_alone=self.plan.num_nodes == 1)
 
     def _logs(self, rank: int, local_rank: int) -> tuple[Path, Path | None]:
         """What a rank's standard output goes to, and its standard error where that has a log of its own."""

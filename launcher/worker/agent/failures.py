@@ -60,7 +60,7 @@ class Judge:
         if child.exit_code is None:
             return False
         if self.program is not None:  # its own exit codes mean nothing to us, and ending by os._exit(0) is its right
-            return bool(child.exit_code)
+            return bool(child.exit_code) and not self._was_preempted(child)
         return not failure.is_preempted(child.exit_code) and (bool(child.exit_code) or self._is_early(child))
 
     def followed(self, child: Child) -> bool:
@@ -70,9 +70,13 @@ class Judge:
 
     def was_preempted(self) -> bool:
         """Whether a rank ended as one that was asked to stop, and not by this agent because of another's failure."""
-        return self.program is None and any(
-            failure.is_preempted(c.exit_code) and not c.was_signalled for c in self.children
-        )
+        return any(self._was_preempted(c) and not c.was_signalled for c in self.children)
+
+    def _was_preempted(self, child: Child) -> bool:
+        """Whether it has saved and ended as one that was asked to stop; of a program, 143 alone does not say so."""
+        if not failure.is_preempted(child.exit_code) or self.program is None:
+            return failure.is_preempted(child.exit_code)
+        return child.rank is not None and self.run_dir.preempted_mark(self.attempt, child.rank).exists()
 
     def first_failure(self, oom_kills: int = 0) -> Failure | None:
         """The failure that came first; None where none failed of itself. `oom_kills` is how often the kernel killed

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import linecache
 import os
+import re
 import signal
 import time
 from dataclasses import dataclass
@@ -12,7 +14,8 @@ from pathlib import Path
 from launcher.errors import EXIT_JOB_FAILED
 from launcher.messages import Message, plural
 from launcher.rundir.records import STALLED, Failure
-from launcher.worker.runtime import failure
+from launcher.worker.agent.activity import Activity
+from launcher.worker.runtime import failure, heartbeat
 
 LOOK_EVERY_S = 1.0
 GAP_S = 2.0
@@ -29,6 +32,12 @@ WAITING = (
     "accelerate/utils/operations",
 )
 """Files in which a rank waits for the others: collectives, and the backward pass that runs them."""
+PASSED_THROUGH = ("torch/_ops.py", "torch/utils/_contextlib.py")
+"""Files in which a collective may be innermost without its own."""
+OF_THE_AGENT = re.compile(r'  File "[^"]*/launcher/worker/program\.py"(?:.*\n?)*')
+"""Below a program's own frames."""
+QUIET = (heartbeat.STARTED, heartbeat.TRAINED)
+"""Phases in which a rank of a program need not come to anything more."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +57,18 @@ class Seen:
 class Watch:
     """Looks at the beats of one attempt's local ranks."""
 
-    def __init__(self, folder: Path, timeout_s: float) -> None:
+    def __init__(
+        self, folder: Path, timeout_s: float, activity: Activity | None = None, *, is_alone: bool = True
+    ) -> None:
+        """
+        Args:
+            activity: of ranks that may work without a beat; None where beats tell all.
+            is_alone: whether all ranks of the job are on this node.
+        """
         self.folder = folder
         self.timeout_s = timeout_s
+        self._activity = activity
+        self._is_alone = is_alone
         self._next_s = 0.0
         self._called_s = float("inf")
         self._gaps: list[tuple[float, float]] = []
@@ -69,6 +87,8 @@ class Watch:
         if not ranks or (not at_once and (not self.timeout_s or now < self._next_s)):
             return None
         self._next_s = now + LOOK_EVERY_S
+        if self._activity is not None:
+            self._activity.look(ranks.values(), now)
         beats = {rank: self._beat(rank, now) for rank in ranks}
         if any(beat is None or (beat[0] < self.timeout_s and not at_once) for beat in beats.values()):
             return None
@@ -79,12 +99,21 @@ class Watch:
             for rank, beat in beats.items()
             if beat is not None
         ]
+        if self._activity is not None and not at_once and not self._is_hang(seen, ranks, self._activity):
+            self._next_s = now + max(self.timeout_s / 4, LOOK_EVERY_S)
+            return None
         return _record(culprit(seen), seen, self.folder)
+
+    def _is_hang(self, seen: list[Seen], ranks: dict[int, int], activity: Activity) -> bool:
+        """Whether ranks whose beats are all old have come to a stand, and are not merely busy with something else."""
+        patience = 1 if self._is_alone or not all(waits(rank) for rank in seen) else 2
+        # Where all of this node wait, one of another node's may be at work: that node sees it first if it is not.
+        if min(rank.age_s for rank in seen) < patience * self.timeout_s:
+            return False
+        return is_hang(seen, {rank for rank, pid in ranks.items() if activity.is_at_work(pid)})
 
     def _beat(self, rank: int, now: float) -> tuple[float, int, str] | None:
         """How long ago, of the time in which this process ran too; the step and the phase."""
-        from launcher.worker.runtime import heartbeat
-
         beat = heartbeat.read_beat(self.folder / f"beat_{rank}")
         if beat is None:
             return None
@@ -94,19 +123,41 @@ class Watch:
 
     def _stacks(self, ranks: dict[int, int]) -> dict[int, str]:
         files = {rank: self.folder / f"stacks_{rank}.txt" for rank in ranks}
+        old = {rank: file.stat().st_size if file.exists() else 0 for rank, file in files.items()}
         for pid in ranks.values():
+            if not _hears(pid, signal.SIGUSR2):  # it would end by it
+                continue
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGUSR2)
                 os.kill(pid, signal.SIGCONT)  # a stopped one answers first of all, and is killed right after
         deadline = time.monotonic() + STACKS_S
         before: list[int] = []
         while time.monotonic() < deadline:
-            sizes = [f.stat().st_size if f.exists() else 0 for f in files.values()]
+            sizes = [f.stat().st_size - old[rank] if f.exists() else 0 for rank, f in files.items()]
             if all(sizes) and sizes == before:  # a stack is written line by line
                 break
             before = sizes
             time.sleep(0.05)
-        return {rank: file.read_text(errors="replace") if file.exists() else "" for rank, file in files.items()}
+        return {
+            rank: file.read_bytes()[old[rank] :].decode(errors="replace") if file.exists() else ""
+            for rank, file in files.items()
+        }
+
+
+def is_hang(seen: list[Seen], at_work: set[int]) -> bool:
+    """Whether ranks of a program, none of which has given a sign of life for too long, have come to a stand.
+
+    Not where one computes, reads or writes while it is in no collective: others may well wait for its evaluation or its
+    save. And not where none waits and none has ever come to a batch or a step: a server stands still for days.
+
+    Args:
+        at_work: ranks that used the processor, or read or wrote, in the meantime.
+    """
+    if any(rank.state in "TtZX" for rank in seen):
+        return True
+    if any(rank.rank in at_work and not waits(rank) for rank in seen):
+        return False
+    return any(waits(rank) or rank.phase not in QUIET for rank in seen)
 
 
 def culprit(seen: list[Seen]) -> Seen:
@@ -123,8 +174,23 @@ def culprit(seen: list[Seen]) -> Seen:
 
 
 def waits(rank: Seen) -> bool:
-    """Whether it stands in a collective."""
-    return any(place in rank.stack for place in WAITING)
+    """Whether it stands in a collective, or waits for its card, on which that is: what its main thread does innermost
+    tells, since a model's own code is called from such a file too."""
+    frames = [frame for frame in _main_thread(rank.stack) if not any(place in frame for place in PASSED_THROUGH)]
+    return bool(frames) and (any(place in frames[0] for place in WAITING) or _synchronises(frames[0]))
+
+
+def _main_thread(stack: str) -> list[str]:
+    """Its frames, innermost first: the last thread that faulthandler writes is the main one."""
+    last = re.split(r"^.*\(most recent call first\):.*$", stack, flags=re.MULTILINE)[-1]
+    return [line.strip() for line in last.splitlines() if line.strip().startswith("File ")]
+
+
+def _synchronises(frame: str) -> bool:
+    """Whether the line of a frame asks for what a card has computed."""
+    place = re.match(r'File "(.+)", line (\d+)', frame)
+    line = linecache.getline(place[1], int(place[2])) if place else ""
+    return bool(re.search(r"\.(item|cpu|tolist|synchronize)\(", line))
 
 
 def _record(stalled: Seen, seen: list[Seen], folder: Path) -> Failure:
@@ -134,8 +200,9 @@ def _record(stalled: Seen, seen: list[Seen], folder: Path) -> Failure:
         "Z": Message("is dead"),
         "D": Message("hangs in the kernel"),
     }
+    since = Message("has not moved since {phase} of step {step}", phase=stalled.phase, step=stalled.step)
     how = states.get(
-        stalled.state, Message("has not moved since {phase} of step {step}", phase=stalled.phase, step=stalled.step)
+        stalled.state, Message("has not moved since it started") if stalled.phase == heartbeat.STARTED else since
     )
     others = [str(s.rank) for s in seen if s.rank != stalled.rank]
     waiting = (
@@ -159,7 +226,7 @@ def _record(stalled: Seen, seen: list[Seen], folder: Path) -> Failure:
         hint=Message(
             "the Python stacks of all ranks are in {folder}/stacks_*.txt; --hang-timeout sets the limit", folder=folder
         ),
-        traceback=stalled.stack,
+        traceback=OF_THE_AGENT.sub("", stalled.stack),
         # Where the likeliest of this node's ranks only waits, the culprit is on another.
         weight=failure.FOLLOWED if waits(stalled) and stalled.state not in "TtZX" else failure.CAUSE,
         time_ns=time.monotonic_ns() - int(stalled.age_s * 1e9),
@@ -171,6 +238,15 @@ def _record(stalled: Seen, seen: list[Seen], folder: Path) -> Failure:
             for s in seen
         ],
     )
+
+
+def _hears(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    try:
+        caught = re.search(r"^SigCgt:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    except OSError:
+        return False
+    return caught is None or bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
 def _state(pid: int) -> str:

@@ -51,6 +51,8 @@ class Job:
     probe: bool = False
     program: Program | None = None
     """What a rank runs instead of the recipe's training, with the arguments as typed."""
+    hooks: bool = False
+    """Whether the program's libraries are watched."""
     stderr_log: Path | None = None
     """Where standard error goes, if not to `log` too."""
 
@@ -207,12 +209,12 @@ def _child(job: Job, pipe: Connection) -> NoReturn:
         traceback.print_exc()
         job = replace(job, program=None)
     if job.program is not None:
-        _program(job.program, RunDir(job.run_path), job.attempt, job.rank or 0)
+        _program(job.program, RunDir(job.run_path), job.attempt, job.rank or 0, has_hooks=job.hooks)
     flush()
     os._exit(code)
 
 
-def _program(program: Program, run: RunDir, attempt: int, rank: int) -> NoReturn:
+def _program(program: Program, run: RunDir, attempt: int, rank: int, *, has_hooks: bool) -> NoReturn:
     program_module.reset_signals()
     if program.kind == "executable":
         try:
@@ -223,7 +225,7 @@ def _program(program: Program, run: RunDir, attempt: int, rank: int) -> NoReturn
             os._exit(code)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(write_through=True)  # type: ignore[union-attr]
-    code = program_module.main(program, run, attempt, rank)
+    code = program_module.main(program, run, attempt, rank, has_hooks=has_hooks)
     if code == EXIT_OK:
         paths.touch(done_path(run, attempt, rank))
     program_module.flush()
@@ -239,7 +241,8 @@ def spawned(run_path: str, attempt: str, rank: str) -> NoReturn:
     plan = run.plan()
     if plan.program is not None and rank:
         gloo.settle()
-        _program(as_typed(plan.program, os.environ), run, int(attempt), int(rank))
+        program = as_typed(plan.program, os.environ)
+        _program(program, run, int(attempt), int(rank), has_hooks=plan.supervision.hooks == "auto")
     code = _work(Path(run_path), int(attempt), int(rank) if rank else None)
     flush()
     os._exit(code)

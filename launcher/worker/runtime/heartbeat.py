@@ -20,6 +20,11 @@ _SIZE = 64
 _READS = 8
 """How often a beat is read until two agree; each is as new as the last."""
 
+STARTED = "start"
+"""The phase of a program's rank that has not come to anything that is watched."""
+TRAINED = "trained"
+"""The phase of one whose training is over: it may stand still for ever."""
+
 _stacks: TextIO | None = None
 """Open for as long as the process lives: faulthandler writes to its descriptor from a signal handler."""
 
@@ -51,12 +56,13 @@ def read_beat(path: Path) -> Beat | None:
 class Heart:
     """Writes this rank's beats.
 
-    A beat is one pwrite into the page cache, under 2 microseconds on a local disk, so every one is written: a beat held
+    A beat is one pwrite into the page cache, about 3 microseconds on a local disk, so every one is written: a beat held
     back for its cost would show a rank in a phase that it has left.
     """
 
     def __init__(self, path: Path) -> None:
         self._file = confined.open_write(path, files.root_of(path.parent), 0)
+        self._is = _identity(self._file)
         self._step = 0
 
     def beat(self, phase: str, step: int | None = None) -> None:
@@ -65,9 +71,16 @@ class Heart:
             self._step = step
         line = f"{time.monotonic_ns()} {self._step} {phase}".encode("ascii", "replace")
         try:
+            if _identity(self._file) != self._is:
+                return  # the program closed every descriptor, and this number is a file of its own now
             os.pwrite(self._file, line[: _SIZE - 1].ljust(_SIZE - 1) + b"\n", 0)
         except OSError:
             return
+
+
+def _identity(file: int) -> tuple[int, int]:
+    status = os.fstat(file)
+    return status.st_dev, status.st_ino
 
 
 def dump_stacks_on_signal(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -29,8 +30,8 @@ def received() -> int | None:
     return _received
 
 
-def install(error_path: Path, rank: int) -> None:
-    """Note SIGTERM and SIGUSR1 from now on. For the main thread of a rank, after it was forked.
+def install(error_path: Path, rank: int, signals: Sequence[signal.Signals] = SIGNALS) -> None:
+    """Note these signals from now on. For the main thread of a rank, after it was forked.
 
     DataLoader workers are forked from the rank and must not take its handler along: torch ends them with SIGTERM, and
     Slurm's signals, which reach every process of a step, must not kill what the save still needs.
@@ -44,17 +45,18 @@ def install(error_path: Path, rank: int) -> None:
             _received = number
             failure.record_in_flight(error_path, rank)
 
-    for number in SIGNALS:
+    for number in signals:
         signal.signal(number, note)
     owner = os.getpid()
-    os.register_at_fork(after_in_child=lambda: _forget(owner))
+    os.register_at_fork(after_in_child=lambda: _forget(owner, signals))
 
 
-def _forget(owner: int) -> None:
+def _forget(owner: int, signals: Sequence[signal.Signals]) -> None:
     """In a process that this rank forked: SIGTERM is for it where the rank sends it, and SIGUSR1 never is."""
     if os.getppid() != owner or signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.SIG_IGN):
         return
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if signal.SIGUSR1 in signals:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     # A handler in Python cannot learn who sent a signal, so a thread waits for it. torch's own handler, which a DataLoader
     # worker gets later, would end it for whoever sent it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
