@@ -97,6 +97,14 @@ def _changed(split: Mapping[str, Any], max_length: int) -> list[str]:
         )
         for reason, count in split["left_out"].items()
     ]
+    if split["thoughts_left_out"]:
+        lines.append(
+            plural(
+                "the chat template leaves out the thoughts of {count:,} message",
+                "the chat template leaves out the thoughts of {count:,} messages",
+                count=split["thoughts_left_out"],
+            )
+        )
     repeated = split.get("in_training", {})
     if repeated.get("count"):
         lines.append(

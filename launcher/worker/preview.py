@@ -141,6 +141,7 @@ class _Tally:
     left_out: Counter[str] = field(default_factory=Counter)
     cut: int = 0
     split: int = 0
+    thoughts_left_out: int = 0
     full: int = 0
     """Rows that have max_length tokens; where tokens are cut as they are made, nobody knows which of them had more."""
 
@@ -155,6 +156,7 @@ class _Tally:
         self.cut += len(row.parts) == 1 and length > len(row.parts[0][0])
         self.full += any(len(ids) >= self.max_length for ids, _ in row.parts)
         self.split += len(row.parts) > 1
+        self.thoughts_left_out += row.thoughts_left_out
 
     def facts(self) -> dict[str, Any]:
         marks: Any = np.quantile(self.lengths, list(QUANTILES.values()), method="inverted_cdf") if self.lengths else []
@@ -164,6 +166,7 @@ class _Tally:
             "left_out": dict(self.left_out),
             "cut": self.cut,
             "split": self.split,
+            "thoughts_left_out": self.thoughts_left_out,
             "at_max_length": self.full,
             "tokens": self.tokens,
             "trained": self.trained,

@@ -221,6 +221,38 @@ def test_a_turn_that_the_template_jumps_out_of():
     )
 
 
+def test_a_prompt_may_depend_on_what_is_said():
+    """Of rows that look alike, one opens a block for thoughts and the other does not."""
+    mode = (
+        "{% set quick = 'quick' in messages[0].content %}"
+        + CHATML.replace("assistant\n{% endif %}", "assistant\n{{ '' if quick else '<think>' }}{% endif %}")
+    ).replace(
+        "\n{{ message['content'] }}",
+        "\n{{ '<think>' if message.role == 'assistant' and not quick }}{{ message['content'] }}",
+    )
+    turns = encode.Rows(masks.recipe(thinking=True), tiny(mode, eos=END, others=("<|im_start|>",)))
+    rows = [
+        [{"role": "user", "content": said}, {"role": "assistant", "content": "No."}]
+        for said in ("slow", "quick", "slow")
+    ]
+
+    texts = [turns._text({"messages": row}) for row in rows]
+
+    assert [f"No.{END}"] * 3 == [text.text[slice(*text.trained[0])] for text in texts]
+
+
+def test_a_conversation_may_begin_with_an_answer(chatml: Any):
+    """Also with a template that wants a question first."""
+    row = {"messages": [{"role": "assistant", "content": "Hello."}]}
+    assert f"<|im_start|>assistant\n⟦Hello.{END}⟧\n" == masks.masked(chatml, row)
+
+    strict = "{% if messages[-1].role == 'system' %}{{ raise_exception('no question') }}{% endif %}" + CHATML
+    row = {"messages": [{"role": "system", "content": "S"}, {"role": "assistant", "content": "Hello."}]}
+    assert f"<|im_start|>system\nS{END}\n<|im_start|>assistant\n⟦Hello.{END}⟧\n" == masks.masked(
+        tiny(strict, eos=END, others=("<|im_start|>",)), row
+    )
+
+
 WITHIN = """\
 {% for m in messages %}{% if m.role == 'assistant' %}<|im_start|>assistant
 {{ m.content }}{% for call in m.tool_calls or [] %}<call>{{ call.function.name }}</call>{% endfor %}

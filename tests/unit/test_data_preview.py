@@ -72,6 +72,18 @@ def test_what_becomes_of_rows_is_counted(spec: Callable[..., RecipeSpec]):
     assert train["lengths"]["max"] > 28 >= train["lengths"]["p50"]
 
 
+def test_thoughts_that_the_template_leaves_out_are_counted(
+    spec: Callable[..., RecipeSpec], capsys: pytest.CaptureFixture[str]
+):
+    """The tiny model's template knows no reasoning_content; a block within an answer is part of it."""
+    held = [[user("x"), assistant("y", reasoning_content="So."), user("x"), assistant("<think>Well.</think>y")]]
+    found = preview(Request(spec(held=held), 0))
+    data.page(found)
+
+    assert (0, 1) == tuple(found["splits"][name]["thoughts_left_out"] for name in ("train", "eval"))
+    assert "the chat template leaves out the thoughts of 1 message\n" in capsys.readouterr().out
+
+
 def test_rows_that_are_in_both_splits_are_named(spec: Callable[..., RecipeSpec]):
     held = preview(Request(spec(held=[CHATS[3], CHATS[0], [user("x"), assistant("y")], CHATS[0]]), 0))["splits"]["eval"]
 

@@ -84,8 +84,14 @@ class Rows:
         texts = [self._text(conversation) for conversation in conversations if "text" not in conversation]
         chats = iter(tokens.of_chats(self._tokenizer, texts))
         documents = iter(tokens.of_documents(self._tokenizer, [c["text"] for c in conversations if "text" in c]))
-        found = [("text" in row, next(documents if "text" in row else chats)) for row in conversations]
-        return [Seen((*row,), [(*part,) for part in self._parts(row, is_document)]) for is_document, row in found]
+        thoughts = iter(text.thoughts_left_out for text in texts)
+        out = []
+        for conversation in conversations:
+            is_document = "text" in conversation
+            row = next(documents if is_document else chats)
+            parts = [(*part,) for part in self._parts(row, is_document)]
+            out.append(Seen((*row,), parts, 0 if is_document else next(thoughts)))
+        return out
 
     def _parts(self, row: Row, is_document: bool) -> Iterator[Row]:
         """What a row becomes within max_length: one row, none where nothing of it is trained, or several where long ones are

@@ -24,6 +24,8 @@ _EMPTY_THOUGHTS = re.compile(r"\s*(<think>)?\s*</think>\s*")
 _OPENED_THOUGHTS = re.compile(r"<think>\s*(</think>\s*)?\Z")
 """What some templates put at the end of the prompt for an answer, and leave out of answers further up."""
 _THOUGHTS_END = "</think>"
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""Keys of a message that hold what was thought before what is said."""
 _PROBE = {"role": "user", "content": "x"}
 _NEAR = 3
 """The prompt for an answer depends on no more than so many messages before it."""
@@ -40,6 +42,8 @@ class Text:
     text: str
     trained: tuple[Span, ...]
     """In order, and apart."""
+    thoughts_left_out: int = 0
+    """Messages whose thoughts the template leaves out, as many do of all turns but the last."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,6 @@ class Turns:
         words = "|".join(re.escape(word) for word in sorted(specials, key=len, reverse=True) if word) or r"(?!)"
         self._special = re.compile(words)
         self._end = re.compile(rf"({words})\s*\Z")
-        self._form = _Form()
         self._prompts: dict[Any, str] = {}
         self._stops: dict[Any, str] = {}
 
@@ -77,9 +80,10 @@ class Turns:
         """
         chat, whole = self._chat(conversation)
         text, kept = whole.text, [message.get("train", True) for message in conversation["messages"]]
+        left_out = sum(thoughts not in text for thoughts in map(_thoughts, conversation["messages"]) if thoughts)
         if self._chats.train_on == "all":
             holes = (whole.turns.get(i) for i, is_kept in enumerate(kept) if not is_kept)
-            return Text(text, tuple(_without([(0, len(text))], holes)))
+            return Text(text, tuple(_without([(0, len(text))], holes)), left_out)
         answers = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
         chosen = [i for i in (answers[-1:] if self._chats.train_on == "last" else answers) if kept[i]]
         spans = self._enclosed(whole, answers, chosen) or [self._answer(chat, whole, i) for i in chosen]
@@ -87,7 +91,7 @@ class Turns:
         if spans and chosen[-1] == len(chat.messages) - 1 and not self._end.search(text, *spans[-1]):
             text += self._tokens.get("eos_token", "")
             spans[-1] = (spans[-1][0], len(text))
-        return Text(text, tuple(span for span in spans if span[0] < span[1]))
+        return Text(text, tuple(span for span in spans if span[0] < span[1]), left_out)
 
     # -- where an answer is ------------------------------------------------------------------------------------------
 
@@ -123,11 +127,11 @@ class Turns:
         """Where the prompt of an answer ends in the whole text."""
         begin, _ = whole.turns[i]
         before = whole.turns.get(i - 1, (begin, begin))[1]
-        prompt = self._prompt(chat, i)
-        for written in (prompt, _OPENED_THOUGHTS.sub("", prompt)):
-            for start in (before, begin):
-                if whole.text.startswith(written, start):
-                    return self._after_header(whole.text, max(start + len(written), begin))
+        for prompt in self._prompts_of(chat, i):
+            for written in (prompt, _OPENED_THOUGHTS.sub("", prompt)):
+                for start in (before, begin):
+                    if whole.text.startswith(written, start):
+                        return self._after_header(whole.text, max(start + len(written), begin), written)
         raise LaunchError(
             "the chat template writes {written!r} where an answer was to begin with {prompt!r}",
             hint=_OWN_TEMPLATE,
@@ -135,10 +139,11 @@ class Turns:
             prompt=prompt,
         )
 
-    def _after_header(self, text: str, start: int) -> int:
+    def _after_header(self, text: str, start: int, prompt: str) -> int:
         """No answer begins with what announces one, also where a template leaves that out of the prompt, after results."""
-        header = self._prompt(_Chat([dict(_PROBE)], None), 1)
-        return start + len(header) if header and text.startswith(header, start) else start
+        header = next(self._prompts_of(_Chat([dict(_PROBE)], None), 1))
+        is_missing = header and header not in prompt
+        return start + len(header) if is_missing and text.startswith(header, start) else start
 
     def _own_end(self, chat: _Chat, whole: Rendered, i: int) -> int:
         """Where a message's part ends; some templates write the results of its calls into it, instead of turns of their own."""
@@ -162,19 +167,28 @@ class Turns:
             hint=_OWN_TEMPLATE,
         )
 
-    def _prompt(self, chat: _Chat, i: int) -> str:
-        """What the template writes between a message and the answer to it."""
+    def _prompts_of(self, chat: _Chat, i: int) -> Iterator[str]:
+        """What the template writes between a message and the answer to it: as after other messages of these kinds, and then,
+        where that does not fit, as after these."""
         near = [_kind(message) for message in chat.messages[max(i - _NEAR, 0) : i]]
-        key = (*near, i > _NEAR, bool(chat.tools))
-        if key not in self._prompts:
-            before = list(chat.messages[:i]) or [dict(_PROBE)]
+        first = chat.messages[0]
+        key = (*near, i > _NEAR, bool(chat.tools), str(first["content"]) if first["role"] == "system" else None)
+        if key in self._prompts:
+            yield self._prompts[key]
+        self._prompts[key] = self._prompt(chat, i)
+        yield self._prompts[key]
+
+    def _prompt(self, chat: _Chat, i: int) -> str:
+        before = list(chat.messages[:i]) or [dict(_PROBE)]
+        try:
             asked = self._render(_Chat(before, chat.tools), more=True)
-            if len(before) - 1 in asked.turns:
-                end = asked.turns[len(before) - 1][1]
-            else:
-                end = len(self._render(_Chat(before, chat.tools)).text)
-            self._prompts[key] = asked.text[end:]
-        return self._prompts[key]
+        except LaunchError:  # some templates want a question before anything else
+            if before == [_PROBE]:
+                raise
+            return self._prompt(_Chat([dict(_PROBE)], None), 1)
+        if len(before) - 1 in asked.turns:
+            return asked.text[asked.turns[len(before) - 1][1] :]
+        return asked.text[len(self._render(_Chat(before, chat.tools)).text) :]
 
     def _stop(self, chat: _Chat, i: int) -> str:
         """The token that ends an answer when it is the last one: further up some templates write another there, which no
@@ -196,7 +210,7 @@ class Turns:
         """The row as this template reads it, and what it makes of it."""
         tools = conversation.get("tools") or None
         refusals: list[LaunchError] = []
-        for form in (self._form, *_FORMS):
+        for form in _FORMS:
             chat = _Chat([_as_templates_read(message, form) for message in conversation["messages"]], tools)
             try:
                 whole = self._render(chat)
@@ -206,7 +220,6 @@ class Turns:
             except LaunchError as refused:
                 refusals.append(refused)
                 continue
-            self._form = form
             return chat, whole
         raise refusals[0]
 
@@ -246,8 +259,14 @@ def _as_templates_read(message: Mapping[str, Any], form: _Form) -> dict[str, Any
         made["content"] = [{"type": "text", "text": made["content"]}]
     if calls:
         made["tool_calls"] = [_with_arguments(call, as_text=form.arguments_as_text) for call in calls]
-    thoughts = next((made[key] for key in ("reasoning_content", "reasoning", "thinking") if key in made), None)
+    thoughts = next((made[key] for key in _THOUGHTS if key in made), None)
     return made if thoughts is None else {"thinking": thoughts, **made, "reasoning_content": thoughts}
+
+
+def _thoughts(message: Mapping[str, Any]) -> str:
+    own = next((message[key] for key in _THOUGHTS if isinstance(message.get(key), str)), None)
+    within = str(message.get("content") or "").rpartition(_THOUGHTS_END)[0].rpartition("<think>")[2]
+    return (within if own is None else own).strip()
 
 
 def _check_all_is_written(conversation: Mapping[str, Any], text: str) -> None:

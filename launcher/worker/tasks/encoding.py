@@ -19,6 +19,8 @@ class Seen(NamedTuple):
     """Before it is cut."""
     parts: list[Marked]
     """The rows that it becomes."""
+    thoughts_left_out: int = 0
+    """Messages whose thoughts the chat template leaves out."""
 
 
 @dataclass(frozen=True)
