@@ -88,6 +88,16 @@ def _changed(split: Mapping[str, Any], max_length: int) -> list[str]:
                 become=split["become"],
             )
         )
+    if split.get("packs"):
+        lines.append(
+            plural(
+                "packed into {count:,} sequence of {max_length} tokens, {share:.1%} of it full",
+                "packed into {count:,} sequences of {max_length} tokens, {share:.1%} of them full",
+                count=split["packs"],
+                max_length=max_length,
+                share=split["tokens"] / (split["packs"] * max_length),
+            )
+        )
     lines += [
         plural(
             "{count:,} row is left out: {reason}",

@@ -18,6 +18,8 @@ from launcher.data.conversations import COLUMN
 from launcher.errors import LaunchError
 from launcher.files import read_json, write_json
 from launcher.recipe.schema import RecipeSpec
+from launcher.recipe.tasks.sft import Chats
+from launcher.worker.batching.packing import packs
 from launcher.worker.chat import templates
 from launcher.worker.data import label_values, labels, rows, splits
 from launcher.worker.models import hub, tokenizer
@@ -28,6 +30,7 @@ from launcher.worker.tasks.encoding import Encoder, Seen
 if TYPE_CHECKING:
     from datasets import Dataset
 
+TRAIN = "train"
 BATCH_ROWS = 1000
 QUANTILES = {"min": 0.0, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 NUM_NAMED = 10
@@ -102,8 +105,8 @@ def preview(request: Request) -> dict[str, Any]:
     made = tokenizer.load_tokenizer(recipe, _tokenizer_folder(recipe))
     encode = table.encoder(recipe, made, raw.numbered.names)
     out = {name: _split(request, name, part, raw.numbered, encode, made) for name, part in raw.splits.items()}
-    for name in [name for name in out if "train" in raw.splits and name != "train"]:
-        out[name]["in_training"] = _in_training(recipe, raw.splits["train"], raw.splits[name])
+    for name in [name for name in out if TRAIN in raw.splits and name != TRAIN]:
+        out[name]["in_training"] = _in_training(recipe, raw.splits[TRAIN], raw.splits[name])
     return {
         "task": recipe.model.task,
         "max_length": recipe.data.max_length,
@@ -135,9 +138,9 @@ class _Tally:
 
     max_length: int
     lengths: list[int] = field(default_factory=list)
-    tokens: int = 0
+    become: list[int] = field(default_factory=list)
+    """Tokens of the rows that they become."""
     trained: int = 0
-    became: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     cut: int = 0
     split: int = 0
@@ -148,8 +151,7 @@ class _Tally:
     def add(self, row: Seen) -> None:
         length = len(row.whole[0])
         self.lengths.append(length)
-        self.became += len(row.parts)
-        self.tokens += sum(len(ids) for ids, _ in row.parts)
+        self.become += [len(ids) for ids, _ in row.parts]
         self.trained += sum(int(trained.sum()) for _, trained in row.parts)
         if not row.parts:
             self.left_out["too_long" if row.whole[1].any() else "nothing_trained"] += 1
@@ -162,13 +164,13 @@ class _Tally:
         marks: Any = np.quantile(self.lengths, list(QUANTILES.values()), method="inverted_cdf") if self.lengths else []
         return {
             "rows": len(self.lengths),
-            "become": self.became,
+            "become": len(self.become),
             "left_out": dict(self.left_out),
             "cut": self.cut,
             "split": self.split,
             "thoughts_left_out": self.thoughts_left_out,
             "at_max_length": self.full,
-            "tokens": self.tokens,
+            "tokens": sum(self.become),
             "trained": self.trained,
             "lengths": dict(zip(QUANTILES, map(int, marks), strict=False)),
         }
@@ -193,6 +195,8 @@ def _split(
             shown = [{**row, "trained": None} for row in shown]
     if recipe.task.has_conversations:
         facts |= _about_messages(part)
+        if name == TRAIN and Chats.of(recipe.data).packing:
+            facts["packs"] = len(packs(tally.become, recipe.data.max_length))
     return {**facts, "shown": shown}
 
 

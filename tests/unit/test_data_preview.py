@@ -16,6 +16,10 @@ from launcher.jobs.preview import require_rows
 from launcher.recipe import load
 from launcher.recipe.schema import RecipeSpec
 from launcher.show import data
+from launcher.worker.data.splits import read_rows
+from launcher.worker.data.start import Start
+from launcher.worker.data.tokens import tokenise
+from launcher.worker.models import tokenizer
 from launcher.worker.preview import Request, preview
 
 REPO = Path(__file__).resolve().parents[2]
@@ -70,6 +74,31 @@ def test_what_becomes_of_rows_is_counted(spec: Callable[..., RecipeSpec]):
     assert {"system": 1, "user": 6, "assistant": 5} == train["messages"]
     assert (0, 0, 2) == (train["texts"], train["with_tools"], train["train_false"])
     assert train["lengths"]["max"] > 28 >= train["lengths"]["p50"]
+
+
+def test_rows_that_share_sequences_are_counted(spec: Callable[..., RecipeSpec], capsys: pytest.CaptureFixture[str]):
+    """Of the training alone."""
+    found = preview(Request(spec("data.packing=true", "data.max_length=64", held=[CHATS[0]] * 3), 0))
+    data.page(found)
+
+    assert 2 == found["splits"]["train"]["packs"]
+    assert "packs" not in found["splits"]["eval"]
+    assert "packed into 2 sequences of 64 tokens, " in capsys.readouterr().out
+
+
+def test_figures_are_those_of_a_launch(
+    spec: Callable[..., RecipeSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its tokens are made by other code, in a map over many processes, and kept."""
+    monkeypatch.setenv("ASCEND_LAUNCH_CACHE", str(tmp_path / "cache"))
+    recipe = spec("data.too_long=split", "data.num_proc=1")
+    made = tokenizer.load_tokenizer(recipe, REPO / "recipes" / "tiny")
+    start = Start(None, tmp_path, tmp_path, made, None, ())
+    train = tokenise(recipe, start, read_rows(recipe, start)).splits["train"]
+
+    seen = preview(Request(recipe, 0))["splits"]["train"]
+
+    assert (train.rows, train.tokens) == (seen["become"], seen["tokens"])
 
 
 def test_thoughts_that_the_template_leaves_out_are_counted(
