@@ -210,5 +210,5 @@ def test_the_best_may_be_by_the_figure_of_one_set(recipe: Write):
     arguments = made.training_arguments
 
     assert ("one_perplexity", False) == (arguments["metric_for_best_model"], arguments["greater_is_better"])
-    with pytest.raises(LaunchError, match="`two_perplexity` is none of .*one_perplexity.*; did you mean"):
+    with pytest.raises(LaunchError, match=r"`two_perplexity` is none of .*one_perplexity.*; did you mean"):
         load.load(recipe(**sets, training={**by, "metric_for_best_model": "two_perplexity"}), (), {})
