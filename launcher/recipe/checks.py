@@ -111,12 +111,14 @@ def _check_training(layers: Layers, good: dict[str, Any]) -> None:
         if not training_fields.is_left_out(name, value)
     }
     wrong = {name: text for name, value in training.items() if (text := training_fields.problem(name, value))}
-    data = good.get("data")
+    data, model = good.get("data"), good.get("model")
+    of_task = RecipeSpec.model_fields["metrics"].default if model is None else tasks.load(model.task).default_metrics
     problems = training_rules.problems(
         {name: value for name, value in training.items() if name not in wrong},
-        metrics=good.get("metrics", RecipeSpec.model_fields["metrics"].default),
+        metrics=good.get("metrics", of_task),
         has_eval=data is None or data.eval is not None,
         has_script=bool(good.get("script")),
+        sets=tuple(data.eval.sets or ()) if data is not None and data.eval is not None else (),
     )
     for name, text in [*wrong.items(), *problems]:
         layers.mistake(("training", name), text)

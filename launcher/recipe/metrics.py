@@ -107,6 +107,26 @@ CONFUSION_MATRIX = Metric(
     label="confusion matrix",
     heading="Confusion matrix",
 )
+PERPLEXITY = Metric(
+    interface=INTERFACE,
+    name="perplexity",
+    computation=f"{_SCORES}:perplexity",
+    greater_is_better=False,
+    label="perplexity",
+    heading="Perplexity",
+    unit="e to the mean loss",
+    columns=OF_EVERY_TASK,
+)
+TOKEN_ACCURACY = Metric(
+    interface=INTERFACE,
+    name="token_accuracy",
+    computation=f"{_SCORES}:token_accuracy",
+    greater_is_better=True,
+    label="token accuracy",
+    heading="Token accuracy",
+    in_panel=True,
+    columns=("correct", "count"),
+)
 
 _HERE = "launcher.recipe.metrics"
 TABLE: Table[Metric] = Table(
@@ -120,6 +140,8 @@ TABLE: Table[Metric] = Table(
         "f1": f"{_HERE}:F1",
         "mae": f"{_HERE}:MAE",
         "confusion_matrix": f"{_HERE}:CONFUSION_MATRIX",
+        "perplexity": f"{_HERE}:PERPLEXITY",
+        "token_accuracy": f"{_HERE}:TOKEN_ACCURACY",
     },
 )
 BUILT_IN = tuple(TABLE.built_in)
@@ -152,7 +174,16 @@ def figures_among(names: Iterable[str]) -> list[Metric]:
 
 
 def greater_is_better(figure: str) -> bool | None:
-    """Whether more of a figure of an evaluation is better; None where there is no such figure, or it is a table."""
-    if figure == LOSS:
+    """Whether more of a figure of an evaluation is better; None where there is no such figure, or it is a table. Of one of
+    several sets, SET_loss, it is as of all."""
+    words = figure.split("_")
+    names = ["_".join(words[start:]) for start in range(len(words))]
+    if LOSS in names:
         return False
-    return next((metric.greater_is_better for metric in known([figure])), None)
+    return next((metric.greater_is_better for metric in known(names)), None)
+
+
+def of_sets(figures: Iterable[str], sets: Iterable[str]) -> list[str]:
+    """Names of figures of all rows, and then of each set that is evaluated by its name."""
+    figures = list(figures)
+    return [*figures, *(f"{name}_{figure}" for name in sets for figure in figures)]

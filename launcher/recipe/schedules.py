@@ -106,9 +106,12 @@ def best_metric(training: Mapping[str, Any]) -> str:
     return table.LOSS if asked is None else str(asked).removeprefix("eval_")
 
 
-def best(training: Mapping[str, Any], schedule: Schedule, metrics: Sequence[str]) -> Iterator[Problem]:
+def best(
+    training: Mapping[str, Any], schedule: Schedule, metrics: Sequence[str], sets: Sequence[str] = ()
+) -> Iterator[Problem]:
+    """`sets`: names of those that are evaluated each for itself."""
     asked, better = training.get("metric_for_best_model"), training.get("greater_is_better")
-    names = [table.LOSS, *(metric.name for metric in table.figures_among(metrics))]
+    names = table.of_sets([table.LOSS, *(metric.name for metric in table.figures_among(metrics))], sets)
     name = best_metric(training)
     if asked is not None and name not in names:
         yield "metric_for_best_model", _no_metric(str(asked), name, names)

@@ -304,7 +304,7 @@ class RecipeSpec(Section):
     """TrainingArguments by their own names."""
     parallel: Parallel = Parallel()
     metrics: tuple[Metric, ...] = ("accuracy", "f1")
-    """Scores of an evaluation: accuracy, precision, recall, f1 (the last three averaged over labels), mae (labels in an order) and confusion_matrix."""
+    """Scores of an evaluation: accuracy, precision, recall, f1 (the last three averaged over labels), mae (labels in an order) and confusion_matrix; of task sft perplexity and token_accuracy."""
     adapter: Adapter | None = None
     output_dir: Text = "runs"
     """Folder that runs are kept below."""

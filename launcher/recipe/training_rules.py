@@ -51,7 +51,12 @@ def _debug(value: Any) -> Iterator[Problem]:
 
 
 def problems(
-    training: Mapping[str, Any], *, metrics: Sequence[str], has_eval: bool, has_script: bool = False
+    training: Mapping[str, Any],
+    *,
+    metrics: Sequence[str],
+    has_eval: bool,
+    has_script: bool = False,
+    sets: Sequence[str] = (),
 ) -> Iterator[Problem]:
     """What is wrong with a training section whose fields have the right types.
 
@@ -60,6 +65,7 @@ def problems(
         metrics: the recipe's.
         has_eval: whether the recipe has rows to evaluate.
         has_script: a program of the user's trains, whose figures nobody knows.
+        sets: names of the sets that are evaluated each for itself.
     """
     bad = {name: text for name, value in training.items() if (text := value_problem(name, value))}
     yield from bad.items()
@@ -68,7 +74,7 @@ def problems(
     yield from schedule_problems(training, schedule, has_eval=has_eval)
     yield from load_best(training, schedule)
     if not has_script:
-        yield from best(training, schedule, metrics)
+        yield from best(training, schedule, metrics, sets)
     yield from scheduler_problems(training, schedule)
     yield from optimizer_problems(training)
     yield from reporting(training)

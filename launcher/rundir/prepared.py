@@ -50,6 +50,19 @@ class Prepared:
     """Where trained weights are used that are an adapter's: its folder; `model_path` is then the model below it."""
     weights: dict[str, Any] | None = None
     """Where trained weights are used: which, for metrics.json."""
+    evals: dict[str, SplitFacts] = field(default_factory=dict)
+    """The sets that are evaluated each for itself, by their names; `eval` is None then."""
+
+    @property
+    def splits(self) -> dict[str, SplitFacts]:
+        """All of them, by the names that users know: train, eval, eval.NAME."""
+        named = {f"eval.{name}": facts for name, facts in self.evals.items()}
+        return {k: facts for k, facts in (("train", self.train), ("eval", self.eval)) if facts is not None} | named
+
+    @property
+    def evaluated(self) -> list[SplitFacts]:
+        """The sets whose rows are evaluated, in the recipe's order."""
+        return [self.eval] if self.eval is not None else list(self.evals.values())
 
     @classmethod
     def load(cls, path: Path) -> Prepared | None:
@@ -57,10 +70,15 @@ class Prepared:
         value = files.read_json(path)
         if not isinstance(value, dict) or "key" not in value:
             return None
-        splits = {k: value[k] for k in ("train", "eval") if value[k] is not None}
-        facts = {k: SplitFacts(**{**v, "label_counts": tuple(v.get("label_counts", ()))}) for k, v in splits.items()}
+        facts = {k: _split_facts(value[k]) for k in ("train", "eval") if value[k] is not None}
+        evals = {k: _split_facts(v) for k, v in value.get("evals", {}).items()}
         answers = value["answer_ids"] and tuple(map(tuple, value["answer_ids"]))
         names, notes = tuple(value["label_names"]), tuple(value["notes"])
-        prepared = cls(**{**value, **facts, "answer_ids": answers, "label_names": names, "notes": notes})
-        paths = [facts[k].path for k in facts] + [prepared.model_path, prepared.tokenizer_path]
+        lists = {"answer_ids": answers, "label_names": names, "notes": notes}
+        prepared = cls(**{**value, **facts, **lists, "evals": evals})
+        paths = [facts.path for facts in prepared.splits.values()] + [prepared.model_path, prepared.tokenizer_path]
         return prepared if all(Path(p).exists() for p in paths) else None
+
+
+def _split_facts(value: dict[str, Any]) -> SplitFacts:
+    return SplitFacts(**{**value, "label_counts": tuple(value.get("label_counts", ()))})

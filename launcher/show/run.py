@@ -380,8 +380,8 @@ def failure(failure: Failure, explained: Report | None) -> None:
 
 def _data_lines(data: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
-    for name in ("train", "eval"):
-        split = data.get(name)
+    sets = {f"eval.{name}": split for name, split in (data.get("evals") or {}).items()}
+    for name, split in {"train": data.get("train"), "eval": data.get("eval"), **sets}.items():
         if split:
             cut = (
                 Message(", {rows_at_max_length} cut to it", rows_at_max_length=split["rows_at_max_length"])

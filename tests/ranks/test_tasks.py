@@ -121,8 +121,8 @@ def test_a_task_of_another_package_trains_and_evaluates(ascend_launch, tmp_path)
         "training.logging_steps=1",
         "training.save_strategy=epoch",
         "training.load_best_model_at_end=true",
-        "training.metric_for_best_model=token_accuracy",
-        "metrics=[token_accuracy]",
+        "training.metric_for_best_model=right_tokens",
+        "metrics=[right_tokens]",
     )
     packages = {"PYTHONPATH": f"{REPO}:{REPO / 'tests' / 'packages' / 'writing'}", "OMP_NUM_THREADS": "1"}
 
@@ -142,8 +142,8 @@ def test_a_task_of_another_package_trains_and_evaluates(ascend_launch, tmp_path)
     assert list(range(13)) == [row["index"] for row in rows]
     assert [row["correct"] for row in one.predictions] == [row["correct"] for row in rows]
     assert pytest.approx(one.metrics["final"]["eval_loss"], rel=1e-5) == final["eval_loss"]
-    assert "Token Accuracy" in one.out
-    assert max(row["token_accuracy"] for row in two.metrics["epochs"]) == final["token_accuracy"]
-    assert "token_accuracy" == two.metrics["best"]["metric"].removeprefix("eval_")
+    assert "Right Tokens" in one.out
+    assert max(row["right_tokens"] for row in two.metrics["epochs"]) == final["right_tokens"]
+    assert "right_tokens" == two.metrics["best"]["metric"].removeprefix("eval_")
     assert final == json.loads(two.out.splitlines()[-1])["metrics"]["final"]
-    assert "token_accuracy" in (two.dir / "report.html").read_text(encoding="utf-8").replace(" ", "_").lower()
+    assert "right_tokens" in (two.dir / "report.html").read_text(encoding="utf-8").replace(" ", "_").lower()

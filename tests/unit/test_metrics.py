@@ -83,13 +83,13 @@ def test_a_wrong_direction_is_refused_for_it_too(error_rate: None, recipe: Write
 
 
 def test_without_the_package_its_name_is_unknown(recipe: Write):
-    known = "accuracy, precision, recall, f1, mae or confusion_matrix"
+    known = "accuracy, precision, recall, f1, mae, confusion_matrix, perplexity or token_accuracy"
     with pytest.raises(LaunchError, match=f"'error_rate' is not one of {known}"):
         load.load(recipe(metrics=["error_rate"]), (), {})
 
 
 def test_a_mistyped_name_lists_those_of_packages_too(error_rate: None, recipe: Write):
-    with pytest.raises(LaunchError, match="confusion_matrix or error_rate; did you mean `error_rate`"):
+    with pytest.raises(LaunchError, match="token_accuracy or error_rate; did you mean `error_rate`"):
         load.load(recipe(metrics=["eror_rate"]), (), {})
 
 
@@ -174,3 +174,41 @@ def test_nothing_is_decided_by_a_metrics_name(path: Path):
     found = {f"{path.name}: {name!r}" for node in decisions(tree) for name in names & set(names_in(node))}
 
     assert set() == found - ALLOWED.keys()
+
+
+def test_figures_of_tokens_are_over_all_of_them_and_over_each_set():
+    """Two sets of rows with 1 to 5 tokens: perplexity and token accuracy are of all tokens, not means over rows; each set has
+    its own, and its rows are counted from 0 in predictions.jsonl."""
+    correct, counts, losses = np.array([1, 0, 5]), np.array([1, 4, 5]), np.array([0.5, 8.0, 1.5])
+    sets = {"a": slice(0, 2), "b": slice(2, 3)}
+    predictions = Predictions({"correct": correct}, losses, counts, sets)
+    names = ("perplexity", "token_accuracy")
+
+    assert {"perplexity": np.exp(1.0), "token_accuracy": 0.6} == compute(names, predictions, num_labels=0)
+    of_a = compute(names, predictions.part("a"), num_labels=0)
+    assert {"perplexity": np.exp(8.5 / 5), "token_accuracy": 0.2} == of_a
+    rows = [json.loads(line) for line in predictions.lines()]
+    assert [("a", 0), ("a", 1), ("b", 0)] == [(row["set"], row["index"]) for row in rows]
+    assert [0.5, 8.0, 1.5] == [row["loss"] for row in rows]
+    assert losses.sum() / counts.sum() == predictions.loss
+
+
+@pytest.mark.parametrize(
+    ("figure", "greater"),
+    [("loss", False), ("held-out_loss", False), ("a_b_token_accuracy", True), ("perplexity", False), ("los", None)],
+)
+def test_a_sets_figure_has_the_direction_of_all(figure: str, greater: bool | None):
+    assert greater is metrics.greater_is_better(figure)
+
+
+def test_the_best_may_be_by_the_figure_of_one_set(recipe: Write):
+    """A name of a set and a figure; another set's is refused with those that there are."""
+    sets = {"model": {"task": "sft", "num_labels": None}, "data": {"eval": {"one": {"path": "x.jsonl"}}}}
+    by = {"load_best_model_at_end": True, "eval_strategy": "epoch"}
+    loaded = load.load(recipe(**sets, training={**by, "metric_for_best_model": "one_perplexity"}), (), {})
+    made = decide.make(loaded, CPU, plan.Options(nproc=1))
+    arguments = made.training_arguments
+
+    assert ("one_perplexity", False) == (arguments["metric_for_best_model"], arguments["greater_is_better"])
+    with pytest.raises(LaunchError, match=r"`two_perplexity` is none of .*one_perplexity.*; did you mean"):
+        load.load(recipe(**sets, training={**by, "metric_for_best_model": "two_perplexity"}), (), {})

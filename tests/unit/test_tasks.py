@@ -66,7 +66,7 @@ def test_a_recipe_may_name_a_task_of_another_package(writing: None, recipe: Writ
     path = recipe(model={"task": "writing", **NO_LABELS}, data={"skip": 2})
     made = decide.make(load.load(path, (), {}), CPU, plan.Options(nproc=2))
 
-    assert ("writing", ("token_accuracy",), 2) == (made.recipe.model.task, made.recipe.metrics, made.recipe.data.skip)  # type: ignore[attr-defined]
+    assert ("writing", ("right_tokens",), 2) == (made.recipe.model.task, made.recipe.metrics, made.recipe.data.skip)  # type: ignore[attr-defined]
     assert made == plan.Plan.model_validate_json(made.model_dump_json())
     assert "Writing" == workers.of(made.recipe).__name__
 
@@ -95,11 +95,11 @@ def test_a_key_that_no_task_has_is_refused_of_a_note_too():
 
 
 def test_a_metric_needs_what_the_task_leaves_of_a_row(writing: None, recipe: Write):
-    """Accuracy compares labels, and here are none; token accuracy counts tokens, which a label is not."""
+    """Accuracy compares labels, and here are none; right tokens counts tokens, which a label is not."""
     with pytest.raises(LaunchError, match="metrics: accuracy is computed from the label of each row"):
         loaded(recipe(model={"task": "writing", **NO_LABELS}, metrics=["accuracy"]))
-    with pytest.raises(LaunchError, match="token_accuracy is computed from the correct of each row"):
-        loaded(recipe(metrics=["token_accuracy"]))
+    with pytest.raises(LaunchError, match="right_tokens is computed from the correct of each row"):
+        loaded(recipe(metrics=["right_tokens"]))
 
 
 def test_without_the_package_its_name_is_unknown(recipe: Write):

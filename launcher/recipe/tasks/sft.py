@@ -58,7 +58,7 @@ class Sft(LanguageModel):
         "too_long": "Rows of more than max_length tokens: cut, drop, or split into several rows. Default: cut for conversations, split for plain texts.",
         "packing": "Whether rows share sequences of max_length tokens, without seeing each other; then a batch counts sequences.",
     }
-    default_metrics: tuple[str, ...] = ()
+    default_metrics: tuple[str, ...] = ("perplexity", "token_accuracy")
     columns: tuple[str, ...] = ("correct",)
     needs_recipe: str = Message("a causal LM, and nothing beside it says what it was trained to do")
 

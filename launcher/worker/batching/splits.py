@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,20 @@ def open_split(facts: SplitFacts) -> Dataset:
     from datasets import load_from_disk
 
     return load_from_disk(facts.path)
+
+
+def open_splits(sets: Sequence[SplitFacts]) -> Dataset:
+    """The rows of several, one set after the other."""
+    from datasets import concatenate_datasets
+
+    opened = [open_split(facts) for facts in sets]
+    return opened[0] if len(opened) == 1 else concatenate_datasets(opened)
+
+
+def parts(sets: Mapping[str, SplitFacts]) -> dict[str, slice]:
+    """Where each set's rows are among those of all, which follow each other."""
+    ends = np.cumsum([facts.rows for facts in sets.values()]).tolist()
+    return {name: slice(end - facts.rows, end) for (name, facts), end in zip(sets.items(), ends, strict=True)}
 
 
 def packed(rows: Dataset, max_length: int) -> Packed:

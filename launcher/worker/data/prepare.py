@@ -57,6 +57,7 @@ def prepare(plan: Plan, run_dir: RunDir) -> Prepared:
         digests=digests,
         adapter_path=str(trained.folder) if trained and trained.base else None,
         weights=trained.facts() if trained else None,
+        evals={name.removeprefix("eval."): f for name, f in tokens.splits.items() if name.startswith("eval.")},
     )
     files.write_json(run_dir.data_path, asdict(prepared))
     return prepared
@@ -64,7 +65,7 @@ def prepare(plan: Plan, run_dir: RunDir) -> Prepared:
 
 def is_whole(prepared: Prepared) -> bool:
     """Whether the tokens are as they were written."""
-    return all(cache.is_whole(Path(split.path)) for split in (prepared.train, prepared.eval) if split is not None)
+    return all(cache.is_whole(Path(split.path)) for split in prepared.splits.values())
 
 
 def _digests(tokens: Tokens, folder: Path, weights_at: Path | None) -> dict[str, str]:

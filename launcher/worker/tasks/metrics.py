@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Predictions:
     """Of each row, summed over what counts in it."""
     counts: np.ndarray
     """int64: over how many things."""
+    sets: Mapping[str, slice] = field(default_factory=dict)
+    """Which rows are of which set, where there are several by names."""
 
     @classmethod
     def from_rows(cls, rows: np.ndarray, losses: np.ndarray, *, num_rows: int, names: Sequence[str]) -> Predictions:
@@ -66,6 +68,12 @@ class Predictions:
     def loss(self) -> float:
         """The mean over what counts in all rows, whatever batches they came in."""
         return float(self.losses.sum(dtype=np.float64) / max(self.counts.sum(), 1))
+
+    def part(self, name: str) -> Predictions:
+        """Of one of the sets."""
+        rows = self.sets[name]
+        columns = {column: values[rows] for column, values in self.columns.items()}
+        return Predictions(columns, self.losses[rows], self.counts[rows])
 
     def column(self, name: str) -> np.ndarray:
         """A column of the task, or one of those that every evaluation has."""
@@ -133,12 +141,20 @@ class Predictions:
             )
 
     def lines(self) -> Iterable[str]:
-        """predictions.jsonl: a line a row, in dataset order."""
-        for index, numbers in enumerate(zip(*self.columns.values(), strict=True)):
+        """predictions.jsonl: a line a row, in dataset order; of several sets one after the other, counted in each. Rows
+        without a label have their loss, and over how many things it was summed."""
+        starts = {one.start: name for name, one in self.sets.items() if one.start < one.stop}
+        at, first = {}, 0
+        for number, numbers in enumerate(zip(*self.columns.values(), strict=True)):
             row = dict(zip(self.columns, map(int, numbers), strict=True))
             if row.get(_LABELS[1]) == NO_LABEL:
                 row[_LABELS[1]] = None  # type: ignore[assignment]
-            yield json_text({"index": index, **row}) + "\n"
+            if number in starts:
+                at, first = {"set": starts[number]}, number
+            if _LABELS[0] not in row:
+                loss = float(self.losses[number])
+                row |= {"count": int(self.counts[number]), "loss": loss if math.isfinite(loss) else None}  # type: ignore[dict-item]
+            yield json_text({**at, "index": number - first, **row}) + "\n"
 
 
 def compute(names: Sequence[str], predictions: Predictions, *, num_labels: int) -> dict[str, Any]:

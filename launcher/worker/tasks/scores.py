@@ -1,17 +1,15 @@
-"""The metrics that are built in. Each is a plain scikit-learn call, so whoever recomputes a figure from predictions.jsonl with
-scikit-learn gets the same digits.
+"""The metrics that are built in. Those of labels are plain scikit-learn calls, so whoever recomputes a figure from
+predictions.jsonl with scikit-learn gets the same digits.
 
-A function gets the labels and the predictions of all rows, and the number of labels, which are counted from 0.
+A function gets the columns that its metric names, of all rows, and the number of labels, which are counted from 0.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import sklearn.metrics
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 def accuracy(true: np.ndarray, predicted: np.ndarray, *, num_labels: int) -> float:
@@ -39,6 +37,16 @@ def confusion_matrix(true: np.ndarray, predicted: np.ndarray, *, num_labels: int
     """Rows are true labels. A label without rows still has its row and column."""
     counts: list[list[int]] = sklearn.metrics.confusion_matrix(true, predicted, labels=list(range(num_labels))).tolist()
     return counts
+
+
+def perplexity(losses: np.ndarray, counts: np.ndarray, *, num_labels: int) -> float:
+    """e to the mean loss of what counts in all rows."""
+    return float(np.exp(losses.sum(dtype=np.float64) / counts.sum()))
+
+
+def token_accuracy(correct: np.ndarray, counts: np.ndarray, *, num_labels: int) -> float:
+    """The share of the tokens to be predicted that are the likeliest ones."""
+    return float(correct.sum() / counts.sum())
 
 
 def _macro(score: Any, true: np.ndarray, predicted: np.ndarray) -> float:

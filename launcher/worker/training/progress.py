@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from launcher.recipe.metrics import LOSS, of_sets
 from launcher.rundir import records
 from launcher.worker.runtime.events import STEP_EVENT_INTERVAL_S, Events
 
@@ -25,6 +26,7 @@ class Progress(TrainerCallback):
         take_epoch_loss: Callable[[], float | None],
         eval_progress: Callable[[], tuple[int, int]],
         has_best_model: Callable[[], bool],
+        set_names: Sequence[str] = (),
     ) -> None:
         """
         Args:
@@ -35,6 +37,7 @@ class Progress(TrainerCallback):
             take_epoch_loss: the mean loss since it was last called; every rank calls it.
             eval_progress: batches done of the evaluation that is under way, and all of them.
             has_best_model: whether the weights are the best checkpoint's again, and no longer the last step's.
+            set_names: of the sets that are evaluated each for itself.
         """
         self._events = events
         self._epochs = epochs
@@ -43,6 +46,7 @@ class Progress(TrainerCallback):
         self._take_epoch_loss = take_epoch_loss
         self._eval_progress = eval_progress
         self._has_best_model = has_best_model
+        self._set_names = set_names
         self._last_step_s = 0.0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -80,7 +84,8 @@ class Progress(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, Any], **_: Any
     ) -> None:
         figures = {k.removeprefix("eval_") if k != "eval_loss" else k: v for k, v in metrics.items()}
-        figures = {k: v for k, v in figures.items() if k in ("eval_loss", *self._metric_names)}
+        shown = (LOSS, *self._metric_names)
+        figures = {k: v for k, v in figures.items() if k == "eval_loss" or k in of_sets(shown, self._set_names)}
         if self._has_best_model():  # of another step than this one: of metrics.json's `final`, and of no epoch
             return
         self._events.emit(records.Eval(step=state.global_step, epoch=_epoch(state), more=figures))

@@ -122,7 +122,8 @@ def build(plan: Plan, run: RunDir, rank: Rank, prepared: Prepared, events: Event
         args=args,
         processing_class=tokenizer,
         train_dataset=_trained_on(plan, prepared, task),
-        eval_dataset=splits.open_split(prepared.eval) if prepared.eval else None,
+        eval_dataset=splits.open_splits(prepared.evaluated) if prepared.evaluated else None,
+        eval_sets=splits.parts(prepared.evals),
     )
     progress = Progress(
         events,
@@ -132,6 +133,7 @@ def build(plan: Plan, run: RunDir, rank: Rank, prepared: Prepared, events: Event
         take_epoch_loss=trainer.take_epoch_loss,
         eval_progress=lambda: trainer.eval_progress,
         has_best_model=lambda: trainer.has_best_model,
+        set_names=tuple(trainer.eval_sets),
     )
     rates, stop = Rates(trainer.meter, peers, events), Stop(peers, schedule, report, trainer.begin)
     for callback in (progress, Beats(heart), watch, rates, stop):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -64,6 +65,7 @@ class RecipeTrainer(ResumableTrainer):
         num_labels: int,
         train_dataset: Dataset | None,
         eval_dataset: Dataset | None,
+        eval_sets: Mapping[str, slice] | None = None,
         **options: Any,
     ) -> None:
         engine = table.of(plan)
@@ -89,6 +91,8 @@ class RecipeTrainer(ResumableTrainer):
         self.task = task
         self.num_labels = num_labels
         self.metric_names = plan.recipe.metrics
+        self.eval_sets = eval_sets or {}
+        """Which rows of eval_dataset each set has that is evaluated for itself, too."""
         self.predictions: Predictions | None = None
         """Of the latest evaluation."""
         self.figures: dict[str, Any] = {}
@@ -239,7 +243,7 @@ class RecipeTrainer(ResumableTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, Any]:
-        """Loss and figures over every row of the evaluation split, each counted once.
+        """Loss and figures over every row that is evaluated, each counted once: of all of them, and of each set.
 
         The rows are those of `eval_dataset` of the constructor; the argument is Trainer's and must be left out.
         """
@@ -250,8 +254,11 @@ class RecipeTrainer(ResumableTrainer):
         if self.rank.is_first:
             names = self.plan.recipe.task.columns
             self.predictions = Predictions.from_rows(rows, losses, num_rows=len(self.eval_dataset), names=names)
-            figures = metrics.compute(self.metric_names, self.predictions, num_labels=self.num_labels)
-            payload = [{"loss": self.predictions.loss, **figures}]  # type: ignore[list-item]
+            self.predictions = replace(self.predictions, sets=self.eval_sets)
+            payload = [self._figures(self.predictions)]  # type: ignore[list-item]
+            for name in self.eval_sets:
+                of_set = self._figures(self.predictions.part(name))
+                payload[0] |= {f"{name}_{figure}": value for figure, value in of_set.items()}  # type: ignore[operator]
             if self.predictions.unscored:
                 self.store.events.emit(records.Note(text=self.predictions.unscored_text()))
         broadcast_object_list(payload)
@@ -268,6 +275,10 @@ class RecipeTrainer(ResumableTrainer):
         self.log({name: value for name, value in result.items() if isinstance(value, int | float)})
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
         return result
+
+    def _figures(self, predictions: Predictions) -> dict[str, Any]:
+        figures = metrics.compute(self.metric_names, predictions, num_labels=self.num_labels)
+        return {"loss": predictions.loss, **figures}
 
     def _evaluate_rows(self) -> tuple[np.ndarray, np.ndarray]:
         """(index, count, and the task's columns) of every row, and its loss, on every rank, in no order."""

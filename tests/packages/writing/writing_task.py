@@ -23,7 +23,7 @@ class Writing(LanguageModel):
     worker = "writing_ranks:Writing"
     has_labels = False
     data_keys: ClassVar[dict[str, str]] = {"skip": "Tokens at the start of a row that no loss is taken of."}
-    default_metrics = ("token_accuracy",)
+    default_metrics = ("right_tokens",)
     columns = ("correct",)
     padding_side = "right"
 
@@ -44,17 +44,17 @@ class Writing(LanguageModel):
 
 WRITING = Writing()
 
-TOKEN_ACCURACY = Metric(
+RIGHT_TOKENS = Metric(
     interface=1,
-    name="token_accuracy",
-    computation="writing_task:token_accuracy",
+    name="right_tokens",
+    computation="writing_task:right_tokens",
     greater_is_better=True,
-    label="token accuracy",
-    heading="Token Accuracy",
+    label="right tokens",
+    heading="Right Tokens",
     in_panel=True,
     columns=("correct", "count"),
 )
 
 
-def token_accuracy(correct: np.ndarray, count: np.ndarray, *, num_labels: int) -> float:
+def right_tokens(correct: np.ndarray, count: np.ndarray, *, num_labels: int) -> float:
     return float(correct.sum() / count.sum())
