@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import REPO, Machine, Ran
 
 PROGRAMS = REPO / "tests" / "ranks" / "programs"
@@ -80,3 +82,22 @@ def test_a_rank_that_stands_still_on_a_card_is_named(machine: Machine, tmp_path:
     assert 1 == ours.code, ours.text[-3000:]
     assert "rank 1 has not moved since the end of step 10" in ours.text
     assert "Stalled" == json.loads((tmp_path / "run" / "failure.json").read_text())["type"]
+
+
+@pytest.mark.slow
+def test_a_trainer_under_fsdp2_saves_at_sigterm_and_goes_on(machine: Machine, tmp_path: Path) -> None:
+    """All of it by the program's own saving; the weights at the end are those of a training that nobody stopped."""
+    program = (PROGRAMS / "watched.py", "--output_dir", tmp_path / "out", *TRAINER[2:])
+
+    def run(folder: str, **env: str) -> Ran:
+        words = ("--run-dir", tmp_path / folder, "--strategy", "fsdp2", *WORDS, *program)
+        return machine(sys.executable, "-m", "launcher.cli", *words, MODEL=TRAINER[1], **env)
+
+    through, stopped, continued = run("through"), run("run", WHAT="stop", AT="1"), run("run")
+
+    assert [0, 143, 0] == [ran.code for ran in (through, stopped, continued)], stopped.text[-3000:]
+    assert re.search(r"saved +\S+/out/checkpoint-\d, at step \d, by SIGTERM", stopped.text)
+    assert "a Trainer goes on from " in continued.text
+    weights = [re.findall(r"device npu:0 (\w+) weights (\w+)", ran.text) for ran in (through, continued)]
+    assert weights[0] == weights[1]
+    assert "FSDPLlamaForCausalLM" == weights[0][0][0]

@@ -78,15 +78,21 @@ def test_a_rank_that_is_busy_is_no_hang(run, tmp_path: Path):
     assert 20 == [e for e in found(tmp_path / "run") if e["event"] == "step"][-1]["step"]
 
 
-@pytest.mark.parametrize("more", [(), ("--deepspeed", "zero2.json")], ids=["ddp", "zero2"])
-def test_a_stopped_trainer_saves_and_goes_on_to_the_same_weights(run, tmp_path: Path, more: tuple[str, ...]):
+@pytest.mark.parametrize(
+    "more, what, at",
+    [((), "stop", "9"), (("--deepspeed", "zero2.json"), "stop in evaluation", "12")],
+    ids=["ddp, at a step", "zero2, in an evaluation"],
+)
+def test_a_stopped_trainer_saves_and_goes_on_to_the_same_weights(
+    run, tmp_path: Path, more: tuple[str, ...], what: str, at: str
+):
     """SIGTERM to one rank: all save at one step, by the program's own saving, and the job ends as a preempted one. The same
     command in the same run directory goes on from there."""
-    program = str(PROGRAMS / "watched.py")
-    through = run(program, *TRAINING, *more, "--save_strategy", "no", "--eval_strategy", "steps", "--eval_steps", "12")
-    words = ("--run-dir", "run", program, *TRAINING, *more, "--save_strategy", "no")
-    stopped = run(*words, WHAT="stop", AT="9")
-    continued = run(*words)
+    words = (str(PROGRAMS / "watched.py"), *TRAINING, *more, "--save_strategy", "no", "--eval_strategy", "steps")
+    words += ("--eval_steps", "12", "--per_device_eval_batch_size", "1")
+    through = run(*words)
+    stopped = run("--run-dir", "run", *words, WHAT=what, AT=at)
+    continued = run("--run-dir", "run", *words)
 
     assert [0, 143, 0] == [through.returncode, stopped.returncode, continued.returncode], stopped.stderr
     (preempted,) = [e for e in found(tmp_path / "run") if e["event"] == "preempted"]

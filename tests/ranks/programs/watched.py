@@ -1,5 +1,5 @@
 """A Trainer script of transformers that knows nothing of us. Rank 1 does what WHAT says after step AT of the first attempt:
-`stop` (asks itself to stop), `fail` or `hang`. Rank 0 prints the digest of the weights."""
+`stop` (asks itself to stop), `stop in evaluation`, `fail` or `hang`. Rank 0 prints the digest of the weights."""
 
 from __future__ import annotations
 
@@ -23,10 +23,16 @@ from transformers import (
 
 class Act(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.act(state.global_step, os.environ.get("WHAT", ""))
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if os.environ.get("WHAT") == "stop in evaluation":
+            self.act(state.global_step, "stop")
+
+    def act(self, step: int, what: str) -> None:
         is_first_attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
-        if os.environ["RANK"] != "1" or not is_first_attempt or state.global_step != int(os.environ.get("AT", "-1")):
+        if os.environ["RANK"] != "1" or not is_first_attempt or step != int(os.environ.get("AT", "-1")):
             return
-        what = os.environ["WHAT"]
         if what == "stop":
             os.kill(os.getpid(), signal.SIGTERM)
         elif what == "fail":
@@ -43,9 +49,9 @@ def main() -> None:
         model=model, args=arguments, train_dataset=Sentences(), eval_dataset=Sentences(), callbacks=[Act()]
     )
     trainer.train()
-    trainer.accelerator.wait_for_everyone()
+    state = trainer.accelerator.get_state_dict(trainer.model)  # whole, whatever the strategy
     if trainer.is_world_process_zero():
-        print("device", trainer.args.device, "weights", digest(trainer.model.state_dict()))
+        print("device", trainer.args.device, type(trainer.model).__name__, "weights", digest(state))
 
 
 if __name__ == "__main__":
