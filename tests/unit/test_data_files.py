@@ -7,6 +7,7 @@ import gzip
 import json
 import lzma
 import random
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -137,7 +138,10 @@ def test_columnar_files_are_read(tmp_path):
     (saved / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data.arrow"}]}))
 
     expected = [{"role": "user", "content": "a", "name": "Ann"}, {"role": "assistant", "content": "b"}]
-    for name in ("a.parquet", "b.arrow", "c.arrow", "saved"):
+    saved_dict = tmp_path / "dict"
+    shutil.copytree(saved, saved_dict / "train")
+    (saved_dict / "dataset_dict.json").write_text(json.dumps({"splits": ["train"]}))
+    for name in ("a.parquet", "b.arrow", "c.arrow", "saved", "dict"):
         rows = [json.loads(text)["messages"] for text in found(path=str(tmp_path / name)).splits["train"]]
         assert [expected, [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]] == rows
 
@@ -221,6 +225,10 @@ BROKEN: dict[str, tuple[bytes, list[str]]] = {
         ],
     ),
     "c.json": (b'[\n{"query": "a", "response": "b"}\n', [":3: the list has no end: ']' is missing"]),
+    "rows-inside.json": (
+        b'{"data": [{"query": "a", "response": "b"}]}',
+        [":1: is one object, whose rows are below 'data'"],
+    ),
     "d.csv": (
         b'query,response\na,b\na,b,c\n"a\nb",c\na\n,b\n',
         [
