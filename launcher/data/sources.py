@@ -116,8 +116,8 @@ def local(source: Source) -> list[Part] | None:
     """
     slices = parsed(source.spec.split)
     parts = [_files(source, one.base) for one in slices]
-    found = [Part(tuple(files), one) for files, one in zip(parts, slices, strict=True) if files is not None]
-    return found if len(found) == len(slices) else None
+    chosen = [Part(tuple(files), one) for files, one in zip(parts, slices, strict=True) if files is not None]
+    return chosen if len(chosen) == len(slices) else None
 
 
 def is_local(spec: DataSet) -> bool:
@@ -208,12 +208,12 @@ def _matches(source: Source, path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     anchor = path.anchor
-    found = sorted(one for one in Path(anchor).glob(str(path).removeprefix(anchor)) if one.is_file())
-    if not found:
+    matches = sorted(one for one in Path(anchor).glob(str(path).removeprefix(anchor)) if one.is_file())
+    if not matches:
         raise LaunchError(
             "{key}: {path}: no such file", hint="check data.path and data.data_files", key=source.key, path=path
         )
-    return found
+    return matches
 
 
 def _of_folder(source: Source, folder: Path, split: str) -> list[Path] | None:

@@ -110,12 +110,12 @@ def test_labels_are_found_where_the_recipe_lists_none(loaded):
     """For this node, and for others by an override; what the recipe says stays."""
     Path("a.csv").write_text("text,label\nx,ja\ny,nein\n", encoding="utf-8")
     data = {"path": "a.csv", "eval": 1}
-    found = labels.named(loaded(data, "sequence-classification"))
+    names = labels.named(loaded(data, "sequence-classification"))
     given = loaded(data, "sequence-classification", num_labels=3)
 
-    assert ("ja", "nein") == found.spec.model.label_names
-    assert ('model.label_names=["ja", "nein"]',) == found.pins
-    assert ("2 labels are in the data: ja, nein; model.label_names would give them another order",) == found.notes
+    assert ("ja", "nein") == names.spec.model.label_names
+    assert ('model.label_names=["ja", "nein"]',) == names.pins
+    assert ("2 labels are in the data: ja, nein; model.label_names would give them another order",) == names.notes
     assert given is labels.named(given)
 
 

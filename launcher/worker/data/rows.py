@@ -67,9 +67,9 @@ def conversations(recipe: RecipeSpec, *, trains: bool) -> tuple[dict[str, Datase
     """
     from datasets import Dataset
 
-    found = reading.read(recipe.data, lambda source: _remote(recipe, source), trains=trains)
-    tables = {name: pa.table({COLUMN: pa.array(part, pa.large_string())}) for name, part in found.splits.items()}
-    return {name: Dataset(table) for name, table in tables.items()}, found.notes
+    content = reading.read(recipe.data, lambda source: _remote(recipe, source), trains=trains)
+    tables = {name: pa.table({COLUMN: pa.array(part, pa.large_string())}) for name, part in content.splits.items()}
+    return {name: Dataset(table) for name, table in tables.items()}, content.notes
 
 
 def _remote(recipe: RecipeSpec, source: Source) -> Iterator[dict[str, Any]]:
