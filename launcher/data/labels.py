@@ -100,9 +100,7 @@ def _is_label(value: Any) -> bool:
 
 def _named(source: Source, column: str, values: Iterable[Any]) -> tuple[str, ...]:
     texts = [str(value).lower() if isinstance(value, bool) else str(value) for value in values]
-    if all(
-        map(_NUMBER.fullmatch, texts)
-    ):  # CSV and data frames write 4 as 4.0 where a row of the column was once empty
+    if all(map(_NUMBER.fullmatch, texts)):  # data frames write 4 as 4.0 where a row of the column was once empty
         numbers = {int(text.partition(".")[0]) for text in texts} - set(UNLABELLED)
         names = tuple(map(str, sorted(numbers)))
     elif wrong := next((value for value in values if isinstance(value, float)), None):

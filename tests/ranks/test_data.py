@@ -38,7 +38,7 @@ def test_a_table_of_ones_own_is_all_that_a_recipe_needs(ascend_launch, tmp_path)
     run("predict", *device, "--nproc", "1", "--model", "run", "--input", "reviews.csv", "--output", "answers.jsonl")
 
     assert "reviews.csv is not UTF-8: it was read as GB18030" in trained.out + trained.err
-    first, later = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("run", "eval"))
+    first, later = (json.loads((tmp_path / name / "metrics.json").read_text())["final"] for name in ("run", "eval"))
     assert (12, 12) == (first["eval_samples"], later["eval_samples"])
     assert first["accuracy"] == later["accuracy"]
     held = [(tmp_path / name / "predictions.jsonl").read_text() for name in ("run", "eval")]

@@ -417,6 +417,8 @@ def test_a_limit_keeps_rows_that_the_seed_chooses(sets):
     assert (10, 10) == (len(first), len(other))
     assert first == sorted(first)
     assert first != other
+    notes = read_files(path="a.jsonl", train={"limit": 101}).notes
+    assert ["a.jsonl: limit is 101, the split has 100 rows: all are used"] == notes
 
 
 def test_rows_are_held_out_by_their_content_and_the_seed(sets):
