@@ -120,9 +120,14 @@ def local(source: Source) -> list[Part] | None:
     return chosen if len(chosen) == len(slices) else None
 
 
-def is_local(spec: DataSet) -> bool:
-    """Whether a set is files on this machine."""
-    return spec.path in table.BUILDERS or Path(spec.path).expanduser().exists() or _is_file_name(spec.path)
+def is_here(source: Source) -> bool:
+    """Whether what a set names is on this machine: its file or folder, or one of its files."""
+    files, path = source.spec.data_files, Path(source.spec.path).expanduser()
+    if files is None or source.spec.path not in table.BUILDERS:
+        return path.exists()
+    by_split = files.values() if isinstance(files, dict) else [files]
+    named = [name for one in by_split for name in ([one] if isinstance(one, str) else one)]
+    return all(Path(name).expanduser().exists() for name in named)
 
 
 def _is_file_name(path: str) -> bool:

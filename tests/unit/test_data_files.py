@@ -498,6 +498,10 @@ def test_the_check_before_a_launch_says_what_the_reading_says(tmp_path, monkeypa
         check.require_conversations(data(path="a.jsonl"))
     assert str(refused(path="a.jsonl")) == str(caught.value)
     check.require_conversations(data(path="org/set"))  # which is not here
+    for there in ({"path": "there.jsonl"}, {"path": "json", "data_files": {"train": "there.jsonl"}}):
+        check.require_conversations(data(**there), elsewhere=True)
+        with pytest.raises(LaunchError, match=r"there\.jsonl: no such file"):
+            check.require_conversations(data(**there))
 
 
 def test_the_check_imports_neither_torch_nor_datasets(tmp_path):
