@@ -80,7 +80,7 @@ def _encoded(made: Conversation) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise RowError(Message("holds half of a surrogate pair, which is not text"), FIX_ROW) from None
-    except (TypeError, ValueError) as error:  # bytes or dates, of a Parquet file
+    except (TypeError, ValueError, RecursionError) as error:  # bytes or dates, of a Parquet file
         raise RowError(Message("holds a value that is not text: {error}", error=error), FIX_ROW) from None
     return text
 
