@@ -35,6 +35,15 @@ def named(loaded: Loaded) -> Loaded:
             hint="add it, since the data is not files on this machine that would tell",
             path=loaded.path,
         )
+    if spec.data.answers is not None and len(spec.data.answers) != len(label_names):
+        raise LaunchError(
+            "{path}: data.answers: {num_answers} answers for the {count} labels of the data: {names}",
+            hint="give an answer for each label, in this order",
+            path=loaded.path,
+            num_answers=len(spec.data.answers),
+            count=len(label_names),
+            names=", ".join(label_names[:MOST_SHOWN]),
+        )
     pin = f"model.label_names={json.dumps(label_names, ensure_ascii=False)}"
     spec = spec.model_copy(update={"model": model.model_copy(update={"label_names": label_names})})
     note = Message(

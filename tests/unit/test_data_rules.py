@@ -117,6 +117,8 @@ def test_labels_are_found_where_the_recipe_lists_none(loaded):
     assert ('model.label_names=["ja", "nein"]',) == names.pins
     assert ("2 labels are in the data: ja, nein; model.label_names would give them another order",) == names.notes
     assert given is labels.named(given)
+    with pytest.raises(LaunchError, match=r"data\.answers: 3 answers for the 2 labels of the data: ja, nein"):
+        labels.named(loaded({**data, "answers": ["x", "y", "z"]}, "causal-lm"))
 
 
 def test_labels_of_data_that_is_elsewhere_have_to_be_listed(loaded):
