@@ -113,7 +113,7 @@ def submit_command(ctx: click.Context, recipe: Path, overrides: tuple[str, ...],
     """
     from dataclasses import replace
 
-    from launcher.jobs import inputs
+    from launcher.jobs import health, inputs
     from launcher.jobs.submit import ANY_ENDPOINT
     from launcher.show import run as show_run
 
@@ -129,7 +129,9 @@ def submit_command(ctx: click.Context, recipe: Path, overrides: tuple[str, ...],
         recipe, overrides, machine, supervision, pretend=True, elsewhere=True, is_theirs=submission.is_theirs
     )
     overrides = (*overrides, *asked.loaded.pins)
-    work = _recipe_work(ctx, cluster, asked.loaded, asked.plan(), recipe, overrides)
+    plan = asked.plan()
+    health.require_rows(plan, elsewhere=True)
+    work = _recipe_work(ctx, cluster, asked.loaded, plan, recipe, overrides)
     view = show_run.view(options["as_json"])
     hand_over(ctx, cluster, submission, work, view, lambda run: _again(run, recipe, overrides))
 

@@ -12,13 +12,23 @@ MOST_CHARACTERS = 48 << 20
 only `datasets` can load."""
 
 
-def require_conversations(data: Data, *, trains: bool = True) -> None:
-    """Raises LaunchError with everything that is wrong with the files of a recipe on this machine, up to a number."""
+def require_conversations(data: Data, *, trains: bool = True, elsewhere: bool = False) -> None:
+    """Look at the files of a recipe.
+
+    Args:
+        data: the recipe's.
+        trains: whether the training rows are read, too.
+        elsewhere: the job runs on other machines: sets whose files are not on this one are passed over.
+
+    Raises:
+        LaunchError: with everything that is wrong, up to a number.
+    """
     problems = Problems()
     held_out = data.eval is not None and data.eval.hold_out is not None
     wanted = [*(sources.train(data) if trains or held_out else ()), *sources.evaluation(data).values()]
     for source in wanted:
-        _look(source, problems)
+        if not elsewhere or sources.is_here(source):
+            _look(source, problems)
     problems.raise_if_any()
 
 

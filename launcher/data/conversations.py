@@ -34,6 +34,13 @@ def format_of(row: Row, spec: DataSet, columns: Columns) -> Format:
     for form in known:
         if form.has_columns(row, columns):
             return form
+    for name, value in row.items() if len(row) == 1 else ():
+        inner = value[0] if isinstance(value, list) and value and isinstance(value[0], dict) else {}
+        if any(form.fits(inner, columns) for form in known):
+            raise RowError(
+                Message("is one object, whose rows are below {name!r}", name=name),
+                Message("write that list into a file of its own"),
+            )
     names = ", ".join(map(str, list(row)[:12]))
     raise RowError(
         Message("its columns are of no format that is known: {names}", names=names or Message("nothing")),
@@ -73,7 +80,7 @@ def _encoded(made: Conversation) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise RowError(Message("holds half of a surrogate pair, which is not text"), FIX_ROW) from None
-    except (TypeError, ValueError) as error:  # bytes or dates, of a Parquet file
+    except (TypeError, ValueError, RecursionError) as error:  # bytes or dates, of a Parquet file
         raise RowError(Message("holds a value that is not text: {error}", error=error), FIX_ROW) from None
     return text
 

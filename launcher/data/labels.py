@@ -58,17 +58,17 @@ def names(data: Data) -> tuple[str, ...] | None:
 
 def _class_names(source: Source, paths: Iterable[Path], column: str) -> tuple[str, ...] | None:
     columns = (path for path in paths if source.reader(path) in (columnar.PARQUET, columnar.ARROW))
-    return next((found for path in columns if (found := columnar.class_names(path, column)) is not None), None)
+    return next((named for path in columns if (named := columnar.class_names(path, column)) is not None), None)
 
 
 def _values(source: Source, paths: list[Path], column: str) -> dict[Any, None]:
     """What a column holds, but for rows without a label. What is wrong with it is said with its place by who reads the rows."""
-    problems, found, has_column = Problems(), dict[Any, None](), False
+    problems, values, has_column = Problems(), dict[Any, None](), False
     for path in paths:
         reader = source.reader(path)
         if isinstance(reader, columnar.Columnar):
             has_column = True
-            found |= dict.fromkeys(filter(_is_label, reader.values(path, column)))
+            values |= dict.fromkeys(filter(_is_label, reader.values(path, column)))
             continue
         for row in rows.of_paths(source, [path], problems, []):
             has_column = has_column or column in row.value
@@ -80,7 +80,7 @@ def _values(source: Source, paths: list[Path], column: str) -> dict[Any, None]:
                     Message("a row has one label: a whole number, or a text"),
                 )
             elif _is_label(value):
-                found[value] = None
+                values[value] = None
     problems.raise_if_any()
     if not has_column:
         raise LaunchError(
@@ -89,7 +89,7 @@ def _values(source: Source, paths: list[Path], column: str) -> dict[Any, None]:
             where=source.where,
             column=column,
         )
-    return found
+    return values
 
 
 def _is_label(value: Any) -> bool:
@@ -100,11 +100,9 @@ def _is_label(value: Any) -> bool:
 
 def _named(source: Source, column: str, values: Iterable[Any]) -> tuple[str, ...]:
     texts = [str(value).lower() if isinstance(value, bool) else str(value) for value in values]
-    if all(
-        map(_NUMBER.fullmatch, texts)
-    ):  # CSV and data frames write 4 as 4.0 where a row of the column was once empty
+    if all(map(_NUMBER.fullmatch, texts)):  # data frames write 4 as 4.0 where a row of the column was once empty
         numbers = {int(text.partition(".")[0]) for text in texts} - set(UNLABELLED)
-        found = tuple(map(str, sorted(numbers)))
+        names = tuple(map(str, sorted(numbers)))
     elif wrong := next((value for value in values if isinstance(value, float)), None):
         raise LaunchError(
             "{where}: column {column!r} holds {value}, which is no whole number",
@@ -114,17 +112,17 @@ def _named(source: Source, column: str, values: Iterable[Any]) -> tuple[str, ...
             value=wrong,
         )
     else:
-        found = tuple(sorted(set(texts)))
-    if len(found) < 2:
+        names = tuple(sorted(set(texts)))
+    if len(names) < 2:
         raise LaunchError(
             Message(
-                "{where}: column {column!r} has the label {found} alone",
+                "{where}: column {column!r} has the label {label} alone",
                 where=source.where,
                 column=column,
-                found=found[0],
+                label=names[0],
             )
-            if found
+            if names
             else Message("{where}: column {column!r} is empty in every row", where=source.where, column=column),
             hint="name data with two labels or more, or the column that holds them as data.label",
         )
-    return found
+    return names

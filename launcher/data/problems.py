@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from launcher.errors import LaunchError
-from launcher.messages import Message, joined, plural
+from launcher.messages import Message, joined
 
 MOST_SHOWN = 20
 
@@ -29,6 +29,6 @@ class Problems:
             return
         lines = [what for what, _ in self.shown]
         if more := self.count - len(lines):
-            lines.append(plural("and {count:,} more like these", "and {count:,} more like these", count=more))
+            lines.append(Message("and {count:,} more like these", count=more))
         hints = dict.fromkeys(hint for _, hint in self.shown)
         raise LaunchError(joined(lines, "\n"), hint=joined(hints, "\n       "))

@@ -13,6 +13,7 @@ from launcher.data import conversations, mixture, rows, sources
 from launcher.data.problems import Problems
 from launcher.data.sources import Source
 from launcher.errors import LaunchError
+from launcher.messages import Message
 from launcher.recipe.schema import Data
 
 Load = Callable[[Source], Iterable[Mapping[str, Any]]]
@@ -73,4 +74,12 @@ def _conversations(source: Source, load: Load, problems: Problems, notes: list[s
     out = list(conversations.of_rows(source, placed, problems))
     if not out and problems.count == before:
         raise LaunchError("{where}: has no rows", hint="name another file or split", where=source.where)
+    if (limit := source.spec.limit) is not None and limit > len(out):
+        text = Message(
+            "{where}: limit is {limit:,}, the split has {count:,} rows: all are used",
+            where=source.where,
+            limit=limit,
+            count=len(out),
+        )
+        notes.append(text)
     return out

@@ -116,13 +116,18 @@ def local(source: Source) -> list[Part] | None:
     """
     slices = parsed(source.spec.split)
     parts = [_files(source, one.base) for one in slices]
-    found = [Part(tuple(files), one) for files, one in zip(parts, slices, strict=True) if files is not None]
-    return found if len(found) == len(slices) else None
+    chosen = [Part(tuple(files), one) for files, one in zip(parts, slices, strict=True) if files is not None]
+    return chosen if len(chosen) == len(slices) else None
 
 
-def is_local(spec: DataSet) -> bool:
-    """Whether a set is files on this machine."""
-    return spec.path in table.BUILDERS or Path(spec.path).expanduser().exists() or _is_file_name(spec.path)
+def is_here(source: Source) -> bool:
+    """Whether what a set names is on this machine: its file or folder, or one of its files."""
+    files, path = source.spec.data_files, Path(source.spec.path).expanduser()
+    if files is None or source.spec.path not in table.BUILDERS:
+        return path.exists()
+    by_split = files.values() if isinstance(files, dict) else [files]
+    named = [name for one in by_split for name in ([one] if isinstance(one, str) else one)]
+    return all(Path(name).expanduser().exists() for name in named)
 
 
 def _is_file_name(path: str) -> bool:
@@ -208,12 +213,12 @@ def _matches(source: Source, path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     anchor = path.anchor
-    found = sorted(one for one in Path(anchor).glob(str(path).removeprefix(anchor)) if one.is_file())
-    if not found:
+    matches = sorted(one for one in Path(anchor).glob(str(path).removeprefix(anchor)) if one.is_file())
+    if not matches:
         raise LaunchError(
             "{key}: {path}: no such file", hint="check data.path and data.data_files", key=source.key, path=path
         )
-    return found
+    return matches
 
 
 def _of_folder(source: Source, folder: Path, split: str) -> list[Path] | None:

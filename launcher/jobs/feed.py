@@ -57,9 +57,9 @@ class Items:
         self.is_over = False
 
     def read(self) -> list[tuple[int, bytes | Bad]]:
-        found = list(itertools.islice(self._items, ITEMS_A_READ))
-        self.is_over = not found
-        return found
+        items = list(itertools.islice(self._items, ITEMS_A_READ))
+        self.is_over = not items
+        return items
 
 
 class Lines:

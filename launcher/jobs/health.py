@@ -60,12 +60,14 @@ def require_health(plan: Plan, cluster: Cluster, run: RunDir) -> dict[str, Any]:
     return compare.machine_facts(context)
 
 
-def require_rows(plan: Plan) -> None:
-    """Raises LaunchError with everything that is wrong with the rows of a recipe, where files on this machine tell."""
+def require_rows(plan: Plan, *, elsewhere: bool = False) -> None:
+    """Raises LaunchError with everything that is wrong with the rows of a recipe, where files on this machine tell.
+    `elsewhere`: the job runs on other machines, and what is not here may be there.
+    """
     if plan.program is not None or (plan.use is not None and plan.use.mode == "predict"):
         return
     if plan.recipe.task.has_conversations:
-        check.require_conversations(plan.recipe.data, trains=plan.use is None)
+        check.require_conversations(plan.recipe.data, trains=plan.use is None, elsewhere=elsewhere)
     elif columns.is_file(plan.recipe):
         check.require_columns(plan.recipe, trains=plan.use is None)
 

@@ -24,22 +24,31 @@ def named(loaded: Loaded) -> Loaded:
     if spec.script is not None or not spec.task.has_labels or model.num_labels or model.label_names:
         return loaded
     try:
-        found = labels.names(spec.data)
+        label_names = labels.names(spec.data)
     except ModuleNotFoundError as error:
         if error.name != "pyarrow":
             raise
-        found = None
-    if found is None:
+        label_names = None
+    if label_names is None:
         raise LaunchError(
             "{path}: model: `num_labels:` is missing: say how many classes the labels have",
             hint="add it, since the data is not files on this machine that would tell",
             path=loaded.path,
         )
-    pin = f"model.label_names={json.dumps(found, ensure_ascii=False)}"
-    spec = spec.model_copy(update={"model": model.model_copy(update={"label_names": found})})
+    if spec.data.answers is not None and len(spec.data.answers) != len(label_names):
+        raise LaunchError(
+            "{path}: data.answers: {num_answers} answers for the {count} labels of the data: {names}",
+            hint="give an answer for each label, in this order",
+            path=loaded.path,
+            num_answers=len(spec.data.answers),
+            count=len(label_names),
+            names=", ".join(label_names[:MOST_SHOWN]),
+        )
+    pin = f"model.label_names={json.dumps(label_names, ensure_ascii=False)}"
+    spec = spec.model_copy(update={"model": model.model_copy(update={"label_names": label_names})})
     note = Message(
-        "{num_found} labels are in the data: {names}; model.label_names would give them another order",
-        num_found=len(found),
-        names=", ".join(found if len(found) <= MOST_SHOWN else (*found[:MOST_SHOWN], "...")),
+        "{count} labels are in the data: {names}; model.label_names would give them another order",
+        count=len(label_names),
+        names=", ".join(label_names if len(label_names) <= MOST_SHOWN else (*label_names[:MOST_SHOWN], "...")),
     )
     return replace(loaded, spec=spec, pins=(*loaded.pins, pin), notes=(*loaded.notes, note))

@@ -29,6 +29,8 @@ def problems(task: Task, data: Data) -> Iterator[Problem]:
     held = data.eval
     if held is not None and held.hold_out is not None and held.split != EvalSplit().split:
         yield ("data", "eval"), Message("hold_out takes rows of the training, and split names others; leave one out")
+    if held is not None and held.sets is not None and held != EvalSplit(sets=held.sets):
+        yield ("data", "eval"), Message("sets by names have split, limit and seed each; leave out those beside them")
     for name, spec in (held.sets or {}).items() if held is not None else ():
         yield from _unknown_columns(("data", "eval", name), spec.format, spec.columns)
         if not re.fullmatch(r"[a-z0-9_-]+", name) or name in _RESERVED or name in metrics.TABLE:

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from launcher import scrub
 from launcher.messages import Message
 from launcher.recipe import training_rules
 from launcher.recipe.checks import has_nul, validate
 from launcher.recipe.layers import Layers, env_layer, file_layer, locate, override_layer
-from launcher.recipe.schema import RecipeSpec
+from launcher.recipe.schema import DataSet, RecipeSpec
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,11 @@ def pinned(loaded: Loaded) -> Loaded:
     spec = loaded.spec
     model = {key: _followed(getattr(spec.model, key)) for key in ("name", "tokenizer")}
     data = {key: _followed(getattr(spec.data, key)) for key in ("path", "data_files")}
+    data["sets"] = tuple(map(_followed_set, spec.data.sets))
+    if (held := spec.data.eval) is not None and held.sets is not None:
+        data["eval"] = held.model_copy(update={"sets": {name: _followed_set(one) for name, one in held.sets.items()}})
     pins = tuple(
-        f"{name}.{key}={json.dumps(value, ensure_ascii=False)}"
+        f"{name}.{key}={json.dumps(value, ensure_ascii=False, default=_given_keys)}"
         for name, section, values in (("model", spec.model, model), ("data", spec.data, data))
         for key, value in values.items()
         if value != getattr(section, key)
@@ -148,6 +153,14 @@ def pinned(loaded: Loaded) -> Loaded:
         return loaded
     sections = {"model": spec.model.model_copy(update=model), "data": spec.data.model_copy(update=data)}
     return replace(loaded, spec=spec.model_copy(update=sections), pins=pins)
+
+
+def _followed_set(one: DataSet) -> DataSet:
+    return one.model_copy(update={key: _followed(getattr(one, key)) for key in ("path", "data_files")})
+
+
+def _given_keys(section: BaseModel) -> dict[str, Any]:
+    return section.model_dump(exclude_defaults=True)
 
 
 def _followed(value: Any) -> Any:

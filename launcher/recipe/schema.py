@@ -157,9 +157,15 @@ class EvalSplit(Split):
     def _short(cls, value: Any) -> Any:
         if isinstance(value, int | float) and not isinstance(value, bool):
             return {"hold_out": value}
-        if isinstance(value, dict) and value and all(isinstance(one, dict) for one in value.values()):
-            return value if "sets" in value else {"sets": value}
-        return value
+        named = (
+            {key: one for key, one in value.items() if key != "sets" and isinstance(one, dict)}
+            if isinstance(value, dict)
+            else {}
+        )
+        if not named or not isinstance(value.get("sets", {}), dict):
+            return value
+        rest = {key: one for key, one in value.items() if key not in named}
+        return {**rest, "sets": {**named, **rest.get("sets", {})}}
 
     @field_validator("hold_out")
     @classmethod

@@ -7,6 +7,7 @@ import gzip
 import json
 import lzma
 import random
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -36,7 +37,7 @@ def no_hub(source: Any) -> Any:
     raise AssertionError(f"{source} is here")
 
 
-def found(**keys: Any) -> read.Read:
+def read_files(**keys: Any) -> read.Read:
     return read.read(data(**keys), no_hub)
 
 
@@ -48,7 +49,7 @@ def pairs(texts: list[str]) -> list[dict[str, str]]:
 
 def refused(**keys: Any) -> LaunchError:
     with pytest.raises(LaunchError) as caught:
-        found(**keys)
+        read_files(**keys)
     assert caught.value.hint
     return caught.value
 
@@ -101,7 +102,7 @@ def test_a_file_is_read_by_its_name(tmp_path, name):
     """Whatever it is packed with and written in."""
     (tmp_path / name).write_bytes(FILES[name])
 
-    rows = pairs(found(path=str(tmp_path / name)).splits["train"])
+    rows = pairs(read_files(path=str(tmp_path / name)).splits["train"])
 
     comma = "；" if name == "semicolons.csv" else "，"
     assert [row | {"response": row["response"].replace("，", comma)} for row in ROWS] == [
@@ -137,14 +138,19 @@ def test_columnar_files_are_read(tmp_path):
     (saved / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data.arrow"}]}))
 
     expected = [{"role": "user", "content": "a", "name": "Ann"}, {"role": "assistant", "content": "b"}]
-    for name in ("a.parquet", "b.arrow", "c.arrow", "saved"):
-        rows = [json.loads(text)["messages"] for text in found(path=str(tmp_path / name)).splits["train"]]
+    saved_dict = tmp_path / "dict"
+    shutil.copytree(saved, saved_dict / "train")
+    (saved_dict / "dataset_dict.json").write_text(json.dumps({"splits": ["train"]}))
+    for name in ("a.parquet", "b.arrow", "c.arrow", "saved", "dict"):
+        rows = [json.loads(text)["messages"] for text in read_files(path=str(tmp_path / name)).splits["train"]]
         assert [expected, [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]] == rows
 
 
 def test_a_text_file_is_a_text_a_line(tmp_path):
     (tmp_path / "book.txt").write_text("Once\n\n  upon a time \n")
-    assert ['{"text":"Once"}', '{"text":"  upon a time "}'] == found(path=str(tmp_path / "book.txt")).splits["train"]
+    assert ['{"text":"Once"}', '{"text":"  upon a time "}'] == read_files(path=str(tmp_path / "book.txt")).splits[
+        "train"
+    ]
 
 
 # --- encodings ----------------------------------------------------------------------------------------------------
@@ -198,7 +204,7 @@ def test_a_note_says_which_encoding_was_taken(tmp_path):
         path = tmp_path / "rows.jsonl"
         path.write_bytes(LINES.encode(encoding))
         notes = [f"{path} is not UTF-8: it was read as {expected}"] if expected else []
-        assert notes == found(path=str(path)).notes
+        assert notes == read_files(path=str(path)).notes
 
 
 # --- what is wrong with files ---------------------------------------------------------------------------------------
@@ -221,6 +227,10 @@ BROKEN: dict[str, tuple[bytes, list[str]]] = {
         ],
     ),
     "c.json": (b'[\n{"query": "a", "response": "b"}\n', [":3: the list has no end: ']' is missing"]),
+    "rows-inside.json": (
+        b'{"data": [{"query": "a", "response": "b"}]}',
+        [":1: is one object, whose rows are below 'data'"],
+    ),
     "d.csv": (
         b'query,response\na,b\na,b,c\n"a\nb",c\na\n,b\n',
         [
@@ -317,10 +327,10 @@ def test_a_folders_files_are_splits_by_their_names(tmp_path, monkeypatch):
     Path("whole/.hidden.jsonl").write_text("no JSON")
     Path("whole/dataset_info.json").write_text("{}")
 
-    assert [0, 1, 2] == numbers(found(path="split").splits["train"])
-    assert [3] == numbers(found(path="split", eval={"split": "test"}).splits["eval"])
-    assert [4] == numbers(found(path="split", eval={"split": "validation"}).splits["eval"])
-    assert [5, 6] == numbers(found(path="whole").splits["train"])
+    assert [0, 1, 2] == numbers(read_files(path="split").splits["train"])
+    assert [3] == numbers(read_files(path="split", eval={"split": "test"}).splits["eval"])
+    assert [4] == numbers(read_files(path="split", eval={"split": "validation"}).splits["eval"])
+    assert [5, 6] == numbers(read_files(path="whole").splits["train"])
 
 
 def test_slices_of_splits(tmp_path, monkeypatch):
@@ -337,8 +347,10 @@ def test_slices_of_splits(tmp_path, monkeypatch):
         "train[:50%]+test[1:]": [0, 1, 2, 3, 4, 11, 12],
     }.items():
         files = {"train": "a.jsonl", "test": ["b.jsonl"]}
-        assert list(expected) == numbers(found(path="json", data_files=files, train={"split": split}).splits["train"])
-    assert list(range(13)) == numbers(found(path="json", data_files="*.jsonl").splits["train"])
+        assert list(expected) == numbers(
+            read_files(path="json", data_files=files, train={"split": split}).splits["train"]
+        )
+    assert list(range(13)) == numbers(read_files(path="json", data_files="*.jsonl").splits["train"])
 
 
 def test_a_source_that_is_no_file_is_loaded_elsewhere(tmp_path):
@@ -368,12 +380,12 @@ def sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_sets_follow_each_other(sets):
     """Without weights every row is trained on."""
-    assert list(range(150)) == numbers(found(sets=[{"path": "a.jsonl"}, {"path": "b.jsonl"}]).splits["train"])
+    assert list(range(150)) == numbers(read_files(sets=[{"path": "a.jsonl"}, {"path": "b.jsonl"}]).splits["train"])
 
 
 def test_weights_are_shares_of_the_rows_that_are_trained_on(sets):
     """The largest mixture in which no row comes twice; a note says what is left out."""
-    read = found(sets=[{"path": "a.jsonl", "weight": 0.5}, {"path": "b.jsonl", "weight": 0.5}])
+    read = read_files(sets=[{"path": "a.jsonl", "weight": 0.5}, {"path": "b.jsonl", "weight": 0.5}])
     rows = numbers(read.splits["train"])
 
     assert (50, 50) == (sum(row < 100 for row in rows), sum(row >= 100 for row in rows))
@@ -400,43 +412,45 @@ def test_shares(sizes, weights, expected):
 def test_a_limit_keeps_rows_that_the_seed_chooses(sets):
     """In the order that they have; another seed takes others."""
     first, other = (
-        numbers(found(sets=[{"path": "a.jsonl", "limit": 10, "seed": seed}]).splits["train"]) for seed in (1, 2)
+        numbers(read_files(sets=[{"path": "a.jsonl", "limit": 10, "seed": seed}]).splits["train"]) for seed in (1, 2)
     )
     assert (10, 10) == (len(first), len(other))
     assert first == sorted(first)
     assert first != other
+    notes = read_files(path="a.jsonl", train={"limit": 101}).notes
+    assert ["a.jsonl: limit is 101, the split has 100 rows: all are used"] == notes
 
 
 def test_rows_are_held_out_by_their_content_and_the_seed(sets):
     """The same ones in any order of the file, in another process and wherever the file is; a number is a number of rows."""
-    held = found(path="a.jsonl", eval={"hold_out": 0.1, "seed": 3}).splits["eval"]
+    held = read_files(path="a.jsonl", eval={"hold_out": 0.1, "seed": 3}).splits["eval"]
     shuffled = list(range(100))
     random.Random(0).shuffle(shuffled)
     lines(Path("shuffled.jsonl"), *shuffled)
 
     assert 10 == len(held)
-    assert sorted(held) == sorted(found(path="shuffled.jsonl", eval={"hold_out": 0.1, "seed": 3}).splits["eval"])
-    assert held != found(path="a.jsonl", eval={"hold_out": 0.1, "seed": 4}).splits["eval"]
-    assert 7 == len(found(path="a.jsonl", eval=7).splits["eval"])
-    assert 5 == len(found(path="a.jsonl", eval={"hold_out": 0.1, "limit": 5}).splits["eval"])
+    assert sorted(held) == sorted(read_files(path="shuffled.jsonl", eval={"hold_out": 0.1, "seed": 3}).splits["eval"])
+    assert held != read_files(path="a.jsonl", eval={"hold_out": 0.1, "seed": 4}).splits["eval"]
+    assert 7 == len(read_files(path="a.jsonl", eval=7).splits["eval"])
+    assert 5 == len(read_files(path="a.jsonl", eval={"hold_out": 0.1, "limit": 5}).splits["eval"])
 
 
 def test_which_rows_are_held_out_is_the_same_for_ever(sets):
     """A run that goes on, or is evaluated later, has to find the same."""
-    assert [15, 64, 90] == numbers(found(path="a.jsonl", eval=3).splits["eval"])
+    assert [15, 64, 90] == numbers(read_files(path="a.jsonl", eval=3).splits["eval"])
 
 
 def test_equal_rows_are_held_out_together(sets):
     """Else the evaluation would have rows that were trained on."""
     lines(Path("twice.jsonl"), *range(50), *range(50))
-    read = found(path="twice.jsonl", eval=0.11).splits
+    read = read_files(path="twice.jsonl", eval=0.11).splits
 
     assert not set(read["train"]) & set(read["eval"])
     assert (88, 12) == (len(read["train"]), len(read["eval"]))
 
 
 def test_rows_are_held_out_of_the_mixture(sets):
-    read = found(sets=[{"path": "a.jsonl", "limit": 20}, {"path": "b.jsonl"}], eval=0.5).splits
+    read = read_files(sets=[{"path": "a.jsonl", "limit": 20}, {"path": "b.jsonl"}], eval=0.5).splits
     assert (35, 35) == (len(read["train"]), len(read["eval"]))
 
 
@@ -445,7 +459,7 @@ def test_sets_have_formats_of_their_own(sets):
     Path("q.jsonl").write_text(json.dumps({"q": "Hello", "a": "Hi"}) + "\n")
     Path("m.jsonl").write_text(json.dumps({"query": "Hello", "response": "Hi"}) + "\n")
     columns = {"query": "q", "response": "a"}
-    read = found(
+    read = read_files(
         sets=[
             {"path": "q.jsonl", "columns": columns, "system": "Mine."},
             {"path": "m.jsonl"},
@@ -484,6 +498,10 @@ def test_the_check_before_a_launch_says_what_the_reading_says(tmp_path, monkeypa
         check.require_conversations(data(path="a.jsonl"))
     assert str(refused(path="a.jsonl")) == str(caught.value)
     check.require_conversations(data(path="org/set"))  # which is not here
+    for there in ({"path": "there.jsonl"}, {"path": "json", "data_files": {"train": "there.jsonl"}}):
+        check.require_conversations(data(**there), elsewhere=True)
+        with pytest.raises(LaunchError, match=r"there\.jsonl: no such file"):
+            check.require_conversations(data(**there))
 
 
 def test_the_check_imports_neither_torch_nor_datasets(tmp_path):

@@ -35,8 +35,8 @@ def says(*messages: dict[str, Any]) -> list[dict[str, Any]]:
 def conversations(tmp_path: Path, rows: list[Any], **data: Any) -> list[Any]:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    found = read.read(Data.model_validate_json(json.dumps({"path": str(path), "eval": None, **data})), _no_hub)
-    return [json.loads(text) for text in found.splits["train"]]
+    made = read.read(Data.model_validate_json(json.dumps({"path": str(path), "eval": None, **data})), _no_hub)
+    return [json.loads(text) for text in made.splits["train"]]
 
 
 def _no_hub(source: Any) -> Any:

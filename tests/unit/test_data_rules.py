@@ -50,6 +50,7 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             {"path": "a", "eval": {"hold_out": 0.1, "split": "dev"}},
             "data.eval: hold_out takes rows of the training, and split names others",
         ),
+        ({"path": "a", "eval": {"a": A_SET, "limit": 3}}, "data.eval: sets by names have split, limit and seed each"),
         ({"path": "a", "eval": {"Math!": A_SET}}, "data.eval.Math!: as the name of a set it has letters from a to z"),
         (
             {"path": "a", "eval": {"accuracy": A_SET}},
@@ -109,13 +110,15 @@ def test_labels_are_found_where_the_recipe_lists_none(loaded):
     """For this node, and for others by an override; what the recipe says stays."""
     Path("a.csv").write_text("text,label\nx,ja\ny,nein\n", encoding="utf-8")
     data = {"path": "a.csv", "eval": 1}
-    found = labels.named(loaded(data, "sequence-classification"))
+    names = labels.named(loaded(data, "sequence-classification"))
     given = loaded(data, "sequence-classification", num_labels=3)
 
-    assert ("ja", "nein") == found.spec.model.label_names
-    assert ('model.label_names=["ja", "nein"]',) == found.pins
-    assert ("2 labels are in the data: ja, nein; model.label_names would give them another order",) == found.notes
+    assert ("ja", "nein") == names.spec.model.label_names
+    assert ('model.label_names=["ja", "nein"]',) == names.pins
+    assert ("2 labels are in the data: ja, nein; model.label_names would give them another order",) == names.notes
     assert given is labels.named(given)
+    with pytest.raises(LaunchError, match=r"data\.answers: 3 answers for the 2 labels of the data: ja, nein"):
+        labels.named(loaded({**data, "answers": ["x", "y", "z"]}, "causal-lm"))
 
 
 def test_labels_of_data_that_is_elsewhere_have_to_be_listed(loaded):
@@ -123,3 +126,24 @@ def test_labels_of_data_that_is_elsewhere_have_to_be_listed(loaded):
     for data in ({"path": "org/set"}, {"path": "json", "data_files": "none.jsonl"}):
         with pytest.raises(LaunchError, match="model: `num_labels:` is missing"):
             loaded(data, "sequence-classification")
+
+
+def test_links_to_sets_are_followed_once(loaded):
+    """As those of `path` are: other nodes get where they led when the job was planned."""
+    Path("day1").mkdir()
+    Path("day1/a.jsonl").write_text("")
+    Path("latest").symlink_to("day1")
+    given = loaded(
+        {
+            "sets": [{"path": "latest/a.jsonl", "weight": 2}, A_SET | {"weight": 1}],
+            "eval": {"b": {"path": "latest/a.jsonl"}},
+        }
+    )
+
+    pinned = load.pinned(given)
+    again = load.load(Path("r.yaml"), pinned.pins, {})
+
+    assert ["day1/a.jsonl", "a.jsonl"] == [one.path for one in pinned.spec.data.sets]
+    assert pinned.spec == again.spec
+    assert pinned.spec == load.pinned(again).spec
+    assert () == load.pinned(again).pins

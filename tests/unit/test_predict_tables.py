@@ -23,12 +23,12 @@ def read(path: Path, asked: str = "auto") -> list[Any]:
     """The texts, and what is wrong in the place of others."""
     table = tables.opened(path, asked)
     assert table is not None
-    found: list[Any] = []
+    texts: list[Any] = []
     while not table.lines.is_over:
         for number, raw in table.lines.read():
             parsed = raw if isinstance(raw, Bad) else parse(raw, number, table.form or "jsonl", "text")
-            found.append(parsed.text if isinstance(parsed, Row) else parsed)
-    return found
+            texts.append(parsed.text if isinstance(parsed, Row) else parsed)
+    return texts
 
 
 @pytest.mark.parametrize(

@@ -23,15 +23,15 @@ def listed(value: Any, name: str) -> list[dict[str, Any]]:
 
 def calls(message: dict[str, Any]) -> list[dict[str, Any]]:
     """The calls in a message of OpenAI's form: `tool_calls`, or `function_call` of its older one. Raises RowError."""
-    found = message.get("tool_calls")
-    if found is None:
+    given = message.get("tool_calls")
+    if given is None:
         old = message.get("function_call")
         return [] if old is None else [_call(old, "function_call")]
-    if isinstance(found, str):
-        found = parsed(found, "tool_calls")
-    if not isinstance(found, list):
-        raise RowError(Message("'tool_calls' is {kind} and not a list", kind=kind(found)), FIX_ROW)
-    return [_call(unpacked(one), "tool_calls") for one in found]
+    if isinstance(given, str):
+        given = parsed(given, "tool_calls")
+    if not isinstance(given, list):
+        raise RowError(Message("'tool_calls' is {kind} and not a list", kind=kind(given)), FIX_ROW)
+    return [_call(unpacked(one), "tool_calls") for one in given]
 
 
 def written(content: Any) -> list[dict[str, Any]]:

@@ -77,7 +77,7 @@ def _values(text: str) -> Iterator[Item]:
     start = len(text) - len(text.lstrip())
     is_list = text[start : start + 1] == "["
     at, line, counted = start + is_list, 1, 0
-    decoder, found = json.JSONDecoder(), None
+    decoder, value = json.JSONDecoder(), None
     while True:
         at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
         line += text.count("\n", counted, at)
@@ -85,11 +85,11 @@ def _values(text: str) -> Iterator[Item]:
         if at >= len(text) or (is_list and text[at] == "]"):
             break
         try:
-            found, at = decoder.raw_decode(text, at)
+            value, at = decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
             problem = error if isinstance(error, ValueError) else ValueError("nested too deeply")
             yield Item(getattr(error, "lineno", line), _no_json(problem))
             return
-        yield Item(line, _row(found))
+        yield Item(line, _row(value))
     if is_list and at >= len(text):
         yield Item(line, RowError(Message("the list has no end: ']' is missing"), Message("write or download it anew")))

@@ -7,10 +7,13 @@ import json
 import shlex
 from pathlib import Path
 
+from launcher.data.encodings import UNPACK, no_data
+from launcher.data.readers.csvfile import TABS
+from launcher.data.readers.table import ending
 from launcher.errors import LaunchError
 from launcher.messages import Message
 from launcher.recipe.schema import RecipeSpec, Split
-from launcher.worker.data.sources import COMPRESSED, READER, TABS, ending, local_files
+from launcher.worker.data.sources import READER, local_files
 
 _ENCODINGS = ("gb18030", "big5", "cp1252")
 """What text that is not UTF-8 is tried as, the strictest first; cp1252 takes nearly everything."""
@@ -19,24 +22,14 @@ _ENCODINGS = ("gb18030", "big5", "cp1252")
 def check_files(recipe: RecipeSpec, split: Split) -> None:
     """What a builder reads wrongly, or fails at with a message of its own."""
     for path in local_files(recipe, split):
-        if READER.get(ending(str(path))) not in ("csv", "json", "text") or path.suffix in COMPRESSED:
+        if READER.get(ending(str(path))) not in ("csv", "json", "text") or path.suffix in UNPACK:
             continue
         with path.open("rb") as file:
             start = file.read(64)
-        if problem := _no_data(start):
+        if problem := no_data(start):
             raise LaunchError(f"{path}: {problem[0]}", hint=problem[1])
         if recipe.data.path == "csv":
             _check_first_row(path)
-
-
-def _no_data(start: bytes) -> tuple[str, str] | None:
-    if start.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
-        return "is an Excel or zip file and no text", "save it as CSV in UTF-8"
-    if start.startswith(b"version https://git-lfs."):
-        return "is a pointer of Git LFS, and not the file itself", "fetch it: git lfs pull"
-    if start[:14].lower().startswith((b"<!doctype html", b"<html")):
-        return "is a web page, and not the file that was to be downloaded", "download it again"
-    return None
 
 
 def _check_first_row(path: Path) -> None:
@@ -65,7 +58,7 @@ def _check_first_row(path: Path) -> None:
 
 def bad_line(path: Path) -> tuple[int, str] | None:
     """The first line of a file of JSON lines that is not a row, and why; None of another file."""
-    if ending(str(path)) != ".jsonl" or path.suffix in COMPRESSED:
+    if ending(str(path)) != ".jsonl" or path.suffix in UNPACK:
         return None
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
@@ -79,7 +72,7 @@ def bad_line(path: Path) -> tuple[int, str] | None:
 
 def no_text(path: Path) -> tuple[str, str] | None:
     """Why a file that should be text is none in UTF-8, and what to do."""
-    if READER.get(ending(str(path))) in ("parquet", "arrow") or path.suffix in COMPRESSED:
+    if READER.get(ending(str(path))) in ("parquet", "arrow") or path.suffix in UNPACK:
         return None
     content = path.read_bytes()
     try:

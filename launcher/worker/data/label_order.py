@@ -12,14 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from launcher.data.labels import UNLABELLED
 from launcher.errors import LaunchError
 from launcher.messages import Message, joined
 from launcher.worker.data.label_values import Column, as_numbers, is_text, occurs
 
 MAX_LISTED = 64
 """More different values than this are not offered as label names."""
-_UNLABELLED = (-1, -100)
-"""What data sets on the hub write where a row has no label, and what torch's loss leaves out."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +175,7 @@ def unknown_label(column: Column, values: pa.ChunkedArray, rows: np.ndarray, ord
     """Of values that have no number: what they are, where, and what to do."""
     row = int(rows[0])
     value, more = values[row].as_py(), Message(" ({num_rows} such rows)", num_rows=len(rows)) if len(rows) > 1 else ""
-    if value in _UNLABELLED and len(rows) == len(values) == pc.sum(pc.equal(values, value)).as_py():
+    if value in UNLABELLED and len(rows) == len(values) == pc.sum(pc.equal(values, value)).as_py():
         return LaunchError(
             Message(
                 "{where} has label {value} in every row, which marks rows without a label: this split has no labels",
@@ -186,7 +185,7 @@ def unknown_label(column: Column, values: pa.ChunkedArray, rows: np.ndarray, ord
             hint=column.no_labels_hint,
         )
     hint = order.fix()
-    if value in _UNLABELLED:
+    if value in UNLABELLED:
         what: str = Message("label {value}, which marks rows without a label", value=value)
     elif isinstance(value, str):
         what = Message("the text {value!r}, which is none of the labels {shown}", value=value, shown=order.shown)

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launcher.data.encodings import UNPACK
+from launcher.data.readers.csvfile import TABS
 from launcher.messages import Message
 from launcher.recipe.schema import RecipeSpec, Split
 from launcher.worker.data import plain
-from launcher.worker.data.sources import COMPRESSED, TABS, local_files, where
+from launcher.worker.data.sources import local_files, where
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,7 +26,7 @@ def place(recipe: RecipeSpec, split: Split, rows: Dataset, row: int, column: str
         row = rows._indices.column(0)[row].as_py()
     row_text = Message("row {row} of split {split!r}", row=row, split=split.split)
     files = local_files(recipe, split)
-    if len(files) != 1 or "[" in split.split or files[0].suffix in COMPRESSED:
+    if len(files) != 1 or "[" in split.split or files[0].suffix in UNPACK:
         return f"{where(recipe, split)}: {row_text}", None
     try:
         line, written = next(

@@ -27,9 +27,9 @@ def read(recipe: RecipeSpec, split: Split) -> Dataset:
     """
     from datasets import Dataset
 
-    found = columns.read(recipe, split)
-    arrays = {name: _array(recipe.data.path, name, values) for name, values in found.values.items()}
-    return Dataset(pa.table({**arrays, NUMBER: pa.array(found.numbers, pa.int64())}))
+    content = columns.read(recipe, split)
+    arrays = {name: _array(recipe.data.path, name, values) for name, values in content.values.items()}
+    return Dataset(pa.table({**arrays, NUMBER: pa.array(content.numbers, pa.int64())}))
 
 
 def _array(where: str, name: str, values: list[Any]) -> pa.Array:

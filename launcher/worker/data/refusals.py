@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from launcher.data.readers.table import ending
 from launcher.errors import LaunchError
 from launcher.messages import Message, plural
 from launcher.recipe.schema import RecipeSpec, Split
 from launcher.text import first_line
 from launcher.worker.data.file_checks import bad_line, no_text
-from launcher.worker.data.sources import BUILDERS, READER, ending, local_files, read_options, where
+from launcher.worker.data.sources import BUILDERS, READER, local_files, read_options, where
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -14,7 +14,8 @@ from launcher.data import columns
 from launcher.data import read as reading
 from launcher.data.conversations import COLUMN
 from launcher.data.readers import columnar
-from launcher.data.sources import Source
+from launcher.data.readers.table import ending
+from launcher.data.sources import SHEETS, Source, saved_files
 from launcher.errors import LaunchError
 from launcher.messages import Message
 from launcher.recipe.schema import RecipeSpec, Split
@@ -26,12 +27,9 @@ from launcher.worker.data.refusals import no_column, no_rows, not_loaded, other_
 from launcher.worker.data.sources import (
     BUILDERS,
     READER,
-    SHEETS,
-    ending,
     files_of,
     local_files,
     read_options,
-    saved_files,
     where,
 )
 from launcher.worker.models import hub
@@ -69,9 +67,9 @@ def conversations(recipe: RecipeSpec, *, trains: bool) -> tuple[dict[str, Datase
     """
     from datasets import Dataset
 
-    found = reading.read(recipe.data, lambda source: _remote(recipe, source), trains=trains)
-    tables = {name: pa.table({COLUMN: pa.array(part, pa.large_string())}) for name, part in found.splits.items()}
-    return {name: Dataset(table) for name, table in tables.items()}, found.notes
+    content = reading.read(recipe.data, lambda source: _remote(recipe, source), trains=trains)
+    tables = {name: pa.table({COLUMN: pa.array(part, pa.large_string())}) for name, part in content.splits.items()}
+    return {name: Dataset(table) for name, table in tables.items()}, content.notes
 
 
 def _remote(recipe: RecipeSpec, source: Source) -> Iterator[dict[str, Any]]:
@@ -160,7 +158,7 @@ def _load(recipe: RecipeSpec, split: Split) -> Dataset:
     if not Path(path).name:  # `.`, of which datasets would make a data set without a name
         path = str(Path(path).resolve())
     if (saved := saved_files(Path(path))) and files is None:
-        path, files = "arrow", {"train": saved}
+        path, files = "arrow", {"train": list(map(str, saved))}
     arguments = {"name": data.name, "data_files": files, "data_dir": data.data_dir, "revision": data.revision}
     arguments = {k: v for k, v in arguments.items() if v is not None} | read_options(recipe, split)
     try:

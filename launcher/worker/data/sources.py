@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from launcher.data.readers.csvfile import TABS
+from launcher.data.readers.table import ending
 from launcher.errors import LaunchError
 from launcher.recipe.schema import RecipeSpec, Split
 
@@ -20,9 +22,6 @@ READER = {
     ".txt": "text",
     ".arrow": "arrow",
 }
-TABS = frozenset({".tsv", ".tab"})
-SHEETS = frozenset({".xlsx", ".xls", ".ods"})
-COMPRESSED = frozenset({".gz", ".bz2", ".xz", ".zst", ".zip"})
 
 
 def where(recipe: RecipeSpec, split: Split) -> str:
@@ -33,17 +32,6 @@ def where(recipe: RecipeSpec, split: Split) -> str:
     if files is None:
         return recipe.data.path
     return files if isinstance(files, str) else f"{recipe.data.path} {json.dumps(files)}"
-
-
-def saved_files(folder: Path) -> list[str]:
-    """The files of one data set that save_to_disk left in a folder, in order; none of another folder."""
-    try:
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        names = [row["filename"] for row in state["_data_files"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    inside = all(isinstance(name, str) and name == Path(name).name for name in names)
-    return [str(folder / name) for name in names] if inside else []
 
 
 def read_options(recipe: RecipeSpec, split: Split) -> dict[str, Any]:
@@ -64,11 +52,6 @@ def _names(files: Any) -> list[str]:
     if isinstance(files, dict):
         return [name for part in files.values() for name in _names(part)]
     return [files] if isinstance(files, str) else list(files or ())
-
-
-def ending(name: str) -> str:
-    path = Path(name)
-    return (Path(path.stem) if path.suffix in COMPRESSED else path).suffix.lower()
 
 
 def files_of(recipe: RecipeSpec, split: Split) -> Any:
