@@ -151,6 +151,12 @@ def test_a_block_without_thoughts_is_trained_where_it_is_asked_for(chatml: Any, 
     assert expected == masks.masked(chatml, question_and_answer("<think>\n\n</think>\n\nHello."), thinking=thinking)
 
 
+def test_what_an_answer_begins_with_is_its_own(chatml: Any):
+    """Of the line breaks after an empty block, two are the template's; a space is the answer's."""
+    expected = f"{START}<think>\n\n</think>\n\n⟦ Hello.{END}⟧\n"
+    assert expected == masks.masked(chatml, question_and_answer("<think>\n\n</think>\n\n Hello."))
+
+
 def test_thoughts_are_trained(chatml: Any):
     assert f"{START}⟦<think>\nSo.\n</think>\n\nHello.{END}⟧\n" == masks.masked(
         chatml, question_and_answer("<think>\nSo.\n</think>\n\nHello.")

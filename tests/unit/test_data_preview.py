@@ -86,6 +86,7 @@ def test_rows_that_share_sequences_are_counted(spec: Callable[..., RecipeSpec], 
     assert "packed into 2 sequences of 64 tokens, " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_a_launch(
     spec: Callable[..., RecipeSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -160,18 +161,23 @@ def test_a_row_that_the_template_refuses_is_named(spec: Callable[..., RecipeSpec
 
 
 @pytest.mark.parametrize(
-    ("task", "shown", "trained"),
-    [("sequence-classification", [["<|begin|>", False]], None), ("causal-lm", [["excellent<|end|>", True]], 5)],
+    ("task", "end", "is_trained", "trained"),
+    [
+        ("sequence-classification", "That is all.", [False], None),
+        ("causal-lm", "excellent<|end|>", [False, True], 5),
+    ],
 )
-def test_tasks_with_labels_count_them(task: str, shown: list[Any], trained: int | None):
+def test_tasks_with_labels_count_them(task: str, end: str, is_trained: list[bool], trained: int | None):
     """A head learns the label, and a causal LM the tokens of its answer."""
     recipe = load.load(REPO / "recipes" / "tiny-cpu.yaml", (f"model.task={task}", "metrics=[accuracy]"), {}).spec
-    train = json.loads(json.dumps(preview(Request(recipe, 1))))["splits"]["train"]
+    train = preview(Request(recipe, 1))["splits"]["train"]
+    (row,) = train["shown"]
+    (pieces,) = row["parts"]
 
     assert dict.fromkeys(("terrible", "poor", "average", "good", "excellent"), 48) == train["labels"]
-    assert ("excellent", trained) == (train["shown"][0]["label"], train["shown"][0]["trained"])
-    (part,) = train["shown"][0]["parts"]
-    assert shown == part[-1:] or shown[0][0] in part[0][0]
+    assert ("excellent", trained) == (row["label"], row["trained"])
+    assert is_trained == [of_piece for _, of_piece in pieces]
+    assert pieces[-1][0].endswith(end)
 
 
 @pytest.mark.slow

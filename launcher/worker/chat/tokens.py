@@ -39,12 +39,12 @@ def of_documents(tokenizer: Any, texts: Sequence[str]) -> list[Row]:
     if not texts:
         return []
     ends = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    rows = [list(row) for row in prompts.token_ids(tokenizer, list(texts), special=True)]
-    rows = [row if row[-1:] == ends else [*row, *ends] for row in rows]
-    return [_row(row if text.strip() else [], np.ones(len(row))) for row, text in zip(rows, texts, strict=True)]
+    rows = [np.asarray(row, np.int32) for row in prompts.token_ids(tokenizer, list(texts), special=True)]
+    rows = [row if row[-1:].tolist() == ends else np.append(row, ends) for row in rows]
+    return [_row(row if text.strip() else row[:0], np.ones(len(row))) for row, text in zip(rows, texts, strict=True)]
 
 
-def _row(ids: Sequence[int], trained: np.ndarray) -> Row:
+def _row(ids: Sequence[int] | np.ndarray, trained: np.ndarray) -> Row:
     row = Row(np.asarray(ids, np.int32), np.asarray(trained[: len(ids)], np.int32))
     row.trained[:1] = 0
     return row

@@ -19,7 +19,7 @@ from launcher.recipe.tasks.sft import Chats
 from launcher.text import first_line
 from launcher.worker.chat.marked import Marked, Rendered, Span
 
-_EMPTY_THOUGHTS = re.compile(r"\s*(<think>)?\s*</think>\s*")
+_EMPTY_THOUGHTS = re.compile(r"\s*(<think>)?\s*</think>\n{0,2}")
 """Without the first word where the prompt for an answer ends with it."""
 _OPENED_THOUGHTS = re.compile(r"<think>\s*(</think>\s*)?\Z")
 """What some templates put at the end of the prompt for an answer, and leave out of answers further up."""
