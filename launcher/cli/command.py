@@ -9,10 +9,12 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from launcher.accelerators import table as accelerators
+from launcher.cli import hostfile
 from launcher.cli.options import hooks_option, supervision_options
 from launcher.errors import LaunchError
 
@@ -68,9 +70,9 @@ def _job(env: Mapping[str, str], count: int | None, rank: int | None, endpoint: 
     metavar="HOST:PORT",
     help="Host and port of node 0, the same on every node [default: from the cluster's environment].",
 )
-@click.option("--hostfile", hidden=True, help="Refused: a command is not started by ssh.")
 @hooks_option
 @supervision_options
+@hostfile.options
 @click.option(
     "--run-dir", metavar="FOLDER", help="Directory of the run that the command starts [default: a new one below runs]."
 )
@@ -82,8 +84,7 @@ def command_command(
     nnodes: int | None,
     node_rank: int | None,
     rdzv_endpoint: str | None,
-    hostfile: str | None,
-    **given: object,
+    **given: Any,
 ) -> None:
     """Run COMMAND once, as it is; every torchrun that it starts runs under our agent.
 
@@ -96,11 +97,12 @@ def command_command(
     """
     from launcher import nested
 
-    if hostfile is not None:
-        raise LaunchError(
-            "--hostfile starts a recipe or a program, and no command",
-            hint="start the command on every host: ascend-launch --nnodes N --node-rank R --rdzv-endpoint HOST:PORT -- COMMAND",
-        )
+    hosts = hostfile.hosts_of(given)
+    if hosts is not None:
+        if given["nproc"] is not None and given["nproc"].isdecimal():
+            given["nproc"] = int(given["nproc"])
+        of_nodes = {"nnodes": nnodes, "node_rank": node_rank, "rdzv_endpoint": rdzv_endpoint}
+        sys.exit(hostfile.run_command(words, hosts, {**given, **of_nodes}))
     ours: list[str] = []
     for name, value in given.items():
         source = context.get_parameter_source(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -39,8 +40,9 @@ def with_command(
     if index is None:
         return [program if any(is_program(word) for word in args) else recipe, *args]
     before, word, after = args[:index], args[index], args[index + 1 :]
-    if word in PASTED:
-        words = PASTED[word](after)
+    pasted = _pasted(word)
+    if pasted is not None:
+        words = PASTED[pasted](after)
         full_line = ["submit", *before, *words] if names == SUBMIT else [*before, *words]
         print(f"ascend-launch {shlex.join(full_line)}", file=sys.stderr)
         return [program, *before, *words]
@@ -68,7 +70,30 @@ def first_word(args: Sequence[str], parameters: Sequence[click.Parameter]) -> in
 
 
 def _says_program(before: Sequence[str]) -> bool:
-    return bool({"-m", "--module", "--no-python", "--no_python", "--run-path", "--run_path"} & set(before))
+    named = {"-m", "--module", "--no-python", "--no_python", "--run-path", "--run_path"} & set(before)
+    return bool(named) or any(os.environ.get(name) == "1" for name in ("PET_MODULE", "PET_NO_PYTHON", "PET_RUN_PATH"))
+
+
+def _pasted(word: str) -> str | None:
+    """The launcher that an argument names, also by its path; None where it names none.
+
+    Raises:
+        LaunchError: it belongs to another Python, whose packages the ranks would not have.
+    """
+    folder, _, name = word.rpartition(os.sep)
+    known = re.sub(r"^python\d(\.\d+)?$", "python", name)
+    if known not in PASTED or not folder:
+        return known if known in PASTED else None
+    if not os.access(word, os.X_OK) or Path(word).is_dir():
+        return None
+    if not Path(folder).samefile(Path(sys.executable).parent):
+        raise LaunchError(
+            "{word}: belongs to another Python than ascend-launch, {python}",
+            hint="install ascend-launch there and use that one, or put the whole line behind `ascend-launch --`",
+            word=word,
+            python=sys.executable,
+        )
+    return known
 
 
 def is_program(word: str) -> bool:
@@ -259,5 +284,5 @@ def _number(words: list[str], option: str) -> int | None:
     return int(value) if value.isascii() and value.isdecimal() else None
 
 
-PASTED = {"torchrun": torchrun, "python": python, "python3": python, "accelerate": accelerate, "deepspeed": deepspeed}
+PASTED = {"torchrun": torchrun, "python": python, "accelerate": accelerate, "deepspeed": deepspeed}
 """Other launchers, and how their command lines are written as ours."""

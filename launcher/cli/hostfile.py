@@ -148,6 +148,28 @@ def run_program(program: Program, words: tuple[str, ...], streams: Streams, host
     return by_ssh.launch(work, hosts, given["run_dir"], view, continuing)
 
 
+def run_command(words: tuple[str, ...], hosts: Hosts, given: dict[str, Any]) -> int:
+    """Run a command once on each host of a hostfile; its exit code where it failed on one."""
+    from launcher.jobs import by_ssh, programs
+    from launcher.recipe.program import Program
+    from launcher.show import program as show_program
+
+    _refuse_nodes(given)
+    run_dir = None if given["run_dir"] is None else Path(given["run_dir"])
+    program = Program(kind="executable", target=words[0], args=words[1:])
+    work = by_ssh.Work(
+        loaded=programs.loaded(program, None),
+        options=tuple(options_given(NOT_PASSED - {"run_dir"}, sources=TYPED)),
+        file=None,
+        words=words,
+        nproc=given["nproc"],
+        endpoint=given["rdzv_endpoint"],
+        grace_s=given["grace"],
+        command="command",
+    )
+    return by_ssh.launch(work, hosts, run_dir, show_program.HostsCommandView(), lambda run: "")
+
+
 def _show(work: Work, hosts: Hosts, run_dir: Path | None, as_json: bool) -> int:
     """What would be started on which host."""
     from launcher.jobs import by_ssh
@@ -159,7 +181,7 @@ def _show(work: Work, hosts: Hosts, run_dir: Path | None, as_json: bool) -> int:
 
 
 def _refuse_nodes(given: dict[str, Any]) -> None:
-    names = [name for name in ("node_rank", "master_addr", "master_port", "standalone") if given[name]]
+    names = [name for name in ("node_rank", "master_addr", "master_port", "standalone") if given.get(name)]
     if given["nnodes"] not in (None, 1):
         names.append("nnodes")
     if names:

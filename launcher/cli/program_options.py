@@ -121,7 +121,7 @@ OPTIONS = [
     ),
     _option("--rdzv-conf", metavar="KEY=VALUE,...", help="join_timeout=SECONDS and rank=N are taken."),
     _option("--rdzv-backend", metavar="NAME", help="static or c10d, which are the same here."),
-    click.option("--standalone", is_flag=True, help="One node, whatever the cluster's environment says."),
+    _option("--standalone", is_flag=True, help="One node, whatever the cluster's environment says."),
     _option("-m", "--module", is_flag=True, help="PROGRAM is a module's name, as for python -m."),
     _option("--no-python", is_flag=True, help="PROGRAM is an executable, started as it is on every rank."),
     _option("--run-path", is_flag=True, help="Accepted as torchrun does; a script always runs as __main__ here."),
@@ -217,7 +217,14 @@ OPTIONS = [
 ]
 
 
+OF_EVERY_LAUNCH = ("max_restarts", "start_method")
+"""Options of torchrun's that recipes have as well; of a program alone do its variables count."""
+
+
 def add_options(command: Any) -> Any:
     for option in reversed(OPTIONS):
         command = option(command)
+    for param in command.__click_params__:
+        if param.name in OF_EVERY_LAUNCH:
+            param.envvar = f"PET_{param.name.upper()}"
     return command

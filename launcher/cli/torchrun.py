@@ -40,7 +40,15 @@ def _ranks(asked: Any, device: str) -> tuple[int | None, str]:
 
 def _nodes(given: dict[str, Any]) -> tuple[int | None, int | None, str | None]:
     """Count, rank and endpoint as the options say them; None for what they leave to the cluster's environment."""
-    if given["standalone"]:
+    if given["standalone"] and given["nnodes"] not in (None, 1):
+        raise LaunchError(
+            "--standalone is a job of one node, and --nnodes says {nnodes}",
+            hint="leave one out",
+            nnodes=given["nnodes"],
+        )
+    # torchrun's examples say "a free port of this machine" so.
+    on_any_port = str(given["rdzv_endpoint"]).endswith(":0") and given["nnodes"] in (None, 1)
+    if given["standalone"] or on_any_port:
         return 1, None, None
     conf = _rdzv_conf(given)
     rank = given["node_rank"] if given["node_rank"] is not None else conf

@@ -44,7 +44,7 @@ class Work:
     """The user's own --rdzv-endpoint."""
     grace_s: float
     command: str = "run"
-    """Of `ascend-launch`, or `program`."""
+    """Of `ascend-launch`, or `program`, or `command`."""
 
 
 def planned(work: Work, hosts: Hosts, run_dir: Path | None) -> node.Job:
@@ -114,6 +114,8 @@ def launch(work: Work, hosts: Hosts, run_dir: Path | None, view: HostsView, agai
     streams.outlive()
 
     def on_event(event: Event) -> None:
+        if work.command == "command":
+            place.begin()
         if isinstance(event, records.Planned) and event.plan is not None:
             view.plan(Plan.model_validate_json(json.dumps(event.plan)), run, work.loaded)
             return
@@ -130,6 +132,9 @@ def launch(work: Work, hosts: Hosts, run_dir: Path | None, view: HostsView, agai
 
 
 def _end(work: Work, outcome: Outcome, run: RunDir, view: HostsView, again: Callable[[RunDir], str]) -> int:
+    if work.command == "command":
+        view.end(outcome, run, None)
+        return outcome.exit_code
     continuing = again(run) if afterwards.goes_on(outcome, run) else ""
     if work.command == "program":
         view.end(outcome, run, afterwards.cause_explained(outcome, run), again=continuing)

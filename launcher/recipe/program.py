@@ -73,9 +73,30 @@ def check(program: Program) -> None:
             raise LaunchError("{path}: a folder without __main__.py", hint="name the program's file", path=path)
         if not os.access(path, os.R_OK):
             raise LaunchError("{path}: cannot be read", hint="have its permissions changed", path=path)
+        if path.is_file() and not _may_be_python(path):
+            raise LaunchError(
+                "{path}: is no Python program",
+                hint="with --no-python before it, every rank runs it as it is",
+                path=path,
+            )
     elif program.kind == "executable" and shutil.which(program.target) is None:
         raise LaunchError(
             "{target}: no such executable on PATH",
             hint="give its path; a Python file needs no --no-python",
             target=program.target,
         )
+
+
+def _may_be_python(path: Path) -> bool:
+    """Whether Python could run a file: one that names another interpreter may still be written so that both take it."""
+    with path.open("rb") as file:
+        head = file.readline(4096)
+        if head.startswith(b"\x7fELF"):
+            return False
+        if not head.startswith(b"#!") or b"python" in head:
+            return True
+        try:
+            compile(head + file.read(), str(path), "exec", dont_inherit=True)
+        except (SyntaxError, ValueError):
+            return False
+    return True

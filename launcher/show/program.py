@@ -344,6 +344,21 @@ class HostsProgramView(ProgramView):
             super().event(event)
 
 
+class HostsCommandView(HostsProgramView):
+    """Follows a command that runs once on each of several hosts; what they print comes as events."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda plan: ())
+
+    def end(
+        self, outcome: Outcome, run: RunDir, explained: Report | None, report_path: Path | None = None, again: str = ""
+    ) -> None:
+        if outcome.failure is not None:
+            failure(outcome.failure, explained)
+        elif outcome.exit_code != EXIT_OK:
+            self._line(Message("stopped; every host's output is in {folder}", folder=run.path / "nodes"))
+
+
 class OutputEventsView(JsonView):
     """Prints the output of a program's ranks as events too, for the launcher that started this one on another machine."""
 

@@ -84,9 +84,8 @@ def main(program: Program, run: RunDir, attempt: int, rank: int, *, has_hooks: b
             return EXIT_TERMINATED
         if stop.code is None or stop.code == 0:
             return EXIT_OK
-        how, code = (
-            (stop.code, stop.code & 0xFF) if isinstance(stop.code, int) else (f"1: {stop.code}", EXIT_JOB_FAILED)
-        )
+        code = stop.code & 0xFF if isinstance(stop.code, int) else EXIT_JOB_FAILED
+        how = code if isinstance(stop.code, int) else f"1: {stop.code}"
         if not isinstance(stop.code, int):
             print(stop.code, file=sys.stderr)
         flush()
@@ -157,12 +156,12 @@ def _print(error: BaseException) -> None:
 
 
 def _own(error: BaseException) -> types.TracebackType | None:
-    """The traceback from the program's own first frame on."""
+    """The traceback from the program's own first frame on; of a file that does not parse there is none."""
     ours = {__file__, runpy.__file__, "<frozen runpy>"}
     tb: Any = error.__traceback__
     while tb is not None and tb.tb_frame.f_code.co_filename in ours:
         tb = tb.tb_next
-    return tb or error.__traceback__
+    return tb if tb is not None or isinstance(error, SyntaxError) else error.__traceback__
 
 
 def reset_signals() -> None:

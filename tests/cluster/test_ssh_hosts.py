@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -188,12 +189,9 @@ dist.destroy_process_group()
 """
 
 
-def test_a_program_runs_on_two_hosts_and_its_output_comes_here(
-    machines: sshd.Machines, tmp_path: Path, shared_cache: str
-):
-    """As it comes, on the stream that it was written to; a rank that fails there is named here."""
-    program = tmp_path / "words.py"
-    program.write_text(WORDS, encoding="utf-8")
+@pytest.fixture
+def begin_on_two_hosts(machines: sshd.Machines, tmp_path: Path, shared_cache: str) -> Callable[..., Any]:
+    """Start `ascend-launch --hostfile … WORDS` on two hosts with two ranks each."""
     (tmp_path / "hosts").write_text("node0 slots=2\nnode1 slots=2\n")
     kept = {k: v for k, v in launching.environment().items() if not k.startswith("SLURM")}
     env = kept | {"ASCEND_LAUNCH_CACHE": shared_cache, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
@@ -208,16 +206,38 @@ def test_a_program_runs_on_two_hosts_and_its_output_comes_here(
         "--pass-env=PYTHONPATH",
     ]
 
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+    def begin(*words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
             [*argv, *words],
             cwd=REPO,
             env=env,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=TIMEOUT_S,
         )
+
+    return begin
+
+
+@pytest.fixture
+def on_two_hosts(begin_on_two_hosts: Callable[..., Any]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The same, to its end."""
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        with begin_on_two_hosts(*words) as process:
+            out, err = process.communicate(timeout=TIMEOUT_S)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    return run
+
+
+def test_a_program_runs_on_two_hosts_and_its_output_comes_here(
+    machines: sshd.Machines, tmp_path: Path, on_two_hosts: Callable[..., subprocess.CompletedProcess[str]]
+):
+    """As it comes, on the stream that it was written to; a rank that fails there is named here."""
+    program, run = tmp_path / "words.py", on_two_hosts
+    program.write_text(WORDS, encoding="utf-8")
 
     folder = machines.folder / "apart" / tmp_path.name
     done = run("--tee=1", f"--run-dir={folder}", str(program), "--lr", "1e-4", "-x")
@@ -234,6 +254,45 @@ def test_a_program_runs_on_two_hosts_and_its_output_comes_here(
     assert "['fail']" not in failed.stderr and 1 == failed.stdout.count("['fail']")
     assert 1 == failed.stderr.count("raise ValueError")
     assert "rank 3" in failed.stderr and "gloo-peer-closed" not in failed.stderr
+    assert machines.are_clean(range(3), GONE_S)
+
+
+def test_a_command_runs_once_on_each_host_and_its_torchrun_is_one_job(
+    machines: sshd.Machines, tmp_path: Path, on_two_hosts: Callable[..., subprocess.CompletedProcess[str]]
+):
+    """Everything that it writes comes here, of the second host with its name; its exit code is ours."""
+    (tmp_path / "words.py").write_text(WORDS, encoding="utf-8")
+    script = tmp_path / "train.sh"
+    script.write_text(
+        'echo "node $NODE_RANK of $NNODES"\ncd "$(dirname "$0")"\n'
+        'torchrun words.py "$@" || exit 7\ntorchrun words.py again || exit 8\n'
+    )
+
+    done = on_two_hosts("--", "bash", str(script), "--lr", "1e-4 é")
+    everyone = [("0", "0"), ("0", "1"), ("1", "0"), ("1", "1")]
+    assert 0 == done.returncode, done.stderr
+    first = ["node 0 of 2", f"0 ['--lr', '1e-4 é'] {everyone}", f"0 ['again'] {everyone}", *(["café 0"] * 2)]
+    second = ["node 1 of 2", f"2 ['--lr', '1e-4 é'] {everyone}", f"2 ['again'] {everyone}", *(["café 2"] * 2)]
+    lines = [line for line in done.stdout.splitlines() if "[c10d]" not in line]  # which does not know the hosts' names
+    assert sorted([*first, *(f"[node1] {line}" for line in second)]) == sorted(lines)
+
+    failed = on_two_hosts("--", "bash", str(script), "fail")
+    assert 7 == failed.returncode
+    assert "ValueError: a row too many" in failed.stderr
+    assert "ended with exit code 7" in failed.stderr
+    assert machines.are_clean(range(3), GONE_S)
+
+
+def test_an_interrupt_reaches_a_command_on_every_host(machines: sshd.Machines, begin_on_two_hosts: Callable[..., Any]):
+    """As a terminal sends it: to what was started, and not to the launcher alone."""
+    with begin_on_two_hosts("--", "bash", "-c", "trap 'echo heard; exit 3' INT; echo up; sleep 60 & wait") as process:
+        up = {process.stdout.readline() for _ in range(2)}
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=TIMEOUT_S)
+
+    assert {"up\n", "[node1] up\n"} == up
+    assert {"heard", "[node1] heard"} == set(out.splitlines())
+    assert 130 == process.returncode, err
     assert machines.are_clean(range(3), GONE_S)
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from launcher.accelerators import detect
-from launcher.cli import command, command_line, program, screen
+from launcher.cli import command, command_line, program, program_options, screen, torchrun
 from launcher.errors import LaunchError
 from launcher.jobs import accelerated
 from launcher.planning import plan
 from launcher.planning.notes import lone_notes
-from launcher.recipe.program import Program
+from launcher.recipe.program import Program, check
 from launcher.show import program as show
 from launcher.worker.agent import preload
 
@@ -93,6 +93,8 @@ def test_a_file_of_a_commands_name_is_meant_by_its_path(tmp_path: Path, monkeypa
         ),
         ("python -u train.py --lr 1", "train.py --lr 1"),
         ("python -m pkg.mod", "-m pkg.mod"),
+        ("python3.11 t.py", "t.py"),
+        (f"{sys.executable} -m torch.distributed.run t.py", "t.py"),
         (
             "accelerate launch --num_processes 8 --num_machines 2 --machine_rank 1 --main_process_ip a --main_process_port 1 t.py x",
             "--nproc 4 --nnodes 2 --node-rank 1 --master-addr a --master-port 1 t.py x",
@@ -121,6 +123,89 @@ def test_another_launchers_line_is_said_in_our_words(pasted: str, ours: str, cap
     """And shown, so that it can be learnt."""
     assert ["program", *shlex.split(ours)] == commanded(*pasted.split())
     assert f"ascend-launch {ours}\n" == capsys.readouterr().err
+
+
+def test_a_launcher_of_another_python_is_refused(tmp_path: Path):
+    """Its ranks would miss its packages; a file of such a name that nobody can start is a program like any other."""
+    other = tmp_path / "torchrun"
+    other.write_text("#!/bin/sh\n")
+    assert ["program", str(other)] == commanded(str(other))
+
+    other.chmod(0o755)
+    with pytest.raises(LaunchError, match="belongs to another Python") as refused:
+        commanded(str(other), "train.py")
+    assert "ascend-launch --" in str(refused.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_python"),
+    [
+        (b"print(1)", True),
+        (b"#!/usr/bin/env python3\nno python, but said to be\n", True),
+        (b'#!/bin/sh\n""":"\nexec python $0\n"""\nprint(1)\n', True),
+        (b"#!/bin/bash\necho $RANK\n", False),
+        (b"\x7fELF\x02\x01\x01\x00", False),
+    ],
+)
+def test_a_file_for_another_interpreter_is_no_python_program(tmp_path: Path, text: bytes, is_python: bool):
+    """It is said before anything starts; what both can read is left to Python."""
+    path = tmp_path / "work"
+    path.write_bytes(text)
+    program_of_user = Program(kind="script", target=str(path))
+
+    if is_python:
+        assert check(program_of_user) is None
+    else:
+        with pytest.raises(LaunchError, match="no Python program"):
+            check(program_of_user)
+
+
+def test_every_option_of_torchruns_has_its_variable():
+    """PET_ and its name; --help has none, and what is local to us needs none."""
+    run = pytest.importorskip("torch.distributed.run")
+    variables = {}
+    for param in PARAMETERS:
+        named = [param.envvar] if isinstance(param.envvar, str) else param.envvar or []
+        variables |= {option: {name for name in named if name.startswith("PET_")} for option in param.opts}
+    theirs = [
+        action
+        for action in run.get_args_parser()._actions
+        if action.option_strings and action.dest not in ("help", *program_options.NOT_TAKEN)
+    ]
+
+    assert {a.dest: {f"PET_{a.dest.upper()}"} for a in theirs} == {
+        a.dest: variables[next(o for o in a.option_strings if o.startswith("--"))] for a in theirs
+    }
+
+
+@pytest.mark.parametrize("name", ["PET_MODULE", "PET_NO_PYTHON"])
+def test_a_variable_may_say_that_a_word_is_a_program(name: str, monkeypatch: pytest.MonkeyPatch):
+    """As the option would."""
+    monkeypatch.setenv(name, "1")
+
+    assert ["program", "pkg.mod"] == commanded("pkg.mod")
+
+
+@pytest.mark.parametrize(
+    ("given", "nodes"),
+    [
+        ({"standalone": True}, 1),
+        ({"rdzv_endpoint": "localhost:0"}, 1),
+        ({"rdzv_endpoint": "localhost:0", "nnodes": 1}, 1),
+    ],
+)
+def test_torchruns_words_for_one_node_are_understood(given: dict[str, object], nodes: int):
+    """Its examples name port 0 for any free one."""
+    names = dict.fromkeys(("nproc", "standalone", "nnodes", "node_rank", "master_addr", "rdzv_endpoint", "rdzv_conf"))
+    machine = torchrun.machine_of({**names, "device": "cpu", **given})
+
+    assert (nodes, None) == (machine.nnodes, machine.rdzv_endpoint)
+
+
+def test_standalone_on_two_nodes_is_refused():
+    """torchrun would wait for a second node that cannot come."""
+    with pytest.raises(LaunchError, match="--standalone"):
+        torchrun.machine_of({"nproc": 1, "device": "cpu", "standalone": True, "nnodes": 2, "rdzv_endpoint": None})
 
 
 def test_a_line_without_a_config_takes_the_one_that_accelerate_would_find(no_default_config: Path):

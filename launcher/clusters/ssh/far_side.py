@@ -309,9 +309,13 @@ class FarSide:
             assert stream is not None
             self.selector.register(stream, selectors.EVENT_READ, name)
 
-    def do_signal(self, number: int) -> None:
+    def do_signal(self, number: int, is_for_all: bool = False) -> None:
+        """`is_for_all`: also what the launcher started, and is in its group, as a terminal does it."""
         if self.child is not None and self.child.poll() is None:
-            self.child.send_signal(number)
+            if is_for_all:
+                os.killpg(self.child.pid, number)
+            else:
+                self.child.send_signal(number)
             self.kill_at = min(self.kill_at, time.monotonic() + self.grace_s + STOP_MARGIN_S)
 
     def pass_on(self, key: selectors.SelectorKey) -> None:

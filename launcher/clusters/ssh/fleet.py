@@ -22,7 +22,7 @@ from launcher.clusters.ssh.node import (
     Node,
     refuse,
 )
-from launcher.clusters.ssh.outcome import judged
+from launcher.clusters.ssh.outcome import judged, judged_of_command
 from launcher.messages import Message
 from launcher.rundir import events, lifecycle, records
 from launcher.rundir.outcome import Outcome
@@ -164,6 +164,8 @@ class Fleet:
                     for node in self.nodes:
                         if node.is_running:
                             node.lost = "did not stop in time"
+            if self.job.command == "command":
+                return judged_of_command(self.nodes, signals.first)
             self.fetch()
             outcome = judged(self.nodes, signals.first, self.on_words)
             if outcome.failure is not None and not self.run_dir.failure_path.exists():
@@ -173,12 +175,18 @@ class Fleet:
     def tell(self, number: int) -> None:
         for node in self.nodes:
             if node.is_running:
-                node.connection.send("signal", number=number)
+                # A terminal's ^C reaches a command by its group, and not by the launcher that started it.
+                is_for_all = self.job.command == "command" and number == signal.SIGINT
+                node.connection.send("signal", number=number, is_for_all=is_for_all)
 
     def on_answer(self, node: Node, answer: Answer, payload: bytes) -> None:
         if "stream" in answer:
             node.log.write(payload)
             node.log.flush()
+            if self.job.command == "command":
+                self.has_begun = True
+                self.on_output(node, answer["stream"], payload)
+                return
             lines = node.lines[answer["stream"]]
             lines += payload
             *whole, rest = bytes(lines).split(b"\n")
@@ -191,11 +199,26 @@ class Fleet:
             self.release()
         elif "ended" in answer:
             node.code = answer["ended"]
+            for stream, half in node.lines.items():
+                if half and self.job.command == "command":
+                    self.on_output(node, stream, b"\n")
         elif "closed" in answer and node.is_running:
             node.lost = node.connection.last_words or Message("ssh ended with code {closed}", closed=answer["closed"])
             node.log.write(f"{node.lost}\n".encode())
             if node.number == 0:
                 self.release()
+
+    def on_output(self, node: Node, stream: str, data: bytes) -> None:
+        """What a command wrote: the first host's as it comes, the others' a line at a time with the host's name."""
+        if node.number > 0:
+            half = node.lines[stream]
+            whole, newline, rest = bytes(half + data).rpartition(b"\n")
+            half[:] = rest
+            if not newline:
+                return
+            data = b"".join(f"[{node.name}] ".encode() + line + b"\n" for line in whole.split(b"\n"))
+        text = data.decode(errors="surrogateescape")
+        self.on_event(records.Output(stream=2 if stream == "err" else 1, text=text))
 
     def on_line(self, node: Node, stream: str, line: str) -> None:
         event = records.event_in(line) if stream == "out" else None

@@ -37,7 +37,8 @@ def run(job: Job, run_dir: RunDir, on_event: Callable[[Event], None], on_words: 
         fleet.connect()
         fleet.prepare(token)
         endpoint = meeting.meet(job, nodes, fleet.ask)
-        fleet.share(f"{token}-first")
+        if job.command != "command":
+            fleet.share(f"{token}-first")
         outcome = fleet.follow(endpoint)
         patience[0] = 5.0
         return outcome

@@ -55,18 +55,22 @@ class Job:
     grace_s: float
     ssh_config: Path | None = None
     command: str = "run"
-    """Of `ascend-launch`, or `program`."""
+    """Of `ascend-launch`, or `program`, or `command`."""
     secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
     """By which the nodes authenticate each other's messages, where the user has none. A connection's standard input takes it there."""
 
     def argv(self, node: int, endpoint: str | None) -> list[str]:
         """The arguments of `ascend-launch` on that node."""
-        words = [self.command, *self.words, "--json", "--run-dir", str(self.run_dir)]
+        words = [self.command, *self.words]
+        if self.command != "command":
+            words += ["--json", "--run-dir", str(self.run_dir)]
         if self.nproc is not None:
             words += ["--nproc", str(self.nproc)]
         words += ["--nnodes", str(len(self.hosts))]
         if len(self.hosts) > 1:
             words += ["--node-rank", str(node), "--rdzv-endpoint", str(endpoint)]
+        if self.command == "command":
+            return [*words, "--", *self.overrides]
         if self.command != "run":
             return [*words, "--output-events", *self.overrides]
         return [*words, "--", str(self.recipe), *self.overrides]
@@ -79,7 +83,9 @@ class Job:
     def host_env(self, node: int) -> dict[str, str]:
         cards = self.hosts[node].cards
         own = {} if cards is None else {"ASCEND_RT_VISIBLE_DEVICES": ",".join(map(str, cards))}
-        return {JOB_SECRET: self.secret, **self.env, **(self.first_env if node == 0 else {}), **own}
+        # Names the run directory of each launch that a command starts, the same on every host.
+        run = {"PET_RDZV_ID": self.run_dir.name} if self.command == "command" else {}
+        return {JOB_SECRET: self.secret, **run, **self.env, **(self.first_env if node == 0 else {}), **own}
 
 
 @dataclass(eq=False)

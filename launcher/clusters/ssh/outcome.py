@@ -29,6 +29,30 @@ def judged(nodes: Sequence[Node], stop_signal: int | None, on_words: Callable[[s
     return Outcome(code, failure, metrics)
 
 
+def judged_of_command(nodes: Sequence[Node], stop_signal: int | None) -> Outcome:
+    """The outcome of a command that ran on every node: the exit code of the first that failed of itself."""
+    if stop_signal is not None:
+        return Outcome(EXIT_INTERRUPTED if stop_signal == signal.SIGINT else EXIT_TERMINATED, None, None)
+    failed = next((node for node in nodes if node.code is not None and node.has_failed), None)
+    if failed is not None and failed.code is not None:
+        what = Message("the command on {node} ended with exit code {code}", node=failed.name, code=failed.code)
+        hint = Message("see {log}", log=failed.log.name)
+        failure = Failure.of(
+            rank=None,
+            node_rank=failed.number,
+            host=failed.name,
+            what=what,
+            hint=hint,
+            exit_code=failed.code,
+            traceback="",
+        )
+        return Outcome(failed.code if failed.code > 0 else 128 - failed.code, failure, None)
+    lost = next((node for node in nodes if node.lost), None)
+    if lost is not None:
+        return Outcome(EXIT_JOB_FAILED, _loss(lost), None)
+    return Outcome(max(node.code or 0 for node in nodes), None, None)
+
+
 def _first_cause(nodes: Sequence[Node]) -> tuple[int, Failure | None]:
     """What a node's launcher said of the job; else a launcher that refused, a host that was lost, one that just ended."""
     lost = [node for node in nodes if node.lost]
