@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, TypeVar
 
 from launcher import scrub
 from launcher.messages import Message, plural
+from launcher.rundir.collectives import Difference
 from launcher.rundir.record import Record, is_scalar, read
 
 if TYPE_CHECKING:
@@ -451,6 +452,7 @@ class FailureFields(TypedDict, total=False):
     process_exit_code: int | None
     log: str
     ranks: list[Any]
+    collective: dict[str, Any]
     explanation: dict[str, Any]
 
 
@@ -479,8 +481,16 @@ class Failure(Record):
     log: str = ""
     ranks: list[Any] | None = None
     """Of a stall: what is known of each rank."""
+    collective: dict[str, Any] | None = None
+    """The first collective in which ranks part; see `difference`."""
     explanation: dict[str, Any] | None = None
     """What the logs say beyond it."""
+
+    @property
+    def difference(self) -> Difference | None:
+        """What `collective` says, where it says all that it needs to."""
+        made = None if self.collective is None else read(Difference, self.collective)
+        return made if made is not None and made.layout.needed <= made.__dict__.keys() else None
 
     @classmethod
     def of(cls, **values: Unpack[FailureFields]) -> Failure:
