@@ -237,14 +237,14 @@ def _groups(traces: Mapping[int, Trace]) -> list[_Group]:
         for call in one.calls:
             members.setdefault(call.group, set()).add(rank)
     groups = []
-    for name, ranks in members.items():
-        calls: dict[int, dict[int, list[Call]]] = {rank: {} for rank in sorted(ranks & traces.keys())}
+    for name, of_group in members.items():
+        calls: dict[int, dict[int, list[Call]]] = {rank: {} for rank in sorted(of_group & traces.keys())}
         for rank, by_number in calls.items():
             for call in traces[rank].calls:
                 if call.group == name:
                     by_number.setdefault(call.number, []).append(call)
         if len(calls) > 1 and any(calls.values()):
-            groups.append(_Group(name, tuple(sorted(ranks)), calls))
+            groups.append(_Group(name, tuple(sorted(of_group)), calls))
     return groups
 
 

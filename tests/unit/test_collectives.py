@@ -82,7 +82,10 @@ def test_calls_that_do_not_fit_together_are_named_at_their_number(how: str, culp
         (call("gather", outputs=[("float32", (8,))]), Call(WORLD, 0, "gather", call().inputs, ())),
         (call("broadcast", line=3), call("broadcast", line=5)),
         (call(""), call("all_reduce")),
-        (call("all_gather", "float32", 3, outputs=[("float32", (8,))]), call("all_gather", outputs=[("float32", (8,))])),
+        (
+            call("all_gather", "float32", 3, outputs=[("float32", (8,))]),
+            call("all_gather", outputs=[("float32", (8,))]),
+        ),
     ],
 )
 def test_calls_that_fit_together_are_no_difference(one: Call, other: Call) -> None:
@@ -196,7 +199,12 @@ def test_gloos_record_and_hccls_come_to_the_same_call() -> None:
         for more in ({}, {"frames": []})
     )
 
-    assert ("gloo 0", 5, "all_reduce", (("bfloat16", (4, 2)),)) == (gloo.group, gloo.number, gloo.operation, gloo.inputs)
+    assert ("gloo 0", 5, "all_reduce", (("bfloat16", (4, 2)),)) == (
+        gloo.group,
+        gloo.number,
+        gloo.operation,
+        gloo.inputs,
+    )
     assert ("hccl 0", "all_reduce", "") == (hccl.group, hccl.operation, silent.operation)
     assert [] == flight._calls(record({"is_p2p": True}))
 
@@ -208,7 +216,10 @@ def test_gloos_record_and_hccls_come_to_the_same_call() -> None:
         (True, {"type": "Exit", "message": "was killed by SIGABRT", "process_exit_code": -6}),
         (True, {"type": "RuntimeError", "message": "x", "weight": failure.FOLLOWED}),
         (True, {"type": "RuntimeError", "message": "[gloo/transport/tcp/pair.cc:537] Read error"}),
-        (True, {"type": "RuntimeError", "message": "EI0005: The arguments for collective communication are inconsistent"}),
+        (
+            True,
+            {"type": "RuntimeError", "message": "EI0005: The arguments for collective communication are inconsistent"},
+        ),
         (False, {"type": "ValueError", "message": "no such column"}),
         (False, {"type": "Exit", "message": "was killed by SIGKILL", "process_exit_code": -9}),
     ],

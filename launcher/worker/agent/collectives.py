@@ -42,7 +42,9 @@ def collect(folder: Path) -> Sent:
     for path in folder.glob(flight.ask_path(folder, "*").name):
         paths.remove(path)
     files_by_rank = {path.stem.rpartition("_")[2]: path for path in folder.glob(flight.trace_path(folder, "*").name)}
-    traces = {rank: collectives.trace(files.read_json(path)) for rank, path in files_by_rank.items() if rank.isdecimal()}
+    traces = {
+        rank: collectives.trace(files.read_json(path)) for rank, path in files_by_rank.items() if rank.isdecimal()
+    }
     return {rank: one.latest(SENT).to_json() for rank, one in traces.items() if one is not None}
 
 

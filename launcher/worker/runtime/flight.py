@@ -142,7 +142,7 @@ def _leave_before_abort(recorder: _Recorder) -> None:
     """gloo and HCCL's watchdog throw on threads of their own, which ends the process without a word of Python: leave the record
     before, then do what would have been done."""
     try:
-        set_terminate = ctypes.CDLL("libstdc++.so.6")._ZSt13set_terminatePFvvE  # std::set_terminate(void (*)())
+        set_terminate = ctypes.CDLL("libstdc++.so.6")["_ZSt13set_terminatePFvvE"]  # std::set_terminate(void (*)())
     except (OSError, AttributeError):
         return
     handler = ctypes.CFUNCTYPE(None)
@@ -181,17 +181,16 @@ def taken() -> Trace:
 def _without_inductor() -> Iterator[None]:
     """Looking for compiled code's lines, a recorder imports torch._inductor, which takes seconds, and memory, for nothing: where
     it is not imported, nothing was compiled."""
-    torch = sys.modules["torch"]
+    torch = vars(sys.modules["torch"])
     if "torch._inductor" in sys.modules:
         yield
         return
-    stand_in = types.ModuleType("_inductor")
-    torch._inductor = stand_in  # type: ignore[attr-defined]
+    stand_in = torch["_inductor"] = types.ModuleType("_inductor")
     try:
         yield
     finally:
-        if vars(torch).get("_inductor") is stand_in:
-            del torch._inductor  # type: ignore[attr-defined]
+        if torch.get("_inductor") is stand_in:
+            del torch["_inductor"]
 
 
 def _groups(record: Mapping[str, Any], backends: set[str]) -> dict[str, tuple[int, ...]]:
@@ -245,7 +244,9 @@ def _operation(entry: Mapping[str, Any]) -> str:
 def _places(frames: Any) -> tuple[str, ...]:
     """The innermost line outside of torch, and behind it lines outside of all libraries: a helper's, and that of its caller."""
     packages = (sys.modules.get(name) for name in ("torch", "torch_npu"))  # one that is kept out is there as None
-    torch_home = tuple(f"{Path(package.__file__).parent}{os.sep}" for package in packages if package and package.__file__)
+    torch_home = tuple(
+        f"{Path(package.__file__).parent}{os.sep}" for package in packages if package and package.__file__
+    )
     outside = [f for f in frames if not f["filename"].startswith((*torch_home, "<"))]
     libraries = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib"))
     own = [f for f in outside if not f["filename"].startswith((*libraries, _OURS))]
