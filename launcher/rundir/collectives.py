@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from launcher.rundir.record import Record
+from launcher.messages import Message, plural
+from launcher.rundir.record import Record, read
 
 Tensor = tuple[str, tuple[int, ...]]
 """Type and shape."""
@@ -171,6 +172,49 @@ class Difference(Record):
         if self.how == SKIPPED:
             return f"{which} was left out by rank {whose}: {calls}"
         return f"{which} differs in {self.how} on rank {whose}: {calls}"
+
+    @property
+    def title(self) -> str:
+        """In what the ranks part, in a few words."""
+        whose = _listed(self.ranks or ())
+        titles = {
+            MISSING: plural(
+                "rank {ranks} never came", "ranks {ranks} never came", count=len(self.ranks or ()), ranks=whose
+            ),
+            SKIPPED: Message("left out by rank {ranks}", ranks=whose),
+            UNFINISHED: Message("all are in it, and it does not end"),
+        }
+        return titles.get(self.how) or Message("the calls differ in {how}", how=self.how)
+
+    @property
+    def rows(self) -> list[tuple[Mapping[str, Any], str]]:
+        """Each call in the shape of `calls`, and how it stands to the collective."""
+        last = [
+            (row, Message("called last, and ended") if row.get("is_done") else Message("is in this one"))
+            for row in self.last or ()
+        ]
+        return [*((row, Message("in it")) for row in self.calls or ()), *last]
+
+
+def difference(value: Mapping[str, Any]) -> Difference | None:
+    """The difference that a JSON object is; None where a part of it is missing or of another type."""
+    made = read(Difference, value)
+    is_whole = made.layout.needed <= made.__dict__.keys() and not made.wrong
+    is_whole = is_whole and all(map(_is_rank, (*(made.ranks or ()), *(made.group_ranks or ()))))
+    return made if is_whole and all(map(_is_row, (*(made.calls or ()), *(made.last or ())))) else None
+
+
+def _is_rank(value: Any) -> bool:
+    return type(value) is int
+
+
+def _is_row(row: Any) -> bool:
+    return (
+        isinstance(row, dict)
+        and all(isinstance(row.get(key), list) for key in ("ranks", "tensors", "places"))
+        and all(map(_is_rank, row["ranks"]))
+        and isinstance(row.get("call"), str)
+    )
 
 
 def _of_ranks(row: Mapping[str, Any]) -> str:

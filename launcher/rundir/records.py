@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, TypeVar
 
 from launcher import scrub
 from launcher.messages import Message, plural
+from launcher.rundir import collectives
 from launcher.rundir.collectives import Difference
 from launcher.rundir.record import Record, is_scalar, read
 
@@ -488,9 +489,8 @@ class Failure(Record):
 
     @property
     def difference(self) -> Difference | None:
-        """What `collective` says, where it says all that it needs to."""
-        made = None if self.collective is None else read(Difference, self.collective)
-        return made if made is not None and made.layout.needed <= made.__dict__.keys() else None
+        """What `collective` says, where it can be read."""
+        return None if self.collective is None else collectives.difference(self.collective)
 
     @classmethod
     def of(cls, **values: Unpack[FailureFields]) -> Failure:

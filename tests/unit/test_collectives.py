@@ -166,6 +166,18 @@ def test_the_latest_calls_of_each_group_are_kept() -> None:
     assert [(WORLD, 2), (WORLD, 3), ("gloo 1", 1)] == [(c.group, c.number) for c in trace.latest(2).calls]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"calls": ["x"]}, {"ranks": ["1"]}, {"number": "4"}, {"how": None}, {"calls": [{"ranks": [0]}]}, {"last": {}}],
+)
+def test_a_difference_that_cannot_be_read_is_none(change: dict) -> None:
+    """failure.json may come from anybody; the rest of it is shown."""
+    whole = found([SAME, SAME], [SAME]).to_json()
+
+    assert Failure.of(what="w", collective=whole).difference == Difference(**whole)
+    assert Failure.of(what="w", collective={**whole, **change}).difference is None
+
+
 def record(entry: dict[str, object] | None = None) -> dict[str, object]:
     """As the recorders of torch 2.13 and torch_npu 2.13 dump them, with what is read."""
     frames = [
