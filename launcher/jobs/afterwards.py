@@ -26,8 +26,10 @@ def goes_on(outcome: Outcome, run: RunDir) -> bool:
 def explained(outcome: Outcome, run: RunDir) -> Report | None:
     """What the logs of a failed job tell beyond its traceback; kept in failure.json too."""
     failure = outcome.failure
-    # A stall and a lost node are explained already; the logs would only tell of those who waited.
-    if failure is None or failure.exit_code == EXIT_USER or failure.type in (records.STALLED, records.NODE_LOST):
+    if failure is None or failure.exit_code == EXIT_USER:
+        return None
+    # A stall and a lost node are explained already, but for the collective; the logs would only tell of those who waited.
+    if failure.type in (records.STALLED, records.NODE_LOST) and failure.difference is None:
         return None
     report = explain_path(run.path, language())
     if report.verdict is None or report.verdict.id in (PYTHON.id, FAILURE):

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, TypeVar
 
 from launcher import scrub
 from launcher.messages import Message, plural
+from launcher.rundir import collectives
+from launcher.rundir.collectives import Difference
 from launcher.rundir.record import Record, is_scalar, read
 
 if TYPE_CHECKING:
@@ -451,6 +453,7 @@ class FailureFields(TypedDict, total=False):
     process_exit_code: int | None
     log: str
     ranks: list[Any]
+    collective: dict[str, Any]
     explanation: dict[str, Any]
 
 
@@ -479,8 +482,15 @@ class Failure(Record):
     log: str = ""
     ranks: list[Any] | None = None
     """Of a stall: what is known of each rank."""
+    collective: dict[str, Any] | None = None
+    """The first collective in which ranks part; see `difference`."""
     explanation: dict[str, Any] | None = None
     """What the logs say beyond it."""
+
+    @property
+    def difference(self) -> Difference | None:
+        """What `collective` says, where it can be read."""
+        return None if self.collective is None else collectives.difference(self.collective)
 
     @classmethod
     def of(cls, **values: Unpack[FailureFields]) -> Failure:

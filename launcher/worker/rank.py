@@ -13,7 +13,7 @@ from launcher.planning.plan import Plan
 from launcher.rundir.paths import RunDir
 from launcher.worker.engines import device, table
 from launcher.worker.engines.device import Rank
-from launcher.worker.runtime import failure, heartbeat, stop_signals
+from launcher.worker.runtime import failure, flight, heartbeat, stop_signals
 from launcher.worker.runtime.heartbeat import Heart
 from launcher.worker.runtime.stop_signals import Preempted
 from launcher.worker.tasks import table as tasks
@@ -62,6 +62,7 @@ def main(run_dir: Path, attempt: int = 0) -> None:
         plan = run.plan()
         stop_signals.install(run.error_path(attempt, index), index)
         heartbeat.dump_stacks_on_signal(run.attempt(attempt) / f"stacks_{index}.txt")
+        flight.arm(run.attempt(attempt), index)
         heart = Heart(run.attempt(attempt) / f"beat_{index}")
         work = train_on_rank if plan.use is None else evaluate_on_rank if plan.use.mode == "eval" else predict.main
         work(plan, run, rank, heart)

@@ -73,7 +73,8 @@ def test_ddp_on_two_cards_fails_as_under_torchrun(machine: Machine, tmp_path: Pa
 
 
 def test_a_rank_that_stands_still_on_a_card_is_named(machine: Machine, tmp_path: Path) -> None:
-    """In a plain DDP loop that knows nothing of us; the other card waits in a collective of HCCL's."""
+    """In a plain DDP loop that knows nothing of us; the other card waits in a collective of HCCL's, which is named
+    too."""
     ours = machine(
         *(sys.executable, "-m", "launcher.cli", "--run-dir", tmp_path / "run", "--hang-timeout", "6", *WORDS),
         *(PROGRAMS / "hangs.py", "loop", "npu"),
@@ -81,7 +82,11 @@ def test_a_rank_that_stands_still_on_a_card_is_named(machine: Machine, tmp_path:
 
     assert 1 == ours.code, ours.text[-3000:]
     assert "rank 1 has not moved since the end of step 10" in ours.text
-    assert "Stalled" == json.loads((tmp_path / "run" / "failure.json").read_text())["type"]
+    record = json.loads((tmp_path / "run" / "failure.json").read_text())
+    assert "Stalled" == record["type"]
+    (call,) = record["collective"]["calls"]  # DDP's gradients, which no Python calls: HCCL's recorder has them too
+    assert ("missing", [1], [0]) == (*(record["collective"][key] for key in ("how", "ranks")), call["ranks"])
+    assert [{"dtype": "float32", "shape": [72]}] == call["tensors"]
 
 
 @pytest.mark.slow

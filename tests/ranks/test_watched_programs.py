@@ -68,6 +68,9 @@ def test_a_rank_that_stands_still_is_named(run, tmp_path: Path, what: str, since
     record = json.loads((tmp_path / "run" / "failure.json").read_text())
     assert (1, "Stalled") == (record["rank"], record["type"])
     assert re.search(r'hangs\.py", line \d+ in <module>\s*\Z', record["traceback"])
+    if what == "loop":  # before, there is no process group
+        collective = record["collective"]
+        assert ("missing", [1], [0]) == (collective["how"], collective["ranks"], collective["calls"][0]["ranks"])
 
 
 def test_a_rank_that_is_busy_is_no_hang(run, tmp_path: Path):

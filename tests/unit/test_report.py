@@ -219,6 +219,32 @@ def test_a_failure_is_explained(tmp_path: Path):
     assert "hf_A1b2" not in found.text
 
 
+def test_the_collective_in_which_ranks_part_is_a_table(tmp_path: Path):
+    """A line for each call, with its ranks, tensors and places; a record that cannot be read costs itself only."""
+    folder = write_run(tmp_path / "run", failed=True)
+    row = {
+        "ranks": [0, 2],
+        "call": "x",
+        "operation": "all_reduce",
+        "tensors": [],
+        "places": ["train.py:30", "main.py:9"],
+    }
+    tensors = [{"dtype": "float32", "shape": [4, 2]}]
+    last = {**row, "ranks": [1], "operation": "broadcast", "places": [], "is_done": True}
+    collective = {"how": "missing", "number": 46, "ranks": [1], "calls": [{**row, "tensors": tensors}], "last": [last]}
+    failure = json.loads((folder / "failure.json").read_text(encoding="utf-8"))
+    texts = []
+    for value in (collective, {**collective, "calls": [3]}):
+        (folder / "failure.json").write_text(json.dumps({**failure, "collective": value}), encoding="utf-8")
+        texts.append(page(folder).text)
+
+    assert "Collective 46: rank 1 never came" in texts[0]
+    for word in ("0, 2", "all_reduce", "float32 [4, 2]", "train.py:30", "main.py:9", "called last, and ended"):
+        assert word in texts[0]
+    assert "Collective 46" not in texts[1]
+    assert failure["what"] in texts[1]
+
+
 def test_several_runs_are_compared(tmp_path: Path):
     """Only what differs stands in the table; the better figure is marked; each run has a colour and a stroke."""
     a = write_run(tmp_path / "first", loss=2.0, learning_rate=1e-4)

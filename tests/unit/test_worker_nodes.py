@@ -208,7 +208,7 @@ def test_a_node_that_leaves_without_a_word_is_lost(recipe: Write, gone: int):
     leaving.start()
     settled: list[Any] = []
     other = threading.Thread(
-        target=lambda: settled.append(met.links[1 - gone].settle(None, lambda found: False)), daemon=True
+        target=lambda: settled.append(met.links[1 - gone].settle(None, lambda found: False, {})), daemon=True
     )
     other.start()
     other.join(20)

@@ -8,7 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from launcher.diagnose.explain.lines import strip
-from launcher.diagnose.explain.records import error_record, exit_codes, failure_record, json_in, with_wall_time
+from launcher.diagnose.explain.records import (
+    difference_record,
+    error_record,
+    exit_codes,
+    failure_record,
+    json_in,
+    with_wall_time,
+)
 from launcher.diagnose.explain.source import Source, read_capped
 from launcher.messages import Message
 
@@ -86,8 +93,10 @@ def folder_sources(path: Path) -> tuple[list[Source], set[int]]:
     pids = {int(p): s.rank for s in sources if s.rank is not None for p in _PID.findall(s.text[-200_000:])}
     sources = [_with_record(s, records, pids) for s in sources]
     failure_path = path / "failure.json"
-    if failure_path.is_file() and (failure := failure_record(failure_path.name, json_in(failure_path))):
-        sources.append(failure)
+    if failure_path.is_file():
+        data = json_in(failure_path)
+        made = (failure_record(failure_path.name, data), difference_record(failure_path.name, data))
+        sources += [source for source in made if source is not None]
     for name in ("events.jsonl", "failure.json"):
         codes = exit_codes(path / name) if (path / name).is_file() else {}
         sources += [

@@ -80,6 +80,14 @@ def failure_record(name: str, data: Any) -> Source | None:
     return Source(name, failure.what, failure.rank, failure.host or None)
 
 
+def difference_record(name: str, data: Any) -> Source | None:
+    """The first collective in which ranks part, of failure.json."""
+    failure = failure_in(data)
+    difference = failure.difference if failure is not None else None
+    # Whatever the ranks' logs say of it came later.
+    return None if difference is None else Source(name, difference.line, time_s=0.0)
+
+
 def with_wall_time(records: Mapping[int | None, Source], folder: Path) -> dict[int | None, Source]:
     """Records whose monotonic clock is set to the wall clock, by the file that was written soonest after its error."""
     offsets = [

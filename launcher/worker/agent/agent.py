@@ -25,7 +25,7 @@ from launcher.rundir import events, paths, records
 from launcher.rundir.paths import JOB_SECRET, RunDir
 from launcher.rundir.records import Event, Failure
 from launcher.worker import start
-from launcher.worker.agent import failures, stall, start_method, zygote
+from launcher.worker.agent import collectives, failures, stall, start_method, zygote
 from launcher.worker.agent.activity import Activity
 from launcher.worker.agent.children import Children
 from launcher.worker.agent.failures import Judge
@@ -165,7 +165,8 @@ class Agent:
             self.attempt = meeting.attempt
             paths.make_folder(self.run_dir.attempt(self.attempt))
             outcome = self._attempt(meeting, link)
-            last_failure, again = link.settle(outcome, self._may_restart if left else lambda _: False)
+            recorded = collectives.collect(self.run_dir.attempt(self.attempt))
+            last_failure, again = link.settle(outcome, self._may_restart if left else lambda _: False, recorded)
             if last_failure is None or not again or self.stop_signal is not None:
                 return last_failure
             left -= 1
@@ -259,9 +260,12 @@ class Agent:
                     if stalled.weight == failure.CAUSE:
                         self._event(records.Hang(what=stalled.what))
                 if stalled is not None or at_once:
+                    self._ask_for_collectives()
                     tell_at, kill_at, is_signalled = now, now, True
             if now >= tell_at and not is_signalled:
                 is_signalled = True
+                if all(judge.may_be_of_a_collective(c) for c in failed) and not is_stopping:
+                    self._ask_for_collectives()
                 # The pid alone: a checkpoint needs the DataLoader workers alive. A program hears the signal that was sent,
                 # so that ^C reaches its `except KeyboardInterrupt`.
                 self.children.signal(
@@ -271,6 +275,10 @@ class Agent:
                 self.children.signal(signal.SIGKILL)
                 kill_at = float("inf")
         return stalled or judge.first_failure(failures.oom_kills() - oom_kills)
+
+    def _ask_for_collectives(self) -> None:
+        ranks = {c.rank: c.pid for c in self.children.running if c.rank is not None}
+        collectives.ask(self.run_dir.attempt(self.attempt), ranks)
 
     @property
     def _judge(self) -> Judge:

@@ -17,7 +17,7 @@ from launcher.recipe.program import Program
 from launcher.rundir import events
 from launcher.rundir.paths import LAST_WORDS, RunDir
 from launcher.rundir.records import Failure
-from launcher.worker.agent import zygote
+from launcher.worker.agent import collectives, zygote
 from launcher.worker.agent.children import Child
 from launcher.worker.agent.rank_env import torchelastic_error
 from launcher.worker.runtime import failure
@@ -67,6 +67,11 @@ class Judge:
         """Whether it failed because another process did, as it says itself."""
         record = self._record(child)
         return record is not None and record.weight != failure.CAUSE
+
+    def may_be_of_a_collective(self, child: Child) -> bool:
+        """Whether it may have failed because ranks were not in the same collective."""
+        record = self._record(child) or failure.of_exit(child.exit_code or 0, child.log)
+        return collectives.may_be_meant(record.but(process_exit_code=child.exit_code))
 
     def was_preempted(self) -> bool:
         """Whether a rank ended as one that was asked to stop, and not by this agent because of another's failure."""

@@ -30,7 +30,7 @@ from launcher.rundir.paths import RunDir
 from launcher.worker import program as program_module
 from launcher.worker import start as start_module
 from launcher.worker.agent import ending, gloo
-from launcher.worker.runtime import failure
+from launcher.worker.runtime import failure, flight
 
 LOOK_S = 1.0
 """A child's end wakes the zygote at once; this is for the one that ends between two waits."""
@@ -228,6 +228,8 @@ def _program(program: Program, run: RunDir, attempt: int, rank: int, *, has_hook
     code = program_module.main(program, run, attempt, rank, has_hooks=has_hooks)
     if code == EXIT_OK:
         paths.touch(done_path(run, attempt, rank))
+    else:
+        flight.leave()
     program_module.flush()
     ending.end(code)
 

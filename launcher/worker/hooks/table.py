@@ -19,6 +19,7 @@ from launcher.worker.runtime import heartbeat
 
 TABLE = {
     "torch.optim.optimizer": "launcher.worker.hooks.torch_optimizer",
+    "torch.distributed.distributed_c10d": "launcher.worker.hooks.torch_distributed",
     "torch.utils.data.dataloader": "launcher.worker.hooks.torch_dataloader",
     "accelerate.accelerator": "launcher.worker.hooks.accelerate_loop",
     "deepspeed.runtime.engine": "launcher.worker.hooks.deepspeed_engine",

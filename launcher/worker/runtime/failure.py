@@ -16,6 +16,7 @@ from launcher.errors import EXIT_JOB_FAILED, EXIT_TERMINATED, LaunchError
 from launcher.messages import Message
 from launcher.rundir import events, records
 from launcher.rundir.records import EXIT, Failure
+from launcher.worker.runtime import flight
 
 CONSEQUENCE = re.compile(
     r"connection closed by peer|connection reset by peer|broken pipe|connection refused|socket closed"
@@ -68,6 +69,7 @@ def record(path: Path, error: BaseException, rank: int | None) -> int:
     """Write the error file, unless this process wrote one already, and the traceback to stderr; the exit code."""
     failure = leave(path, error, rank)
     print(scrub.shown("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+    flight.leave()
     return EXIT_JOB_FAILED if failure.exit_code is None else failure.exit_code
 
 

@@ -126,12 +126,17 @@ def test_a_stopped_rank_is_found_and_named(launch: Launch):
 
 
 def test_a_collective_that_one_rank_never_joins(launch: Launch):
-    """The rank that sleeps is named, not the one that waits for it, and its stack shows where."""
+    """The rank that sleeps is named, not the one that waits for it, its stack shows where, and the collective to which it never
+    came is named."""
     job = launch("--nproc=2", "--hang-timeout=8", fault="sleep 0 7")
 
     assert 1 == job.wait()
     assert (0, "Stalled") == (job.failure["rank"], job.failure["type"])
     assert "_sleep" in job.failure["traceback"]
+    collective = job.failure["collective"]
+    assert ("missing", [0], [1]) == (collective["how"], collective["ranks"], collective["calls"][0]["ranks"])
+    assert f"collective {collective['number']} waits for rank 0: rank 1: " in job.err
+    assert not list(job.dir.glob("attempt_0/*.ask"))
 
 
 @pytest.mark.slow

@@ -48,9 +48,11 @@ class Link(Protocol):
         """Where the next attempt's ranks meet; or the failure before it, on this node (`own_failure`) or another; or
         None where the job is asked to stop. `attempt` is the number this node would give it."""
 
-    def settle(self, own_failure: Failure | None, again: Callable[[Failure], bool]) -> tuple[Failure | None, bool]:
-        """Report this node's failure, or None for success; the failure that counts on all nodes, and whether there is
-        another attempt, for which the first node asks `again`."""
+    def settle(
+        self, own_failure: Failure | None, again: Callable[[Failure], bool], recorded: Record
+    ) -> tuple[Failure | None, bool]:
+        """Report this node's failure, or None for success, and what its ranks recorded of their collectives; the failure
+        that counts on all nodes, and whether there is another attempt, for which the first node asks `again`."""
 
     def give_up(self, own_failure: Failure) -> None:
         """Tell the others that the job ends here, outside of any attempt."""

@@ -26,7 +26,7 @@ from launcher.messages import Message
 from launcher.planning.plan import Plan
 from launcher.rundir import records
 from launcher.rundir.records import NODE_LOST, Failure
-from launcher.worker.agent import consistency
+from launcher.worker.agent import collectives, consistency
 from launcher.worker.agent.nodes import reasons, seal
 from launcher.worker.agent.nodes.board import LOST_AFTER_S, NOTHING, TICK_S, NodeBoard
 from launcher.worker.agent.nodes.link import FAILED, STALLED, Meeting, Record, port_blocks
@@ -386,14 +386,18 @@ class ManyNodes:
             return FAILED
         return str(first.get("trouble", "")) if first.get("round") == self._round else ""
 
-    def settle(self, own_failure: Failure | None, again: Callable[[Failure], bool]) -> tuple[Failure | None, bool]:
+    def settle(
+        self, own_failure: Failure | None, again: Callable[[Failure], bool], recorded: Record
+    ) -> tuple[Failure | None, bool]:
         trouble = STALLED if own_failure and own_failure.type == records.STALLED else FAILED if own_failure else ""
         return (
-            self._decide(own_failure, trouble, again) if self._is_first else self._await_verdict(own_failure, trouble)
+            self._decide(own_failure, trouble, again, recorded)
+            if self._is_first
+            else self._await_verdict(own_failure, trouble, recorded)
         )
 
     def _decide(
-        self, own: Failure | None, trouble: str, again: Callable[[Failure], bool]
+        self, own: Failure | None, trouble: str, again: Callable[[Failure], bool], recorded: Record
     ) -> tuple[Failure | None, bool]:
         assert self._board is not None
         while True:
@@ -404,6 +408,7 @@ class ManyNodes:
             time.sleep(TICK_S / 2)
         reported = (records.failure(r["found"]) for r in reports.values() if r)
         decided = self._verdict([own, *reported, *self._lost.values()])
+        decided = collectives.explained(decided, [recorded, *(r.get("recorded") or {} for r in reports.values() if r)])
         more = (
             decided is not None
             and not self._is_stopping()
@@ -429,9 +434,9 @@ class ManyNodes:
         ]
         return failure.first(on_one_clock)
 
-    def _await_verdict(self, own: Failure | None, trouble: str) -> tuple[Failure | None, bool]:
+    def _await_verdict(self, own: Failure | None, trouble: str, recorded: Record) -> tuple[Failure | None, bool]:
         assert self._board is not None
-        self._board.post(report={"round": self._round, "found": _json(own)})
+        self._board.post(report={"round": self._round, "found": _json(own), "recorded": recorded})
         while True:
             self.pulse(trouble)
             verdict = self._state(0).get("verdict")

@@ -8,6 +8,7 @@ from typing import Any
 from launcher.machine.nodes import split_endpoint
 from launcher.planning.plan import Plan
 from launcher.rundir.records import Failure
+from launcher.worker.agent import collectives
 from launcher.worker.agent.nodes.link import Meeting, Record, port_blocks
 from launcher.worker.agent.nodes.store import ranks_store
 
@@ -39,8 +40,11 @@ class OneNode:
             base = next(iter(self._blocks.offer(1)), None)
         return Meeting("127.0.0.1", self._store.port, attempt, None, base)
 
-    def settle(self, own_failure: Failure | None, again: Callable[[Failure], bool]) -> tuple[Failure | None, bool]:
-        return own_failure, own_failure is not None and again(own_failure)
+    def settle(
+        self, own_failure: Failure | None, again: Callable[[Failure], bool], recorded: Record
+    ) -> tuple[Failure | None, bool]:
+        decided = collectives.explained(own_failure, [recorded])
+        return decided, decided is not None and again(decided)
 
     def give_up(self, own_failure: Failure) -> None:
         return
