@@ -75,7 +75,26 @@ SMOLLM2 = {
     "vocab_size": 49152,
     "tie_word_embeddings": True,
 }
-MODELS = {"tiny": TINY, "small": SMALL, "wide": WIDE, "SmolLM2-135M": SMOLLM2}
+TINY_BERT = {**{k: v for k, v in TINY.items() if k != "num_key_value_heads"}, "model_type": "bert"}
+SMALL_BERT = {**{k: v for k, v in SMALL.items() if k != "num_key_value_heads"}, "model_type": "bert"}
+EXPERTS = {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2}
+TINY_MOE = {**TINY, **EXPERTS, "moe_intermediate_size": 96, "head_dim": 16}
+SMALL_MOE = {**SMALL, **EXPERTS, "moe_intermediate_size": 352, "head_dim": 32}
+MODELS: dict[str, dict[str, Any]] = {
+    "tiny": TINY,
+    "small": SMALL,
+    "wide": WIDE,
+    "SmolLM2-135M": SMOLLM2,
+    "tiny bert": TINY_BERT,
+    "small bert": SMALL_BERT,
+    "tiny qwen3_moe": TINY_MOE,
+    "small qwen3_moe": SMALL_MOE,
+    "tiny gemma3": {**TINY, "model_type": "gemma3_text", "head_dim": 16},
+    "small gemma3": {**SMALL, "model_type": "gemma3_text", "head_dim": 32},
+}
+
+
+OTHER_KINDS = ("bert", "gemma3", "qwen3_moe")
 
 
 @dataclass(frozen=True)
@@ -130,12 +149,13 @@ def cases() -> list[Case]:
     out += [Case("tiny", s) for s in ("ddp", "zero2", "zero3", "fsdp2")]
     out += [Case("SmolLM2-135M", s, micro_batch=2, seq_len=256) for s in ("ddp", "zero2")]
     out += [Case("SmolLM2-135M", "zero3", micro_batch=2, seq_len=256, checkpointing=True)]
+    out += [Case(f"{size} {kind}", s) for kind in OTHER_KINDS for size in ("tiny", "small") for s in ("ddp", "zero2")]
     return out
 
 
 def predict(case: Case) -> breakdown.Breakdown:
     return peak.estimate(
-        {"model_type": "llama", **MODELS[case.model]},
+        {"model_type": "llama", "max_position_embeddings": 4096, **MODELS[case.model]},
         has_head=case.task != "causal-lm",
         num_labels=5,
         strategy=case.strategy,
@@ -294,11 +314,10 @@ def _arguments(case: Case, folder: Path) -> tuple[dict[str, Any], int | None]:
 
 def _model(case: Case, stage: int | None) -> Any:
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    config = LlamaConfig(
-        **MODELS[case.model], max_position_embeddings=4096, pad_token_id=0, num_labels=5, use_cache=False
-    )
+    values = {"model_type": "llama", "max_position_embeddings": 4096, **MODELS[case.model]}
+    config = AutoConfig.for_model(**values, pad_token_id=0, num_labels=5, use_cache=False)
     config._attn_implementation = case.attention
     is_low = (stage is not None or case.lora_r) and case.precision == "bf16"
     dtype = torch.bfloat16 if is_low else torch.float32

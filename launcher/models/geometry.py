@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import asdict, astuple, dataclass, replace
+from typing import Any
 
 from launcher.errors import LaunchError
+from launcher.models.families import table
+from launcher.models.families.base import Parameter, Sizes, Traits
 
 
 @dataclass(frozen=True)
-class Parameter:
-    name: str
-    shape: tuple[int, ...]
-    kind: Literal["embedding", "linear", "norm", "bias", "head"]
-    layer: int | None = None
+class Geometry(Sizes):
+    """Sizes and parameters of one model."""
 
-    @property
-    def numel(self) -> int:
-        return math.prod(self.shape)
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """What of a model's config decides memory."""
-
-    hidden: int
-    intermediate: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    vocab: int
     parameters: tuple[Parameter, ...]
+    traits: Traits
 
     @property
     def num_parameters(self) -> int:
@@ -41,8 +25,8 @@ class Geometry:
 
     @property
     def layer_parameters(self) -> int:
-        """Of one transformer block."""
-        return sum(p.numel for p in self.parameters if p.layer == 0)
+        """Of one transformer block, the largest."""
+        return largest_block(self.parameters)
 
     @property
     def outer_parameters(self) -> int:
@@ -54,7 +38,16 @@ class Geometry:
         return max(p.numel for p in self.parameters)
 
 
-ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
+def largest_block(parameters: Iterable[Parameter]) -> int:
+    """Elements of the largest transformer block among parameters; blocks may differ, as where only some have experts."""
+    sizes: Counter[int] = Counter()
+    for p in parameters:
+        if p.layer is not None:
+            sizes[p.layer] += p.numel
+    return max(sizes.values(), default=0)
+
+
+ARCHITECTURES = tuple(table.TABLE)
 """Families whose parameters can be listed."""
 
 
@@ -62,76 +55,33 @@ def geometry(config: Mapping[str, Any], *, has_head: bool = True, num_labels: in
     """The parameters of a Hugging Face config.json with a classification head, or else its language-modelling head.
 
     Raises:
-        LaunchError: the family is none of ARCHITECTURES, or a number is missing.
+        LaunchError: the family is none of ARCHITECTURES, has no such head, or a number is missing.
     """
-    family = str(config.get("model_type", ""))
-    if family not in ARCHITECTURES:
+    name = str(config.get("model_type", ""))
+    family = table.TABLE.get(name)
+    if family is None:
         raise LaunchError(
             "memory of model_type {family!r} cannot be computed",
             hint="known are {architectures}; name a strategy and a micro batch in the recipe instead of auto",
-            family=family or "(none)",
+            family=name or "(none)",
             architectures=", ".join(ARCHITECTURES),
         )
     try:
-        hidden, intermediate = int(config["hidden_size"]), int(config["intermediate_size"])
-        num_layers, num_heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
-        vocab = int(config["vocab_size"])
-        num_kv_heads = int(config.get("num_key_value_heads") or num_heads)
-        # Qwen3's config class has its own default; the others divide.
-        head_dim = int(config.get("head_dim") or (128 if family == "qwen3" else hidden // num_heads))
+        sizes = family.sizes(config)
+        if min(astuple(sizes)) < 1:
+            raise LaunchError("config.json: sizes must be positive", hint="use the model's own config.json")
+        parameters = tuple(family.parameters(config, sizes, num_labels if has_head else None))
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise LaunchError(
             "config.json: {error} is missing or no number", hint="use the model's own config.json", error=error
         ) from None
-    if min(hidden, intermediate, num_layers, num_heads, num_kv_heads, head_dim, vocab) < 1:
-        raise LaunchError("config.json: sizes must be positive", hint="use the model's own config.json")
-    return Geometry(
-        hidden,
-        intermediate,
-        num_layers,
-        num_heads,
-        num_kv_heads,
-        head_dim,
-        vocab,
-        tuple(_parameters(config, family, has_head, num_labels, head_dim, num_kv_heads)),
-    )
-
-
-def _parameters(
-    config: Mapping[str, Any], family: str, has_head: bool, num_labels: int, head_dim: int, num_kv_heads: int
-) -> Iterable[Parameter]:
-    """Names and shapes as in transformers' modeling files, so that they can be compared one by one."""
-    h, i, v = int(config["hidden_size"]), int(config["intermediate_size"]), int(config["vocab_size"])
-    q, kv = int(config["num_attention_heads"]) * head_dim, num_kv_heads * head_dim
-    has_qkv_bias = family == "qwen2" or (bool(config.get("attention_bias", False)) and family != "mistral")
-    has_o_bias = family in ("llama", "qwen3") and bool(config.get("attention_bias", False))
-    has_mlp_bias = family == "llama" and bool(config.get("mlp_bias", False))
-    yield Parameter("model.embed_tokens.weight", (v, h), "embedding")
-    for n in range(int(config["num_hidden_layers"])):
-        prefix = f"model.layers.{n}"
-        linears = (
-            ("self_attn.q_proj", q, h, has_qkv_bias),
-            ("self_attn.k_proj", kv, h, has_qkv_bias),
-            ("self_attn.v_proj", kv, h, has_qkv_bias),
-            ("self_attn.o_proj", h, q, has_o_bias),
-            ("mlp.gate_proj", i, h, has_mlp_bias),
-            ("mlp.up_proj", i, h, has_mlp_bias),
-            ("mlp.down_proj", h, i, has_mlp_bias),
-        )
-        for name, rows, columns, has_bias in linears:
-            yield Parameter(f"{prefix}.{name}.weight", (rows, columns), "linear", n)
-            if has_bias:
-                yield Parameter(f"{prefix}.{name}.bias", (rows,), "bias", n)
-        if family == "qwen3":
-            yield Parameter(f"{prefix}.self_attn.q_norm.weight", (head_dim,), "norm", n)
-            yield Parameter(f"{prefix}.self_attn.k_norm.weight", (head_dim,), "norm", n)
-        yield Parameter(f"{prefix}.input_layernorm.weight", (h,), "norm", n)
-        yield Parameter(f"{prefix}.post_attention_layernorm.weight", (h,), "norm", n)
-    yield Parameter("model.norm.weight", (h,), "norm")
-    if has_head:
-        yield Parameter("score.weight", (num_labels, h), "head")
-    elif not config.get("tie_word_embeddings", False):
-        yield Parameter("lm_head.weight", (v, h), "head")
+    except NotImplementedError:
+        raise LaunchError(
+            "a model of type {name!r} has no language-modelling head for causal attention",
+            hint="use it for classification, or name a decoder",
+            name=name,
+        ) from None
+    return Geometry(**asdict(sizes), parameters=parameters, traits=family.traits(config))
 
 
 @dataclass(frozen=True)

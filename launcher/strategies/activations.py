@@ -15,18 +15,60 @@ def _norm_bytes(job: Job) -> int:
     h = job.g.hidden
     if job.lora and job.low == 2:
         return 4 * h + 4  # the input alone, in fp32: a frozen weight needs nothing
-    return {"fp32": 12, "bf16": 8, "autocast": 8}[job.mode] * h + 4
+    low = 10 if job.g.traits.norms_in_fp32 else 8
+    return {"fp32": 12, "bf16": low, "autocast": 8}[job.mode] * h + 4
+
+
+def _inner_norm_bytes(job: Job) -> int:
+    """Saved for an element by an RMSNorm whose output no product reads."""
+    return 8 if job.mode == "fp32" or job.g.traits.norms_in_fp32 else 6
+
+
+def _more_norms_bytes(job: Job) -> int:
+    """Saved per token by norms beyond those before attention and MLP: of outputs, and of each head's queries and keys."""
+    g, inner = job.g, _inner_norm_bytes(job)
+    heads = g.num_heads + g.num_kv_heads if g.traits.has_head_norms else 0
+    return g.traits.output_norms * (inner * g.hidden + 4) + heads * (inner * g.head_dim + 4)
+
+
+def _mlp_bytes(job: Job) -> int:
+    """Saved per token by a gated MLP; autocast makes each of its two first products a 16-bit copy of its input."""
+    g, low, experts = job.g, job.low, job.g.traits.experts
+    copies = 2 * low * g.hidden if job.mode == "autocast" else 0
+    if experts is None:
+        return low * 4 * g.intermediate + copies
+    wide = 2 if job.mode == "bf16" else 4  # autocast leaves the product of grouped experts in fp32
+    chosen = experts.active * (wide * (4 * experts.width + 2 * g.hidden) + 36)
+    router = 4 * experts.count + copies // 2
+    shared = low * 4 * experts.shared + copies if experts.shared else 0
+    return chosen + router + shared
 
 
 def layer_bytes(job: Job) -> int:
     """What one block keeps for its backward pass, for all tokens of a micro batch."""
+    return _encoder_bytes(job) if job.g.traits.plan == "encoder" else _gated_bytes(job)
+
+
+def _encoder_bytes(job: Job) -> int:
+    """A block after BERT, measured by what autograd saves. Dropout within attention has no fused kernel on CPU: scores,
+    softmax and what dropout leaves of it are kept in fp32 whatever the precision is."""
+    g = job.g
+    token = {"fp32": 40, "bf16": 26, "autocast": 34}[job.mode] * g.hidden + 2 * job.low * g.intermediate
+    token += 8 if job.mode == "bf16" else 16
+    is_fused = job.on_card and job.attention != "eager"
+    token += g.num_heads * (4 + job.seq // 8 if is_fused else 12 * job.seq)
+    return job.tokens * token
+
+
+def _gated_bytes(job: Job) -> int:
     g, low = job.g, job.low
     q, kv = g.num_heads * g.head_dim, g.num_kv_heads * g.head_dim
     if job.is_padded and job.attention != "flash_attention_2":
         kv = q  # transformers repeats grouped heads where there is a mask (integrations/sdpa_attention.py)
-    token = 2 * _norm_bytes(job) + low * (2 * q + 2 * kv) + low * 4 * g.intermediate
+    token = 2 * _norm_bytes(job) + low * (2 * q + 2 * kv) + _mlp_bytes(job)
+    token += _more_norms_bytes(job)
     if job.mode == "autocast":
-        token += 5 * low * g.hidden  # q, k, v, gate and up each keep their own 16-bit copy of their input
+        token += 3 * low * g.hidden  # q, k and v each keep their own 16-bit copy of their input
     if job.lora and job.low == 2:
         token += low * (q + 7 * job.lora.r)  # o_proj's adapter copies its input too; every adapter keeps its middle
     if job.attention == "eager":
@@ -42,6 +84,10 @@ def _mask_bytes(job: Job) -> int:
 
 
 def last_norm_bytes(job: Job) -> int:
+    if (
+        job.g.traits.plan == "encoder"
+    ):  # the embeddings' norm and dropout, and the pooler, which reads one token of a row
+        return (job.tokens + job.batch) * (job.g.hidden * {"fp32": 12, "bf16": 6, "autocast": 8}[job.mode] + 16)
     extra = 2 * job.g.hidden if job.mode == "autocast" else 0  # the head's 16-bit copy of its input
     return job.tokens * (_norm_bytes(job) + extra)
 

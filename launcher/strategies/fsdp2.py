@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from launcher.models.geometry import Parameter
+from launcher.models.geometry import Parameter, largest_block
 from launcher.strategies.base import Base
 from launcher.strategies.job import Job
 from launcher.strategies.table import Planned, Reduction, Speed
@@ -56,7 +56,7 @@ class Fsdp2(Base):
         if job.ranks == 1:
             return super().reduction(job)
         outer, block = job.low * job.g.outer_parameters, job.low * job.g.layer_parameters
-        reducing = job.low * sum(p.numel for p in job.trainable if p.layer == 0)
+        reducing = job.low * largest_block(job.trainable)
         # Between two blocks: gradients, their copy for the reduce-scatter (gloo clones it), and the next block's weights.
         copies = reducing * (2 if job.on_card else 3)
         gathered = {"gathered": outer + block}

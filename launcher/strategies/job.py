@@ -82,9 +82,8 @@ class Job:
 
     def largest_gradients(self) -> tuple[int, int, int, int]:
         """Elements of the largest gradient that is new at each point of a Reduction."""
-        largest = {
-            k: max((p.numel for p in self.trainable if p.kind == k), default=0) for k in ("head", "linear", "embedding")
-        }
+        kinds = {"head": ("head",), "linear": ("linear", "stacked"), "embedding": ("embedding",)}
+        largest = {name: max((p.numel for p in self.trainable if p.kind in kinds[name]), default=0) for name in kinds}
         return largest["head"], largest["linear"], largest["linear"], largest["embedding"]
 
 

@@ -164,5 +164,5 @@ def _block_gradients(how: Strategy, job: Job) -> tuple[int, int]:
     if not job.num_trainable:
         return 0, 0
     head = sum(p.numel for p in job.trainable if p.layer is None and p.kind != "embedding")
-    block = sum(p.numel for p in job.trainable if p.layer == 0)
+    block = sum(p.numel for p in job.trainable if p.layer is not None) // job.g.num_layers
     return total * head // job.num_trainable, total * block // job.num_trainable

@@ -73,9 +73,175 @@ def test_every_parameter_is_the_one_that_transformers_makes(config: dict[str, An
     assert found == wanted
 
 
+ENCODER = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 512,
+    "max_position_embeddings": 128,
+}
+DECODER = ENCODER | {"num_key_value_heads": 2, "pad_token_id": 0}
+DISTILBERT = {"dim": 64, "hidden_dim": 96, "n_layers": 2, "n_heads": 4, "vocab_size": 512}
+DEBERTA = {
+    "relative_attention": True,
+    "position_buckets": 32,
+    "pos_att_type": "p2c|c2p",
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "position_biased_input": False,
+}
+LOW_RANK = {
+    "n_routed_experts": 4,
+    "n_shared_experts": 2,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 24,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "moe_intermediate_size": 48,
+    "first_k_dense_replace": 1,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+}
+TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0)
+BIASES = {"attention_bias": True, "mlp_bias": True}
+
+
+def real(
+    hidden: int, inner: int, layers: int, heads: int, vocab: int, kv_heads: int = 0, **more: Any
+) -> dict[str, Any]:
+    """A published geometry."""
+    sizes = {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers, "vocab_size": vocab}
+    return sizes | {"num_attention_heads": heads} | ({"num_key_value_heads": kv_heads} if kv_heads else {}) | more
+
+
+FAMILIES: list[tuple[str, dict[str, Any]]] = [
+    ("bert", ENCODER),
+    ("bert", real(768, 3072, 12, 12, 30522)),
+    ("roberta", ENCODER),
+    ("roberta", real(768, 3072, 12, 12, 50265, max_position_embeddings=514, type_vocab_size=1)),
+    ("xlm-roberta", ENCODER),
+    ("xlm-roberta", real(768, 3072, 12, 12, 250002, max_position_embeddings=514, type_vocab_size=1)),
+    ("modernbert", ENCODER | TOKENS | {"pad_token_id": 0}),
+    ("modernbert", ENCODER | TOKENS | BIASES | {"pad_token_id": 0, "norm_bias": True, "classifier_bias": True}),
+    ("modernbert", real(768, 1152, 22, 12, 50368)),
+    ("deberta-v2", ENCODER | DEBERTA),
+    ("deberta-v2", ENCODER | DEBERTA | {"share_att_key": False, "conv_kernel_size": 3, "attention_head_size": 32}),
+    ("deberta-v2", ENCODER | {"type_vocab_size": 3, "relative_attention": True, "max_relative_positions": 7}),
+    ("deberta-v2", real(768, 3072, 12, 12, 128100, **DEBERTA | {"position_buckets": 256})),
+    ("distilbert", DISTILBERT),
+    ("distilbert", {"dim": 768, "hidden_dim": 3072, "n_layers": 6, "n_heads": 12, "vocab_size": 30522}),
+    ("gemma", DECODER),
+    ("gemma", real(2048, 16384, 18, 8, 256000, 1, head_dim=256)),
+    ("gemma2", DECODER),
+    ("gemma2", real(2304, 9216, 26, 8, 256000, 4)),
+    ("gemma3_text", DECODER | {"attention_bias": True}),
+    ("gemma3_text", real(1152, 6912, 26, 4, 262144, 1)),
+    ("phi3", DECODER),
+    ("phi3", real(3072, 8192, 32, 32, 32064, 32)),
+    ("glm4", DECODER),
+    ("glm4", real(4096, 13696, 40, 32, 151552, 2)),
+    ("internlm3", DECODER),
+    ("internlm3", DECODER | BIASES),
+    ("internlm3", real(4096, 10240, 48, 32, 128512, 2)),
+    ("smollm3", DECODER | BIASES),
+    ("smollm3", real(2048, 11008, 36, 16, 128256, 4)),
+    ("mixtral", DECODER | {"num_local_experts": 4}),
+    ("mixtral", real(4096, 14336, 32, 32, 32000, 8)),
+    ("qwen3_moe", DECODER | {"num_experts": 4, "moe_intermediate_size": 48, "mlp_only_layers": [1], "head_dim": 32}),
+    ("qwen3_moe", real(2048, 6144, 48, 32, 151936, 4, head_dim=128, num_experts=128, moe_intermediate_size=768)),
+    ("gpt_oss", DECODER | {"num_local_experts": 4, "head_dim": 16}),
+    ("gpt_oss", real(2880, 2880, 24, 64, 201088, 8, num_local_experts=32)),
+    ("deepseek_v2", ENCODER | LOW_RANK | BIASES),
+    ("deepseek_v2", real(2048, 10944, 27, 16, 102400, **LOW_RANK | {"q_lora_rank": None, "n_routed_experts": 64})),
+    ("deepseek_v3", ENCODER | LOW_RANK | {"attention_bias": True}),
+    ("deepseek_v3", real(7168, 18432, 61, 128, 129280, 128)),
+]
+NO_LANGUAGE_HEAD = ("modernbert", "deberta-v2", "distilbert")
+NO_CLASSIFIER = ("internlm3",)
+
+
+def test_every_family_is_compared_with_transformers():
+    assert set(geometry.ARCHITECTURES) == {kind for kind, _ in FAMILIES} | {"llama", "mistral", "qwen2", "qwen3"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["causal-lm", "sequence-classification"])
+@pytest.mark.parametrize(
+    ("kind", "values"), FAMILIES, ids=lambda v: v if isinstance(v, str) else str(v.get("hidden_size", v.get("dim")))
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_familys_parameters_are_those_that_transformers_makes(kind: str, values: dict[str, Any], task: str):
+    """From the config.json that transformers writes, and from one with the given keys alone."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    has_head = task != "causal-lm"
+    if kind in (NO_CLASSIFIER if has_head else NO_LANGUAGE_HEAD):
+        if not has_head:
+            with pytest.raises(LaunchError, match="language-modelling"):
+                geometry.geometry({"model_type": kind, **values}, has_head=False)
+        return
+    config = transformers.AutoConfig.for_model(kind, **values, num_labels=5)
+    auto = transformers.AutoModelForSequenceClassification if has_head else transformers.AutoModelForCausalLM
+    with torch.device("meta"):
+        model = auto.from_config(config)
+    same: dict[int, list[str]] = {}  # names of tied weights, of which transformers lists any
+    for name, p in model.named_parameters(remove_duplicate=False):
+        same.setdefault(id(p), []).append(name)
+    for text in ({"model_type": kind, **values}, json.loads(config.to_json_string())):
+        found = geometry.geometry(text, has_head=has_head, num_labels=5)
+        names = {p.name: p.shape for p in found.parameters}
+        wanted = {
+            next((n for n in same[id(p)] if n in names), name): tuple(p.shape) for name, p in model.named_parameters()
+        }
+        assert wanted == names
+        assert len(wanted) == len(found.parameters)
+
+
+def test_bert_base_and_deepseek_v3_have_as_many_parameters_as_published():
+    assert 109_483_778 == geometry.geometry({"model_type": "bert", **real(768, 3072, 12, 12, 30522)}).num_parameters
+    deepseek = {"model_type": "deepseek_v3", **real(7168, 18432, 61, 128, 129280, 128)}
+    assert 671_026_404_352 == geometry.geometry(deepseek, has_head=False).num_parameters
+
+
+TINY_SIZES = real(64, 160, 2, 4, 512)
+SMALL_SIZES = real(256, 704, 6, 8, 4000)
+OF_EXPERTS = {"num_key_value_heads": 2, "num_experts": 4, "num_experts_per_tok": 2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "ddp_mb", "zero2_mb"),
+    [
+        ("bert", TINY_SIZES | {"max_position_embeddings": 4096}, 16.75, 52.60),
+        ("bert", SMALL_SIZES | {"max_position_embeddings": 4096}, 178.63, 155.78),
+        ("gemma3_text", TINY_SIZES | {"num_key_value_heads": 2, "head_dim": 16}, 8.67, 47.14),
+        ("gemma3_text", SMALL_SIZES | {"num_key_value_heads": 2, "head_dim": 32}, 161.47, 146.19),
+        ("qwen3_moe", TINY_SIZES | OF_EXPERTS | {"moe_intermediate_size": 96, "head_dim": 16}, 11.65, 47.19),
+        ("qwen3_moe", SMALL_SIZES | OF_EXPERTS | {"moe_intermediate_size": 352, "head_dim": 32}, 221.41, 160.95),
+    ],
+)
+def test_peaks_of_each_kind_of_block_are_those_that_were_measured(
+    kind: str, sizes: dict[str, Any], ddp_mb: float, zero2_mb: float
+):
+    """tools/measure_memory.py on two CPU ranks, bf16, four rows of 128 tokens, five classes, 2026-11-28."""
+    for strategy, megabytes in (("ddp", ddp_mb), ("zero2", zero2_mb)):
+        found = peak.estimate(
+            {"model_type": kind, **sizes},
+            num_labels=5,
+            strategy=strategy,
+            world_size=2,
+            micro_batch=4,
+            seq_len=128,
+            device="cpu",
+        )
+        assert pytest.approx(megabytes * MB, rel=0.05) == found.total_bytes
+
+
 def test_an_unknown_family_is_refused_with_what_to_do():
-    with pytest.raises(LaunchError, match="bert") as caught:
-        geometry.geometry({"model_type": "bert"})
+    with pytest.raises(LaunchError, match="gpt2") as caught:
+        geometry.geometry({"model_type": "gpt2"})
     assert "llama" in caught.value.hint
     with pytest.raises(LaunchError, match="vocab_size"):
         geometry.geometry({k: v for k, v in SMALL.items() if k != "vocab_size"})

@@ -158,8 +158,8 @@ def test_auto_strategy_says_why(recipe: Write):
     assert all(made.strategy_reason for made in (full, lora, one))
 
 
-DISTILBERT = {
-    "model_type": "distilbert",
+UNCOUNTED = {
+    "model_type": "flaubert",
     "dim": 768,
     "n_layers": 6,
     "hidden_dim": 3072,
@@ -185,11 +185,11 @@ def test_a_family_without_a_memory_model_is_sharded_by_its_size(
     """Eight cards of 64 GB; 66 million parameters need no ZeRO-3, and the reason names family and size."""
     about = About(num_parameters)
     path = recipe(adapter=adapter) if adapter else recipe()
-    made = make(path, cards(8), model=about, model_config=DISTILBERT)
+    made = make(path, cards(8), model=about, model_config=UNCOUNTED)
 
     assert strategy == made.strategy
     if strategy != "ddp" or adapter is None:
-        assert "memory of model type 'distilbert' is not computed here" in made.strategy_reason
+        assert "memory of model type 'flaubert' is not computed here" in made.strategy_reason
         assert "parameters" in made.strategy_reason
 
 
