@@ -37,7 +37,9 @@ const std::unordered_set<std::string> KEPT = {
     "aten::record_stream", "aten::is_pinned", "aten::_pin_memory", "aten::is_set_to", "aten::view_as_complex",
     "aten::view_as_real", "aten::_to_copy", "aten::squeeze", "aten::squeeze.dim", "aten::unsqueeze", "aten::_fused_sdp_choice",
     "aten::get_npu_format", "aten::get_storage_size",
-#ifndef LACKS_HcclCMDType       // the one of an older torch_npu calls CANN's operators past the dispatcher
+#ifdef LACKS_HcclCMDType        // an older torch_npu: these make float32 of float64, and its attention calls CANN past the dispatcher
+    "aten::to.dtype", "aten::to.device", "aten::to.dtype_layout", "aten::to.other",
+#else
     "aten::scaled_dot_product_attention",
 #endif
     "npu::get_npu_format", "npu::get_storage_size", "npu::npu_change_data_ptr",
