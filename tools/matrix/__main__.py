@@ -88,6 +88,8 @@ def _checked(case: Case, result: Result, wanted: Wanted, ended: dict[str, Result
 
 def _expected(case: Case, ended: dict[str, Result], reference: str) -> dict[str, list[float]]:
     """Losses of the same model: in this environment, and in the reference."""
+    if not case.like:
+        return {}
     same = {case.like: ended[case.like].losses} if case.like in ended else {}
     row = _read().get(reference, {}).get("cases", {}).get(case.like, {})
     found = {**same, f"{case.like} of {reference}": [row[name] for name in ("first_loss", "last_loss") if name in row]}
