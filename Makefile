@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Two processes, a file in one of them: its tests share finished jobs and daemons. In order, since short files come last.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo check test test-rest test-npu test-all bench docs messages clean
+.PHONY: setup demo check test test-rest test-npu test-all matrix bench docs messages clean
 
 setup:
 	@tools/setup $(VENV)
@@ -29,12 +29,16 @@ test-rest: setup
 test-npu:
 	tests/npu/run
 
+# Many releases of torch, transformers and the rest, see docs/versions.md: hours. `make matrix SETS="torch-2.10"` for some.
+matrix: setup
+	$(BIN)/python tools/matrix $(SETS)
+
 test-all: check test test-rest test-npu
 
 bench: setup
 	$(BIN)/python tools/bench_startup.py
 
-# Pages that are made from the code: docs/recipes.md and docs/cli.md, and docs/troubleshooting.md, which is not committed.
+# Pages that are made from the code: docs/recipes.md, docs/cli.md and docs/versions.md, and docs/troubleshooting.md, which is not committed.
 docs: setup
 	@$(BIN)/python tools/reference_docs.py
 	@$(BIN)/python tools/troubleshooting_docs.py

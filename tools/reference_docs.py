@@ -1,5 +1,5 @@
-"""Write docs/recipes.md from the recipe's schema and docs/cli.md from the commands' help. With --check, only say whether
-they are up to date."""
+"""Write docs/recipes.md from the recipe's schema, docs/cli.md from the commands' help and docs/versions.md from the results of
+tools/matrix. With --check, only say whether they are up to date."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import versions_docs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -193,7 +194,11 @@ are there; folders that a command makes (`export`, `render`, `--run-dir`) come w
 as `/dev/null`, is written to and not replaced. A file has its name only once it is whole.
 """
 
-PAGES = {ROOT / "docs" / "recipes.md": recipes, ROOT / "docs" / "cli.md": commands}
+PAGES = {
+    ROOT / "docs" / "recipes.md": recipes,
+    ROOT / "docs" / "cli.md": commands,
+    ROOT / "docs" / "versions.md": versions_docs.page,
+}
 
 
 def main() -> None:

@@ -1,6 +1,8 @@
-"""The oldest releases that pyproject.toml allows, in an environment of their own: they train as the newest do.
+"""The oldest and the newest releases that pyproject.toml allows, in environments of their own: they train as those of the
+tests do.
 
-tools/constraints-oldest.txt has them. The environment is made once and kept in .venv-oldest, until what it is made of changes.
+tools/constraints-oldest.txt and -newest.txt have them. The environments are made once and kept in .venv-oldest and
+.venv-newest, until what they are made of changes.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import hashlib
 import signal
 import subprocess
 import sys
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +28,18 @@ from .conftest import REPO
 from .test_pip_lines import constraints
 from .test_wheel import requirements
 
-VENV = REPO / ".venv-oldest"
-LIST = REPO / "tools" / "constraints-oldest.txt"
+VENV, NEWEST_VENV = REPO / ".venv-oldest", REPO / ".venv-newest"
+LIST, NEWEST_LIST = REPO / "tools" / "constraints-oldest.txt", REPO / "tools" / "constraints-newest.txt"
 PROGRAM = REPO / "tests" / "ranks" / "programs" / "ddp.py"
 SHORT = ("training.num_train_epochs=1", "training.logging_steps=1", "parallel.micro_batch_size=3")
-PINS = {r.name: r.specifier for r in map(Requirement, (x for x in LIST.read_text().splitlines() if x[0] != "#"))}
+
+
+def pins_of(path: Path) -> dict[str, SpecifierSet]:
+    """Name → release."""
+    return {r.name: r.specifier for r in map(Requirement, (x for x in path.read_text().splitlines() if x[0] != "#"))}
+
+
+PINS, NEWEST = pins_of(LIST), pins_of(NEWEST_LIST)
 
 
 def test_the_list_is_the_lower_end_of_each_bound(wheel: Path):
@@ -41,6 +51,15 @@ def test_the_list_is_the_lower_end_of_each_bound(wheel: Path):
     }
 
     assert [] == [name for name, version in lowest.items() if not _is_lowest(PINS[name], version)]
+
+
+def test_the_list_of_the_newest_is_within_each_bound(wheel: Path):
+    """Of the same packages, and PEFT; torch is the tests' own."""
+    found = requirements(wheel)
+    needs = [need for extra in ("", "train", "lora") for need in found[extra] if need.name != "torch"]
+
+    assert sorted(need.name for need in needs) == sorted(NEWEST)
+    assert [] == [n.name for n in needs if not n.specifier.contains(next(iter(NEWEST[n.name])).version)]
 
 
 def _is_lowest(pin: SpecifierSet, version: str) -> bool:
@@ -78,9 +97,9 @@ class Stack:
         return subprocess.run([self.python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def pip(*words: str | Path) -> subprocess.CompletedProcess[str]:
+def pip(*words: str | Path, venv: Path = VENV) -> subprocess.CompletedProcess[str]:
     """The environment's pip, with the user's configuration: it may name an index that has CPU builds."""
-    argv = [VENV / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--retries", "1"]
+    argv = [venv / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--retries", "1"]
     return subprocess.run([*argv, *words], capture_output=True, text=True, timeout=1200)
 
 
@@ -100,43 +119,70 @@ def install_torch(folder: Path) -> Path:
     return path
 
 
+def is_made(venv: Path, *more: Path) -> bool:
+    """Whether it is there, of these files."""
+    stamp = venv / ".ready"
+    return stamp.is_file() and stamp.read_text() == _made_of(*more)
+
+
+def _made_of(*more: Path) -> str:
+    made_of = [REPO / "pyproject.toml", Path(__file__), *more]
+    return hashlib.sha256(b"".join(p.read_bytes() for p in made_of) + sys.version.encode()).hexdigest()
+
+
+def install(venv: Path, what: str, *words: str | Path) -> None:
+    """Skips where there is no index."""
+    done = pip(*words, venv=venv)
+    if "No matching distribution" in done.stderr or "onnection" in done.stderr:
+        pytest.skip(f"the {what} packages cannot be downloaded: {done.stderr[-500:]}")
+    assert 0 == done.returncode, done.stderr
+
+
 @pytest.fixture(scope="module")
 def oldest(wheel: Path, installed, tmp_path_factory: pytest.TempPathFactory) -> Stack:
     """The environment, made where there is none of these files."""
-    made_of = [REPO / "pyproject.toml", LIST, Path(__file__)]
-    want = hashlib.sha256(b"".join(p.read_bytes() for p in made_of) + sys.version.encode()).hexdigest()
-    stamp = VENV / ".ready"
     VENV.mkdir(exist_ok=True)
     with FileLock(VENV / ".lock"):
-        if not stamp.is_file() or stamp.read_text() != want:
+        if not is_made(VENV, LIST):
             subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
             pins = install_torch(tmp_path_factory.mktemp("pins"))
-            done = pip("--constraint", pins, f"{wheel}[train]", "setuptools")
-            if "No matching distribution" in done.stderr or "onnection" in done.stderr:
-                pytest.skip(f"the oldest packages cannot be downloaded: {done.stderr[-500:]}")
-            assert 0 == done.returncode, done.stderr
-            stamp.write_text(want)
+            install(VENV, "oldest", "--constraint", pins, f"{wheel}[train]", "setuptools")
+            (VENV / ".ready").write_text(_made_of(LIST))
     return Stack(VENV / "bin" / "python", installed.site, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
 def newest(installed, tmp_path_factory: pytest.TempPathFactory) -> Stack:
+    """What is newer than in the tests' environment, in front of that."""
+    NEWEST_VENV.mkdir(exist_ok=True)
+    with FileLock(NEWEST_VENV / ".lock"):
+        if not is_made(NEWEST_VENV, NEWEST_LIST):
+            subprocess.run([sys.executable, "-m", "venv", "--clear", NEWEST_VENV], check=True)
+            (site,) = NEWEST_VENV.glob("lib/python*/site-packages")
+            (site / "tests.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n")
+            install(NEWEST_VENV, "newest", "--requirement", NEWEST_LIST)
+            (NEWEST_VENV / ".ready").write_text(_made_of(NEWEST_LIST))
+    return Stack(NEWEST_VENV / "bin" / "python", installed.site, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def tested(installed, tmp_path_factory: pytest.TempPathFactory) -> Stack:
     return Stack(Path(sys.executable), installed.site, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
-def trained(newest: Stack, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """What the newest packages train with DDP; another test has the strategies equal."""
-    return newest.tiny(tmp_path_factory.mktemp("newest") / "ddp", "ddp")
+def trained(tested: Stack, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """What the packages of the tests train with DDP; another test has the strategies equal."""
+    return tested.tiny(tmp_path_factory.mktemp("tested") / "ddp", "ddp")
 
 
-def assert_as_newest(job: Job, newest: Job) -> None:
+def assert_as_tested(job: Job, tested: Job) -> None:
     """Losses of every step and figures of the evaluation, to the accuracy of another release's kernels."""
-    assert (0, 0) == (newest.code, job.code), newest.err + job.err
-    assert len(newest.losses_by_step) > 15
-    assert pytest.approx(newest.losses_by_step, rel=1e-4) == job.losses_by_step
-    assert pytest.approx(newest.figures["final"]["eval_loss"], rel=1e-4) == job.figures["final"]["eval_loss"]
-    assert newest.figures["final"]["accuracy"] == job.figures["final"]["accuracy"]
+    assert (0, 0) == (tested.code, job.code), tested.err + job.err
+    assert len(tested.losses_by_step) > 15
+    assert pytest.approx(tested.losses_by_step, rel=1e-4) == job.losses_by_step
+    assert pytest.approx(tested.figures["final"]["eval_loss"], rel=1e-4) == job.figures["final"]["eval_loss"]
+    assert tested.figures["final"]["accuracy"] == job.figures["final"]["accuracy"]
 
 
 @pytest.mark.slow
@@ -154,13 +200,13 @@ def test_the_environment_has_the_oldest(oldest: Stack):
 
 @pytest.mark.slow
 @pytest.mark.ranks
-def test_zero2_trains_as_the_newest_do(oldest: Stack, trained: Job, tmp_path: Path):
-    assert_as_newest(oldest.tiny(tmp_path / "zero2", "zero2"), trained)
+def test_zero2_trains_as_in_the_tests(oldest: Stack, trained: Job, tmp_path: Path):
+    assert_as_tested(oldest.tiny(tmp_path / "zero2", "zero2"), trained)
 
 
 @pytest.mark.slow
 @pytest.mark.ranks
-def test_ddp_trains_and_resumes_as_the_newest_do(oldest: Stack, trained: Job, tmp_path: Path):
+def test_ddp_trains_and_resumes_as_in_the_tests(oldest: Stack, trained: Job, tmp_path: Path):
     """Interrupted in the middle and continued by the command that it prints."""
     folder = tmp_path / "ddp"
     words = ("--nproc", "2", "tiny-cpu", "parallel.strategy=ddp", *SHORT)
@@ -173,14 +219,14 @@ def test_ddp_trains_and_resumes_as_the_newest_do(oldest: Stack, trained: Job, tm
 
     (resumed,) = running.events("resume")
     assert 5 <= resumed["step"] < max(trained.losses_by_step)
-    assert_as_newest(Job(done.returncode, done.stdout, done.stderr, folder), trained)
+    assert_as_tested(Job(done.returncode, done.stdout, done.stderr, folder), trained)
 
 
 @pytest.mark.slow
 @pytest.mark.ranks
-def test_a_program_runs_as_with_the_newest(oldest: Stack, newest: Stack, tmp_path: Path):
+def test_a_program_runs_as_in_the_tests(oldest: Stack, tested: Stack, tmp_path: Path):
     printed = []
-    for stack in (oldest, newest):
+    for stack in (oldest, tested):
         words = ("--device", "cpu", "--nproc", "2", "--local-ranks-filter", "0", PROGRAM, "--lr", "0.01")
         done = subprocess.run(
             launch.command(*words, python=stack.python),
@@ -195,3 +241,18 @@ def test_a_program_runs_as_with_the_newest(oldest: Stack, newest: Stack, tmp_pat
 
     assert 12 == len(printed[1])
     assert pytest.approx(printed[1], rel=1e-4) == printed[0]
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+def test_the_environment_has_the_newest(newest: Stack):
+    found = {name: newest.release(name) for name in NEWEST}
+
+    assert [] == [name for name, pin in NEWEST.items() if not pin.contains(found[name])]
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+@pytest.mark.parametrize("strategy", ["zero2", "fsdp2"])
+def test_the_newest_train_as_in_the_tests(newest: Stack, trained: Job, tmp_path: Path, strategy: str):
+    assert_as_tested(newest.tiny(tmp_path / strategy, strategy), trained)

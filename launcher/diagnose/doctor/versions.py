@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from launcher import versions
 from launcher.accelerators import table as accelerators
 from launcher.checks import Context, Finding, ok, skip
 from launcher.messages import Message, joined
@@ -89,9 +90,10 @@ PYTHON_FOR_TORCH = (
     ((2, 5), (2, 6), (3, 9), (3, 11)),
     ((2, 1), (2, 4), (3, 8), (3, 11)),
 )
-NO_CUDA_FROM = (2, 10)
-"""From here on torch_npu registers its allocator's settings with torch, where a CUDA build has registered the same ones:
-the process is aborted as it loads. Older pairs load (2.8.0 and 2.9.0 beside CUDA 12.8 were tried)."""
+NO_CUDA_FROM_POST: Mapping[tuple[int, ...], int] = {(2, 10): 7, (2, 11): 3, (2, 12): 3}
+"""torch_npu → the post-release from which on it registers its allocator's settings with torch, as 2.13 and all later ones do:
+a CUDA build has registered some of the same names, and the process is aborted as it loads. Others load beside one (2.7.1, 2.8.0,
+2.9.0 and 2.10.0 were tried; that the rest do not register is read from their libraries)."""
 
 
 def check_python(ctx: Context) -> Finding:
@@ -192,7 +194,7 @@ def check_torch_pair(ctx: Context) -> Finding:
             torch=_release(torch),
             cpu_index=CPU_INDEX,
         )
-        if numbers(torch)[:2] < NO_CUDA_FROM:
+        if not _aborts_beside_cuda(torch_npu):
             return Finding(name, "warn", built, "it loads beside torch_npu, and is several GB that nothing uses", fix)
         return Finding(
             name,
@@ -202,6 +204,12 @@ def check_torch_pair(ctx: Context) -> Finding:
             fix,
         )
     return ok(name, Message("torch {torch}, torch_npu {torch_npu}", torch=torch, torch_npu=torch_npu))
+
+
+def _aborts_beside_cuda(torch_npu: str) -> bool:
+    version = versions.of(torch_npu)
+    since = NO_CUDA_FROM_POST.get(version.release[:2])
+    return version.release[:2] > max(NO_CUDA_FROM_POST) if since is None else (version.post or 0) >= since
 
 
 def _torch_lines(ctx: Context) -> str:

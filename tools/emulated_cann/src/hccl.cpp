@@ -4,7 +4,7 @@
 // "write mine, meet, read theirs, meet". It runs to its end inside the call; waiting too long ends as HCCL ends it.
 #include "machine.hpp"
 
-#include "hccl/hccl.h"
+#include "older.hpp"
 #include "acl/error_codes/rt_error_codes.h"
 
 #include <algorithm>
@@ -291,12 +291,16 @@ uint64_t begin(Comm &c, uint32_t kind, uint32_t type, uint32_t op, uint32_t root
 
 size_t size_of(HcclDataType type) {
     switch (type) {
-        case HCCL_DATA_TYPE_INT8: case HCCL_DATA_TYPE_UINT8: case HCCL_DATA_TYPE_HIF8: case HCCL_DATA_TYPE_FP8E4M3:
-        case HCCL_DATA_TYPE_FP8E5M2: case HCCL_DATA_TYPE_FP8E8M0: return 1;
+#ifndef LACKS_HCCL_DATA_TYPE_HIF8
+        case HCCL_DATA_TYPE_HIF8: case HCCL_DATA_TYPE_FP8E4M3: case HCCL_DATA_TYPE_FP8E5M2: case HCCL_DATA_TYPE_FP8E8M0: return 1;
+#endif
+        case HCCL_DATA_TYPE_INT8: case HCCL_DATA_TYPE_UINT8: return 1;
         case HCCL_DATA_TYPE_INT16: case HCCL_DATA_TYPE_UINT16: case HCCL_DATA_TYPE_FP16: case HCCL_DATA_TYPE_BFP16: return 2;
         case HCCL_DATA_TYPE_INT32: case HCCL_DATA_TYPE_UINT32: case HCCL_DATA_TYPE_FP32: return 4;
         case HCCL_DATA_TYPE_INT64: case HCCL_DATA_TYPE_UINT64: case HCCL_DATA_TYPE_FP64: return 8;
+#ifndef LACKS_HCCL_DATA_TYPE_INT128
         case HCCL_DATA_TYPE_INT128: return 16;
+#endif
         default: return 0;
     }
 }

@@ -36,7 +36,12 @@ const std::unordered_set<std::string> KEPT = {
     "aten::set_.source_Storage_storage_offset", "aten::set_.source_Tensor", "aten::resize_", "aten::resize_as_",
     "aten::record_stream", "aten::is_pinned", "aten::_pin_memory", "aten::is_set_to", "aten::view_as_complex",
     "aten::view_as_real", "aten::_to_copy", "aten::squeeze", "aten::squeeze.dim", "aten::unsqueeze", "aten::_fused_sdp_choice",
-    "aten::get_npu_format", "aten::get_storage_size", "aten::scaled_dot_product_attention",
+    "aten::get_npu_format", "aten::get_storage_size",
+#ifdef LACKS_HcclCMDType        // an older torch_npu: these make float32 of float64, and its attention calls CANN past the dispatcher
+    "aten::to.dtype", "aten::to.device", "aten::to.dtype_layout", "aten::to.other",
+#else
+    "aten::scaled_dot_product_attention",
+#endif
     "npu::get_npu_format", "npu::get_storage_size", "npu::npu_change_data_ptr",
 };
 
@@ -244,12 +249,17 @@ void on_cpu(const c10::OperatorHandle &op, c10::DispatchKeySet, Stack *stack) {
     }
 }
 
+// torch before 2.10 has no public way to a kernel that was worked out, so build.py switches access control off.
+const c10::KernelFunction &kernel_of(const c10::OperatorHandle &op, DispatchKey key) {
+    return op.operatorDef_->op.lookup(c10::DispatchKeySet(key));
+}
+
 // The kernel another backend without kernels of its own would get: the composite one, or autograd's.
 void as_any_backend(const c10::OperatorHandle &op, c10::DispatchKeySet keys, Stack *stack) {
-    op.getComputedKernelForDispatchKey(DispatchKey::MTIA).callBoxed(op, keys, stack);
+    kernel_of(op, DispatchKey::MTIA).callBoxed(op, keys, stack);
 }
 void as_any_autograd(const c10::OperatorHandle &op, c10::DispatchKeySet keys, Stack *stack) {
-    op.getComputedKernelForDispatchKey(DispatchKey::AutogradMTIA).callBoxed(op, keys, stack);
+    kernel_of(op, DispatchKey::AutogradMTIA).callBoxed(op, keys, stack);
 }
 
 void raises(const c10::OperatorHandle &op, c10::DispatchKeySet, Stack *) {
@@ -584,6 +594,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_grad_v3(
 // ---- registration ----
 struct Quiet : c10::WarningHandler { void process(const c10::Warning &) override {} };
 
+template <class R, class... A> constexpr size_t arity(R (*)(A...)) { return sizeof...(A); }
+
+template <class T> IValue blank() {
+    if constexpr (std::is_arithmetic_v<T>) return T{};
+    else return {};
+}
+template <class R, class... A> std::vector<IValue> blanks(R (*)(A...)) { return {blank<std::decay_t<A>>()...}; }
+
+// f for a torch_npu whose operator has not got its last arguments and results yet.
+template <auto f> void without_newer(const c10::OperatorHandle &op, c10::DispatchKeySet keys, Stack *stack) {
+    static const auto kernel = c10::KernelFunction::makeFromUnboxedFunction(TORCH_FN(f));
+    static const auto missing = blanks(f);
+    const size_t given = op.schema().arguments().size(), before = stack->size() - given;
+    stack->insert(stack->end(), missing.begin() + given, missing.end());
+    kernel.callBoxed(op, keys, stack);
+    stack->resize(before + op.schema().returns().size());
+}
+
 void register_all() {
     Quiet quiet;                                             // replacing kernels is the point
     c10::WarningUtils::WarningHandlerGuard guard(&quiet);
@@ -594,11 +622,13 @@ void register_all() {
     auto *aten = library("aten", DispatchKey::PrivateUse1), *autograd = library("aten", DispatchKey::AutogradPrivateUse1),
          *npu = library("npu", DispatchKey::PrivateUse1);
     std::unordered_set<std::string> done = KEPT;
-    auto own = [&](torch::Library *lib, const char *ns, const char *name, torch::CppFunction &&f) {
-        lib->impl(name, std::move(f));
+    auto own = [&](torch::Library *lib, const char *ns, const char *name, size_t takes, torch::CppFunction &&whole, torch::CppFunction &&padded) {
+        auto found = dispatcher.findSchema({std::string(ns) + "::" + name, ""});
+        if (!found) return;     // this torch_npu does not have it
+        lib->impl(name, std::move(found->schema().arguments().size() < takes ? padded : whole));
         done.insert(std::string(ns) + "::" + name);
     };
-#define OWN(lib, ns, name, f) own(lib, ns, name, torch::CppFunction(TORCH_FN(f)))
+#define OWN(lib, ns, name, f) own(lib, ns, name, arity(f), torch::CppFunction(TORCH_FN(f)), torch::CppFunction::makeFromBoxedFunction<&without_newer<f>>())
     OWN(aten, "aten", "copy_", copy_);
     OWN(aten, "aten", "_copy_from", copy_from);
     OWN(aten, "aten", "_copy_from_and_resize", copy_from_and_resize);
@@ -657,13 +687,16 @@ void register_all() {
         bool cpu = found->hasKernelForDispatchKey(DispatchKey::CPU),
              composite = found->hasKernelForDispatchKey(DispatchKey::CompositeImplicitAutograd) ||
                          found->hasKernelForDispatchKey(DispatchKey::CompositeExplicitAutograd);
+        // What another backend would differentiate through its parts: torch_npu has a kernel of the whole, and torch no backward.
+        bool in_parts = found->hasKernelForDispatchKey(DispatchKey::PrivateUse1) &&
+                        found->hasKernelForDispatchKey(DispatchKey::CompositeImplicitAutograd) && !cpu;
         if (found->hasKernelForDispatchKey(DispatchKey::PrivateUse1) && !done.count(name)) {
             auto *lib = is_aten ? aten : npu;
             if (is_aten && cpu) put(lib, op_name, torch::CppFunction::makeFromBoxedFunction<&on_cpu>());
             else if (is_aten && composite) put(lib, op_name, torch::CppFunction::makeFromBoxedFunction<&as_any_backend>());
             else put(lib, op_name, torch::CppFunction::makeFromBoxedFunction<&raises>());
         }
-        if (is_aten && found->hasKernelForDispatchKey(DispatchKey::AutogradPrivateUse1) && !KEPT.count(name))
+        if (is_aten && (in_parts || found->hasKernelForDispatchKey(DispatchKey::AutogradPrivateUse1)) && !KEPT.count(name))
             put(autograd, op_name, torch::CppFunction::makeFromBoxedFunction<&as_any_autograd>());
     }
 }

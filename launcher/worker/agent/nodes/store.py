@@ -65,8 +65,8 @@ def open_store(address: str, port: int) -> Any:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((address, port))
         port = listening.getsockname()[1]
-        # torch 2.6's own server, libuv, takes no open socket; the one before it does in every release.
-        more = {"use_libuv": False} if numbers(torch.__version__) < (2, 7) else {}
+        # The server of torch 2.6 and 2.7, libuv, takes no open socket; the one before it does in every release.
+        more = {"use_libuv": False} if numbers(torch.__version__) < (2, 8) else {}
         fd = os.dup(listening.fileno())
         return TCPStore(address, port, is_master=True, wait_for_workers=False, master_listen_fd=fd, **more)
 
