@@ -145,7 +145,7 @@ def test_a_name_that_no_system_takes_is_refused(tmp_path: Path):
         outputs.write(tmp_path / ("x" * 300), "", force=False)
 
 
-@pytest.mark.parametrize("name", ["texts.csv", "texts.json"])
+@pytest.mark.parametrize("name", ["texts.json"])
 def test_predict_takes_no_table_for_texts(ascend_launch: Any, tmp_path: Path, name: str):
     """Each line of it would have been a text."""
     (tmp_path / name).write_text('\n[{"text": "a"}]')

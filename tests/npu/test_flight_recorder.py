@@ -33,4 +33,3 @@ def test_the_first_collective_that_differs_is_named(machine: Machine, tmp_path: 
         assert call["call"].startswith(f"{text} (")
         assert 2 == len([place for place in call["places"] if "mismatch.py:" in place])
     assert "[collective-differs]" in ran.text
-
