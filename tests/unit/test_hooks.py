@@ -101,13 +101,38 @@ def test_processor_time_and_bytes_are_work(at_work: bool, main_s: float, thread_
     """Over the last 100 s: what was used before them does not count. Ten threads that look now and then are no work."""
     activity = Activity(window_s=100.0)
     activity.note(7, 0.0, Used(0.0, {}, 0))
-    first_looks = activity.is_at_work(7)
+    first_looks = activity.is_at_work(7, 0.0)
     for second in range(20, 220, 10):
         share = max(0, second - 100) / 100
         threads = dict.fromkeys(range(10), 500 + thread_s * share)
         activity.note(7, second, Used(1000 + main_s * share, threads, (1 << 40) + int(num_bytes * share)))
 
-    assert (True, at_work) == (first_looks, activity.is_at_work(7))
+    assert (True, at_work) == (first_looks, activity.is_at_work(7, 0.0))
+
+
+def test_what_a_rank_did_before_its_latest_beat_is_no_work_since():
+    activity = Activity(window_s=100.0)
+    for second in range(0, 110, 10):
+        activity.note(7, second, Used(min(second, 10), {}, 0))
+
+    assert [True, False] == [activity.is_at_work(7, since) for since in (0.0, 10.0)]
+
+
+def test_one_that_has_come_to_the_others_only_lately_is_given_time(run: RunDir):
+    """A rank works for longer than the limit, without a beat, and then waits with the others: that is a hang where they are
+    still there when the limit is over again, and it is none where it has worked again."""
+    working: set[int] = set()
+    activity = types.SimpleNamespace(is_at_work=lambda pid, since_s: pid in working)
+    watch = stall.Watch(run.attempt(0), 10.0, activity)  # type: ignore[arg-type]
+    pids = {0: 100, 1: 101}
+    outside, inside = seen(1, IN_USER_CODE), seen(1, IN_COLLECTIVE)
+    looks = [(0, outside, {101}), (3, inside, {101}), (6, inside, set()), (9, inside, set()), (10, inside, set())]
+    found = []
+    for now, other, at_work in looks:
+        working = at_work
+        found.append(watch._is_hang([seen(0, IN_COLLECTIVE), other], pids, activity, 1000.0 + now))  # type: ignore[arg-type]
+
+    assert [False, False, False, False, True] == found
 
 
 def test_what_a_process_uses_is_seen_from_outside():
@@ -139,7 +164,7 @@ def test_a_library_is_watched_once_it_is_imported(run: RunDir, tmp_path: Path, m
     monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
     monkeypatch.setattr(table, "TABLE", {"a_library": "hook_of_it"})
     monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN)
-    table.install(run, 0, 0, 1)
+    table.install(run, 0, 0)
 
     library = importlib.import_module("a_library")
     monkeypatch.delitem(sys.modules, "a_library")

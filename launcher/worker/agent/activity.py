@@ -50,12 +50,13 @@ class Activity:
         """Take in what a process had used by `now`, a time in seconds."""
         looks = self._seen.setdefault(pid, deque())
         looks.append((now, used))
-        while looks[-1][0] - looks[0][0] > self.window_s * (1 + 1 / LOOKS):
+        while looks[-1][0] - looks[0][0] > self.window_s:
             looks.popleft()
 
-    def is_at_work(self, pid: int) -> bool:
-        """Whether it used a share of the processor, or read or wrote, in the window; also where that is not known yet."""
-        looks = self._seen.get(pid)
+    def is_at_work(self, pid: int, since_s: float) -> bool:
+        """Whether it used a share of the processor, or read or wrote, in the window and since that time; also where that is
+        not known yet."""
+        looks = [look for look in self._seen.get(pid, ()) if look[0] >= since_s]
         if not looks or looks[-1][0] - looks[0][0] < self.window_s / 2:
             return True
         (first_s, first), (last_s, last) = looks[0], looks[-1]

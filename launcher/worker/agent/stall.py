@@ -70,6 +70,8 @@ class Watch:
         self._activity = activity
         self._is_alone = is_alone
         self._next_s = 0.0
+        self._worked_s = float("-inf")
+        """When a rank was last seen at work, of those whose beats are all old."""
         self._called_s = float("inf")
         self._gaps: list[tuple[float, float]] = []
         """Times in which this process did not run: their ends on the monotonic clock, and how long each was."""
@@ -91,6 +93,7 @@ class Watch:
             self._activity.look(ranks.values(), now)
         beats = {rank: self._beat(rank, now) for rank in ranks}
         if any(beat is None or (beat[0] < self.timeout_s and not at_once) for beat in beats.values()):
+            self._worked_s = float("-inf")
             return None
         states = {rank: _state(pid) for rank, pid in ranks.items()}  # before the stopped ones are woken to answer
         stacks = self._stacks(ranks)
@@ -99,18 +102,23 @@ class Watch:
             for rank, beat in beats.items()
             if beat is not None
         ]
-        if self._activity is not None and not at_once and not self._is_hang(seen, ranks, self._activity):
+        if self._activity is not None and not at_once and not self._is_hang(seen, ranks, self._activity, now):
             self._next_s = now + max(self.timeout_s / 4, LOOK_EVERY_S)
             return None
         return _record(culprit(seen), seen, self.folder)
 
-    def _is_hang(self, seen: list[Seen], ranks: dict[int, int], activity: Activity) -> bool:
+    def _is_hang(self, seen: list[Seen], ranks: dict[int, int], activity: Activity, now: float) -> bool:
         """Whether ranks whose beats are all old have come to a stand, and are not merely busy with something else."""
         patience = 1 if self._is_alone or not all(waits(rank) for rank in seen) else 2
         # Where all of this node wait, one of another node's may be at work: that node sees it first if it is not.
         if min(rank.age_s for rank in seen) < patience * self.timeout_s:
             return False
-        return is_hang(seen, {rank for rank, pid in ranks.items() if activity.is_at_work(pid)})
+        at_work = {rank.rank for rank in seen if activity.is_at_work(ranks[rank.rank], now - rank.age_s)}
+        is_one_outside = any(rank.rank in at_work and not waits(rank) for rank in seen)
+        # One that worked and waits now has either come to a collective only lately, or turns in circles while it waits.
+        if is_one_outside or (at_work and self._worked_s == float("-inf")):
+            self._worked_s = now
+        return now - self._worked_s >= self.timeout_s and is_hang(seen, at_work)
 
     def _beat(self, rank: int, now: float) -> tuple[float, int, str] | None:
         """How long ago, of the time in which this process ran too; the step and the phase."""

@@ -25,11 +25,10 @@ LOG_EVERY_S = 5.0
 class Watched:
     """This rank, as its hooks see it."""
 
-    def __init__(self, run: RunDir, attempt: int, index: int, world_size: int = 1) -> None:
+    def __init__(self, run: RunDir, attempt: int, index: int) -> None:
         self.run = run
         self.attempt = attempt
         self.index = index
-        self.world_size = world_size
         self.step = 0
         self.max_steps: int | None = None
         self.has_trained = False
@@ -88,9 +87,6 @@ class Watched:
             error=error,
         )
         print(translated(text), file=sys.stderr, flush=True)
-
-    def has_given_up(self, name: str) -> bool:
-        return name in self._given_up
 
     def beat(self, phase: str) -> None:
         """A sign of life."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -28,11 +27,11 @@ TABLE = {
 """Module of a library → ours, whose `attach(module, watched)` is called once the library's has been run."""
 
 
-def install(run: RunDir, attempt: int, rank: int, world_size: int) -> Watched:
+def install(run: RunDir, attempt: int, rank: int) -> Watched:
     """Watch this process from now on, as that rank. Libraries that were imported before the fork are watched at once."""
     if signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL:
         heartbeat.dump_stacks_on_signal(run.attempt(attempt) / f"stacks_{rank}.txt")
-    watched = Watched(run, attempt, rank, world_size)
+    watched = Watched(run, attempt, rank)
     for name in TABLE:
         if name in sys.modules:
             _attach(name, sys.modules[name], watched)
@@ -43,7 +42,7 @@ def install(run: RunDir, attempt: int, rank: int, world_size: int) -> Watched:
 def of_this_rank(run: RunDir, attempt: int, rank: int) -> Watched | None:
     """As `install`; None where that failed, which must not end a program."""
     try:
-        return install(run, attempt, rank, int(os.environ.get("WORLD_SIZE", "1")))
+        return install(run, attempt, rank)
     except Exception as error:
         print(
             f"ascend-launch: the program is not watched: {type(error).__name__}: {error}", file=sys.stderr, flush=True
