@@ -3,7 +3,8 @@
     python tools/bench_sft.py --llamafactory VENV --trl VENV [--sides ours-packed,lf-packed …] [--size cut2|whole|wide]
 
 VENV is an environment with `llamafactory` or `trl` installed, as their users have it. All sides train the same model on the
-same two-turn conversations with the same settings; the losses of the padded sides must agree, which is printed. A side's
+same two-turn conversations in the same order with the same settings, so that the losses of the padded sides agree step by
+step, which is printed. A side's
 CPU seconds are those of its process between the begin and the end of training (tools/bench_sft/sitecustomize.py), and its
 peak is above the memory that it had before. Sides take turns; ratios are of one run of this program.
 
@@ -141,7 +142,7 @@ def ours(job: Job, *, packs: bool) -> list[str]:
             "packing": packs,
             "eval": None,
         },
-        "training": {**job.trainer, "save_strategy": "no"},
+        "training": {**job.trainer, "save_strategy": "no", "train_sampling_strategy": "sequential"},
         "parallel": {
             "strategy": "ddp",
             "precision": "fp32",
@@ -174,6 +175,7 @@ def llamafactory(job: Job, *, packs: bool, python: Path) -> list[str]:
         "flash_attn": "sdpa",
         "report_to": "none",
         "optim": "adamw_torch_fused",
+        "disable_shuffling": True,
         **job.trainer,
     }
     (job.folder / "sft.yaml").write_text(yaml.safe_dump(job_file), encoding="utf-8")
@@ -203,6 +205,7 @@ def trl(job: Job, *, packs: bool, python: Path) -> list[str]:
         "report_to": "none",
         "use_cpu": True,
         "bf16": False,
+        "train_sampling_strategy": "sequential",
         **job.trainer,
     }
     value = {"model": str(job.model), "data": str(job.data / f"{job.name}.jsonl"), "args": args}
@@ -282,15 +285,15 @@ def main() -> None:
 def _print(sides: dict[str, Side]) -> None:
     best = next(iter(sides.values()))
     print(f"\nload average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; medians; ratios to {next(iter(sides))}")
-    print("| side | CPU s | ratio | peak, MB | ratio | mean loss | last loss |")
-    print("|---|---|---|---|---|---|---|")
+    print("| side | CPU s | ratio | peak, MB | ratio | mean loss | first losses | last loss |")
+    print("|---|---|---|---|---|---|---|---|")
     cpu, peak = (statistics.median(f[key] for f in best.figures) for key in ("cpu_s", "peak_bytes"))
     for name, side in sides.items():
         own_cpu, own_peak = (statistics.median(f[key] for f in side.figures) for key in ("cpu_s", "peak_bytes"))
         losses = side.figures[-1]["losses"]
         print(
             f"| {name} | {own_cpu:.1f} | {own_cpu / cpu:.2f} | {own_peak / 1e6:,.0f} | {own_peak / peak:.2f} |"
-            f" {statistics.fmean(losses):.4f} | {losses[-1]:.4f} |"
+            f" {statistics.fmean(losses):.4f} | {', '.join(f'{loss:.4f}' for loss in losses[:3])} | {losses[-1]:.4f} |"
         )
 
 
