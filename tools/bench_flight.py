@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+TOOLS = Path(__file__).resolve().parent
 CALLS, ROUNDS, DEPTH = 2500, 8, 30
 """Calls of a round, rounds of a process, and Python frames above each call: a Trainer's step has about as many."""
 
@@ -50,7 +51,7 @@ def child(device):
     started = time.perf_counter()
     trace = flight.taken()
     taken_s = time.perf_counter() - started
-    text = json.dumps(trace.latest(flight.KEPT).to_json())
+    text = json.dumps(trace.to_json())
     print(
         json.dumps({"call_s": min(rounds) / CALLS, "taken_s": taken_s, "calls": len(trace.calls), "bytes": len(text)})
     )
@@ -60,18 +61,10 @@ def run(device, size):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    env = {
-        **os.environ,
-        "RANK": "0",
-        "WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-        "TORCH_FR_BUFFER_SIZE": str(size),
-        "PYTHONPATH": str(Path.cwd()),
-    }
+    env = os.environ | {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    env |= {"OMP_NUM_THREADS": "1", "TORCH_FR_BUFFER_SIZE": str(size), "PYTHONPATH": f"{TOOLS.parent}:{TOOLS}"}
     code = f"""
-import os, sys; sys.path.insert(0, {str(Path(__file__).resolve().parent)!r})
+import os
 import torch
 os.environ["TORCH_HCCL_TRACE_BUFFER_SIZE"] = {str(size)!r}  # after torch_npu's import, as in a rank
 import bench_flight; bench_flight.child({device!r})

@@ -105,7 +105,6 @@ ATTRIBUTES = {
     ),
     "launcher.diagnose.explain.patterns": ("_parser",),  # of re, by the name that it has in this version of Python
     "torch.utils.data.dataloader": ("_BaseDataLoaderIter",),
-    "torch._C._distributed_c10d": ("_dump_fr_trace",),
     "torch.distributed.distributed_c10d": ("_world",),
     "torch.distributed.distributed_c10d:_World": ("pg_group_ranks", "pg_names"),
     "torch.nn.modules.module:Module": ("_buffers", "_non_persistent_buffers_set"),

@@ -187,6 +187,7 @@ def record(entry: dict[str, object] | None = None) -> dict[str, object]:
     ]
     whole = {
         "frames": frames,
+        "pg_id": 0,
         "process_group": ("0", "default_pg"),
         "collective_seq_id": 5,
         "profiling_name": "gloo:all_reduce",

@@ -17,8 +17,8 @@ from launcher.rundir.collectives import Trace
 from launcher.rundir.records import EXIT, STALLED, Failure
 from launcher.worker.runtime import failure, flight
 
-ANSWER_S = 2.0
-"""What ranks get to write their records: some 0.1 s is usual."""
+ANSWER_S = 5.0
+"""What ranks get to write their records: some 0.2 s is usual, and more on a machine that has no core free."""
 SENT = 64
 """Calls of each group and rank that another node is told of."""
 _OF_A_COLLECTIVE = re.compile(r"gloo|hccl|process ?group|collective|\bEI\d{4}\b|between ranks", re.IGNORECASE)

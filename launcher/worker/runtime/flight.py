@@ -1,7 +1,7 @@
 """A rank's flight recorder: its latest collectives, which the backends record by themselves, left in a file when the agent asks, at
 an error, and before a C++ exception aborts the process.
 
-Nothing is done at a collective: torch (gloo, from 2.8 on) and torch_npu (HCCL) keep the latest ones in memory, in C++, with shapes,
+Nothing is done at a collective: torch (gloo; 2.7 does not yet) and torch_npu (HCCL) keep the latest ones in memory, in C++, with shapes,
 types and the Python line. What is added is a thread that sleeps until it is asked. It asks nothing of the main thread, which
 stands in a collective then, and has let go of the interpreter's lock for it.
 """
@@ -12,15 +12,17 @@ import _thread
 import atexit
 import contextlib
 import ctypes
+import functools
 import os
 import pickle
 import sys
 import sysconfig
 import threading
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import launcher
 from launcher import files
@@ -74,7 +76,7 @@ class _Recorder:
             return
         try:
             with self.lock:
-                files.write_json(self.path, taken().latest(KEPT).to_json())
+                files.write_json(self.path, taken().to_json())
         except Exception as error:
             if not self.has_complained:
                 self.has_complained = True
@@ -115,8 +117,6 @@ def arm_at_first_group(module: types.ModuleType, folder: Path, rank: int) -> Non
 
     `module` is torch.distributed.distributed_c10d.
     """
-    import functools
-
     begin = module.init_process_group
 
     @functools.wraps(begin)
@@ -212,7 +212,7 @@ def _plain(name: str) -> str:
 
 
 def _calls(record: Mapping[str, Any]) -> list[Call]:
-    entries = [entry for entry in record.get("entries", ()) if not entry["is_p2p"]]
+    entries = _latest([entry for entry in record.get("entries", ()) if not entry["is_p2p"]])
     return [
         Call(
             group=f"{entry['profiling_name'].partition(':')[0] or 'hccl'} {_plain(entry['process_group'][0])}",
@@ -228,6 +228,17 @@ def _calls(record: Mapping[str, Any]) -> list[Call]:
     ]
 
 
+def _latest(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last KEPT of each group: reading all takes longer than the agent waits."""
+    left = Counter(entry["pg_id"] for entry in entries)
+    kept = []
+    for entry in entries:
+        if left[entry["pg_id"]] <= KEPT:
+            kept.append(entry)
+        left[entry["pg_id"]] -= 1
+    return kept
+
+
 def _tensors(dtypes: list[str], sizes: list[list[int]]) -> tuple[Tensor, ...]:
     return tuple((_DTYPES.get(d, d.lower()), tuple(size)) for d, size in zip(dtypes, sizes, strict=False))
 
@@ -241,20 +252,32 @@ def _operation(entry: Mapping[str, Any]) -> str:
     return next((name for name in own if name != "wrapper"), "")
 
 
-def _places(frames: Any) -> tuple[str, ...]:
+def _places(frames: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """The innermost line outside of torch, and behind it lines outside of all libraries: a helper's, and that of its caller."""
+    outside = [f for f in frames if not f["filename"].startswith((*_homes().torch, "<"))]
+    own = [f for f in outside if not f["filename"].startswith((*_homes().libraries, _OURS))]
+    return tuple(dict.fromkeys(_place(f["filename"], f["line"]) for f in (*outside[:1], *own)))[:MOST_PLACES]
+
+
+class _Homes(NamedTuple):
+    """Folders, each with a separator behind it."""
+
+    torch: tuple[str, ...]
+    libraries: tuple[str, ...]
+    left_out: tuple[str, ...]
+    """Below which a file is named without them."""
+
+
+@functools.lru_cache(maxsize=1)
+def _homes() -> _Homes:
     packages = (sys.modules.get(name) for name in ("torch", "torch_npu"))  # one that is kept out is there as None
-    torch_home = tuple(
-        f"{Path(package.__file__).parent}{os.sep}" for package in packages if package and package.__file__
-    )
-    outside = [f for f in frames if not f["filename"].startswith((*torch_home, "<"))]
-    libraries = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib"))
-    own = [f for f in outside if not f["filename"].startswith((*libraries, _OURS))]
-    return tuple(dict.fromkeys(_place(f, libraries) for f in (*outside[:1], *own)))[:MOST_PLACES]
+    torch = tuple(f"{Path(p.__file__).parent}{os.sep}" for p in packages if p and p.__file__)
+    stdlib, *sites = (sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib"))
+    return _Homes(torch, (stdlib, *sites), (*sites, f"{Path.cwd()}{os.sep}"))
 
 
-def _place(frame: Mapping[str, Any], libraries: tuple[str, ...]) -> str:
+@functools.lru_cache(maxsize=4096)
+def _place(name: str, line: int) -> str:
     """file:line, below the working directory or the libraries where it is."""
-    name = frame["filename"]
-    home = next((h for h in (*libraries[1:], f"{Path.cwd()}{os.sep}") if name.startswith(h)), "")
-    return f"{name.removeprefix(home)}:{frame['line']}"
+    home = next((home for home in _homes().left_out if name.startswith(home)), "")
+    return f"{name.removeprefix(home)}:{line}"
