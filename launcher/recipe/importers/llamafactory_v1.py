@@ -41,8 +41,8 @@ _MOVED = {
 }
 """TrainingArguments that have the same meaning, and the launcher's default where the file names none."""
 _DEFAULTS = {"learning_rate": 1e-4, "num_train_epochs": 3, "max_grad_norm": 1.0, "logging_steps": 1}
-_STRATEGIES = {None: "ddp", "fsdp2": "fsdp2"}
-"""Strategies by the name of dist_config."""
+_FSDP2 = "fsdp2"
+"""By LLaMA-Factory's name, and by a recipe's."""
 _PACKED = ("dynamic_batching", "dynamic_padding_free")
 _FORMATS = {"alpaca": "alpaca", "sharegpt": "sharegpt", "openai": "messages"}
 _SET = frozenset({"path", "source", "converter", "size", "weight", "split"})
@@ -170,8 +170,8 @@ class ImportV1(Import):
         self.done.add("dist_config")
         if name == "deepspeed":
             strategy = self._zero(config.get("config_file"), "dist_config")
-        elif name in _STRATEGIES:
-            strategy = _STRATEGIES[name]
+        elif name in (None, _FSDP2):
+            strategy = _FSDP2 if name else "ddp"
         else:
             what = Message("dist_config: {name!r} has no counterpart", name=name)
             raise self._fail("dist_config", what, self._unchanged(Message("use fsdp2 or deepspeed")))
