@@ -218,6 +218,17 @@ def test_the_rank_that_failed_first_is_named(run, folder: Path, fault: str, code
         assert 2 == failure(folder)["process_exit_code"]
 
 
+@pytest.mark.slow
+def test_a_program_that_does_not_parse_is_shown_as_python_shows_it(run, folder: Path):
+    """Its file, line and words, and no frames of ours."""
+    (folder / "broken.py").write_text("print('one')\nprint(\n")
+    done = run("broken.py")
+
+    assert 1 == done.returncode
+    plain = subprocess.run([sys.executable, folder / "broken.py"], capture_output=True, text=True)
+    assert plain.stderr.splitlines() == done.stdout.splitlines()
+
+
 @pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "int"), (signal.SIGTERM, "term")])
 def test_a_signal_reaches_the_program_as_it_was_sent(folder: Path, number: int, word: str):
     """^C raises KeyboardInterrupt in every rank, SIGTERM its handler; spawned ranks hear them too."""

@@ -19,6 +19,7 @@ from launcher.planning.notes import lone_notes
 from launcher.recipe.program import Program, check
 from launcher.show import program as show
 from launcher.worker.agent import preload
+from launcher.worker.runtime import failure
 
 REPO = Path(__file__).resolve().parent.parent.parent
 PARAMETERS = program.program_command.params
@@ -200,6 +201,16 @@ def test_torchruns_words_for_one_node_are_understood(given: dict[str, object], n
     machine = torchrun.machine_of({**names, "device": "cpu", **given})
 
     assert (nodes, None) == (machine.nnodes, machine.rdzv_endpoint)
+
+
+def test_an_exception_that_cannot_say_what_it_is_is_named_all_the_same():
+    """As Python's own traceback does it."""
+
+    class MuteError(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    assert "MuteError: <exception str() failed>" == failure.describe(MuteError(), 0).what
 
 
 def test_standalone_on_two_nodes_is_refused():

@@ -37,7 +37,7 @@ stop, and one that only says that a peer is gone."""
 def describe(error: BaseException, rank: int | None) -> Failure:
     """What an error file says of an error, secrets hidden. `time_ns` is the monotonic clock, which all processes of a host share."""
     known = error if isinstance(error, LaunchError) else None
-    message = str(error)
+    message = _words(error)
     made = Failure.of(
         rank=rank,
         type=type(error).__name__,
@@ -53,6 +53,14 @@ def describe(error: BaseException, rank: int | None) -> Failure:
     return records.without_secrets(made)
 
 
+def _words(error: BaseException) -> str:
+    """What it says; some fail at that, and Python's own traceback then says this."""
+    try:
+        return str(error)
+    except Exception:
+        return "<exception str() failed>"
+
+
 def _is_consequence(error: BaseException) -> bool:
     chain, seen = [error], error
     while seen.__cause__ or seen.__context__:
@@ -62,7 +70,7 @@ def _is_consequence(error: BaseException) -> bool:
         chain.append(seen)
     # The first error of the chain is what happened; what was raised while handling it is not.
     first = chain[-1]
-    return bool(CONSEQUENCE.search(f"{type(first).__name__}: {first}"))
+    return bool(CONSEQUENCE.search(f"{type(first).__name__}: {_words(first)}"))
 
 
 def record(path: Path, error: BaseException, rank: int | None) -> int:
