@@ -27,7 +27,7 @@ from launcher.worker.agent.activity import Activity, Used, used_by
 from launcher.worker.agent.stall import Seen
 from launcher.worker.hooks import accelerate_loop, saved, table
 from launcher.worker.hooks.base import Watched
-from launcher.worker.runtime import heartbeat
+from launcher.worker.runtime import failure, heartbeat
 
 IN_USER_CODE = 'Thread 0x1 (most recent call first):\n  File "/x/train.py", line 9 in step\n'
 IN_COLLECTIVE = (
@@ -304,3 +304,14 @@ def test_a_program_that_was_stopped_and_continued_to_its_end_is_done(run: RunDir
         paths.touch(run.attempt(1) / f"done_{rank}")
 
     assert ("interrupted", "done") == (before, read._status(run, history, plan, {}, None))
+
+
+def test_of_several_nodes_the_one_that_saw_a_program_stand_still_has_the_culprit(run: RunDir):
+    """Ranks of the others may already be failing, since that one is gone, and stand in no collective any more."""
+    Watched(run, 0, 0)
+    pids = {0: os.getpid()}  # hears no SIGUSR2: no stack
+    looks = [
+        stall.Watch(run.attempt(0), 10.0, activity).look(pids, at_once=True) for activity in (Activity(10.0), None)
+    ]
+
+    assert [failure.FOLLOWED, failure.CAUSE] == [record.weight for record in looks if record]

@@ -257,9 +257,7 @@ class Agent:
                 )
                 if stalled is not None:
                     stalled = stalled.but(node_rank=self.node_rank)
-                    # One that has said why it fails, since a rank of another node is gone, stands nowhere.
-                    has_said = self.run_dir.error_path(self.attempt, stalled.rank or 0).exists()
-                    if stalled.weight == failure.CAUSE and not has_said:
+                    if stalled.weight == failure.CAUSE:
                         self._event(records.Hang(what=stalled.what))
                 if stalled is not None or at_once:
                     self._ask_for_collectives()

@@ -105,7 +105,9 @@ class Watch:
         if self._activity is not None and not at_once and not self._is_hang(seen, ranks, self._activity, now):
             self._next_s = now + max(self.timeout_s / 4, LOOK_EVERY_S)
             return None
-        return _record(culprit(seen), seen, self.folder)
+        record = _record(culprit(seen), seen, self.folder)
+        # The node that has the culprit of a program saw it by itself: a rank of this one may be failing since it is gone.
+        return record.but(weight=failure.FOLLOWED) if at_once and self._activity is not None else record
 
     def _is_hang(self, seen: list[Seen], ranks: dict[int, int], activity: Activity, now: float) -> bool:
         """Whether ranks whose beats are all old have come to a stand, and are not merely busy with something else."""
