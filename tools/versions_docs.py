@@ -19,7 +19,7 @@ Each row is an environment of its own, in which jobs of two ranks are run: a pla
 Trainer, and the recipe `tiny-cpu` with each strategy, with LoRA, and interrupted and continued. Those with torch_npu are run
 on two virtual cards of the [emulated CANN](emulated-cann.md) too. "yes" means that the job ended well and that its first
 and its last loss are, to 1e-4, those of the same model in the row `{reference}`, a resumed job's included; those of a program
-are what torchrun gives in the same environment. "refused" is exit
+are what torchrun gives in the same environment, or those of the row `{reference}`. "refused" is exit
 code 2 before anything starts, with what to do instead.
 
 The launcher's bounds are those of `pyproject.toml`; `ascend-launch doctor` compares an environment with them. Rows of

@@ -194,6 +194,7 @@ def test_a_newer_cann_names_the_build_that_was_made_for_it(machine: Context):
         ("__version__ = '2.13.0+cu130'\ncuda = '13.0'\n", True, "13.0"),
         ("__version__ = '2.13.0+cu130'\ncuda: Optional[str] = '13.0'\n", True, "13.0"),
         ("__version__ = '2.13.0+cpu'\ncuda: Optional[str] = None\nhip: Optional[str] = None\n", False, ""),
+        ("cuda: Optional[str] = None\n", True, ""),
         ("__version__ = '2.13.0'\n", True, "of an unknown release"),
         ("", False, ""),
     ],

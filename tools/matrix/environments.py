@@ -18,7 +18,8 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 LISTS = {"oldest": ROOT / "tools" / "constraints-oldest.txt", "tested": ROOT / "tools" / "constraints.txt"}
 BESIDE_TORCH_NPU = ("decorator", "attrs", "cffi", "scipy", "sympy", "protobuf")
 """What torch_npu imports and its metadata does not name, as in the extra `npu`."""
-CUDA_KEYS = (b"pinned_reserve_segment_size_mb", b"per_process_memory_fraction")
+CUDA_KEYS = (b"pinned_r", b"per_proc")
+"""How the names begin that both register: a compiler may have cut them into eights."""
 KEPT_FREE_GB = 10
 NEEDED_GB = 8
 """What the largest environment takes when nothing of it has been downloaded."""

@@ -76,9 +76,9 @@ def cuda_of(folder: Path | None) -> str:
         text = (folder / "version.py").read_text(encoding="utf-8", errors="replace")
     except OSError:
         text = ""
-    match = re.search(r"(?m)^cuda\b[^=\n]*=\s*['\"]([^'\"]+)", text)
+    match = re.search(r"(?m)^cuda\b[^=\n]*=\s*(?:None|['\"]([^'\"]+))", text)
     if match:
-        return match[1]
+        return match[1] or ""
     return "of an unknown release" if (folder / "lib" / "libtorch_cuda.so").exists() else ""
 
 

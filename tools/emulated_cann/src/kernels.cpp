@@ -394,8 +394,9 @@ Tensor linear(const Tensor &x, const Tensor &w, OptTensor b) {
 std::tuple<Tensor, Tensor> linear_backward(const Tensor &g, const Tensor &x, const Tensor &w) {
     return {at::matmul(g, w), at::matmul(g.reshape({-1, g.size(-1)}).t(), x.reshape({-1, x.size(-1)}))};
 }
-Tensor dtype_cast(const Tensor &x, c10::ScalarType type) { return x.to(type); }
-Tensor dtype_cast_backward(const Tensor &g, c10::ScalarType type, std::optional<int64_t>, std::optional<int64_t>) { return g.to(type); }
+// Not by `to`, which an older torch_npu takes to this operator.
+Tensor dtype_cast(const Tensor &x, c10::ScalarType type) { return at::empty_like(x, x.options().dtype(type)).copy_(x); }
+Tensor dtype_cast_backward(const Tensor &g, c10::ScalarType type, std::optional<int64_t>, std::optional<int64_t>) { return dtype_cast(g, type); }
 
 std::tuple<Tensor, Tensor> byte_dropout(const Tensor &x, double p) {
     Tensor mask = at::empty(x.sizes(), x.options().dtype(at::kByte)).bernoulli_(1 - p);
@@ -657,6 +658,7 @@ void register_all() {
     OWN(npu, "npu", "npu_linear_backward", linear_backward);
     OWN(npu, "npu", "_npu_dtype_cast", dtype_cast);
     OWN(npu, "npu", "npu_dtype_cast_backward", dtype_cast_backward);
+    OWN(npu, "npu", "_npu_dtype_cast_backward", dtype_cast_backward);
     OWN(npu, "npu", "_npu_dropout", byte_dropout);
     OWN(npu, "npu", "_dropout_with_byte_mask", byte_dropout);
     OWN(npu, "npu", "npu_dropout_backward", byte_dropout_backward);
