@@ -13,7 +13,7 @@ from launcher.accelerators import table as accelerators
 from launcher.cli import hostfile, torchrun
 from launcher.cli.job import continuing_command
 from launcher.cli.options import supervision_options
-from launcher.cli.program_options import NOT_TAKEN, ONLY, add_options
+from launcher.cli.program_options import NOT_TAKEN, ONLY, add_options, read_variables
 from launcher.errors import LaunchError
 
 if TYPE_CHECKING:
@@ -81,6 +81,9 @@ def program_command(words: tuple[str, ...], **given: Any) -> None:
     sys.exit(
         launch.launch(work, view, lambda run: "" if is_hidden else continuing_command(made, run, cluster.node_rank))
     )
+
+
+read_variables(program_command)
 
 
 def _view(on_screen: Streams, plan: Plan, node_rank: int, given: dict[str, Any]) -> View:

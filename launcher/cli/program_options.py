@@ -224,7 +224,11 @@ OF_EVERY_LAUNCH = ("max_restarts", "start_method")
 def add_options(command: Any) -> Any:
     for option in reversed(OPTIONS):
         command = option(command)
-    for param in command.__click_params__:
+    return command
+
+
+def read_variables(command: click.Command) -> None:
+    """Let torchrun's variables count for options that recipes have as well."""
+    for param in command.params:
         if param.name in OF_EVERY_LAUNCH:
             param.envvar = f"PET_{param.name.upper()}"
-    return command

@@ -380,7 +380,7 @@ def failure(failure: Failure, explained: Report | None) -> None:
 
 def _data_lines(data: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
-    sets = {f"eval.{name}": split for name, split in (data.get("evals") or {}).items()}
+    sets = {"eval." + name: split for name, split in (data.get("evals") or {}).items()}
     for name, split in {"train": data.get("train"), "eval": data.get("eval"), **sets}.items():
         if split:
             cut = (
