@@ -35,10 +35,10 @@ def peers_of(trainer: Any) -> Peers:
     return _peers
 
 
-def save(trainer: Any) -> None:
-    """As Trainer does where a step is to be saved."""
-    trainer._save_checkpoint(trainer.model, None)
-    trainer.control = trainer.callback_handler.on_save(trainer.args, trainer.state, trainer.control)
+def save(program: Any) -> None:
+    """As a program's Trainer does where a step is to be saved."""
+    program._save_checkpoint(program.model, None)
+    program.control = program.callback_handler.on_save(program.args, program.state, program.control)
 
 
 class Stop(TrainerCallback):
