@@ -15,13 +15,15 @@ import yaml
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from tests.ranks.test_resume import assert_same, env, start  # noqa: F401
+from tests.ranks import test_resume
+from tests.ranks.test_resume import assert_same
 from tests.support import launch
 from tests.support.launch import REPO
 from tests.support.run import Job, Run
 
 pytestmark = [pytest.mark.ranks, pytest.mark.slow]
 
+env, start = test_resume.env, test_resume.start  # fixtures
 WORDS = ("terrible", "poor", "average", "good", "excellent")
 MICRO = {1: 4, 2: 3, 3: 4, 4: 1}
 """Micro batch at each rank count: accumulation is then 3, 2, 1 and 3."""
@@ -30,9 +32,7 @@ KINDS = {
     "lora": ("adapter.target_modules=[q_proj, v_proj, down_proj]", "training.learning_rate=0.02"),
     "lora on the head": ("adapter.target_modules=[q_proj, lm_head]", "training.learning_rate=0.02"),
 }
-ALL = tuple(
-    itertools.product(KINDS, ("padded", "packed"), ("ddp", "zero1", "zero2", "zero3", "fsdp2"), (1, 2, 3, 4))
-)
+ALL = tuple(itertools.product(KINDS, ("padded", "packed"), ("ddp", "zero1", "zero2", "zero3", "fsdp2"), (1, 2, 3, 4)))
 PROOF = (
     ("full", "padded", "zero3", 3),
     ("full", "packed", "ddp", 4),
@@ -116,12 +116,26 @@ def test_an_evaluation_has_the_same_bits_at_any_number_of_ranks(
     runs = []
     for ranks, strategy in ((1, "ddp"), (2, "ddp"), (3, "ddp"), (4, "ddp"), (3, "zero3")):
         out = tmp_path / f"{strategy}{ranks}"
-        argv = ("eval", trained.dir, "--nproc", str(ranks), "--run-dir", out, f"parallel.strategy={strategy}")
+        argv = (
+            "eval",
+            recipe,
+            "--checkpoint",
+            trained.dir / "model",
+            "--device",
+            "cpu",
+            "--nproc",
+            str(ranks),
+            "--run-dir",
+            out,
+            f"parallel.strategy={strategy}",
+        )
         ran = ascend_launch(*argv, OMP_NUM_THREADS="1")
         assert 0 == ran.code, ran.out + ran.err
         runs.append(Run(out))
 
-    final = [{k: v for k, v in run.metrics["final"].items() if "second" not in k and "runtime" not in k} for run in runs]
+    final = [
+        {k: v for k, v in run.metrics["final"].items() if "second" not in k and "runtime" not in k} for run in runs
+    ]
     assert [final[0]] * 5 == final
     assert [runs[0].predictions] * 5 == [run.predictions for run in runs]
     assert trained.predictions == runs[0].predictions
@@ -140,7 +154,7 @@ def test_an_evaluation_has_the_same_bits_at_any_number_of_ranks(
 
 
 @pytest.fixture
-def render(tmp_path: Path, recipe: Path, env: dict[str, str]) -> Callable[..., Run]:  # noqa: F811
+def render(tmp_path: Path, recipe: Path, env: dict[str, str]) -> Callable[..., Run]:
     """A run directory as a launch makes it: two epochs, a checkpoint every 3 steps, dropout, packed."""
     model = tmp_path / "tiny"
     shutil.copytree(REPO / "recipes" / "tiny", model)
@@ -170,7 +184,10 @@ def job_of(run: Run, attempt: int = 0, **fault: object) -> dict[str, object]:
 
 @pytest.mark.parametrize(("strategy", "nproc"), [("ddp", 4), ("zero2", 2), ("zero3", 2), ("fsdp2", 2)])
 def test_a_killed_packed_run_resumes_exactly(
-    render: Callable[..., Run], start: Callable, strategy: str, nproc: int  # noqa: F811
+    render: Callable[..., Run],
+    start: Callable,
+    strategy: str,
+    nproc: int,
 ):
     """Killed in the middle of the second epoch and started again, it ends with the same weights, bit for bit, and the same
     figures, rows and logged losses; with dropout, NEFTune, accumulation and DataLoader workers."""
@@ -188,7 +205,7 @@ def test_a_killed_packed_run_resumes_exactly(
     assert_same(whole, cut)
 
 
-def test_other_ranks_go_on_with_a_packed_run(render: Callable[..., Run], start: Callable):  # noqa: F811
+def test_other_ranks_go_on_with_a_packed_run(render: Callable[..., Run], start: Callable):
     """Two ranks' checkpoint from the middle of an epoch is taken up by one rank and by three, under other strategies: the
     losses go on as if nothing had happened (no dropout here; NEFTune's noise is of a row and a step, not of a rank)."""
     more = ("model.name=recipes/tiny", "training.neftune_noise_alpha=5")

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from launcher.models import chunks
 from launcher.worker.batching.packing import Packed, packs
 from launcher.worker.batching.splits import lengths
-from launcher.worker.tasks import projection
 from launcher.worker.tasks.projection import Projection
 from launcher.worker.tasks.sequences import batch_of
 from launcher.worker.tasks.sft import Sft
@@ -111,8 +111,8 @@ TARGETS = torch.tensor([5, 5, 96, 0, 33, 41, 2])
 def test_the_loss_is_the_plain_one(monkeypatch, smoothing, bias, scale, recomputes, rows):
     """Loss and gradients of all logits, in fp32 within 1e-6 of the largest, whatever the chunk; with the model's own scaling
     and capping of logits too."""
-    monkeypatch.setattr(projection, "CHUNK_ELEMENTS", rows * VOCABULARY)
-    monkeypatch.setattr(projection, "MIN_ROWS", 1)
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", rows * VOCABULARY)
+    monkeypatch.setattr(chunks, "MIN_ROWS", 1)
     model = Model(bias=bias, scale=scale)
     plain = functional.cross_entropy(
         model(STATES).logits.flatten(0, 1)[POSITIONS], TARGETS, reduction="sum", label_smoothing=smoothing
@@ -143,8 +143,8 @@ def test_scores_are_those_of_all_logits():
 
 def test_no_tensor_is_as_large_as_all_logits(monkeypatch):
     """Of 22 positions, 7 of them trained, in chunks of 3: nothing has more elements than 3 rows of logits or the weight."""
-    monkeypatch.setattr(projection, "CHUNK_ELEMENTS", 3 * VOCABULARY)
-    monkeypatch.setattr(projection, "MIN_ROWS", 1)
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 3 * VOCABULARY)
+    monkeypatch.setattr(chunks, "MIN_ROWS", 1)
     model = Model(bias=False)
     with Largest() as largest:
         Projection(model.head).loss(lambda: model(STATES), POSITIONS, TARGETS).backward()
