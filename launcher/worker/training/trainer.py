@@ -108,7 +108,7 @@ class RecipeTrainer(ResumableTrainer):
 
     def _own_noise(self) -> Noise | None:
         """Ours, in the place of Trainer's, which depends on ranks and padding."""
-        alpha, self.neftune_noise_alpha = self.neftune_noise_alpha, None
+        alpha, self.neftune_noise_alpha = self.args.neftune_noise_alpha, None
         if not alpha:
             return None
         embedding = base_model(self.model).get_input_embeddings()
