@@ -125,6 +125,7 @@ class Case:
         parts += (
             ["ckpt"] * self.checkpointing
             + ["lm"] * (self.task == "causal-lm")
+            + ["sft"] * (self.task == "sft")
             + [f"lora{self.lora_r}"] * bool(self.lora_r)
         )
         parts += [f"acc{self.accumulation}"] * (self.accumulation > 1) + ["full"] * (not self.padded)
@@ -144,6 +145,7 @@ def cases() -> list[Case]:
     out += [Case("small", s, accumulation=2) for s in ("ddp", "zero2")]
     out += [Case("small", s, micro_batch=1, seq_len=64) for s in ("ddp", "zero1", "zero3", "fsdp2")]
     out += [Case("small", s, task="causal-lm") for s in ("ddp", "zero2", "zero3", "fsdp2")]
+    out += [Case("small", s, task="sft", padded=False) for s in ("ddp", "zero2", "zero3", "fsdp2")]
     out += [Case("small", "zero2", attention="eager")]
     out += [Case("small", "ddp", lora_r=8), Case("small", "ddp", lora_r=8, checkpointing=True)]
     out += [Case("tiny", s) for s in ("ddp", "zero2", "zero3", "fsdp2")]
@@ -156,7 +158,8 @@ def cases() -> list[Case]:
 def predict(case: Case) -> breakdown.Breakdown:
     return peak.estimate(
         {"model_type": "llama", "max_position_embeddings": 4096, **MODELS[case.model]},
-        has_head=case.task != "causal-lm",
+        has_head=case.task == "sequence-classification",
+        in_chunks=case.task == "sft",
         num_labels=5,
         strategy=case.strategy,
         precision=case.precision,
@@ -321,7 +324,7 @@ def _model(case: Case, stage: int | None) -> Any:
     config._attn_implementation = case.attention
     is_low = (stage is not None or case.lora_r) and case.precision == "bf16"
     dtype = torch.bfloat16 if is_low else torch.float32
-    auto = AutoModelForCausalLM if case.task == "causal-lm" else AutoModelForSequenceClassification
+    auto = AutoModelForCausalLM if case.task != "sequence-classification" else AutoModelForSequenceClassification
     torch.manual_seed(0)
     model = auto.from_config(config, dtype=dtype, attn_implementation=case.attention)
     if not case.lora_r:
@@ -330,7 +333,7 @@ def _model(case: Case, stage: int | None) -> Any:
 
     if case.checkpointing:
         model.enable_input_require_grads()
-    kind = "CAUSAL_LM" if case.task == "causal-lm" else "SEQ_CLS"
+    kind = "CAUSAL_LM" if case.task != "sequence-classification" else "SEQ_CLS"
     return peft.get_peft_model(model, peft.LoraConfig(r=case.lora_r, target_modules="all-linear", task_type=kind))
 
 
@@ -345,7 +348,7 @@ def _rows(case: Case) -> Any:
         mask = torch.ones(case.seq_len, dtype=torch.long)
         if case.padded:
             mask[-3:] = 0
-        labels = torch.tensor(index % 5) if case.task != "causal-lm" else ids.clone()
+        labels = torch.tensor(index % 5) if case.task == "sequence-classification" else ids.clone()
         rows.append({"input_ids": ids, "attention_mask": mask, "labels": labels})
     return rows
 
@@ -354,12 +357,28 @@ def _loss(case: Case, model: Any, inputs: Any) -> Any:
     """As worker/model.py computes it, with every position of a causal-LM row scored."""
     import torch
 
+    if case.task == "sft":
+        return _chosen_loss(model, inputs["input_ids"])
     logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
     if case.task != "causal-lm":
         return torch.nn.functional.cross_entropy(logits.float(), inputs["labels"])
     here, targets = logits[:, :-1].float(), inputs["labels"][:, 1:]
     del logits
     return torch.nn.functional.cross_entropy(here.transpose(1, 2), targets, reduction="none").mean()
+
+
+def _chosen_loss(model: Any, ids: Any) -> Any:
+    """As task sft computes it, with every token trained."""
+    import torch
+
+    from launcher.worker.tasks.projection import Projection
+
+    whole = getattr(model, "module", model)
+    if not hasattr(whole, "projection_of_the_case"):
+        object.__setattr__(whole, "projection_of_the_case", Projection(whole.get_output_embeddings()))
+    positions = torch.arange(ids.numel()).view_as(ids)[:, :-1].flatten()
+    projection: Any = whole.projection_of_the_case
+    return projection.loss(lambda: model(input_ids=ids, use_cache=False), positions, ids[:, 1:].flatten()) / ids.numel()
 
 
 def _state_bytes(case: Case, trainer: Any) -> dict[str, int]:

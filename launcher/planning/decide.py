@@ -270,6 +270,7 @@ def memory_job(
         "overlaps": overlaps,
         "bucket_elements": recipe.parallel.deepspeed and recipe.parallel.deepspeed.reduce_bucket_size,
         "logit_positions": recipe.task.answer_positions,
+        "in_chunks": recipe.task.logits_in_chunks,
     }
 
 

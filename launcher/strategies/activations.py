@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from launcher.models.chunks import chunk_rows
 from launcher.strategies.job import Job
 
 
@@ -112,7 +113,45 @@ def logits(job: Job) -> int:
     """Logits of a causal-LM head, their fp32 copy, the log-softmax, and in the backward pass their gradients."""
     if job.has_head:
         return 0
+    if job.in_chunks:
+        return _chunk_bytes(job)
     return job.batch * job.logit_positions * job.g.vocab * 12
+
+
+def logit_gradients(job: Job) -> int:
+    """Gradients of logits, when the backward pass comes to the head; or those of its input and weight, made before."""
+    if job.has_head:
+        return 0
+    if not job.in_chunks:
+        return job.low * job.batch * job.logit_positions * job.g.vocab
+    held = _head_gradient(job)
+    in_type = 4 if job.mode != "bf16" else 2
+    copy = job.g.vocab * job.g.hidden * in_type if held and held != job.g.vocab * job.g.hidden * in_type else 0
+    return held + copy + job.tokens * job.g.hidden * job.low
+
+
+def _chunk_bytes(job: Job) -> int:
+    """One chunk's logits in fp32 and 16 bit, which become their gradient in place; the gradients of the head's input and
+    weight that are made of it; and the hidden states that were taken out. Under autocast the weight's 16-bit copy."""
+    rows = min(job.tokens, chunk_rows(job.g.vocab))
+    chunk, weight = rows * job.g.vocab, job.g.vocab * job.g.hidden
+    held, is_one = _head_gradient(job), rows == job.tokens
+    if job.low == 4:
+        high = 4 * chunk + held
+    elif is_one:
+        high = max(6 * chunk, 2 * chunk + held)
+    else:
+        high = held + max(6 * chunk, 2 * chunk + (2 * weight if held else 0))
+    copy = 2 * weight if job.mode == "autocast" else 0
+    return high + copy + job.tokens * job.g.hidden * (stream(job) + job.low)
+
+
+def _head_gradient(job: Job) -> int:
+    """The gradient of the head's weight between the passes: over several chunks it is summed in fp32."""
+    if job.lora:
+        return 0
+    is_one = job.tokens <= chunk_rows(job.g.vocab)
+    return job.g.vocab * job.g.hidden * (job.low if is_one else 4)
 
 
 def block_copies(job: Job) -> int:

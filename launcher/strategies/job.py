@@ -32,6 +32,8 @@ class Job:
     """reduce_bucket_size of ZeRO's stages 1 and 2; None for the launcher's own."""
     overlaps: bool
     trainable: tuple[Parameter, ...] = field(default=())
+    in_chunks: bool = False
+    """Whether logits are made in chunks, and their gradients with them."""
 
     @property
     def on_card(self) -> bool:

@@ -49,6 +49,7 @@ def estimate(
     overlaps: bool = True,
     hccl_buffsize_mib: int = HCCL_BUFFSIZE_MIB,
     num_communicators: int = 2,
+    in_chunks: bool = False,
 ) -> Breakdown:
     """Bytes of one rank (the largest one) at the highest point of a training step.
 
@@ -58,6 +59,7 @@ def estimate(
         logit_positions: positions of a row whose logits over the vocabulary are computed by a language-modelling head. None for all.
         bucket_elements: reduce_bucket_size of ZeRO's stages 1 and 2; None for the launcher's own.
         overlaps: DeepSpeed's overlap_comm, which takes a second bucket on cards.
+        in_chunks: whether logits are made in chunks, and their gradients with them; as if every token was trained.
         num_communicators: groups of ranks that HCCL opens; the world, and one that DeepSpeed or FSDP adds.
 
     Raises:
@@ -83,6 +85,7 @@ def estimate(
         bucket_elements,
         overlaps and accelerators.load(device).has_cards,
         lora.trainable(shape, has_head=has_head) if lora else shape.parameters,
+        in_chunks,
     )
     return _breakdown(how, job, hccl_buffsize_mib, num_communicators)
 
@@ -143,7 +146,7 @@ def _points(how: Strategy, job: Job) -> Iterator[dict[str, int]]:
     num_layers, kept, mask = job.g.num_layers, activations.block_bytes(job), activations.shared_mask_bytes(job)
     yield {
         "activations": num_layers * kept + activations.last_norm_bytes(job) + mask + activations.norm_transient(job),
-        "logits": 0 if job.has_head else job.low * job.batch * job.logit_positions * job.g.vocab,
+        "logits": activations.logit_gradients(job),
     }
     recomputed = activations.layer_bytes(job) + activations.block_copies(job) if job.is_checkpointed else 0
     inside = recomputed + mask + activations.block_transient(job)

@@ -14,12 +14,13 @@ from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from launcher.models import chunks
 from launcher.worker.batching.packing import Packed, packs
 from launcher.worker.batching.splits import lengths
-from launcher.worker.tasks import projection
 from launcher.worker.tasks.projection import Projection
 from launcher.worker.tasks.sequences import batch_of
 from launcher.worker.tasks.sft import Sft
+from launcher.worker.training.neftune import Noise
 
 HIDDEN, VOCABULARY = 16, 97
 ROWS: list[dict[str, Any]] = [
@@ -110,8 +111,8 @@ TARGETS = torch.tensor([5, 5, 96, 0, 33, 41, 2])
 def test_the_loss_is_the_plain_one(monkeypatch, smoothing, bias, scale, recomputes, rows):
     """Loss and gradients of all logits, in fp32 within 1e-6 of the largest, whatever the chunk; with the model's own scaling
     and capping of logits too."""
-    monkeypatch.setattr(projection, "CHUNK_ELEMENTS", rows * VOCABULARY)
-    monkeypatch.setattr(projection, "MIN_ROWS", 1)
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", rows * VOCABULARY)
+    monkeypatch.setattr(chunks, "MIN_ROWS", 1)
     model = Model(bias=bias, scale=scale)
     plain = functional.cross_entropy(
         model(STATES).logits.flatten(0, 1)[POSITIONS], TARGETS, reduction="sum", label_smoothing=smoothing
@@ -142,8 +143,8 @@ def test_scores_are_those_of_all_logits():
 
 def test_no_tensor_is_as_large_as_all_logits(monkeypatch):
     """Of 22 positions, 7 of them trained, in chunks of 3: nothing has more elements than 3 rows of logits or the weight."""
-    monkeypatch.setattr(projection, "CHUNK_ELEMENTS", 3 * VOCABULARY)
-    monkeypatch.setattr(projection, "MIN_ROWS", 1)
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 3 * VOCABULARY)
+    monkeypatch.setattr(chunks, "MIN_ROWS", 1)
     model = Model(bias=False)
     with Largest() as largest:
         Projection(model.head).loss(lambda: model(STATES), POSITIONS, TARGETS).backward()
@@ -277,3 +278,34 @@ def test_a_model_that_mixes_rows_is_not_packed(kind):
     more = {"num_local_experts": 4} if kind == "gpt_oss" else {}
     with pytest.raises(LaunchError, match="rows that share a sequence change each other"):
         checks(other(kind, **more)())
+
+
+def noisy(packs: list[list[dict[str, Any]]], step: int = 3) -> list[torch.Tensor]:
+    """The noise of each row of ROWS that a batch has."""
+    embedding = nn.Embedding(VOCABULARY, HIDDEN)
+    plain = embedding.weight.detach()
+    noise = Noise(embedding, 5.0, seed=42, step=lambda: step)
+    batch = batch_of(packs, 0, 8, flat=False)
+    noise.take(batch)
+    states = (embedding(batch["input_ids"]) - plain[batch["input_ids"]]).detach()
+    found = {}
+    for sequence, rows in enumerate(packs):
+        start = 0
+        for row in rows:
+            end = start + len(row["input_ids"])
+            found[ROWS.index(row)] = states[sequence, start:end]
+            start = end
+        assert not states[sequence, start:].any()
+    return [found[number] for number in sorted(found)]
+
+
+def test_neftunes_noise_is_a_rows_own():
+    """The same in a pack and padded, whatever is beside it; within alpha / sqrt(its length x width); another in each step."""
+    padded, packed = noisy([[row] for row in ROWS]), noisy([[ROWS[2], ROWS[0]], [ROWS[3], ROWS[1]]])
+
+    for row, one, other in zip(ROWS, padded, packed, strict=True):
+        bound = 5.0 / (len(row["input_ids"]) * HIDDEN) ** 0.5
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+        assert 0.8 * bound < one.abs().max() <= bound + 1e-6
+        assert abs(one.mean()) < bound / 4
+    assert not torch.allclose(padded[0], noisy([[ROWS[0]]], step=4)[0])

@@ -43,6 +43,7 @@ class Head:
     pipeline = "text-classification"
     padding_side = "right"
     answer_positions: int | None = None
+    logits_in_chunks = False
     needs_recipe = ""
     no_predict = ""
     encoder: str = ""
@@ -59,6 +60,7 @@ class LanguageModel:
     pipeline = "text-generation"
     padding_side = "left"
     answer_positions: int | None = None
+    logits_in_chunks = False
     no_predict: str = ""
     encoder: str = ""
     needs_recipe: str = Message("a causal LM, and nothing beside it says which prompt and answers it knows")

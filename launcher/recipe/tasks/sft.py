@@ -51,6 +51,7 @@ class Sft(LanguageModel):
     has_labels = False
     has_conversations = True
     padding_side = "right"
+    logits_in_chunks = True
     data_keys: ClassVar[dict[str, str]] = {
         "chat_template": "Chat template of a model whose tokenizer has none: a name (chatml, plain) or a FILE.jinja.",
         "train_on": "What of a conversation is trained: answers, the last answer, or all of it.",

@@ -93,6 +93,8 @@ class Task(Protocol):
     padding_side: str
     answer_positions: int | None
     """Positions of a row whose logits a language-modelling head computes; None for all."""
+    logits_in_chunks: bool
+    """Whether a training makes logits in chunks of launcher.models.chunks, and their gradients with them."""
     needs_recipe: str
     """Why weights without a recipe cannot be used; '' where their config.json says enough."""
 

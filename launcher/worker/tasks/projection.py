@@ -19,10 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_ELEMENTS = 1 << 26
-"""Logits that are there at once: 256 MiB in fp32. Matrix products gain nothing from more."""
-MIN_ROWS = 128
-"""Positions of a chunk at least, whatever the vocabulary."""
+from launcher.models.chunks import chunk_rows
+
 _MARK = 64.0
 """What the place of the logits is filled with: not 0, which scaling and capping leave as it is; exact in every type."""
 
@@ -165,11 +163,6 @@ class Projection:
             return [(rows, targets)]
         size = chunk_rows(self.vocabulary)
         return list(zip(rows.split(size), targets.split(size), strict=True))
-
-
-def chunk_rows(vocabulary: int) -> int:
-    """Positions of which logits are there at once."""
-    return max(MIN_ROWS, CHUNK_ELEMENTS // vocabulary)
 
 
 def _is_plain(head: nn.Module) -> bool:

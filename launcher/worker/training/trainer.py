@@ -26,7 +26,9 @@ from launcher.worker.batching.batches import Order, RankBatches, eval_batches
 from launcher.worker.batching.splits import lengths
 from launcher.worker.engines import checks, table
 from launcher.worker.tasks import metrics
+from launcher.worker.tasks.base import base_model
 from launcher.worker.tasks.metrics import Predictions
+from launcher.worker.training.neftune import Noise
 from launcher.worker.training.random_state import random_state, set_random_state
 from launcher.worker.training.rates import Meter
 from launcher.worker.training.resumable import ResumableTrainer
@@ -100,8 +102,17 @@ class RecipeTrainer(ResumableTrainer):
         self.figures_step = -1
         self.eval_progress = (0, 0)
         self.meter = Meter(self.args.device)
+        self._noise = self._own_noise()
         self._num_parameters = _num_parameters(self.model)
         self._has_stepped = False
+
+    def _own_noise(self) -> Noise | None:
+        """Ours, in the place of Trainer's, which depends on ranks and padding."""
+        alpha, self.neftune_noise_alpha = self.args.neftune_noise_alpha, None
+        if not alpha:
+            return None
+        embedding = base_model(self.model).get_input_embeddings()
+        return Noise(embedding, alpha, self.args.seed, lambda: self.state.global_step)
 
     def check_engine(self) -> dict[str, Any]:
         """See `checks.check_engine`; called on every rank before the first step. Asks the task about the model, too."""
@@ -157,6 +168,8 @@ class RecipeTrainer(ResumableTrainer):
         return self.accelerator.gather(total).sum().clamp(min=1)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        if self._noise is not None:
+            self._noise.take(inputs)
         if not self._has_stepped and self.state.global_step and isinstance(model, DistributedDataParallel):
             self._settle_buckets(model, inputs)
         self._has_stepped = True
