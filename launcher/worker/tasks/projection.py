@@ -76,7 +76,7 @@ class Projection:
             positions: (n,) of the flattened (rows, length) hidden states, each once.
             targets: (n,) the tokens that these positions predict.
         """
-        if not self._is_last_word(call, positions):
+        if not self.is_last_word(call, positions):
             return _cross_entropy(self._logits(call, positions), targets, smoothing)
         asked = _Asked(positions, lambda rows: self._loss(rows, targets, smoothing), has_gradient=True)
         output = self._ask(call, asked)
@@ -87,7 +87,7 @@ class Projection:
     @torch.no_grad()
     def score(self, call: Callable[[], Any], positions: Tensor, targets: Tensor) -> Scored:
         """Of each of the positions; see `loss`."""
-        if not self._is_last_word(call, positions):
+        if not self.is_last_word(call, positions):
             return _scored(self._logits(call, positions).float(), targets)
         asked = _Asked(positions, lambda rows: self._scores(rows, targets))
         self._ask(call, asked)
@@ -103,10 +103,11 @@ class Projection:
         return rows
 
     @torch.no_grad()
-    def _is_last_word(self, call: Callable[[], Any], positions: Tensor) -> bool:
+    def is_last_word(self, call: Callable[[], Any], positions: Tensor) -> bool:
         """Whether the model leaves the projection's logits as they are. Some scale or cap them, and need them to be there.
 
-        A forward pass of its own answers it, once, which every rank takes.
+        A forward pass of its own answers it, once, which every rank takes. Ask before the first step, in evaluation mode: in
+        training one would draw from the random numbers, at another step in a resumed run than in a whole one.
         """
         if self._follows is None:
             output = self._ask(call, _Asked(positions, lambda rows: rows))

@@ -93,8 +93,14 @@ class Sft:
         return batch_of(packs, self._pad_id, self._multiple, flat=self._is_flat)
 
     def check(self, model: torch.nn.Module, device: torch.device) -> None:
-        """Refuse a model in which rows of one sequence see each other."""
-        if not (self.packs_rows or self._is_flat) or not self._leaks(model, device):
+        """Refuse a model in which rows of one sequence see each other; and see what it makes of its logits."""
+        was_training = model.training
+        model.eval()
+        batch = self._probes([_probe(7, 3, self._projection.vocabulary)], device)
+        self._projection.is_last_word(_call(model, batch), batch["sources"])
+        leaks = (self.packs_rows or self._is_flat) and self._leaks(model, device)
+        model.train(was_training)
+        if not leaks:
             return
         raise LaunchError(
             "rows that share a sequence change each other in this model: it does not keep their attention, states and "
@@ -130,15 +136,15 @@ class Sft:
         row, *others = (
             _probe(length, first, self._projection.vocabulary) for length, first in ((7, 3), (5, 11), (5, 23))
         )
-        was_training = model.training
-        model.eval()
         alone, *behind = (self._states_of_last(model, rows, device) for rows in ([row], *([o, row] for o in others)))
-        model.train(was_training)
         exact, rounded = TOLERANCES.get(alone.dtype, LOW_TOLERANCES)
         return _distance(*behind) > exact or _distance(alone, behind[0]) > rounded
 
+    def _probes(self, rows: list[Row], device: torch.device) -> dict[str, Tensor]:
+        return {name: value.to(device) for name, value in self.collate([rows]).items()}
+
     def _states_of_last(self, model: torch.nn.Module, rows: list[Row], device: torch.device) -> Tensor:
-        batch = {name: value.to(device) for name, value in self.collate([rows]).items()}
+        batch = self._probes(rows, device)
         states = self._projection.hidden(_call(model, batch), batch["sources"])
         return states[batch["owners"] == len(rows) - 1]
 
