@@ -38,7 +38,7 @@ def with_command(
         is_recipe = names == SUBMIT and "".join(args[index + 1 : index + 2]).endswith(RECIPE_ENDINGS)
         return [recipe if is_recipe else command, *args]
     if index is None:
-        return [program if any(is_program(word) for word in args) else recipe, *args]
+        return [program if _says_program(args) or any(is_program(word) for word in args) else recipe, *args]
     before, word, after = args[:index], args[index], args[index + 1 :]
     pasted = _pasted(word)
     if pasted is not None:
@@ -46,7 +46,8 @@ def with_command(
         full_line = ["submit", *before, *words] if names == SUBMIT else [*before, *words]
         print(f"ascend-launch {shlex.join(full_line)}", file=sys.stderr)
         return [program, *before, *words]
-    if _says_program(before) or is_program(word):
+    is_recipe = word.endswith(RECIPE_ENDINGS) or not _has_torchruns_options(before)
+    if _says_program(before) or is_program(word) or not is_recipe:
         return [program, *args]
     return [recipe, *args]
 
@@ -72,6 +73,11 @@ def first_word(args: Sequence[str], parameters: Sequence[click.Parameter]) -> in
 def _says_program(before: Sequence[str]) -> bool:
     named = {"-m", "--module", "--no-python", "--no_python", "--run-path", "--run_path"} & set(before)
     return bool(named) or any(os.environ.get(name) == "1" for name in ("PET_MODULE", "PET_NO_PYTHON", "PET_RUN_PATH"))
+
+
+def _has_torchruns_options(before: Sequence[str]) -> bool:
+    """Whether an option is written as torchrun's users do, which no recipe's command takes."""
+    return any(re.match(r"--(\w+_|nproc-per-node|standalone|master-)", word) for word in before)
 
 
 def _pasted(word: str) -> str | None:
@@ -122,7 +128,7 @@ def python(words: list[str]) -> list[str]:
     if words and words[0].startswith("-") and words[0] != "-m":
         raise LaunchError(
             "python {word}: ranks take no options of Python's",
-            hint="leave it out, or set its PYTHON… variable",
+            hint="leave it out, set its PYTHON… variable, or put the whole line behind `ascend-launch --`",
             word=words[0],
         )
     return words
@@ -136,9 +142,9 @@ def accelerate(words: list[str]) -> list[str]:
     """
     if words[:1] != ["launch"]:
         raise LaunchError(
-            "accelerate {words}: only `accelerate launch` starts ranks",
+            "{words}: only `accelerate launch` starts ranks",
             hint="run it without ascend-launch",
-            words=" ".join(words[:1]),
+            words=shlex.join(["accelerate", *words[:1]]),
         )
     out = _translated(words[1:], _ACCELERATE, _ACCELERATE_FLAGS, Message("accelerate launch"), _ACCELERATE_SETTINGS)
     default = _default_config(os.environ)

@@ -67,6 +67,10 @@ def test_the_first_word_that_is_no_option_ends_ours(words: list[str], first: int
         (["yelp"], "run"),
         (["--no-such-option", "train.py"], "program"),
         (["--no-such-option", "mine.yaml"], "run"),
+        (["--no-such-option", "-m", "package.module"], "program"),
+        (["--nproc_per_node", "2", "train"], "program"),
+        (["--nproc-per-node=2", "yelp.yaml"], "run"),
+        (["-m"], "program"),
     ],
 )
 def test_a_program_is_told_from_a_recipe_by_its_ending_or_an_option(words: list[str], command: str):

@@ -73,7 +73,7 @@ def render_text(report: Report, lang: Lang = "en") -> str:
     ]
     if report.suspects:
         out.append(f"  {words['suspects']}: {span(report.suspects)}")
-    others = [v.id for v in report.others if v.kind != "wrapper"]
+    others = [v.id for v in report.others if v.kind != "wrapper" and v.id != verdict.id]
     if others:
         out.append(f"  {words['also']}: " + ", ".join(dict.fromkeys(others)))
     return "\n".join(out)
