@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 from launcher import files
 from launcher.jobs import follow
@@ -14,10 +15,15 @@ from launcher.jobs.afterwards import explained
 from launcher.machine.cluster import Cluster
 from launcher.planning import decide, plan
 from launcher.recipe import load
-from launcher.rundir import lifecycle
+from launcher.recipe.program import Program
+from launcher.rundir import events, lifecycle
 from launcher.rundir.outcome import Outcome
 from launcher.rundir.paths import RunDir
 from launcher.rundir.records import Failure
+from launcher.worker.agent import zygote
+from launcher.worker.agent.children import Child
+from launcher.worker.agent.failures import Judge
+from launcher.worker.runtime import failure
 
 LINGERING = """
 import os, sys, time
@@ -60,3 +66,19 @@ def test_an_explanation_that_cannot_be_kept_is_shown_all_the_same(tmp_path: Path
 
     assert report is not None
     assert report.verdict is not None
+
+
+def test_a_rank_that_came_to_its_end_while_another_waited_for_it_is_the_first_to_fail(tmp_path: Path):
+    """One with an error of its own comes before it."""
+    run, asked = RunDir(tmp_path), SimpleNamespace(nproc_per_node=2)
+    ended = [Child(1, 0, tmp_path / "0.log", 1, ended_ns=9), Child(2, 1, tmp_path / "1.log", 0, ended_ns=5)]
+    files.write_text(zygote.done_path(run, 0, 1), "")
+    judge = Judge(run, asked, 0, 0, Program(kind="script", target="train.py"), ended)
+
+    named = []
+    for weight in (failure.FOLLOWED, failure.CAUSE):
+        of_rank_0 = failure.of_exit(1, tmp_path / "0.log").but(rank=0, weight=weight)
+        events.write_failure(zygote.error_path(run, 0, 0), of_rank_0)
+        named.append(judge.first_failure().rank)
+
+    assert [1, 0] == named

@@ -100,17 +100,27 @@ class Judge:
         return failure.first([*located, *self._left_early()] if located else located)
 
     def _left_early(self) -> list[Failure]:
-        """Ranks of a program that ended with code 0 before its end, as os._exit(0) does. That is a failure only where
-        others went down, and a cause only where those say no more than that a peer is gone."""
+        """Ranks of a program that ended with code 0 before the others did, at their end or by os._exit(0). That is a
+        failure only where others went down, and a cause only where those say no more than that a peer is gone."""
         if self.program is None or self.program.kind == "executable":
             return []
         return [
-            self._located(child, failure.of_exit(0, child.log)).but(
+            self._located(child, self._of_early_end(child)).but(
                 time_ns=child.ended_ns, time=time.time(), weight=failure.IN_FLIGHT
             )
             for child in self.children
-            if self._is_early(child) and not child.was_signalled
+            if child.exit_code == 0 and child.rank is not None and not child.was_signalled
         ]
+
+    def _of_early_end(self, child: Child) -> Failure:
+        record = failure.of_exit(0, child.log)
+        if self._is_early(child):
+            return record
+        what = Message(
+            "ended with exit code 0 while other ranks waited for it: it came to its end without a call that they make"
+        )
+        hint = Message("make the same collective calls on every rank; {hint}", hint=record.hint)
+        return record.but(message=what, what=what, hint=hint)
 
     def _located(self, child: Child, record: Failure) -> Failure:
         local_rank = None if child.rank is None else child.rank - self.node_rank * self.plan.nproc_per_node

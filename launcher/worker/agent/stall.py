@@ -34,8 +34,12 @@ WAITING = (
 """Files in which a rank waits for the others: collectives, and the backward pass that runs them."""
 PASSED_THROUGH = ("torch/_ops.py", "torch/utils/_contextlib.py")
 """Files in which a collective may be innermost without its own."""
-OF_THE_AGENT = re.compile(r'  File "[^"]*/launcher/worker/program\.py"(?:.*\n?)*')
-"""Below a program's own frames."""
+OF_THE_AGENT = re.compile(
+    r'^(?:Current thread|Thread) .*\n  File "[^"]*/launcher/worker/runtime/flight\.py".*\n\n|'
+    r'  File "[^"]*/launcher/worker/program\.py"(?:.*\n?)*',
+    re.MULTILINE,
+)
+"""Below a program's own frames, and the thread that writes the record of collectives."""
 QUIET = (heartbeat.STARTED, heartbeat.TRAINED)
 """Phases in which a rank of a program need not come to anything more."""
 
