@@ -15,7 +15,7 @@ import click
 
 from launcher.accelerators import table as accelerators
 from launcher.cli import hostfile
-from launcher.cli.options import hooks_option, supervision_options
+from launcher.cli.options import hooks_option, refuse_unwatched, supervision_options
 from launcher.errors import LaunchError
 
 
@@ -97,6 +97,7 @@ def command_command(
     """
     from launcher import nested
 
+    refuse_unwatched(context)
     hosts = hostfile.hosts_of(given)
     if hosts is not None:
         if given["nproc"] is not None and given["nproc"].isdecimal():

@@ -12,6 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from launcher.accelerators import table as accelerators
+from launcher.errors import LaunchError
 from launcher.messages import Message
 
 if TYPE_CHECKING:
@@ -196,6 +197,17 @@ hooks_option = click.option(
     default="auto",
     help="Whether the program's libraries are watched: a hang is found, its figures are shown, a Trainer saves at a stop and goes on after a restart [default: auto].",
 )
+
+
+def refuse_unwatched(context: click.Context) -> None:
+    """Raises LaunchError where a limit for hangs is asked for, and nothing that would find one."""
+    source = context.get_parameter_source("hang_timeout")
+    is_asked = source is not None and source.name in GIVEN and context.params["hang_timeout"]
+    if is_asked and context.params["hooks"] == "none":
+        raise LaunchError(
+            "--hang-timeout finds no hang with --hooks none: what shows that a program moves is left out",
+            hint="leave one of the two out",
+        )
 
 
 def _add(options: list[Any], command: Any) -> Any:

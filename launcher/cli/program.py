@@ -12,7 +12,7 @@ import click
 from launcher.accelerators import table as accelerators
 from launcher.cli import hostfile, torchrun
 from launcher.cli.job import continuing_command
-from launcher.cli.options import supervision_options
+from launcher.cli.options import refuse_unwatched, supervision_options
 from launcher.cli.program_options import NOT_TAKEN, ONLY, add_options, read_variables
 from launcher.errors import LaunchError
 
@@ -49,6 +49,7 @@ def program_command(words: tuple[str, ...], **given: Any) -> None:
     from launcher.recipe.program import check
 
     refuse(given)
+    refuse_unwatched(click.get_current_context())
     on_screen = screen.Streams(given["redirects"], given["tee"], given["local_ranks_filter"])
     on_screen.check()
     program = program_of(words, given)

@@ -81,9 +81,7 @@ def check(program: Program) -> None:
             )
     elif program.kind == "executable" and shutil.which(program.target) is None:
         if os.sep in program.target and Path(program.target).is_file():
-            raise LaunchError(
-                "{path}: is not executable", hint="chmod +x {path}", path=shlex.quote(program.target)
-            )
+            raise LaunchError("{path}: is not executable", hint="chmod +x {path}", path=shlex.quote(program.target))
         raise LaunchError(
             "{target}: no such executable on PATH",
             hint="give its path; a Python file needs no --no-python",

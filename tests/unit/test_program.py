@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from launcher.accelerators import detect
@@ -523,3 +524,9 @@ def test_a_command_of_several_nodes_finds_which_it_is_on():
     assert {} == command._job({}, None, None, None)
     with pytest.raises(LaunchError, match="needs --node-rank"):
         command._job({}, 2, None, "h:9")
+
+
+@pytest.mark.parametrize("command", [program.program_command, command.command_command])
+def test_a_limit_for_hangs_is_refused_where_nothing_would_find_one(command: click.Command):
+    with pytest.raises(LaunchError, match="--hooks none"):
+        command.main(["--hooks", "none", "--hang-timeout", "9", "train.py"], standalone_mode=False)

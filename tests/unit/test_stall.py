@@ -36,4 +36,6 @@ def test_the_thread_that_records_collectives_is_not_shown_as_the_programs():
     ours = 'Thread 0x00007f01 (most recent call first):\n  File "/x/launcher/worker/runtime/flight.py", line 70 in serve\n\n'
     theirs = 'Current thread 0x00007f02 (most recent call first):\n  File "/code/train.py", line 8 in <module>\n'
 
-    assert theirs == stall.OF_THE_AGENT.sub("", ours + theirs + '  File "/x/launcher/worker/program.py", line 3 in run\n')
+    assert theirs == stall.OF_THE_AGENT.sub(
+        "", ours + theirs + '  File "/x/launcher/worker/program.py", line 3 in run\n'
+    )
