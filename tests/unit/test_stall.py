@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from launcher.worker.agent import stall
+from launcher.worker.runtime import heartbeat
 from launcher.worker.runtime.heartbeat import Heart
 
 
@@ -39,3 +40,15 @@ def test_the_thread_that_records_collectives_is_not_shown_as_the_programs():
     assert theirs == stall.OF_THE_AGENT.sub(
         "", ours + theirs + '  File "/x/launcher/worker/program.py", line 3 in run\n'
     )
+
+
+def test_of_ranks_that_are_all_in_a_collective_none_is_said_to_keep_the_others(tmp_path: Path):
+    stack = 'Current thread 0x00007f02 (most recent call first):\n  File "{}", line 8 in f\n'
+    waiting = stack.format("/site-packages/torch/distributed/distributed_c10d.py")
+    in_collective, elsewhere = (
+        stall.Seen(0, 0, heartbeat.STARTED, 6.0, "S", text) for text in (waiting, stack.format("/code/train.py"))
+    )
+    peer = stall.Seen(1, 0, heartbeat.STARTED, 6.0, "S", waiting)
+
+    assert "and so does rank 1" in stall._record(in_collective, [in_collective, peer], tmp_path).what
+    assert "rank 1 waits for it" in stall._record(elsewhere, [elsewhere, peer], tmp_path).what

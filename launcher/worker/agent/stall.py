@@ -219,13 +219,16 @@ def _record(stalled: Seen, seen: list[Seen], folder: Path) -> Failure:
         stalled.state, Message("has not moved since it started") if stalled.phase == heartbeat.STARTED else since
     )
     others = [str(s.rank) for s in seen if s.rank != stalled.rank]
-    waiting = (
-        plural(
-            "; rank {others} waits for it", "; ranks {others} wait for it", count=len(others), others=", ".join(others)
+    only_waits = waits(stalled) and stalled.state not in "TtZX"
+    texts = (
+        (
+            "; it waits in a collective, and so does rank {others}",
+            "; it waits in a collective, and so do ranks {others}",
         )
-        if others
-        else ""
+        if only_waits
+        else ("; rank {others} waits for it", "; ranks {others} wait for it")
     )
+    waiting = plural(*texts, count=len(others), others=", ".join(others)) if others else ""
     return Failure.of(
         rank=stalled.rank,
         type=STALLED,
@@ -242,7 +245,7 @@ def _record(stalled: Seen, seen: list[Seen], folder: Path) -> Failure:
         ),
         traceback=OF_THE_AGENT.sub("", stalled.stack),
         # Where the likeliest of this node's ranks only waits, the culprit is on another.
-        weight=failure.FOLLOWED if waits(stalled) and stalled.state not in "TtZX" else failure.CAUSE,
+        weight=failure.FOLLOWED if only_waits else failure.CAUSE,
         time_ns=time.monotonic_ns() - int(stalled.age_s * 1e9),
         time=time.time() - stalled.age_s,
         exit_code=EXIT_JOB_FAILED,
