@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -120,8 +121,10 @@ def test_more_processes_give_the_same_rows(prepare, cache):
     rows = splits.open_split(alone.train)["input_ids"][:]
     shutil.rmtree(cache / "tokens")
 
+    environ = os.environ
     together = prepare("data.num_proc=2")
 
+    assert os.environ is environ
     assert rows == splits.open_split(together.train)["input_ids"][:]
     assert alone.train == together.train
     assert {Path(together.train.path), Path(together.eval.path)} == set((cache / "tokens").iterdir())

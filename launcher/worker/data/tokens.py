@@ -213,9 +213,10 @@ def _tokenizer_key(tokenizer: Any) -> str:
 @contextmanager
 def _all_cores() -> Iterator[None]:
     """Let the tokenizer use threads for a while; ranks may not, since they may fork DataLoader workers."""
-    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    environ, before = os.environ, os.environ.get("TOKENIZERS_PARALLELISM")
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     try:
         yield
     finally:
+        os.environ = environ  # datasets leaves a copy in its place where several processes tokenise
         os.environ["TOKENIZERS_PARALLELISM"] = before or "false"
