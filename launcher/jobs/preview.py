@@ -21,7 +21,19 @@ def preview(recipe: Path, overrides: tuple[str, ...], *, num_rows: int, chosen: 
         raise LaunchError("a recipe with `script:` reads its data itself")
     health.require_packages(("transformers", "datasets"))
     request = {"recipe": spec.model_dump(mode="json"), "num_rows": num_rows, "chosen": chosen}
-    return tool.tool("launcher.worker.preview", request)
+    found = tool.tool("launcher.worker.preview", request)
+    require_chosen(found, chosen)
+    return found
+
+
+def require_chosen(found: Mapping[str, Any], chosen: tuple[int, ...]) -> None:
+    """Raises LaunchError: a row is to be shown that no split has."""
+    most = max(split["rows"] for split in found["splits"].values())
+    for row in chosen:
+        if row >= most:
+            raise LaunchError(
+                "--row {row}: rows are counted from 0, and the last one is {last}", row=row, last=most - 1
+            )
 
 
 def require_rows(found: Mapping[str, Any]) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import typing
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from launcher.messages import Message, joined
 from launcher.recipe import data_rules, metrics, training_fields, training_rules
 from launcher.recipe.layers import Layers
 from launcher.recipe.messages import did_you_mean, peer_hint, recipe_path, sentence
-from launcher.recipe.schema import Data, Parallel, RecipeSpec
+from launcher.recipe.schema import Data, Parallel, RecipeSpec, Section
 from launcher.recipe.tasks import table as tasks
 from launcher.recipe.tasks.table import Task
 from launcher.strategies import table as strategies
@@ -35,7 +37,7 @@ def validate(layers: Layers) -> RecipeSpec:
         if value is None:  # `adapter:` with everything under it commented out
             continue
         try:
-            good[key] = getattr(holder.model_validate_json(_json({key: value})), key)
+            good[key] = getattr(holder.model_validate_json(_json({key: _without_unset(key, value)})), key)
         except ValidationError as error:
             _report(layers, error)
     if good.get("args") and not good.get("script"):
@@ -45,6 +47,20 @@ def validate(layers: Layers) -> RecipeSpec:
     _check_combinations(layers, good)
     layers.raise_if_any()
     return RecipeSpec(**good)
+
+
+def _without_unset(section: str, value: Any) -> Any:
+    """`path: null` takes back what a recipe named by `extends` says: the key has its default again."""
+    kind = RecipeSpec.model_fields[section].annotation
+    kinds = [one for one in (kind, *typing.get_args(kind)) if isinstance(one, type) and issubclass(one, Section)]
+    if not kinds or not isinstance(value, Mapping):
+        return value
+    fields = kinds[0].model_fields
+    return {k: v for k, v in value.items() if v is not None or k not in fields or _takes_null(fields[k])}
+
+
+def _takes_null(field: FieldInfo) -> bool:
+    return field.is_required() or type(None) in typing.get_args(field.annotation)
 
 
 def has_nul(layers: Layers, value: Any, path: tuple[str | int, ...] = ()) -> bool:

@@ -53,6 +53,7 @@ class View:
         self.history = History()
         self.run: RunDir | None = None
         self.has_failed_to_show = False
+        self.unshown: records.Eval | None = None
 
     def __enter__(self) -> View:
         return self
@@ -122,6 +123,7 @@ class View:
         job: that is said once."""
         try:
             self.history.add(event)
+            self._show_evaluation(event)
             show = getattr(self, f"_on_{event.kind}", None)
             if show is not None:
                 show(event)
@@ -251,15 +253,30 @@ class View:
             )
 
     def _on_epoch(self, event: records.Epoch) -> None:
-        shown = {k: v for k, v in event.figures.items() if isinstance(v, float)}
-        parts = "  ".join(f"{k.replace('_', ' ')} {number_text(v, '.4f')}" for k, v in shown.items())
-        self._line(Message("epoch {number_text}  {parts}", number_text=number_text(event.epoch, "g"), parts=parts))
+        number = number_text(event.epoch, "g")
+        self._line(Message("epoch {number_text}  {parts}", number_text=number, parts=_figures(event)))
+
+    def _on_eval(self, event: records.Eval) -> None:
+        self.unshown = event
+
+    def _show_evaluation(self, following: Event) -> None:
+        """The line of an evaluation, unless the line of its epoch follows, which has the same figures."""
+        found, self.unshown = self.unshown, None
+        if found is None or (isinstance(following, records.Epoch) and "eval_loss" in following.figures):
+            return
+        total = self.history.max_steps
+        self._line(Message("step {step}/{total}  {figures}", step=found.step, total=total, figures=_figures(found)))
 
     def _on_save(self, event: records.Save) -> None:
         self._line(Message("checkpoint {path}", path=event.path))
 
     def _line(self, text: str) -> None:
         out.print(Text(text))
+
+
+def _figures(event: records.Epoch | records.Eval) -> str:
+    shown = {k: v for k, v in event.figures.items() if isinstance(v, float)}
+    return "  ".join(f"{k.replace('_', ' ')} {number_text(v, '.4f')}" for k, v in shown.items())
 
 
 class LiveView(View):

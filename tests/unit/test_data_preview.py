@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from launcher.errors import LaunchError
-from launcher.jobs.preview import require_rows
+from launcher.jobs.preview import require_chosen, require_rows
 from launcher.recipe import load
 from launcher.recipe.schema import RecipeSpec
 from launcher.show import data
@@ -198,3 +198,11 @@ def test_it_needs_no_torch(task: str, spec: Callable[..., RecipeSpec], tmp_path:
 
     assert 0 == done.returncode
     assert task == json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["task"]
+
+
+def test_a_row_that_no_split_has_is_refused():
+    found = {"splits": {"train": {"rows": 54}, "eval": {"rows": 6}}}
+
+    require_chosen(found, (0, 53))
+    with pytest.raises(LaunchError, match="--row 54: rows are counted from 0, and the last one is 53"):
+        require_chosen(found, (54,))

@@ -147,3 +147,13 @@ def test_links_to_sets_are_followed_once(loaded):
     assert pinned.spec == again.spec
     assert pinned.spec == load.pinned(again).spec
     assert () == load.pinned(again).pins
+
+
+def test_null_takes_back_what_the_recipe_below_says(loaded: Any):
+    below = {"path": "a.jsonl", "train": {"split": "chats"}, "eval": {"split": "held"}}
+    words = ("data.path=null", "data.train=null", "data.eval=null", "data.sets=[{path: b.jsonl}]")
+
+    data = loaded(below, "sft", *words).spec.data
+
+    assert ["b.jsonl"] == [one.path for one in data.sets]
+    assert data.eval is None

@@ -171,3 +171,18 @@ def test_an_event_that_cannot_be_shown_ends_no_job(capsys: pytest.CaptureFixture
     assert "still here\n" == said.out
     assert 1 == said.err.count("not everything can be shown (ZeroDivisionError")
     assert isinstance(view.history, History)
+
+
+def test_an_evaluation_between_epochs_has_a_line_and_one_at_their_end_is_in_theirs(capsys: pytest.CaptureFixture[str]):
+    view = View()
+    for event in (
+        records.Eval(step=2, epoch=0.5, more={"eval_loss": 0.75}),
+        records.Log(step=3, epoch=0.75, loss=0.5),
+        records.Eval(step=4, epoch=1.0, more={"eval_loss": 0.25}),
+        records.Epoch.of({"epoch": 1.0, "train_loss": 0.5, "eval_loss": 0.25}),
+    ):
+        view.event(event)
+
+    lines = capsys.readouterr().out.splitlines()
+    assert ["step 2/0  eval loss 0.7500", "epoch 1  train loss 0.5000  eval loss 0.2500"] == [lines[0], lines[-1]]
+    assert 3 == len(lines)
