@@ -218,5 +218,5 @@ def _all_cores() -> Iterator[None]:
     try:
         yield
     finally:
-        os.environ = environ  # datasets leaves a copy in its place where several processes tokenise
+        os.environ = environ  # noqa: B003 -- the same object: datasets leaves a copy in its place where several processes tokenise
         os.environ["TOKENIZERS_PARALLELISM"] = before or "false"
