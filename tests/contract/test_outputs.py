@@ -145,15 +145,6 @@ def test_a_name_that_no_system_takes_is_refused(tmp_path: Path):
         outputs.write(tmp_path / ("x" * 300), "", force=False)
 
 
-@pytest.mark.parametrize("name", ["texts.json"])
-def test_predict_takes_no_table_for_texts(ascend_launch: Any, tmp_path: Path, name: str):
-    """Each line of it would have been a text."""
-    (tmp_path / name).write_text('\n[{"text": "a"}]')
-    ran = ascend_launch("predict", "--model", "none/such", "--input", tmp_path / name)
-
-    assert (2, True) == (ran.code, "texts are read from JSON lines" in ran.err)
-
-
 @pytest.mark.parametrize(
     "words", [("report",), ("x.yaml", "--dry-run", "--run-dir"), ("recipes", "import"), ("export",)]
 )

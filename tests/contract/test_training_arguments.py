@@ -303,7 +303,8 @@ def test_each_figure_has_a_direction():
     directions = {name: metrics.greater_is_better(name) for name in ("loss", *metrics.BUILT_IN)}
 
     more = dict.fromkeys(("accuracy", "precision", "recall", "f1"), True)
-    assert {"loss": False, **more, "mae": False, "confusion_matrix": None} == directions
+    of_tokens = {"perplexity": False, "token_accuracy": True}
+    assert {"loss": False, **more, "mae": False, "confusion_matrix": None, **of_tokens} == directions
 
 
 SCHEDULES = [

@@ -670,9 +670,10 @@ def test_a_kill_by_the_kernel_is_memory(tmp_path: Path):
     """A SIGKILL leaves no text; the launcher's record has the exit status."""
     run = write_run(tmp_path, {0: CLOSED, 1: "step 12\n"})
     (run / "failure.json").write_text(json.dumps({"rank": 1, "process_exit_code": -9, "exit_code": 1, "host": "n0"}))
-    verdict = explain_report.explain_path(run).verdict
-    assert verdict is not None
-    assert (verdict.id, verdict.rank) == ("oom-host-kill", 1)
+    report = explain_report.explain_path(run)
+    assert report.verdict is not None
+    assert (report.verdict.id, report.verdict.rank) == ("oom-host-kill", 1)
+    assert "gloo-peer-closed" not in render_text(report, "en")  # which the kill has brought about
 
 
 def test_a_rank_that_does_not_move_is_named_by_the_agent(tmp_path: Path):

@@ -73,7 +73,9 @@ def render_text(report: Report, lang: Lang = "en") -> str:
     ]
     if report.suspects:
         out.append(f"  {words['suspects']}: {span(report.suspects)}")
-    others = [v.id for v in report.others if v.kind != "wrapper" and v.id != verdict.id]
+    # What a failure itself has brought about says nothing more.
+    unsaid = ("wrapper", "consequence") if verdict.kind == "root" else ("wrapper",)
+    others = [v.id for v in report.others if v.kind not in unsaid and v.id != verdict.id]
     if others:
         out.append(f"  {words['also']}: " + ", ".join(dict.fromkeys(others)))
     return "\n".join(out)
