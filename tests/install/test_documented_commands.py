@@ -74,8 +74,11 @@ FOUND = {str(page.relative_to(REPO)): page_commands(page) for page in PAGES}
 
 @pytest.mark.parametrize("page", [name for name, words in FOUND.items() if words])
 def test_documented_commands_run_outside_the_checkout(installed: Installed, tmp_path: Path, page: str):
-    """In the order of their page, each after those before it. A program of the reader's is an empty one."""
+    """In the order of their page, each after those before it. A program of the reader's is an empty one, and conversations of
+    the reader's are ten."""
     (tmp_path / "train.py").touch()
+    turns = [[{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n}."}] for n in range(10)]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps({"messages": turn}) + "\n" for turn in turns))
     done = installed.each([words for words, _ in FOUND[page]], cwd=tmp_path)
 
     for (words, is_error), ran in zip(FOUND[page], done, strict=True):
