@@ -12,6 +12,7 @@ from launcher import streams
 from launcher.errors import LaunchError
 from launcher.rundir.paths import RunDir
 from launcher.worker import start
+from launcher.worker.agent import gloo
 
 
 def main() -> None:
@@ -27,6 +28,7 @@ def main() -> None:
         start.settle(RunDir(options.run_dir))
     except LaunchError as error:
         parser.exit(error.exit_code, f"error: {error}\n")
+    gloo.settle()  # this process ends as Python does
 
     from launcher.worker import rank
 

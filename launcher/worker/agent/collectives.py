@@ -40,7 +40,8 @@ def ask(folder: Path, ranks: Mapping[int, int]) -> None:
 def collect(folder: Path) -> Sent:
     """The records that the ranks of an attempt that is over left in its folder; what only running ranks need is removed."""
     for path in folder.glob(flight.ask_path(folder, "*").name):
-        paths.remove(path)
+        with contextlib.suppress(OSError):  # a folder that is read-only by now; nothing reads it any more
+            paths.remove(path)
     files_by_rank = {path.stem.rpartition("_")[2]: path for path in folder.glob(flight.trace_path(folder, "*").name)}
     traces = {
         rank: collectives.trace(files.read_json(path)) for rank, path in files_by_rank.items() if rank.isdecimal()
