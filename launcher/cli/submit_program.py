@@ -13,7 +13,7 @@ from launcher.cli import program as program_cli
 from launcher.cli.cluster_options import QueueCommand
 from launcher.cli.options import given as options_given
 from launcher.cli.options import supervision_of
-from launcher.cli.program_options import OPTIONS
+from launcher.cli.program_options import add_options
 from launcher.cli.submit import hand_over, job_options, supervision_words, target_of
 from launcher.errors import LaunchError
 from launcher.messages import Message
@@ -50,18 +50,12 @@ ALSO = {"nproc": "--nproc-per-node", "nodes": "--nnodes"}
 """torchrun's spelling of options of submit's."""
 
 
-def _program_options(command: Any) -> Any:
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
-
-
 def _parameters() -> tuple[list[click.Parameter], list[click.Parameter]]:
     """The options of submit, and of a program. This shell's PET_ variables are not the job's."""
 
     own = _declared(job_options)
     names = {param.name for param in own} | OF_THE_JOB
-    theirs = [param for param in _declared(_program_options) if param.name not in names]
+    theirs = [param for param in _declared(add_options) if param.name not in names]
     for param in own:
         param.opts = [*([ALSO[param.name]] if param.name in ALSO else []), *param.opts]
     return own, theirs

@@ -166,6 +166,14 @@ def test_what_changes_the_result_is_refused_with_the_command_that_runs_it(
     assert "ascend-launch --nproc 8 -- llamafactory-cli train " in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "entry", [{"num_samples": "5"}, {"num_samples": 0}, {"tags": ["from"]}, {"tags": {"role_tag": 1}}]
+)
+def test_an_entry_of_other_types_is_refused(imported: Written, entry: dict[str, Any]):
+    with pytest.raises(LaunchError, match=r"dataset_info\.json: a: not an entry as LLaMA-Factory reads it"):
+        imported({**V0, "dataset": "a", "max_samples": 3}, a=entry)
+
+
 def test_version_1_keeps_its_own_defaults(imported: Written, tmp_path: Path):
     """A constant learning rate, torch's weight decay, bf16, checkpointing, and LoRA's own dropout."""
     keys = {"dist_config": {"name": "fsdp2"}, "peft_config": {"name": "lora", "r": 16, "target_modules": "all"}}

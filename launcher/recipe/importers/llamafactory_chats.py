@@ -175,7 +175,7 @@ class Chats(Data):
         formatting = entry.get("formatting", "alpaca")
         form = _texts(entry) if self._is_of_texts else _format(formatting, entry)
         one = {**self._place(key, name, entry, info_path), **form}
-        if "num_samples" in entry:
+        if entry.get("num_samples") is not None:
             one["limit"] = entry["num_samples"]
         return one
 

@@ -12,7 +12,7 @@ from typing import Any
 from launcher.errors import LaunchError
 from launcher.messages import Message
 from launcher.recipe.importers.llamafactory_given import Given, read_json
-from launcher.recipe.importers.llamafactory_keys import ENTRY, short
+from launcher.recipe.importers.llamafactory_keys import ENTRY, KINDS, short
 
 MAX_LABELS = 64
 """More different responses than this are text to be written, not labels."""
@@ -191,12 +191,18 @@ class Datasets(Given):
         return file
 
 
+def _is_count(value: Any) -> bool:
+    return KINDS["a whole number above 0"](value)
+
+
 def is_entry(entry: Any) -> bool:
-    columns = entry.get("columns") or {} if isinstance(entry, dict) else None
-    if not isinstance(columns, dict):
+    if not isinstance(entry, dict):
+        return False
+    columns, tags, count = entry.get("columns") or {}, entry.get("tags") or {}, entry.get("num_samples")
+    if not isinstance(columns, dict) or not isinstance(tags, dict) or not (count is None or _is_count(count)):
         return False
     texts = (entry[k] for k in ("formatting", "file_name", "hf_hub_url", "subset", "split") if entry.get(k) is not None)
-    return all(isinstance(value, str) for value in (*columns.values(), *texts))
+    return all(isinstance(value, str) for value in (*columns.values(), *tags.values(), *texts))
 
 
 def _columns(entry: dict[str, Any]) -> dict[str, str]:
