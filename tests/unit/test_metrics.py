@@ -24,7 +24,8 @@ from launcher.report import charts, page
 from launcher.rundir import records
 from launcher.rundir.history import History
 from launcher.show import live, results
-from launcher.worker.tasks.metrics import Predictions, compute
+from launcher.worker.tasks.metrics import compute
+from launcher.worker.tasks.predictions import Predictions
 from tests.support.decisions import decisions, names_in
 
 LAUNCHER = Path(schema.__file__).resolve().parent.parent
@@ -104,8 +105,8 @@ def test_a_package_for_another_version_is_refused_before_a_launch(
 
 
 def test_ranks_compute_it_over_every_row(error_rate: None):
-    rows = np.array([(0, 1, 1, 1), (1, 1, 0, 1), (2, 1, 2, 2), (3, 1, 0, 2)])
-    predictions = Predictions.from_rows(rows, np.zeros(4), num_rows=4, names=("label", "prediction"))
+    columns = {"label": np.array([1, 0, 2, 0]), "prediction": np.array([1, 1, 2, 2])}
+    predictions = Predictions(columns, np.zeros(4), np.ones(4, np.int64))
 
     assert {"error_rate": 0.5, "accuracy": 0.5} == compute(("error_rate", "accuracy"), predictions, num_labels=3)
 

@@ -14,7 +14,8 @@ import torch
 
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.worker.tasks.base import labels_of
-from launcher.worker.tasks.metrics import NO_LABEL, Predictions, compute
+from launcher.worker.tasks.metrics import compute
+from launcher.worker.tasks.predictions import NO_LABEL, Part, Predictions
 
 DOCS = Path(__file__).parents[2] / "docs" / "results.md"
 RANDOM = random.Random(5)
@@ -24,8 +25,9 @@ ROWS = [(i, RANDOM.randrange(4), RANDOM.randrange(5), RANDOM.random()) for i in 
 
 def of(rows):
     numbers = np.array([(index, 1, label, found) for index, label, found, _ in rows])
-    names = ("label", "prediction")
-    return Predictions.from_rows(numbers, np.array([r[3] for r in rows]), num_rows=101, names=names)
+    columns = {"label": numbers[:, 2], "prediction": numbers[:, 3]}
+    part = Part(numbers[:, 0], columns, np.array([r[3] for r in rows]), numbers[:, 1])
+    return Predictions.from_parts([part], num_rows=101)
 
 
 def test_figures_are_scikit_learns_to_the_last_digit():
@@ -123,3 +125,34 @@ def test_a_score_that_is_no_number_gives_no_label(bad: float, place: int):
     scores[1, place] = bad
 
     assert [1, NO_LABEL] == labels_of(scores).tolist()
+
+
+def part(indices, columns, losses):
+    return Part(np.array(indices), columns, np.array(losses), np.ones(len(indices), np.int64))
+
+
+def test_columns_of_any_kind_come_into_dataset_order():
+    """Vectors, fractions and JSON values of two ranks; a fraction keeps its bits, and what is no number is null. A rank that had
+    no row gives none."""
+    third = float(np.float32(1 / 3))
+    one = part([2, 0], {"prediction": np.array([[third, 1.0], [2.0, math.nan]]), "text": ["c", None]}, [0.5, 0.25])
+    other = part([1], {"prediction": np.array([[3.0, 4.0]]), "text": [{"b": [1]}]}, [math.inf])
+
+    predictions = Predictions.from_parts([one, other], num_rows=3)
+    rows = [json.loads(line) for line in predictions.lines()]
+
+    assert [None, [3.0, 4.0], [third, 1.0]] == [row["prediction"] for row in rows]
+    assert [None, {"b": [1]}, "c"] == [row["text"] for row in rows]
+    assert [0.25, None, 0.5] == [row["loss"] for row in rows]
+    assert [0, 1] == predictions.unscored
+
+
+def test_a_row_of_several_labels_without_scores_is_null():
+    """Whether its labels are a vector of 0 and 1, or a list of as many as it has words."""
+    vectors = Predictions({"prediction": np.array([[1, 0], [NO_LABEL, NO_LABEL]])}, np.zeros(2), np.ones(2))
+    lists = Predictions({"label": [[1], [2, 0]], "prediction": [[1], [NO_LABEL, 0]]}, np.zeros(2), np.ones(2))
+
+    for predictions, first in ((vectors, [1, 0]), (lists, [1])):
+        assert [1] == predictions.unscored
+        assert [first, None] == [json.loads(line)["prediction"] for line in predictions.lines()]
+        assert {} == predictions.macro_facts(num_labels=3)

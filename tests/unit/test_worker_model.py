@@ -95,8 +95,8 @@ def test_classification_is_the_same_alone_and_in_a_batch():
     alone = [task.evaluate(model, task.collate([row])) for row in ROWS]
 
     torch.testing.assert_close(losses, torch.cat([one.losses for one in alone]), rtol=1e-5, atol=1e-6)
-    assert torch.cat([one.columns for one in alone]).tolist() == columns.tolist()
-    assert [row["labels"] for row in ROWS] == columns[:, 0].tolist()
+    assert [one.columns["prediction"].item() for one in alone] == columns["prediction"].tolist()
+    assert [row["labels"] for row in ROWS] == columns["label"].tolist()
     assert [1] * len(ROWS) == counts.tolist()
     torch.testing.assert_close(losses, task.losses(model, task.collate(ROWS)))
 
@@ -110,7 +110,7 @@ def test_a_decoders_padding_is_hidden_without_a_mask():
     assert hides_padding(model)
     expected, found = (Classification(PAD, 1, 0.0, needs_mask=m).evaluate(model, batch) for m in (True, False))
 
-    assert expected.columns.tolist() == found.columns.tolist()
+    assert expected.columns["prediction"].tolist() == found.columns["prediction"].tolist()
     torch.testing.assert_close(found.losses, expected.losses, rtol=1e-6, atol=1e-7)
 
 
@@ -154,7 +154,7 @@ def test_the_label_whose_answer_is_likeliest_wins(language_model, answers, skip_
         for row in ROWS
     ]
 
-    assert expected == columns[:, 1].tolist()
+    assert expected == columns["prediction"].tolist()
     torch.testing.assert_close(losses, task.losses(language_model, task.collate(ROWS)))
 
 

@@ -256,7 +256,7 @@ def test_an_evaluation_counts_by_row():
     assert [2, 2, 4, 1] == whole.counts.tolist()
     assert torch.float64 == whole.losses.dtype
     torch.testing.assert_close(whole.losses, torch.cat([one.losses for one in alone]), rtol=1e-6, atol=0)
-    assert whole.columns.tolist() == [one.columns[0].tolist() for one in alone]
+    assert whole.columns["correct"].tolist() == [one.columns["correct"].item() for one in alone]
 
 
 def checks(model: nn.Module) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from launcher.messages import Message
-from launcher.recipe.tasks.table import Data, Model, Problem
+from launcher.recipe.tasks.table import ONE_LABEL, TOKENS, Data, Model, Problem
 
 
 class Labelled:
@@ -17,6 +17,9 @@ class Labelled:
     data_keys: Mapping[str, str] = {}
     default_metrics: tuple[str, ...] = ("accuracy", "f1")
     columns: tuple[str, ...] = ("label", "prediction")
+
+    def targets(self, model: Model, data: Data) -> str:
+        return ONE_LABEL
 
     def problems(self, model: Model, data: Data) -> Iterator[Problem]:
         yield from ()
@@ -64,3 +67,6 @@ class LanguageModel:
     no_predict: str = ""
     encoder: str = ""
     needs_recipe: str = Message("a causal LM, and nothing beside it says which prompt and answers it knows")
+
+    def targets(self, model: Model, data: Data) -> str:
+        return TOKENS

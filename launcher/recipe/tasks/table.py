@@ -14,6 +14,17 @@ from launcher.errors import LaunchError
 from launcher.plugins import Table
 
 INTERFACE = 1
+ONE_LABEL = "label"
+"""Targets of rows that have one of a few labels each."""
+MANY_LABELS = "labels"
+"""Of rows that have any number of a few labels."""
+VALUES = "values"
+"""Of rows that have a number each, or several."""
+TAGS = "tags"
+"""Of rows whose words have a label each."""
+TOKENS = "tokens"
+"""Of rows whose tokens are learnt."""
+TARGETS = (ONE_LABEL, MANY_LABELS, VALUES, TAGS, TOKENS)
 Problem = tuple[tuple[str, ...], str]
 """Keys below which, and what is wrong."""
 
@@ -69,7 +80,10 @@ class Task(Protocol):
     default_metrics: tuple[str, ...]
     """Where the recipe names none."""
     columns: tuple[str, ...]
-    """Whole numbers that an evaluation leaves of each row beside its loss and count; metrics are computed from them."""
+    """What an evaluation leaves of each row beside its loss and count; metrics are computed from it."""
+
+    def targets(self, model: Model, data: Data) -> str:
+        """What a row's answer is: one of TARGETS. Metrics say of which they are."""
 
     def problems(self, model: Model, data: Data) -> Iterator[Problem]:
         """What in a recipe it cannot follow."""

@@ -28,6 +28,14 @@ class Peers:
         dist.all_gather_object(values, value, group=self._group)
         return values
 
+    def gather_to_first(self, value: Any) -> list[Any] | None:
+        """Every rank's value, in rank order, on the first rank; None on the others."""
+        if self._group is None:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.index == 0 else None
+        dist.gather_object(value, values, dst=0, group=self._group)
+        return values
+
     def gather_numbers(self, numbers: Sequence[float]) -> list[list[float]]:
         """Every rank's numbers, in rank order, on every rank; each gives as many."""
         mine = torch.tensor(numbers, dtype=torch.float64)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from launcher.worker.tasks.encoding import Encoder as Encoder
-from launcher.worker.tasks.metrics import NO_LABEL
+from launcher.worker.tasks.predictions import NO_LABEL
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 
 class Evaluated(NamedTuple):
-    """What an evaluation leaves of a batch's rows, all of it on one device."""
+    """What an evaluation leaves of a batch's rows."""
 
-    columns: Tensor
-    """int64, (rows, columns): what the other half's `columns` names, in that order."""
+    columns: Mapping[str, Tensor | Sequence[Any]]
+    """What the other half's `columns` names. Of each row a number, or a vector of as many numbers for all rows (a tensor, rows
+    first: int64, bool, fp32 or float64); or a JSON value (a list of them), such as a text or a list of tags."""
     losses: Tensor
     """fp32 or float64, (rows,): each row's loss, summed over what counts in it."""
     counts: Tensor
@@ -101,7 +102,7 @@ class Labelling(RowByRow):
 
 def evaluated(batch: dict[str, Tensor], scores: Tensor, losses: Tensor) -> Evaluated:
     """Of rows with a label and scores: the label and the one with the highest score, each row counted once."""
-    columns = torch.stack([batch["labels"], labels_of(scores)], dim=-1)
+    columns = {"label": batch["labels"], "prediction": labels_of(scores)}
     return Evaluated(columns, losses, torch.ones_like(batch["labels"]))
 
 

@@ -122,7 +122,7 @@ class Sft:
         zeros = torch.zeros(len(batch["row_lengths"]), dtype=torch.int64)
         correct = zeros.index_add(0, owners, scored.is_correct.cpu().long())
         losses = zeros.double().index_add(0, owners, scored.losses.cpu().double())
-        return Evaluated(correct[:, None], losses, zeros.index_add(0, owners, torch.ones_like(owners)))
+        return Evaluated({"correct": correct}, losses, zeros.index_add(0, owners, torch.ones_like(owners)))
 
     def answers(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> list[Any]:
         raise NotImplementedError  # the other half says that there is no predict

@@ -111,6 +111,7 @@ def build(plan: Plan, run: RunDir, rank: Rank, prepared: Prepared, events: Event
         rank=rank,
         task=task,
         num_labels=prepared.num_labels,
+        peers=peers,
         store=store,
         schedule=schedule,
         epochs=epochs,

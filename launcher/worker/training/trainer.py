@@ -27,7 +27,7 @@ from launcher.worker.batching.splits import lengths
 from launcher.worker.engines import checks, table
 from launcher.worker.tasks import metrics
 from launcher.worker.tasks.base import base_model
-from launcher.worker.tasks.metrics import Predictions
+from launcher.worker.tasks.predictions import Part, Predictions, joined
 from launcher.worker.training.neftune import Noise
 from launcher.worker.training.random_state import random_state, set_random_state
 from launcher.worker.training.rates import Meter
@@ -37,10 +37,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from launcher.worker.engines.device import Rank
+    from launcher.worker.runtime.peers import Peers
     from launcher.worker.tasks.base import Evaluated, Task
-
-
-_NO_ROW = -1
 
 
 class RecipeTrainer(ResumableTrainer):
@@ -65,6 +63,7 @@ class RecipeTrainer(ResumableTrainer):
         rank: Rank,
         task: Task,
         num_labels: int,
+        peers: Peers,
         train_dataset: Dataset | None,
         eval_dataset: Dataset | None,
         eval_sets: Mapping[str, slice] | None = None,
@@ -90,6 +89,7 @@ class RecipeTrainer(ResumableTrainer):
         self.rank = rank
         self._counts_rows = plan.counts_rows(rank.index)
         self._shares = plan.data_parallel_size
+        self._peers = peers
         self.task = task
         self.num_labels = num_labels
         self.metric_names = plan.recipe.metrics
@@ -262,11 +262,10 @@ class RecipeTrainer(ResumableTrainer):
         """
         assert eval_dataset is None, "a recipe has one evaluation split"
         start_s = time.monotonic()
-        rows, losses = self._evaluate_rows()
+        parts = self._evaluate_rows()
         payload = [None]
-        if self.rank.is_first:
-            names = self.plan.recipe.task.columns
-            self.predictions = Predictions.from_rows(rows, losses, num_rows=len(self.eval_dataset), names=names)
+        if parts is not None:
+            self.predictions = Predictions.from_parts(parts, num_rows=len(self.eval_dataset))
             self.predictions = replace(self.predictions, sets=self.eval_sets)
             payload = [self._figures(self.predictions)]  # type: ignore[list-item]
             for name in self.eval_sets:
@@ -293,8 +292,8 @@ class RecipeTrainer(ResumableTrainer):
         figures = metrics.compute(self.metric_names, predictions, num_labels=self.num_labels)
         return {"loss": predictions.loss, **figures}
 
-    def _evaluate_rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """(index, count, and the task's columns) of every row, and its loss, on every rank, in no order."""
+    def _evaluate_rows(self) -> list[Part] | None:
+        """What is left of every row, in no order, on the first rank; None on the others."""
         size, plan = self.args.per_device_eval_batch_size, self.plan
         share = plan.data_parallel_rank(self.rank.index)
         batches = eval_batches(lengths(self.eval_dataset), size=size, rank=share, world_size=plan.data_parallel_size)
@@ -312,22 +311,9 @@ class RecipeTrainer(ResumableTrainer):
                 self.eval_progress = (i + 1, len(batches))
                 self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         model.train(was_training)
-        return self._gathered(left, num_rows=len(batches) * size)
-
-    def _gathered(self, left: Sequence[tuple[list[int], Evaluated]], *, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """What is left of all ranks' rows; of this rank's there are `num_rows` at most."""
-        width = 3 + len(self.plan.recipe.task.columns)
-        own = torch.full((num_rows, width), _NO_ROW)
-        at = 0
-        for rows, (columns, losses, counts) in left:
-            numbers = torch.cat([counts[:, None], columns], dim=-1).cpu()
-            # Not one of the collective libraries for cards takes float64; its bits are a whole number.
-            bits = losses.cpu().double().view(torch.int64)
-            own[at : at + len(rows)] = torch.cat([torch.tensor(rows)[:, None], numbers, bits[:, None]], dim=-1)
-            at += len(rows)
-        gathered = self.accelerator.gather(own.to(self.args.device)).reshape(-1, width).cpu()
-        gathered = gathered[gathered[:, 0] != _NO_ROW]
-        return gathered[:, :-1].numpy(), gathered[:, -1].contiguous().view(torch.float64).numpy()
+        # Over the host's network: not one of the collective libraries for cards takes float64, or texts.
+        gathered = self._peers.gather_to_first(joined([_part(rows, evaluated) for rows, evaluated in left]))
+        return None if gathered is None else [part for part in gathered if part is not None]
 
     def _loader(self, rows: Dataset, batches: Any) -> DataLoader:
         # Not `accelerator.prepare`d: the batches are this rank's own already, and Trainer moves them to the device.
@@ -342,6 +328,21 @@ class RecipeTrainer(ResumableTrainer):
             persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
             multiprocessing_context=self.args.dataloader_multiprocessing_context if workers else None,
         )
+
+
+def _part(rows: Sequence[int], evaluated: Evaluated) -> Part:
+    columns = {
+        name: _array(column) if isinstance(column, torch.Tensor) else list(column)
+        for name, column in evaluated.columns.items()
+    }
+    return Part(np.array(rows, np.int64), columns, evaluated.losses.cpu().double().numpy(), _array(evaluated.counts))
+
+
+def _array(column: torch.Tensor) -> np.ndarray:
+    """The same numbers, to the last bit; fractions as float64, which cards may not have."""
+    on_host = column.cpu()
+    array: np.ndarray = (on_host.double() if on_host.is_floating_point() else on_host).numpy()
+    return array
 
 
 def _order(strategy: str) -> Order:

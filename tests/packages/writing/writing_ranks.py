@@ -66,8 +66,8 @@ class Writing(RowByRow):
     def evaluate(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Evaluated:
         logits, targets = self._logits(model, batch), batch["targets"][:, 1:]
         counts = targets != IGNORED
-        correct = ((logits.argmax(-1) == targets) & counts).sum(-1, keepdim=True)
-        return Evaluated(correct, self._losses(logits, batch).sum(-1), counts.sum(-1))
+        correct = ((logits.argmax(-1) == targets) & counts).sum(-1)
+        return Evaluated({"correct": correct}, self._losses(logits, batch).sum(-1), counts.sum(-1))
 
     def answers(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> list[Any]:
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
