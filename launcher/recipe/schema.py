@@ -301,6 +301,47 @@ class Adapter(Section):
     """Weight-decomposed LoRA; not with ZeRO-3."""
 
 
+class Generation(Section):
+    """How a model writes, by the names of transformers' GenerationConfig. What is left out is as the model's generation_config.json says, and then as `generate` has it."""
+
+    max_new_tokens: PositiveInt | None = None
+    """Tokens that are written of a row at most. Default: as the model says, else 256."""
+    min_new_tokens: PositiveInt | None = None
+    """Tokens before which no text ends."""
+    do_sample: bool | None = None
+    """Draw tokens instead of taking the likeliest. A row's draws depend on the seed and the row, and on no other."""
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    """Below 1 likely tokens are drawn more often, above 1 less often."""
+    top_k: NonNegativeInt | None = None
+    """Draw from so many tokens, the likeliest ones; 0 for all."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Draw from the likeliest tokens that have this share of the probability together."""
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Draw from tokens that have at least this share of the likeliest one's probability."""
+    num_beams: PositiveInt | None = None
+    """Texts that are followed at once by beam search; 1 for none."""
+    length_penalty: float | None = None
+    """Of beam search: above 0 longer texts count for more."""
+    early_stopping: bool | Literal["never"] | None = None
+    """Of beam search: whether it ends once there are num_beams whole texts."""
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    """Above 1 tokens that are already there are less likely."""
+    no_repeat_ngram_size: NonNegativeInt | None = None
+    """So many tokens in a row come only once; 0 for any number of times."""
+    stop_strings: Text | tuple[Text, ...] | None = None
+    """Words that end a text, beside the model's end-of-text and end-of-turn tokens. They are not part of it."""
+    seed: NonNegativeInt = 42
+    """Of the draws, and of the choice of `rows`."""
+    rows: PositiveInt | None = None
+    """Generate for so many of the rows that are evaluated, the same ones each time; for all where it is left out."""
+    every: PositiveInt = 1
+    """Generate at each so many-th evaluation, and at the last one."""
+
+    def given(self) -> dict[str, Any]:
+        """What is for `generate`, of what is there."""
+        return self.model_dump(exclude_none=True, exclude={"seed", "rows", "every"})
+
+
 class RecipeSpec(Section):
     """A whole recipe, checked."""
 
@@ -312,6 +353,8 @@ class RecipeSpec(Section):
     metrics: tuple[Metric, ...] = ("accuracy", "f1")
     """Scores of an evaluation: accuracy, precision, recall, f1 (the last three averaged over labels), mae (labels in an order) and confusion_matrix; of task sft perplexity and token_accuracy."""
     adapter: Adapter | None = None
+    generation: Generation | None = None
+    """Have the model write the answers of the rows that are evaluated, for metrics of texts."""
     output_dir: Text = "runs"
     """Folder that runs are kept below."""
     report: bool = True
@@ -320,6 +363,10 @@ class RecipeSpec(Section):
     """A Python file beside the recipe that replaces the built-in Trainer recipe on every rank; it needs no model and no data."""
     args: tuple[Text | int | float, ...] = ()
     """Arguments of the script, as a list of words."""
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _given(serialize, self, "generation")
 
     @model_validator(mode="after")
     def _no_other_keys(self) -> RecipeSpec:

@@ -17,6 +17,7 @@ from launcher.errors import LaunchError
 from launcher.recipe.tasks.sft import Chats
 from launcher.worker.chat import encode, templates
 from launcher.worker.chat.marked import Marked
+from launcher.worker.chat.speaker import Speaker
 from launcher.worker.chat.tokens import Row
 from launcher.worker.chat.turns import Turns
 from launcher.worker.tasks.sequences import batch_of
@@ -236,13 +237,14 @@ def test_a_prompt_may_depend_on_what_is_said():
         "\n{{ message['content'] }}",
         "\n{{ '<think>' if message.role == 'assistant' and not quick }}{{ message['content'] }}",
     )
-    turns = encode.Rows(masks.recipe(thinking=True), tiny(mode, eos=END, others=("<|im_start|>",)))
+    chats = Chats.of(masks.recipe(thinking=True).data)
+    speaker = Speaker(tiny(mode, eos=END, others=("<|im_start|>",)), chats)
     rows = [
         [{"role": "user", "content": said}, {"role": "assistant", "content": "No."}]
         for said in ("slow", "quick", "slow")
     ]
 
-    texts = [turns._text({"messages": row}) for row in rows]
+    texts = [speaker.text({"messages": row}) for row in rows]
 
     assert [f"No.{END}"] * 3 == [text.text[slice(*text.trained[0])] for text in texts]
 

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 from launcher.errors import LaunchError
 from launcher.messages import Message
 from launcher.recipe.tasks.sft import TOO_LONG, Chats, TooLong
-from launcher.text import first_line
 from launcher.worker.chat import tokens
-from launcher.worker.chat.marked import Marked
+from launcher.worker.chat.speaker import Speaker
 from launcher.worker.chat.templates import TODAY
 from launcher.worker.chat.tokens import Row
-from launcher.worker.chat.turns import Text, Turns
 from launcher.worker.tasks.encoding import Encoder, Seen
 
 if TYPE_CHECKING:
@@ -59,7 +57,7 @@ class Rows:
         self._chats = Chats.of(recipe.data)
         self._max_length = recipe.data.max_length
         self._tokenizer = tokenizer
-        self._turns: dict[bool, Turns] = {}
+        self._speaker = Speaker(tokenizer, self._chats)
         self.left_out = _LEFT_OUT[self._chats.too_long or TOO_LONG[False]]
         """Why rows become none."""
 
@@ -81,7 +79,7 @@ class Rows:
             LaunchError: the chat template refuses one.
         """
         conversations = [json.loads(value) for value in values]
-        texts = [self._text(conversation) for conversation in conversations if "text" not in conversation]
+        texts = [self._speaker.text(conversation) for conversation in conversations if "text" not in conversation]
         chats = iter(tokens.of_chats(self._tokenizer, texts))
         documents = iter(tokens.of_documents(self._tokenizer, [c["text"] for c in conversations if "text" in c]))
         thoughts = iter(text.thoughts_left_out for text in texts)
@@ -106,46 +104,3 @@ class Rows:
             part.trained[:1] = 0
             if part.trained.any():
                 yield part
-
-    def _text(self, conversation: Mapping[str, Any]) -> Text:
-        try:
-            return self._turns_of(conversation).text(conversation)
-        except LaunchError as refused:
-            said = next((m["content"] for m in conversation["messages"] if m.get("content")), "")
-            raise LaunchError(
-                "the row that begins with {said!r}: {what}", hint=refused.hint, said=said[:40], what=refused.what
-            ) from refused
-
-    def _turns_of(self, conversation: Mapping[str, Any]) -> Turns:
-        """Made when a conversation needs it: texts need no template. Some tokenizers have another one for tools."""
-        has_tools = bool(conversation.get("tools"))
-        if has_tools not in self._turns:
-            self._turns[has_tools] = _turns(self._tokenizer, self._chats, has_tools=has_tools)
-        return self._turns[has_tools]
-
-
-def _turns(tokenizer: Any, chats: Chats, *, has_tools: bool) -> Turns:
-    from jinja2.exceptions import TemplateError
-
-    if tokenizer.chat_template is None:
-        raise LaunchError(
-            "the tokenizer has no chat template", hint="set data.chat_template=plain, =chatml, or to a file"
-        )
-    try:
-        source = tokenizer.get_chat_template(tools=[{}] if has_tools else None)
-        template = Marked(source, today=TODAY)
-    except (TemplateError, ValueError) as error:  # of several templates, none is the default
-        raise LaunchError(
-            "the chat template cannot be read: {error}", hint="use another data.chat_template", error=first_line(error)
-        ) from error
-    named = {key: value for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
-    return Turns(template, chats, tokens=named, specials=_specials(tokenizer))
-
-
-def _specials(tokenizer: Any) -> set[str]:
-    """Tokens that may end a turn. </tool_call> and such are added tokens too, but part of what is said."""
-    added = tokenizer.added_tokens_decoder.values()
-    return {
-        *tokenizer.all_special_tokens,
-        *(str(token) for token in added if token.special or str(token).startswith("<|")),
-    }

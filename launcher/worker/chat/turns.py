@@ -46,6 +46,15 @@ class Text:
     """Messages whose thoughts the template leaves out, as many do of all turns but the last."""
 
 
+class Question(NamedTuple):
+    """What a conversation's last answer is to."""
+
+    prompt: str
+    """The text up to where the answer begins."""
+    reference: str
+    """What the answer says, without thoughts: its words, or its calls as the template writes them."""
+
+
 @dataclass(frozen=True)
 class _Chat:
     """A row as the template gets it."""
@@ -84,16 +93,51 @@ class Turns:
         if self._chats.train_on == "all":
             holes = (whole.turns.get(i) for i, is_kept in enumerate(kept) if not is_kept)
             return Text(text, tuple(_without([(0, len(text))], holes)), left_out)
-        answers = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
+        answers = _answers(chat.messages)
         chosen = [i for i in (answers[-1:] if self._chats.train_on == "last" else answers) if kept[i]]
-        spans = self._enclosed(whole, answers, chosen) or [self._answer(chat, whole, i) for i in chosen]
-        spans = [self._without_empty_thoughts(text, span) for span in spans]
+        spans = self._spans(chat, whole, chosen)
         if spans and chosen[-1] == len(chat.messages) - 1 and not self._end.search(text, *spans[-1]):
             text += self._tokens.get("eos_token", "")
             spans[-1] = (spans[-1][0], len(text))
         return Text(text, tuple(span for span in spans if span[0] < span[1]), left_out)
 
+    def question(self, conversation: Mapping[str, Any]) -> Question | None:
+        """What a row's last answer is to, written as when that answer is trained; None where nothing is answered.
+
+        Raises:
+            LaunchError: as `text`.
+        """
+        messages = conversation["messages"]
+        if not (answers := _answers(messages)):
+            return None
+        last = answers[-1]
+        chat, whole = self._chat({**conversation, "messages": messages[: last + 1]})
+        begin, end = self._spans(chat, whole, [last])[0]
+        said = messages[last].get("content") if not messages[last].get("tool_calls") else None
+        return Question(whole.text[:begin], without_thoughts(said or self._end.sub("", whole.text[begin:end])))
+
+    def prompt(self, conversation: Mapping[str, Any]) -> str:
+        """All of a conversation, and what announces an answer to it.
+
+        Raises:
+            LaunchError: as `text`.
+        """
+        chat, _ = self._chat(conversation)
+        return self._render(chat, more=True).text
+
+    def end_of_turn(self) -> str:
+        """The token that ends an answer; '' where the template writes none.
+
+        Raises:
+            LaunchError: the template refuses a question and its answer.
+        """
+        return self._stop(_Chat([dict(_PROBE), {**_PROBE, "role": "assistant"}], None), 1)
+
     # -- where an answer is ------------------------------------------------------------------------------------------
+
+    def _spans(self, chat: _Chat, whole: Rendered, chosen: Sequence[int]) -> list[Span]:
+        spans = self._enclosed(whole, _answers(chat.messages), chosen) or [self._answer(chat, whole, i) for i in chosen]
+        return [self._without_empty_thoughts(whole.text, span) for span in spans]
 
     def _enclosed(self, whole: Rendered, answers: Sequence[int], chosen: Sequence[int]) -> list[Span]:
         """What `{% generation %}` encloses of the chosen messages, with the token that ends each turn."""
@@ -263,6 +307,15 @@ def _as_templates_read(message: Mapping[str, Any], form: _Form) -> dict[str, Any
     return made if thoughts is None else {"thinking": thoughts, **made, "reasoning_content": thoughts}
 
 
+def _answers(messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    return [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+
+
+def without_thoughts(said: str) -> str:
+    """What is said once the thinking is over."""
+    return said.rpartition(_THOUGHTS_END)[2].strip()
+
+
 def _thoughts(message: Mapping[str, Any]) -> str:
     own = next((message[key] for key in _THOUGHTS if isinstance(message.get(key), str)), None)
     within = str(message.get("content") or "").rpartition(_THOUGHTS_END)[0].rpartition("<think>")[2]
@@ -277,7 +330,7 @@ def _check_all_is_written(conversation: Mapping[str, Any], text: str) -> None:
     for message in conversation["messages"]:
         content = message.get("content")
         if message["role"] != "tool" and isinstance(content, str):
-            said = content.rpartition(_THOUGHTS_END)[2].strip()
+            said = without_thoughts(content)
             if said not in text:
                 raise LaunchError(
                     "the chat template leaves out what the {role} says: {said!r}",
