@@ -312,7 +312,7 @@ class Adapter(Section):
 
 
 def functions(values: Mapping[str, Any]) -> list[tuple[str, Reference]]:
-    """The same of a recipe's values by their keys, which need not be all there."""
+    """The key and the function, for each FILE.py:FUNCTION among values of a recipe by their keys, which need not all be there."""
     named = [("metrics", name) for name in values.get("metrics", ())]
     return [(key, one) for key, name in named if (one := user_code.reference(name)) is not None]
 
@@ -350,7 +350,7 @@ class RecipeSpec(Section):
         return self
 
     def functions(self) -> list[tuple[str, Reference]]:
-        """The key and the function, for each FILE.py:FUNCTION that it names."""
+        """As `functions` of its values."""
         return functions({"metrics": self.metrics})
 
     @property
