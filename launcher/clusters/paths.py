@@ -66,7 +66,10 @@ def in_pods(spec: RecipeSpec, workdir: str | None, is_mounted: Callable[[str], b
 
 def on_own_disk(spec: RecipeSpec, recipe: Path, script: Path | None, mounts: Path = MOUNTS) -> list[str]:
     """A sentence for each file that lies on a disk of this machine alone, which other nodes do not see."""
-    return of_this_disk([("recipe", str(recipe)), *([("script", str(script))] if script else []), *named(spec)], mounts)
+    code = [(str(one), str(one.path(recipe.parent))) for _, one in spec.functions()]
+    return of_this_disk(
+        [("recipe", str(recipe)), *([("script", str(script))] if script else []), *code, *named(spec)], mounts
+    )
 
 
 def of_this_disk(named_paths: Iterable[tuple[str, str]], mounts: Path = MOUNTS) -> list[str]:

@@ -63,8 +63,9 @@ def _direction(recipe: RecipeSpec) -> dict[str, Any]:
     if not schedules.looks_for_best(recipe.training):
         return {}
     name = schedules.best_metric(recipe.training)
-    direction = {"metric_for_best_model": name, "greater_is_better": metrics.greater_is_better(name)}
-    return direction | schedulers.scheduler_mode(recipe.training)
+    computed = metrics.named(recipe.metrics, recipe.code)
+    direction = {"metric_for_best_model": name, "greater_is_better": metrics.greater_is_better(name, computed)}
+    return direction | schedulers.scheduler_mode(recipe.training, computed)
 
 
 NO_EVALUATION = {"eval_strategy": "no", "eval_on_start": False, "save_strategy": "no", "load_best_model_at_end": False}

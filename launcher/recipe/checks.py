@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import json
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
+from launcher.errors import LaunchError
 from launcher.messages import Message, joined
-from launcher.recipe import data_rules, metrics, training_fields, training_rules
+from launcher.recipe import data_rules, metrics, schema, training_fields, training_rules, user_code
 from launcher.recipe.layers import Layers
 from launcher.recipe.messages import did_you_mean, peer_hint, recipe_path, sentence
+from launcher.recipe.metrics import Metric
 from launcher.recipe.schema import Data, Parallel, RecipeSpec, Section
 from launcher.recipe.tasks import table as tasks
 from launcher.recipe.tasks.table import Task
 from launcher.strategies import table as strategies
 
 
-def validate(layers: Layers) -> RecipeSpec:
+def validate(layers: Layers, folder: Path) -> RecipeSpec:
+    """The recipe, with the text of the files of the user's that it names, which are relative to `folder`.
+
+    Raises:
+        LaunchError: with every mistake in it.
+    """
     good: dict[str, Any] = {}
     for key in layers.values:
         if key not in RecipeSpec.model_fields:
@@ -43,8 +51,11 @@ def validate(layers: Layers) -> RecipeSpec:
     if good.get("args") and not good.get("script"):
         layers.mistake(("args",), Message("arguments of a script, and there is no `script:`"))
     _take_task(layers, good)
-    _check_training(layers, good)
+    _take_code(layers, good, folder)
+    computed = _metrics(layers, good)
+    _check_training(layers, good, computed)
     _check_combinations(layers, good)
+    _check_metrics(layers, good, computed)
     layers.raise_if_any()
     return RecipeSpec(**good)
 
@@ -117,7 +128,7 @@ def _report(layers: Layers, error: ValidationError) -> None:
             layers.mistake(path, joined((sentence(rest[0], path), *others), ""))
 
 
-def _check_training(layers: Layers, good: dict[str, Any]) -> None:
+def _check_training(layers: Layers, good: dict[str, Any], computed: Sequence[Metric]) -> None:
     training = good.get("training")
     if not isinstance(training, dict):
         return
@@ -127,11 +138,10 @@ def _check_training(layers: Layers, good: dict[str, Any]) -> None:
         if not training_fields.is_left_out(name, value)
     }
     wrong = {name: text for name, value in training.items() if (text := training_fields.problem(name, value))}
-    data, model = good.get("data"), good.get("model")
-    of_task = RecipeSpec.model_fields["metrics"].default if model is None else tasks.load(model.task).default_metrics
+    data = good.get("data")
     problems = training_rules.problems(
         {name: value for name, value in training.items() if name not in wrong},
-        metrics=good.get("metrics", of_task),
+        metrics=computed,
         has_eval=data is None or data.eval is not None,
         has_script=bool(good.get("script")),
         sets=tuple(data.eval.sets or ()) if data is not None and data.eval is not None else (),
@@ -186,10 +196,6 @@ def _check_combinations(layers: Layers, good: dict[str, Any]) -> None:
         keys = parallel.deepspeed.given() if parallel.deepspeed is not None else ()
         for path, text in strategy.problems(keys, uses_dora=adapter is not None and adapter.use_dora):
             layers.mistake(path, text)
-    if len(set(good.get("metrics", ()))) < len(good.get("metrics", ())):
-        layers.mistake(("metrics",), Message("a metric is named twice"))
-    if model is not None:
-        _check_metrics(layers, tasks.load(model.task), good.get("metrics", ()))
 
 
 def _take_task(layers: Layers, good: dict[str, Any]) -> None:
@@ -204,8 +210,26 @@ def _take_task(layers: Layers, good: dict[str, Any]) -> None:
             )
     if task is not None and "metrics" not in layers.values:
         good["metrics"] = task.default_metrics
-    for name in good.get("metrics", ()):
-        metrics.load(name)  # refused now, if its package does not work
+
+
+def _take_code(layers: Layers, good: dict[str, Any], folder: Path) -> None:
+    """The text of each file of the user's that it names: the recipe's own, as in a run directory, else the file's."""
+    given: Mapping[str, str] = good.pop("code", {})
+    code: dict[str, str] = {}
+    for key, one in schema.functions(good):
+        path = one.path(folder)
+        try:
+            text = given[one.file] if one.file in given else user_code.read(one, folder)
+        except LaunchError as error:
+            layers.mistake((key,), error.what)
+            continue
+        if problem := user_code.problem(one, text, path):
+            layers.mistake((key,), problem)
+            continue
+        code[one.file] = text
+        if one.file not in given:
+            layers.merge({"code": {one.file: text}}, {("code", one.file): str(path)})
+    good["code"] = code
 
 
 def _task_of(model: Any) -> Task | None:
@@ -214,8 +238,34 @@ def _task_of(model: Any) -> Task | None:
     return tasks.load(name) if isinstance(name, str) and name in tasks.TABLE else None
 
 
-def _check_metrics(layers: Layers, task: Task, names: Iterable[str]) -> None:
-    for metric in map(metrics.load, names):
+def _metrics(layers: Layers, good: dict[str, Any]) -> list[Metric]:
+    """What it computes, or its task by default; mistakes in functions of the user's are noted.
+
+    Raises:
+        LaunchError: the package that has one does not work.
+    """
+    model = good.get("model")
+    of_task = RecipeSpec.model_fields["metrics"].default if model is None else tasks.load(model.task).default_metrics
+    computed: list[Metric] = []
+    for name in good.get("metrics", of_task):
+        one = user_code.reference(name)
+        if one is None:
+            computed.append(metrics.load(name))
+        elif one.file in good["code"]:
+            try:
+                computed.append(metrics.of_function(one, good["code"][one.file]))
+            except LaunchError as error:
+                layers.mistake(("metrics",), error.what)
+    return computed
+
+
+def _check_metrics(layers: Layers, good: dict[str, Any], computed: Sequence[Metric]) -> None:
+    if len({metric.name for metric in computed}) < len(computed):
+        layers.mistake(("metrics",), Message("a metric is named twice"))
+    if "model" not in good:
+        return
+    task = tasks.load(good["model"].task)
+    for metric in computed:
         absent = [column for column in metric.columns if column not in (*task.columns, *metrics.OF_EVERY_TASK)]
         if absent:
             text = Message(

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from launcher import scrub
 from launcher.messages import Message
-from launcher.recipe import training_rules
+from launcher.recipe import training_rules, user_code
 from launcher.recipe.checks import has_nul, validate
 from launcher.recipe.layers import Layers, env_layer, file_layer, locate, override_layer
 from launcher.recipe.schema import DataSet, RecipeSpec
@@ -64,10 +64,11 @@ def load(
         layers.raise_if_any()  # before anything looks for such a file
     _refuse_secrets(layers)
     locate(layers)
-    spec = validate(layers)
+    folder = recipe_dir or path.parent
+    spec = validate(layers, folder)
     for name, text in training_rules.missing_packages(spec.training) if trains_here else ():
         layers.mistake(("training", name), text)
-    script = spec.script and ((recipe_dir or path.parent) / spec.script)
+    script = spec.script and (folder / spec.script)
     if script and not script.is_file():
         layers.mistake(("script",), Message("{script}: no such file", script=script))
     elif script and _shadows(script):
@@ -75,7 +76,19 @@ def load(
             ("script",), Message("a file named {script} hides the library of that name; rename it", script=script.name)
         )
     layers.raise_if_any()
-    return Loaded(spec, path.stem, path, _origins(spec, layers), recipe_dir)
+    return Loaded(spec, path.stem, path, _origins(spec, layers), recipe_dir, notes=_changed_code(spec, folder))
+
+
+def _changed_code(spec: RecipeSpec, folder: Path) -> tuple[str, ...]:
+    """A sentence for each file of the user's that is another by now than the copy in the recipe of a run."""
+    return tuple(
+        Message(
+            "{path} is not what it was when this run began, which goes on with the copy in its recipe",
+            path=one.path(folder),
+        )
+        for one in {one.file: one for _, one in spec.functions()}.values()
+        if user_code.has_changed(one, spec.code[one.file], folder)
+    )
 
 
 def _refuse_secrets(layers: Layers) -> None:

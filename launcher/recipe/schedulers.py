@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from launcher.messages import Message
 from launcher.recipe import metrics
+from launcher.recipe.metrics import Metric
 from launcher.recipe.problems import Problem, did_you_mean, is_number, keys, yaml
 from launcher.recipe.schedules import BY_METRIC, Schedule, best_metric
 
@@ -58,7 +59,9 @@ _WORDS = {
 """Keys of lr_scheduler_kwargs that are not numbers, and what they may be."""
 
 
-def scheduler_problems(training: Mapping[str, Any], schedule: Schedule) -> Iterator[Problem]:
+def scheduler_problems(
+    training: Mapping[str, Any], schedule: Schedule, computed: Sequence[Metric] = ()
+) -> Iterator[Problem]:
     name = training.get("lr_scheduler_type", "linear")
     given = training.get("lr_scheduler_kwargs") or {}
     scheduler = SCHEDULERS.get(name)
@@ -104,7 +107,7 @@ def scheduler_problems(training: Mapping[str, Any], schedule: Schedule) -> Itera
                 "lr_scheduler_type",
                 Message("{name} follows an evaluation, and nothing is evaluated; set eval_strategy", name=name),
             )
-        mode = "max" if metrics.greater_is_better(best_metric(training)) else "min"
+        mode = "max" if metrics.greater_is_better(best_metric(training), computed) else "min"
         if given.get("mode") in ("min", "max") and given["mode"] != mode:
             yield (
                 "lr_scheduler_kwargs",
@@ -152,9 +155,9 @@ def _rates(name: str, given: Mapping[str, Any], rate: Any) -> Iterator[Problem]:
         yield "lr_scheduler_kwargs", Message("factor: {factor} must be between 0 and 1", factor=given["factor"])
 
 
-def scheduler_mode(training: Mapping[str, Any]) -> dict[str, Any]:
+def scheduler_mode(training: Mapping[str, Any], computed: Sequence[Metric] = ()) -> dict[str, Any]:
     """lr_scheduler_kwargs of a scheduler that follows a figure, with the figure's direction; their own default is min."""
     if training.get("lr_scheduler_type") not in BY_METRIC:
         return {}
-    mode = "max" if metrics.greater_is_better(best_metric(training)) else "min"
+    mode = "max" if metrics.greater_is_better(best_metric(training), computed) else "min"
     return {"lr_scheduler_kwargs": {"mode": mode, **(training.get("lr_scheduler_kwargs") or {})}}

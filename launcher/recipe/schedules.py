@@ -8,6 +8,7 @@ from typing import Any
 
 from launcher.messages import Message
 from launcher.recipe import metrics as table
+from launcher.recipe.metrics import Metric
 from launcher.recipe.problems import Problem, did_you_mean, yaml
 
 DEFAULT_STEPS = {"logging_steps": 10, "save_steps": 500}
@@ -107,11 +108,11 @@ def best_metric(training: Mapping[str, Any]) -> str:
 
 
 def best(
-    training: Mapping[str, Any], schedule: Schedule, metrics: Sequence[str], sets: Sequence[str] = ()
+    training: Mapping[str, Any], schedule: Schedule, metrics: Sequence[Metric], sets: Sequence[str] = ()
 ) -> Iterator[Problem]:
     """`sets`: names of those that are evaluated each for itself."""
     asked, better = training.get("metric_for_best_model"), training.get("greater_is_better")
-    names = table.of_sets([table.LOSS, *(metric.name for metric in table.figures_among(metrics))], sets)
+    names = table.of_sets([table.LOSS, *(metric.name for metric in metrics if metric.is_figure)], sets)
     name = best_metric(training)
     if asked is not None and name not in names:
         yield "metric_for_best_model", _no_metric(str(asked), name, names)
@@ -122,7 +123,7 @@ def best(
         )
     if better is not None and not looks_for_best(training):
         yield "greater_is_better", Message("has no effect without metric_for_best_model")
-    elif better is not None and name in names and better != table.greater_is_better(name):
+    elif better is not None and name in names and better != table.greater_is_better(name, metrics):
         more = "less" if better else "more"
         yield (
             "greater_is_better",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -19,8 +20,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from launcher.plugins import Table
-from launcher.recipe import formats, kernels, metrics
+from launcher.recipe import formats, kernels, metrics, user_code
 from launcher.recipe.tasks import table as tasks
+from launcher.recipe.user_code import Reference
 from launcher.strategies import table as strategies
 
 
@@ -39,6 +41,14 @@ def _name(value: object, table: Table[Any], *others: str) -> str:
     raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})  # as of a Literal
 
 
+def _name_or_function(value: object, table: Table[Any]) -> str:
+    if isinstance(value, str) and user_code.reference(value) is not None:
+        return value
+    if isinstance(value, str) and value.endswith(".py"):
+        raise PydanticCustomError("user_code", "name a function of the file, FILE.py:FUNCTION")
+    return _name(value, table)
+
+
 Strategy = Annotated[str, BeforeValidator(lambda value: _name(value, strategies.TABLE))]
 """A name in the table of strategies."""
 StrategyOrAuto = Annotated[str, BeforeValidator(lambda value: _name(value, strategies.TABLE, strategies.AUTO))]
@@ -47,8 +57,8 @@ Kernel = Annotated[str, BeforeValidator(lambda value: _name(value, kernels.TABLE
 Precision = Literal["bf16", "fp16", "fp32"]
 PrecisionOrAuto = Literal["auto", "bf16", "fp16", "fp32"]
 SizeOrAuto = PositiveInt | Literal["auto"]
-Metric = Annotated[str, BeforeValidator(lambda value: _name(value, metrics.TABLE))]
-"""A name in the table of metrics."""
+Metric = Annotated[str, BeforeValidator(lambda value: _name_or_function(value, metrics.TABLE))]
+"""A name in the table of metrics, or FILE.py:FUNCTION."""
 Task = Annotated[str, BeforeValidator(lambda value: _name(value, tasks.TABLE))]
 """A name in the table of tasks."""
 Format = Annotated[str, BeforeValidator(lambda value: _name(value, formats.TABLE, formats.AUTO))]
@@ -342,6 +352,12 @@ class Generation(Section):
         return self.model_dump(exclude_none=True, exclude={"seed", "rows", "every"})
 
 
+def functions(values: Mapping[str, Any]) -> list[tuple[str, Reference]]:
+    """The key and the function, for each FILE.py:FUNCTION among values of a recipe by their keys, which need not all be there."""
+    named = [("metrics", name) for name in values.get("metrics", ())]
+    return [(key, one) for key, name in named if (one := user_code.reference(name)) is not None]
+
+
 class RecipeSpec(Section):
     """A whole recipe, checked."""
 
@@ -363,16 +379,22 @@ class RecipeSpec(Section):
     """A Python file beside the recipe that replaces the built-in Trainer recipe on every rank; it needs no model and no data."""
     args: tuple[Text | int | float, ...] = ()
     """Arguments of the script, as a list of words."""
+    code: dict[Text, str] = {}
+    """The text of each file that a FILE.py:FUNCTION names, as the launcher keeps it in a run's recipe.yaml; a file that is not here is read from the recipe's folder."""
 
     @model_serializer(mode="wrap")
     def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _given(serialize, self, "generation")
+        return _given(serialize, self, "generation", "code")
 
     @model_validator(mode="after")
     def _no_other_keys(self) -> RecipeSpec:
         for key in sorted(set(self.data.model_extra or ()) - set(self.task.data_keys)):
             raise PydanticCustomError("extra_forbidden", "unknown key data.{key}", {"key": key})
         return self
+
+    def functions(self) -> list[tuple[str, Reference]]:
+        """As `functions` of its values."""
+        return functions({"metrics": self.metrics})
 
     @property
     def task(self) -> tasks.Task:

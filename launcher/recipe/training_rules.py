@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from launcher.messages import Message
+from launcher.recipe.metrics import Metric
 from launcher.recipe.optimizers import OPTIMIZERS, Optimizer, optimizer_problems
 from launcher.recipe.problems import Problem, value_problem
 from launcher.recipe.schedulers import scheduler_problems
@@ -53,7 +54,7 @@ def _debug(value: Any) -> Iterator[Problem]:
 def problems(
     training: Mapping[str, Any],
     *,
-    metrics: Sequence[str],
+    metrics: Sequence[Metric],
     has_eval: bool,
     has_script: bool = False,
     sets: Sequence[str] = (),
@@ -62,7 +63,7 @@ def problems(
 
     Args:
         training: TrainingArguments by name, as a recipe has them.
-        metrics: the recipe's.
+        metrics: what an evaluation computes.
         has_eval: whether the recipe has rows to evaluate.
         has_script: a program of the user's trains, whose figures nobody knows.
         sets: names of the sets that are evaluated each for itself.
@@ -75,7 +76,7 @@ def problems(
     yield from load_best(training, schedule)
     if not has_script:
         yield from best(training, schedule, metrics, sets)
-    yield from scheduler_problems(training, schedule)
+    yield from scheduler_problems(training, schedule, metrics)
     yield from optimizer_problems(training)
     yield from reporting(training)
     yield from _recomputation(training)

@@ -82,5 +82,19 @@ def recipe(loaded: Loaded) -> str:
     ]
     head += [f"  {key}: {origin}" for key, origin in given.items()]
     lines = ["# " + " ".join(line.splitlines()) for line in head]
-    body = yaml.safe_dump(loaded.spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    values = loaded.spec.model_dump(mode="json")
+    if "code" in values:
+        values["code"] = {file: _Block(text) for file, text in values["code"].items()}
+    body = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return "\n".join(lines) + "\n" + body
+
+
+class _Block(str):
+    """A text of several lines, to be read by people."""
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+_Dumper.add_representer(_Block, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|"))

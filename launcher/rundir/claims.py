@@ -36,7 +36,8 @@ def changed(plan: Plan, before: Plan) -> list[str]:
         recipe.model_copy(update={"parallel": recipe.parallel.model_copy(update=_FREE), "report": True})
         for recipe in (plan.recipe, before.recipe)
     )
-    sections = [k for k in type(one).model_fields if getattr(one, k) != getattr(other, k)]
+    sections = [k for k in type(one).model_fields if k != "code" and getattr(one, k) != getattr(other, k)]
+    sections += [file for file in {**one.code, **other.code} if one.code.get(file) != other.code.get(file)]
     return sections or ([before.name] if plan.name != before.name else [])
 
 

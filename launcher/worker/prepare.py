@@ -10,6 +10,7 @@ from launcher.rundir import events, records
 from launcher.rundir.paths import RunDir
 from launcher.worker.data import prepare
 from launcher.worker.engines import ops
+from launcher.worker.metrics import users
 from launcher.worker.training import predict
 
 
@@ -34,4 +35,5 @@ def _prepare(plan: Plan, run: RunDir) -> None:
     if plan.use is not None and plan.use.mode == "predict":
         predict.prepare(plan, run)
     else:
+        users.check(plan)
         prepare.prepare(plan, run)

@@ -321,7 +321,7 @@ def test_no_schedule_that_transformers_refuses_passes(tmp_path: Path):
     passed = []
     for values in SCHEDULES:
         training = {k: v for k, v in values.items() if v is not None} | {"load_best_model_at_end": True}
-        refused = list(training_rules.problems(training, metrics=("f1",), has_eval=True))
+        refused = list(training_rules.problems(training, metrics=[metrics.load("f1")], has_eval=True))
         if any("has no effect" in text for _, text in refused):
             continue
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.messages import Message
-from launcher.recipe import problems, training_fields, training_rules
+from launcher.recipe import metrics, problems, training_fields, training_rules
 from launcher.recipe.importers.llamafactory_chats import TEXTS, Chats
 from launcher.recipe.importers.llamafactory_keys import (
     AS_HERE,
@@ -243,9 +243,8 @@ class Import(Chats):
         values = {key: value for key, (value, _) in rows.items()}
         if any(problems.value_problem(key, value) for key, value in values.items()):
             return
-        for key, reason in training_rules.problems(
-            values, metrics=tasks.load(self.task).default_metrics, has_eval=has_eval
-        ):
+        computed = list(map(metrics.load, tasks.load(self.task).default_metrics))
+        for key, reason in training_rules.problems(values, metrics=computed, has_eval=has_eval):
             if key in self.given and rows.pop(key, None) is not None:
                 self._leave(key, reason)
 

@@ -54,8 +54,10 @@ HINTS = {
 
 def introduction(plan: Plan, env: Mapping[str, str] = os.environ) -> Record:
     """What a node says of itself when it comes, before anything is prepared."""
+    record = plan.model_dump(mode="json", exclude=set(OWN))
+    record["recipe"].pop("code", None)  # whole files, which `code` has by their digests
     return {
-        "plan": plan.model_dump(mode="json", exclude=set(OWN)),
+        "plan": record,
         "code": code(plan),
         "versions": versions(plan),
         "settings": settings(plan, env),
@@ -63,12 +65,14 @@ def introduction(plan: Plan, env: Mapping[str, str] = os.environ) -> Record:
 
 
 def code(plan: Plan) -> dict[str, str]:
-    """Digests of the launcher's own source, and of the recipe's script."""
+    """Digests of the launcher's own source, of the recipe's script, and of the functions that it names."""
     folder = Path(launcher.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
     out = {"ascend-launch": digest.hexdigest()[:DIGEST_LETTERS]}
+    for file, text in plan.recipe.code.items():
+        out[file] = hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LETTERS]
     if plan.program is not None and plan.program.kind == "script" and Path(plan.program.target).is_file():
         out[Path(plan.program.target).name] = of_file(Path(plan.program.target))
     return out

@@ -31,3 +31,4 @@ def evaluate_on_rank(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
         files.write_json(run.metrics_path, {**facts, "checkpoint": prepared.weights, "final": final})
         end(events, final)
         trainer.predictions.require_scores(run.metrics_path)
+        trainer.require_figures(run.metrics_path)

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 
 from launcher import files, network
 from launcher.planning.plan import Plan
+from launcher.recipe import metrics
 from launcher.rundir import records
 from launcher.rundir.paths import RunDir
 from launcher.rundir.prepared import Prepared
@@ -62,6 +63,7 @@ def train_on_rank(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
         end(events, final)
         if trainer.predictions is not None:
             trainer.predictions.require_scores(run.metrics_path)
+            trainer.require_figures(run.metrics_path)
 
 
 def end(events: Events, final: dict[str, Any]) -> None:
@@ -112,6 +114,7 @@ def build(plan: Plan, run: RunDir, rank: Rank, prepared: Prepared, events: Event
         task=task,
         num_labels=prepared.num_labels,
         peers=peers,
+        label_names=prepared.label_names,
         store=store,
         schedule=schedule,
         epochs=epochs,
@@ -129,7 +132,7 @@ def build(plan: Plan, run: RunDir, rank: Rank, prepared: Prepared, events: Event
     progress = Progress(
         events,
         epochs,
-        trainer.metric_names,
+        metrics.figure_names(trainer.metric_names),
         check_engine=trainer.check_engine,
         take_epoch_loss=trainer.take_epoch_loss,
         eval_progress=lambda: trainer.eval_progress,

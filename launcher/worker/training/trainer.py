@@ -18,13 +18,14 @@ from transformers import TrainerControl
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from launcher import files
-from launcher.errors import LaunchError
+from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.planning.plan import Plan
 from launcher.rundir import records
 from launcher.rundir.paths import MODEL_NOTE
 from launcher.worker.batching.batches import Order, RankBatches, eval_batches
 from launcher.worker.batching.splits import lengths
 from launcher.worker.engines import checks, table
+from launcher.worker.metrics import users
 from launcher.worker.tasks import metrics
 from launcher.worker.tasks.base import base_model
 from launcher.worker.tasks.predictions import Part, Predictions, joined
@@ -64,6 +65,7 @@ class RecipeTrainer(ResumableTrainer):
         task: Task,
         num_labels: int,
         peers: Peers,
+        label_names: Sequence[str],
         train_dataset: Dataset | None,
         eval_dataset: Dataset | None,
         eval_sets: Mapping[str, slice] | None = None,
@@ -93,6 +95,10 @@ class RecipeTrainer(ResumableTrainer):
         self.task = task
         self.num_labels = num_labels
         self.metric_names = plan.recipe.metrics
+        self.label_names = tuple(label_names)
+        self._functions = users.functions(plan) if rank.is_first else {}
+        self.failures: list[LaunchError] = []
+        """Of functions of the user's, in the latest evaluation."""
         self.eval_sets = eval_sets or {}
         """Which rows of eval_dataset each set has that is evaluated for itself, too."""
         self.predictions: Predictions | None = None
@@ -264,6 +270,7 @@ class RecipeTrainer(ResumableTrainer):
         start_s = time.monotonic()
         parts = self._evaluate_rows()
         payload = [None]
+        self.failures = []
         if parts is not None:
             self.predictions = Predictions.from_parts(parts, num_rows=len(self.eval_dataset))
             self.predictions = replace(self.predictions, sets=self.eval_sets)
@@ -289,8 +296,34 @@ class RecipeTrainer(ResumableTrainer):
         return result
 
     def _figures(self, predictions: Predictions) -> dict[str, Any]:
-        figures = metrics.compute(self.metric_names, predictions, num_labels=self.num_labels)
+        remarks = metrics.Remarks()
+        figures = metrics.compute(
+            self.metric_names,
+            predictions,
+            num_labels=self.num_labels,
+            label_names=self.label_names,
+            functions=self._functions,
+            remarks=remarks,
+        )
+        for note in remarks.notes:
+            self.store.events.emit(records.Note(text=note))
+        self.failures += remarks.failures
         return {"loss": predictions.loss, **figures}
+
+    def require_figures(self, kept: Path) -> None:
+        """Fail where a function of the user's did, in the latest evaluation; the results are in `kept` by then.
+
+        Raises:
+            LaunchError: what it said, with its line.
+        """
+        if self.failures:
+            raise LaunchError(
+                "{what}",
+                what=self.failures[0].what,
+                hint="{kept} has null for it; correct the function, and `ascend-launch eval` computes it from the weights",
+                kept=kept,
+                exit_code=EXIT_JOB_FAILED,
+            )
 
     def _evaluate_rows(self) -> list[Part] | None:
         """What is left of every row, in no order, on the first rank; None on the others."""

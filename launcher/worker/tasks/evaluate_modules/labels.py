@@ -27,11 +27,12 @@ class Labels(evaluate.Metric):
         return evaluate.MetricInfo(
             description=__doc__,
             citation="",
-            inputs_description="predictions and references: label numbers; num_labels: how many labels there are",
+            inputs_description="predictions and references: label numbers; num_labels: how many labels there are; label_names: theirs",
             features=datasets.Features({"predictions": number, "references": number}),
         )
 
-    def _compute(self, predictions: list[int], references: list[int], num_labels: int) -> dict[str, typing.Any]:
-        compute = plugins.load_object(metrics.load(self.config_name).computation)
+    def _compute(self, predictions: list[int], references: list[int], **keywords: typing.Any) -> dict[str, typing.Any]:
+        metric = metrics.load(self.config_name)
+        compute = plugins.load_object(metric.computation)
         true, predicted = numpy.asarray(references), numpy.asarray(predictions)
-        return {self.config_name: compute(true, predicted, num_labels=num_labels)}
+        return {self.config_name: compute(true, predicted, **{name: keywords[name] for name in metric.keywords})}

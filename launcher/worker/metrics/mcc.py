@@ -1,0 +1,10 @@
+"""Matthews' correlation coefficient."""
+
+from __future__ import annotations
+
+import numpy as np
+import sklearn.metrics
+
+
+def compute(true: np.ndarray, predicted: np.ndarray, *, num_labels: int) -> float:
+    return float(sklearn.metrics.matthews_corrcoef(true, predicted))
