@@ -132,6 +132,7 @@ def _exit_code() -> int | str | None:
         click.echo(error.format_message())
         return EXIT_USER
     except click.ClickException as error:
+        _name_variable(error)
         error.message = messages.translated(error.message)  # type: ignore[misc, unused-ignore]  # click frames it
         words = io.StringIO()
         error.show(file=words)
@@ -179,6 +180,16 @@ def _exit_code() -> int | str | None:
         _echo(_crash_log(error))
         return EXIT_BUG
     return EXIT_OK
+
+
+def _name_variable(error: click.ClickException) -> None:
+    """Have a wrong value that came by a variable reported as the variable's, not as an option's that nobody gave."""
+    if not isinstance(error, click.BadParameter) or error.ctx is None or error.param is None:
+        return
+    source = error.ctx.get_parameter_source(error.param.name or "")
+    if source is not None and source.name == "ENVIRONMENT":
+        names = [error.param.envvar] if isinstance(error.param.envvar, str) else error.param.envvar or ()
+        error.param_hint = next((name for name in names if os.environ.get(name)), error.param_hint)
 
 
 def _lost_output(error: OSError) -> int:

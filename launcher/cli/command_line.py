@@ -31,6 +31,9 @@ def with_command(
 
     The first argument that is not an option decides: another launcher's name, a recipe, or a program. Where an option
     is not known, or there is no such argument, the command that was most likely meant says so.
+
+    Raises:
+        LaunchError: it is empty, or another launcher's line that cannot be ours.
     """
     recipe, program, command = names
     index = first_word(args, parameters)
@@ -40,6 +43,11 @@ def with_command(
     if index is None:
         return [program if _says_program(args) or any(is_program(word) for word in args) else recipe, *args]
     before, word, after = args[:index], args[index], args[index + 1 :]
+    if not word:
+        raise LaunchError(
+            "the first argument is empty, and names neither a recipe nor a program",
+            hint="give the variable that stands there a value, or leave the argument out",
+        )
     pasted = _pasted(word)
     if pasted is not None:
         words = PASTED[pasted](after)

@@ -203,6 +203,11 @@ def refuse_unwatched(context: click.Context) -> None:
     """Raises LaunchError where a limit for hangs is asked for, and nothing that would find one."""
     source = context.get_parameter_source("hang_timeout")
     is_asked = source is not None and source.name in GIVEN and context.params["hang_timeout"]
+    if is_asked and context.params.get("no_python"):
+        raise LaunchError(
+            "--hang-timeout finds no hang with --no-python: an executable gives no sign that it moves",
+            hint="leave --hang-timeout out, or start a Python program without --no-python",
+        )
     if is_asked and context.params["hooks"] == "none":
         raise LaunchError(
             "--hang-timeout finds no hang with --hooks none: what shows that a program moves is left out",

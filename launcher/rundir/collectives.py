@@ -102,9 +102,12 @@ class Trace:
     groups: Mapping[str, tuple[int, ...]]
     """Group → its ranks."""
     calls: tuple[Call, ...]
+    without_recorder: str = ""
+    """The torch that records nothing, as `torch 2.7.1`; '' where one records."""
 
     def to_json(self) -> dict[str, Any]:
         return {
+            **({"without_recorder": self.without_recorder} if self.without_recorder else {}),
             "groups": {group: list(ranks) for group, ranks in self.groups.items()},
             "calls": [{key: value for key, value in vars(call).items() if value != ()} for call in self.calls],
         }
@@ -114,7 +117,8 @@ class Trace:
         kept: dict[str, list[Call]] = {}
         for call in self.calls:
             kept.setdefault(call.group, []).append(call)
-        return Trace(self.groups, tuple(call for calls in kept.values() for call in calls[-count:]))
+        calls = tuple(call for calls in kept.values() for call in calls[-count:])
+        return Trace(self.groups, calls, self.without_recorder)
 
 
 def trace(value: Any) -> Trace | None:
@@ -123,6 +127,7 @@ def trace(value: Any) -> Trace | None:
         return Trace(
             {str(group): tuple(map(int, ranks)) for group, ranks in value["groups"].items()},
             tuple(_call(row) for row in value["calls"]),
+            str(value.get("without_recorder", "")),
         )
     except (LookupError, TypeError, ValueError, AttributeError):
         return None

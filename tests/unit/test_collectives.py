@@ -244,6 +244,16 @@ def test_only_failures_that_may_come_of_a_collective_are_explained_by_one(is_mea
     assert is_meant == (explained.difference is not None)
 
 
+def test_a_torch_that_records_nothing_is_named() -> None:
+    """torch 2.7 has no recorder for gloo: nothing is compared, and the reader need not wonder why."""
+    sent = {"0": collectives.Trace({}, (), "torch 2.7.1").to_json()}
+    stalled = Failure.of(rank=0, what="w", type="Stalled", message="has not moved", hint="see stacks_*.txt")
+    explained = agent_collectives.explained(stalled, [sent])
+
+    assert explained.hint.startswith("see stacks_*.txt; torch 2.7.1 does not record gloo's collectives")
+    assert explained.difference is None
+
+
 def test_a_rank_that_aborted_is_not_said_to_have_kept_the_others_waiting() -> None:
     sent = {str(r): t.to_json() for r, t in traces([SAME, SAME], [SAME]).items()}
     aborted = Failure.of(rank=1, type="Exit", what="w", message="was killed by SIGABRT", process_exit_code=-6)

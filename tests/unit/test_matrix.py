@@ -60,3 +60,32 @@ def test_what_was_tried_did_not_fail():
 
     assert set(SETS["sets"]) >= set(RESULTS)
     assert [] == [where for where, outcome in cases.items() if outcome == "failed"]
+
+
+def test_an_environment_that_cannot_be_made_fails_its_own_set_alone(
+    matrix: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """uv finds no such Python, or the index has a bad day: the sets after it are tried all the same, and what was known of it
+    stays."""
+    scope = matrix.main.__globals__
+
+    class Maker:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def make(self, wanted: Any) -> str:
+            if wanted.name == "torch-2.10":
+                raise matrix.UvError("uv venv --python 3.11\nerror: No interpreter")
+            return "environment"
+
+        def remove(self, *_: object) -> None:
+            pass
+
+    tried: list[str] = []
+    monkeypatch.setitem(scope, "Maker", Maker)
+    monkeypatch.setitem(scope, "_run", lambda wanted, *_: tried.append(wanted.name) or 0)
+    monkeypatch.setattr(sys, "argv", ["matrix", "torch-2.10", "torch-2.14", "--folder", str(tmp_path)])
+
+    assert 1 == matrix.main()
+    assert ["torch-2.14"] == tried
+    assert "error: No interpreter" in capsys.readouterr().out

@@ -11,9 +11,10 @@ from pathlib import Path
 import click
 import pytest
 
+from launcher import cli
 from launcher.accelerators import detect
 from launcher.cli import command, command_line, program, program_options, screen, torchrun
-from launcher.errors import LaunchError
+from launcher.errors import EXIT_USER, LaunchError
 from launcher.jobs import accelerated
 from launcher.planning import plan
 from launcher.planning.notes import lone_notes
@@ -530,3 +531,25 @@ def test_a_command_of_several_nodes_finds_which_it_is_on():
 def test_a_limit_for_hangs_is_refused_where_nothing_would_find_one(command: click.Command):
     with pytest.raises(LaunchError, match="--hooks none"):
         command.main(["--hooks", "none", "--hang-timeout", "9", "train.py"], standalone_mode=False)
+
+
+def test_a_limit_for_hangs_is_refused_for_an_executable():
+    with pytest.raises(LaunchError, match="--no-python"):
+        program.program_command.main(["--no-python", "--hang-timeout", "9", "true"], standalone_mode=False)
+
+
+def test_an_empty_argument_is_neither_a_recipe_nor_a_program():
+    """`ascend-launch "$RECIPE"` without that variable."""
+    with pytest.raises(LaunchError, match="the first argument is empty"):
+        commanded("--nproc", "2", "")
+
+
+def test_a_wrong_value_of_a_variable_is_reported_with_its_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Not as an option that nobody gave."""
+    monkeypatch.setenv("PET_NPROC_PER_NODE", "x")
+    monkeypatch.setattr(sys, "argv", ["ascend-launch", "program", "train.py"])
+
+    assert EXIT_USER == cli._exit_code()
+    assert "Invalid value for PET_NPROC_PER_NODE: 'x'" in capsys.readouterr().err

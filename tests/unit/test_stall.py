@@ -6,6 +6,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from launcher.worker.agent import stall
 from launcher.worker.runtime import heartbeat
 from launcher.worker.runtime.heartbeat import Heart
@@ -52,3 +54,60 @@ def test_of_ranks_that_are_all_in_a_collective_none_is_said_to_keep_the_others(t
 
     assert "and so does rank 1" in stall._record(in_collective, [in_collective, peer], tmp_path).what
     assert "rank 1 waits for it" in stall._record(elsewhere, [elsewhere, peer], tmp_path).what
+
+
+THREAD = "Current thread 0x00007f02 (most recent call first):\n"
+TORCH = "/site-packages/torch/distributed"
+CALLS = {
+    "recv (p2p.py:9)": [
+        (f"{TORCH}/distributed_c10d.py", 2700, "recv"),
+        (f"{TORCH}/c10d_logger.py", 83, "wrapper"),
+        ("/code/p2p.py", 9, "<module>"),
+    ],
+    "forward (trainer.py:70)": [
+        (f"{TORCH}/../nn/parallel/distributed.py", 1700, "_sync_buffers"),
+        (f"{TORCH}/../nn/parallel/distributed.py", 1600, "forward"),
+        (f"{TORCH}/../nn/modules/module.py", 1780, "_call_impl"),
+        ("/code/trainer.py", 70, "step"),
+    ],
+    "": [
+        ("/code/train.py", 3, "load"),
+        (f"{TORCH}/../nn/modules/module.py", 1780, "_call_impl"),
+        ("/code/a.py", 1, "f"),
+    ],
+}
+"""The call of the program's in which a stack ends, and the stack."""
+
+
+def _stack(frames: list[tuple[str, int, str]]) -> str:
+    return THREAD + "".join(f'  File "{file}", line {line} in {function}\n' for file, line, function in frames)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_the_call_in_which_a_rank_stands_is_named_with_the_programs_line(call: str):
+    assert call == stall.call_of(_stack(CALLS[call]))
+
+
+def test_ranks_that_wait_in_calls_of_their_own_are_said_with_them(tmp_path: Path):
+    """Point-to-point calls are in no record: that both receive is seen here alone."""
+    receiving, in_forward, elsewhere = (
+        stall.Seen(n, 0, "x", 6.0, "S", _stack(f)) for n, f in enumerate(CALLS.values())
+    )
+    other = stall.Seen(3, 0, "x", 6.0, "S", receiving.stack)
+
+    def said(*seen: stall.Seen) -> str:
+        return stall._record(seen[0], list(seen), tmp_path).what.partition("; ")[2]
+
+    assert "it waits in recv (p2p.py:9), and so does rank 3" == said(receiving, other)
+    assert "it waits in recv (p2p.py:9), and rank 1 in forward (trainer.py:70)" == said(receiving, in_forward)
+    assert "ranks 0, 3 wait for it in recv (p2p.py:9)" == said(elsewhere, receiving, other)
+
+
+def test_a_rank_that_waits_for_a_call_that_goes_on_beside_it_waits(tmp_path: Path):
+    """The C++ of work.wait() has no frame: the line of the program tells."""
+    program = tmp_path / "train.py"
+    program.write_text("work = dist.all_reduce(x, async_op=True)\nwork.wait()\nload()\n")
+    waiting, loading = (stall.Seen(n, 0, "x", 6.0, "S", _stack([(str(program), n + 2, "f")])) for n in (0, 1))
+
+    assert (True, False) == (stall.waits(waiting), stall.waits(loading))
+    assert "wait (train.py:2)" == stall.call_of(waiting.stack)

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 from cases import CASES, Bench, Case, Result
-from environments import ROOT, DiskFullError, Maker, Wanted
+from environments import ROOT, DiskFullError, Environment, Maker, UvError, Wanted
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.yaml"
@@ -33,23 +33,29 @@ def main() -> int:
     for number, one in enumerate(wanted):
         print(f"{one.name}: Python {one.python}, torch {one.torch}, packages {one.packages}", flush=True)
         try:
-            environment = maker.make(one)
+            failed += _run(one, maker.make(one), options, table["reference"])
         except DiskFullError as full:
             print(f"error: {full}", file=sys.stderr)
             return 2
-        bench = Bench(environment, options.folder / "runs" / one.name)
-        ended = {}
-        for case in _cases(one, options.cases):
-            result = _checked(case, bench.run(case), one, ended, table["reference"])
-            print(f"  {case.name:14} {result.outcome:8} {result.seconds:4.0f} s  {result.says}", flush=True)
-            failed += result.outcome == "failed"
-            ended[case.name] = result
-        _keep(one, environment.releases(SHOWN), ended)
+        except UvError as error:  # what was written of this set before stays: nothing of it was tried
+            print(f"  {'environment':14} failed   {error}", flush=True)
+            failed += 1
         if not options.keep:
             is_last = one.torch not in {other.torch for other in wanted[number + 1 :]}
             maker.remove(one, REMOVED if is_last else ())
     print(f"{failed} failed; results are in {RESULTS}, logs in {options.folder / 'runs'}")
     return 1 if failed else 0
+
+
+def _run(wanted: Wanted, environment: Environment, options: argparse.Namespace, reference: str) -> int:
+    """Every case of a set, kept in results.yaml; how many failed."""
+    bench = Bench(environment, options.folder / "runs" / wanted.name)
+    ended: dict[str, Result] = {}
+    for case in _cases(wanted, options.cases):
+        ended[case.name] = result = _checked(case, bench.run(case), wanted, ended, reference)
+        print(f"  {case.name:14} {result.outcome:8} {result.seconds:4.0f} s  {result.says}", flush=True)
+    _keep(wanted, environment.releases(SHOWN), ended)
+    return sum(result.outcome == "failed" for result in ended.values())
 
 
 def _options(sets: Iterable[str]) -> argparse.Namespace:

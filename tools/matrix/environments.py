@@ -29,6 +29,10 @@ class DiskFullError(Exception):
     """Too little room for another environment."""
 
 
+class UvError(Exception):
+    """A line of uv that failed: a set's environment could not be made."""
+
+
 @dataclass(frozen=True)
 class Wanted:
     """A set as sets.yaml has it."""
@@ -89,7 +93,12 @@ class Maker:
         return str(own / "bin" / "uv")
 
     def make(self, wanted: Wanted) -> Environment:
-        """An environment of that set; one that is there is kept while what it is made of has not changed."""
+        """An environment of that set; one that is there is kept while what it is made of has not changed.
+
+        Raises:
+            DiskFullError: Neither this set nor a later one can be made.
+            UvError: This one cannot.
+        """
         made = Environment(self.folder / "sets" / wanted.name)
         lists = b"".join(path.read_bytes() for path in (ROOT / "pyproject.toml", *LISTS.values(), Path(__file__)))
         want = hashlib.sha256(lists + repr((wanted, self.overrides)).encode()).hexdigest()
@@ -145,7 +154,7 @@ class Maker:
     def _run(self, *words: str | Path, check: bool = True) -> int:
         done = subprocess.run([self.uv, *words], env=self.env, capture_output=True, text=True)
         if check and done.returncode:
-            raise SystemExit(f"uv {' '.join(map(str, words))}\n{done.stderr[-3000:]}")
+            raise UvError(f"uv {' '.join(map(str, words))}\n{done.stderr[-3000:].strip()}")
         return done.returncode
 
     def remove(self, wanted: Wanted, names: tuple[str, ...]) -> None:

@@ -33,7 +33,7 @@ from launcher.worker.agent.nodes.link import FAILED, STALLED, Link, Meeting
 from launcher.worker.agent.nodes.many import ManyNodes
 from launcher.worker.agent.nodes.one import OneNode
 from launcher.worker.agent.rank_env import Place, rank_env
-from launcher.worker.runtime import failure
+from launcher.worker.runtime import failure, heartbeat
 
 SPEAK_S = 1.0
 """How long the others may go on after a rank said that a peer is gone: the peer itself may be about to say why."""
@@ -218,8 +218,20 @@ class Agent:
                 )
             )
         self._event(records.Ranks(attempt=self.attempt, pids=[c.pid for c in self.children.started]))
-        watch = self._watch_for_stalls()
-        return self._watch(link, watch)
+        failed = self._watch(link, self._watch_for_stalls())
+        if failed is not None:
+            self._say_last_step()
+        return failed
+
+    def _say_last_step(self) -> None:
+        """The step to which rank 0 of a program came: its hooks say one now and then, and the last when it ends by itself."""
+        beat = heartbeat.read_beat(self.run_dir.attempt(self.attempt) / "beat_0")
+        if self.program is None or self.node_rank or beat is None:
+            return
+        said = [event.step for _, event in events.events(self.run_dir.events_path) if isinstance(event, records.Step)]
+        if beat.step > (said or [0])[-1]:
+            ago_s = time.monotonic() - beat.time_ns / 1e9
+            self._event(records.Step(step=beat.step, time=round(time.time() - ago_s, 3)))
 
     def _watch_for_stalls(self) -> stall.Watch:
         timeout_s = self.plan.supervision.hang_timeout_s

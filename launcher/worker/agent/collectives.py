@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher import files
+from launcher.messages import Message
 from launcher.rundir import collectives, paths
 from launcher.rundir.collectives import Trace
 from launcher.rundir.records import EXIT, STALLED, Failure
@@ -84,6 +85,13 @@ def explained(decided: Failure | None, sent: Iterable[Sent]) -> Failure | None:
         one_trace = collectives.trace(value)
         if one_trace is not None and rank.isdecimal():
             traces[int(rank)] = one_trace
+    if without := next((one.without_recorder for one in traces.values() if one.without_recorder), ""):
+        text = Message(
+            "{hint}; {torch} does not record gloo's collectives, as 2.10 and newer do, so none can be named",
+            hint=decided.hint,
+            torch=without,
+        )
+        return decided.but(hint=text.lstrip("; "))
     difference = collectives.first_difference(traces)
     if difference is None or (_is_abort(decided) and difference.how == collectives.MISSING):
         return decided  # nobody aborts because it did not come: the others wait because it aborted

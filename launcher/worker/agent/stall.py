@@ -32,6 +32,11 @@ WAITING = (
     "accelerate/utils/operations",
 )
 """Files in which a rank waits for the others: collectives, and the backward pass that runs them."""
+LIBRARIES = ("/torch/", "/torch_npu/", "/deepspeed/comm/", "accelerate/utils/operations")
+"""Whose functions a program calls to wait for the other ranks."""
+WRAPPERS = ("wrapper", "decorate_context", "_call_impl", "_wrapped_call_impl", "_fn")
+"""Functions around those."""
+_FRAME = re.compile(r'File "(?P<file>.+)", line (?P<line>\d+) in (?P<function>.+)')
 PASSED_THROUGH = ("torch/_ops.py", "torch/utils/_contextlib.py")
 """Files in which a collective may be innermost without its own."""
 OF_THE_AGENT = re.compile(
@@ -191,7 +196,7 @@ def waits(rank: Seen) -> bool:
     """Whether it stands in a collective, or waits for its card, on which that is: what its main thread does innermost
     tells, since a model's own code is called from such a file too."""
     frames = [frame for frame in _main_thread(rank.stack) if not any(place in frame for place in PASSED_THROUGH)]
-    return bool(frames) and (any(place in frames[0] for place in WAITING) or _synchronises(frames[0]))
+    return bool(frames) and (any(place in frames[0] for place in WAITING) or bool(_synchronises(frames[0])))
 
 
 def _main_thread(stack: str) -> list[str]:
@@ -200,11 +205,26 @@ def _main_thread(stack: str) -> list[str]:
     return [line.strip() for line in last.splitlines() if line.strip().startswith("File ")]
 
 
-def _synchronises(frame: str) -> bool:
-    """Whether the line of a frame asks for what a card has computed."""
-    place = re.match(r'File "(.+)", line (\d+)', frame)
-    line = linecache.getline(place[1], int(place[2])) if place else ""
-    return bool(re.search(r"\.(item|cpu|tolist|synchronize)\(", line))
+def _synchronises(frame: str) -> str:
+    """What a frame's line asks for of what a card computes, or of a call that goes on beside it; '' where nothing. A wait of
+    Python's own, for a thread or a process, has a file of Python's innermost."""
+    place = _FRAME.match(frame)
+    line = linecache.getline(place["file"], int(place["line"])) if place else ""
+    asked = re.search(r"\.(item|cpu|tolist|synchronize|wait)\(", line)
+    return asked[1] if asked else ""
+
+
+def call_of(stack: str) -> str:
+    """The call in which a rank's stack ends, and where the program makes it: `recv (train.py:12)`; '' where that is not seen."""
+    name = ""
+    for place, text in ((_FRAME.match(frame), frame) for frame in _main_thread(stack)):
+        if place is None:
+            return ""
+        if not any(library in place["file"] for library in LIBRARIES):
+            name = name or _synchronises(text)
+            return f"{name} ({Path(place['file']).name}:{place['line']})" if name else ""
+        name = name if place["function"] in WRAPPERS else place["function"]
+    return ""
 
 
 def _record(stalled: Seen, seen: list[Seen], folder: Path) -> Failure:
@@ -218,17 +238,7 @@ def _record(stalled: Seen, seen: list[Seen], folder: Path) -> Failure:
     how = states.get(
         stalled.state, Message("has not moved since it started") if stalled.phase == heartbeat.STARTED else since
     )
-    others = [str(s.rank) for s in seen if s.rank != stalled.rank]
     only_waits = waits(stalled) and stalled.state not in "TtZX"
-    texts = (
-        (
-            "; it waits in a collective, and so does rank {others}",
-            "; it waits in a collective, and so do ranks {others}",
-        )
-        if only_waits
-        else ("; rank {others} waits for it", "; ranks {others} wait for it")
-    )
-    waiting = plural(*texts, count=len(others), others=", ".join(others)) if others else ""
     return Failure.of(
         rank=stalled.rank,
         type=STALLED,
@@ -238,7 +248,7 @@ def _record(stalled: Seen, seen: list[Seen], folder: Path) -> Failure:
             rank=stalled.rank,
             how=how,
             age_s=stalled.age_s,
-            waiting=waiting,
+            waiting=_waiting(stalled, [one for one in seen if one is not stalled], only_waits=only_waits),
         ),
         hint=Message(
             "the Python stacks of all ranks are in {folder}/stacks_*.txt; --hang-timeout sets the limit", folder=folder
@@ -255,6 +265,31 @@ def _record(stalled: Seen, seen: list[Seen], folder: Path) -> Failure:
             for s in seen
         ],
     )
+
+
+def _waiting(stalled: Seen, others: list[Seen], *, only_waits: bool) -> str:
+    """Who waits besides, and in which call of the program."""
+    if not others:
+        return ""
+    ranks = ", ".join(str(one.rank) for one in others)
+    own, theirs = call_of(stalled.stack), sorted({call_of(one.stack) for one in others if waits(one)} - {""})
+    calls = ", ".join(theirs)
+    if not only_waits and not calls:
+        return plural("; rank {others} waits for it", "; ranks {others} wait for it", count=len(others), others=ranks)
+    if not only_waits:
+        texts = ("; rank {others} waits for it in {calls}", "; ranks {others} wait for it in {calls}")
+        return plural(*texts, count=len(others), others=ranks, calls=calls)
+    if own and theirs not in ([], [own]):
+        texts = (
+            "; it waits in {own}, and rank {others} in {calls}",
+            "; it waits in {own}, and ranks {others} in {calls}",
+        )
+        return plural(*texts, count=len(others), own=own, others=ranks, calls=calls)
+    texts = (
+        "; it waits in {own}, and so does rank {others}",
+        "; it waits in {own}, and so do ranks {others}",
+    )
+    return plural(*texts, count=len(others), own=own or Message("a collective"), others=ranks)
 
 
 def _hears(pid: int, number: int) -> bool:

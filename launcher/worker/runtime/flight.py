@@ -165,16 +165,15 @@ def taken() -> Trace:
     """What the backends of this process have recorded."""
     groups: dict[str, tuple[int, ...]] = {}
     calls: list[Call] = []
-    for module, function in _DUMPS:
-        dump: Callable[..., bytes] | None = getattr(sys.modules.get(module), function, None)
-        if dump is None:
-            continue
+    dumps: list[Callable[..., bytes] | None] = [getattr(sys.modules.get(m), function, None) for m, function in _DUMPS]
+    for dump in filter(None, dumps):
         with _without_inductor():
             record = pickle.loads(dump())  # noqa: S301 - what this process itself has made just now
         own = _calls(record)
         calls += own
         groups |= _groups(record, {call.group.partition(" ")[0] for call in own})
-    return Trace(groups, tuple(calls))
+    torch = sys.modules.get("torch")
+    return Trace(groups, tuple(calls), "" if any(dumps) or torch is None else f"torch {torch.__version__}")
 
 
 @contextlib.contextmanager
