@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launcher import cli
 from launcher.recipe import formats, kernels, metrics, schema, training_fields
+from launcher.recipe.losses import table as losses
 from launcher.recipe.tasks import table as tasks
 from launcher.strategies import table as strategies
 
@@ -27,6 +28,8 @@ SECTIONS = {
     "data.sets[0]": "DataSet",
     "parallel": "Parallel",
     "parallel.deepspeed": "DeepSpeed",
+    "loss": "Loss",
+    "early_stopping": "EarlyStopping",
     "adapter": "Adapter",
     "": "RecipeSpec",
 }
@@ -58,6 +61,7 @@ def recipes() -> str:
             if not key and f"{field}" in SECTIONS:
                 continue
             rows.append(f"| `{field}` | {_type(annotation)} | {_default(name, field)} | {_cell(meaning)} |")
+        rows += _parameters() if key == "loss" else []
         parts.append("\n".join(rows) + "\n")
     owned = ["| key | why, and what to write |", "|---|---|"]
     owned += [f"| `{key}` | {_cell(why)} |" for key, why in training_fields.OWNED.items()]
@@ -67,6 +71,16 @@ def recipes() -> str:
         " every field and choice of it is known and checked. These are not taken:\n\n" + "\n".join(owned) + "\n"
     )
     return "\n".join(parts)
+
+
+def _parameters() -> list[str]:
+    """Rows of the keys that losses have of their own."""
+    kinds = [losses.load(name) for name in losses.TABLE.built_in]
+    return [
+        f"| `{name}` | of `{kind.name}` | - | {_cell(meaning)} |"
+        for kind in kinds
+        for name, meaning in kind.parameters.items()
+    ]
 
 
 def _fields(classes: dict[str, ast.ClassDef], name: str) -> Iterator[tuple[str, ast.expr, str]]:
@@ -100,6 +114,7 @@ def _type(annotation: ast.expr) -> str:
         "Metric": " or ".join(f"`{name}`" for name in metrics.BUILT_IN),
         "StrategyOrAuto": " or ".join(f"`{name}`" for name in ("auto", *strategies.BUILT_IN)),
         "Format": " or ".join(f"`{name}`" for name in (formats.AUTO, *formats.TABLE.built_in)),
+        "LossName": " or ".join(f"`{name}`" for name in (*losses.TABLE.built_in, "FILE.py:FUNCTION")),
         "Kernel": " or ".join(f"`{name}`" for name in kernels.TABLE.built_in),
     }
 

@@ -15,9 +15,11 @@ from launcher.errors import LaunchError
 from launcher.messages import Message, joined
 from launcher.recipe import data_rules, metrics, schema, training_fields, training_rules, user_code
 from launcher.recipe.layers import Layers
+from launcher.recipe.losses import rules as loss_rules
 from launcher.recipe.messages import did_you_mean, peer_hint, recipe_path, sentence
 from launcher.recipe.metrics import Metric
-from launcher.recipe.schema import Data, Parallel, RecipeSpec, Section
+from launcher.recipe.schedules import Schedule, with_early_stopping
+from launcher.recipe.schema import Data, Loss, Parallel, RecipeSpec, Section
 from launcher.recipe.tasks import table as tasks
 from launcher.recipe.tasks.table import Task
 from launcher.strategies import table as strategies
@@ -129,14 +131,15 @@ def _report(layers: Layers, error: ValidationError) -> None:
 
 
 def _check_training(layers: Layers, good: dict[str, Any], computed: Sequence[Metric]) -> None:
-    training = good.get("training")
-    if not isinstance(training, dict):
+    training = good.get("training", {} if layers.values.get("training") is None else None)
+    if not isinstance(training, dict) or not (training or good.get("early_stopping")):
         return
-    good["training"] = training = {
+    training = {
         name: training_fields.as_meant(name, value)
         for name, value in training.items()
         if not training_fields.is_left_out(name, value)
     }
+    good["training"] = training = _with_early_stopping(layers, good, training)
     wrong = {name: text for name, value in training.items() if (text := training_fields.problem(name, value))}
     data = good.get("data")
     problems = training_rules.problems(
@@ -148,6 +151,21 @@ def _check_training(layers: Layers, good: dict[str, Any], computed: Sequence[Met
     )
     for name, text in [*wrong.items(), *problems]:
         layers.mistake(("training", name), text)
+
+
+def _with_early_stopping(layers: Layers, good: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
+    if good.get("early_stopping") is None:
+        return training
+    data = good.get("data")
+    schedule = Schedule.of(training, has_eval=data is None or data.eval is not None)
+    if good.get("script"):
+        layers.mistake(("early_stopping",), Message("a script decides itself when it ends"))
+    elif schedule.evaluation == "no":
+        text = Message("nothing is evaluated during the training; set data.eval and training.eval_strategy")
+        layers.mistake(("early_stopping",), text)
+    else:
+        return with_early_stopping(training)
+    return training
 
 
 def _check_combinations(layers: Layers, good: dict[str, Any]) -> None:
@@ -174,7 +192,8 @@ def _check_combinations(layers: Layers, good: dict[str, Any]) -> None:
             layers.mistake(("model", "label_names"), Message("the same name stands for two labels"))
     if model is not None and data is not None:
         task = tasks.load(model.task)
-        for path, text in (*data_rules.problems(task, data), *task.problems(model, data)):
+        of_loss = loss_rules.problems(good.get("loss", Loss()), model, data, good.get("training", {}))
+        for path, text in (*data_rules.problems(task, data), *task.problems(model, data), *of_loss):
             layers.mistake(path, text)
     micro, total = parallel.micro_batch_size, parallel.global_batch_size
     if micro != "auto" and total % micro:

@@ -116,6 +116,9 @@ _PEERS = {
     "per_device_train_batch_size": "parallel.global_batch_size",
     "bf16": "parallel.precision",
     "seed": "training.seed",
+    "early_stopping_patience": "early_stopping.patience",
+    "early_stopping_steps": "early_stopping.patience",
+    "class_weights": "model.class_weights",
 }
 
 

@@ -195,3 +195,8 @@ def _is_multiple(save: float, every: float) -> bool:
         return False
     million = 1_000_000  # as transformers: floats leave a rest of their own
     return (save * million) % (every * million) == 0 if save < 1 else save % every == 0
+
+
+def with_early_stopping(training: Mapping[str, Any]) -> dict[str, Any]:
+    """What early stopping stands for, where a training does not say otherwise: evaluations are compared, and the best is kept."""
+    return {"load_best_model_at_end": True, "metric_for_best_model": table.LOSS, **training}

@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from launcher.plugins import Table
 from launcher.recipe import formats, kernels, metrics, user_code
+from launcher.recipe.losses import table as losses
 from launcher.recipe.tasks import table as tasks
 from launcher.recipe.user_code import Reference
 from launcher.strategies import table as strategies
@@ -63,6 +64,8 @@ Task = Annotated[str, BeforeValidator(lambda value: _name(value, tasks.TABLE))]
 """A name in the table of tasks."""
 Format = Annotated[str, BeforeValidator(lambda value: _name(value, formats.TABLE, formats.AUTO))]
 """A name in the table of formats, or auto."""
+LossName = Annotated[str, BeforeValidator(lambda value: _name_or_function(value, losses.TABLE))]
+"""A name in the table of losses, or FILE.py:FUNCTION."""
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -94,6 +97,8 @@ class Model(Section):
     """Number of classes. Labels in the data run from 0 to num_labels - 1, or are so many values, numbered in order."""
     label_names: tuple[Text, ...] | None = None
     """One name a label, written into the model's config and into reports."""
+    class_weights: Literal["balanced"] | tuple[float, ...] | dict[Text, float] | None = None
+    """How much the labels count in the training: a number for each label, in their order; a mapping from names of labels, of which the others count 1; or balanced, in inverse proportion to how often each occurs in the training rows."""
     revision: Text | None = None
     """Branch, tag or commit on the hub."""
     tokenizer: Text | None = None
@@ -109,7 +114,7 @@ class Model(Section):
 
     @model_serializer(mode="wrap")
     def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _given(serialize, self, "kernels")
+        return _given(serialize, self, "kernels", "class_weights")
 
 
 class Split(Section):
@@ -352,9 +357,38 @@ class Generation(Section):
         return self.model_dump(exclude_none=True, exclude={"seed", "rows", "every"})
 
 
+class Loss(Section):
+    """What a training makes small. A name alone has the loss's own parameters."""
+
+    model_config = ConfigDict(extra="allow")  # the loss's own parameters, which launcher.recipe.losses.rules looks at
+
+    name: LossName | None = None
+    """cross-entropy, focal, mean-squared-error (of values), or a function of your own, FILE.py:FUNCTION, in a file beside the recipe. Default: cross-entropy of labels and tokens, mean-squared-error of values."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The keys beside the name."""
+        return dict(self.model_extra or {})
+
+
+class EarlyStopping(Section):
+    """When a training ends before its last epoch, by the names of transformers' EarlyStoppingCallback."""
+
+    patience: PositiveInt = 1
+    """Evaluations in a row that may be no better than the best before the training ends; better by metric_for_best_model, which is the loss where it is left out."""
+    threshold: Annotated[float, Field(ge=0)] = 0.0
+    """By how much more than this the figure has to be better than the best to count as better."""
+
+
 def functions(values: Mapping[str, Any]) -> list[tuple[str, Reference]]:
     """The key and the function, for each FILE.py:FUNCTION among values of a recipe by their keys, which need not all be there."""
     named = [("metrics", name) for name in values.get("metrics", ())]
+    named += [("loss", values["loss"].name)] if "loss" in values else []
     return [(key, one) for key, name in named if (one := user_code.reference(name)) is not None]
 
 
@@ -368,6 +402,9 @@ class RecipeSpec(Section):
     parallel: Parallel = Parallel()
     metrics: tuple[Metric, ...] = ("accuracy", "f1")
     """Scores of an evaluation: accuracy, precision, recall, f1 (the last three averaged over labels), mae (labels in an order) and confusion_matrix; of task sft perplexity and token_accuracy."""
+    loss: Loss = Loss()
+    """What a training makes small: a name, or a name with parameters."""
+    early_stopping: EarlyStopping | None = None
     adapter: Adapter | None = None
     generation: Generation | None = None
     """Have the model write the answers of the rows that are evaluated, for metrics of texts."""
@@ -384,7 +421,7 @@ class RecipeSpec(Section):
 
     @model_serializer(mode="wrap")
     def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _given(serialize, self, "generation", "code")
+        return _given(serialize, self, "loss", "early_stopping", "generation", "code")
 
     @model_validator(mode="after")
     def _no_other_keys(self) -> RecipeSpec:
@@ -394,7 +431,7 @@ class RecipeSpec(Section):
 
     def functions(self) -> list[tuple[str, Reference]]:
         """As `functions` of its values."""
-        return functions({"metrics": self.metrics})
+        return functions({"metrics": self.metrics, "loss": self.loss})
 
     @property
     def task(self) -> tasks.Task:

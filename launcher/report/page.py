@@ -15,6 +15,7 @@ from launcher.recipe import metrics
 from launcher.report import charts
 from launcher.report.facts import Run, flat
 from launcher.report.read import load, load_all
+from launcher.rundir import early_stop
 from launcher.rundir.rates import macro_text
 
 __all__ = ["Run", "html", "load", "load_all", "summary", "write"]
@@ -56,6 +57,7 @@ def html(runs: Sequence[Run]) -> str:
         software=_software(runs),
         figures=figure_table(runs),
         averages=dict.fromkeys(filter(None, (macro_text(run.metrics) for run in runs))),
+        early_stop=early_stop.text,
         units=_UNITS,
         confusions=[_confusion(run) for run in runs],
         style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),  # noqa: S704
@@ -77,6 +79,7 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
                 "steps": run.history.step,
                 "figures": run.figures,
                 "macro_average": run.metrics.get("macro_average"),
+                early_stop.KEY: run.metrics.get(early_stop.KEY),
                 "confusion_matrix": run.confusion,
                 "ranks": run.by_rank(),
                 "restarts": run.history.num_restarts,

@@ -23,7 +23,7 @@ from launcher.messages import Message, joined, plural, translated
 from launcher.planning.plan import Plan
 from launcher.recipe import metrics
 from launcher.recipe.load import Loaded
-from launcher.rundir import records
+from launcher.rundir import early_stop, records
 from launcher.rundir.history import History
 from launcher.rundir.outcome import Outcome
 from launcher.rundir.paths import RunDir
@@ -151,8 +151,8 @@ class View:
             failure(outcome.failure, explained)
         elif outcome.exit_code == EXIT_OK and outcome.metrics:
             out.print(epochs(outcome.metrics) if "epochs" in outcome.metrics else Text(figures_text(outcome.metrics)))
-            if averaged := macro_text(outcome.metrics):
-                out.print(Text(averaged))
+            for text in filter(None, (macro_text(outcome.metrics), early_stop.text(outcome.metrics))):
+                out.print(Text(text))
             final = outcome.metrics.get("final", {})
             for metric in metrics.known(final):
                 if not metric.is_figure and final[metric.name]:

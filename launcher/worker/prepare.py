@@ -6,10 +6,12 @@ import os
 
 from launcher import places
 from launcher.planning.plan import Plan
+from launcher.recipe import schema
 from launcher.rundir import events, records
 from launcher.rundir.paths import RunDir
 from launcher.worker.data import prepare
 from launcher.worker.engines import ops
+from launcher.worker.losses.check import check_loss
 from launcher.worker.metrics import users
 from launcher.worker.training import predict
 
@@ -36,4 +38,5 @@ def _prepare(plan: Plan, run: RunDir) -> None:
         predict.prepare(plan, run)
     else:
         users.check(plan)
+        check_loss(plan, schema.num_labels(plan.recipe))
         prepare.prepare(plan, run)

@@ -29,6 +29,8 @@ from launcher.models.folder import native
 from launcher.planning import decide, plan
 from launcher.recipe import load
 from launcher.worker.engines.fsdp2 import Fsdp2
+from launcher.worker.losses.base import Settings
+from launcher.worker.losses.cross_entropy import CrossEntropy
 from launcher.worker.models.adapter import with_adapter
 from launcher.worker.models.load import load_model
 from launcher.worker.tasks.answers import Answering
@@ -89,7 +91,7 @@ def test_classification_is_the_same_alone_and_in_a_batch():
     """A row's loss and label do not depend on the rows beside it: the head reads the last token that is no padding."""
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(CONFIG, dtype=torch.float32).eval()
-    task = Classification(PAD, 1, 0.0)
+    task = Classification(PAD, 1, CrossEntropy(Settings()))
 
     columns, losses, counts = task.evaluate(model, task.collate(ROWS))
     alone = [task.evaluate(model, task.collate([row])) for row in ROWS]
@@ -105,10 +107,12 @@ def test_a_decoders_padding_is_hidden_without_a_mask():
     """Tokens on the right are seen by none before them: without the mask, losses and labels are the same."""
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(CONFIG, dtype=torch.float32).eval()
-    batch = Classification(PAD, 1, 0.0).collate(ROWS)
+    batch = Classification(PAD, 1, CrossEntropy(Settings())).collate(ROWS)
 
     assert hides_padding(model)
-    expected, found = (Classification(PAD, 1, 0.0, needs_mask=m).evaluate(model, batch) for m in (True, False))
+    expected, found = (
+        Classification(PAD, 1, CrossEntropy(Settings()), needs_mask=m).evaluate(model, batch) for m in (True, False)
+    )
 
     assert expected.columns["prediction"].tolist() == found.columns["prediction"].tolist()
     torch.testing.assert_close(found.losses, expected.losses, rtol=1e-6, atol=1e-7)

@@ -269,8 +269,11 @@ def manifest_facts(plan: Plan, step: int, epoch: float | None, *, resumable: boo
     }
 
 
+_DECIDES = {"model", "data", "training", "adapter", "loss", "early_stopping"}
+
+
 def recipe_hash(plan: Plan) -> str:
     """Of what decides the course of a training: model, data and training, not on what it runs."""
-    recipe = plan.recipe.model_dump(mode="json", include={"model", "data", "training", "adapter"})
+    recipe = plan.recipe.model_dump(mode="json", include=_DECIDES)
     recipe["global_batch_size"] = plan.batch.global_size
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()

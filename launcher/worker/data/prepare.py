@@ -20,6 +20,7 @@ from launcher.worker.data import cache
 from launcher.worker.data.splits import read_rows
 from launcher.worker.data.start import find_start, model_with_weights
 from launcher.worker.data.tokens import Tokens, sample, tokenise
+from launcher.worker.losses import class_weights
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
@@ -41,6 +42,7 @@ def prepare(plan: Plan, run_dir: RunDir) -> Prepared:
     # Last, since making random weights may take minutes, which an error in the data must not cost.
     model_path, is_random, notes = model_with_weights(plan, start)
     first, trained = next(iter(raw.splits)), start.trained
+    weights = class_weights.class_weights(recipe, raw.numbered.names, tokens.splits.get("train"))
     digests = _digests(tokens, start.folder, None if is_random else model_path) if plan.num_nodes > 1 else {}
     prepared = Prepared(
         key=cache.key([split.path for split in tokens.splits.values()]),
@@ -53,7 +55,7 @@ def prepare(plan: Plan, run_dir: RunDir) -> Prepared:
         eval=tokens.splits.get("eval"),
         answer_ids=tokens.answer_ids,
         sample=sample(tokens.splits[first], raw.splits[first], recipe, start.tokenizer),
-        notes=(*start.notes, *raw.notes, *tokens.notes, *notes),
+        notes=(*start.notes, *raw.notes, *tokens.notes, *class_weights.note(weights, raw.numbered.names), *notes),
         digests=digests,
         adapter_path=str(trained.folder) if trained and trained.base else None,
         weights=trained.facts() if trained else None,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from launcher.worker.losses import table as losses
 from launcher.worker.tasks import prompts
 from launcher.worker.tasks.base import (
     IGNORED,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from launcher.planning.plan import Plan
     from launcher.recipe.schema import RecipeSpec
     from launcher.rundir.prepared import Prepared
+    from launcher.worker.losses.weights import LabelWeights
 
 
 class Answering(Labelling):
@@ -40,9 +42,16 @@ class Answering(Labelling):
     """
 
     def __init__(
-        self, pad_id: int, multiple: int, smoothing: float, answer_ids: Sequence[Sequence[int]], accepted: set[str]
+        self,
+        pad_id: int,
+        multiple: int,
+        smoothing: float,
+        answer_ids: Sequence[Sequence[int]],
+        accepted: set[str],
+        weights: LabelWeights | None = None,
     ) -> None:
         self._pad_id, self._multiple, self._smoothing = pad_id, multiple, smoothing
+        self._weights = weights
         self._answers = [list(a) for a in answer_ids]
         self._slices_itself = "logits_to_keep" in accepted
         self._takes_positions = "position_ids" in accepted
@@ -72,14 +81,25 @@ class Answering(Labelling):
     def for_model(cls, plan: Plan, prepared: Prepared, tokenizer: Any, model: torch.nn.Module) -> Answering:
         assert prepared.answer_ids is not None
         accepted = set(inspect.signature(base_model(model).forward).parameters)
-        return cls(tokenizer.pad_token_id, plan.accelerator.pads_to, smoothing(plan), prepared.answer_ids, accepted)
+        return cls(
+            tokenizer.pad_token_id,
+            plan.accelerator.pads_to,
+            smoothing(plan),
+            prepared.answer_ids,
+            accepted,
+            losses.weights_of(plan, prepared),
+        )
 
     def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         return self._batch(rows, [self._answers[row["labels"]] for row in rows])
 
     def losses(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
         logits = self._answer_logits(model, batch)
-        return self._mean_loss(logits, batch["targets"], self._smoothing)
+        mean = self._mean_loss(logits, batch["targets"], self._smoothing)
+        return mean if self._weights is None else mean * self._weights.on(mean.device)[batch["labels"]]
+
+    def count(self, batch: dict[str, Tensor]) -> int | float | None:
+        return None if self._weights is None else self._weights.count(batch["labels"])
 
     def evaluate(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Evaluated:
         logits = self._answer_logits(model, batch)

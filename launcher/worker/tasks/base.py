@@ -62,8 +62,9 @@ class Task(Protocol):
     def losses(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Losses that are summed, fp32, of any shape."""
 
-    def count(self, batch: dict[str, Tensor]) -> int | None:
-        """Over how many things `losses` of this batch sums; None where it is the rows, of which all batches have as many."""
+    def count(self, batch: dict[str, Tensor]) -> int | float | None:
+        """Over how many things `losses` of this batch sums, or the sum of their weights; None where it is the rows, of which
+        all batches have as many."""
 
     def evaluate(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Evaluated:
         """What is left of each row."""
@@ -86,7 +87,7 @@ class Labelling(RowByRow):
     """Tasks whose rows have a label and get a score for each label. `scores` are fp32, (rows, labels); their softmax is the
     labels' probability."""
 
-    def count(self, batch: dict[str, Tensor]) -> int | None:
+    def count(self, batch: dict[str, Tensor]) -> int | float | None:
         return None
 
     def scores(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from launcher.worker.losses import table as losses
 from launcher.worker.tasks import prompts
 from launcher.worker.tasks.base import (
     Encoder,
@@ -17,13 +17,13 @@ from launcher.worker.tasks.base import (
     base_model,
     evaluated,
     pad,
-    smoothing,
 )
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
     from launcher.recipe.schema import RecipeSpec
     from launcher.rundir.prepared import Prepared
+    from launcher.worker.losses.base import Loss
 
 
 def hides_padding(model: Any) -> bool:
@@ -61,10 +61,11 @@ class Classification(Labelling):
     @classmethod
     def for_model(cls, plan: Plan, prepared: Prepared, tokenizer: Any, model: torch.nn.Module) -> Classification:
         needs_mask = not hides_padding(model)
-        return cls(tokenizer.pad_token_id, plan.accelerator.pads_to, smoothing(plan), needs_mask=needs_mask)
+        loss = losses.of(plan, prepared)
+        return cls(tokenizer.pad_token_id, plan.accelerator.pads_to, loss, needs_mask=needs_mask)
 
-    def __init__(self, pad_id: int, multiple: int, smoothing: float, *, needs_mask: bool = True) -> None:
-        self._pad_id, self._multiple, self._smoothing = pad_id, multiple, smoothing
+    def __init__(self, pad_id: int, multiple: int, loss: Loss, *, needs_mask: bool = True) -> None:
+        self._pad_id, self._multiple, self._loss = pad_id, multiple, loss
         self._needs_mask = needs_mask
 
     def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
@@ -73,13 +74,14 @@ class Classification(Labelling):
         return {"input_ids": input_ids, "attention_mask": mask, "labels": torch.tensor([r["labels"] for r in rows])}
 
     def losses(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        return functional.cross_entropy(
-            self.scores(model, batch), batch["labels"], reduction="none", label_smoothing=self._smoothing
-        )
+        return self._loss(self.scores(model, batch), batch["labels"])
+
+    def count(self, batch: dict[str, Tensor]) -> int | float | None:
+        return None if self._loss.weights is None else self._loss.count(batch["labels"])
 
     def evaluate(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Evaluated:
         logits = self.scores(model, batch)
-        return evaluated(batch, logits, functional.cross_entropy(logits, batch["labels"], reduction="none"))
+        return evaluated(batch, logits, self._loss.of_rows(logits, batch["labels"]))
 
     def scores(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
         mask = {"attention_mask": batch["attention_mask"]} if self._needs_mask else {}

@@ -47,7 +47,14 @@ class _Asked:
 class Projection:
     """A model's last layer, which can answer with losses in place of logits."""
 
-    def __init__(self, head: nn.Module, *, recomputes: bool = False, in_one_piece: bool = False) -> None:
+    def __init__(
+        self,
+        head: nn.Module,
+        *,
+        recomputes: bool = False,
+        in_one_piece: bool = False,
+        total: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
         """Takes the layer's `forward` over; without a question it is what it was.
 
         Args:
@@ -56,9 +63,11 @@ class Projection:
                 fp16 they must be: gradients that are not scaled up vanish in it.
             in_one_piece: whether a layer that consists of several (one with an adapter) is called once only, since each
                 call gathers its weights and ranks have to gather equally often.
+            total: of fp32 logits and targets, the sum of another loss than the cross entropy; logits are made again then.
         """
         self._head, self._plain = head, head.forward
-        self._recomputes, self._in_one_piece = recomputes, in_one_piece
+        self._recomputes, self._in_one_piece = recomputes or total is not None, in_one_piece
+        self._total = total
         self._asked: _Asked | None = None
         self._follows: bool | None = None
         """Whether the model leaves logits as they are, so that they need not be there; None before the first look."""
@@ -69,7 +78,7 @@ class Projection:
         return int(self._head.out_features)  # of adapters too
 
     def loss(self, call: Callable[[], Any], positions: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-        """The sum of cross entropies, fp32, a scalar.
+        """The sum of cross entropies, or of what the constructor was given, fp32, a scalar.
 
         Args:
             call: runs the model, whatever is wrapped around it, and returns its output.
@@ -77,7 +86,7 @@ class Projection:
             targets: (n,) the tokens that these positions predict.
         """
         if not self.is_last_word(call, positions):
-            return _cross_entropy(self._logits(call, positions), targets, smoothing)
+            return self._sum(self._logits(call, positions), targets, smoothing)
         asked = _Asked(positions, lambda rows: self._loss(rows, targets, smoothing), has_gradient=True)
         output = self._ask(call, asked)
         # Engines hang what they do in the backward pass on the model's output.
@@ -157,7 +166,12 @@ class Projection:
         return torch.stack(losses).sum()
 
     def _chunk_loss(self, rows: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-        return _cross_entropy(self._plain(rows[None])[0], targets, smoothing)
+        return self._sum(self._plain(rows[None])[0], targets, smoothing)
+
+    def _sum(self, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        if self._total is None:
+            return _cross_entropy(logits, targets, smoothing)
+        return self._total(logits.float(), targets) if len(targets) else logits.float().sum()
 
     def _chunks(self, rows: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
         if self._in_one_piece and not _is_plain(self._head):

@@ -11,6 +11,8 @@ from torch import Tensor
 from launcher.errors import LaunchError
 from launcher.recipe.tasks.sft import Chats
 from launcher.worker.chat import encode
+from launcher.worker.losses import table as losses
+from launcher.worker.losses.cross_entropy import CrossEntropy
 from launcher.worker.tasks.base import Evaluated, base_model, smoothing
 from launcher.worker.tasks.encoding import Encoder
 from launcher.worker.tasks.projection import Projection
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from launcher.planning.plan import Plan
     from launcher.recipe.schema import RecipeSpec
     from launcher.rundir.prepared import Prepared
+    from launcher.worker.losses.base import Loss
 
 TOLERANCES: dict[torch.dtype, tuple[float, float]] = {torch.float32: (1e-6, 1e-4)}
 LOW_TOLERANCES = 1e-2, 5e-2
@@ -79,7 +82,12 @@ class Sft:
                 kind=type(base).__name__,
             )
         return cls(
-            Projection(head, recomputes=plan.precision == "fp16", in_one_piece=plan.sharing.shards_parameters),
+            Projection(
+                head,
+                recomputes=plan.precision == "fp16",
+                in_one_piece=plan.sharing.shards_parameters,
+                total=_total(losses.of(plan, prepared)),
+            ),
             tokenizer.pad_token_id,
             plan.accelerator.pads_to,
             smoothing(plan),
@@ -147,6 +155,11 @@ class Sft:
         batch = self._probes(rows, device)
         states = self._projection.hidden(_call(model, batch), batch["sources"])
         return states[batch["owners"] == len(rows) - 1]
+
+
+def _total(loss: Loss) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The sum of a loss; None of the cross entropy, which the projection makes in a better way."""
+    return None if isinstance(loss, CrossEntropy) else lambda logits, targets: loss(logits, targets).sum()
 
 
 def _distance(one: Tensor, other: Tensor) -> float:

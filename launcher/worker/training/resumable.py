@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import torch
 import transformers
-from transformers import Trainer
+from transformers import Trainer, TrainerControl
 from transformers.trainer_utils import SaveStrategy
 
 from launcher.errors import LaunchError
@@ -32,6 +32,7 @@ class ResumableTrainer(SavingTrainer):
     an evaluation that an interruption left out, and a run whose last step is done.
     """
 
+    control: TrainerControl
     has_best_model = False
     """The weights are the best checkpoint's again, and no more those of the last step."""
 
@@ -67,6 +68,7 @@ class ResumableTrainer(SavingTrainer):
         self.epochs[:] = first["epochs"]
         self._loss_steps = first["loss_steps"]
         self.schedule.evaluation_is_due = first["evaluation_is_due"]
+        self.early_stop.set_values(first.get("early_stop"))
         own = self.store.peers.index
         if manifest["world_size"] == self.plan.world_size:
             self._random_state = saved.trees[own]["random"]
@@ -148,16 +150,28 @@ class ResumableTrainer(SavingTrainer):
         super()._maybe_log_save_evaluate(tr_loss, *args, **options)
 
     def get_batch_samples(self, *args: Any, **options: Any) -> Any:
-        if IN_ONE_PIECE and self.state.global_step >= self.state.max_steps:
+        if IN_ONE_PIECE and self._is_over:
             self.control.should_training_stop = True  # as in `_run_epoch`
             return [], None
         return super().get_batch_samples(*args, **options)
 
     def _run_epoch(self, *args: Any, **options: Any) -> None:
-        if self.state.global_step >= self.state.max_steps:
+        if self._is_over:
             self.control.should_training_stop = True  # Trainer would take one step more before it looks
+            self._end_epoch()
             return
         super()._run_epoch(*args, **options)
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether the last step is done."""
+        return self.state.global_step >= self.state.max_steps or self.early_stop.is_over
+
+    def _end_epoch(self) -> None:
+        """The end of an epoch that an evaluation ended early, where that evaluation was put off to this launch."""
+        if self.early_stop.is_over and not self._epoch_end_is_done():
+            self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
+            self._save_checkpoint(self.model, None)
 
     def _load_best_model(self) -> None:
         path = Path(str(self.state.best_model_checkpoint))

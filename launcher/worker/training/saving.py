@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from launcher.planning.plan import Plan
+    from launcher.worker.training.early_stop import EarlyStop
     from launcher.worker.training.stop import Schedule
 
 
 class SavingTrainer(Trainer):
     """A Trainer whose checkpoints are a Store's.
 
-    A save that falls on the last step of an epoch waits for the epoch's end, since Trainer would otherwise never run that
+    A save that falls on the last step of an epoch, or of a training that ends early, waits for the epoch's end, since Trainer would otherwise never run that
     end in a resumed run (`_run_epoch` starts the next).
     """
 
@@ -48,6 +49,7 @@ class SavingTrainer(Trainer):
         loss_sum: torch.Tensor,
         check_losses: Callable[[], None],
         leave: Callable[[int], NoReturn],
+        early_stop: EarlyStop,
         **options: Any,
     ) -> None:
         """
@@ -57,6 +59,7 @@ class SavingTrainer(Trainer):
             loss_sum: a number on the device, to which each step's loss is added.
             check_losses: raises where a loss since it was last called is not a number; every rank calls it.
             leave: ends a training that was asked to stop, at the step it is given; every rank calls it.
+            early_stop: ends a training that no longer gets better.
         """
         super().__init__(**options)
         self.plan = plan
@@ -69,6 +72,7 @@ class SavingTrainer(Trainer):
         self._loss_total = 0.0
         self._check_losses = check_losses
         self._leave = leave
+        self.early_stop = early_stop
 
     def snapshot(self) -> Snapshot:
         """This step, for a store."""
@@ -101,6 +105,7 @@ class SavingTrainer(Trainer):
             tree["evaluation_is_due"] = self.schedule.evaluation_is_due
             tree["globalstep_last_logged"] = self._globalstep_last_logged
             tree["loss_steps"] = self._loss_steps
+            tree["early_stop"] = self.early_stop.values()
         return live.tensors(is_first=is_first), tree
 
     def _gathered_weights(self) -> Any:
@@ -158,7 +163,8 @@ class SavingTrainer(Trainer):
             raise
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self.schedule.save_is_due = self.schedule.epoch_is_over(self.state) and not self._epoch_end_is_done()
+        is_over = self.schedule.epoch_is_over(self.state) or self.early_stop.is_over
+        self.schedule.save_is_due = is_over and not self._epoch_end_is_done()
         if self.schedule.save_is_due:
             return
         self._check_losses()

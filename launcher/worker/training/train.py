@@ -29,6 +29,7 @@ from launcher.worker.runtime.peers import Peers
 from launcher.worker.runtime.stop_signals import EvaluationStopped
 from launcher.worker.tasks import table as tasks
 from launcher.worker.training.beats import Beats
+from launcher.worker.training.early_stop import EarlyStop
 from launcher.worker.training.losswatch import LossWatch
 from launcher.worker.training.progress import Progress
 from launcher.worker.training.rates import Rates
@@ -106,6 +107,7 @@ def build(plan: Plan, run: RunDir, rank: Rank, prepared: Prepared, events: Event
     schedule = Schedule()
     store = Store(run.checkpoints, plan, peers, events, heart)
     watch = LossWatch(loss_sum.clone, plan.precision, peers)
+    early_stop = EarlyStop(plan.recipe.early_stopping, events)
     report = StopReport(peers, events, saved_step=lambda: store.saved_step)
     task = tasks.of(plan.recipe).for_model(plan, prepared, tokenizer, model)
     trainer = RecipeTrainer(
@@ -122,6 +124,7 @@ def build(plan: Plan, run: RunDir, rank: Rank, prepared: Prepared, events: Event
         loss_sum=loss_sum,
         check_losses=watch.look,
         leave=report.leave,
+        early_stop=early_stop,
         model=model,
         args=args,
         processing_class=tokenizer,
@@ -140,7 +143,7 @@ def build(plan: Plan, run: RunDir, rank: Rank, prepared: Prepared, events: Event
         set_names=tuple(trainer.eval_sets),
     )
     rates, stop = Rates(trainer.meter, peers, events), Stop(peers, schedule, report, trainer.begin)
-    for callback in (progress, Beats(heart), watch, rates, stop):
+    for callback in (progress, Beats(heart), watch, rates, early_stop, stop):
         trainer.add_callback(callback)
     return trainer
 
@@ -189,6 +192,7 @@ def _write_results(
         facts |= trainer.predictions.macro_facts(num_labels=trainer.num_labels) | trainer.predictions.unscored_facts()
     if trainer.has_best_model:
         facts["best"] = trainer.best_facts()
+    facts |= trainer.early_stop.facts
     state = trainer.state
     figures = {
         "global_step": state.global_step,

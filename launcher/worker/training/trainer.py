@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from launcher.worker.tasks.base import Evaluated, Task
 
 
+_UNITS = 1 << 32
+"""To a weight of 1."""
+
+
 class RecipeTrainer(ResumableTrainer):
     """Trainer of a planned recipe.
 
@@ -170,8 +174,17 @@ class RecipeTrainer(ResumableTrainer):
         own = [count for count in counts if count is not None]
         if not own:
             return None
-        total = torch.tensor([sum(own) if self._counts_rows else 0], device=self.args.device)
-        return self.accelerator.gather(total).sum().clamp(min=1)
+        total = sum(own) if self._counts_rows else 0
+        if all(isinstance(count, int) for count in own):
+            return self._gathered_count(int(total))
+        # Weights are summed in whole numbers of a small unit, in which the order of ranks changes nothing; collective
+        # libraries for cards take no float64 either.
+        return self._gathered_count(round(total * _UNITS)) / _UNITS
+
+    def _gathered_count(self, count: int) -> torch.Tensor:
+        """Of all ranks together, and at least 1."""
+        own = torch.tensor([count], device=self.args.device)
+        return self.accelerator.gather(own).sum().clamp(min=1)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         if self._noise is not None:

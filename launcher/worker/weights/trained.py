@@ -248,7 +248,12 @@ def note_of(
     model, data = recipe.model, recipe.data
     kept = RecipeSpec(
         model=model.model_copy(
-            update={"label_names": tuple(label_names) or None, "gguf_file": None, "tokenizer": None}
+            update={
+                "label_names": tuple(label_names) or None,
+                "gguf_file": None,
+                "tokenizer": None,
+                "class_weights": None,
+            }
         ),
         data=Data(
             path=data.path,
