@@ -111,3 +111,12 @@ def test_a_rank_that_waits_for_a_call_that_goes_on_beside_it_waits(tmp_path: Pat
 
     assert (True, False) == (stall.waits(waiting), stall.waits(loading))
     assert "wait (train.py:2)" == stall.call_of(waiting.stack)
+
+
+def test_a_rank_whose_program_has_ended_is_said_to_wait_for_what_it_started(tmp_path: Path):
+    frames = [("/lib/python3.11/threading.py", 1590, "_shutdown"), ("/x/launcher/worker/agent/ending.py", 53, "end")]
+    record = stall._record(stall.Seen(1, 20, "the end", 6.0, "S", _stack(frames)), [], tmp_path)
+
+    assert "rank 1 has not moved since the end of step 20" in record.what
+    assert "its program has ended, and Python waits for a thread" in record.what
+    assert "launcher" not in record.traceback
