@@ -84,6 +84,10 @@ def cli() -> None:
     """
 
 
+_HELP_ERRORS: tuple[type[click.UsageError], ...] = tuple(
+    error for error in (getattr(click.exceptions, "NoArgsIsHelpError", None),) if error is not None
+)
+"""Of a group without a command: click 8.1 prints its help itself."""
 _STDOUT = streams.NAMES[1]
 _NO_BUGS = {
     errno.ENOSPC: Message("free some space"),
@@ -128,7 +132,7 @@ def _exit_code() -> int | str | None:
     except LaunchError as error:
         _say(Message("error: {error}", error=error))
         return error.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
+    except _HELP_ERRORS as error:
         click.echo(error.format_message())
         return EXIT_USER
     except click.ClickException as error:

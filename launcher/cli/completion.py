@@ -81,13 +81,12 @@ def keys(incomplete: str) -> list[CompletionItem[str]]:
 def _keys() -> Iterator[str]:
     from pydantic import BaseModel
 
-    from launcher.recipe import training_fields
+    from launcher.recipe import messages, training_fields
     from launcher.recipe.schema import RecipeSpec
 
     def below(model: type[BaseModel], path: str) -> Iterator[str]:
         for name, field in model.model_fields.items():
-            kinds = (field.annotation, *getattr(field.annotation, "__args__", ()))
-            section = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+            section = next(iter(messages.sections_in(field.annotation)), None)
             if section is not None:
                 yield from below(section, f"{path}{name}.")
             elif path or name not in SECTIONS_OF_FREE_KEYS:

@@ -16,7 +16,7 @@ from launcher.messages import Message, joined
 from launcher.recipe import data_rules, metrics, schema, training_fields, training_rules, user_code
 from launcher.recipe.layers import Layers
 from launcher.recipe.losses import rules as loss_rules
-from launcher.recipe.messages import did_you_mean, peer_hint, recipe_path, sentence
+from launcher.recipe.messages import did_you_mean, peer_hint, recipe_path, sections_in, sentence
 from launcher.recipe.metrics import Metric
 from launcher.recipe.schedules import Schedule, with_early_stopping
 from launcher.recipe.schema import Data, Loss, Parallel, RecipeSpec, Section
@@ -65,7 +65,7 @@ def validate(layers: Layers, folder: Path) -> RecipeSpec:
 def _without_unset(section: str, value: Any) -> Any:
     """`path: null` takes back what a recipe named by `extends` says: the key has its default again."""
     kind = RecipeSpec.model_fields[section].annotation
-    kinds = [one for one in (kind, *typing.get_args(kind)) if isinstance(one, type) and issubclass(one, Section)]
+    kinds = [one for one in sections_in(kind) if issubclass(one, Section)]
     if not kinds or not isinstance(value, Mapping):
         return value
     fields = kinds[0].model_fields

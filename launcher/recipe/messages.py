@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
@@ -74,11 +74,16 @@ def _section_of(path: tuple[str | int, ...]) -> type[BaseModel] | None:
     section: Any = RecipeSpec
     for part in path:
         field = section.model_fields.get(part) if section else None
-        sections = (
-            [t for t in _types(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)] if field else []
-        )
+        sections = sections_in(field.annotation) if field else []
         section = sections[0] if sections else None
     return section
+
+
+def sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """The classes of sections among the types of an annotation."""
+    # Python 3.10 takes list[str] for a class too, of which issubclass then knows nothing.
+    classes = [t for t in _types(annotation) if isinstance(t, type) and not get_args(t)]
+    return [t for t in classes if issubclass(t, BaseModel)]
 
 
 def _types(annotation: Any) -> list[Any]:

@@ -334,7 +334,7 @@ def _difference(group: _Group, number: int, traces: Mapping[int, Trace]) -> Diff
     classes = _alike(calls)
     missing = [rank for rank in group.calls if group.last(rank) < number]
     if len(classes) == 1:
-        last = [row for rank in missing for row in _last_call(rank, traces[rank])]
+        last = [row for rank in missing for row in _last_call(rank, traces[rank], group)]
         return _made(MISSING, group, number, missing, classes, last)
     others = [rank for one in classes[1:] for rank in one]
     return _made(_how(group, number, classes), group, number, others, classes)
@@ -352,10 +352,15 @@ def _how(group: _Group, number: int, classes: Sequence[Sequence[int]]) -> str:
     return _differ_in(one[number], other[number])
 
 
-def _last_call(rank: int, own: Trace) -> list[dict[str, Any]]:
-    """The call of a rank that was its latest, in whichever group."""
+def _last_call(rank: int, own: Trace, group: _Group) -> list[dict[str, Any]]:
+    """The call of a rank that was its latest, in whichever group: one line may well be called with several."""
     latest = max(own.calls, key=lambda call: call.time_ns, default=None)
-    return [] if latest is None else [{**_row([rank], latest), "number": latest.number, "is_done": latest.is_done}]
+    if latest is None:
+        return []
+    row = {**_row([rank], latest), "number": latest.number, "is_done": latest.is_done}
+    if latest.group != group.name:
+        row["call"] += f" in group {latest.group.partition(' ')[2]}"
+    return [row]
 
 
 def _does_not_end(group: _Group) -> int:

@@ -112,7 +112,7 @@ def test_a_rank_that_waits_in_another_group_is_shown_there() -> None:
     difference = found([SAME, call(line=20)], [SAME, call("all_gather", group="gloo 1", line=30)], groups=groups)
 
     assert ("missing", 2, "", [1]) == (difference.how, difference.number, difference.group, difference.ranks)
-    assert ["all_gather float32 [4] (train.py:30)"] == [row["call"] for row in difference.last or ()]
+    assert ["all_gather float32 [4] (train.py:30) in group 1"] == [row["call"] for row in difference.last or ()]
 
 
 def test_two_calls_in_another_order_and_one_left_out() -> None:

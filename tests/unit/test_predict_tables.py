@@ -39,9 +39,9 @@ def read(path: Path, asked: str = "auto") -> list[Any]:
         ("a.tsv", f"id\ttext\n1\t{TEXTS[0]}\n2\t{TEXTS[1]}\n".encode("utf-16")),
         ("a.json", json.dumps([{"text": text} for text in TEXTS], indent=1).encode()),
         ("a.jsonl", LINES.encode("gb18030")),
-        ("a.jsonl.gz", gzip.compress(LINES.encode())),
+        ("a.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
         ("a.txt", "\n".join(TEXTS).encode("gbk")),
-        ("a.txt.gz", gzip.compress("\n".join(TEXTS).encode())),
+        ("a.txt.gz", gzip.compress("\n".join(TEXTS).encode(), mtime=0)),
         ("texts", "\r\n".join(TEXTS).encode("utf-16")),
     ],
 )

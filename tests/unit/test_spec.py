@@ -12,6 +12,7 @@ import yaml
 
 from launcher.errors import EXIT_USER, LaunchError
 from launcher.recipe import load as loading
+from launcher.recipe import messages, schema
 from launcher.recipe.schema import RecipeSpec
 
 Write = Callable[..., Path]
@@ -313,3 +314,9 @@ def test_deepspeeds_keys_need_deepspeed(recipe: Write):
 
     assert "strategy ddp does not use DeepSpeed" in mistakes(path)[0]
     assert load(path, "parallel.strategy=auto").parallel.deepspeed is not None
+
+
+def test_the_sections_in_an_annotation():
+    """On Python 3.10 list[str] counts as a class, and no recipe could be read there."""
+    assert [schema.Adapter] == messages.sections_in(schema.Adapter | None)
+    assert [] == messages.sections_in(list[str] | dict[str, int])

@@ -64,6 +64,13 @@ CALLS = {
         (f"{TORCH}/c10d_logger.py", 83, "wrapper"),
         ("/code/p2p.py", 9, "<module>"),
     ],
+    "init_process_group (train.py:5)": [
+        (f"{TORCH}/rendezvous.py", 200, "_create_c10d_store"),
+        (f"{TORCH}/distributed_c10d.py", 1700, "init_process_group"),
+        (f"{TORCH}/c10d_logger.py", 83, "wrapper"),
+        ("/site-packages/launcher/worker/runtime/flight.py", 126, "arm_and_begin"),
+        ("/code/train.py", 5, "<module>"),
+    ],
     "forward (trainer.py:70)": [
         (f"{TORCH}/../nn/parallel/distributed.py", 1700, "_sync_buffers"),
         (f"{TORCH}/../nn/parallel/distributed.py", 1600, "forward"),
@@ -91,7 +98,8 @@ def test_the_call_in_which_a_rank_stands_is_named_with_the_programs_line(call: s
 def test_ranks_that_wait_in_calls_of_their_own_are_said_with_them(tmp_path: Path):
     """Point-to-point calls are in no record: that both receive is seen here alone."""
     receiving, in_forward, elsewhere = (
-        stall.Seen(n, 0, "x", 6.0, "S", _stack(f)) for n, f in enumerate(CALLS.values())
+        stall.Seen(n, 0, "x", 6.0, "S", _stack(CALLS[call]))
+        for n, call in enumerate(("recv (p2p.py:9)", "forward (trainer.py:70)", ""))
     )
     other = stall.Seen(3, 0, "x", 6.0, "S", receiving.stack)
 
@@ -111,3 +119,12 @@ def test_a_rank_that_waits_for_a_call_that_goes_on_beside_it_waits(tmp_path: Pat
 
     assert (True, False) == (stall.waits(waiting), stall.waits(loading))
     assert "wait (train.py:2)" == stall.call_of(waiting.stack)
+
+
+def test_a_rank_whose_program_has_ended_is_said_to_wait_for_what_it_started(tmp_path: Path):
+    frames = [("/lib/python3.11/threading.py", 1590, "_shutdown"), ("/x/launcher/worker/agent/ending.py", 53, "end")]
+    record = stall._record(stall.Seen(1, 20, "the end", 6.0, "S", _stack(frames)), [], tmp_path)
+
+    assert "rank 1 has not moved since the end of step 20" in record.what
+    assert "its program has ended, and Python waits for a thread" in record.what
+    assert "launcher" not in record.traceback

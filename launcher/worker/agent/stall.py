@@ -41,10 +41,12 @@ PASSED_THROUGH = ("torch/_ops.py", "torch/utils/_contextlib.py")
 """Files in which a collective may be innermost without its own."""
 OF_THE_AGENT = re.compile(
     r'^(?:Current thread|Thread) .*\n  File "[^"]*/launcher/worker/runtime/flight\.py".*\n\n|'
-    r'  File "[^"]*/launcher/worker/program\.py"(?:.*\n?)*',
+    r'  File "[^"]*/launcher/worker/(?:program|agent/ending)\.py"(?:.*\n?)*',
     re.MULTILINE,
 )
 """Below a program's own frames, and the thread that writes the record of collectives."""
+AT_THE_END = re.compile(r"threading\.py.* in _shutdown$|multiprocessing/util\.py.* in _exit_function$")
+"""A frame of Python's own end, in which it waits for what the program has started and not ended."""
 QUIET = (heartbeat.STARTED, heartbeat.TRAINED)
 """Phases in which a rank of a program need not come to anything more."""
 
@@ -220,6 +222,8 @@ def call_of(stack: str) -> str:
     for place, text in ((_FRAME.match(frame), frame) for frame in _main_thread(stack)):
         if place is None:
             return ""
+        if "/launcher/worker/" in place["file"]:  # a hook around the call
+            continue
         if not any(library in place["file"] for library in LIBRARIES):
             name = name or _synchronises(text)
             return f"{name} ({Path(place['file']).name}:{place['line']})" if name else ""
@@ -269,6 +273,8 @@ def _record(stalled: Seen, seen: list[Seen], folder: Path) -> Failure:
 
 def _waiting(stalled: Seen, others: list[Seen], *, only_waits: bool) -> str:
     """Who waits besides, and in which call of the program."""
+    if any(AT_THE_END.search(frame) for frame in _main_thread(stalled.stack)):
+        return Message("; its program has ended, and Python waits for a thread or a process that it started")
     if not others:
         return ""
     ranks = ", ".join(str(one.rank) for one in others)

@@ -46,6 +46,8 @@ class Watched:
         self._logged_s = time.monotonic()
         self._events = Events(run.events_path, enabled=index == 0)
         self._process = os.getpid()
+        self._stepped_s = time.time()
+        """When the latest step was done: the last one of all is said at the program's end."""
         self._said_step = 0
         self._said_step_s = float("-inf")
         self._given_up: set[str] = set()
@@ -115,7 +117,7 @@ class Watched:
         self.has_trained = False
         self._heart.beat("the end", self.step)
         if self.is_first:
-            now = time.monotonic()
+            now, self._stepped_s = time.monotonic(), time.time()
             if now - self._said_step_s >= STEP_EVENT_INTERVAL_S or self.step == self.max_steps:
                 self._say_step(now, epoch)
             if now - self._logged_s >= LOG_EVERY_S:
@@ -123,7 +125,7 @@ class Watched:
 
     def _say_step(self, now: float, epoch: float | None) -> None:
         self._said_step, self._said_step_s = self.step, now
-        known = {"max_steps": self.max_steps, "epoch": epoch}
+        known = {"max_steps": self.max_steps, "epoch": epoch, "time": round(self._stepped_s, 3)}
         self.emit(records.Step.of({"step": self.step, **{k: v for k, v in known.items() if v is not None}}))
 
     def note_loss(self, loss: Any) -> None:
