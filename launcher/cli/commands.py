@@ -59,7 +59,13 @@ TABLE = {
     "predict": Row(
         "predict:predict_command",
         Message(
-            "Label texts: one JSON line a text, with label, label_name and probabilities, in the order of the input."
+            "Answer rows, in the order of the input: with label, label_name and probabilities of a text, or with the text that a model writes."
+        ),
+    ),
+    "chat": Row(
+        "chat:chat_command",
+        Message(
+            "Chat with a model on one card: a run directory, a checkpoint, a model or adapter folder, or a hub id."
         ),
     ),
     "export": Row(

@@ -1,4 +1,4 @@
-"""`ascend-launch predict`: texts in, a label for each out."""
+"""`ascend-launch predict`: texts in, a label or an answer for each out."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import click
 from launcher import confined, streams
 from launcher.accelerators import table as accelerators
 from launcher.cli import outputs
+from launcher.cli.generation_options import generation_options, writing_of
 from launcher.cli.options import Count, Named, RecipeFile, complete_recipe, machine_of
 from launcher.cli.options import given as options_given
 from launcher.errors import LaunchError
@@ -34,7 +35,7 @@ from launcher.errors import LaunchError
     type=outputs.Name(),
     default="-",
     metavar="FILE|-",
-    help="File of texts: JSON lines or plain lines, JSON, CSV, TSV, Parquet or Arrow; - is standard input, of lines.",
+    help="File of texts or conversations: JSON lines or plain lines, JSON, CSV, TSV, Parquet or Arrow; - is standard input, of lines.",
 )
 @click.option(
     "--output",
@@ -42,7 +43,7 @@ from launcher.errors import LaunchError
     type=outputs.Name(),
     default="-",
     metavar="FILE|-",
-    help="File for the answers, a JSON line each, in the order of the input; - is standard output.",
+    help="File for the answers, in the order of the input: a JSON line each, or CSV, TSV or Parquet by its name; - is standard output.",
 )
 @outputs.force_option
 @click.option(
@@ -60,6 +61,8 @@ from launcher.errors import LaunchError
 )
 @click.option("--keep", is_flag=True, help="Repeat each input in its answer, as `input`.")
 @click.option("--skip-bad", is_flag=True, help="Report lines without a text and go on [default: end at the first].")
+@generation_options
+@click.option("--no-chat", is_flag=True, help="Have the model go on with each text as it is, without a chat template.")
 @click.option(
     "--recipe",
     type=RecipeFile(),
@@ -99,9 +102,10 @@ def predict_command(
     recipe: Path | None,
     batch_size: int | None,
     max_restarts: int,
+    no_chat: bool,
     **given: Any,
 ) -> None:
-    """Label texts: one JSON line a text, with label, label_name and probabilities, in the order of the input."""
+    """Answer rows, in the order of the input: with label, label_name and probabilities of a text, or with the text that a model writes."""
     from launcher import again
     from launcher.jobs import labels, predict, tables, trained
     from launcher.jobs.feed import Lines
@@ -118,7 +122,8 @@ def predict_command(
         if recipe
         else load.Loaded(trained.recipe_of(weights), "predict", Path(weights.name), {})
     )
-    work = predict.Work(loaded, weights, batch_size)
+    writing = writing_of(given, is_chat=not no_chat)
+    work = predict.Work(loaded, weights, batch_size, writing)
     view = PredictView(is_stream=source == "-")
     with contextlib.ExitStack() as stack:
         lines = table.lines if table is not None else Lines(_opened(stack, source))
@@ -136,11 +141,11 @@ def predict_command(
             keep=keep,
             skip_bad=skip_bad,
         )
-        feed = predict.feed(job, rows)
+        feed = predict.feed(job, rows, writing)
         code = predict.label(job, feed, view, lambda: again.command(["predict", *options_given(())]))
         if code:
             sys.exit(code)
-    view.labelled(feed.num_rows, feed.num_bad)
+    view.answered(feed.num_rows, feed.num_bad, writes=job.loaded.spec.task.writes)
     feed.require_scores()
 
 
@@ -173,7 +178,9 @@ def _require_target(source: str, target: str, *, force: bool) -> None:
 
 @contextlib.contextmanager
 def _target(target: str) -> Iterator[int]:
-    """Where answers go: a file is under its own name only once it is whole."""
+    """Where answers go: a file is under its own name only once it is whole, and JSON lines until then."""
+    from launcher.jobs import answers
+
     if target == "-":
         sys.stdout.flush()
         yield sys.stdout.fileno()
@@ -199,8 +206,23 @@ def _target(target: str) -> Iterator[int]:
             if not is_stream and not partial.stat().st_size:
                 partial.unlink()
             raise
-    if not is_stream:
+    if not is_stream and answers.is_table(path):
+        _make_table(partial, path)
+    elif not is_stream:
         partial.replace(path)
+
+
+def _make_table(partial: Path, path: Path) -> None:
+    """Of whole JSON lines; what is there already stays until the table is whole."""
+    from launcher.jobs import answers
+
+    made = path.with_name(path.name + ".table")
+    try:
+        answers.write_table(partial, path, made)
+        made.replace(path)
+    finally:
+        made.unlink(missing_ok=True)
+    partial.unlink()
 
 
 def _format(asked: str, source: str) -> Any:

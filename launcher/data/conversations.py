@@ -71,10 +71,11 @@ class Converter:
         made = self._read(row)
         if self._system is not None and made.get("messages") and made["messages"][0]["role"] != "system":
             made["messages"] = [{"role": "system", "content": self._system}, *made["messages"]]
-        return _encoded(made)
+        return encoded(made)
 
 
-def _encoded(made: Conversation) -> str:
+def encoded(made: Conversation) -> str:
+    """As JSON. Raises RowError where it holds what is not text."""
     try:
         text = _ENCODE(made)
         text.encode()

@@ -19,13 +19,15 @@ from typing import Any, Protocol
 
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.files import json_text, write_text
-from launcher.jobs.rows import MAX_LINE_BYTES, NUM_NAMED, Bad, Format, Row, guess, parse
+from launcher.jobs.rows import MAX_LINE_BYTES, NUM_NAMED, Bad, Format, Reader, Row, Texts, guess, parse
 from launcher.messages import plural
 from launcher.recipe.tasks.table import Task
-from launcher.rundir.chunks import Chunks
+from launcher.rundir.chunks import REFUSED, Chunks
 
 BATCHES_A_CHUNK = 16
 """Rows are sorted by length within a chunk, so that a batch pads little."""
+WRITTEN_A_CHUNK = 4
+"""Batches where texts are written, which takes long: so a file of few rows keeps many ranks at work."""
 CHUNKS_A_RANK = 3
 IDLE_S = 0.2
 """How long rows wait for others to fill their chunk when the input pauses."""
@@ -44,6 +46,8 @@ class Source(Protocol):
 
     is_over: bool
     """Whether there are no more."""
+    pauses: bool
+    """Whether the next may be long in coming, so that those that are there are not to wait for it."""
 
     def read(self) -> list[tuple[int, bytes | Bad]]:
         """Those that are there now, each with its number, or what is wrong with one."""
@@ -54,7 +58,7 @@ class Items:
 
     def __init__(self, items: Iterator[tuple[int, bytes | Bad]]) -> None:
         self._items = items
-        self.is_over = False
+        self.is_over = self.pauses = False
 
     def read(self) -> list[tuple[int, bytes | Bad]]:
         items = list(itertools.islice(self._items, ITEMS_A_READ))
@@ -69,6 +73,7 @@ class Lines:
         self._handle = handle
         # A file is always ready, and epoll and select on some systems refuse it.
         self._is_file = stat.S_ISREG(os.fstat(handle).st_mode)
+        self.pauses = not self._is_file
         self._partial: list[bytes] = []
         self._partial_bytes = 0
         self.is_over = False
@@ -114,7 +119,7 @@ class Feed:
     label_names: Sequence[str] = ()
     """Known once the ranks' preparation is done; nothing comes back before."""
     form: Format | None = None
-    column: str = "text"
+    reader: Reader = field(default_factory=lambda: Texts("text"))
     keep: bool = False
     skip_bad: bool = False
     chunk_rows: int = 128
@@ -137,6 +142,8 @@ class Feed:
     _next: int = 0
     _read: int = 0
     _is_ended: bool = False
+    _is_refused: bool = False
+    """Whether a rank refused a row, and that ends it."""
     _ahead: list[tuple[int, bytes | Bad]] = field(default_factory=list)
     _blank: list[tuple[int, bytes | Bad]] = field(default_factory=list)
     """Empty lines before the first that tells the format."""
@@ -174,7 +181,8 @@ class Feed:
                 self._opened_s = now
             self._open += rows
             is_over = self.error is not None or (self.lines.is_over and not self._ahead)
-            is_late = bool(self._open) and not rows and now - self._opened_s > IDLE_S
+            # Only then: which rows are computed together follows from a file alone, and not from how fast it is read.
+            is_late = self.lines.pauses and bool(self._open) and not rows and now - self._opened_s > IDLE_S
             if len(self._open) >= self.chunk_rows or (self._open and (is_over or is_late)):
                 self._send()
                 moved = True
@@ -203,20 +211,23 @@ class Feed:
                 if self.form == "text":  # in which an empty line is a text too
                     self._ahead = [*self._blank, (number, raw), *self._ahead]
                     number, raw = self._ahead.pop(0)
-            parsed = raw if isinstance(raw, Bad) else parse(raw, number, self.form or "jsonl", self.column)
+            parsed = raw if isinstance(raw, Bad) else parse(raw, number, self.form or "jsonl", self.reader)
             if isinstance(parsed, Row):
                 rows.append(parsed)
             elif isinstance(parsed, Bad):
-                self.num_bad += 1
-                if self.skip_bad:
-                    self.bad.append(parsed)
-                else:
-                    self.error = parsed
+                self._note_bad(parsed)
         return rows
+
+    def _note_bad(self, bad: Bad) -> None:
+        self.num_bad += 1
+        if self.skip_bad:
+            self.bad.append(bad)
+        else:
+            self.error = bad
 
     def _send(self) -> None:
         rows, self._open = self._open, []
-        write_text(self.chunks.rows(self._next), json.dumps([row.text for row in rows]))
+        write_text(self.chunks.rows(self._next), json.dumps([row.item for row in rows]))
         self._sent[self._next] = rows
         self._next += 1
 
@@ -234,7 +245,7 @@ class Feed:
             rows = self._sent.pop(self._read)
             for line in self._answer_lines(rows, answers):
                 self._pending += line
-            self.num_rows += len(rows)
+                self.num_rows += 1
             self.chunks.rows(self._read).unlink()
             path.unlink()
             self._read += 1
@@ -243,6 +254,12 @@ class Feed:
 
     def _answer_lines(self, rows: list[Row], answers: list[Any]) -> Iterator[bytes]:
         for row, answer in zip(rows, answers, strict=True):
+            if self._is_refused:  # those after a row that ended it may be answered already
+                return
+            if isinstance(answer, dict) and REFUSED in answer:
+                self._note_bad(Bad(row.line, answer[REFUSED]))
+                self._is_refused = self.error is not None and not self.skip_bad
+                continue
             if not self.task.is_answered(answer):
                 self._note_unscored(row)
             value = self.task.answer(answer, self.label_names)

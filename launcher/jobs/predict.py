@@ -1,4 +1,4 @@
-"""A prediction: ranks that label the rows of a feed, in a run directory that is forgotten afterwards."""
+"""A prediction: ranks that answer the rows of a feed, in a run directory that is forgotten afterwards."""
 
 from __future__ import annotations
 
@@ -6,27 +6,30 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.accelerators import detect
 from launcher.clusters import environment
+from launcher.data.questions import Questions
 from launcher.errors import EXIT_OK, LaunchError
 from launcher.files import read_json
 from launcher.jobs import afterwards
-from launcher.jobs.feed import BATCHES_A_CHUNK, CHUNKS_A_RANK, Feed, Source
+from launcher.jobs.feed import BATCHES_A_CHUNK, CHUNKS_A_RANK, WRITTEN_A_CHUNK, Feed, Source
 from launcher.jobs.launch import Job
+from launcher.jobs.rows import Prompts, Texts
 from launcher.models.config import model_config
 from launcher.planning import decide
 from launcher.planning.plan import Options, Supervision, Use
+from launcher.recipe.schema import Generation
 from launcher.rundir.chunks import Chunks
 from launcher.rundir.paths import RunDir
 
 if TYPE_CHECKING:
     from launcher.jobs.options import Machine
-    from launcher.jobs.rows import Format
+    from launcher.jobs.rows import Format, Reader
     from launcher.jobs.trained import Weights
     from launcher.jobs.view import PredictView
     from launcher.recipe.load import Loaded
@@ -35,19 +38,34 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Writing:
+    """How a model that writes is asked, beyond its recipe."""
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of the recipe's `generation:`."""
+    system: str | None = None
+    """The system message of rows that have none."""
+    chat_template: str | None = None
+    """In the place of the tokenizer's: a name of ours, or a file."""
+    is_chat: bool = True
+    """Whether a text is a user's message; else the model goes on with it."""
+
+
+@dataclass(frozen=True)
 class Work:
-    """What labels the rows."""
+    """What answers the rows."""
 
     loaded: Loaded
     """The recipe that the weights were trained with, as far as it is known."""
     weights: Weights
     batch_size: int | None = None
     """Rows a rank computes at a time; None for the recipe's."""
+    writing: Writing = Writing()
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What is to be labelled, and where the answers go."""
+    """What is to be answered, and where the answers go."""
 
     source: Source
     target: int
@@ -71,14 +89,18 @@ def prepared(work: Work, machine: Machine, supervision: Supervision) -> Iterator
     Raises:
         LaunchError: the machine, the model or the recipe is not as it must be.
     """
-    if reason := work.loaded.spec.task.no_predict:
-        raise LaunchError(reason)
+    _require_use(work)
     run = RunDir(Path(tempfile.mkdtemp(prefix="ascend-launch-predict-")))
     try:
         loaded = replace(work.loaded, spec=_recipe(work, run), name="predict")
         environment.find(os.environ, 1)  # refuses to be started once a rank by another launcher
         cluster = detect.here(machine.device, os.environ)
-        use = Use(mode="predict", weights=work.weights.name, trained_by=work.weights.trained_by())
+        use = Use(
+            mode="predict",
+            weights=work.weights.name,
+            trained_by=work.weights.trained_by(),
+            chats=loaded.spec.task.writes and work.writing.is_chat,
+        )
         options = Options(nproc=machine.nproc, supervision=supervision, use=use)
         made = decide.make(loaded, cluster, options, _config(work.weights, loaded.spec))
         job = Job(loaded, cluster, made, run)
@@ -90,21 +112,32 @@ def prepared(work: Work, machine: Machine, supervision: Supervision) -> Iterator
         _forget(run)
 
 
-def feed(job: Job, rows: Rows) -> Feed:
+def feed(job: Job, rows: Rows, writing: Writing) -> Feed:
     """The way of the rows through the ranks of a job."""
+    task = job.loaded.spec.task
     return Feed(
         lines=rows.source,
         out=rows.target,
         chunks=Chunks(job.run.chunks_path),
         name=rows.name,
-        task=job.loaded.spec.task,
+        task=task,
         form=rows.form,
-        column=rows.column or job.loaded.spec.data.text,
+        reader=_reader(job.loaded.spec, rows.column, writing),
         keep=rows.keep,
         skip_bad=rows.skip_bad,
-        chunk_rows=job.plan.batch.eval_size * BATCHES_A_CHUNK,
+        chunk_rows=job.plan.batch.eval_size * (WRITTEN_A_CHUNK if task.writes else BATCHES_A_CHUNK),
         max_chunks=job.plan.data_parallel_size * CHUNKS_A_RANK,
     )
+
+
+def _reader(recipe: RecipeSpec, column: str | None, writing: Writing) -> Reader:
+    """What of a row is for the ranks. `column`: the one with the text, where the user names it."""
+    data = recipe.data
+    if recipe.task.has_conversations:
+        return Prompts(Questions(data, column=column, system=writing.system, is_chat=writing.is_chat))
+    if column is not None:
+        data = data.model_copy(update={"text": column})
+    return Texts(*recipe.task.reads(data).values())
 
 
 def label(job: Job, feed: Feed, view: PredictView, again: Callable[[], str]) -> int:
@@ -139,12 +172,32 @@ def _followed(job: Job, feed: Feed, view: PredictView) -> Outcome:
     return outcome
 
 
+def _require_use(work: Work) -> None:
+    """Raises LaunchError for what a model that gives labels cannot follow."""
+    if not work.loaded.spec.task.writes and work.writing != Writing():
+        raise LaunchError(
+            "{weights}: gives labels, and writes no text",
+            hint="leave out the options for text: --max-new-tokens, --temperature and those that follow them in --help",
+            weights=work.weights.name,
+        )
+
+
 def _recipe(work: Work, run: RunDir) -> RecipeSpec:
     recipe = work.loaded.spec.model_copy(update={"script": None, "output_dir": str(run.path)})
+    recipe = _with_writing(recipe, work.writing)
     if work.batch_size is None:
         return recipe
     parallel = recipe.parallel.model_copy(update={"eval_batch_size": work.batch_size})
     return recipe.model_copy(update={"parallel": parallel})
+
+
+def _with_writing(recipe: RecipeSpec, writing: Writing) -> RecipeSpec:
+    update: dict[str, Any] = {}
+    if writing.settings:
+        update["generation"] = (recipe.generation or Generation()).model_copy(update=dict(writing.settings))
+    if writing.chat_template is not None:
+        update["data"] = recipe.data.model_copy(update={"chat_template": writing.chat_template})
+    return recipe.model_copy(update=update)
 
 
 def _config(weights: Weights, recipe: RecipeSpec) -> dict[str, Any] | None:

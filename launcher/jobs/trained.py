@@ -16,6 +16,7 @@ from launcher.accelerators import table as accelerators
 from launcher.errors import LaunchError
 from launcher.messages import Message
 from launcher.models import positions
+from launcher.models.config import model_config
 from launcher.recipe.schema import NO_DATA, Data, Model, RecipeSpec, Strategy
 from launcher.recipe.tasks import table as tasks
 from launcher.rundir.paths import MODEL_NOTE, RunDir
@@ -119,10 +120,10 @@ def recipe_of(weights: Weights) -> RecipeSpec:
     """How texts become rows for these weights: the recipe they were trained with, as far as it is known.
 
     From the run directory, from the note that a training leaves beside its model, or from config.json, which says
-    enough for a classification head.
+    enough for a classification head, and of a causal LM that it writes.
 
     Raises:
-        LaunchError: a causal LM of which nobody knows the prompt and the answers.
+        LaunchError: of a task that needs more than that.
     """
     if weights.run is not None:
         recipe = weights.run.plan().recipe
@@ -131,15 +132,16 @@ def recipe_of(weights: Weights) -> RecipeSpec:
         names = (
             tuple(map(str, label_names)) if label_names and isinstance(label_names, list) else recipe.model.label_names
         )
-        return recipe.model_copy(update={"model": recipe.model.model_copy(update={"label_names": names})})
+        model = recipe.model.model_copy(update={"label_names": names})
+        return _with_saved_template(recipe.model_copy(update={"model": model}))
     folder = Path(weights.name)
     note = files.read_json(folder / MODEL_NOTE)
     if isinstance(note, dict) and "recipe" in note:
-        return _noted(weights, note["recipe"])
-    config = files.read_json(folder / "config.json")
+        return _with_saved_template(_noted(weights, note["recipe"]))
+    config = files.read_json(folder / "config.json") if folder.is_dir() else model_config(weights.name)
     named = config.get("architectures") if isinstance(config, dict) else None
     architectures = named if isinstance(named, list) else []
-    task = tasks.of_architectures(architectures)
+    task = tasks.of_architectures(architectures) or tasks.of_adapter(files.read_json(folder / "adapter_config.json"))
     if task is not None and task.needs_recipe:
         raise LaunchError(
             "{weights}: {reason}",
@@ -147,14 +149,22 @@ def recipe_of(weights: Weights) -> RecipeSpec:
             hint="give the recipe it was trained with: --recipe FILE",
             weights=weights.name,
         )
-    # A hub id's config is read on the rank side, once it is here.
+    # Of a hub id that is not in the cache, the config is read on the rank side, once it is here.
     data = Data(path=NO_DATA)
+    model = Model(name=weights.name) if task is None else Model(name=weights.name, task=task.name)
     table = positions.positions(config) if isinstance(config, dict) else None
     if table is not None:  # texts are cut where the model's table of positions ends, on cards at a multiple of 16
         padding = accelerators.load(accelerators.ASSUMED).pads_to
         most = max(MIN_LENGTH, table[0] // padding * padding)
         data = data.model_copy(update={"max_length": min(data.max_length, most)})
-    return RecipeSpec(model=Model(name=weights.name), data=data)
+    return RecipeSpec(model=model, data=data)
+
+
+def _with_saved_template(recipe: RecipeSpec) -> RecipeSpec:
+    """A training saves the chat template with the tokenizer; the file that it came from may be gone."""
+    if getattr(recipe.data, "chat_template", None) is None:
+        return recipe
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"chat_template": None})})
 
 
 def _noted(weights: Weights, recipe: dict[str, Any]) -> RecipeSpec:

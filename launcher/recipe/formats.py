@@ -9,6 +9,8 @@ from launcher.plugins import Table
 
 INTERFACE = 1
 AUTO = "auto"
+TEXT = "text"
+"""Whose rows are texts and no conversations."""
 """The first of those built in that the first row of a set fits."""
 _HERE = "launcher.data.formats"
 TABLE: Table[Any] = Table(
@@ -21,7 +23,7 @@ TABLE: Table[Any] = Table(
         "alpaca": f"{_HERE}.alpaca:ALPACA",
         "prompt-completion": f"{_HERE}.prompt_completion:PROMPT_COMPLETION",
         "query-response": f"{_HERE}.query_response:QUERY_RESPONSE",
-        "text": f"{_HERE}.text:TEXT",
+        TEXT: f"{_HERE}.text:TEXT",
     },
 )
 """Things of it are `launcher.data.formats.base.Format`."""

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from launcher.rundir.paths import touch
 
+REFUSED = "refused"
+"""The key of a rank's answer that says why it has none to a row."""
+
 
 class Chunks:
     """Rows on their way to the ranks of a prediction, and answers on their way back; see worker/predict.py."""

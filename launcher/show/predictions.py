@@ -54,9 +54,9 @@ class PredictView:
                 Text(with_input if self.is_stream else Message("start it again with:\n  {command}", command=again))
             )
 
-    def labelled(self, num_rows: int, num_bad: int) -> None:
-        """How many texts were labelled."""
+    def answered(self, num_rows: int, num_bad: int, *, writes: bool) -> None:
+        """How many texts were labelled, or answered."""
         bad = plural("; {count} line passed over", "; {count} lines passed over", count=num_bad) if num_bad else ""
-        err.print(
-            Text(plural("{count:,} text labelled{bad}", "{count:,} texts labelled{bad}", count=num_rows, bad=bad))
-        )
+        labelled = plural("{count:,} text labelled{bad}", "{count:,} texts labelled{bad}", count=num_rows, bad=bad)
+        written = plural("{count:,} row answered{bad}", "{count:,} rows answered{bad}", count=num_rows, bad=bad)
+        err.print(Text(written if writes else labelled))

@@ -10,7 +10,7 @@ import pytest
 
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.jobs.feed import READ_BYTES, Feed, Lines
-from launcher.jobs.rows import MAX_LINE_BYTES, Bad, Row, guess, parse
+from launcher.jobs.rows import MAX_LINE_BYTES, Bad, Row, Texts, guess, parse
 from launcher.recipe.tasks.classification import CLASSIFICATION
 from launcher.rundir.chunks import Chunks
 
@@ -30,7 +30,7 @@ from launcher.rundir.chunks import Chunks
     ids=lambda value: value[:20] if isinstance(value, str) else None,
 )
 def test_a_line_that_is_no_text_says_why(raw: bytes, reason: str):
-    found = parse(raw, 7, "jsonl", "text")
+    found = parse(raw, 7, "jsonl", Texts("text"))
 
     assert isinstance(found, Bad)
     assert 7 == found.line
@@ -38,12 +38,12 @@ def test_a_line_that_is_no_text_says_why(raw: bytes, reason: str):
 
 
 def test_an_empty_line_is_a_text_in_plain_text_and_nothing_in_json_lines():
-    assert Row(1, "", "") == parse(b"", 1, "text", "text")
-    assert parse(b"  ", 1, "jsonl", "text") is None
+    assert Row(1, "", "") == parse(b"", 1, "text", Texts("text"))
+    assert parse(b"  ", 1, "jsonl", Texts("text")) is None
 
 
 def test_a_byte_order_mark_is_no_part_of_the_text():
-    assert Row(1, "x", "x") == parse(b"\xef\xbb\xbfx", 1, "text", "text")
+    assert Row(1, "x", "x") == parse(b"\xef\xbb\xbfx", 1, "text", Texts("text"))
     assert "jsonl" == guess(b'\xef\xbb\xbf{"text": "x"}')
     assert "text" == guess(b"plain")
     assert "text" == guess(b"42")

@@ -13,7 +13,7 @@ import pytest
 
 from launcher.errors import LaunchError
 from launcher.jobs import tables
-from launcher.jobs.rows import Bad, Row, parse
+from launcher.jobs.rows import Bad, Row, Texts, parse
 
 TEXTS = ["味道很好", "太贵了"]
 LINES = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in TEXTS)
@@ -26,8 +26,8 @@ def read(path: Path, asked: str = "auto") -> list[Any]:
     texts: list[Any] = []
     while not table.lines.is_over:
         for number, raw in table.lines.read():
-            parsed = raw if isinstance(raw, Bad) else parse(raw, number, table.form or "jsonl", "text")
-            texts.append(parsed.text if isinstance(parsed, Row) else parsed)
+            parsed = raw if isinstance(raw, Bad) else parse(raw, number, table.form or "jsonl", Texts("text"))
+            texts.append(parsed.item if isinstance(parsed, Row) else parsed)
     return texts
 
 

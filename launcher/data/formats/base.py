@@ -66,7 +66,11 @@ class Format(Protocol):
     def reader(self, row: Row, columns: Columns) -> Callable[[Row], Conversation]:
         """From rows like this one to conversations. The function raises RowError."""
 
+    def answered(self, row: Row, columns: Columns) -> Row:
+        """The row with some answer, where the format has a column for it: rows that are to be answered have none."""
 
+
+SOME_ANSWER = "."
 FIX_ROW = Message("correct these rows, or remove them")
 
 

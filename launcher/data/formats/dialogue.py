@@ -75,6 +75,9 @@ class Dialogue:
     def reader(self, row: Row, columns: Columns) -> Callable[[Row], Conversation]:
         return _Reader(self, row, columns).conversation
 
+    def answered(self, row: Row, columns: Columns) -> Row:
+        return row
+
 
 class _Reader:
     """Of one set, whose names are settled."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher.data.formats.base import (
+    SOME_ANSWER,
     SYSTEM,
     Columns,
     Conversation,
@@ -55,7 +56,9 @@ class Pairs:
     def _names(self, row: Row, columns: Columns) -> tuple[str, str]:
         known = next((pair for pair in self.names if pair[0] in row and pair[1] in row), None)
         if known is None:  # with data.prompt the question may be anywhere
-            known = next((pair for pair in self.names if pair[1] in row), self.names[0])
+            known = next((pair for pair in self.names if pair[1] in row), None)
+        if known is None:  # and a row that is to be answered has no answer
+            known = next((pair for pair in self.names if pair[0] in row), self.names[0])
         return columns.names.get(self.ask, known[0]), columns.names.get(self.answer, known[1])
 
     def has_columns(self, row: Row, columns: Columns) -> bool:
@@ -82,3 +85,6 @@ class Pairs:
             return {"messages": messages}
 
         return conversation
+
+    def answered(self, row: Row, columns: Columns) -> Row:
+        return {**row, self._names(row, columns)[1]: SOME_ANSWER}

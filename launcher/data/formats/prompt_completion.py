@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from launcher.data.formats.base import (
+    SOME_ANSWER,
     SYSTEM,
     Columns,
     Conversation,
@@ -70,6 +71,12 @@ class PromptCompletion:
             return {"messages": [*system_messages(row, system), *messages]}
 
         return conversation
+
+    def answered(self, row: Row, columns: Columns) -> Row:
+        message = {"role": columns.name("assistant", "assistant"), "content": SOME_ANSWER}
+        message = {columns.name(key, key): value for key, value in message.items()}
+        is_list = isinstance(row.get(columns.name("prompt", "prompt")), list)
+        return {**row, columns.name("completion", "completion"): [message] if is_list else SOME_ANSWER}
 
 
 PROMPT_COMPLETION = PromptCompletion()

@@ -30,5 +30,8 @@ class Text:
 
         return conversation
 
+    def answered(self, row: Row, columns: Columns) -> Row:
+        return row
+
 
 TEXT = Text()

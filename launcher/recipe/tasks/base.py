@@ -48,7 +48,7 @@ class Head:
     answer_positions: int | None = None
     logits_in_chunks = False
     needs_recipe = ""
-    no_predict = ""
+    writes = False
     encoder: str = ""
 
 
@@ -64,7 +64,7 @@ class LanguageModel:
     padding_side = "left"
     answer_positions: int | None = None
     logits_in_chunks = False
-    no_predict: str = ""
+    writes = False
     encoder: str = ""
     needs_recipe: str = Message("a causal LM, and nothing beside it says which prompt and answers it knows")
 

@@ -61,11 +61,8 @@ class Sft(LanguageModel):
     }
     default_metrics: tuple[str, ...] = ("perplexity", "token_accuracy")
     columns: tuple[str, ...] = ("correct",)
-    needs_recipe: str = Message("a causal LM, and nothing beside it says what it was trained to do")
-
-    no_predict: str = Message(
-        "predict cannot be used yet with a model that writes; `eval` evaluates it on the recipe's data"
-    )
+    needs_recipe: str = ""
+    writes = True
 
     def problems(self, model: Model, data: Data) -> Iterator[Problem]:
         for key in ("num_labels", "label_names"):
@@ -93,7 +90,7 @@ class Sft(LanguageModel):
         return answer is not None
 
     def answer(self, answer: Any, label_names: Sequence[str]) -> dict[str, Any]:
-        return {"answer": answer}
+        return dict(answer)
 
 
 SFT = Sft()

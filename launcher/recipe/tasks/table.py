@@ -114,8 +114,8 @@ class Task(Protocol):
 
     # -- predict ---------------------------------------------------------------------------------------------------
 
-    no_predict: str
-    """Why `predict` cannot be used; '' where it can."""
+    writes: bool
+    """Whether its answers are texts that it writes token by token."""
 
     def is_answered(self, answer: Any) -> bool:
         """Whether a rank's answer to a text (any JSON value of the other half) has no NaN in its place."""
@@ -150,9 +150,21 @@ def load(name: str) -> Task:
 
 
 def of_architectures(architectures: Iterable[Any]) -> Task | None:
-    """The first task whose model class is among these names of a config.json; None where they are of none."""
-    tasks = list(_installed())
+    """The first task whose model class is among these names of a config.json, and that needs no recipe if there is such a one;
+    None where they are of none."""
+    tasks = _by_need()
     return next((task for name in architectures for task in tasks if str(name).endswith(task.architecture)), None)
+
+
+def of_adapter(settings: Any) -> Task | None:
+    """The same by an adapter's adapter_config.json. Of a classification head it does not say the labels."""
+    kind = settings.get("task_type") if isinstance(settings, dict) else None
+    return next((task for task in _by_need() if not task.has_head and task.adapter_type == kind), None)
+
+
+def _by_need() -> list[Task]:
+    """Those first that need no recipe."""
+    return sorted(_installed(), key=lambda task: bool(task.needs_recipe))
 
 
 def _installed() -> Iterator[Task]:

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from launcher.errors import LaunchError
 from launcher.messages import Message
 from launcher.recipe.tasks.sft import TOO_LONG, Chats, TooLong
 from launcher.worker.chat import tokens
+from launcher.worker.chat.prompts import Prompts
 from launcher.worker.chat.speaker import Speaker
 from launcher.worker.chat.templates import TODAY
 from launcher.worker.chat.tokens import Row
@@ -33,7 +33,10 @@ def encoder(recipe: RecipeSpec, tokenizer: Any, label_names: Sequence[str] = ())
     Raises:
         LaunchError: there is no chat template, or it is none; of `rows`: it refuses a row.
     """
-    rows = Rows(recipe, tokenizer)
+    rows, prompts = Rows(recipe, tokenizer), Prompts(recipe, tokenizer)
+
+    def asked(items: list[Any]) -> list[Sequence[int]]:
+        return prompts.ids([json.loads(item["conversation"]) for item in items])
 
     def seen(columns: Mapping[str, list[Any]]) -> list[Seen]:
         (values,) = columns.values()
@@ -43,11 +46,7 @@ def encoder(recipe: RecipeSpec, tokenizer: Any, label_names: Sequence[str] = ())
         parts = [part for row in seen(columns) for part in row.parts]
         return {name: [part[i] for part in parts] for i, name in enumerate(COLUMNS)}
 
-    return Encoder(_no_prediction, rows.settings(), rows=encoded, columns=COLUMNS, seen=seen, left_out=rows.left_out)
-
-
-def _no_prediction(texts: list[str]) -> list[Sequence[int]]:
-    raise LaunchError("predict cannot be used yet with a model that writes")
+    return Encoder(asked, rows.settings(), rows=encoded, columns=COLUMNS, seen=seen, left_out=rows.left_out)
 
 
 class Rows:

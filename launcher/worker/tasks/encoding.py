@@ -27,8 +27,8 @@ class Seen(NamedTuple):
 class Encoder:
     """How texts become ids, and everything that the ids depend on besides the tokenizer."""
 
-    ids: Callable[[list[str]], list[Sequence[int]]]
-    """Of texts that are to be answered: what `predict` reads."""
+    ids: Callable[[list[Any]], list[Sequence[int]]]
+    """Of rows that are to be answered, as launcher.jobs.rows reads them for `predict`: texts, or conversations."""
     settings: dict[str, Any]
     answer_ids: tuple[tuple[int, ...], ...] | None = None
     """The tokens of each label's answer, where labels have answers."""

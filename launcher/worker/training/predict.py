@@ -1,14 +1,14 @@
-"""Labels for texts: a rank takes chunks of rows out of a folder, and puts chunks of answers beside them.
+"""Answers to rows: a rank takes chunks of rows out of a folder, and puts chunks of answers beside them.
 
-The launcher writes `in_<k>.json` (a list of texts) and reads `out_<k>.json`; rank r answers every k with k % ranks == r.
+The launcher writes `in_<k>.json` (a list of texts, or of conversations) and reads `out_<k>.json`; rank r answers every k with k % ranks == r.
 A chunk lies there until its answers were read, so a rank that is started again finds what the one before it owed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ import torch
 import transformers
 
 from launcher import files
+from launcher.errors import LaunchError
 from launcher.recipe import schema
 from launcher.rundir import events, records
 from launcher.rundir.chunks import Chunks
@@ -30,6 +31,7 @@ from launcher.worker.models.tokenizer import load_tokenizer, notes, tokenizer_fo
 from launcher.worker.runtime import stop_signals
 from launcher.worker.runtime.stop_signals import Preempted
 from launcher.worker.tasks import table
+from launcher.worker.training import precision
 from launcher.worker.weights import trained as trained_weights
 
 if TYPE_CHECKING:
@@ -58,6 +60,12 @@ def prepare(plan: Plan, run: RunDir) -> None:
     folder = tokenizer_folder(recipe, trained.tokenizer)
     tokenizer = load_tokenizer(recipe, folder)
     notes(recipe, tokenizer, config)
+    if plan.use.chats and tokenizer.chat_template is None:
+        raise LaunchError(
+            "{folder}: the tokenizer has no chat template, which says how a model is asked",
+            hint="name the one that it was trained with: --chat-template chatml, plain, or a Jinja file",
+            folder=folder,
+        )
     names = recipe.model.label_names or tuple(map(str, range(schema.num_labels(recipe))))
     encode = table.of(recipe).encoder(recipe, tokenizer, names)
     prepared = Prepared(
@@ -86,10 +94,10 @@ def main(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
     assert prepared is not None
     heart.beat("loading the model")
     where = device.place(plan, rank)
-    predictor = Predictor(plan, prepared, where)
+    done = 0
+    answers = answering(plan, prepared, where, lambda: heart.beat("predicting", done))
     chunks = Chunks(run.chunks_path)
     events.append_event(run.events_path, records.Ready(rank=rank.index, device=str(where)))
-    done = 0
     while True:
         if stop_signals.received() is not None:
             raise Preempted
@@ -98,7 +106,7 @@ def main(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
         if mine:
             heart.beat("predicting", done)
             rows = json.loads(chunks.rows(mine[0]).read_text(encoding="utf-8"))
-            files.write_text(chunks.answers(mine[0]), files.json_text(predictor(rows)))
+            files.write_text(chunks.answers(mine[0]), files.json_text(answers(rows)))
             done += 1
         elif is_end:
             return
@@ -106,6 +114,17 @@ def main(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
             if not waiting:  # a rank that waits for input lives; one that waits for others leaves the beating to them
                 heart.beat("waiting for rows", done)
             time.sleep(IDLE_S)
+
+
+def answering(
+    plan: Plan, prepared: Prepared, where: torch.device, beat: Callable[[], None]
+) -> Callable[[list[Any]], list[Any]]:
+    """What answers the rows of a chunk. `beat`: a sign of life, called now and then."""
+    if plan.recipe.task.writes:
+        from launcher.worker.training.write import Writer
+
+        return Writer(plan, prepared, where, beat)
+    return Predictor(plan, prepared, where)
 
 
 class Predictor:
@@ -120,9 +139,7 @@ class Predictor:
         self._task = table.of(recipe).for_model(plan, prepared, self._tokenizer, self._model)
         self._where = where
         self._size = plan.batch.eval_size
-        is_mixed = not plan.computes_in_weights and plan.precision != "fp32"
-        dtype = torch.bfloat16 if plan.precision == "bf16" else torch.float16
-        self._precision = torch.autocast(where.type, dtype) if is_mixed else contextlib.nullcontext()
+        self._precision = precision.of(plan, where)
 
     def __call__(self, texts: list[str]) -> list[Any]:
         ids = self._encode.ids(texts)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from launcher.files import read_json, write_json, write_text
 from launcher.recipe.schema import NO_DATA
+from launcher.recipe.tasks.sft import Chats
 from launcher.rundir.paths import MODEL_NOTE
+from launcher.worker.chat import prompts
 from launcher.worker.checkpoints.manifest import TRAINER_STATE
 from launcher.worker.weights import trained as trained_weights
 from launcher.worker.weights.request import Job
+
+GENERATION = "generation_config.json"
 
 
 def write_beside(job: Job, config: Any) -> None:
@@ -26,13 +31,22 @@ def write_beside(job: Job, config: Any) -> None:
 
 
 def _generation(job: Job, config: Any) -> None:
+    """As the weights' own folder has it; of a model that writes, with the token that ends a turn among those that end a text,
+    which a base model's does not have."""
     from transformers import GenerationConfig
 
-    for folder in (job.trained.folder, job.trained.model):
-        if (folder / "generation_config.json").is_file():
-            GenerationConfig.from_pretrained(folder).save_pretrained(job.aside)
-            return
-    GenerationConfig.from_model_config(config).save_pretrained(job.aside)
+    paths = (folder / GENERATION for folder in (job.trained.folder, job.trained.model))
+    values = next((read_json(path) for path in paths if path.is_file()), None)
+    if values is None:
+        values = json.loads(GenerationConfig.from_model_config(config).to_json_string())
+    if job.recipe.task.writes:
+        own = values.get("eos_token_id")
+        known = own if isinstance(own, list) else [own]
+        ends = [*known, *prompts.stops(job.tokenizer, Chats.of(job.recipe.data))]
+        first, *others = [one for one in dict.fromkeys(ends) if one is not None] or [None]
+        values["eos_token_id"] = [first, *others] if others else first
+        values.pop("_from_model_config", None)  # or generate would take the model's own again
+    write_json(job.aside / GENERATION, values)
 
 
 def _card(job: Job) -> str:
@@ -69,9 +83,16 @@ def _card(job: Job) -> str:
         "```console",
         f"ascend-launch predict --model {Path(job.request.out).name} --input texts.txt",
         "```",
+        *(_pipeline(job) if recipe.task.writes and not job.request.adapter_only else []),
         "",
     ]
     return "\n".join(lines)
+
+
+def _pipeline(job: Job) -> list[str]:
+    messages = '[{"role": "user", "content": "..."}]'
+    lines = [f'write = pipeline("{job.recipe.task.pipeline}", "{Path(job.request.out).name}")', f"write({messages})"]
+    return ["", "```python", "from transformers import pipeline", "", *lines, "```"]
 
 
 def _about_labels(job: Job) -> list[str]:

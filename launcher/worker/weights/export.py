@@ -162,6 +162,8 @@ def _class(job: Job) -> Any:
 def _config(job: Job) -> Any:
     config = load_config(job.recipe, job.trained.model)
     tokenizer.set_pad_token(config, job.tokenizer)
+    if not job.recipe.task.has_head:
+        config.get_text_config().use_cache = True  # a training turns it off, and what writes is slow without
     if job.recipe.task.has_head and job.trained.base:
         names = job.label_names()
         config.num_labels = len(names)
