@@ -62,6 +62,11 @@ from launcher.errors import LaunchError
 @click.option("--keep", is_flag=True, help="Repeat each input in its answer, as `input`.")
 @click.option("--skip-bad", is_flag=True, help="Report lines without a text and go on [default: end at the first].")
 @generation_options
+@click.option(
+    "--shard",
+    is_flag=True,
+    help="Share the weights out over the ranks: for a model larger than a card, that writes text.",
+)
 @click.option("--no-chat", is_flag=True, help="Have the model go on with each text as it is, without a chat template.")
 @click.option(
     "--recipe",
@@ -102,6 +107,7 @@ def predict_command(
     recipe: Path | None,
     batch_size: int | None,
     max_restarts: int,
+    shard: bool,
     no_chat: bool,
     **given: Any,
 ) -> None:
@@ -123,7 +129,7 @@ def predict_command(
         else load.Loaded(trained.recipe_of(weights), "predict", Path(weights.name), {})
     )
     writing = writing_of(given, is_chat=not no_chat)
-    work = predict.Work(loaded, weights, batch_size, writing)
+    work = predict.Work(loaded, weights, batch_size, writing, shard)
     view = PredictView(is_stream=source == "-")
     with contextlib.ExitStack() as stack:
         lines = table.lines if table is not None else Lines(_opened(stack, source))

@@ -61,6 +61,8 @@ class Work:
     batch_size: int | None = None
     """Rows a rank computes at a time; None for the recipe's."""
     writing: Writing = Writing()
+    shards: bool = False
+    """Whether each rank holds a share of the weights."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def prepared(work: Work, machine: Machine, supervision: Supervision) -> Iterator
             mode="predict",
             weights=work.weights.name,
             trained_by=work.weights.trained_by(),
+            shares_weights=work.shards,
             chats=loaded.spec.task.writes and work.writing.is_chat,
         )
         options = Options(nproc=machine.nproc, supervision=supervision, use=use)
@@ -174,7 +177,7 @@ def _followed(job: Job, feed: Feed, view: PredictView) -> Outcome:
 
 def _require_use(work: Work) -> None:
     """Raises LaunchError for what a model that gives labels cannot follow."""
-    if not work.loaded.spec.task.writes and work.writing != Writing():
+    if not work.loaded.spec.task.writes and (work.writing != Writing() or work.shards):
         raise LaunchError(
             "{weights}: gives labels, and writes no text",
             hint="leave out the options for text: --max-new-tokens, --temperature and those that follow them in --help",

@@ -75,6 +75,8 @@ class Use(Section):
     """A folder by its absolute path (a model, an adapter, a checkpoint or a run directory), or a hub id."""
     trained_by: Strategy | None = None
     """The strategy that they were trained by, whose arithmetic is kept; None where nobody knows."""
+    shares_weights: bool = False
+    """Whether each rank of a prediction holds a share of the weights; an evaluation goes by its recipe."""
     chats: bool = False
     """Whether a model that writes is asked by its chat template."""
 

@@ -19,7 +19,17 @@ from launcher.text import GIB
 
 
 def use_strategy(recipe: RecipeSpec, use: Use) -> tuple[Strategy, str]:
-    """Without gradients and optimizer only a strategy that shards weights has something to shard."""
+    """Without gradients and optimizer only a strategy that shards weights has something to shard.
+
+    Raises:
+        LaunchError: the weights of an adapter's model are to be shared out.
+    """
+    if use.shares_weights:
+        if recipe.adapter is not None:
+            raise LaunchError(
+                "an adapter's model cannot be shared out over ranks", hint="merge it first: ascend-launch export"
+            )
+        return strategies.most_sharded().name, Message("as --shard says: every rank holds a share of the weights")
     asked = strategies.chosen(recipe.parallel.strategy)
     evaluates = strategies.load(asked.evaluates_as) if asked is not None else None
     if use.mode == "eval" and evaluates is not None and evaluates.shards_parameters and recipe.adapter is None:
@@ -41,18 +51,18 @@ def require_room_for_weights(needs: dict[str, Any], use: Use, strategy: Strategy
     share = size / needs["world_size"] if is_sharded else size
     room = fit.usable_bytes(needs["hbm_bytes"])
     if share > room:
-        shards = use.mode == "eval" and not is_sharded and size / needs["world_size"] < room
+        can_shard = not is_sharded and size / needs["world_size"] < room
+        by_recipe = Message(
+            "parallel.strategy={most_sharded} shares them out", most_sharded=strategies.most_sharded().name
+        )
+        hint = by_recipe if use.mode == "eval" else Message("--shard shares them out") if use.chats else None
         raise LaunchError(
             Message(
                 "the weights alone take {share:.1f} GiB of each card, and a rank can have {room:.1f} GiB",
                 share=share / GIB,
                 room=room / GIB,
             ),
-            hint=Message(
-                "parallel.strategy={most_sharded} shares them out", most_sharded=strategies.most_sharded().name
-            )
-            if shards
-            else "use cards with more memory, or a smaller model",
+            hint=hint if hint and can_shard else "use cards with more memory, or a smaller model",
         )
 
 

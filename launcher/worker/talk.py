@@ -72,7 +72,7 @@ def _talk(run: RunDir, out: IO[bytes], stop: _Stop) -> None:
     prepared = Prepared.load(run.data_path)
     assert prepared is not None
     where = device.place(plan, device.Rank(0, 0, 1, 1))
-    writer = Writer(plan, prepared, where, lambda: None)
+    writer = Writer.whole(plan, prepared, where)
     events.forward_events(run.events_path, 0, lambda event: _pass_on(event, out))
     out.write(talk.line(**{talk.READY: str(where)}))
     for raw in sys.stdin.buffer:

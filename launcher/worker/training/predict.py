@@ -92,11 +92,16 @@ def main(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
     device.set_threads()
     prepared = Prepared.load(run.data_path)
     assert prepared is not None
+    chunks = Chunks(run.chunks_path)
+    if plan.sharing.shards_parameters:
+        from launcher.worker.training import write_sharded
+
+        write_sharded.answer(plan, run, rank, prepared, heart, chunks)
+        return
     heart.beat("loading the model")
     where = device.place(plan, rank)
     done = 0
     answers = answering(plan, prepared, where, lambda: heart.beat("predicting", done))
-    chunks = Chunks(run.chunks_path)
     events.append_event(run.events_path, records.Ready(rank=rank.index, device=str(where)))
     while True:
         if stop_signals.received() is not None:
@@ -123,7 +128,7 @@ def answering(
     if plan.recipe.task.writes:
         from launcher.worker.training.write import Writer
 
-        return Writer(plan, prepared, where, beat)
+        return Writer.whole(plan, prepared, where, beat)
     return Predictor(plan, prepared, where)
 
 

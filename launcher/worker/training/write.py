@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from launcher.planning.plan import Plan
     from launcher.rundir.prepared import Prepared
+    from launcher.worker.runtime.peers import Peers
 
 Item = Mapping[str, Any]
 """`line`, on which what is drawn depends, and `conversation`, as JSON."""
@@ -35,26 +36,49 @@ _THOUGHTS = "<think>"
 class Writer:
     """Prompts in, texts out, in the same order."""
 
-    def __init__(self, plan: Plan, prepared: Prepared, where: torch.device, beat: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        tokenizer: Any,
+        model: Any,
+        where: torch.device,
+        beat: Callable[[], None] = lambda: None,
+        peers: Peers | None = None,
+    ) -> None:
+        """
+        Args:
+            model: on its device, in evaluation mode.
+            beat: called at each token.
+            peers: the other ranks, where each holds a share of the weights.
+        """
         recipe = plan.recipe
-        self.tokenizer = load_tokenizer(recipe, Path(prepared.tokenizer_path))
-        model: Any = load.load_model(plan, prepared, self.tokenizer).to(where).eval()
-        self._settings = settings(recipe, model, self.tokenizer)
-        self._encode = table.of(recipe).encoder(recipe, self.tokenizer, ())
+        self.tokenizer = tokenizer
+        self._peers = peers
+        self._settings = settings(recipe, model, tokenizer)
+        self._encode = table.of(recipe).encoder(recipe, tokenizer, ())
         self._room = _positions(model.config)
         self._size = plan.batch.eval_size
         self._generator = Generator(
             model,
-            self.tokenizer,
+            tokenizer,
             self._settings,
             multiple=plan.accelerator.pads_to,
             precision=lambda: precision.of(plan, where),
             beat=beat,
+            in_step=peers is not None,
         )
 
+    @classmethod
+    def whole(
+        cls, plan: Plan, prepared: Prepared, where: torch.device, beat: Callable[[], None] = lambda: None
+    ) -> Writer:
+        """With a model of this rank's own."""
+        tokenizer = load_tokenizer(plan.recipe, Path(prepared.tokenizer_path))
+        return cls(plan, tokenizer, load.load_model(plan, prepared, tokenizer).to(where).eval(), where, beat)
+
     def __call__(self, items: Sequence[Item]) -> list[Answer]:
-        """Of each row `text`, `finish_reason` and, of a model that thinks before it says
-        something, `reasoning`; or why a row cannot be answered."""
+        """Of each row `text`, `finish_reason` and, of a model that thinks before it says something, `reasoning`; or why a row
+        cannot be answered. Peers all call it equally often, with rows or without."""
         answers: list[Answer] = [{} for _ in items]
         prompts: dict[int, Sequence[int]] = {}
         for i, item in enumerate(items):
@@ -62,11 +86,16 @@ class Writer:
                 prompts[i] = self._prompt(item)
             except LaunchError as error:
                 answers[i] = {REFUSED: error.what}
-        for rows in self._batches(prompts):
+        batches = list(self._batches(prompts))
+        # Asked before the first token, since each token of any rank is one of all.
+        most = len(batches) if self._peers is None else max(self._peers.gather(len(batches)))
+        for rows in batches:
             ids = [prompts[i] for i in rows]
             written = self._generator.generate(ids, [items[i]["line"] for i in rows], is_over=self._over(ids))
             for i, tokens in zip(rows, written, strict=True):
                 answers[i] = self._answer(tokens, self._most(prompts[i]))
+        for _ in range(most - len(batches)):  # with peers that have more: a token of no row
+            self._generator.generate([[next(iter(self._settings.stops), 0)]], [0], is_over=lambda: True)
         return answers
 
     def _prompt(self, item: Item) -> Sequence[int]:
