@@ -65,8 +65,8 @@ class Questions:
         key = tuple(row)
         if key not in self._known:
             form, columns = self._format(row)
-            read = form.reader(form.answered(row, columns), columns)
-            self._known[key] = lambda row: read(form.answered(row, columns))
+            read = form.reader(_answered(form, row, columns), columns)
+            self._known[key] = lambda row: read(_answered(form, row, columns))
         return self._known[key](row)
 
     def _format(self, row: Row) -> tuple[Format, Columns]:
@@ -77,7 +77,7 @@ class Questions:
         texts = Columns({"text": self._text, **self._columns.names}, self._columns.prompt)
         for form in known:
             columns = self._columns if form.name != formats.TEXT else texts
-            if form.fits(form.answered(row, columns), columns):
+            if form.fits(_answered(form, row, columns), columns):
                 return form, columns
         for form in known:
             if form.has_columns(row, self._columns):
@@ -91,3 +91,9 @@ class Questions:
         if len(messages) > 1:
             raise RowError(Message("is a conversation of several messages, which --no-chat cannot go on with"), FIX_ROW)
         return {"text": messages[0]["content"]}
+
+
+def _answered(form: Format, row: Row, columns: Columns) -> Row:
+    """As the format does it; one of another package may have no column for an answer."""
+    answered: Callable[[Row, Columns], Row] | None = getattr(form, "answered", None)
+    return answered(row, columns) if answered is not None else row

@@ -89,6 +89,15 @@ def test_a_killed_rank_changes_no_text(trained: Job, data: Path, predicted: Call
     assert whole == out.decode()
 
 
+def test_a_model_in_shares_writes_the_same(trained: Job, data: Path, predicted: Callable[..., str], tmp_path: Path):
+    """By ZeRO-3: in the last round one rank has two batches of a chunk, and the other no chunk."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join((data.parent / "test.jsonl").read_text().splitlines(keepends=True)[:19]))
+    words = ("--input", str(rows), *SAMPLED)
+
+    assert predicted(trained.dir, *words) == predicted(trained.dir, *words, "--shard", nproc=2)
+
+
 def _pid_of_rank_1(folder: Path) -> int:
     """Once it has the model."""
     deadline = time.monotonic() + 120
