@@ -24,6 +24,7 @@ from launcher.models.config import model_config
 from launcher.planning import decide
 from launcher.planning.plan import Options, Supervision, Use
 from launcher.recipe.schema import Generation
+from launcher.recipe.tasks.table import TAGS
 from launcher.rundir.chunks import Chunks
 from launcher.rundir.paths import RunDir
 
@@ -140,7 +141,8 @@ def _reader(recipe: RecipeSpec, column: str | None, writing: Writing) -> Reader:
         return Prompts(Questions(data, column=column, system=writing.system, is_chat=writing.is_chat))
     if column is not None:
         data = data.model_copy(update={"text": column})
-    return Texts(*recipe.task.reads(data).values())
+    has_tags = recipe.task.targets(recipe.model, data) == TAGS
+    return Texts(*recipe.task.reads(data).values(), may_be_words=has_tags)
 
 
 def label(job: Job, feed: Feed, view: PredictView, again: Callable[[], str]) -> int:

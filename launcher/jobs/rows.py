@@ -53,8 +53,10 @@ class Reader(Protocol):
 class Texts:
     """The columns that a task reads: the text of one, the list of several."""
 
-    def __init__(self, *columns: str) -> None:
+    def __init__(self, *columns: str, may_be_words: bool = False) -> None:
+        """`may_be_words`: whether a column may hold a list of words in the place of a text."""
         self._columns = columns
+        self._may_be_words = may_be_words
 
     def of_text(self, text: str, line: int) -> Any:
         if len(self._columns) > 1:
@@ -64,21 +66,28 @@ class Texts:
         return text
 
     def of_object(self, value: Mapping[str, Any], line: int) -> Any:
-        texts = [self._text(value, column) for column in self._columns]
+        texts = [self._checked(value, column) for column in self._columns]
         return texts[0] if len(texts) == 1 else texts
 
-    def _text(self, value: Mapping[str, Any], column: str) -> str:
+    def _checked(self, value: Mapping[str, Any], column: str) -> str | list[str]:
         if column not in value:
             fields = ", ".join(map(repr, list(value)[:8])) or "nothing"
             raise RowError(Message("no field {column!r}; there is {place}", column=column, place=fields), FIX_ROW)
         text = value[column]
-        if not isinstance(text, str):
-            given = json.dumps(text)[:40]
-            raise RowError(Message("the field {column!r} is not text: {dumps}", column=column, dumps=given), FIX_ROW)
-        if not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
-            what = Message("the field {column!r} holds half of a surrogate pair, which is not text", column=column)
-            raise RowError(what, FIX_ROW)
-        return text
+        if self._may_be_words and isinstance(text, list):
+            return [_whole(word, column) for word in text]
+        return _whole(text, column)
+
+
+def _whole(text: Any, column: str) -> str:
+    """Raises RowError where a value is no text, or holds what is none."""
+    if not isinstance(text, str):
+        given = json.dumps(text)[:40]
+        raise RowError(Message("the field {column!r} is not text: {dumps}", column=column, dumps=given), FIX_ROW)
+    if not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
+        what = Message("the field {column!r} holds half of a surrogate pair, which is not text", column=column)
+        raise RowError(what, FIX_ROW)
+    return text
 
 
 class Prompts:

@@ -118,6 +118,17 @@ def test_tasks_that_read_two_columns_get_both():
         pair.of_text("x", 1)
 
 
+def test_words_may_stand_in_a_list_where_they_are_tagged():
+    words = Texts("tokens", may_be_words=True)
+    assert ["New", "York"] == words.of_object({"tokens": ["New", "York"]}, 1)
+    assert "New York" == words.of_object({"tokens": "New York"}, 1)
+    for value, said in ((["New", 3], "is not text: 3"), (3, "is not text: 3")):
+        with pytest.raises(RowError, match=said):
+            words.of_object({"tokens": value}, 1)
+    with pytest.raises(RowError, match="is not text"):
+        Texts("tokens").of_object({"tokens": ["New"]}, 1)
+
+
 # -- the stream ------------------------------------------------------------------------------------------------------
 
 

@@ -140,21 +140,32 @@ class Predictor:
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"label_names": names})})
         self._tokenizer = load_tokenizer(recipe, Path(prepared.tokenizer_path))
         self._encode = table.of(recipe).encoder(recipe, self._tokenizer, names)
+        self._columns = tuple(recipe.task.reads(recipe.data).values())
         self._model = load.load_model(plan, prepared, self._tokenizer).to(where).eval()
         self._task = table.of(recipe).for_model(plan, prepared, self._tokenizer, self._model)
         self._where = where
         self._size = plan.batch.eval_size
         self._precision = precision.of(plan, where)
 
-    def __call__(self, texts: list[str]) -> list[Any]:
-        ids = self._encode.ids(texts)
-        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-        results: list[Any] = [None] * len(ids)
+    def __call__(self, items: list[Any]) -> list[Any]:
+        encoded = self._encoded(items)
+        order = sorted(range(len(items)), key=lambda i: -len(encoded[i]["input_ids"]))
+        results: list[Any] = [None] * len(items)
         for start in range(0, len(order), self._size):
             rows = order[start : start + self._size]
-            batch = self._task.collate([{"input_ids": ids[i], "labels": 0} for i in rows])
+            batch = self._task.collate([{**encoded[i], "labels": 0} for i in rows])
             with torch.no_grad(), self._precision:
                 answers = self._task.answers(self._model, {k: v.to(self._where) for k, v in batch.items()})
             for i, answer in zip(rows, answers, strict=True):
                 results[i] = answer
         return results
+
+    def _encoded(self, items: list[Any]) -> list[dict[str, Any]]:
+        """What the model sees of each row: its ids, and what else the task has of rows that it reads by columns."""
+        if self._encode.rows is None:
+            return [{"input_ids": ids} for ids in self._encode.ids(items)]
+        columns = {name: [item[i] for item in items] for i, name in enumerate(self._columns)}
+        if len(columns) == 1:
+            columns = dict.fromkeys(self._columns, items)
+        encoded = self._encode.rows(columns)
+        return [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
