@@ -689,7 +689,9 @@ def test_a_rank_that_does_not_move_is_named_by_the_agent(tmp_path: Path):
 def test_a_rank_that_left_with_code_0_is_the_cause_unless_its_log_has_one(tmp_path: Path):
     """Not the rank that lost its peer, which is all that the logs say."""
     what = "ended with exit code 0 while other ranks waited for it: it came to its end without a call that they make"
-    lost = "RuntimeError: [third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4242\n"
+    lost = (
+        "RuntimeError: [third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4242\n"
+    )
     found = []
     for number, said in enumerate(("done\n", "FileNotFoundError: [Errno 2] No such file or directory: 'x.csv'\n")):
         run = write_run(tmp_path / str(number), {0: lost, 1: said})
