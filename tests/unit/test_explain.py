@@ -686,6 +686,21 @@ def test_a_rank_that_does_not_move_is_named_by_the_agent(tmp_path: Path):
     assert (verdict.id, verdict.rank) == ("rank-stalled", 1)
 
 
+def test_a_rank_that_left_with_code_0_is_the_cause_unless_its_log_has_one(tmp_path: Path):
+    """Not the rank that lost its peer, which is all that the logs say."""
+    what = "ended with exit code 0 while other ranks waited for it: it came to its end without a call that they make"
+    lost = (
+        "RuntimeError: [third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4242\n"
+    )
+    found = []
+    for number, said in enumerate(("done\n", "FileNotFoundError: [Errno 2] No such file or directory: 'x.csv'\n")):
+        run = write_run(tmp_path / str(number), {0: lost, 1: said})
+        (run / "failure.json").write_text(json.dumps({"rank": 1, "type": "Exit", "what": what}))
+        found.append(explain_report.explain_path(run).verdict.id)
+
+    assert ["rank-left-early", "file-missing"] == found
+
+
 def test_where_no_log_tells_the_launchers_own_words_do(tmp_path: Path):
     """A killed agent leaves its trace in failure.json alone."""
     run = write_run(tmp_path, {0: "step 7\n", 1: "step 7\n"})
