@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any
 
 from launcher.messages import Message
 from launcher.recipe import schedulers
@@ -47,6 +46,7 @@ class Import(Data):
     """One import: what becomes of each key."""
 
     def run(self) -> str:
+        self.done |= {key for key, value in self.given.items() if value is None}
         self._refuse()
         self._model()
         self._conversations()
@@ -70,11 +70,15 @@ class Import(Data):
             raise self._fail(_MODEL, what, self._unchanged())
         if (kind := self._take("adapter")) not in (None, "", "lora"):
             what = Message("adapter {kind} has no counterpart", kind=kind)
-            raise self._fail("adapter", what, self._unchanged(Message("lora has one, and so has a file without adapter")))
+            raise self._fail(
+                "adapter", what, self._unchanged(Message("lora has one, and so has a file without adapter"))
+            )
         self._refuse_keys(REFUSED, AS_HERE)
         for plugin in self._take("plugins") or []:
             if str(plugin).rpartition(".")[2] not in PLUGINS:
-                raise self._fail("plugins", Message("plugins: {plugin} has no counterpart", plugin=plugin), self._unchanged())
+                raise self._fail(
+                    "plugins", Message("plugins: {plugin} has no counterpart", plugin=plugin), self._unchanged()
+                )
         self._leave("plugins", Message("they change speed, or what is logged"))
         self._special_tokens()
 
@@ -98,7 +102,10 @@ class Import(Data):
             self.out.put("model.attn_implementation", attention, self._origin("attn_implementation"))
         elif attention is not None:
             known = ", ".join(ATTENTION)
-            self._leave("attn_implementation", Message("{attention!r} is none of {value}; transformers chooses", attention=attention, value=known))
+            self._leave(
+                "attn_implementation",
+                Message("{attention!r} is none of {value}; transformers chooses", attention=attention, value=known),
+            )
 
     def _batch(self) -> None:
         ranks = self.nproc
@@ -110,19 +117,25 @@ class Import(Data):
         total = self._take("batch_size", None, _WHOLE)
         steps = self._take("gradient_accumulation_steps", total // micro if total else 1, _WHOLE)
         origin = self._origin("micro_batch_size", "gradient_accumulation_steps") or Message("its defaults")
-        self.out.put("parallel.global_batch_size", micro * steps * ranks, f"{micro} x {steps} x {ranks} ranks: {origin}")
+        self.out.put(
+            "parallel.global_batch_size", micro * steps * ranks, f"{micro} x {steps} x {ranks} ranks: {origin}"
+        )
         self.out.put("parallel.micro_batch_size", micro, self._origin("micro_batch_size") or Message("its default"))
         self._take("eval_batch_size", None, _WHOLE)
         self._move("eval_batch_size", "parallel.eval_batch_size")
         if ranks > 1 and "gradient_accumulation_steps" in self.given:
-            reason = Message("the mean over the tokens of all ranks is trained here; there the mean of each rank's mean")
+            reason = Message(
+                "the mean over the tokens of all ranks is trained here; there the mean of each rank's mean"
+            )
             self._leave("gradient_accumulation_steps", reason)
 
     def _precision(self) -> None:
         bf16, fp16 = self._take("bf16", "auto"), self._take("fp16")
         bf16 = bf16 or self.given.get("bfloat16")
         fp16 = fp16 or self.given.get("float16")
-        precision = "auto" if bf16 == "auto" and not fp16 else "bf16" if bf16 and bf16 != "auto" else "fp16" if fp16 else "fp32"
+        precision = (
+            "auto" if bf16 == "auto" and not fp16 else "bf16" if bf16 and bf16 != "auto" else "fp16" if fp16 else "fp32"
+        )
         self.out.put("parallel.precision", precision, self._origin("bf16", "fp16") or "its default")
         if precision == "bf16" and not self.given.get("adapter"):
             self._leave("bf16", Message("weights that are trained are kept in fp32 here beside bf16 computation"))
@@ -142,24 +155,36 @@ class Import(Data):
             for key in keys:
                 self._leave(key, Message("the file names no adapter"))
             return
-        for key, (ours, default) in {"lora_r": ("r", 8), "lora_alpha": ("lora_alpha", 8), "lora_dropout": ("lora_dropout", 0.0)}.items():
+        for key, (ours, default) in {
+            "lora_r": ("r", 8),
+            "lora_alpha": ("lora_alpha", 8),
+            "lora_dropout": ("lora_dropout", 0.0),
+        }.items():
             value = self._take(key, default, _NUMBER)
             self.out.put(f"adapter.{ours}", value, self._origin(key) or Message("peft's default"))
         names, linear = self._take("lora_target_modules"), self._take("lora_target_linear", False)
         if not names and not linear:
             what = Message("adapter: peft chooses the layers by the model's type, which is not known here")
-            raise self._fail("adapter", what, self._unchanged(Message("write lora_target_linear: true, or lora_target_modules")))
+            raise self._fail(
+                "adapter", what, self._unchanged(Message("write lora_target_linear: true, or lora_target_modules"))
+            )
         if linear and names:
             self._leave("lora_target_modules", Message("lora_target_linear names every linear layer"))
         target = "all-linear" if linear else names
-        self.out.put("adapter.target_modules", target, self._origin("lora_target_linear" if linear else "lora_target_modules"))
+        self.out.put(
+            "adapter.target_modules", target, self._origin("lora_target_linear" if linear else "lora_target_modules")
+        )
         for theirs, ours in LORA.items():
             if self.given.get(theirs):
                 self._move(theirs, f"adapter.{ours}")
             self.done.add(theirs)
 
     def _rest(self) -> None:
-        self.out.put("training.weight_decay", self._take("weight_decay", 0.0, _NUMBER), self._origin("weight_decay") or "its default")
+        self.out.put(
+            "training.weight_decay",
+            self._take("weight_decay", 0.0, _NUMBER),
+            self._origin("weight_decay") or "its default",
+        )
         optimizer = str(self._take("optimizer", "adamw_torch_fused"))
         self._require_optimizer("optimizer", optimizer)
         self.out.put("training.optim", optimizer, self._origin("optimizer") or "its default")
@@ -174,13 +199,16 @@ class Import(Data):
         if checkpointing := self._take("gradient_checkpointing", False):
             self.out.put("training.gradient_checkpointing", True, self._origin("gradient_checkpointing"))
             if checkpointing is not True:
-                self._leave("gradient_checkpointing", Message("{value}: recomputed, not moved to main memory", value=checkpointing))
+                self._leave(
+                    "gradient_checkpointing",
+                    Message("{value}: recomputed, not moved to main memory", value=checkpointing),
+                )
         else:
             self._leave("gradient_checkpointing_kwargs", Message("nothing is recomputed"))
         if self._take("group_by_length", False):
             self.out.put("training.train_sampling_strategy", "group_by_length", self._origin("group_by_length"))
         left = {key: why for key in self.given for start, why in PREFIXES.items() if key.startswith(start)}
-        off = {key: Message("its value is off") for key, value in self.given.items() if value in (None, False, [], "", {})}
+        off = {key: Message("its value is off") for key, value in self.given.items() if value in (False, [], "", {})}
         self._others({**off, **left, **LEFT_OUT})
 
     def _schedule(self) -> None:
@@ -190,7 +218,9 @@ class Import(Data):
             what = Message("lr_scheduler: {name}: transformers has no such schedule", name=name)
             raise self._fail("lr_scheduler", what, self._unchanged())
         if floor and name == _COSINE:
-            self.out.put("training.lr_scheduler_type", "cosine_with_min_lr", self._origin("lr_scheduler", "cosine_min_lr_ratio"))
+            self.out.put(
+                "training.lr_scheduler_type", "cosine_with_min_lr", self._origin("lr_scheduler", "cosine_min_lr_ratio")
+            )
             self.out.put("training.lr_scheduler_kwargs", {"min_lr_rate": floor}, self._origin("cosine_min_lr_ratio"))
             return
         self.out.put("training.lr_scheduler_type", name, self._origin("lr_scheduler") or "its default")

@@ -15,7 +15,16 @@ _PREFERENCES = Message("preferences and rewards have no counterpart")
 
 REFUSED = {
     **dict.fromkeys(
-        ("load_in_8bit", "load_in_4bit", "gptq", "fp8", "qat", "quantization", "quantize_moe_experts", "use_onebitllms"),
+        (
+            "load_in_8bit",
+            "load_in_4bit",
+            "gptq",
+            "fp8",
+            "qat",
+            "quantization",
+            "quantize_moe_experts",
+            "use_onebitllms",
+        ),
         _QUANTIZED,
     ),
     "model_quantization_config": _QUANTIZED,
@@ -76,7 +85,14 @@ REFUSED = {
         _OTHER_ROWS,
     ),
     **dict.fromkeys(
-        ("embedding_lr", "embedding_lr_scale", "lr_groups", "lr_quadratic_warmup", "cosine_constant_lr_ratio", "lr_div_factor"),
+        (
+            "embedding_lr",
+            "embedding_lr_scale",
+            "lr_groups",
+            "lr_quadratic_warmup",
+            "cosine_constant_lr_ratio",
+            "lr_div_factor",
+        ),
         _OTHER_RATE,
     ),
     "lora_model_dir": Message(
@@ -86,7 +102,9 @@ REFUSED = {
         "checkpoints of axolotl are not continued; a run of ascend-launch continues with --run-dir"
     ),
     "early_stopping_patience": Message("a training here ends when its recipe says"),
-    "default_system_message": Message("the chat template says it; data.system is for all rows that have no system message"),
+    "default_system_message": Message(
+        "the chat template says it; data.system is for all rows that have no system message"
+    ),
     "use_ray": Message("ray starts the ranks"),
 }
 """Keys that change what is learned and have no counterpart, with the reason, unless they are off."""
@@ -102,7 +120,14 @@ _RENDERED = Message("the launcher renders it; the strategy is kept")
 LEFT_OUT = {
     **dict.fromkeys(("trust_remote_code",), _TRUSTED),
     **dict.fromkeys(
-        ("model_type", "tokenizer_type", "type_of_model", "tokenizer_legacy", "tokenizer_use_fast", "tokenizer_save_jinja_files"),
+        (
+            "model_type",
+            "tokenizer_type",
+            "type_of_model",
+            "tokenizer_legacy",
+            "tokenizer_use_fast",
+            "tokenizer_save_jinja_files",
+        ),
         _KNOWN,
     ),
     **dict.fromkeys(
@@ -118,8 +143,12 @@ LEFT_OUT = {
         ),
         _PREPARED,
     ),
-    **dict.fromkeys(("push_dataset_to_hub", "hf_use_auth_token", "hub_model_id", "hub_strategy", "hub_revision"), _UPLOADED),
-    **dict.fromkeys(("fsdp_config", "fsdp_version", "fsdp_final_state_dict_type", "dp_shard_size", "dp_replicate_size"), _RENDERED),
+    **dict.fromkeys(
+        ("push_dataset_to_hub", "hf_use_auth_token", "hub_model_id", "hub_strategy", "hub_revision"), _UPLOADED
+    ),
+    **dict.fromkeys(
+        ("fsdp_config", "fsdp_version", "fsdp_final_state_dict_type", "dp_shard_size", "dp_replicate_size"), _RENDERED
+    ),
     **dict.fromkeys(
         (
             "activation_offloading",
@@ -194,9 +223,10 @@ LEFT_OUT = {
     "multipack_real_batches": Message("how sequences lie in memory"),
     "eval_sample_packing": Message("evaluation adds up all rows, packed or not"),
     "max_packed_sequence_len": Message("sequence_len says it"),
-    "min_sample_len": Message("rows with nothing to train are dropped"),
     "eval_sequence_len": Message("rows that are evaluated have the length of those that are trained"),
-    "auto_resume_from_checkpoints": Message("launch again with --run-dir RUN: it goes on from its newest whole checkpoint"),
+    "auto_resume_from_checkpoints": Message(
+        "launch again with --run-dir RUN: it goes on from its newest whole checkpoint"
+    ),
     "save_safetensors": Message("weights are always saved as safetensors"),
     "save_first_step": Message("training.save_steps says it"),
     "auto_find_batch_size": Message("the plan says whether the batch fits"),

@@ -18,7 +18,7 @@ from launcher.recipe.tasks import table as tasks
 
 STRATEGY = {0: "ddp", 1: "zero1", 2: "zero2", 3: "zero3"}
 """Strategies of a recipe by their ZeRO stages."""
-OFF = (None, False, 0, "", "none", "false", [], {})
+OFF: tuple[Any, ...] = (None, False, 0, "", "none", "false", [], {})
 """Values of a key that mean that it is not used."""
 DEEPSPEED = ("optimizer", "scheduler", "gradient_clipping", "train_batch_size")
 """Sections and values of a DeepSpeed config that change what is learned, where they are not `auto`."""

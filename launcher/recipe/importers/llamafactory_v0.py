@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from launcher.messages import Message
 from launcher.recipe.importers.llamafactory_chats import TEXTS, Chats
 from launcher.recipe.importers.llamafactory_keys import (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -85,7 +86,8 @@ def _of_file(source: Source) -> Call:
     texts = {str(k): str(v) for k, v in environment.items()} if isinstance(environment, dict) else {}
     lines = {str(key): line for key, line in source.key_lines().items()}
     places = dict.fromkeys(texts, lines.get("ENV", 1))
-    return Call(_OURS, _SFT, 1, {str(k): v for k, v in given.items()}, lines, texts, places, is_script=False)
+    values = {str(key): _typed(value) if isinstance(value, str) else value for key, value in given.items()}
+    return Call(_OURS, _SFT, 1, values, lines, texts, places, is_script=False)
 
 
 def _calls(source: Source) -> list[tuple[shell.Command, int]]:
@@ -93,9 +95,11 @@ def _calls(source: Source) -> list[tuple[shell.Command, int]]:
     found = []
     for command in shell.commands(source.text):
         texts = [word.text for word in command.words]
-        pairs = enumerate(zip(texts, texts[1:], strict=False))
+        pairs = enumerate(itertools.pairwise(texts))
         known = (*_TRAINS, *_ALSO, *_OTHER)
-        place = next((i for i, (one, two) in pairs if Path(one).name in _PROGRAMS and two.replace("_", "-") in known), None)
+        place = next(
+            (i for i, (one, two) in pairs if Path(one).name in _PROGRAMS and two.replace("_", "-") in known), None
+        )
         if place is not None:
             found.append((command, place))
     return found
@@ -125,18 +129,25 @@ def _call(source: Source, command: shell.Command, place: int) -> Call:
             key = name[1].replace("-", "_")
             given[key], lines[key] = [], word.line
         if word.unknown:
-            what = Message("{path}:{line}: {text} is known only when the script runs", path=source.path, line=word.line, text=word.unknown)
+            what = Message(
+                "{path}:{line}: {text} is known only when the script runs",
+                path=source.path,
+                line=word.line,
+                text=word.unknown,
+            )
             raise LaunchError(what, hint=Message("write its value there"))
         if name is None and key is None:
-            what = Message("{path}:{line}: {text}: arguments in a file", path=source.path, line=word.line, text=word.text)
+            what = Message(
+                "{path}:{line}: {text}: arguments in a file", path=source.path, line=word.line, text=word.text
+            )
             raise LaunchError(what, hint=Message("import that file"))
         if name is None or name[2] is not None:
             given[key or ""].append(_typed(word.text if name is None else name[2]))
     values = {key: True if not values else values[0] if len(values) == 1 else values for key, values in given.items()}
     texts = {name: word.text for name, word in command.environment.items() if not word.unknown}
     places = {name: word.line for name, word in command.environment.items()}
-    name, method = Path(program.text).name, subcommand.text.replace("_", "-")
-    return Call(name, method, program.line, values, lines, texts, places, is_script=True)
+    method = subcommand.text.replace("_", "-")
+    return Call(Path(program.text).name, method, program.line, values, lines, texts, places, is_script=True)
 
 
 def _typed(text: str) -> Any:
@@ -195,9 +206,13 @@ class Import(Data):
         call = self.call
         if call.program != _OURS or call.subcommand not in _TRAINS:
             name = f"{call.program} {call.subcommand}"
-            raise self._refuse_call(Message("{name} is another way to train than `swift sft`, which has no counterpart", name=name))
+            raise self._refuse_call(
+                Message("{name} is another way to train than `swift sft`, which has no counterpart", name=name)
+            )
         if self._has_labels:
-            raise self._refuse_call(Message("its responses are texts here, and labels with LLaMA-Factory's files alone"))
+            raise self._refuse_call(
+                Message("its responses are texts here, and labels with LLaMA-Factory's files alone")
+            )
         for key in ("tuner_type", *_OLD):
             kind = self._take(key, "lora")
             if kind not in ("full", "lora"):
@@ -213,7 +228,9 @@ class Import(Data):
         self._refuse_variables()
         for key in OFF_REFUSED:
             if self.given.get(key) is False:
-                what = Message("{key}: {value!r} changes what is learned: {reason}", key=key, value=False, reason=REFUSED[key])
+                what = Message(
+                    "{key}: {value!r} changes what is learned: {reason}", key=key, value=False, reason=REFUSED[key]
+                )
                 raise self._fail(key, what, self._unchanged(Message("remove that line to train without it")))
         self._refuse_keys(REFUSED, AS_HERE)
 
@@ -232,7 +249,14 @@ class Import(Data):
         if attention in ATTENTION:
             self.out.put("model.attn_implementation", ATTENTION[attention], self._origin("attn_impl"))
         elif attention is not None:
-            self._leave("attn_impl", Message("{attention!r} is none of {value}; transformers chooses", attention=attention, value=", ".join(ATTENTION)))
+            self._leave(
+                "attn_impl",
+                Message(
+                    "{attention!r} is none of {value}; transformers chooses",
+                    attention=attention,
+                    value=", ".join(ATTENTION),
+                ),
+            )
 
     def _config(self) -> dict[str, Any]:
         """The model's config.json, where it is a folder."""
@@ -260,8 +284,12 @@ class Import(Data):
         micro = self._take("per_device_train_batch_size", 1, _WHOLE)
         steps = self._take("gradient_accumulation_steps", max(1, math.ceil(16 / micro / self.nproc)), _WHOLE)
         origin = self._origin("per_device_train_batch_size", "gradient_accumulation_steps") or Message("its defaults")
-        self.out.put("parallel.global_batch_size", micro * steps * ranks, f"{micro} x {steps} x {ranks} ranks: {origin}")
-        self.out.put("parallel.micro_batch_size", micro, self._origin("per_device_train_batch_size") or Message("its default"))
+        self.out.put(
+            "parallel.global_batch_size", micro * steps * ranks, f"{micro} x {steps} x {ranks} ranks: {origin}"
+        )
+        self.out.put(
+            "parallel.micro_batch_size", micro, self._origin("per_device_train_batch_size") or Message("its default")
+        )
         self._take("per_device_eval_batch_size", None, _WHOLE)
         self._move("per_device_eval_batch_size", "parallel.eval_batch_size")
 
@@ -280,7 +308,9 @@ class Import(Data):
         origin = self._origin("torch_dtype", "bf16", "fp16") or Message("its default, the model's own")
         self.out.put("parallel.precision", precision, origin)
         if named == "bfloat16" and self._kind == "full":
-            self._leave("torch_dtype", Message("weights that are trained are kept in fp32 here beside bf16 computation"))
+            self._leave(
+                "torch_dtype", Message("weights that are trained are kept in fp32 here beside bf16 computation")
+            )
 
     def _strategy(self) -> None:
         config, fsdp = self._take("deepspeed"), self._take("fsdp")
@@ -288,7 +318,9 @@ class Import(Data):
             try:
                 config = json.loads(config)
             except ValueError as error:
-                raise self._fail("deepspeed", Message("deepspeed: is not JSON: {error}", error=error), _CORRECT) from None
+                raise self._fail(
+                    "deepspeed", Message("deepspeed: is not JSON: {error}", error=error), _CORRECT
+                ) from None
         if config:
             self.out.put("parallel.strategy", self._zero(config), self._origin("deepspeed"))
         elif fsdp:
@@ -306,10 +338,16 @@ class Import(Data):
             for key in keys:
                 self._leave(key, Message("the whole model is trained"))
             return
-        for key, (ours, default) in {"lora_rank": ("r", 8), "lora_alpha": ("lora_alpha", 32), "lora_dropout": ("lora_dropout", 0.05)}.items():
+        for key, (ours, default) in {
+            "lora_rank": ("r", 8),
+            "lora_alpha": ("lora_alpha", 32),
+            "lora_dropout": ("lora_dropout", 0.05),
+        }.items():
             value = self._take(key, default, Message("a number, at least 0"))
             value = int(value) if isinstance(value, float) and value.is_integer() and ours != key else value
-            self.out.put(f"adapter.{ours}", int(value) if ours == "lora_alpha" else value, self._origin(key) or "its default")
+            self.out.put(
+                f"adapter.{ours}", int(value) if ours == "lora_alpha" else value, self._origin(key) or "its default"
+            )
         names, saved = self._listed("target_modules") or ["all-linear"], self._listed("modules_to_save")
         for key, listed in (("target_modules", names), ("modules_to_save", saved)):
             if odd := [name for name in listed if name.startswith("all-") and name != "all-linear"]:
@@ -360,7 +398,7 @@ class Import(Data):
         Raises:
             LaunchError: there is one that the command does not have, and so the file is for another one.
         """
-        left = dict(LEFT_OUT)
+        left: dict[str, str] = dict(LEFT_OUT)
         for key in self.given.keys() - self.done - left.keys() - training_fields.fields().keys():
             if key.startswith(WITHOUT_EFFECT):
                 left[key] = Message("it does nothing for full and LoRA")
@@ -385,7 +423,9 @@ class Import(Data):
         self.out.put("training.eval_strategy", when, origin)
         if when == "steps":
             value = steps if steps is not None else self.given.get("save_steps", 500)
-            self.out.put("training.eval_steps", value, self._origin("eval_steps") or Message("its default, as it saves"))
+            self.out.put(
+                "training.eval_steps", value, self._origin("eval_steps") or Message("its default, as it saves")
+            )
         else:
             self._leave("eval_steps", Message("evaluations are not by steps"))
 

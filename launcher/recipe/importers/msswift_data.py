@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,10 @@ class Data(Given):
         self._held_out(held)
         self._rows()
         if not self._is_of_texts:
-            self._leave("dataset", Message("the token that ends an answer is trained after each of them here, after the last one there"))
+            self._leave(
+                "dataset",
+                Message("the token that ends an answer is trained after each of them here, after the last one there"),
+            )
 
     @staticmethod
     def _title(name: str) -> str:
@@ -95,7 +97,14 @@ class Data(Given):
         one |= self._format(key, file)
         if count is not None:
             one["limit"] = count
-            self._leave(key, Message("which {count} rows of {name}: drawn by another seed; fewer than that are not repeated here", count=count, name=name))
+            self._leave(
+                key,
+                Message(
+                    "which {count} rows of {name}: drawn by another seed; fewer than that are not repeated here",
+                    count=count,
+                    name=name,
+                ),
+            )
         return one
 
     def _file(self, name: str) -> Path | None:
@@ -103,7 +112,9 @@ class Data(Given):
 
     def _count(self, key: str, number: str) -> int:
         if not number.isdigit() or int(number) == 0:
-            raise self._fail(key, Message("#{number} is no number of rows", number=number), Message("correct that line"))
+            raise self._fail(
+                key, Message("#{number} is no number of rows", number=number), Message("correct that line")
+            )
         return int(number)
 
     def _one_hub(self, sets: list[dict[str, Any]]) -> None:
@@ -116,7 +127,12 @@ class Data(Given):
         if not self.use_hf and (hubs or not Path(str(self.given.get("model"))).is_dir()):
             self.out.put("model.hub", ours, "its default")
         if hubs:
-            self._leave("dataset", Message("ms-swift may read some ids of a hub in ways of their own; the format is recognised from the first row here"))
+            self._leave(
+                "dataset",
+                Message(
+                    "ms-swift may read some ids of a hub in ways of their own; the format is recognised from the first row here"
+                ),
+            )
 
     def _format(self, key: str, file: Path | None) -> dict[str, Any]:
         """What rows look like, where that is said or seen."""
@@ -155,16 +171,25 @@ class Data(Given):
             return {"format": "alpaca"}
         asks, answers = ([name for name in names if name in first] for names in (QUERY, RESPONSE))
         if len(asks) != 1 or len(answers) != 1:
-            what = Message("{names}: which column is the question and which the answer is not clear", names=", ".join(first))
+            what = Message(
+                "{names}: which column is the question and which the answer is not clear", names=", ".join(first)
+            )
             raise self._fail(key, what, self._unchanged(Message("say it with --columns")))
-        columns = {ours: column for ours, column in zip(("query", "response"), (asks[0], answers[0]), strict=True) if ours != column}
+        columns = {
+            ours: column
+            for ours, column in zip(("query", "response"), (asks[0], answers[0]), strict=True)
+            if ours != column
+        }
         return {"format": "query-response", **({"columns": columns} if columns else {})}
 
     def _texts(self, key: str, first: dict[str, Any]) -> dict[str, Any]:
         """Rows of one text each."""
         answers = [name for name in RESPONSE if name in first]
         if first and (len(answers) != 1 or any(name in first for name in QUERY)):
-            what = Message("{names}: which column is the text is not clear, and messages are not texts here", names=", ".join(first))
+            what = Message(
+                "{names}: which column is the text is not clear, and messages are not texts here",
+                names=", ".join(first),
+            )
             raise self._fail(key, what, self._unchanged())
         column = answers[0] if answers else "text"
         return {"format": "text", **({"columns": {"text": column}} if column != "text" else {})}
@@ -200,7 +225,9 @@ class Data(Given):
             self.out.put("data.packing", True, self._origin("packing"))
         length = self._take("packing_length", self.given.get("max_length"))
         if length != self.given.get("max_length"):
-            raise self._fail("packing_length", Message("packing_length: another one than max_length"), self._unchanged())
+            raise self._fail(
+                "packing_length", Message("packing_length: another one than max_length"), self._unchanged()
+            )
         too_long = str(self._take("truncation_strategy", "delete"))
         if too_long not in TOO_LONG:
             what = Message("truncation_strategy: {value!r} has no counterpart", value=too_long)
@@ -237,7 +264,7 @@ def _first_row(file: Path) -> dict[str, Any]:
         if file.suffix == ".jsonl":
             with file.open(encoding="utf-8-sig") as lines:
                 row = json.loads(next((line for line in lines if line.strip()), "{}"))
-        elif file.suffix == ".json" and os.path.getsize(file) < 1 << 28:
+        elif file.suffix == ".json" and file.stat().st_size < 1 << 28:
             value = json.loads(file.read_text(encoding="utf-8-sig"))
             row = value[0] if isinstance(value, list) and value else value
         else:

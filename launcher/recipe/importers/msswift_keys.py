@@ -12,7 +12,9 @@ _QUANTIZED = Message("weights are not quantized for training here; without it Lo
 _MEDIA = Message("it is for models that see or hear, and a recipe trains on text")
 _PLUGIN = Message("code of yours that ms-swift loads")
 _OTHER_ROWS = Message("rows that are drawn or cached by ms-swift itself")
-_CONTINUES = Message("training on from an adapter or checkpoint of ms-swift has no counterpart; merge it and name the result")
+_CONTINUES = Message(
+    "training on from an adapter or checkpoint of ms-swift has no counterpart; merge it and name the result"
+)
 
 REFUSED = {
     **dict.fromkeys(("quant_method", "quant_bits"), _QUANTIZED),
@@ -103,9 +105,7 @@ _TOKENS = Message("rows are prepared once, before ranks start, and kept by what 
 _FASTER = Message("it changes speed or memory, and nothing that is learned")
 _ONLY_GENERATES = Message("an evaluation of a run computes losses here; it does not generate text")
 LEFT_OUT = {
-    "template": Message(
-        "the tokenizer's own chat template is used; data.chat_template names another for a base model"
-    ),
+    "template": Message("the tokenizer's own chat template is used; data.chat_template names another for a base model"),
     "model_type": Message("the model's config.json says it"),
     "model_name": Message("it has no effect without the data set swift/self-cognition"),
     "model_author": Message("it has no effect without the data set swift/self-cognition"),
@@ -139,12 +139,17 @@ LEFT_OUT = {
     "check_model": Message("`ascend-launch doctor` checks a model's files"),
     "hub_token": Message("export HF_TOKEN or MODELSCOPE_API_TOKEN: a recipe holds no secret"),
     **dict.fromkeys(
-        ("load_from_cache_file", "lazy_tokenize", "dataset_num_proc", "download_mode", "streaming", "shuffle_buffer_size"),
+        (
+            "load_from_cache_file",
+            "lazy_tokenize",
+            "dataset_num_proc",
+            "download_mode",
+            "streaming",
+            "shuffle_buffer_size",
+        ),
         _TOKENS,
     ),
-    **dict.fromkeys(
-        ("logging_dir", "enable_channel_loss", "acc_strategy", "logging_first_step"), _LOGGED
-    ),
+    **dict.fromkeys(("logging_dir", "enable_channel_loss", "acc_strategy", "logging_first_step"), _LOGGED),
     **dict.fromkeys(
         (
             "predict_with_generate",

@@ -111,27 +111,34 @@ class _Reader:
 
     def _expand(self, char: str) -> None:
         start = self.at - 1
+        known = None if self._skipped(char) else self._known()
+        if known is None:
+            self._add("", self.text[start : self.at].strip())
+        else:
+            self._add(known)
+
+    def _skipped(self, char: str) -> bool:
+        """Whether it was a command in backquotes, which is left out."""
         if char == "`":
             self._until("`")
-        elif self.text.startswith("((", self.at):
+        return char == "`"
+
+    def _known(self) -> str | None:
+        """The value of what follows a $; None where it is known only when the script runs."""
+        if self.text.startswith("((", self.at):
             self._take(2)
-            return self._calculate(self._until("))"), start)
-        elif self.text.startswith("(", self.at):
-            inner = self._parenthesised()
-            if expression := _EXPR.match(inner):
-                return self._calculate(expression[1], start)
-        elif name := _NAME.match(self.text, self.at):
+            return self._calculated(self._until("))"))
+        if self.text.startswith("(", self.at):
+            command = _EXPR.match(self._parenthesised())
+            return self._calculated(command[1]) if command else None
+        if name := _NAME.match(self.text, self.at):
             self._take(name.end() - self.at)
             known = self.variables.get(name[1] or name[3])
-            if known is not None and not known.unknown:
-                return self._add(known.text)
-            if known is None and name[2] is not None:
-                return self._add(name[2])
-        elif not self.text.startswith("{", self.at):
-            return self._add("$")
-        else:
+            return name[2] if known is None else None if known.unknown else known.text
+        if self.text.startswith("{", self.at):
             self._until("}")
-        self._add("", self.text[start : self.at].strip())
+            return None
+        return "$"
 
     def _parenthesised(self) -> str:
         depth, start = 0, self.at + 1
@@ -142,16 +149,13 @@ class _Reader:
                 break
         return self.text[start : self.at - 1]
 
-    def _calculate(self, expression: str, start: int) -> None:
+    def _calculated(self, expression: str) -> str | None:
         def value(name: re.Match[str]) -> str:
             known = self.variables.get(name[1])
             return name[0] if known is None or known.unknown else known.text
 
         result = _result(re.sub(r"\$?\{?\b([A-Za-z_]\w*)\}?", value, expression).replace("\\", ""))
-        if result is None:
-            self._add("", self.text[start : self.at])
-        else:
-            self._add(str(result))
+        return None if result is None else str(result)
 
     def _redirect(self) -> None:
         if self.word is not None and self.word.text.isdigit():
