@@ -54,7 +54,9 @@ class Data(Given):
         if not self._is_of_texts:
             self._leave(
                 "dataset",
-                Message("the token that ends an answer is trained after each of them here, after the last one there"),
+                Message(
+                    "the token that ends an answer is trained after each of them here; there after the last one, and a line break behind it where its template has one"
+                ),
             )
 
     @staticmethod
