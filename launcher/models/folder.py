@@ -149,7 +149,8 @@ def classes(table: str) -> Mapping[str, str]:
     spec = importlib.util.find_spec("transformers")
     if spec is None or spec.origin is None:
         return {}
-    auto, types = Path(spec.origin).parent / "models" / "auto", {}
+    auto = Path(spec.origin).parent / "models" / "auto"
+    types: dict[str, str] = {}
     for name in ("auto_mappings.py", "configuration_auto.py", "modeling_auto.py"):
         if (auto / name).is_file():
             text = (auto / name).read_text(encoding="utf-8")
