@@ -60,8 +60,7 @@ def recipes_copy(name: str, target: Path) -> None:
 @click.option(
     "--nproc",
     type=click.IntRange(1),
-    default=1,
-    help="Ranks that FILE was run on; the global batch follows [default: 1].",
+    help="Ranks that FILE was run on; the global batch follows [default: what FILE says, else 1].",
 )
 @click.option(
     "--task",
@@ -74,13 +73,13 @@ def recipes_copy(name: str, target: Path) -> None:
     metavar="A,B,…",
     help="The responses that are labels, in the order of their numbers [default: those in the data].",
 )
-def recipes_import(file: Path, out: Path | None, nproc: int, task: str | None, labels: str | None) -> None:
-    """Make a recipe of the LLaMA-Factory training file FILE, and list on stderr what it cannot keep."""
-    from launcher.recipe.importers import llamafactory
+def recipes_import(file: Path, out: Path | None, nproc: int | None, task: str | None, labels: str | None) -> None:
+    """Make a recipe of FILE, a training file of LLaMA-Factory, ms-swift or axolotl, and list on stderr what it cannot keep."""
+    from launcher.recipe.importers import table as importers
 
     names = tuple(name.strip() for name in labels.split(",")) if labels else ()
     task = task or (tasks.OF_CHATS if names else tasks.THAT_WRITES)
-    made = llamafactory.convert(file, nproc=nproc, task=task, labels=names)
+    made = importers.convert(file, nproc=nproc, task=task, labels=names)
     if out is None:
         click.echo(made.text, nl=False)
     else:

@@ -143,20 +143,27 @@ def _adapter(folder: Path, run: Path | None) -> LaunchError:
 
 
 @cache
-def native(table: str) -> frozenset[str]:
-    """The model types in one of transformers' tables, read from its source text; empty where it cannot be read."""
+def classes(table: str) -> Mapping[str, str]:
+    """The model types in one of transformers' tables, each with its class, or "" where there are several; read from its source
+    text, and empty where it cannot be read."""
     spec = importlib.util.find_spec("transformers")
     if spec is None or spec.origin is None:
-        return frozenset()
-    auto, types = Path(spec.origin).parent / "models" / "auto", set()
+        return {}
+    auto = Path(spec.origin).parent / "models" / "auto"
+    types: dict[str, str] = {}
     for name in ("auto_mappings.py", "configuration_auto.py", "modeling_auto.py"):
         if (auto / name).is_file():
             text = (auto / name).read_text(encoding="utf-8")
             for part in re.split(rf"\n{table}\b[^=\n]*= OrderedDict[^(\n]*\(", text)[1:]:
-                types |= set(re.findall(r'\(\s*"([^"]+)",\s*[("]', part.partition("\n)\n")[0]))
+                types |= dict(re.findall(r'\(\s*"([^"]+)",\s*(?:\(|"(\w*)")', part.partition("\n)\n")[0]))
             if table in text:  # a few are added one by one
-                types |= set(re.findall(r'"([^"]+)": "\w+Config"', text))
-    return frozenset(types)
+                types |= dict(re.findall(r'"([^"]+)": "(\w+Config)"', text))
+    return types
+
+
+def native(table: str) -> frozenset[str]:
+    """The model types in one of transformers' tables; empty where it cannot be read."""
+    return frozenset(classes(table))
 
 
 def _require_native(config: Mapping[str, Any], wanted: Wanted) -> None:
@@ -181,6 +188,7 @@ def _require_native(config: Mapping[str, Any], wanted: Wanted) -> None:
             wanted=wanted.name,
             kind=kind,
         )
+    _require_text(kind, config, wanted)
     heads = native(wanted.mapping)
     if known and heads and kind in known and kind not in heads:
         raise LaunchError(
@@ -189,6 +197,24 @@ def _require_native(config: Mapping[str, Any], wanted: Wanted) -> None:
             wanted=wanted.name,
             task=wanted.task,
             kind=kind,
+        )
+
+
+SENSES = ("vision_config", "audio_config")
+"""Sections of the config.json of a model that sees or hears."""
+
+
+def _require_text(kind: str, config: Mapping[str, Any], wanted: Wanted) -> None:
+    """Raises LaunchError for a model with parts that no text reaches, unless transformers makes a model of text of it."""
+    sense = next((name for name in SENSES if isinstance(config.get(name), Mapping)), None)
+    if sense is not None and not classes(wanted.mapping).get(kind, "").endswith("ForCausalLM"):
+        raise LaunchError(
+            "model.name {wanted}: a model of type {kind!r} sees or hears too ({sense} in config.json), and text alone is "
+            "trained here",
+            hint="name a model of text, or save its language model by itself, as docs/migrate.md says",
+            wanted=wanted.name,
+            kind=kind,
+            sense=sense,
         )
 
 

@@ -15,7 +15,8 @@ import yaml
 
 from launcher.errors import LaunchError
 from launcher.recipe import load
-from launcher.recipe.importers import llamafactory
+from launcher.recipe.importers import base
+from launcher.recipe.importers import table as importers
 from launcher.recipe.schema import RecipeSpec
 
 ROWS = [
@@ -82,8 +83,8 @@ def job(tmp_path: Path):
     return write
 
 
-def loaded(path: Path, tmp_path: Path, **options: Any) -> tuple[RecipeSpec, llamafactory.Imported]:
-    made = llamafactory.convert(path, **{"nproc": 8, "task": "causal-lm", **options})
+def loaded(path: Path, tmp_path: Path, **options: Any) -> tuple[RecipeSpec, base.Imported]:
+    made = importers.convert(path, **{"nproc": 8, "task": "causal-lm", **options})
     (tmp_path / "made.yaml").write_text(made.text)
     return load.load(tmp_path / "made.yaml", env={}).spec, made
 
@@ -197,7 +198,7 @@ def test_a_classification_head_reads_the_text_alone(job, tmp_path: Path):
 def test_a_hubs_dataset_needs_its_labels_named(job, tmp_path: Path):
     path = job({}, hf_hub_url="org/reviews", subset="en", split="all", columns={"prompt": "text", "response": "stars"})
     with pytest.raises(LaunchError, match="nobody knows its labels"):
-        llamafactory.convert(path, nproc=1, task="causal-lm")
+        importers.convert(path, nproc=1, task="causal-lm")
     recipe, _ = loaded(path, tmp_path, labels=("bad", "good"))
 
     assert ("org/reviews", "en", "all[:-10]", "text", "stars") == (
@@ -262,7 +263,7 @@ def test_rows_held_out_of_another_make_are_refused(job, tmp_path: Path, held: di
     (tmp_path / "data" / "dataset_info.json").write_text(json.dumps({"reviews": HUB, "held": held}))
 
     with pytest.raises(LaunchError, match="held and reviews are of different make"):
-        llamafactory.convert(path, nproc=1, task="causal-lm", labels=NAMED)
+        importers.convert(path, nproc=1, task="causal-lm", labels=NAMED)
 
 
 def test_another_split_of_the_same_id_is_held_out(job, tmp_path: Path):
@@ -283,7 +284,7 @@ def test_rows_that_cannot_be_seen_leave_no_guess_at_the_text(job):
     entry = {**HUB, "columns": {"prompt": "question", "query": "review", "response": "answer"}}
 
     with pytest.raises(LaunchError, match="in 'question' or in 'review'"):
-        llamafactory.convert(job({}, **entry), nproc=1, task="causal-lm", labels=NAMED)
+        importers.convert(job({}, **entry), nproc=1, task="causal-lm", labels=NAMED)
 
 
 @pytest.mark.parametrize("instruction", [{}, {"instruction": None}, {"instruction": ""}], ids=["none", "null", "empty"])
@@ -320,7 +321,7 @@ def test_what_is_not_read_of_an_entry_is_listed(job, tmp_path: Path):
 )
 def test_what_cannot_become_a_recipe_is_refused_with_its_line(job, changes: dict[str, Any], said: str):
     with pytest.raises(LaunchError, match=said):
-        llamafactory.convert(job(changes), nproc=1, task="causal-lm")
+        importers.convert(job(changes), nproc=1, task="causal-lm")
 
 
 @pytest.mark.parametrize(
@@ -369,7 +370,7 @@ def test_what_cannot_become_a_recipe_is_refused_with_its_line(job, changes: dict
 )
 def test_data_that_are_no_labels_are_refused(job, rows, entry, said: str):
     with pytest.raises(LaunchError, match=said):
-        llamafactory.convert(job({}, rows, **entry), nproc=1, task="causal-lm")
+        importers.convert(job({}, rows, **entry), nproc=1, task="causal-lm")
 
 
 def test_a_value_that_makes_no_recipe_is_named_with_its_own_line(job):
@@ -378,13 +379,13 @@ def test_a_value_that_makes_no_recipe_is_named_with_its_own_line(job):
     line = file.read_text().splitlines().index("seed: -1") + 1
 
     with pytest.raises(LaunchError, match=rf"{re.escape(str(file))}:{line}: training.seed: -1 must be"):
-        llamafactory.convert(file, nproc=1, task="causal-lm")
+        importers.convert(file, nproc=1, task="causal-lm")
 
 
 @pytest.mark.parametrize("key", ["disable_shuffling", "early_stopping_steps", "use_asft_loss"])
 def test_other_keys_that_change_what_is_learned_are_refused(job, key: str):
     with pytest.raises(LaunchError, match=f"{key}: 1 changes what is learned"):
-        llamafactory.convert(job({key: 1}, ROWS), nproc=1, task="causal-lm")
+        importers.convert(job({key: 1}, ROWS), nproc=1, task="causal-lm")
 
 
 def test_no_value_can_break_out_of_its_line(job, tmp_path: Path):
@@ -421,7 +422,7 @@ def test_no_value_can_break_out_of_its_line(job, tmp_path: Path):
 def test_a_value_of_the_wrong_kind_is_named_with_its_line(job, changes: dict[str, Any], said: str):
     path = job(changes)
     with pytest.raises(LaunchError) as caught:
-        llamafactory.convert(path, nproc=1, task="causal-lm")
+        importers.convert(path, nproc=1, task="causal-lm")
 
     assert said in caught.value.what
     where = re.match(rf"{path}:(\d+): ", caught.value.what)
@@ -445,7 +446,7 @@ def test_an_odd_dataset_info_is_refused(job, tmp_path: Path, info: str, said: st
     path = job()
     (tmp_path / "data" / "dataset_info.json").write_text(info)
     with pytest.raises(LaunchError, match=said):
-        llamafactory.convert(path, nproc=1, task="causal-lm")
+        importers.convert(path, nproc=1, task="causal-lm")
 
 
 @pytest.mark.parametrize(
@@ -460,7 +461,7 @@ def test_odd_rows_are_refused(job, tmp_path: Path, rows: str, said: str):
     path = job()
     (tmp_path / "data" / "reviews.json").write_text(rows)
     with pytest.raises(LaunchError, match=said):
-        llamafactory.convert(path, nproc=1, task="causal-lm")
+        importers.convert(path, nproc=1, task="causal-lm")
 
 
 def test_a_date_is_kept_as_text(job, tmp_path: Path):
@@ -473,14 +474,14 @@ def test_a_date_is_kept_as_text(job, tmp_path: Path):
 
 def test_a_missing_file_is_no_recipe(tmp_path: Path):
     with pytest.raises(LaunchError, match="no such file") as caught:
-        llamafactory.convert(tmp_path / "none.yaml", nproc=1, task="causal-lm")
+        importers.convert(tmp_path / "none.yaml", nproc=1, task="causal-lm")
     assert "name a training file" == caught.value.hint
 
 
 def test_labels_that_are_named_must_be_the_datas(job, tmp_path: Path):
     """A response that --labels does not name is refused with its row; a label that no row has is listed."""
     with pytest.raises(LaunchError, match="row 2 has the response 'good', which --labels does not name"):
-        llamafactory.convert(job(), nproc=1, task="causal-lm", labels=("bad", "fine"))
+        importers.convert(job(), nproc=1, task="causal-lm", labels=("bad", "fine"))
     recipe, made = loaded(job(), tmp_path, labels=("bad", "good", "odd"))
 
     assert ("bad", "good", "odd") == recipe.model.label_names
@@ -505,16 +506,16 @@ def test_rows_of_tables_are_looked_at(job, tmp_path: Path, kind: str):
     recipe, _ = loaded(table(ROWS), tmp_path)
     assert (("bad", "good"), kind) == (recipe.model.label_names, recipe.data.path)
     with pytest.raises(LaunchError, match="8 different responses in 12 rows"):
-        llamafactory.convert(table(WRITTEN), nproc=1, task="causal-lm")
+        importers.convert(table(WRITTEN), nproc=1, task="causal-lm")
     with pytest.raises(LaunchError, match="row 1 has the response 'I do not know"):
-        llamafactory.convert(table(WRITTEN), nproc=1, task="causal-lm", labels=("bad", "good"))
+        importers.convert(table(WRITTEN), nproc=1, task="causal-lm", labels=("bad", "good"))
 
 
 def test_few_rows_are_labels_where_they_are_named(job, tmp_path: Path):
     """Two rows with two responses may be either; --labels says which."""
     path = job({"val_size": "drop", "eval_strategy": "drop"}, ROWS[:2])
     with pytest.raises(LaunchError, match="to write") as caught:
-        llamafactory.convert(path, nproc=1, task="causal-lm")
+        importers.convert(path, nproc=1, task="causal-lm")
 
     assert "--labels" in caught.value.hint
     assert ("bad", "good") == loaded(path, tmp_path, labels=("bad", "good"))[0].model.label_names
@@ -543,12 +544,12 @@ def test_a_key_that_changes_what_is_learned_is_kept_or_refused(job, key: str, va
     """With its line and the way on, which is to leave it out; what is off is no obstacle."""
     path = job({key: value})
     with pytest.raises(LaunchError, match=f"{key}: .* changes what is learned") as caught:
-        llamafactory.convert(path, nproc=1, task="causal-lm")
+        importers.convert(path, nproc=1, task="causal-lm")
     line = int(caught.value.what.removeprefix(f"{path}:").partition(":")[0])
 
     assert path.read_text().splitlines()[line - 1].startswith(f"{key}:")
     assert "remove that line" in caught.value.hint
-    llamafactory.convert(
+    importers.convert(
         job({key: None if key in ("quantization_bit", "mix_strategy") else False}), nproc=1, task="causal-lm"
     )
 
@@ -580,7 +581,7 @@ def test_a_deepspeed_file_that_changes_what_is_learned_is_refused(job, tmp_path:
     """Unless it leaves those to the training file by `auto`."""
     (tmp_path / "own.json").write_text(json.dumps({"zero_optimization": {"stage": 2}, **section}))
     with pytest.raises(LaunchError, match=f"{next(iter(section))} changes what is learned"):
-        llamafactory.convert(job({"deepspeed": "own.json"}), nproc=1, task="causal-lm")
+        importers.convert(job({"deepspeed": "own.json"}), nproc=1, task="causal-lm")
     (tmp_path / "own.json").write_text(json.dumps({"zero_optimization": {"stage": 2}, next(iter(section)): "auto"}))
 
     assert "zero2" == loaded(job({"deepspeed": "own.json"}), tmp_path)[0].parallel.strategy
@@ -593,8 +594,8 @@ def test_earlier_turns_are_refused_with_their_row(job):
     turns = [{**row, "history": [["a", "b"]] if i == 1 else []} for i, row in enumerate(ROWS)]
 
     with pytest.raises(LaunchError, match="row 2 has earlier turns in 'history'"):
-        llamafactory.convert(job({}, turns, **entry), nproc=1, task="causal-lm")
-    llamafactory.convert(job({}, [{**row, "history": []} for row in turns], **entry), nproc=1, task="causal-lm")
+        importers.convert(job({}, turns, **entry), nproc=1, task="causal-lm")
+    importers.convert(job({}, [{**row, "history": []} for row in turns], **entry), nproc=1, task="causal-lm")
 
 
 def test_no_reading_of_a_value_is_silent(job, tmp_path: Path):

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from launcher.cli import cli
 from launcher.errors import LaunchError
 from launcher.recipe import load
-from launcher.recipe.importers import llamafactory
+from launcher.recipe.importers import base
+from launcher.recipe.importers import table as importers
 from launcher.recipe.schema import RecipeSpec
 
 SFT = "sft"
@@ -29,7 +30,7 @@ V0: dict[str, Any] = {
 }
 V1: dict[str, Any] = {"model": "org/chat-8b", "model_class": "llm", "output_dir": "out"}
 
-Written = Callable[..., tuple[RecipeSpec, llamafactory.Imported]]
+Written = Callable[..., tuple[RecipeSpec, base.Imported]]
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def imported(tmp_path: Path) -> Written:
         (tmp_path / "dataset_info.json").write_text(json.dumps(known), encoding="utf-8")
         path = tmp_path / "train.yaml"
         path.write_text(yaml.safe_dump(keys, sort_keys=False), encoding="utf-8")
-        made = llamafactory.convert(path, nproc=nproc, task=SFT)
+        made = importers.convert(path, nproc=nproc, task=SFT)
         (tmp_path / "recipe.yaml").write_text(made.text, encoding="utf-8")
         return load.load(tmp_path / "recipe.yaml", env={}).spec, made
 

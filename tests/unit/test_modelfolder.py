@@ -72,6 +72,26 @@ def test_code_beside_a_known_type_is_not_needed():
     assert check(None, known, WANTED).num_parameters
 
 
+WRITES = replace(WANTED, task="sft", mapping="MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", has_head=False)
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("wanted", [WANTED, WRITES], ids=["classifies", "writes"])
+def test_a_model_that_sees_is_refused(kind: str, wanted: Wanted):
+    """No text reaches its vision tower."""
+    config = {"model_type": kind, "vision_config": {"hidden_size": 8}, "text_config": LLAMA}
+
+    assert (
+        f"a model of type {kind!r} sees or hears too (vision_config in config.json)"
+        in refusal(None, config, wanted).what
+    )
+
+
+def test_a_model_that_sees_is_taken_where_transformers_makes_one_of_text_of_it():
+    """As AutoModelForCausalLM does for Llama 4."""
+    assert check(None, {"model_type": "llama4", "vision_config": {}, "text_config": LLAMA}, WRITES)
+
+
 def test_a_type_without_the_tasks_class_is_refused():
     """ViT is no language model: before ranks, not when each of them loads it."""
     assert (

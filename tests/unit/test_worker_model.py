@@ -25,7 +25,7 @@ from transformers.models.auto.modeling_auto import (
 from launcher.errors import LaunchError
 from launcher.machine.cluster import Cluster
 from launcher.models import positions
-from launcher.models.folder import native
+from launcher.models.folder import classes, native
 from launcher.planning import decide, plan
 from launcher.recipe import load
 from launcher.worker.engines.fsdp2 import Fsdp2
@@ -196,6 +196,8 @@ SMALL = {key: size for size, keys in SIZES.items() for key in keys.split()}
 def test_transformers_tables_are_read_whole_without_importing_it(table, own):
     """A type that is missed would have its model refused."""
     assert own.keys() == native(table)
+    named = {kind: name for kind, name in own.items() if isinstance(name, str)}
+    assert named == {kind: name for kind, name in classes(table).items() if name}
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from launcher.messages import Message
+from launcher.recipe.importers.given import read_json
 from launcher.recipe.importers.llamafactory_data import Data
-from launcher.recipe.importers.llamafactory_given import read_json
 
 _PAIRS = {
     "alpaca": {"prompt": "instruction", "query": "input", "response": "output"},

@@ -7,8 +7,8 @@ import math
 from typing import Any
 
 from launcher.messages import Message
+from launcher.recipe.importers.given import short
 from launcher.recipe.importers.llamafactory_datasets import Datasets, make
-from launcher.recipe.importers.llamafactory_keys import short
 
 
 class Data(Datasets):

@@ -11,8 +11,8 @@ from typing import Any
 
 from launcher.errors import LaunchError
 from launcher.messages import Message
-from launcher.recipe.importers.llamafactory_given import Given, read_json
-from launcher.recipe.importers.llamafactory_keys import ENTRY, KINDS, short
+from launcher.recipe.importers.given import KINDS, Given, read_json, short
+from launcher.recipe.importers.llamafactory_keys import ENTRY
 
 MAX_LABELS = 64
 """More different responses than this are text to be written, not labels."""

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from typing import Any
-
 from launcher.messages import Message
 
 LEFT_OUT = {
@@ -117,40 +113,11 @@ REFUSED = {
     ),
 }
 """Keys that change what is learned and have no counterpart, with the reason, unless they are off."""
-OFF = (None, False, 0, "", "none", "false")
 AS_HERE = {"mix_strategy": "concat", "enable_thinking": True}
 """Of those keys, the values that change nothing by themselves."""
-DEEPSPEED = ("optimizer", "scheduler", "gradient_clipping", "train_batch_size")
-"""Sections and values of a DeepSpeed config that change what is learned, where they are not `auto`."""
 TAKEN = frozenset({"stage", "do_train", "finetuning_type"})
 """Read, and said by the recipe as a whole."""
 ENTRY = frozenset({"file_name", "hf_hub_url", "subset", "split", "columns", "formatting", "ranking", "tags"})
 """What is read of an entry of dataset_info.json."""
 LORA = {"lora_dropout": "lora_dropout", "use_rslora": "use_rslora", "use_dora": "use_dora"}
 ATTENTION = {"fa2": "flash_attention_2", "sdpa": "sdpa", "disabled": "eager"}
-STRATEGY = {0: "ddp", 1: "zero1", 2: "zero2", 3: "zero3"}
-
-
-def short(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:37] + "...")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-KINDS: dict[str, Callable[[Any], bool]] = {
-    "a whole number above 0": lambda v: isinstance(v, int) and not isinstance(v, bool) and v > 0,
-    "a number, at least 0": lambda v: _is_number(v) and v >= 0,
-    "text or a list of texts": lambda v: (
-        isinstance(v, str) or (isinstance(v, list) and all(isinstance(n, str) for n in v))
-    ),
-}
-
-
-def to_number(value: Any) -> Any:
-    """1.0e-4 without a dot is text to some YAML writers."""
-    try:
-        return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+[eE][-+]?\d+", value) else value
-    except ValueError:
-        return value

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import re
-from pathlib import Path
-from typing import Any
-
 from launcher.messages import Message
-from launcher.recipe import metrics, problems, training_fields, training_rules
 from launcher.recipe.importers.llamafactory_chats import TEXTS, Chats
 from launcher.recipe.importers.llamafactory_keys import (
     AS_HERE,
     ATTENTION,
     CHAT_KEYS,
     CHAT_LEFT_OUT,
-    DEEPSPEED,
     LEFT_OUT,
     LORA,
-    OFF,
     REFUSED,
-    STRATEGY,
     TAKEN,
-    to_number,
 )
 from launcher.recipe.tasks import table as tasks
 
@@ -74,17 +64,8 @@ class Import(Chats):
                 Message("finetuning_type {kind} has no counterpart", kind=kind),
                 self._unchanged(Message("full and lora have one")),
             )
-        for key, reason in REFUSED.items():
-            value = self.given.get(key)
-            if not self._has_labels and key in CHAT_KEYS:
-                continue
-            if value not in OFF and value != AS_HERE.get(key):
-                raise self._fail(
-                    key,
-                    Message("{key}: {value!r} changes what is learned: {reason}", key=key, value=value, reason=reason),
-                    self._unchanged(Message("remove that line to train without it")),
-                )
-            self.done.add(key)
+        chats = frozenset() if self._has_labels else CHAT_KEYS
+        self._refuse_keys({key: why for key, why in REFUSED.items() if key not in chats}, AS_HERE)
         if not self.given.get("do_train", True):
             raise self._fail(
                 "do_train",
@@ -135,51 +116,6 @@ class Import(Chats):
         else:
             self.out.put("parallel.strategy", "ddp", "its default")
 
-    def _zero(self, config: Any, key: str = "deepspeed") -> str:
-        """The ZeRO stage of a config, read from the file where it is, else from its name (ds_z3_offload_config.json)."""
-        value = config if isinstance(config, dict) else self._json(str(config))
-        if value is not None and not (isinstance(value, dict) and isinstance(value.get("zero_optimization", {}), dict)):
-            raise self._fail(
-                key,
-                Message("{config}: is not a config of DeepSpeed", config=config),
-                Message("its zero_optimization says the stage"),
-            )
-        if value is None:
-            named = re.search(r"z(?:ero)?_?([0-3])", Path(str(config)).name)
-            if named is None:
-                raise self._fail(
-                    key,
-                    Message("{config}: no such file, and its name tells no ZeRO stage", config=config),
-                    Message("put the file there"),
-                )
-            stage, offloads = int(named[1]), "offload" in str(config)
-        else:
-            for name in DEEPSPEED:
-                if name in value and "auto" not in json.dumps(value[name]):
-                    raise self._fail(
-                        key,
-                        Message(
-                            "{config}: {name} changes what is learned, and the launcher renders its own config",
-                            config=config,
-                            name=name,
-                        ),
-                        Message("write it as TrainingArguments in this file, and `{name}: auto` there", name=name),
-                    )
-            zero = value.get("zero_optimization", {})
-            stage = zero.get("stage", 0)
-            parts = [zero.get(k) for k in ("offload_param", "offload_optimizer")]
-            offloads = any(isinstance(part, dict) and part.get("device") == "cpu" for part in parts)
-            if not isinstance(stage, int) or stage not in STRATEGY:
-                raise self._fail(
-                    key,
-                    Message("{config}: stage {stage!r} is none of 0, 1, 2 and 3", config=config, stage=stage),
-                    Message("correct that file"),
-                )
-        if offloads and stage != 3:
-            self._leave(key, Message("offload of ZeRO-{stage}: only ZeRO-3 offloads here (zero3-offload)", stage=stage))
-        self._leave(key, "everything in that file but the ZeRO stage: the launcher renders its own")
-        return "zero3-offload" if offloads and stage == 3 else STRATEGY[stage]
-
     def _adapter(self) -> None:
         keys = ("lora_rank", "lora_alpha", "lora_target", "additional_target", *LORA)
         if self.given.get("finetuning_type", "lora") == "full":
@@ -218,35 +154,7 @@ class Import(Chats):
         self._saves()
         self._move("evaluation_strategy", "training.eval_strategy")
         left_out = LEFT_OUT if self._has_labels else {**LEFT_OUT, **CHAT_LEFT_OUT}
-        for key, value in self.given.items():
-            if key in self.done:
-                continue
-            if key in left_out:
-                self._leave(key, left_out[key])
-            elif value is not None and key in training_fields.fields():
-                meant = training_fields.as_meant(key, to_number(value))
-                problem = training_fields.problem(key, meant)
-                if problem is None:
-                    self.out.put(f"training.{key}", meant, self._origin(key))
-                elif key in training_fields.OWNED:
-                    self._leave(key, problem)
-                else:
-                    raise self._fail(key, f"{key}: {problem}", Message("correct or remove that line"))
-            else:
-                self._leave(key, "has no counterpart here")
-        self._leave_without_effect()
-
-    def _leave_without_effect(self) -> None:
-        """Arguments that do nothing, or nothing good, beside the others. A value that is wrong by itself makes no recipe."""
-        rows = self.out.values.get("training", {})
-        has_eval = self.out.values["data"].get("eval", (None, ""))[0] is not None
-        values = {key: value for key, (value, _) in rows.items()}
-        if any(problems.value_problem(key, value) for key, value in values.items()):
-            return
-        computed = list(map(metrics.load, tasks.load(self.task).default_metrics))
-        for key, reason in training_rules.problems(values, metrics=computed, has_eval=has_eval):
-            if key in self.given and rows.pop(key, None) is not None:
-                self._leave(key, reason)
+        self._others(left_out)
 
     def _saves(self) -> None:
         """Saves by steps where the file leaves it to transformers' default, which is not a recipe's default."""
