@@ -12,7 +12,7 @@ from launcher.errors import EXIT_JOB_FAILED, EXIT_USER
 from tests.conftest import REPO
 
 pytestmark = [pytest.mark.ranks, pytest.mark.slow]
-COST = '''import numpy as np
+COST = """import numpy as np
 
 CALLS = []
 
@@ -27,7 +27,7 @@ def cost(columns, num_labels):
 
 cost.greater_is_better = False
 FAILS_AT = 0
-'''
+"""
 
 
 def written(folder: Path, text: str = COST) -> Path:
@@ -58,7 +58,9 @@ def test_a_function_of_the_users_from_training_to_evaluation(ascend_launch, tmp_
     metrics = json.loads((run / "metrics.json").read_text())
     rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     final = sum((row["label"] - row["prediction"]) ** 2 for row in rows) / len(rows) + 5
-    assert pytest.approx(final, abs=1e-12) == metrics["final"]["eval_cost" if "eval_cost" in metrics["final"] else "cost"]
+    assert (
+        pytest.approx(final, abs=1e-12) == metrics["final"]["eval_cost" if "eval_cost" in metrics["final"] else "cost"]
+    )
     assert "cost" == metrics["best"]["metric"]
     assert min(row["cost"] for row in metrics["epochs"]) == metrics["best"]["value"]
     assert "cost" in trained.stdout.split("Validation Loss")[1].splitlines()[0]
@@ -66,7 +68,17 @@ def test_a_function_of_the_users_from_training_to_evaluation(ascend_launch, tmp_
 
     (tmp_path / "mine.py").write_text("def cost(columns, num_labels):\n    return 0\n")
     evaluated = ascend_launch(
-        "eval", run / "recipe.yaml", "--checkpoint", run, "--nproc", "1", "--device", "cpu", "--run-dir", again, cwd=tmp_path
+        "eval",
+        run / "recipe.yaml",
+        "--checkpoint",
+        run,
+        "--nproc",
+        "1",
+        "--device",
+        "cpu",
+        "--run-dir",
+        again,
+        cwd=tmp_path,
     )
 
     assert 0 == evaluated.returncode, evaluated.stderr
@@ -81,7 +93,15 @@ def test_an_error_in_it_costs_no_training(ascend_launch, tmp_path: Path):
     refused = ascend_launch(recipe, "--nproc", "1", "--device", "cpu", "--run-dir", tmp_path / "refused", cwd=tmp_path)
     written(tmp_path, COST.replace("FAILS_AT = 0", "FAILS_AT = 3"))
     failed = ascend_launch(
-        recipe, "--nproc", "1", "--device", "cpu", "--run-dir", run, "training.load_best_model_at_end=false", cwd=tmp_path
+        recipe,
+        "--nproc",
+        "1",
+        "--device",
+        "cpu",
+        "--run-dir",
+        run,
+        "training.load_best_model_at_end=false",
+        cwd=tmp_path,
     )
 
     assert EXIT_USER == refused.returncode

@@ -259,7 +259,13 @@ def test_a_label_is_what_a_text_names_first():
         (("roc_auc",), {"label": [[0, 1], [1, 1]], "probabilities": [[0.5, 0.5]] * 2}, 2, "every row has label 1"),
         (("pearson", "spearman"), {"label": [1.0, 2.0], "prediction": [3.0, 3.0]}, 1, "all predictions are the same"),
         (("pearson", "r2"), {"label": [1.0, 1.0], "prediction": [3.0, 4.0]}, 1, "all values are the same"),
-        (("cohen_kappa",), {"label": [1, 1], "prediction": [1, 1]}, 2, "only one label occurs and is predicted"),
+        pytest.param(
+            ("cohen_kappa",),
+            {"label": [1, 1], "prediction": [1, 1]},
+            2,
+            "only one label occurs and is predicted",
+            marks=pytest.mark.slow,  # imports evaluate
+        ),
         (("bleu", "rougeL", "exact_match"), {"text": [None], "reference": [None]}, 0, "there are none"),
     ],
 )
