@@ -14,7 +14,7 @@ import versions_docs
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launcher import cli
-from launcher.recipe import formats, kernels, metrics, schema, training_fields
+from launcher.recipe import formats, kernels, schema, training_fields
 from launcher.recipe.losses import table as losses
 from launcher.recipe.tasks import table as tasks
 from launcher.strategies import table as strategies
@@ -111,7 +111,7 @@ def _type(annotation: ast.expr) -> str:
         "dict": "mapping",
         "SizeOrAuto": "`auto` or a whole number",
         "Task": " or ".join(f"`{name}`" for name in tasks.BUILT_IN),
-        "Metric": " or ".join(f"`{name}`" for name in metrics.BUILT_IN),
+        "Metric": "[metric](metrics.md) or `FILE.py:FUNCTION`",
         "StrategyOrAuto": " or ".join(f"`{name}`" for name in ("auto", *strategies.BUILT_IN)),
         "Format": " or ".join(f"`{name}`" for name in (formats.AUTO, *formats.TABLE.built_in)),
         "LossName": " or ".join(f"`{name}`" for name in (*losses.TABLE.built_in, "FILE.py:FUNCTION")),

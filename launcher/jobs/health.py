@@ -16,6 +16,7 @@ from launcher.errors import LaunchError
 from launcher.machine.cluster import Cluster, Found
 from launcher.messages import Message, joined
 from launcher.planning.plan import Plan
+from launcher.recipe import metrics
 from launcher.recipe.schema import RecipeSpec
 from launcher.render import env
 from launcher.rundir.paths import RunDir
@@ -43,6 +44,8 @@ def require_health(plan: Plan, cluster: Cluster, run: RunDir) -> dict[str, Any]:
     values["output_dir"] = run.path
     if plan.use is not None:  # the model that they were trained from is not needed any more
         values["model_name"] = plan.use.weights
+    if plan.use is not None and plan.use.mode == "predict":  # computes no metric
+        values["needs"] = _needs(plan.recipe.model_copy(update={"metrics": ()}), plan.strategy)
     context = doctor.context(
         plan.device,
         found=Found(cluster.node_devices),
@@ -130,4 +133,5 @@ def _needs(recipe: RecipeSpec, strategy: str) -> tuple[str, ...]:
         "modelscope": recipe.model.hub == "modelscope",
     }
     ranks = ("torch", "transformers", "accelerate", "datasets", "evaluate", "scikit-learn")
-    return (*ranks, *(name for name, is_asked in asked.items() if is_asked))
+    of_metrics = [name for metric in metrics.named(recipe.metrics, recipe.code) for name in metric.needs]
+    return (*ranks, *(name for name, is_asked in asked.items() if is_asked), *dict.fromkeys(of_metrics))

@@ -283,10 +283,18 @@ def _check_metrics(layers: Layers, good: dict[str, Any], computed: Sequence[Metr
         layers.mistake(("metrics",), Message("a metric is named twice"))
     if "model" not in good:
         return
-    task = tasks.load(good["model"].task)
+    task, has_texts = tasks.load(good["model"].task), good.get("generation") is not None
+    targets = task.targets(good["model"], good.get("data", Data()))
     for metric in computed:
-        absent = [column for column in metric.columns if column not in (*task.columns, *metrics.OF_EVERY_TASK)]
-        if absent:
+        if targets not in metric.targets:
+            layers.mistake(("metrics",), _misfit(metric, task, targets))
+        elif metric.is_of_texts and not has_texts and targets == tasks.TOKENS:
+            text = Message(
+                "{metric} compares texts that the model writes; add `generation:`, as in generation.max_new_tokens=128",
+                metric=metric.name,
+            )
+            layers.mistake(("metrics",), text)
+        elif absent := _absent(metric, task, targets):
             text = Message(
                 "{metric} is computed from the {column} of each row, which an evaluation of {task} does not have",
                 metric=metric.name,
@@ -294,6 +302,24 @@ def _check_metrics(layers: Layers, good: dict[str, Any], computed: Sequence[Metr
                 task=task.name,
             )
             layers.mistake(("metrics",), text)
+
+
+def _misfit(metric: Metric, task: Task, targets: str) -> str:
+    known = map(metrics.load, metrics.BUILT_IN)
+    names = [one.name for one in known if targets in one.targets and not _absent(one, task, targets)]
+    return Message(
+        "{metric} is not for {targets}; {names} are",
+        metric=metric.name,
+        targets=tasks.TARGETS[targets],
+        names=joined(names),
+    )
+
+
+def _absent(metric: Metric, task: Task, targets: str) -> list[str]:
+    """Columns that a metric needs and an evaluation does not leave."""
+    texts = metrics.OF_GENERATION if targets == tasks.TOKENS else ()
+    left = (*task.columns, *getattr(task, "more_columns", ()), *texts, *metrics.OF_EVERY_TASK)
+    return [column for column in metric.columns if column not in left]
 
 
 def _divisors(number: int) -> str:

@@ -401,7 +401,7 @@ class RecipeSpec(Section):
     """TrainingArguments by their own names."""
     parallel: Parallel = Parallel()
     metrics: tuple[Metric, ...] = ("accuracy", "f1")
-    """Scores of an evaluation: accuracy, precision, recall, f1 (the last three averaged over labels), mae (labels in an order) and confusion_matrix; of task sft perplexity and token_accuracy."""
+    """Scores of an evaluation. The default is the task's: perplexity and token_accuracy for sft, accuracy and f1 for one label."""
     loss: Loss = Loss()
     """What a training makes small: a name, or a name with parameters."""
     early_stopping: EarlyStopping | None = None

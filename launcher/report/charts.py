@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from launcher.recipe import metrics
+from launcher.recipe.metrics import Metric
 from launcher.report.facts import Run
 from launcher.rundir.rates import own_seconds
 from launcher.rundir.records import Eval, Log, Rates
@@ -62,7 +63,7 @@ def of_run(run: Run) -> list[Chart]:
     losses = [Line("training", _points(history.logs, "step", "loss"), 0)]
     losses += [Line("lost at a restart", _points(rows, "step", "loss"), 0, "dotted") for rows in history.undone[:1]]
     losses += [Line("evaluation", _points(history.evals, "step", "eval_loss"), 1, has_marks=True)]
-    figures = metrics.figures()
+    figures = metrics.figures(run.own_metrics)
     shares = [metric for metric in figures if metric.unit == metrics.SHARE]
     scores = [
         Line(metric.label, _points(history.evals, "step", metric.name), i, has_marks=True)
@@ -119,6 +120,13 @@ def of_run(run: Run) -> list[Chart]:
     return [drawn for chart in charts if (drawn := _drawable(chart, end)).lines]
 
 
+def own_metrics(runs: Iterable[Run]) -> list[Metric]:
+    """The functions of the user's among the metrics of all runs; of several of one name the first."""
+    return list({metric.name: metric for run in reversed(list(runs)) for metric in reversed(run.own_metrics)}.values())[
+        ::-1
+    ]
+
+
 def compared(runs: Sequence[Run]) -> list[Chart]:
     """The same curves of several runs on one another, over epochs, since a step of one may be four of another."""
 
@@ -134,7 +142,7 @@ def compared(runs: Sequence[Run]) -> list[Chart]:
         Chart("Evaluation loss", x, "cross-entropy (nats)", lines("eval_loss", "evals", True)),
         *(
             Chart(capitalised(metric.label), x, metric.unit, lines(metric.name, "evals", True))
-            for metric in metrics.figures()
+            for metric in metrics.figures(own_metrics(runs))
         ),
         Chart("Learning rate", x, "learning rate", lines("learning_rate", "logs"), from_zero=True),
         Chart(
@@ -196,7 +204,9 @@ def svg(chart: Chart, name: str) -> str:
         if chart.is_log:
             axes.set_yscale("log")
             axes.yaxis.set_minor_formatter(NullFormatter())
-        elif chart.from_zero:
+        elif (
+            chart.from_zero and min(y for line in chart.lines for _, y in line.points) >= 0
+        ):  # a correlation may be below
             axes.set_ylim(bottom=0)
         if chart.x_end > 0:
             axes.set_xlim(0, chart.x_end * 1.02)

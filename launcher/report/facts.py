@@ -9,6 +9,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
+from launcher.recipe import metrics
+from launcher.recipe.metrics import Metric
 from launcher.rundir.history import History
 from launcher.rundir.records import Failure
 
@@ -45,6 +47,11 @@ class Run:
     label_names: Sequence[str]
     unread: Sequence[str]
     """Files that are there and could not be read, each with the reason: `metrics.json: not JSON: …`."""
+
+    @property
+    def own_metrics(self) -> list[Metric]:
+        """Metrics of its recipe that are functions of the user's."""
+        return metrics.of_the_user(mapping(self.plan.get("recipe")))
 
     @property
     def seconds(self) -> float | None:

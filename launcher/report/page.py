@@ -12,6 +12,7 @@ from typing import Any
 
 from launcher import __version__, files
 from launcher.recipe import metrics
+from launcher.recipe.metrics import Metric
 from launcher.report import charts
 from launcher.report.facts import Run, flat
 from launcher.report.read import load, load_all
@@ -108,7 +109,8 @@ def figure_table(runs: Sequence[Run]) -> list[tuple[str, list[float | None], flo
     """(name, value in each run, the best of them where there are several to choose from), scores first."""
     rows = [run.figures for run in runs]
     names = dict.fromkeys(name for row in rows for name in row)
-    scores = [metric.name for metric in metrics.figures()]
+    own = charts.own_metrics(runs)
+    scores = [metric.name for metric in metrics.figures(own)]
     order = [n for n in (*scores, "eval_loss", "train_loss") if n in names]
     out = []
     for name in [*order, *(n for n in names if n not in order)]:
@@ -116,14 +118,14 @@ def figure_table(runs: Sequence[Run]) -> list[tuple[str, list[float | None], flo
         known = [v for v in values if v is not None]
         best = None
         if len({_figure(v) for v in known}) > 1:  # what looks the same is not better
-            best = min(known) if less_is_better(name) else max(known)
+            best = min(known) if less_is_better(name, own) else max(known)
         out.append((name, values, best))
     return out
 
 
-def less_is_better(name: str) -> bool:
-    """Of a row of the table of figures: a score, a loss or a speed."""
-    greater = metrics.greater_is_better(name)
+def less_is_better(name: str, own: Sequence[Metric] = ()) -> bool:
+    """Of a row of the table of figures: a score, a loss or a speed. `own`: metrics that are functions of the user's."""
+    greater = metrics.greater_is_better(name, own)
     return not greater if greater is not None else name.endswith((metrics.LOSS, "seconds_per_step"))
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from launcher.messages import Message, translated
 from launcher.recipe import metrics as table
+from launcher.recipe.metrics import Metric
 from launcher.show.console import err, joined, number_text, out, print_json
 from launcher.show.text import Text
 
@@ -74,9 +75,10 @@ def recipes(paths: Sequence[Path], as_json: bool) -> None:
     out.print(joined((f"{path.stem:<14} ", "bold", f"{about}  ({path})", "") for path, about in first.items()))
 
 
-def epochs(metrics: Mapping[str, Any]) -> Table:
+def epochs(metrics: Mapping[str, Any], own: Sequence[Metric] = ()) -> Table:
+    """The table of epochs of metrics.json. `own`: metrics that are functions of the user's."""
     rows = Table(box=None, pad_edge=False, header_style="bold")
-    scores = table.figures_among(metrics.get("final", {}))
+    scores = table.figures_among(metrics.get("final", {}), own)
     for head in (
         Message("Epoch"),
         Message("Training Loss"),

@@ -150,7 +150,9 @@ class View:
         if outcome.failure is not None:
             failure(outcome.failure, explained)
         elif outcome.exit_code == EXIT_OK and outcome.metrics:
-            out.print(epochs(outcome.metrics) if "epochs" in outcome.metrics else Text(figures_text(outcome.metrics)))
+            own = metrics.of_the_user((read_json(run.plan_path) or {}).get("recipe") or {})
+            has_epochs = "epochs" in outcome.metrics
+            out.print(epochs(outcome.metrics, own) if has_epochs else Text(figures_text(outcome.metrics)))
             for text in filter(None, (macro_text(outcome.metrics), early_stop.text(outcome.metrics))):
                 out.print(Text(text))
             final = outcome.metrics.get("final", {})

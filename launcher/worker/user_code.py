@@ -27,6 +27,11 @@ class UserFunction:
     """Of the file it came from, which need not be on this node."""
     function: Callable[..., Any]
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of a metric: those that it asks for besides."""
+        return tuple(getattr(self.function, "columns", ()))
+
     def __call__(self, *args: Any, **keywords: Any) -> Any:
         """What it returns. Raises LaunchError, with the line of the user's file, for any exception in it."""
         try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +17,17 @@ from launcher.errors import EXIT_USER, LaunchError
 from launcher.machine.cluster import Cluster
 from launcher.planning import decide, plan
 from launcher.planning.plan import Plan
-from launcher.recipe import load, user_code
+from launcher.recipe import load, metrics, user_code
 from launcher.recipe.load import Loaded
 from launcher.render import files
 from launcher.rundir import claims
 from launcher.worker import user_code as in_ranks
 from launcher.worker.agent import consistency
 from launcher.worker.metrics import users
+from launcher.worker.tasks.metrics import Remarks, compute
+from launcher.worker.tasks.predictions import Predictions
 
+DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 Write = Callable[..., Path]
 CPU = Cluster("cpu", source="a test")
 COST = '''"""Scores of mine."""
@@ -40,7 +46,7 @@ cost.greater_is_better = False
 
 
 def loaded(recipe: Write, text: str | None = COST, name: str = "mine.py:cost") -> Loaded:
-    path = recipe(metrics=["accuracy", name])
+    path = recipe(metrics=["perplexity", name])
     if text is not None:
         (path.parent / "mine.py").write_text(text, encoding="utf-8")
     return load.load(path, (), {})
@@ -198,3 +204,62 @@ def test_a_metric_is_tried_on_made_up_rows_before_ranks_start(recipe: Write):
         text = COST.replace("    wrong =", f"    {body}\n    wrong =")
         with pytest.raises(LaunchError, match=f"(?s){message}"):
             users.check(planned(loaded(recipe, text)))
+
+
+ROWS = Predictions(
+    {"label": np.array([0, 1, 1, 0]), "prediction": np.array([0, 0, 1, 1])}, np.zeros(4), np.ones(4, np.int64)
+)
+
+
+def test_the_documented_function_is_a_metric(recipe: Write):
+    """The code of docs/metrics.md: it passes the try, chooses the best checkpoint by its direction, and has its value."""
+    text = DOCS.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    best = {"metric_for_best_model": "cost", "load_best_model_at_end": True, "eval_strategy": "epoch"}
+    path = recipe(metrics=["perplexity", "mine.py:cost"], model={"num_labels": 2}, training=best)
+    (path.parent / "mine.py").write_text(text, encoding="utf-8")
+    made = planned(load.load(path, (), {}))
+    arguments = made.training_arguments
+
+    users.check(made)
+    figures = compute(made.recipe.metrics, ROWS, num_labels=2, functions=users.functions(made))
+
+    assert {"perplexity": 1.0, "cost": (5 + 1) / 4} == figures
+    assert ("cost", False) == (arguments["metric_for_best_model"], arguments["greater_is_better"])
+
+
+def test_every_metric_is_in_the_documentation():
+    page = DOCS.read_text(encoding="utf-8")
+    assert [] == [name for name in metrics.BUILT_IN if f"`{name}`" not in page]
+
+
+def test_a_wrong_direction_is_refused_for_it_too(recipe: Write):
+    training = {"metric_for_best_model": "cost", "eval_strategy": "epoch", "greater_is_better": True}
+    path = recipe(metrics=["mine.py:cost"], training=training)
+    (path.parent / "mine.py").write_text(COST, encoding="utf-8")
+
+    with pytest.raises(LaunchError, match="greater_is_better: of cost less is better"):
+        load.load(path, (), {})
+
+
+def test_an_error_in_an_evaluation_is_nan_and_kept_for_the_end(recipe: Write):
+    """Other figures have their values; what the function said is noted with its line."""
+    made = planned(loaded(recipe, COST.replace("    wrong =", "    assert len(columns['label']) > 4\n    wrong =")))
+    remarks = Remarks()
+
+    figures = compute(made.recipe.metrics, ROWS, num_labels=2, functions=users.functions(made), remarks=remarks)
+
+    assert 1.0 == figures["perplexity"] and math.isnan(figures["cost"])
+    assert re.search(r"cost is NaN: .*mine.py:8: AssertionError: ", str(remarks.notes[0]))
+    assert 1 == len(remarks.failures)
+
+
+def test_tables_and_reports_know_the_users_metrics_by_the_plan_alone(recipe: Write):
+    """Of a run of another machine, too; what cannot be read is left out."""
+    record = json.loads(planned(loaded(recipe)).model_dump_json())["recipe"]
+    own = metrics.of_the_user(record)
+
+    assert [("cost", False)] == [(metric.name, metric.greater_is_better) for metric in own]
+    assert ["perplexity", "cost"] == [metric.name for metric in metrics.figures_among(["perplexity", "cost"], own)]
+    assert metrics.greater_is_better("held-out_cost", own) is False
+    for code in ({}, {"mine.py": "def cost(:"}, {"mine.py": "\0"}, {"mine.py": 3}, None):
+        assert [] == metrics.of_the_user({**record, "code": code})

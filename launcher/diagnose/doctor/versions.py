@@ -33,10 +33,19 @@ BOUNDS: Mapping[str, str] = {
     "peft": ">=0.18",
     "gguf": ">=0.10",
     "modelscope": ">=1.20",
+    "sacrebleu": ">=2.4",
+    "rouge-score": ">=0.1.2",
+    "jieba": ">=0.42.1",
+    "seqeval": ">=1.2.2",
 }
 """What each package must be, as pyproject.toml's extras say it."""
-EXTRA = {"peft": "lora", "gguf": "gguf", "modelscope": "modelscope"}
-"""Packages of an extra of their own; the others are of [train]."""
+EXTRA = {
+    "peft": "lora",
+    "gguf": "gguf",
+    "modelscope": "modelscope",
+    **dict.fromkeys(("sacrebleu", "rouge-score", "jieba", "seqeval"), "scores"),
+}
+"""Packages of another extra than [train]."""
 PACKAGES = (
     "torch",
     "torch-npu",

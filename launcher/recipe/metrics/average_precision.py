@@ -12,6 +12,6 @@ AVERAGE_PRECISION = Metric(
     greater_is_better=True,
     label="average precision",
     heading="Average precision",
-    columns=("label", "scores"),
+    columns=("label", "probabilities"),
     targets=frozenset({ONE_LABEL, MANY_LABELS}),
 )

@@ -12,6 +12,6 @@ ROC_AUC = Metric(
     greater_is_better=True,
     label="ROC AUC",
     heading="ROC AUC",
-    columns=("label", "scores"),
+    columns=("label", "probabilities"),
     targets=frozenset({ONE_LABEL, MANY_LABELS}),
 )

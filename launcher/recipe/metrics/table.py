@@ -185,7 +185,8 @@ def of_the_user(recipe: Mapping[str, Any]) -> list[Metric]:
         one = user_code.reference(name)
         try:
             metrics += [] if one is None else [of_function(one, code[one.file])]
-        except (LaunchError, KeyError, TypeError, SyntaxError, StopIteration):
+        # Of a run of another machine, whose text may be anything.
+        except (LaunchError, KeyError, TypeError, SyntaxError, ValueError, StopIteration, RecursionError, MemoryError):
             continue
     return metrics
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from launcher.errors import LaunchError
+from launcher.messages import Message
 from launcher.plugins import Table
 
 INTERFACE = 1
@@ -24,7 +25,14 @@ TAGS = "tags"
 """Of rows whose words have a label each."""
 TOKENS = "tokens"
 """Of rows whose tokens are learnt."""
-TARGETS = (ONE_LABEL, MANY_LABELS, VALUES, TAGS, TOKENS)
+TARGETS: Mapping[str, str] = {
+    ONE_LABEL: Message("rows that have one label each"),
+    MANY_LABELS: Message("rows that have any number of labels"),
+    VALUES: Message("rows that have numbers to predict"),
+    TAGS: Message("rows that have a label for each word"),
+    TOKENS: Message("rows whose tokens are learnt"),
+}
+"""All of them, each as a message has it."""
 Problem = tuple[tuple[str, ...], str]
 """Keys below which, and what is wrong."""
 

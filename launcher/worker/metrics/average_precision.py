@@ -8,6 +8,6 @@ import sklearn.metrics
 from launcher.worker.metrics.ranking import ranked
 
 
-def compute(true: np.ndarray, scores: np.ndarray, *, num_labels: int) -> float:
+def compute(true: np.ndarray, probabilities: np.ndarray, *, num_labels: int) -> float:
     """Of several labels the mean over them."""
-    return float(sklearn.metrics.average_precision_score(*ranked(true, scores)))
+    return float(sklearn.metrics.average_precision_score(*ranked(true, probabilities)))

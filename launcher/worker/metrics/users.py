@@ -69,6 +69,7 @@ def made_up(names: Any, targets: str, num_labels: int) -> dict[str, Any]:
     }.get(targets, lambda: np.arange(NUM_ROWS) % max(num_labels, 1))
     columns: dict[str, Any] = {
         "scores": lambda: drawn.normal(size=(NUM_ROWS, max(num_labels, 1))),
+        "probabilities": lambda: drawn.dirichlet(np.ones(max(num_labels, 1)), NUM_ROWS),
         "text": lambda: ["a b"] * NUM_ROWS,
         "reference": lambda: ["a c"] * NUM_ROWS,
         "loss": lambda: drawn.random(NUM_ROWS),

@@ -54,25 +54,26 @@ def compute(
         remarks: gets what is to be said of figures without a value.
 
     Returns:
-        name → number, or a num_labels x num_labels list of counts for confusion_matrix. NaN for each name where a row
-        has no prediction, since figures of the other rows would be of another evaluation; for a figure that these rows do not
-        define; and for a function of the user's that fails.
+        name → number, or a num_labels x num_labels list of counts for confusion_matrix; without those of texts where none
+        were generated. NaN for each name where a row has no prediction, since figures of the other rows would be of
+        another evaluation; for a figure that these rows do not define; and for a function of the user's that fails.
     """
     functions, remarks = functions or {}, remarks or Remarks()
     figures: dict[str, Any] = {}
     keywords = {"num_labels": num_labels, "label_names": label_names}
     for name in names:
         key = functions[name].reference.function if name in functions else name
+        needed = functions[name].columns if name in functions else table.load(name).columns
+        if not set(needed).intersection(table.OF_GENERATION) <= predictions.columns.keys():
+            continue  # texts are not generated at each evaluation
         figures[key] = math.nan
         if predictions.unscored:
             continue
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of what is NaN, or counts as 0: the first is said below
-                if name in functions:
-                    figures[key] = _of_user(functions[name], predictions, num_labels)
-                else:
-                    figures[key] = _of_table(name, predictions, keywords)
+            if name in functions:
+                figures[key] = _of_user(functions[name], predictions, num_labels)
+            else:
+                figures[key] = _of_table(name, predictions, keywords)
         except UndefinedError as error:
             remarks.notes.append(Message("{name} is not defined for these rows: {error}", name=name, error=error))
         except LaunchError as error:
@@ -96,7 +97,9 @@ def _of_table(name: str, predictions: Predictions, keywords: Mapping[str, Any]) 
     if metric.columns == LABELS and all(_are_numbers(column) for column in columns):
         return _module(name).compute(references=columns[0], predictions=columns[1], **keywords)[name]
     given = {keyword: keywords[keyword] for keyword in metric.keywords}
-    return plugins.load_object(metric.computation)(*columns, **given)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # libraries warn of labels that do not occur; macro_facts says which do
+        return plugins.load_object(metric.computation)(*columns, **given)
 
 
 def _are_numbers(column: Any) -> bool:

@@ -207,6 +207,8 @@ class ResumableTrainer(SavingTrainer):
         is_kept = self.control.should_save or self.store.saved_step == self.state.global_step
         if self.args.load_best_model_at_end and self.args.save_strategy == SaveStrategy.STEPS and not is_kept:
             return False
+        if self.args.metric_for_best_model and f"eval_{self.args.metric_for_best_model}" not in metrics:
+            return False  # of generated texts, which not every evaluation has
         return super()._determine_best_metric(metrics, trial)
 
     def _set_sums(self, saved: Saved) -> None:

@@ -1,0 +1,114 @@
+"""A metric that is a function of the user's, from the recipe to the best checkpoint, the report and a later evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from launcher.errors import EXIT_JOB_FAILED, EXIT_USER
+from tests.conftest import REPO
+
+pytestmark = [pytest.mark.ranks, pytest.mark.slow]
+COST = """import numpy as np
+
+CALLS = []
+
+
+def cost(columns, num_labels):
+    CALLS.append(len(columns["label"]))
+    far = np.abs(columns["label"] - columns["prediction"])
+    if FAILS_AT == len(CALLS):
+        return {}["far"]
+    return float((far**2).mean() + num_labels)
+
+
+cost.greater_is_better = False
+FAILS_AT = 0
+"""
+
+
+def written(folder: Path, text: str = COST) -> Path:
+    path = folder / "mine.yaml"
+    recipe = {
+        "extends": str(REPO / "recipes" / "tiny-cpu.yaml"),
+        "metrics": ["accuracy", "mine.py:cost"],
+        "training": {
+            "num_train_epochs": 3,
+            "eval_strategy": "epoch",
+            "save_strategy": "epoch",
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "cost",
+        },
+    }
+    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    (folder / "mine.py").write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_function_of_the_users_from_training_to_evaluation(ascend_launch, tmp_path: Path):
+    """Two ranks: the figure is that of predictions.jsonl, and chooses the checkpoint. The file then changes: an evaluation by
+    the run's own recipe, at one rank, gives the same digits and says that it did."""
+    recipe, run, again = written(tmp_path), tmp_path / "run", tmp_path / "again"
+    trained = ascend_launch(recipe, "--nproc", "2", "--device", "cpu", "--run-dir", run, cwd=tmp_path)
+    assert 0 == trained.returncode, trained.stderr
+
+    metrics = json.loads((run / "metrics.json").read_text())
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    final = sum((row["label"] - row["prediction"]) ** 2 for row in rows) / len(rows) + 5
+    assert (
+        pytest.approx(final, abs=1e-12) == metrics["final"]["eval_cost" if "eval_cost" in metrics["final"] else "cost"]
+    )
+    assert "cost" == metrics["best"]["metric"]
+    assert min(row["cost"] for row in metrics["epochs"]) == metrics["best"]["value"]
+    assert "cost" in trained.stdout.split("Validation Loss")[1].splitlines()[0]
+    assert ">Cost<" in (run / "report.html").read_text()
+
+    (tmp_path / "mine.py").write_text("def cost(columns, num_labels):\n    return 0\n")
+    evaluated = ascend_launch(
+        "eval",
+        run / "recipe.yaml",
+        "--checkpoint",
+        run,
+        "--nproc",
+        "1",
+        "--device",
+        "cpu",
+        "--run-dir",
+        again,
+        cwd=tmp_path,
+    )
+
+    assert 0 == evaluated.returncode, evaluated.stderr
+    assert metrics["final"]["cost"] == json.loads((again / "metrics.json").read_text())["final"]["cost"]
+    assert "mine.py is not what it was when this run began" in evaluated.stdout + evaluated.stderr
+
+
+def test_an_error_in_it_costs_no_training(ascend_launch, tmp_path: Path):
+    """Before ranks start it is the user's mistake, with the line. In an evaluation the figure is null, and the job fails by
+    that line once the model and the results are there."""
+    recipe, run = written(tmp_path, COST.replace("(far**2)", "(fra**2)")), tmp_path / "run"
+    refused = ascend_launch(recipe, "--nproc", "1", "--device", "cpu", "--run-dir", tmp_path / "refused", cwd=tmp_path)
+    written(tmp_path, COST.replace("FAILS_AT = 0", "FAILS_AT = 3"))
+    failed = ascend_launch(
+        recipe,
+        "--nproc",
+        "1",
+        "--device",
+        "cpu",
+        "--run-dir",
+        run,
+        "training.load_best_model_at_end=false",
+        cwd=tmp_path,
+    )
+
+    assert EXIT_USER == refused.returncode
+    assert f"{tmp_path}/mine.py:11: NameError: name 'fra' is not defined" in refused.stderr
+    assert "Traceback" not in refused.stderr and not list((tmp_path / "refused").glob("attempt_0/rank_*"))
+    assert EXIT_JOB_FAILED == failed.returncode
+    assert f"{tmp_path}/mine.py:10: KeyError: 'far'" in failed.stderr + failed.stdout
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["final"]["cost"] is None and metrics["final"]["accuracy"] > 0.5
+    assert list((run / "model").glob("*.safetensors"))
