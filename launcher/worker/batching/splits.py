@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,20 @@ def open_splits(sets: Sequence[SplitFacts]) -> Dataset:
 
     opened = [open_split(facts) for facts in sets]
     return opened[0] if len(opened) == 1 else concatenate_datasets(opened)
+
+
+def about(sets: Sequence[SplitFacts]) -> dict[str, list[Any]]:
+    """Of the rows of several, what predictions.jsonl repeats of the data: their ids, and texts where these are asked for.
+    Rows of a set that has no such column have None."""
+    from datasets import load_from_disk
+
+    opened = [load_from_disk(facts.about).to_dict() if facts.about else {} for facts in sets]
+    names = dict.fromkeys(name for columns in opened for name in columns)
+    nones = [[None] * facts.rows for facts in sets]
+    return {
+        name: [value for columns, none in zip(opened, nones, strict=True) for value in columns.get(name, none)]
+        for name in names
+    }
 
 
 def parts(sets: Mapping[str, SplitFacts]) -> dict[str, slice]:
