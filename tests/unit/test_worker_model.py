@@ -112,7 +112,8 @@ def test_a_decoders_padding_is_hidden_without_a_mask():
 
     assert hides_padding(model)
     expected, found = (
-        Classification(PAD, 1, OneLabel(), CrossEntropy(Settings()), needs_mask=m).evaluate(model, batch) for m in (True, False)
+        Classification(PAD, 1, OneLabel(), CrossEntropy(Settings()), needs_mask=m).evaluate(model, batch)
+        for m in (True, False)
     )
 
     assert expected.columns["prediction"].tolist() == found.columns["prediction"].tolist()

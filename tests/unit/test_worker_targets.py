@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from launcher.worker.losses.mean_squared_error import MeanSquaredError
 from torch.nn import functional
 
 from launcher.data.targets import Targets
@@ -17,6 +18,8 @@ from launcher.recipe.tasks.classification import CLASSIFICATION
 from launcher.recipe.tasks.table import MANY_LABELS, VALUES
 from launcher.worker.data import label_rows
 from launcher.worker.data.label_rows import Cells
+from launcher.worker.losses.base import Settings
+from launcher.worker.losses.cross_entropy import CrossEntropy
 from launcher.worker.tasks.predictions import NO_LABEL, Part, Predictions, named
 from launcher.worker.tasks.targets import ManyLabels, OneLabel, Values
 
@@ -63,38 +66,36 @@ def test_rows_that_have_something_else_are_named_with_their_place(kind: str, row
 
 def test_many_labels_are_learnt_as_torch_does_and_predicted_from_the_threshold_on():
     """The mean over rows of a row's loss is BCEWithLogitsLoss's own; a probability at the threshold counts."""
-    targets = ManyLabels(3, 0.5, more=("scores", "probabilities"))
+    targets, loss = ManyLabels(3, 0.5, more=("scores", "probabilities")), CrossEntropy(Settings(has_many_labels=True))
     batch = targets.batch([[0, 2], []])
     expected = torch.nn.BCEWithLogitsLoss()(SCORES, torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]))
 
-    columns, losses, counts = targets.evaluated(SCORES, batch)
+    columns, losses, counts = targets.evaluated(SCORES, batch, loss.of_rows(SCORES, batch["labels"]))
 
-    torch.testing.assert_close(expected, targets.losses(SCORES, batch["labels"]).mean())
+    torch.testing.assert_close(expected, loss(SCORES, batch["labels"]).mean())
     torch.testing.assert_close(expected, losses.mean())
     assert [[1, 0, 1], [0, 0, 0]] == columns["label"].tolist()  # type: ignore[union-attr]
     assert [[1, 0, 1], [1, 1, 0]] == columns["prediction"].tolist()  # type: ignore[union-attr]
     assert [1, 1] == counts.tolist()
     assert torch.float64 == columns["probabilities"].dtype  # type: ignore[union-attr]
     assert SCORES.tolist() == columns["scores"].tolist()  # type: ignore[union-attr]
-    strict = ManyLabels(3, 0.9).evaluated(SCORES, batch).columns["prediction"]
+    strict = ManyLabels(3, 0.9).evaluated(SCORES, batch, losses).columns["prediction"]
     assert [[0, 0, 0], [0, 1, 0]] == strict.tolist()  # type: ignore[union-attr]
 
 
 def test_values_are_learnt_by_their_squared_distance_and_keep_their_digits():
     """0.1 is no number of fp32, and is written as it was read; what is learnt is its neighbour."""
-    one, three = Values(), Values()
-    batch = one.batch([[0.1], [-2.5]])
-    columns, losses, _ = one.evaluated(SCORES[:, :1], batch)
+    values, loss = Values(), MeanSquaredError(Settings())
+    batch = values.batch([[0.1], [-2.5]])
+    columns, losses, _ = values.evaluated(SCORES[:, :1], batch, loss.of_rows(SCORES[:, :1], batch["labels"]))
 
     assert [0.1, -2.5] == columns["label"].tolist()  # type: ignore[union-attr]
     assert SCORES[:, 0].tolist() == columns["prediction"].tolist()  # type: ignore[union-attr]
     expected = functional.mse_loss(SCORES[:, :1], torch.tensor([[0.1], [-2.5]]))
     torch.testing.assert_close(expected, losses.mean())
-    several = three.batch([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
-    torch.testing.assert_close(
-        torch.nn.MSELoss()(SCORES, several["labels"]), three.losses(SCORES, several["labels"]).mean()
-    )
-    assert (2, 3) == tuple(three.evaluated(SCORES, several).columns["label"].shape)  # type: ignore[union-attr]
+    several = values.batch([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
+    torch.testing.assert_close(torch.nn.MSELoss()(SCORES, several["labels"]), loss(SCORES, several["labels"]).mean())
+    assert (2, 3) == tuple(values.evaluated(SCORES, several, losses).columns["label"].shape)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
