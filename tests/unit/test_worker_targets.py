@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from launcher.worker.losses.mean_squared_error import MeanSquaredError
 from torch.nn import functional
 
 from launcher.data.targets import Targets
@@ -20,6 +19,7 @@ from launcher.worker.data import label_rows
 from launcher.worker.data.label_rows import Cells
 from launcher.worker.losses.base import Settings
 from launcher.worker.losses.cross_entropy import CrossEntropy
+from launcher.worker.losses.mean_squared_error import MeanSquaredError
 from launcher.worker.tasks.predictions import NO_LABEL, Part, Predictions, named
 from launcher.worker.tasks.targets import ManyLabels, OneLabel, Values
 
