@@ -112,7 +112,7 @@ def preview(request: Request) -> dict[str, Any]:
         "max_length": recipe.data.max_length,
         "left_out": encode.left_out,
         "splits": out,
-        "notes": [*raw.notes, *(templates.notes(made) if recipe.task.has_conversations else ())],
+        "notes": [*raw.notes, *encode.notes, *(templates.notes(made) if recipe.task.has_conversations else ())],
     }
 
 

@@ -694,6 +694,7 @@ def test_two_texts_are_joined_as_the_tokenizer_joins_them(prepare):
     assert (8, 4) == prepared.train.label_counts
     assert {"id": [0, 1, 2, 3], "text": [r["text"] for r in PAIRS[:4]], "text_pair": ["bad room"] * 4} == about
     assert prepared.train.about is None
+    assert any("without anything between them" in note for note in prepared.notes)
 
 
 def test_values_are_kept_as_they_are_written(prepare):
@@ -744,6 +745,7 @@ def test_models_with_segments_get_them_for_pairs():
     batch = Classification(0, 4, OneLabel(), CrossEntropy(Settings())).collate(rows)
 
     assert ("input_ids", "token_type_ids") == encode.columns
+    assert () == encode.notes
     assert [[1, 3, 4, 2, 5, 2, 0, 0], [1, 2, 5, 2, 0, 0, 0, 0]] == batch["input_ids"].tolist()
     assert [[0, 0, 0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 0, 0, 0, 0]] == batch["token_type_ids"].tolist()
     assert found["input_ids"] == encode.ids([["a b", "c"], ["", "c"]])

@@ -41,7 +41,7 @@ class Numbered:
         """A row's label, or labels, or values, for people."""
         own = self.labels[name][row]
         if isinstance(own, list):
-            return ", ".join(self.names[label] for label in own)
+            return ", ".join(self.names[label] for label in own) or "–"
         return ", ".join(f"{value:g}" for value in own) if np.ndim(own) else self.names[own]
 
 

@@ -60,7 +60,7 @@ def tokenise(recipe: RecipeSpec, start: Start, raw: Rows) -> Tokens:
     contents = {k: _content_key(rows.content(recipe, part), numbered.labels.get(k)) for k, part in raw.splits.items()}
     tokenizer_key = _tokenizer_key(start.tokenizer)
     splits: dict[str, SplitFacts] = {}
-    notes: list[str] = []
+    notes: list[str] = [*encode.notes]
     for name, part in raw.splits.items():
         of = [tokenizer_key, settings]
         facts, part_notes = _tokenise(part, numbered.labels.get(name), contents[name], encode, of, recipe)

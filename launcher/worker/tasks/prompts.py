@@ -101,7 +101,22 @@ def _pair_encoder(recipe: RecipeSpec, tokenizer: Any) -> Encoder:
             rows(dict(zip(recipe.task.reads(recipe.data).values(), (firsts, seconds), strict=True)))["input_ids"]
         )
 
-    return Encoder(ids, {"task": recipe.model.task, "pairs": True}, rows=rows, columns=columns)
+    settings = {"task": recipe.model.task, "pairs": True}
+    return Encoder(ids, settings, rows=rows, columns=columns, notes=_unparted(tokenizer))
+
+
+def _unparted(tokenizer: Any) -> tuple[str, ...]:
+    """What to say of a tokenizer that puts nothing between two texts."""
+    one, other = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a", "b"))
+    both = tokenizer("a", "b")["input_ids"]
+    if not any(both[i : i + len(one + other)] == one + other for i in range(len(both))):
+        return ()
+    return (
+        Message(
+            "the tokenizer joins the two texts of a row without anything between them, so where the second begins has to be "
+            "seen from the texts; a separator at the start of the second ones would say it"
+        ),
+    )
 
 
 def _lone(tokenizer: Any) -> int:
