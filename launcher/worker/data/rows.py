@@ -157,6 +157,14 @@ def label_cells(recipe: RecipeSpec, rows: Dataset, split: Split) -> Cells:
     )
 
 
+def class_names(rows: Dataset, name: str) -> tuple[str, ...]:
+    """What the data set itself calls the numbers in a column's lists; nothing where it does not."""
+    from datasets import ClassLabel
+
+    inner = getattr(rows.features.get(name), "feature", None)
+    return tuple(inner.names) if isinstance(inner, ClassLabel) else ()
+
+
 def column(rows: Dataset, name: str) -> pa.ChunkedArray:
     """A column of the chosen rows."""
     # A selection keeps its rows in an index beside the table; reading the column goes through it. Without the slice it

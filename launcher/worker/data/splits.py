@@ -74,6 +74,8 @@ def _numbered(
     num_labels, names = schema.num_labels(recipe), start.label_names
     if recipe.targets in (MANY_LABELS, VALUES):
         cells = {k: rows.label_cells(recipe, part, splits[k]) for k, part in raw.items()}
+        known = rows.class_names(next(iter(raw.values())), recipe.data.label)
+        names = names or (known if len(known) == num_labels else None)
         names, parts = label_rows.numbered(cells, names=names, num_labels=num_labels)
         about = label_rows.notes(parts, names) if recipe.targets == MANY_LABELS else []
         return labels.Numbered(names, parts, ()), about
