@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.data import rows, sources
+from launcher.data import targets as cells
 from launcher.data.formats.base import FIX_ROW, RowError, kind
 from launcher.data.problems import Problems
 from launcher.data.readers import table
@@ -18,7 +19,7 @@ from launcher.data.targets import Targets
 from launcher.errors import LaunchError
 from launcher.messages import Message
 from launcher.recipe.schema import RecipeSpec, Split
-from launcher.recipe.tasks.table import ONE_LABEL
+from launcher.recipe.tasks.table import ONE_LABEL, TAGS
 
 ID = "id"
 """A column that names a row, which predictions.jsonl repeats."""
@@ -36,7 +37,10 @@ class Columns:
 
 
 def is_file(recipe: RecipeSpec) -> bool:
-    """Whether `data.path` is a file, and no name of a builder or a data set."""
+    """Whether `data.path` is a file, and no name of a builder or a data set; of words with tags, whether it is any data on this
+    machine."""
+    if recipe.targets == TAGS:
+        return sources.is_here(sources.of_split(recipe.data, recipe.data.train))
     return recipe.data.path not in table.BUILDERS and Path(recipe.data.path).expanduser().is_file()
 
 
@@ -69,6 +73,8 @@ def read(recipe: RecipeSpec, split: Split, *, most_characters: int | None = None
         _look(texts, targets, row, problems)
         for name, values in out.values.items():
             value = row.value.get(name)
+            if targets.kind == TAGS and name != ID:
+                value = cells.apart(value)
             values.append(value)
             characters += len(value) if isinstance(value, str) else 1
         out.numbers.append(row.number)
@@ -96,6 +102,9 @@ def _require_columns(source: Source, keys: Mapping[str, str], first: Mapping[str
 
 
 def _look(texts: Mapping[str, str], targets: Targets, row: rows.Placed, problems: Problems) -> None:
+    if targets.kind == TAGS:
+        _look_at_words(texts, targets, row, problems)
+        return
     for key, name in texts.items():
         _look_at_text(key, name, row.value.get(name), row, problems)
     for name in targets.columns.values():
@@ -103,6 +112,18 @@ def _look(texts: Mapping[str, str], targets: Targets, row: rows.Placed, problems
             targets.of_cell(name, row.value.get(name))
         except RowError as error:
             problems.add(row.place, error.what, error.hint)
+
+
+def _look_at_words(texts: Mapping[str, str], targets: Targets, row: rows.Placed, problems: Problems) -> None:
+    (text,), (label,) = texts.values(), targets.columns.values()
+    try:
+        found, tags = cells.words(text, row.value.get(text)), targets.of_cell(label, row.value.get(label))
+    except RowError as error:
+        problems.add(row.place, error.what, error.hint)
+        return
+    if len(found) != len(tags):
+        what = Message("has {words} words and {tags} tags", words=len(found), tags=len(tags))
+        problems.add(row.place, what, FIX_ROW)
 
 
 def _look_at_text(key: str, name: str, value: Any, row: rows.Placed, problems: Problems) -> None:

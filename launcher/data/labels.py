@@ -17,7 +17,7 @@ from launcher.errors import LaunchError
 from launcher.messages import Message
 from launcher.recipe.schema import Data
 from launcher.recipe.tasks.base import LABEL
-from launcher.recipe.tasks.table import ONE_LABEL
+from launcher.recipe.tasks.table import ONE_LABEL, TAGS
 
 UNLABELLED = (-1, -100)
 """What data sets on the hub write where a row has no label, and what torch's loss leaves out."""
@@ -56,6 +56,7 @@ def names(data: Data, targets: Targets = ONE) -> tuple[str, ...] | None:
         LaunchError: there are fewer than two labels, or the column holds something else.
     """
     wanted = [*sources.train(data), *sources.evaluation(data).values()]
+    label = next(iter(targets.columns.values())) if targets.kind == TAGS else data.label
     values: dict[Any, None] = {}
     for source in wanted:
         parts = sources.local(source)
@@ -63,9 +64,9 @@ def names(data: Data, targets: Targets = ONE) -> tuple[str, ...] | None:
             return None
         paths = [path for part in parts for path in part.files]
         try:
-            if (known := _class_names(source, paths, data.label)) is not None:
+            if (known := _class_names(source, paths, label)) is not None:
                 return known
-            values |= _values(source, paths, data.label, targets)
+            values |= _values(source, paths, label, targets)
         except RowError as error:
             raise LaunchError(
                 Message("{where}: {what}", where=source.where, what=error.what), hint=error.hint
@@ -75,10 +76,10 @@ def names(data: Data, targets: Targets = ONE) -> tuple[str, ...] | None:
                 "{where}: column {column!r} has more than {most:,} different values",
                 hint="check that data.label is the column with the label; or set model.num_labels",
                 where=source.where,
-                column=data.label,
+                column=label,
                 most=MOST,
             )
-    return _named(wanted[0], data.label, values)
+    return _named(wanted[0], label, values)
 
 
 def _class_names(source: Source, paths: Iterable[Path], column: str) -> tuple[str, ...] | None:

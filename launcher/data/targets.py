@@ -11,7 +11,7 @@ from launcher.data.formats.base import FIX_ROW, RowError, kind
 from launcher.messages import Message
 from launcher.recipe.schema import RecipeSpec
 from launcher.recipe.tasks.base import LABEL
-from launcher.recipe.tasks.table import MANY_LABELS, ONE_LABEL, VALUES
+from launcher.recipe.tasks.table import MANY_LABELS, ONE_LABEL, TAGS, VALUES
 
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}
 _SHOWN = 40
@@ -45,6 +45,8 @@ class Targets:
         """
         if self.kind == VALUES:
             return self._numbers(name, value)
+        if self.kind == TAGS:
+            return _tags(name, value)
         if self.kind == MANY_LABELS:
             return self._labels(name, value) if self.has_one_cell else _flag(name, value)
         return _label(name, value) if self.kind == ONE_LABEL else value
@@ -90,6 +92,32 @@ class Targets:
         if self.separator is None or not isinstance(value, str):
             return None
         return [part.strip() for part in value.split(self.separator) if part.strip()]
+
+
+def _tags(name: str, value: Any) -> list[Any]:
+    several = apart(value)
+    if not isinstance(several, list) or not several:
+        raise RowError(
+            Message("{name!r} is {kind}, and a list with a tag for each word is expected", name=name, kind=kind(value)),
+            FIX_ROW,
+        )
+    return [_name(name, one) for one in several]
+
+
+def words(name: str, value: Any) -> list[str]:
+    """The words of a row. Raises RowError where they are none."""
+    several = apart(value)
+    if isinstance(several, list) and several and all(isinstance(one, str) for one in several):
+        return several
+    raise RowError(
+        Message("{name!r} is {kind}, and a list of words is expected", name=name, kind=kind(value)),
+        Message("write a list of texts, or words with spaces between; or name another column as data.text"),
+    )
+
+
+def apart(value: Any) -> Any:
+    """Words, or their tags, that stand in one cell with spaces between, as in CSV; any other value as it is."""
+    return value.split() if isinstance(value, str) else value
 
 
 def _label(name: str, value: Any) -> Any:

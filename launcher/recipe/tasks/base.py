@@ -17,7 +17,17 @@ LOSS = "loss"
 LABEL = "data.label"
 
 
-class Labelled:
+class Answered:
+    """What is written of an answer does not depend on what was asked."""
+
+    def answer(self, answer: Any, label_names: Sequence[str]) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def answer_to(self, item: Any, answer: Any, label_names: Sequence[str]) -> dict[str, Any]:
+        return self.answer(answer, label_names)
+
+
+class Labelled(Answered):
     """Each row has a text and one of a few labels."""
 
     has_labels = True
@@ -68,7 +78,7 @@ class Head:
     encoder: str = ""
 
 
-class LanguageModel:
+class LanguageModel(Answered):
     """The model keeps its language-modelling head."""
 
     has_head = False

@@ -139,6 +139,9 @@ class Task(Protocol):
     def answer(self, answer: Any, label_names: Sequence[str]) -> dict[str, Any]:
         """What `predict` writes of a rank's answer."""
 
+    def answer_to(self, item: Any, answer: Any, label_names: Sequence[str]) -> dict[str, Any]:
+        """The same, where what was asked is known: what a rank got of the row."""
+
 
 _HERE = "launcher.recipe.tasks"
 TABLE: Table[Task] = Table(
@@ -149,6 +152,7 @@ TABLE: Table[Task] = Table(
         "sequence-classification": f"{_HERE}.classification:CLASSIFICATION",
         "causal-lm": f"{_HERE}.answers:ANSWERS",
         "sft": f"{_HERE}.sft:SFT",
+        "token-classification": f"{_HERE}.token_classification:TOKEN_CLASSIFICATION",
     },
 )
 BUILT_IN = tuple(TABLE.built_in)

@@ -55,10 +55,11 @@ def packed(rows: Dataset, max_length: int) -> Packed:
     return Packed(rows, packs(count, max_length), count)
 
 
-def lengths(rows: Dataset | Packed) -> np.ndarray:
-    """Tokens of each row, from the offsets of the arrow column: no row is read. Of packs, those of all their rows."""
+def lengths(rows: Dataset | Packed, name: str = "input_ids") -> np.ndarray:
+    """Tokens of each row, or items of another column, from the offsets of the arrow column: no row is read. Of packs, those of
+    all their rows."""
     if isinstance(rows, Packed):
         return rows.lengths
-    column = rows.data.column("input_ids")
+    column = rows.data.column(name)
     counts = [np.diff(chunk.offsets.to_numpy()) for chunk in column.chunks]
     return np.concatenate(counts) if counts else np.zeros(0, np.int32)

@@ -13,7 +13,7 @@ from launcher.data.formats.base import RowError
 from launcher.data.targets import Targets
 from launcher.errors import LaunchError
 from launcher.messages import Message
-from launcher.recipe.tasks.table import MANY_LABELS
+from launcher.recipe.tasks.table import TAGS, VALUES
 from launcher.worker.data.label_order import MAX_LISTED
 from launcher.worker.data.label_values import as_numbers
 
@@ -49,8 +49,8 @@ class Cells:
 def numbered(
     cells: Mapping[str, Cells], *, names: Sequence[str] | None, num_labels: int
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """The names of labels or values, and by split what its rows have: of each row the numbers of its labels, in order, or
-    float64 of (rows, values).
+    """The names of labels or values, and by split what its rows have: of each row the numbers of its labels, in order, or of
+    its words' tags, or float64 of (rows, values).
 
     Args:
         cells: by the splits' names.
@@ -62,7 +62,7 @@ def numbered(
     """
     names = tuple(names or map(str, range(num_labels)))
     split = {
-        name: _labels(part, names) if part.targets.kind == MANY_LABELS else _values(part, num_labels)
+        name: _values(part, num_labels) if part.targets.kind == VALUES else _labels(part, names)
         for name, part in cells.items()
     }
     return names, split
@@ -90,7 +90,8 @@ def _labels(cells: Cells, names: Sequence[str]) -> list[list[int]]:
         places = {label: place_of(label) for label in row}
         if unknown := [label for label, place in places.items() if place is None]:
             raise _unknown(cells, number, unknown[0], names)
-        out.append(sorted({place for place in places.values() if place is not None}))
+        numbers = [place for place in map(places.get, row) if place is not None]
+        out.append(numbers if cells.targets.kind == TAGS else sorted(set(numbers)))
     return out
 
 

@@ -20,6 +20,7 @@ from launcher.data.targets import Targets
 from launcher.errors import LaunchError
 from launcher.messages import Message
 from launcher.recipe.schema import RecipeSpec, Split
+from launcher.recipe.tasks.table import TAGS
 from launcher.worker.data import label_values, plain
 from launcher.worker.data.file_checks import check_files, no_text
 from launcher.worker.data.label_rows import Cells
@@ -53,7 +54,9 @@ def read(recipe: RecipeSpec, split: Split, *, is_eval: bool = False) -> Dataset:
     for key, name in {**reads, **recipe.task.label_columns(recipe.data)}.items():
         if name not in rows.column_names:
             raise no_column(recipe, split, rows, key, name, is_eval)
-    if recipe.data.text in reads.values():
+    if recipe.targets == TAGS:
+        _check_words(recipe, rows, split)
+    elif recipe.data.text in reads.values():
         for key, name in reads.items():
             _check_text(recipe, rows, split, key, name)
     if split.limit is None:
@@ -211,6 +214,32 @@ def _check_named(recipe: RecipeSpec, split: Split, path: str, files: Any) -> Non
             "data.path {path!r}: no such file",
             hint="check its name",
             path=data.path,
+        )
+
+
+def _check_words(recipe: RecipeSpec, rows: Dataset, split: Split) -> None:
+    """Words and tags of rows that datasets loads; of files each row was looked at when it was read."""
+    (text,) = recipe.task.reads(recipe.data).values()
+    (label,) = recipe.task.label_columns(recipe.data).values()
+    words, tags = column(rows, text), column(rows, label)
+    for name, values in ((text, words), (label, tags)):
+        if not pa.types.is_list(values.type) and not pa.types.is_large_list(values.type):
+            raise LaunchError(
+                "{where}: column {name!r} is {kind}, and a list with an item for each word is expected",
+                hint="name the column with the words as data.text, and the one with their tags as data.label",
+                where=where(recipe, split),
+                name=name,
+                kind=values.type,
+            )
+    differ = pc.fill_null(pc.not_equal(pc.list_value_length(words), pc.list_value_length(tags)), True)
+    wrong = pc.or_(differ, pc.equal(pc.fill_null(pc.list_value_length(words), 0), 0))
+    if (row := pc.index(wrong, True).as_py()) >= 0:
+        raise LaunchError(
+            "{place}: has {words} words and {tags} tags",
+            hint="correct these rows, or remove them",
+            place=place(recipe, split, rows, row, text)[0],
+            words=len(words[row].as_py() or ()),
+            tags=len(tags[row].as_py() or ()),
         )
 
 

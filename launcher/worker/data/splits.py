@@ -11,7 +11,7 @@ from launcher.data.conversations import COLUMN
 from launcher.messages import Message
 from launcher.recipe import schema
 from launcher.recipe.schema import EvalSplit, RecipeSpec, Split
-from launcher.recipe.tasks.table import MANY_LABELS, VALUES
+from launcher.recipe.tasks.table import MANY_LABELS, TAGS, VALUES
 from launcher.worker.data import label_rows, labels, rows
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def read_rows(recipe: RecipeSpec, start: Beginning) -> Rows:
     about_texts, repeated = list[str](), list[str]()
     if recipe.task.has_labels:
         numbered, about_labels = _numbered(recipe, raw, splits, start)
-    if recipe.data.text in recipe.task.reads(recipe.data).values():
+    if recipe.targets != TAGS and recipe.data.text in recipe.task.reads(recipe.data).values():
         about_texts = [*dict.fromkeys(note for k, part in raw.items() for note in rows.notes(recipe, part, splits[k]))]
         if "train" in raw and "eval" in raw:
             repeated = _repeated_notes(*(rows.texts(recipe, raw[name]) for name in ("train", "eval")))
@@ -72,12 +72,12 @@ def _numbered(
 ) -> tuple[labels.Numbered, list[str]]:
     """The labels of all splits, and what the user should know about them."""
     num_labels, names = schema.num_labels(recipe), start.label_names
-    if recipe.targets in (MANY_LABELS, VALUES):
+    if recipe.targets in (MANY_LABELS, VALUES, TAGS):
         cells = {k: rows.label_cells(recipe, part, splits[k]) for k, part in raw.items()}
         known = rows.class_names(next(iter(raw.values())), recipe.data.label)
         names = names or (known if len(known) == num_labels else None)
         names, parts = label_rows.numbered(cells, names=names, num_labels=num_labels)
-        about = label_rows.notes(parts, names) if recipe.targets == MANY_LABELS else []
+        about = [] if recipe.targets == VALUES else label_rows.notes(parts, names)
         return labels.Numbered(names, parts, ()), about
     columns = {k: rows.label_column(recipe, part, splits[k], is_eval=k == "eval") for k, part in raw.items()}
     numbered = labels.number(columns, names=names, num_labels=num_labels, trained=start.trained is not None)

@@ -65,6 +65,7 @@ def tokenise(recipe: RecipeSpec, start: Start, raw: Rows) -> Tokens:
         of = [tokenizer_key, settings]
         facts, part_notes = _tokenise(part, numbered.labels.get(name), contents[name], encode, of, recipe)
         part_notes += _left_out(name, len(part), facts["rows"], encode)
+        part_notes += _cut(name, facts["path"], encode)
         about = _about(recipe, part, facts["rows"]) if name != "train" else None
         splits[name] = SplitFacts(**facts, label_counts=numbered.counts(name), about=about)
         notes += part_notes
@@ -98,6 +99,18 @@ def _about(recipe: RecipeSpec, part: Dataset, count: int) -> str | None:
     made = part.select_columns(list(wanted)).rename_columns(wanted)
     kept = cache.kept("rows", key, lambda folder: made.flatten_indices().save_to_disk(folder) or {})
     return str(kept.path)
+
+
+def _cut(name: str, path: str, encode: Encoder) -> tuple[str, ...]:
+    """How many labels of rows are looked at nowhere."""
+    if not encode.labelled:
+        return ()
+    rows = open_split(SplitFacts(path, 0, 0, 0, 0, 0))
+    total, kept = (int(lengths(rows, column).sum()) for column in ("labels", encode.labelled))
+    if kept == total:
+        return ()
+    count = total - kept
+    return (Message("{name}: {count:,} of {total:,} {what}", name=name, count=count, total=total, what=encode.cut),)
 
 
 def _left_out(name: str, before: int, after: int, encode: Encoder) -> tuple[str, ...]:

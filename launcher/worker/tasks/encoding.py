@@ -42,3 +42,7 @@ class Encoder:
     """What the user should know about how rows become ids."""
     left_out: str = ""
     """Why `rows` may leave some out; '' where it does not."""
+    labelled: str = ""
+    """The column that has an item for each of a row's labels that is looked at, the first ones; '' where a row has one."""
+    cut: str = ""
+    """What those are, of which there is none, and why."""
