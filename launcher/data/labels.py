@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from launcher.data import rows, sources
-from launcher.data.formats.base import RowError, kind
+from launcher.data.formats.base import RowError
 from launcher.data.problems import Problems
 from launcher.data.readers import columnar
 from launcher.data.sources import Source
+from launcher.data.targets import Targets
 from launcher.errors import LaunchError
 from launcher.messages import Message
 from launcher.recipe.schema import Data
+from launcher.recipe.tasks.base import LABEL
+from launcher.recipe.tasks.table import ONE_LABEL, TAGS
 
 UNLABELLED = (-1, -100)
 """What data sets on the hub write where a row has no label, and what torch's loss leaves out."""
@@ -23,14 +26,37 @@ MOST = 1000
 _NUMBER = re.compile(r"-?\d{1,18}(?:\.0+)?")
 
 
-def names(data: Data) -> tuple[str, ...] | None:
+ONE = Targets(ONE_LABEL, {LABEL: "label"})
+"""A row has one label, in a column of that name."""
+
+
+def first(data: Data, column: str) -> Any:
+    """What the first row that is trained on has in a column; None where that is not known, whatever the reason."""
+    problems = Problems()
+    try:
+        for source in sources.train(data):
+            parts = sources.local(source) or ()
+            paths = [path for part in parts for path in part.files]
+            for row in rows.of_paths(source, paths, problems, []):
+                return row.value.get(column)
+    except (LaunchError, RowError, ImportError, OSError):  # said by who reads the rows
+        return None
+    return None
+
+
+def names(data: Data, targets: Targets = ONE) -> tuple[str, ...] | None:
     """Every different label of the rows that are trained on and evaluated: numbers in their order, and texts in theirs. Numbers
     that a data set itself has names for keep those. None where the rows are not files on this machine.
+
+    Args:
+        data: the recipe's.
+        targets: how its labels are read, out of one column.
 
     Raises:
         LaunchError: there are fewer than two labels, or the column holds something else.
     """
     wanted = [*sources.train(data), *sources.evaluation(data).values()]
+    label = next(iter(targets.columns.values())) if targets.kind == TAGS else data.label
     values: dict[Any, None] = {}
     for source in wanted:
         parts = sources.local(source)
@@ -38,9 +64,9 @@ def names(data: Data) -> tuple[str, ...] | None:
             return None
         paths = [path for part in parts for path in part.files]
         try:
-            if (known := _class_names(source, paths, data.label)) is not None:
+            if (known := _class_names(source, paths, label)) is not None:
                 return known
-            values |= _values(source, paths, data.label)
+            values |= _values(source, paths, label, targets)
         except RowError as error:
             raise LaunchError(
                 Message("{where}: {what}", where=source.where, what=error.what), hint=error.hint
@@ -50,10 +76,10 @@ def names(data: Data) -> tuple[str, ...] | None:
                 "{where}: column {column!r} has more than {most:,} different values",
                 hint="check that data.label is the column with the label; or set model.num_labels",
                 where=source.where,
-                column=data.label,
+                column=label,
                 most=MOST,
             )
-    return _named(wanted[0], data.label, values)
+    return _named(wanted[0], label, values)
 
 
 def _class_names(source: Source, paths: Iterable[Path], column: str) -> tuple[str, ...] | None:
@@ -61,26 +87,23 @@ def _class_names(source: Source, paths: Iterable[Path], column: str) -> tuple[st
     return next((named for path in columns if (named := columnar.class_names(path, column)) is not None), None)
 
 
-def _values(source: Source, paths: list[Path], column: str) -> dict[Any, None]:
+def _values(source: Source, paths: list[Path], column: str, targets: Targets) -> dict[Any, None]:
     """What a column holds, but for rows without a label. What is wrong with it is said with its place by who reads the rows."""
     problems, values, has_column = Problems(), dict[Any, None](), False
     for path in paths:
         reader = source.reader(path)
-        if isinstance(reader, columnar.Columnar):
+        if isinstance(reader, columnar.Columnar) and targets.kind == ONE_LABEL:
             has_column = True
             values |= dict.fromkeys(filter(_is_label, reader.values(path, column)))
             continue
         for row in rows.of_paths(source, [path], problems, []):
-            has_column = has_column or column in row.value
-            value = row.value.get(column)
-            if isinstance(value, list | dict):
-                problems.add(
-                    row.place,
-                    Message("{column!r} is {kind}, not the name or number of a label", column=column, kind=kind(value)),
-                    Message("a row has one label: a whole number, or a text"),
-                )
-            elif _is_label(value):
-                values[value] = None
+            if column not in row.value:
+                continue
+            has_column = True
+            try:
+                values |= _labels(row.value[column], column, targets)
+            except RowError as error:
+                problems.add(row.place, error.what, error.hint)
     problems.raise_if_any()
     if not has_column:
         raise LaunchError(
@@ -90,6 +113,13 @@ def _values(source: Source, paths: list[Path], column: str) -> dict[Any, None]:
             column=column,
         )
     return values
+
+
+def _labels(value: Any, column: str, targets: Targets) -> dict[Any, None]:
+    if targets.kind == ONE_LABEL and not _is_label(value):
+        return {}
+    cell = targets.of_cell(column, value)
+    return dict.fromkeys(cell if isinstance(cell, list) else [cell])
 
 
 def _is_label(value: Any) -> bool:

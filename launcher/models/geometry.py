@@ -51,8 +51,11 @@ ARCHITECTURES = tuple(table.TABLE)
 """Families whose parameters can be listed."""
 
 
-def geometry(config: Mapping[str, Any], *, has_head: bool = True, num_labels: int = 2) -> Geometry:
+def geometry(
+    config: Mapping[str, Any], *, has_head: bool = True, num_labels: int = 2, of_words: bool = False
+) -> Geometry:
     """The parameters of a Hugging Face config.json with a classification head, or else its language-modelling head.
+    `of_words`: the classification head is over each token.
 
     Raises:
         LaunchError: the family is none of ARCHITECTURES, has no such head, or a number is missing.
@@ -70,7 +73,7 @@ def geometry(config: Mapping[str, Any], *, has_head: bool = True, num_labels: in
         sizes = family.sizes(config)
         if min(astuple(sizes)) < 1:
             raise LaunchError("config.json: sizes must be positive", hint="use the model's own config.json")
-        parameters = tuple(family.parameters(config, sizes, num_labels if has_head else None))
+        parameters = tuple(family.parameters(config, sizes, num_labels if has_head else None, of_words=of_words))
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise LaunchError(
             "config.json: {error} is missing or no number", hint="use the model's own config.json", error=error

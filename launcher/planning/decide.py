@@ -22,6 +22,7 @@ from launcher.planning.use import require_effect, require_room_for_weights, use_
 from launcher.recipe.load import Loaded
 from launcher.recipe.program import Program
 from launcher.recipe.schema import Precision, RecipeSpec, Strategy
+from launcher.recipe.tasks.table import TAGS
 from launcher.strategies import table as strategies
 
 
@@ -262,6 +263,7 @@ def memory_job(
         "host_memory_bytes": cluster.host_memory_bytes,
         "has_head": recipe.task.has_head,
         "num_labels": labels,
+        "of_words": recipe.task.targets(recipe.model, recipe.data) == TAGS,
         "precision": precision,
         "seq_len": recipe.data.max_length,
         "gradient_checkpointing": bool(checkpointing),

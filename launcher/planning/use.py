@@ -45,7 +45,9 @@ def require_room_for_weights(needs: dict[str, Any], use: Use, strategy: Strategy
     Raises:
         LaunchError: they alone are more than a rank can have.
     """
-    shape = geometry.geometry(needs["config"], has_head=needs["has_head"], num_labels=needs["num_labels"])
+    shape = geometry.geometry(
+        needs["config"], has_head=needs["has_head"], num_labels=needs["num_labels"], of_words=needs["of_words"]
+    )
     size = shape.num_parameters * (4 if needs["precision"] == "fp32" else 2)
     is_sharded = strategies.load(strategy).shards_parameters
     share = size / needs["world_size"] if is_sharded else size

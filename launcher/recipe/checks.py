@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from launcher.errors import LaunchError
 from launcher.messages import Message, joined
-from launcher.recipe import data_rules, metrics, schema, training_fields, training_rules, user_code
+from launcher.recipe import data_rules, label_rules, metrics, schema, training_fields, training_rules, user_code
 from launcher.recipe.layers import Layers
 from launcher.recipe.losses import rules as loss_rules
 from launcher.recipe.messages import did_you_mean, peer_hint, recipe_path, sections_in, sentence
@@ -172,24 +172,10 @@ def _check_combinations(layers: Layers, good: dict[str, Any]) -> None:
     model, data = good.get("model"), good.get("data")
     parallel, adapter = good.get("parallel", Parallel()), good.get("adapter")
     if model is not None:
-        names, task = model.label_names, tasks.load(model.task)
-        is_open = task.has_labels and model.num_labels is None and names is None and not good.get("script")
-        if is_open and not (data is not None and data_rules.has_files(data)):  # which would say
-            layers.mistake(("model",), Message("`num_labels:` is missing: say how many classes the labels have"))
-        if names is not None and len(names) < 2:
-            layers.mistake(
-                ("model", "label_names"),
-                Message("has {num_names} of the at least 2 labels to tell apart", num_names=len(names)),
-            )
-        elif names is not None and model.num_labels not in (None, len(names)):
-            layers.mistake(
-                ("model", "label_names"),
-                Message(
-                    "{num_names} names for num_labels {num_labels}", num_names=len(names), num_labels=model.num_labels
-                ),
-            )
-        if names is not None and len(set(names)) < len(names):
-            layers.mistake(("model", "label_names"), Message("the same name stands for two labels"))
+        for path, text in label_rules.problems(model, data, has_script=bool(good.get("script"))):
+            layers.mistake(path, text)
+        for text in label_rules.of_predictions(model, data, good.get("predictions", ())):
+            layers.mistake(("predictions",), text)
     if model is not None and data is not None:
         task = tasks.load(model.task)
         of_loss = loss_rules.problems(good.get("loss", Loss()), model, data, good.get("training", {}))
@@ -228,7 +214,7 @@ def _take_task(layers: Layers, good: dict[str, Any]) -> None:
                 ("data", key), Message("unknown key{did_you_mean}", did_you_mean=did_you_mean(key, Data, keys))
             )
     if task is not None and "metrics" not in layers.values:
-        good["metrics"] = task.default_metrics
+        good["metrics"] = task.metrics(model, data or Data()) if model is not None else task.default_metrics
 
 
 def _take_code(layers: Layers, good: dict[str, Any], folder: Path) -> None:
@@ -263,10 +249,8 @@ def _metrics(layers: Layers, good: dict[str, Any]) -> list[Metric]:
     Raises:
         LaunchError: the package that has one does not work.
     """
-    model = good.get("model")
-    of_task = RecipeSpec.model_fields["metrics"].default if model is None else tasks.load(model.task).default_metrics
     computed: list[Metric] = []
-    for name in good.get("metrics", of_task):
+    for name in good.get("metrics", RecipeSpec.model_fields["metrics"].default):
         one = user_code.reference(name)
         if one is None:
             computed.append(metrics.load(name))
@@ -318,7 +302,7 @@ def _misfit(metric: Metric, task: Task, targets: str) -> str:
 def _absent(metric: Metric, task: Task, targets: str) -> list[str]:
     """Columns that a metric needs and an evaluation does not leave."""
     texts = metrics.OF_GENERATION if targets == tasks.TOKENS else ()
-    left = (*task.columns, *getattr(task, "more_columns", ()), *texts, *metrics.OF_EVERY_TASK)
+    left = (*task.columns, *task.more_columns, *texts, *metrics.OF_EVERY_TASK)
     return [column for column in metric.columns if column not in left]
 
 

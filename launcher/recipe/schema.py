@@ -28,7 +28,7 @@ from launcher.strategies import table as strategies
 
 
 def num_labels(recipe: RecipeSpec) -> int:
-    """How many labels there are; 0 of a task without any. A recipe's checks see to it that one of the two keys says so."""
+    """How many labels, or values, there are; 0 of a task without any. A recipe's checks see to it that one of the two keys says so."""
     count = recipe.model.num_labels or len(recipe.model.label_names or ()) if recipe.task.has_labels else 0
     assert count or not recipe.task.has_labels
     return count
@@ -67,6 +67,8 @@ Format = Annotated[str, BeforeValidator(lambda value: _name(value, formats.TABLE
 LossName = Annotated[str, BeforeValidator(lambda value: _name_or_function(value, losses.TABLE))]
 """A name in the table of losses, or FILE.py:FUNCTION."""
 Text = Annotated[str, Field(min_length=1)]
+Addition = Literal["text", "names", "probabilities", "loss"]
+"""What the rows of predictions.jsonl may have besides."""
 
 
 def _given(serialize: SerializerFunctionWrapHandler, section: BaseModel, *keys: str) -> dict[str, Any]:
@@ -93,12 +95,16 @@ class Model(Section):
     """Hub id, or a folder (absolute, or relative to where the command runs; `shipped:` begins a path below the shipped recipes)."""
     task: Task = tasks.DEFAULT
     """A classification head on the model, or a chat whose answer is the label."""
-    num_labels: Annotated[int, Field(ge=2)] | None = None
-    """Number of classes. Labels in the data run from 0 to num_labels - 1, or are so many values, numbered in order."""
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = None
+    """What a classification head gives, as transformers calls it: one label, any number of labels, or numbers (regression). Default: any number where the data has lists of labels or several columns of them, else one."""
+    num_labels: PositiveInt | None = None
+    """Number of classes, or of a regression's values. Labels in the data run from 0 to num_labels - 1, or are so many values, numbered in order."""
     label_names: tuple[Text, ...] | None = None
     """One name a label, written into the model's config and into reports."""
     class_weights: Literal["balanced"] | tuple[float, ...] | dict[Text, float] | None = None
     """How much the labels count in the training: a number for each label, in their order; a mapping from names of labels, of which the others count 1; or balanced, in inverse proportion to how often each occurs in the training rows."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Of rows that have any number of labels: the probability from which on a label is predicted."""
     revision: Text | None = None
     """Branch, tag or commit on the hub."""
     tokenizer: Text | None = None
@@ -114,7 +120,7 @@ class Model(Section):
 
     @model_serializer(mode="wrap")
     def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _given(serialize, self, "kernels", "class_weights")
+        return _given(serialize, self, "kernels", "class_weights", "problem_type", "threshold")
 
 
 class Split(Section):
@@ -228,7 +234,7 @@ class Data(Section):
     text: Text = "text"
     """Column with the text."""
     label: Text = "label"
-    """Column with the label: a whole number, or a name of model.label_names. Names that are numbers name the data's."""
+    """Column with the label: a whole number, or a name of model.label_names. Names that are numbers name the data's. Of a regression, a number."""
     max_length: Annotated[int, Field(ge=8)] = 512
     """Tokens kept of a row. Rows are padded to the longest of their batch, never to this."""
     prompt: str | None = None
@@ -405,6 +411,8 @@ class RecipeSpec(Section):
     loss: Loss = Loss()
     """What a training makes small: a name, or a name with parameters."""
     early_stopping: EarlyStopping | None = None
+    predictions: tuple[Addition, ...] = ()
+    """What the rows of predictions.jsonl have besides: text, names (of labels), probabilities, loss."""
     adapter: Adapter | None = None
     generation: Generation | None = None
     """Have the model write the answers of the rows that are evaluated, for metrics of texts."""
@@ -421,7 +429,7 @@ class RecipeSpec(Section):
 
     @model_serializer(mode="wrap")
     def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _given(serialize, self, "loss", "early_stopping", "generation", "code")
+        return _given(serialize, self, "loss", "early_stopping", "predictions", "generation", "code")
 
     @model_validator(mode="after")
     def _no_other_keys(self) -> RecipeSpec:
@@ -437,3 +445,14 @@ class RecipeSpec(Section):
     def task(self) -> tasks.Task:
         """What the model is trained to do. Raises LaunchError where the package that has the task is gone."""
         return tasks.load(self.model.task)
+
+    @property
+    def targets(self) -> str:
+        """What a row's answer is: one of launcher.recipe.tasks.table.TARGETS."""
+        return self.task.targets(self.model, self.data)
+
+    def asks_for(self, column: str) -> bool:
+        """Whether a metric, or `predictions:`, needs one of the task's more_columns."""
+        return column in self.predictions or any(
+            column in metric.columns for metric in metrics.named(self.metrics, self.code)
+        )

@@ -45,6 +45,8 @@ class Run:
     confusion: Sequence[Sequence[int]]
     """Rows are labels, columns predictions; empty where nothing was predicted."""
     label_names: Sequence[str]
+    worst: Sequence[Mapping[str, Any]]
+    """Evaluated rows with the largest losses, as worst_rows.json has them."""
     unread: Sequence[str]
     """Files that are there and could not be read, each with the reason: `metrics.json: not JSON: …`."""
 

@@ -4,7 +4,7 @@ it draws."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,7 +14,7 @@ from launcher import __version__, files
 from launcher.recipe import metrics
 from launcher.recipe.metrics import Metric
 from launcher.report import charts
-from launcher.report.facts import Run, flat
+from launcher.report.facts import Run, flat, is_number
 from launcher.report.read import load, load_all
 from launcher.rundir import early_stop
 from launcher.rundir.rates import macro_text
@@ -24,6 +24,9 @@ __all__ = ["Run", "html", "load", "load_all", "summary", "write"]
 _FOLDER = Path(__file__).parent
 MAX_CLASSES = 40
 """Up to here a confusion matrix is shown whole."""
+MAX_TEXT = 1000
+"""Characters of a row's text."""
+_NO_TEXTS = frozenset({"set", "id", "label", "prediction", "label_name", "prediction_name"})
 _UNITS = {"samples_per_second": "rows/s", "tokens_per_second": "tokens/s", "seconds_per_step": "s/step"}
 
 
@@ -61,6 +64,7 @@ def html(runs: Sequence[Run]) -> str:
         early_stop=early_stop.text,
         units=_UNITS,
         confusions=[_confusion(run) for run in runs],
+        worst=[_worst(row) for row in runs[0].worst],
         style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),  # noqa: S704
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
@@ -82,6 +86,7 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
                 "macro_average": run.metrics.get("macro_average"),
                 early_stop.KEY: run.metrics.get(early_stop.KEY),
                 "confusion_matrix": run.confusion,
+                "worst_rows": list(run.worst),
                 "ranks": run.by_rank(),
                 "restarts": run.history.num_restarts,
                 "incidents": [asdict(one) for one in run.history.incidents],
@@ -179,6 +184,23 @@ def _confusion(run: Run) -> dict[str, Any]:
         "mixed": mixed[:10],
         "total": sum(map(sum, matrix)),
     }
+
+
+def _worst(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of worst_rows.json as the page shows it."""
+    loss, count = row.get("loss"), row.get("count", 1)
+    place = " ".join(str(row[key]) for key in ("set", "index", "id") if row.get(key) is not None)
+    answers = {name: _answer(row.get(f"{name}_name", row.get(name))) for name in ("label", "prediction")}
+    mean = loss / max(count, 1) if is_number(loss) and is_number(count) else None
+    texts = {key: value[:MAX_TEXT] for key, value in row.items() if isinstance(value, str) and key not in _NO_TEXTS}
+    return {"place": place, "loss": mean, **answers, "texts": texts}
+
+
+def _answer(value: Any) -> str:
+    """A label, several, or values."""
+    if isinstance(value, list):
+        return ", ".join(map(_answer, value)) or "none"
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _figure(value: Any) -> str:

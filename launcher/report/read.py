@@ -76,6 +76,7 @@ def load(path: Path) -> Run:
         env=files.mapping(run.env_path),
         confusion=_confusion(run, files, metrics, history, len(names)),
         label_names=[str(n) for n in names],
+        worst=[row for row in list_of(files.mapping(run.worst_rows_path).get("rows")) if isinstance(row, dict)],
         unread=files.unread,
     )
 
@@ -250,7 +251,7 @@ def _counted(path: Path, files: _Files, num_labels: int) -> list[list[int]]:
         with os.fdopen(confined.open_read(path), "rb") as file:
             for number, line in enumerate(events.lines(file), 1):
                 row = json.loads(line)
-                if number == 1 and isinstance(row, dict) and "prediction" not in row:  # of a task without labels
+                if number == 1 and isinstance(row, dict) and _has_no_label(row):
                     return []
                 if row["prediction"] is None:  # a row without scores: no table of the others
                     return []
@@ -268,6 +269,11 @@ def _counted(path: Path, files: _Files, num_labels: int) -> list[list[int]]:
         return []
     size = max([num_labels, *(max(p) + 1 for p in pairs)], default=0)
     return [[pairs.get((label, predicted), 0) for predicted in range(size)] for label in range(size)] if pairs else []
+
+
+def _has_no_label(row: Mapping[str, Any]) -> bool:
+    """Whether it is of a task without labels, or has several, or values."""
+    return "prediction" not in row or isinstance(row.get("label"), list | float)
 
 
 def _matrix(value: Any) -> list[list[int]]:

@@ -40,7 +40,7 @@ ranks do not inherit it."""
 
 
 _FILES = re.compile(
-    r"(recipe|accelerate)\.yaml|(plan|deepspeed|env|data|metrics|failure)\.json|(events|predictions)\.jsonl"
+    r"(recipe|accelerate)\.yaml|(plan|deepspeed|env|data|metrics|worst_rows|failure)\.json|(events|predictions)\.jsonl"
     r"|report\.html|agent\.log|\.lock"
 )
 
@@ -70,6 +70,8 @@ class RunDir:
     def metrics_path(self) -> Path: return self.path / "metrics.json"
     @property
     def predictions_path(self) -> Path: return self.path / "predictions.jsonl"
+    @property
+    def worst_rows_path(self) -> Path: return self.path / "worst_rows.json"
     @property
     def failure_path(self) -> Path: return self.path / "failure.json"
     @property

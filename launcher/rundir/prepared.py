@@ -22,6 +22,8 @@ class SplitFacts:
     """Rows as long as max_length, most of which were longer."""
     label_counts: tuple[int, ...] = ()
     """Rows of each label."""
+    about: str | None = None
+    """A folder with what predictions.jsonl repeats of each row of the data; None where that is nothing."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class Prepared:
         names, notes = tuple(value["label_names"]), tuple(value["notes"])
         lists = {"answer_ids": answers, "label_names": names, "notes": notes}
         prepared = cls(**{**value, **facts, **lists, "evals": evals})
-        paths = [facts.path for facts in prepared.splits.values()] + [prepared.model_path, prepared.tokenizer_path]
+        of_splits = [path for facts in prepared.splits.values() for path in (facts.path, facts.about) if path]
+        paths = [*of_splits, prepared.model_path, prepared.tokenizer_path]
         return prepared if all(Path(p).exists() for p in paths) else None
 
 

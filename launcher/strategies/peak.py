@@ -33,6 +33,7 @@ def estimate(
     *,
     has_head: bool = True,
     num_labels: int = 2,
+    of_words: bool = False,
     strategy: str,
     precision: str = "bf16",
     world_size: int = 1,
@@ -55,6 +56,7 @@ def estimate(
 
     Args:
         config: the model's config.json.
+        of_words: whether the classification head is over each token.
         padded: whether rows have unequal lengths; then a mask is kept, and grouped key/value heads are repeated.
         logit_positions: positions of a row whose logits over the vocabulary are computed by a language-modelling head. None for all.
         bucket_elements: reduce_bucket_size of ZeRO's stages 1 and 2; None for the launcher's own.
@@ -65,7 +67,7 @@ def estimate(
     Raises:
         LaunchError: the model's family is not known, or there is no such strategy.
     """
-    shape = geometry(config, has_head=has_head, num_labels=num_labels)
+    shape = geometry(config, has_head=has_head, num_labels=num_labels, of_words=of_words)
     how = table.load(strategy)
     job = Job(
         shape,

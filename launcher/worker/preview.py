@@ -112,7 +112,7 @@ def preview(request: Request) -> dict[str, Any]:
         "max_length": recipe.data.max_length,
         "left_out": encode.left_out,
         "splits": out,
-        "notes": [*raw.notes, *(templates.notes(made) if recipe.task.has_conversations else ())],
+        "notes": [*raw.notes, *encode.notes, *(templates.notes(made) if recipe.task.has_conversations else ())],
     }
 
 
@@ -185,11 +185,12 @@ def _split(
     for number, row in enumerate(_seen(recipe, part, own, encode)):
         tally.add(row)
         if number in wanted:
-            label = None if own is None else numbered.names[own[number]]
+            label = None if own is None else numbered.shown(name, number)
             shown.append(_shown(number, row, label, tokenizer))
     facts = tally.facts()
     if own is not None:
-        facts["labels"] = dict(zip(numbered.names, numbered.counts(name), strict=True))
+        if counts := numbered.counts(name):
+            facts["labels"] = dict(zip(numbered.names, counts, strict=True))
         if encode.answer_ids is None:  # the label is trained, and no token
             facts["trained"] = None
             shown = [{**row, "trained": None} for row in shown]
@@ -274,8 +275,10 @@ def _about_messages(part: Dataset) -> dict[str, Any]:
 
 def _in_training(recipe: RecipeSpec, train: Dataset, held: Dataset) -> dict[str, Any]:
     """Evaluation rows that are training rows too: how many, and the first of them."""
-    column = next(iter(recipe.task.reads(recipe.data).values()))
-    trained, evaluated = rows.column(train, column), rows.column(held, column)
+    of_texts = recipe.data.text in recipe.task.reads(recipe.data).values()
+    trained, evaluated = (
+        rows.texts(recipe, part) if of_texts else rows.content(recipe, part)[0] for part in (train, held)
+    )
     if not label_values.is_text(evaluated):
         return {"count": 0, "first_rows": []}
     found = labels.are_repeated(trained, evaluated)

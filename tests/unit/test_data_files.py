@@ -20,9 +20,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from launcher.data import check, encodings, labels, mixture, read
+from launcher.data.targets import Targets
 from launcher.errors import LaunchError
 from launcher.messages import Message
 from launcher.recipe.schema import Data, Model, RecipeSpec
+from launcher.recipe.tasks.table import MANY_LABELS
 
 ROWS = [{"query": f"问题 {i}", "response": f"回答，第 {i} 个"} for i in range(4)]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -572,6 +574,13 @@ def test_a_data_sets_own_names_are_the_labels(tmp_path):
 
     assert ("neg", "pos", "mixed") == labels.names(data(path=str(tmp_path / "a.parquet")))
     assert ("0", "1") == labels.names(data(path=str(tmp_path / "b.parquet")))
+    listed = {"huggingface": json.dumps({"info": {"features": {"label": {"feature": feature, "_type": "List"}}}})}
+    lists = pa.table({"text": ["x", "y"], "label": [[1, 0], []]})
+    pq.write_table(lists.replace_schema_metadata(listed), tmp_path / "c.parquet")
+    pq.write_table(lists, tmp_path / "d.parquet")
+    many = Targets(MANY_LABELS, {"data.label": "label"})
+    assert ("neg", "pos", "mixed") == labels.names(data(path=str(tmp_path / "c.parquet")), many)
+    assert ("0", "1") == labels.names(data(path=str(tmp_path / "d.parquet")), many)
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def test_every_family_is_compared_with_transformers():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["causal-lm", "sequence-classification"])
+@pytest.mark.parametrize("task", ["causal-lm", "sequence-classification", "token-classification"])
 @pytest.mark.parametrize(
     ("kind", "values"), FAMILIES, ids=lambda v: v if isinstance(v, str) else str(v.get("hidden_size", v.get("dim")))
 )
@@ -184,14 +184,21 @@ def test_a_familys_parameters_are_those_that_transformers_makes(kind: str, value
                 geometry.geometry({"model_type": kind, **values}, has_head=False)
         return
     config = transformers.AutoConfig.for_model(kind, **values, num_labels=5)
-    auto = transformers.AutoModelForSequenceClassification if has_head else transformers.AutoModelForCausalLM
+    auto = {
+        "causal-lm": transformers.AutoModelForCausalLM,
+        "sequence-classification": transformers.AutoModelForSequenceClassification,
+        "token-classification": transformers.AutoModelForTokenClassification,
+    }[task]
+    of_words = task == "token-classification"
+    if of_words and type(config) not in auto._model_mapping:
+        return
     with torch.device("meta"):
         model = auto.from_config(config)
     same: dict[int, list[str]] = {}  # names of tied weights, of which transformers lists any
     for name, p in model.named_parameters(remove_duplicate=False):
         same.setdefault(id(p), []).append(name)
     for text in ({"model_type": kind, **values}, json.loads(config.to_json_string())):
-        found = geometry.geometry(text, has_head=has_head, num_labels=5)
+        found = geometry.geometry(text, has_head=has_head, num_labels=5, of_words=of_words)
         names = {p.name: p.shape for p in found.parameters}
         wanted = {
             next((n for n in same[id(p)] if n in names), name): tuple(p.shape) for name, p in model.named_parameters()

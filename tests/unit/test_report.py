@@ -489,6 +489,49 @@ def test_rows_of_a_task_without_labels_are_no_trouble(tmp_path: Path):
     assert ([], []) == (run.unread, run.confusion)
 
 
+@pytest.mark.parametrize(("label", "prediction"), [([0, 1], [1, 1]), (0.5, 0.25), ([0.5], [1.0])])
+def test_several_labels_and_values_have_no_matrix(tmp_path: Path, label: Any, prediction: Any):
+    folder = write_run(tmp_path / "run")
+    (folder / "metrics.json").write_text('{"final": {"eval_loss": 0.5}}')
+    (folder / "predictions.jsonl").write_text(json.dumps({"index": 0, "label": label, "prediction": prediction}) + "\n")
+
+    run = report_page.load(folder)
+
+    assert ([], []) == (run.unread, run.confusion)
+
+
+def test_the_rows_with_the_largest_losses_are_shown(tmp_path: Path):
+    """Escaped, with the names of their labels and their mean losses; without texts it says how to have them."""
+    folder = write_run(tmp_path / "run")
+    one = {
+        "index": 7,
+        "id": "r7",
+        "label": 0,
+        "prediction": 1,
+        "loss": 4.5,
+        "label_name": "no",
+        "prediction_name": "yes",
+    }
+    (folder / "worst_rows.json").write_text(json.dumps({"rows": [one, {"index": 2, "count": 4, "loss": 2.0}]}))
+    plain = page(folder).text
+
+    assert all(part in plain for part in ("Rows with the largest losses", "7 r7", "4.5000", "yes", "0.5000"))
+    assert "predictions: [text]" in plain
+    (folder / "worst_rows.json").write_text(json.dumps({"rows": [{**one, "text": "<b>bad</b>" + "x" * 2000}]}))
+    html = report_page.html([report_page.load(folder)])
+    assert "&lt;b&gt;bad&lt;/b&gt;" in html
+    assert "<b>bad" not in html
+    assert "x" * 1001 not in html
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"rows": 3}', '{"rows": [1, {"loss": "much", "label": {"a": []}}]}'])
+def test_worst_rows_that_are_none_spoil_no_report(tmp_path: Path, content: str):
+    folder = write_run(tmp_path / "run")
+    (folder / "worst_rows.json").write_text(content)
+
+    assert "</html>" in report_page.html([report_page.load(folder)])
+
+
 def test_the_command_says_what_it_could_not_read(tmp_path: Path, ascend_launch):
     """On stderr; the page is made all the same."""
     folder = write_run(tmp_path / "run")

@@ -27,7 +27,12 @@ from launcher.rundir.prepared import Prepared
 from launcher.worker.batching import splits
 from launcher.worker.data import prepare as preparation
 from launcher.worker.data import tokens
+from launcher.worker.losses.base import Settings
+from launcher.worker.losses.cross_entropy import CrossEntropy
 from launcher.worker.models.tokenizer import load_tokenizer
+from launcher.worker.tasks.classification import Classification
+from launcher.worker.tasks.prompts import text_encoder
+from launcher.worker.tasks.targets import OneLabel
 from launcher.worker.weights.trained import Trained, label_names
 
 REPO = Path(__file__).resolve().parent.parent.parent
@@ -669,3 +674,78 @@ def test_a_tokenizer_of_another_model_is_refused(prepare, tmp_path):
     (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 100}))
 
     assert "the tokenizer has 512 tokens" in refused(prepare, f"model.name={folder}").what
+
+
+PAIRS = [{"id": i, "text": f"good food {i}", "second": "bad room", "label": ["a", "b"][: i % 3]} for i in range(12)]
+MANY = ("model.problem_type=multi_label_classification", "model.num_labels=null", "model.label_names=[a, b]")
+
+
+def test_two_texts_are_joined_as_the_tokenizer_joins_them(prepare):
+    """With any number of labels a row, counted by label; ids and both texts are kept for predictions.jsonl."""
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    overrides = ("data.text_pair=second", "data.max_length=8", "predictions=[text]")
+
+    prepared = prepare(*MANY, *overrides, rows=PAIRS, test=PAIRS[:4])
+    rows, about = splits.open_split(prepared.train), splits.about(prepared.evaluated)
+
+    pairs = [tokenizer(r["text"], r["second"], truncation="longest_first", max_length=8) for r in PAIRS]
+    assert [pair["input_ids"] for pair in pairs] == rows["input_ids"][:]
+    assert [list(range(i % 3)) for i in range(12)] == rows["labels"][:]
+    assert (8, 4) == prepared.train.label_counts
+    assert {"id": [0, 1, 2, 3], "text": [r["text"] for r in PAIRS[:4]], "text_pair": ["bad room"] * 4} == about
+    assert prepared.train.about is None
+    assert any("without anything between them" in note for note in prepared.notes)
+
+
+def test_values_are_kept_as_they_are_written(prepare):
+    rows = [{"text": "good", "label": 0.1}, {"text": "bad", "label": -3}]
+
+    prepared = prepare("model.problem_type=regression", "model.num_labels=null", "model.label_names=[label]", rows=rows)
+
+    assert [[0.1], [-3.0]] == splits.open_split(prepared.train)["labels"][:]
+    assert ((), ("label",), 1) == (prepared.train.label_counts, prepared.label_names, prepared.num_labels)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "good", "bad", "said"),
+    [
+        (MANY, ["a"], ["a", "c"], "column 'label' has the label 'c', which is none of a, b"),
+        (MANY, [0], [2], "column 'label' has the label 2, which is none of a, b"),
+        (("model.problem_type=regression",), [0.5] * 5, [0.5] * 2, "has 2 numbers as its 'label'"),
+    ],
+)
+def test_a_label_that_is_none_is_refused_with_its_line(prepare, tmp_path, overrides, good, bad, said):
+    """Of JSON lines that datasets reads, before anything is tokenised."""
+    error = refused(prepare, *overrides, rows=[{"text": "x", "label": good}, {"text": "x", "label": bad}])
+
+    assert error.what.startswith(f"{tmp_path / 'train.jsonl'}:2: row 1 of split 'train'")
+    assert said in error.what
+
+
+def test_models_with_segments_get_them_for_pairs():
+    """token_type_ids say of which text a token is, and are padded like the ids."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[CLS]", "[SEP]", "a", "b", "c", "[UNK]"]
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="[PAD]", model_input_names=["input_ids", "token_type_ids", "attention_mask"]
+    )
+    recipe = RecipeSpec.model_validate({"model": {"name": "m"}, "data": {"path": "p", "text_pair": "second"}})
+    encode = text_encoder(recipe, tokenizer, ())
+    assert encode.rows is not None
+
+    found = encode.rows({"text": ["a b", ""], "second": ["c", "c"]})
+    rows = [{key: values[i] for key, values in found.items()} | {"labels": 0} for i in range(2)]
+    batch = Classification(0, 4, OneLabel(), CrossEntropy(Settings())).collate(rows)
+
+    assert ("input_ids", "token_type_ids") == encode.columns
+    assert () == encode.notes
+    assert [[1, 3, 4, 2, 5, 2, 0, 0], [1, 2, 5, 2, 0, 0, 0, 0]] == batch["input_ids"].tolist()
+    assert [[0, 0, 0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 0, 0, 0, 0]] == batch["token_type_ids"].tolist()
+    assert found["input_ids"] == encode.ids([["a b", "c"], ["", "c"]])

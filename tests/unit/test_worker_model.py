@@ -36,6 +36,7 @@ from launcher.worker.models.load import load_model
 from launcher.worker.tasks.answers import Answering
 from launcher.worker.tasks.base import pad
 from launcher.worker.tasks.classification import Classification, hides_padding
+from launcher.worker.tasks.targets import OneLabel
 
 PAD = 1
 CONFIG = LlamaConfig(
@@ -91,7 +92,7 @@ def test_classification_is_the_same_alone_and_in_a_batch():
     """A row's loss and label do not depend on the rows beside it: the head reads the last token that is no padding."""
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(CONFIG, dtype=torch.float32).eval()
-    task = Classification(PAD, 1, CrossEntropy(Settings()))
+    task = Classification(PAD, 1, OneLabel(), CrossEntropy(Settings()))
 
     columns, losses, counts = task.evaluate(model, task.collate(ROWS))
     alone = [task.evaluate(model, task.collate([row])) for row in ROWS]
@@ -107,11 +108,12 @@ def test_a_decoders_padding_is_hidden_without_a_mask():
     """Tokens on the right are seen by none before them: without the mask, losses and labels are the same."""
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(CONFIG, dtype=torch.float32).eval()
-    batch = Classification(PAD, 1, CrossEntropy(Settings())).collate(ROWS)
+    batch = Classification(PAD, 1, OneLabel(), CrossEntropy(Settings())).collate(ROWS)
 
     assert hides_padding(model)
     expected, found = (
-        Classification(PAD, 1, CrossEntropy(Settings()), needs_mask=m).evaluate(model, batch) for m in (True, False)
+        Classification(PAD, 1, OneLabel(), CrossEntropy(Settings()), needs_mask=m).evaluate(model, batch)
+        for m in (True, False)
     )
 
     assert expected.columns["prediction"].tolist() == found.columns["prediction"].tolist()

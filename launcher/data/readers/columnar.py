@@ -94,7 +94,7 @@ def _reading() -> Iterator[None]:
 
 
 def class_names(path: Path, column: str) -> tuple[str, ...] | None:
-    """The names that a column's numbers have, where `datasets` wrote them into the file. Raises RowError."""
+    """The names that a column's numbers have, or those in its lists, where `datasets` wrote them into the file. Raises RowError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -109,8 +109,8 @@ def class_names(path: Path, column: str) -> tuple[str, ...] | None:
                     schema = pa.ipc.open_file(source).schema
     try:
         feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
-        names = tuple(map(str, feature["names"]))
-    except (KeyError, TypeError, ValueError):
+        names = tuple(map(str, feature.get("feature", feature)["names"]))
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
     return names or None
 

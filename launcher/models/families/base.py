@@ -73,8 +73,11 @@ class Family(Protocol):
     def sizes(self, config: Config) -> Sizes:
         """Raises KeyError, TypeError or ValueError where a number is missing or is none."""
 
-    def parameters(self, config: Config, sizes: Sizes, num_labels: int | None) -> Iterator[Parameter]:
-        """With a classification head of `num_labels`, or with its language-modelling head where that is None.
+    def parameters(
+        self, config: Config, sizes: Sizes, num_labels: int | None, *, of_words: bool = False
+    ) -> Iterator[Parameter]:
+        """With a classification head of `num_labels`, or with its language-modelling head where that is None. `of_words`: the
+        classification head is over each token, and not over the text.
 
         Raises:
             NotImplementedError: the family has no such head.

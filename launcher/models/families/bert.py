@@ -21,12 +21,16 @@ class Bert:
     def sizes(self, config: Config) -> Sizes:
         return base.sizes(config)
 
-    def parameters(self, config: Config, sizes: Sizes, num_labels: int | None) -> Iterator[Parameter]:
+    def parameters(
+        self, config: Config, sizes: Sizes, num_labels: int | None, *, of_words: bool = False
+    ) -> Iterator[Parameter]:
         yield from self.embeddings(config, sizes)
         for layer in range(sizes.num_layers):
             yield from self.block(config, sizes, layer)
         yield from self.top(config, sizes)
-        if num_labels is not None:
+        if num_labels is not None and of_words:
+            yield from base.head("classifier", num_labels, sizes.hidden, bias=True)
+        elif num_labels is not None:
             yield from self.classifier(config, sizes, num_labels)
         else:
             yield from self.language_head(config, sizes)

@@ -58,7 +58,9 @@ class Decoder:
     def sizes(self, config: Config) -> Sizes:
         return base.sizes(config, self.head_dim, self.kv_heads)
 
-    def parameters(self, config: Config, sizes: Sizes, num_labels: int | None) -> Iterator[Parameter]:
+    def parameters(
+        self, config: Config, sizes: Sizes, num_labels: int | None, *, of_words: bool = False
+    ) -> Iterator[Parameter]:
         yield Parameter("model.embed_tokens.weight", (sizes.vocab, sizes.hidden), "embedding")
         for layer in range(sizes.num_layers):
             yield from self.attention(config, sizes, layer)
@@ -67,7 +69,7 @@ class Decoder:
                 yield from base.norm(f"model.layers.{layer}.{name}", sizes.hidden, layer)
         yield from base.norm("model.norm", sizes.hidden)
         if num_labels is not None:
-            yield from base.head("score", num_labels, sizes.hidden)
+            yield from base.head("score", num_labels, sizes.hidden, bias=of_words)
         elif not config.get("tie_word_embeddings", self.ties):
             yield from base.head("lm_head", sizes.vocab, sizes.hidden)
 

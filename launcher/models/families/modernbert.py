@@ -15,7 +15,9 @@ class ModernBert:
     def sizes(self, config: Config) -> Sizes:
         return base.sizes(config)
 
-    def parameters(self, config: Config, sizes: Sizes, num_labels: int | None) -> Iterator[Parameter]:
+    def parameters(
+        self, config: Config, sizes: Sizes, num_labels: int | None, *, of_words: bool = False
+    ) -> Iterator[Parameter]:
         if num_labels is None:
             raise NotImplementedError
         hidden, inner = sizes.hidden, sizes.intermediate

@@ -15,6 +15,10 @@ from launcher.messages import Message
 from launcher.plugins import Table
 
 INTERFACE = 1
+SINGLE_LABEL = "single_label_classification"
+"""As transformers' `problem_type` says it, and the next two."""
+MULTI_LABEL = "multi_label_classification"
+REGRESSION = "regression"
 ONE_LABEL = "label"
 """Targets of rows that have one of a few labels each."""
 MANY_LABELS = "labels"
@@ -44,6 +48,8 @@ class Model(Protocol):
     def num_labels(self) -> int | None: ...
     @property
     def label_names(self) -> tuple[str, ...] | None: ...
+    @property
+    def problem_type(self) -> str | None: ...
 
 
 class Data(Protocol):
@@ -87,6 +93,10 @@ class Task(Protocol):
     """Keys below `data:` that no other task has, and what each means. `problems` checks their values."""
     default_metrics: tuple[str, ...]
     """Where the recipe names none."""
+    more_columns: tuple[str, ...]
+    """What an evaluation leaves besides, where a metric or `predictions:` asks for it."""
+    adds: tuple[str, ...]
+    """What `predictions:` may add to the rows of predictions.jsonl."""
     columns: tuple[str, ...]
     """What an evaluation leaves of each row beside its loss and count; metrics are computed from it."""
 
@@ -98,6 +108,12 @@ class Task(Protocol):
 
     def reads(self, data: Data) -> dict[str, str]:
         """The columns of the data that become tokens: the recipe's key of each (data.text) → the column."""
+
+    def metrics(self, model: Model, data: Data) -> tuple[str, ...]:
+        """Those of a recipe that names none: default_metrics, but where its targets are others."""
+
+    def label_columns(self, data: Data) -> dict[str, str]:
+        """The columns with the label of each row: the recipe's key of each (data.label) → the column. Nothing without labels."""
 
     # -- the model -------------------------------------------------------------------------------------------------
 
@@ -131,6 +147,9 @@ class Task(Protocol):
     def answer(self, answer: Any, label_names: Sequence[str]) -> dict[str, Any]:
         """What `predict` writes of a rank's answer."""
 
+    def answer_to(self, item: Any, answer: Any, label_names: Sequence[str]) -> dict[str, Any]:
+        """The same, where what was asked is known: what a rank got of the row."""
+
 
 _HERE = "launcher.recipe.tasks"
 TABLE: Table[Task] = Table(
@@ -141,6 +160,7 @@ TABLE: Table[Task] = Table(
         "sequence-classification": f"{_HERE}.classification:CLASSIFICATION",
         "causal-lm": f"{_HERE}.answers:ANSWERS",
         "sft": f"{_HERE}.sft:SFT",
+        "token-classification": f"{_HERE}.token_classification:TOKEN_CLASSIFICATION",
     },
 )
 BUILT_IN = tuple(TABLE.built_in)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from launcher.messages import Message, listed, plural
+from launcher.worker.data import label_rows
 from launcher.worker.data.label_order import Order, named_by_values, unknown_label
 from launcher.worker.data.label_values import Column, as_numbers, is_text, occurs, plain_values, whole_numbers
 
@@ -23,15 +25,24 @@ class Numbered:
     """Every split's labels, numbered alike."""
 
     names: tuple[str, ...]
-    labels: dict[str, np.ndarray]
-    """int64, by the splits' names."""
+    labels: dict[str, Any]
+    """By the splits' names: int64; of rows with any number of labels a list of theirs each; of values float64, (rows, values)."""
     notes: tuple[str, ...]
 
     def counts(self, name: str) -> tuple[int, ...]:
         """Rows of each label."""
-        if name not in self.labels:
+        if name not in self.labels or getattr(self.labels[name], "dtype", None) == np.float64:
             return ()
+        if isinstance(self.labels[name], list):
+            return label_rows.counts(self.labels[name], len(self.names))
         return tuple(np.bincount(self.labels[name], minlength=len(self.names)).tolist())
+
+    def shown(self, name: str, row: int) -> str:
+        """A row's label, or labels, or values, for people."""
+        own = self.labels[name][row]
+        if isinstance(own, list):
+            return ", ".join(self.names[label] for label in own) or "–"
+        return ", ".join(f"{value:g}" for value in own) if np.ndim(own) else self.names[own]
 
 
 NONE = Numbered((), {}, ())

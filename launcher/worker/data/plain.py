@@ -36,6 +36,8 @@ def _array(where: str, name: str, values: list[Any]) -> pa.Array:
     try:
         return pa.array(values, pa.large_string() if all(isinstance(value, str) for value in values) else None)
     except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError):
+        if name == columns.ID:  # which nothing is computed from
+            return pa.array([None if value is None else str(value) for value in values], pa.large_string())
         raise LaunchError(
             "{where}: column {name!r} has values of several kinds, such as numbers beside texts",
             hint="write all of them alike",

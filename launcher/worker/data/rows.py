@@ -16,11 +16,14 @@ from launcher.data.conversations import COLUMN
 from launcher.data.readers import columnar
 from launcher.data.readers.table import ending
 from launcher.data.sources import SHEETS, Source, saved_files
+from launcher.data.targets import Targets
 from launcher.errors import LaunchError
 from launcher.messages import Message
 from launcher.recipe.schema import RecipeSpec, Split
+from launcher.recipe.tasks.table import TAGS
 from launcher.worker.data import label_values, plain
 from launcher.worker.data.file_checks import check_files, no_text
+from launcher.worker.data.label_rows import Cells
 from launcher.worker.data.label_values import Column
 from launcher.worker.data.lines import place
 from launcher.worker.data.refusals import no_column, no_rows, not_loaded, other_split
@@ -47,13 +50,15 @@ def read(recipe: RecipeSpec, split: Split, *, is_eval: bool = False) -> Dataset:
     rows = plain.read(recipe, split) if columns.is_file(recipe) else _load(recipe, split)
     if len(rows) == 0:
         raise no_rows(recipe, split)
-    label = {"data.label": recipe.data.label} if recipe.task.has_labels else {}
     reads = recipe.task.reads(recipe.data)
-    for key, name in {**reads, **label}.items():
+    for key, name in {**reads, **recipe.task.label_columns(recipe.data)}.items():
         if name not in rows.column_names:
             raise no_column(recipe, split, rows, key, name, is_eval)
-    if recipe.data.text in reads.values():
-        _check_text(recipe, rows, split)
+    if recipe.targets == TAGS:
+        _check_words(recipe, rows, split)
+    elif recipe.data.text in reads.values():
+        for key, name in reads.items():
+            _check_text(recipe, rows, split, key, name)
     if split.limit is None:
         return rows
     return rows.shuffle(seed=split.seed).select(range(min(split.limit, len(rows))))
@@ -93,14 +98,17 @@ def content(recipe: RecipeSpec, rows: Dataset) -> list[pa.ChunkedArray]:
 
 def contents(recipe: RecipeSpec, rows: Dataset) -> list[str]:
     """What each row holds, as a text that is equal for equal rows."""
-    names = [*recipe.task.reads(recipe.data).values(), *([recipe.data.label] if recipe.task.has_labels else [])]
+    names = [*recipe.task.reads(recipe.data).values(), *recipe.task.label_columns(recipe.data).values()]
     columns = [column(rows, name).to_pylist() for name in names]
     return [json.dumps(row, default=str) for row in zip(*columns, strict=True)]
 
 
 def texts(recipe: RecipeSpec, rows: Dataset) -> pa.ChunkedArray:
-    """The text column of the chosen rows."""
-    return column(rows, recipe.data.text)
+    """The texts of the chosen rows; of rows with two, both as one."""
+    columns = [column(rows, name).cast(pa.large_string()) for name in recipe.task.reads(recipe.data).values()]
+    return (
+        columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, pa.scalar("\0", pa.large_string()))
+    )
 
 
 def notes(recipe: RecipeSpec, rows: Dataset, split: Split) -> list[str]:
@@ -139,6 +147,25 @@ def label_column(recipe: RecipeSpec, rows: Dataset, split: Split, *, is_eval: bo
         place=lambda row: place(recipe, split, rows, row, name),
         no_labels_hint=other_split(is_eval),
     )
+
+
+def label_cells(recipe: RecipeSpec, rows: Dataset, split: Split) -> Cells:
+    """The label columns of the chosen rows, where a row has any number of labels, or numbers."""
+    targets = Targets.of(recipe)
+    first = next(iter(targets.columns.values()))
+    return Cells(
+        {name: column(rows, name) for name in targets.columns.values()},
+        targets,
+        lambda row: place(recipe, split, rows, row, first)[0],
+    )
+
+
+def class_names(rows: Dataset, name: str) -> tuple[str, ...]:
+    """What the data set itself calls the numbers in a column's lists; nothing where it does not."""
+    from datasets import ClassLabel
+
+    inner = getattr(rows.features.get(name), "feature", None)
+    return tuple(inner.names) if isinstance(inner, ClassLabel) else ()
 
 
 def column(rows: Dataset, name: str) -> pa.ChunkedArray:
@@ -190,8 +217,33 @@ def _check_named(recipe: RecipeSpec, split: Split, path: str, files: Any) -> Non
         )
 
 
-def _check_text(recipe: RecipeSpec, rows: Dataset, split: Split) -> None:
-    name = recipe.data.text
+def _check_words(recipe: RecipeSpec, rows: Dataset, split: Split) -> None:
+    """Words and tags of rows that datasets loads; of files each row was looked at when it was read."""
+    (text,) = recipe.task.reads(recipe.data).values()
+    (label,) = recipe.task.label_columns(recipe.data).values()
+    words, tags = column(rows, text), column(rows, label)
+    for name, values in ((text, words), (label, tags)):
+        if not pa.types.is_list(values.type) and not pa.types.is_large_list(values.type):
+            raise LaunchError(
+                "{where}: column {name!r} is {kind}, and a list with an item for each word is expected",
+                hint="name the column with the words as data.text, and the one with their tags as data.label",
+                where=where(recipe, split),
+                name=name,
+                kind=values.type,
+            )
+    differ = pc.fill_null(pc.not_equal(pc.list_value_length(words), pc.list_value_length(tags)), True)
+    wrong = pc.or_(differ, pc.equal(pc.fill_null(pc.list_value_length(words), 0), 0))
+    if (row := pc.index(wrong, True).as_py()) >= 0:
+        raise LaunchError(
+            "{place}: has {words} words and {tags} tags",
+            hint="correct these rows, or remove them",
+            place=place(recipe, split, rows, row, text)[0],
+            words=len(words[row].as_py() or ()),
+            tags=len(tags[row].as_py() or ()),
+        )
+
+
+def _check_text(recipe: RecipeSpec, rows: Dataset, split: Split, key: str, name: str) -> None:
     values = column(rows, name)
     if values.null_count:
         row = next(i for i, value in enumerate(values) if not value.is_valid)
@@ -205,11 +257,11 @@ def _check_text(recipe: RecipeSpec, rows: Dataset, split: Split) -> None:
                 name=name,
                 values=values.type,
             ),
-            hint=Message("set data.text to one of {others}", others=", ".join(others))
+            hint=Message("set {key} to one of {others}", key=key, others=", ".join(others))
             if others
             else "no column holds text; as JSON lines (data.path=json) a text stands in quotes in every row",
         )
-    for one in {name, recipe.data.label if recipe.task.has_labels else name}:
+    for one in {name, *recipe.task.label_columns(recipe.data).values()}:
         _check_encoding(recipe, split, rows, one)
 
 

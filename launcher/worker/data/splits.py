@@ -11,9 +11,11 @@ from launcher.data.conversations import COLUMN
 from launcher.messages import Message
 from launcher.recipe import schema
 from launcher.recipe.schema import EvalSplit, RecipeSpec, Split
-from launcher.worker.data import labels, rows
+from launcher.recipe.tasks.table import MANY_LABELS, TAGS, VALUES
+from launcher.worker.data import label_rows, labels, rows
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
 
 
@@ -53,18 +55,33 @@ def read_rows(recipe: RecipeSpec, start: Beginning) -> Rows:
         splits = dict.fromkeys(raw, recipe.data.train)
     else:
         raw = {name: rows.read(recipe, split, is_eval=name == "eval") for name, split in splits.items()}
-    numbered, about_labels, about_texts, repeated = labels.NONE, [], [], []
+    numbered, about_labels = labels.NONE, list[str]()
+    about_texts, repeated = list[str](), list[str]()
     if recipe.task.has_labels:
-        columns = {k: rows.label_column(recipe, part, splits[k], is_eval=k == "eval") for k, part in raw.items()}
-        num_labels = schema.num_labels(recipe)
-        numbered = labels.number(columns, names=start.label_names, num_labels=num_labels, trained=is_trained)
-        about_labels = labels.notes(numbered, columns)
-    if recipe.data.text in recipe.task.reads(recipe.data).values():
+        numbered, about_labels = _numbered(recipe, raw, splits, start)
+    if recipe.targets != TAGS and recipe.data.text in recipe.task.reads(recipe.data).values():
         about_texts = [*dict.fromkeys(note for k, part in raw.items() for note in rows.notes(recipe, part, splits[k]))]
         if "train" in raw and "eval" in raw:
-            repeated = _repeated_notes(recipe.data.text, raw["train"], raw["eval"])
+            repeated = _repeated_notes(*(rows.texts(recipe, raw[name]) for name in ("train", "eval")))
     notes = (*numbered.notes, *about_texts, *about_labels, *_selection_notes(recipe, raw), *repeated)
     return Rows(raw, numbered, notes)
+
+
+def _numbered(
+    recipe: RecipeSpec, raw: Mapping[str, Dataset], splits: Mapping[str, Split], start: Beginning
+) -> tuple[labels.Numbered, list[str]]:
+    """The labels of all splits, and what the user should know about them."""
+    num_labels, names = schema.num_labels(recipe), start.label_names
+    if recipe.targets in (MANY_LABELS, VALUES, TAGS):
+        cells = {k: rows.label_cells(recipe, part, splits[k]) for k, part in raw.items()}
+        known = rows.class_names(next(iter(raw.values())), recipe.data.label)
+        names = names or (known if len(known) == num_labels else None)
+        names, parts = label_rows.numbered(cells, names=names, num_labels=num_labels)
+        about = [] if recipe.targets == VALUES else label_rows.notes(parts, names)
+        return labels.Numbered(names, parts, ()), about
+    columns = {k: rows.label_column(recipe, part, splits[k], is_eval=k == "eval") for k, part in raw.items()}
+    numbered = labels.number(columns, names=names, num_labels=num_labels, trained=start.trained is not None)
+    return numbered, labels.notes(numbered, columns)
 
 
 def _held_out(recipe: RecipeSpec, held: EvalSplit, *, trains: bool) -> dict[str, Dataset]:
@@ -83,7 +100,7 @@ def _conversations(recipe: RecipeSpec, *, trains: bool) -> Rows:
     raw, notes = rows.conversations(recipe, trains=trains)
     if trains:
         for name in [name for name in raw if name != "train"]:
-            notes += _repeated_notes(COLUMN, raw["train"], raw[name])
+            notes += _repeated_notes(*(rows.column(raw[one], COLUMN) for one in ("train", name)))
     return Rows(raw, labels.NONE, tuple(notes))
 
 
@@ -104,8 +121,8 @@ def _selection_notes(recipe: RecipeSpec, raw: Mapping[str, Dataset]) -> list[str
     ]
 
 
-def _repeated_notes(column: str, train: Dataset, held: Dataset) -> list[str]:
-    count = labels.repeated(rows.column(train, column), rows.column(held, column))
+def _repeated_notes(train: pa.ChunkedArray, held: pa.ChunkedArray) -> list[str]:
+    count = labels.repeated(train, held)
     if not count:
         return []
     return [

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from launcher import __version__
+from launcher.data import columns
 from launcher.errors import LaunchError
 from launcher.messages import Message
 from launcher.recipe.schema import RecipeSpec
+from launcher.recipe.tasks.base import TEXT
 from launcher.rundir.prepared import SplitFacts
 from launcher.worker.batching.splits import lengths, open_split
 from launcher.worker.data import cache, rows
@@ -58,19 +60,21 @@ def tokenise(recipe: RecipeSpec, start: Start, raw: Rows) -> Tokens:
     contents = {k: _content_key(rows.content(recipe, part), numbered.labels.get(k)) for k, part in raw.splits.items()}
     tokenizer_key = _tokenizer_key(start.tokenizer)
     splits: dict[str, SplitFacts] = {}
-    notes: list[str] = []
+    notes: list[str] = [*encode.notes]
     for name, part in raw.splits.items():
         of = [tokenizer_key, settings]
         facts, part_notes = _tokenise(part, numbered.labels.get(name), contents[name], encode, of, recipe)
         part_notes += _left_out(name, len(part), facts["rows"], encode)
-        splits[name] = SplitFacts(**facts, label_counts=numbered.counts(name))
+        part_notes += _cut(name, facts["path"], encode)
+        about = _about(recipe, part, facts["rows"]) if name != "train" else None
+        splits[name] = SplitFacts(**facts, label_counts=numbered.counts(name), about=about)
         notes += part_notes
     return Tokens(splits, contents, tokenizer_key, encode.answer_ids, tuple(notes))
 
 
 def _tokenise(
     rows: Dataset,
-    labels: np.ndarray | None,
+    labels: Any,
     content: str,
     encode: Encoder,
     settings: Any,
@@ -81,6 +85,32 @@ def _tokenise(
     with _all_cores():
         kept = cache.kept("tokens", key, lambda folder: _write_tokens(rows, labels, encode, folder, recipe, key))
     return {"path": str(kept.path), **kept.facts}, kept.notes
+
+
+def _about(recipe: RecipeSpec, part: Dataset, count: int) -> str | None:
+    """The folder of what predictions.jsonl repeats of a split's rows, from the cache or made now; None where that is nothing."""
+    wanted = {columns.ID: columns.ID} if columns.ID in part.column_names else {}
+    if TEXT in recipe.predictions:
+        wanted |= {name: key.removeprefix("data.") for key, name in recipe.task.reads(recipe.data).items()}
+    if not wanted or count != len(part):  # else rows were left out, or split
+        return None
+    content = _content_key([rows.column(part, name) for name in wanted], None)
+    key = cache.key([cache.FORMAT, __version__, wanted, content])
+    made = part.select_columns(list(wanted)).rename_columns(wanted)
+    kept = cache.kept("rows", key, lambda folder: made.flatten_indices().save_to_disk(folder) or {})
+    return str(kept.path)
+
+
+def _cut(name: str, path: str, encode: Encoder) -> tuple[str, ...]:
+    """How many labels of rows are looked at nowhere."""
+    if not encode.labelled:
+        return ()
+    rows = open_split(SplitFacts(path, 0, 0, 0, 0, 0))
+    total, kept = (int(lengths(rows, column).sum()) for column in ("labels", encode.labelled))
+    if kept == total:
+        return ()
+    count = total - kept
+    return (Message("{name}: {count:,} of {total:,} {what}", name=name, count=count, total=total, what=encode.cut),)
 
 
 def _left_out(name: str, before: int, after: int, encode: Encoder) -> tuple[str, ...]:
@@ -100,7 +130,7 @@ def _left_out(name: str, before: int, after: int, encode: Encoder) -> tuple[str,
 
 def _write_tokens(
     rows: Dataset,
-    labels: np.ndarray | None,
+    labels: Any,
     encode: Encoder,
     folder: Path,
     recipe: RecipeSpec,
@@ -109,17 +139,17 @@ def _write_tokens(
     import pyarrow as pa
     from datasets import Features, List, Value
 
-    columns, mapped = list(recipe.task.reads(recipe.data).values()), folder / "mapped"
+    names, mapped = list(recipe.task.reads(recipe.data).values()), folder / "mapped"
     mapped.mkdir()
     tokens = (
-        rows.select_columns(columns)
+        rows.select_columns(names)
         .with_format("arrow")
         .map(
-            lambda batch: pa.table({k: _as_column(v) for k, v in _encoded(encode, batch, columns).items()}),
+            lambda batch: pa.table({k: _as_column(v) for k, v in _encoded(encode, batch, names).items()}),
             batched=True,
             batch_size=1000,
             num_proc=recipe.data.num_proc,
-            remove_columns=columns,
+            remove_columns=names,
             features=Features({name: List(Value("int32")) for name in encode.columns}),
             load_from_cache_file=False,
             # Else it would stay in the data's own cache for good, beside what is kept here.
@@ -136,7 +166,7 @@ def _write_tokens(
             reason=encode.left_out,
         )
     tokens = tokens.with_format(None)
-    (tokens if labels is None else tokens.add_column("labels", labels)).save_to_disk(folder)
+    (tokens if labels is None else tokens.add_column("labels", _label_column(labels))).save_to_disk(folder)
     shutil.rmtree(mapped)
     count = lengths(open_split(SplitFacts(str(folder), 0, 0, 0, 0, 0)))
     return {
@@ -176,12 +206,28 @@ def sample(facts: SplitFacts, raw: Dataset, recipe: RecipeSpec, tokenizer: Any) 
     }
 
 
-def _content_key(columns: Sequence[pa.ChunkedArray], labels: np.ndarray | None) -> str:
+def _label_column(labels: Any) -> Any:
+    """Labels as a column: where a row has several, as an arrow array of lists."""
+    import pyarrow as pa
+
+    if isinstance(labels, np.ndarray) and labels.ndim == 1:
+        return labels
+    kind = pa.int64() if isinstance(labels, list) else pa.float64()
+    return pa.array(list(labels), pa.list_(kind))
+
+
+def _label_bytes(labels: Any) -> bytes:
+    if isinstance(labels, list):
+        return json.dumps(labels).encode()
+    return b"" if labels is None else bytes(labels.tobytes())
+
+
+def _content_key(columns: Sequence[pa.ChunkedArray], labels: Any) -> str:
     """Of the rows themselves: a file that moved or was copied keeps its key, a changed one does not.
 
     Counts and lengths come before what they are of, so that no two different columns are the same bytes.
     """
-    digest = hashlib.sha256(len(columns[0]).to_bytes(8, "little") + (b"" if labels is None else labels.tobytes()))
+    digest = hashlib.sha256(len(columns[0]).to_bytes(8, "little") + _label_bytes(labels))
     for column in columns:
         for start in range(0, len(column), _KEY_ROWS):
             rows = [_bytes(value) for value in column.slice(start, _KEY_ROWS).to_pylist()]

@@ -17,7 +17,7 @@ from launcher.worker.engines import table
 from launcher.worker.kernels import registry
 from launcher.worker.models.adapter import with_adapter, with_trained_adapter
 from launcher.worker.models.tokenizer import set_pad_token
-from launcher.worker.tasks.table import auto_class
+from launcher.worker.tasks.table import auto_class, problem_type
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
@@ -57,6 +57,8 @@ def load_model(plan: Plan, prepared: Prepared, tokenizer: Any) -> torch.nn.Modul
             "id2label": dict(enumerate(prepared.label_names)),
             "label2id": {name: i for i, name in enumerate(prepared.label_names)},
         }
+        if plan.use is None or recipe.model.problem_type is not None:
+            labels["problem_type"] = problem_type(recipe)
     other = _other_head(plan, prepared)
     attention = recipe.model.attn_implementation
     try:

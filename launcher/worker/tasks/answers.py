@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,7 @@ from launcher.worker.tasks.base import (
     Encoder,
     Evaluated,
     Labelling,
+    asked,
     base_model,
     evaluated,
     pad,
@@ -49,7 +50,9 @@ class Answering(Labelling):
         answer_ids: Sequence[Sequence[int]],
         accepted: set[str],
         weights: LabelWeights | None = None,
+        more: Collection[str] = (),
     ) -> None:
+        self._more = more
         self._pad_id, self._multiple, self._smoothing = pad_id, multiple, smoothing
         self._weights = weights
         self._answers = [list(a) for a in answer_ids]
@@ -88,6 +91,7 @@ class Answering(Labelling):
             prepared.answer_ids,
             accepted,
             losses.weights_of(plan, prepared),
+            asked(plan.recipe),
         )
 
     def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
@@ -104,7 +108,7 @@ class Answering(Labelling):
     def evaluate(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Evaluated:
         logits = self._answer_logits(model, batch)
         losses = self._mean_loss(logits, batch["targets"], 0.0)
-        return evaluated(batch, self._scores(model, batch, logits), losses)
+        return evaluated(batch, self._scores(model, batch, logits), losses, self._more)
 
     def scores(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
         return self._scores(model, batch, self._answer_logits(model, batch) if self._one_token else None)

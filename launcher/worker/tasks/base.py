@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from launcher.recipe.tasks.base import PROBABILITIES, SCORES
 from launcher.worker.tasks.encoding import Encoder as Encoder
 from launcher.worker.tasks.predictions import NO_LABEL
 
@@ -94,17 +95,30 @@ class Labelling(RowByRow):
         raise NotImplementedError
 
     def answers(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> list[Any]:
-        """(label, probabilities) of each row; (None, None) where a score is NaN or infinite."""
-        scores = self.scores(model, batch)
-        shares = torch.softmax(scores.float(), -1).tolist()
-        pairs = zip(labels_of(scores).tolist(), shares, strict=True)
-        return [(None, None) if label == NO_LABEL else (label, share) for label, share in pairs]
+        return answers_of(self.scores(model, batch))
 
 
-def evaluated(batch: dict[str, Tensor], scores: Tensor, losses: Tensor) -> Evaluated:
-    """Of rows with a label and scores: the label and the one with the highest score, each row counted once."""
+def answers_of(scores: Tensor) -> list[Any]:
+    """(label, probabilities) of each row; (None, None) where a score is NaN or infinite."""
+    shares = torch.softmax(scores.float(), -1).tolist()
+    pairs = zip(labels_of(scores).tolist(), shares, strict=True)
+    return [(None, None) if label == NO_LABEL else (label, share) for label, share in pairs]
+
+
+def evaluated(batch: dict[str, Tensor], scores: Tensor, losses: Tensor, more: Collection[str] = ()) -> Evaluated:
+    """Of rows with a label and scores: the label and the one with the highest score, each row counted once; and of the other
+    half's more_columns those that are asked for.
+    """
     columns = {"label": batch["labels"], "prediction": labels_of(scores)}
+    columns |= {SCORES: scores} if SCORES in more else {}
+    # In float64: nearly certain rows have one probability in fp32, and cannot be put in order by it.
+    columns |= {PROBABILITIES: torch.softmax(scores.cpu().double(), -1)} if PROBABILITIES in more else {}
     return Evaluated(columns, losses, torch.ones_like(batch["labels"]))
+
+
+def asked(recipe: RecipeSpec) -> tuple[str, ...]:
+    """The columns of the task's more_columns that the recipe needs."""
+    return tuple(column for column in recipe.task.more_columns if recipe.asks_for(column))
 
 
 def smoothing(plan: Plan) -> float:

@@ -1,4 +1,4 @@
-"""A label for a text, from a classification head."""
+"""Labels or values for a text or a pair of texts, from a classification head."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from launcher.recipe.schema import NO_DATA
+from launcher.recipe.tasks.table import MANY_LABELS, ONE_LABEL, VALUES
 from launcher.worker.losses import table as losses
 from launcher.worker.tasks import prompts
 from launcher.worker.tasks.base import (
     Encoder,
     Evaluated,
     Labelling,
+    asked,
     base_model,
-    evaluated,
     pad,
 )
+from launcher.worker.tasks.targets import ManyLabels, OneLabel, Targets, Values
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
@@ -55,23 +58,33 @@ class Classification(Labelling):
 
     @classmethod
     def encoder(cls, recipe: RecipeSpec, tokenizer: Any, label_names: Sequence[str]) -> Encoder:
-        """Ids of the text alone."""
+        """Ids of the text alone, or of the two texts of a row."""
         return prompts.text_encoder(recipe, tokenizer, label_names)
 
     @classmethod
     def for_model(cls, plan: Plan, prepared: Prepared, tokenizer: Any, model: torch.nn.Module) -> Classification:
-        needs_mask = not hides_padding(model)
-        loss = losses.of(plan, prepared)
-        return cls(tokenizer.pad_token_id, plan.accelerator.pads_to, loss, needs_mask=needs_mask)
+        recipe = plan.recipe
+        kinds: dict[str, Targets] = {
+            ONE_LABEL: OneLabel(asked(recipe)),
+            MANY_LABELS: ManyLabels(prepared.num_labels, recipe.model.threshold, asked(recipe)),
+            VALUES: Values(),
+        }
+        targets = kinds[_targets(plan, base_model(model).config)]
+        loss, needs_mask = losses.of(plan, prepared), not hides_padding(model)
+        return cls(tokenizer.pad_token_id, plan.accelerator.pads_to, targets, loss, needs_mask=needs_mask)
 
-    def __init__(self, pad_id: int, multiple: int, loss: Loss, *, needs_mask: bool = True) -> None:
-        self._pad_id, self._multiple, self._loss = pad_id, multiple, loss
+    def __init__(self, pad_id: int, multiple: int, targets: Targets, loss: Loss, *, needs_mask: bool = True) -> None:
+        self._pad_id, self._multiple = pad_id, multiple
+        self._targets, self._loss = targets, loss
         self._needs_mask = needs_mask
 
     def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        ids = [row["input_ids"] for row in rows]
-        input_ids, mask = pad(ids, self._pad_id, self._multiple, left=False)
-        return {"input_ids": input_ids, "attention_mask": mask, "labels": torch.tensor([r["labels"] for r in rows])}
+        input_ids, mask = pad([row["input_ids"] for row in rows], self._pad_id, self._multiple, left=False)
+        batch = {"input_ids": input_ids, "attention_mask": mask}
+        if prompts.SEGMENTS in rows[0]:
+            types = [row[prompts.SEGMENTS] for row in rows]
+            batch[prompts.SEGMENTS] = pad(types, 0, self._multiple, left=False)[0]
+        return batch | self._targets.batch([row["labels"] for row in rows])
 
     def losses(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
         return self._loss(self.scores(model, batch), batch["labels"])
@@ -80,10 +93,24 @@ class Classification(Labelling):
         return None if self._loss.weights is None else self._loss.count(batch["labels"])
 
     def evaluate(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Evaluated:
-        logits = self.scores(model, batch)
-        return evaluated(batch, logits, self._loss.of_rows(logits, batch["labels"]))
+        scores = self.scores(model, batch)
+        return self._targets.evaluated(scores, batch, self._loss.of_rows(scores, batch["labels"]))
+
+    def answers(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> list[Any]:
+        return self._targets.answers(self.scores(model, batch))
 
     def scores(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
         mask = {"attention_mask": batch["attention_mask"]} if self._needs_mask else {}
-        logits: Tensor = model(input_ids=batch["input_ids"], **mask).logits
+        types = {key: batch[key] for key in (prompts.SEGMENTS,) if key in batch}
+        logits: Tensor = model(input_ids=batch["input_ids"], **mask, **types).logits
         return logits.float()
+
+
+def _targets(plan: Plan, config: Any) -> str:
+    """What the head gives: as the recipe says, or as trained weights say that nothing lies beside."""
+    recipe = plan.recipe
+    if plan.use is None or recipe.model.problem_type is not None or recipe.data.path != NO_DATA:
+        return recipe.targets
+    if config.problem_type is None:
+        return VALUES if config.num_labels == 1 else ONE_LABEL
+    return recipe.task.targets(recipe.model.model_copy(update={"problem_type": config.problem_type}), recipe.data)

@@ -38,5 +38,11 @@ class Encoder:
     columns: tuple[str, ...] = ("input_ids",)
     seen: Callable[[Mapping[str, list[Any]]], list[Seen]] | None = None
     """From the same columns as `rows`, what becomes of each row. None where that is the ids, and the label's answer."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about how rows become ids."""
     left_out: str = ""
     """Why `rows` may leave some out; '' where it does not."""
+    labelled: str = ""
+    """The column that has an item for each of a row's labels that is looked at, the first ones; '' where a row has one."""
+    cut: str = ""
+    """What those are, of which there is none, and why."""

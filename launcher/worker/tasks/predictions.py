@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -14,11 +14,17 @@ import numpy as np
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.files import json_text
 from launcher.messages import Message, plural
+from launcher.recipe.tasks.base import SCORES
 
 Column = np.ndarray | list[Any]
 """Of each row a number or a vector of numbers, rows first; or a JSON value."""
 LABELS = ("label", "prediction")
 
+ID = "id"
+NOTHING: Mapping[str, Sequence[Any]] = {}
+NUM_WORST = 10
+_FOR_METRICS = (SCORES,)
+"""Columns that no file has."""
 NO_LABEL = -1
 """Predicted for a row whose scores are not all numbers: the highest of them means nothing."""
 NUM_NAMED = 10
@@ -166,23 +172,73 @@ class Predictions:
                 exit_code=EXIT_JOB_FAILED,
             )
 
-    def lines(self) -> Iterable[str]:
-        """predictions.jsonl: a line a row, in dataset order; of several sets one after the other, counted in each. Rows that
-        have not one label each have their loss, and over how many things it was summed."""
-        starts = {one.start: name for name, one in self.sets.items() if one.start < one.stop}
-        at: dict[str, Any] = {}
-        first = 0
-        columns = {name: _json_values(name, column) for name, column in self.columns.items()}
-        if not _is_numbers(self.columns.get(LABELS[0])):
-            columns |= {"count": self.counts.tolist(), "loss": _json_values("loss", self.losses)}
-        for number, values in enumerate(zip(*columns.values(), strict=True)):
-            if number in starts:
-                at, first = {"set": starts[number]}, number
-            yield json_text({**at, "index": number - first, **dict(zip(columns, values, strict=True))}) + "\n"
+    def lines(self, more: Mapping[str, Sequence[Any]] = NOTHING, *, losses: bool = False) -> Iterable[str]:
+        """predictions.jsonl: a line a row, in dataset order; of several sets one after the other, counted in each.
+
+        Args:
+            more: of each row, what comes after its predictions; its ID stands before them.
+            losses: whether each row has its loss, and over how many things it was summed. Rows that have not one label
+                each have them in any case.
+        """
+        for row in self.rows(range(len(self.losses)), more, losses=losses):
+            yield json_text(row) + "\n"
+
+    def worst(self, more: Mapping[str, Sequence[Any]] = NOTHING) -> list[dict[str, Any]]:
+        """The rows with the largest mean losses, those without one first; as in predictions.jsonl."""
+        means = self.losses / np.maximum(self.counts, 1)
+        order = np.argsort(np.where(np.isfinite(means), -means, -np.inf), kind="stable")
+        return list(self.rows(order[:NUM_WORST].tolist(), more, losses=True))
+
+    def rows(
+        self, numbers: Sequence[int], more: Mapping[str, Sequence[Any]], *, losses: bool
+    ) -> Iterator[dict[str, Any]]:
+        """Some rows, as JSON objects."""
+        order = np.array(numbers, np.int64)
+        kept = {name: column for name, column in self.columns.items() if name not in _FOR_METRICS}
+        columns = {name: _json_values(name, _taken(column, order)) for name, column in kept.items()}
+        if losses or not _is_numbers(self.columns.get(LABELS[0])):
+            if not isinstance(self.columns.get(LABELS[0]), np.ndarray):  # else a row counts once
+                columns["count"] = self.counts[order].tolist()
+            columns["loss"] = _json_values("loss", self.losses[order])
+        after = {name: _values(column, order) for name, column in more.items() if name != ID}
+        ids = {ID: _values(more[ID], order)} if ID in more else {}
+        columns = {**ids, **columns, **after}
+        for number, *values in zip(numbers, *columns.values(), strict=True):
+            yield {**self._place(number), **dict(zip(columns, values, strict=True))}
+
+    def _place(self, number: int) -> dict[str, Any]:
+        for name, rows in self.sets.items():
+            if rows.start <= number < rows.stop:
+                return {"set": name, "index": number - rows.start}
+        return {"index": number}
+
+
+def named(predictions: Predictions, names: Sequence[str]) -> dict[str, list[Any]]:
+    """The names of each row's labels: label_name and prediction_name. Nothing where they are none."""
+    columns = {f"{name}_name": predictions.columns[name] for name in LABELS if name in predictions.columns}
+    return {key: _names(column, names) for key, column in columns.items() if _are_labels(column)}
+
+
+def _are_labels(column: Column) -> bool:
+    return column.dtype.kind == "i" if isinstance(column, np.ndarray) else True
+
+
+def _names(column: Column, names: Sequence[str]) -> list[Any]:
+    """Of each row's label, or labels: numbers, or a 1 in the place of each that it has."""
+    values = _json_values(LABELS[1], column)
+    if isinstance(column, np.ndarray) and column.ndim == 1:
+        return [None if value is None else names[value] for value in values]
+    if isinstance(column, np.ndarray):
+        values = [None if value is None else np.flatnonzero(value).tolist() for value in values]
+    return [None if value is None else [names[label] for label in value] for value in values]
 
 
 def _taken(column: Column, order: np.ndarray) -> Column:
-    return column[order] if isinstance(column, np.ndarray) else [column[i] for i in order.tolist()]
+    return column[order] if isinstance(column, np.ndarray) else _values(column, order)
+
+
+def _values(column: Sequence[Any], order: np.ndarray) -> list[Any]:
+    return [column[i] for i in order.tolist()]
 
 
 def _is_numbers(column: Column | None) -> TypeGuard[np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,16 +58,70 @@ def fast_backend(tokenizer: Any, max_length: int | None) -> Any:
 
 
 def text_encoder(recipe: RecipeSpec, tokenizer: Any, label_names: Sequence[str]) -> Encoder:
-    """Ids of the text alone."""
+    """Ids of the text alone, or of the text and the one that is read with it."""
+    if len(recipe.task.reads(recipe.data)) > 1:
+        return _pair_encoder(recipe, tokenizer)
     # A row of no tokens has nothing to pool: it gets the one token that every vocabulary here has.
-    known = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    lone = next(token for token in known if token is not None)
+    lone = _lone(tokenizer)
 
     def ids(texts: list[str]) -> list[Sequence[int]]:
         rows = token_ids(tokenizer, texts, special=True, max_length=recipe.data.max_length)
         return [row if len(row) else [lone] for row in rows]
 
     return Encoder(ids, {"task": recipe.model.task})
+
+
+SEGMENTS = "token_type_ids"
+"""Which of two texts a token is of, for models that have an embedding for that."""
+
+
+def _pair_encoder(recipe: RecipeSpec, tokenizer: Any) -> Encoder:
+    """Ids of two texts as the tokenizer joins them; the longer one is cut first."""
+    lone, has_types = _lone(tokenizer), SEGMENTS in tokenizer.model_input_names
+    columns = ("input_ids", SEGMENTS) if has_types else ("input_ids",)
+
+    def rows(texts: Mapping[str, list[Any]]) -> Mapping[str, list[Sequence[int]]]:
+        first, second = (texts[name] for name in recipe.task.reads(recipe.data).values())
+        made = tokenizer(
+            first,
+            second,
+            padding=False,
+            truncation="longest_first",
+            max_length=recipe.data.max_length,
+            return_attention_mask=False,
+            return_token_type_ids=has_types,
+        )
+        ids = [row or [lone] for row in made["input_ids"]]
+        types = {SEGMENTS: [row or [0] for row in made[SEGMENTS]]} if has_types else {}
+        return {"input_ids": ids, **types}
+
+    def ids(pairs: list[Any]) -> list[Sequence[int]]:
+        firsts, seconds = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        return list(
+            rows(dict(zip(recipe.task.reads(recipe.data).values(), (firsts, seconds), strict=True)))["input_ids"]
+        )
+
+    settings = {"task": recipe.model.task, "pairs": True}
+    return Encoder(ids, settings, rows=rows, columns=columns, notes=_unparted(tokenizer))
+
+
+def _unparted(tokenizer: Any) -> tuple[str, ...]:
+    """What to say of a tokenizer that puts nothing between two texts."""
+    one, other = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a", "b"))
+    both = tokenizer("a", "b")["input_ids"]
+    if not any(both[i : i + len(one + other)] == one + other for i in range(len(both))):
+        return ()
+    return (
+        Message(
+            "the tokenizer joins the two texts of a row without anything between them, so where the second begins has to be "
+            "seen from the texts; a separator at the start of the second ones would say it"
+        ),
+    )
+
+
+def _lone(tokenizer: Any) -> int:
+    known = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    return next(token for token in known if token is not None)
 
 
 def answers_of(recipe: RecipeSpec, label_names: Sequence[str]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from launcher import plugins
 from launcher.errors import LaunchError
 from launcher.recipe.schema import num_labels
+from launcher.recipe.tasks.table import MANY_LABELS, MULTI_LABEL, REGRESSION, VALUES
 
 if TYPE_CHECKING:
     from launcher.recipe.schema import RecipeSpec
@@ -43,6 +44,12 @@ def check_labels(recipe: RecipeSpec, config: Any, folder: Path, *, has_head: boo
             num_labels=config.num_labels,
             recipe=num_labels(recipe),
         )
+
+
+def problem_type(recipe: RecipeSpec) -> str | None:
+    """The key of config.json by which transformers' pipelines know what the scores are; None of rows with one label, which is
+    what they take a head for."""
+    return {MANY_LABELS: MULTI_LABEL, VALUES: REGRESSION}.get(recipe.targets)
 
 
 def auto_class(recipe: RecipeSpec) -> Any:

@@ -9,6 +9,7 @@ from launcher.rundir.paths import RunDir
 from launcher.worker.engines.device import Rank
 from launcher.worker.runtime.heartbeat import Heart
 from launcher.worker.runtime.stop_signals import EvaluationStopped, Preempted
+from launcher.worker.training.results import write_predictions
 from launcher.worker.training.train import begin, build, end, plain, run_facts
 
 
@@ -25,7 +26,7 @@ def evaluate_on_rank(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
     if rank.is_first:
         assert trainer.predictions is not None and plan.use is not None
         final = plain(trainer.figures)
-        files.write_text(run.predictions_path, "".join(trainer.predictions.lines()))
+        write_predictions(run, plan.recipe, prepared, trainer.predictions)
         predictions = trainer.predictions
         facts = run_facts(plan) | predictions.macro_facts(num_labels=trainer.num_labels) | predictions.unscored_facts()
         files.write_json(run.metrics_path, {**facts, "checkpoint": prepared.weights, "final": final})

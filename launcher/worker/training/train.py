@@ -33,6 +33,7 @@ from launcher.worker.training.early_stop import EarlyStop
 from launcher.worker.training.losswatch import LossWatch
 from launcher.worker.training.progress import Progress
 from launcher.worker.training.rates import Rates
+from launcher.worker.training.results import write_predictions
 from launcher.worker.training.stop import Schedule, Stop, StopReport
 from launcher.worker.training.trainer import RecipeTrainer
 from launcher.worker.weights import trained
@@ -60,6 +61,8 @@ def train_on_rank(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> None:
     trainer.publish_model(run.model_dir)
     if rank.is_first:
         events.emit(records.Model(path=str(run.model_dir)))
+        if trainer.predictions is not None:
+            write_predictions(run, plan.recipe, prepared, trainer.predictions)
         _write_results(plan, run, trainer, final, output.metrics)
         end(events, final)
         if trainer.predictions is not None:
@@ -188,7 +191,6 @@ def _write_results(
 ) -> None:
     facts = run_facts(plan)
     if trainer.predictions is not None:
-        files.write_text(run.predictions_path, "".join(trainer.predictions.lines()))
         facts |= trainer.predictions.macro_facts(num_labels=trainer.num_labels) | trainer.predictions.unscored_facts()
     if trainer.has_best_model:
         facts["best"] = trainer.best_facts()

@@ -169,6 +169,7 @@ def _config(job: Job) -> Any:
         config.num_labels = len(names)
         config.id2label = dict(enumerate(names))
         config.label2id = {name: i for i, name in enumerate(names)}
+        config.problem_type = table.problem_type(job.recipe)
     return config
 
 

@@ -201,7 +201,7 @@ def with_labels(recipe: RecipeSpec, config: Any, trained: Trained) -> RecipeSpec
             folder=trained.folder,
         )
     heads = [name for name in config.architectures or [] if name.endswith(recipe.task.architecture)]
-    if not heads or config.num_labels < 2:
+    if not heads:
         raise LaunchError(
             "{folder}: is a {architectures}, which gives no labels",
             hint="name a model for sequence classification, or give the recipe with --recipe FILE",
