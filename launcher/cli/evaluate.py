@@ -45,6 +45,8 @@ def eval_command(
     before = paths.plan_beside(recipe)
     if before is None or before.use is None:  # else it is that of an evaluation, which is to go on
         asked = replace(asked, loaded=replace(asked.loaded, name=f"{asked.loaded.name}-eval"))
+    notes = (*asked.loaded.notes, *trained.code_notes(weights, asked.loaded.spec))
+    asked = replace(asked, loaded=replace(asked.loaded, notes=notes))
     use = Use(mode="eval", weights=weights.name, trained_by=weights.trained_by())
     asked = replace(asked, options=replace(asked.options, use=use))
     carry_out(asked, asked.plan(), run_dir, as_json)

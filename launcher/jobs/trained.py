@@ -116,6 +116,20 @@ def _run_of(path: Path) -> RunDir | None:
     return next((run for run in map(RunDir, (path, *path.parents[:2])) if run.plan_path.is_file()), None)
 
 
+def code_notes(weights: Weights, recipe: RecipeSpec) -> tuple[str, ...]:
+    """A sentence for each file of the user's that the run which made the weights had with another text."""
+    before = weights.run.plan().recipe.code if weights.run is not None else {}
+    return tuple(
+        Message(
+            "{file} is not as these weights were trained with it; {recipe} has it as it was",
+            file=file,
+            recipe=weights.run.recipe_path if weights.run is not None else "",
+        )
+        for file, text in recipe.code.items()
+        if file in before and before[file] != text
+    )
+
+
 def recipe_of(weights: Weights) -> RecipeSpec:
     """How texts become rows for these weights: the recipe they were trained with, as far as it is known.
 

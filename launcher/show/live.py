@@ -25,7 +25,9 @@ _BARS = "▁▂▃▄▅▆▇█"
 _GIB = 1 << 30
 
 
-def panel(history: History, now: float, *, width: int, height: int, is_program: bool = False) -> RenderableType:
+def panel(
+    history: History, now: float, *, width: int, height: int, is_program: bool = False, own: Sequence[str] = ()
+) -> RenderableType:
     """Lines no wider than `width`, and fewer than `height`.
 
     Args:
@@ -34,12 +36,13 @@ def panel(history: History, now: float, *, width: int, height: int, is_program: 
         width: columns of the terminal.
         height: its rows; the ranks' lines go first where there are too few.
         is_program: whether it is a program of the user's, of which less is known.
+        own: metrics that are functions of the user's.
     """
     lines: list[RenderableType] = [_progress(history, now, width)]
     if is_program:
         lines.append(_whole([*pace(history), *_latest(history)], width, history))
     elif history.logs:
-        lines.append(_figures(history, width))
+        lines.append(_figures(history, width, own))
     lines += _ranks(history, width)[: max(height - len(lines) - 2, 0)]
     return Group(*lines)
 
@@ -113,7 +116,7 @@ def _restarts(history: History) -> str:
     return plural("{count} restart", "{count} restarts", count=history.num_restarts)
 
 
-def _figures(history: History, width: int) -> Text:
+def _figures(history: History, width: int, own: Sequence[str]) -> Text:
     last = history.logs[-1]
     parts: list[str] = [
         Message("loss {loss}", loss=_number(last.loss, ".4f")),
@@ -128,7 +131,7 @@ def _figures(history: History, width: int) -> Text:
     parts.append(Message("grad {grad_norm}", grad_norm=_number(last.grad_norm, ".3g")))
     if history.evals:
         figures = history.evals[-1].figures
-        shown = {"eval_loss", *(metric.name for metric in metrics.known(figures) if metric.in_panel)}
+        shown = {"eval_loss", *own, *(metric.name for metric in metrics.known(figures) if metric.in_panel)}
         scores = {k: v for k, v in figures.items() if k in shown}
         parts += [f"{k.replace('_', ' ')} {_number(v, '.4f')}" for k, v in scores.items()]
     return _whole(parts, width, history)

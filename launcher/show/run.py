@@ -54,6 +54,8 @@ class View:
         self.run: RunDir | None = None
         self.has_failed_to_show = False
         self.unshown: records.Eval | None = None
+        self.own: Sequence[str] = ()
+        """Metrics that are functions of the user's."""
 
     def __enter__(self) -> View:
         return self
@@ -64,6 +66,7 @@ class View:
     def plan(self, plan: Plan, run: RunDir, loaded: Loaded) -> None:
         """What is about to happen, in a few lines."""
         self.run = run
+        self.own = [one.function for key, one in plan.recipe.functions() if key == "metrics"]
         out.print(plan_lines(plan, loaded))
         out.print(Text(Message("run directory: {path}", path=run.path)))
 
@@ -300,7 +303,7 @@ class LiveView(View):
     def _panel(self) -> RenderableType:
         size = self.console.size
         try:
-            return live.panel(self.history, time.time(), width=size.width, height=size.height)
+            return live.panel(self.history, time.time(), width=size.width, height=size.height, own=self.own)
         except Exception as error:
             self._cannot_show(error)
             return Text()

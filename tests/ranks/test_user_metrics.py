@@ -64,7 +64,7 @@ def test_a_function_of_the_users_from_training_to_evaluation(ascend_launch, tmp_
     assert "cost" == metrics["best"]["metric"]
     assert min(row["cost"] for row in metrics["epochs"]) == metrics["best"]["value"]
     assert "cost" in trained.stdout.split("Validation Loss")[1].splitlines()[0]
-    assert ">Cost<" in (run / "report.html").read_text()
+    assert "<figcaption>Cost" in (run / "report.html").read_text()
 
     (tmp_path / "mine.py").write_text("def cost(columns, num_labels):\n    return 0\n")
     evaluated = ascend_launch(

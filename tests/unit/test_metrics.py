@@ -45,9 +45,9 @@ def error_rate(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     plugins._load.cache_clear()
 
 
-def drawn(history: History) -> list[str]:
+def drawn(history: History, own: tuple[str, ...] = ()) -> list[str]:
     console = Console(file=io.StringIO(), width=200, force_terminal=False)
-    console.print(live.panel(history, 60.0, width=200, height=24))
+    console.print(live.panel(history, 60.0, width=200, height=24, own=own))
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
 
 
@@ -122,6 +122,10 @@ def test_the_panel_and_the_table_at_the_end_show_it(error_rate: None):
         word.strip() for word in heading.strip().split("  ") if word.strip()
     ]
     assert ["1", "0.500000", "0.250000", "0.125000"] == values.split()
+
+
+def test_the_panel_shows_functions_of_the_users():
+    assert any("eval loss 0.5000  cost 3.2500" in line for line in drawn(evaluated(cost=3.25, other=1.0), ("cost",)))
 
 
 def with_figure(folder: Path, value: float) -> Path:

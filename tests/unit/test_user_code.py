@@ -13,14 +13,19 @@ import numpy as np
 import pytest
 import yaml
 
+from launcher.checks import Context
+from launcher.clusters import paths
+from launcher.diagnose.doctor import versions
 from launcher.errors import EXIT_USER, LaunchError
-from launcher.machine.cluster import Cluster
+from launcher.jobs import health, trained
+from launcher.machine.cluster import Cluster, Found
 from launcher.planning import decide, plan
 from launcher.planning.plan import Plan
 from launcher.recipe import load, metrics, user_code
 from launcher.recipe.load import Loaded
 from launcher.render import files
 from launcher.rundir import claims
+from launcher.rundir.paths import RunDir
 from launcher.worker import user_code as in_ranks
 from launcher.worker.agent import consistency
 from launcher.worker.metrics import users
@@ -263,3 +268,45 @@ def test_tables_and_reports_know_the_users_metrics_by_the_plan_alone(recipe: Wri
     assert metrics.greater_is_better("held-out_cost", own) is False
     for code in ({}, {"mine.py": "def cost(:"}, {"mine.py": "\0"}, {"mine.py": 3}, None):
         assert [] == metrics.of_the_user({**record, "code": code})
+
+
+def test_an_evaluation_says_that_the_code_is_another_than_the_trainings(recipe: Write, tmp_path: Path):
+    run = RunDir(tmp_path / "run")
+    run.create()
+    made = planned(loaded(recipe))
+    run.plan_path.write_text(made.model_dump_json(), encoding="utf-8")
+    weights = trained.Weights(str(run.path), run)
+
+    assert () == trained.code_notes(weights, made.recipe)
+    changed = loaded(recipe, COST + "# later\n").spec
+    assert [f"mine.py is not as these weights were trained with it; {run.recipe_path} has it as it was"] == [
+        str(note) for note in trained.code_notes(weights, changed)
+    ]
+
+
+def test_its_file_has_to_be_where_the_nodes_see_it(recipe: Write, tmp_path: Path):
+    mounts = tmp_path / "mounts"
+    mounts.write_text("/dev/sda1 / ext4 rw 0 0\n", encoding="utf-8")
+    spec = loaded(recipe).spec
+
+    sentences = paths.on_own_disk(spec, tmp_path / "mine.yaml", None, mounts)
+
+    assert any(
+        str(one).startswith(f"mine.py:cost {tmp_path}/mine.py lies on this machine's own disk") for one in sentences
+    )
+
+
+def test_packages_of_metrics_are_asked_for_before_a_launch(recipe: Write):
+    """With the pip line of the extra; not by a prediction, which computes none."""
+    spec = load.load(
+        recipe(model={"task": "sft", "num_labels": None}, generation={}, metrics=["rougeL", "bleu"]), (), {}
+    )
+    needs = health.doctor_values(spec.spec, "fp32", "ddp", {})["needs"]
+    have = {name: "999" for name in needs if name not in ("rouge-score", "sacrebleu")}
+    context = Context({}, "cpu", Found(()), have, needs=("rouge-score", "jieba", "sacrebleu"))
+
+    finding = versions.check_packages(context)
+
+    assert {"rouge-score", "jieba", "sacrebleu"} <= set(needs)
+    assert ("fail", "pip install 'ascend-launch[scores]'") == (finding.ok, str(finding.fix).split(" 'jieba")[0])
+    assert str(finding.what).startswith("rouge-score, sacrebleu not installed")
