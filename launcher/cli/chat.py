@@ -47,6 +47,7 @@ def chat_command(model: str, recipe: Path | None, device: str, **given: Any) -> 
     """
     from launcher.jobs import chat, labels, predict, trained
     from launcher.recipe import load
+    from launcher.recipe.tasks import table as tasks
     from launcher.show import chat as shown
 
     if sys.stdin is None or streams.is_closed(0):
@@ -55,7 +56,7 @@ def chat_command(model: str, recipe: Path | None, device: str, **given: Any) -> 
     loaded = (
         labels.named(load.load(recipe))
         if recipe
-        else load.Loaded(trained.recipe_of(weights), "chat", Path(weights.name), {})
+        else load.Loaded(trained.recipe_of(weights, tasks.THAT_WRITES), "chat", Path(weights.name), {})
     )
     if not loaded.spec.task.writes:
         raise LaunchError(

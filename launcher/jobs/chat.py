@@ -66,13 +66,28 @@ def partner(work: Work, device: str, note: Callable[[str], None]) -> Iterator[Pa
     Raises:
         LaunchError: what the user must change, or why the model cannot be loaded.
     """
-    with predict.prepared(work, Machine(nproc=1, device=device), Supervision()) as job:
+    with _ending(), predict.prepared(work, Machine(nproc=1, device=device), Supervision()) as job:
         argv = [sys.executable, "-m", "launcher.worker.talk", "--run-dir", str(job.run.path.resolve())]
         with job.run.agent_log.open("ab") as log, _started(argv, job.agent_env(), log) as process:
             try:
                 yield Partner(job, process, note)
             finally:
                 _leave(process)
+
+
+@contextlib.contextmanager
+def _ending() -> Iterator[None]:
+    """A closed window and SIGTERM end the chat as ^D does, so that nothing stays behind."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    previous = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
 
 
 def _started(argv: list[str], env: dict[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:

@@ -130,11 +130,12 @@ def code_notes(weights: Weights, recipe: RecipeSpec) -> tuple[str, ...]:
     )
 
 
-def recipe_of(weights: Weights) -> RecipeSpec:
+def recipe_of(weights: Weights, unknown: str = tasks.DEFAULT) -> RecipeSpec:
     """How texts become rows for these weights: the recipe they were trained with, as far as it is known.
 
     From the run directory, from the note that a training leaves beside its model, or from config.json, which says
-    enough for a classification head, and of a causal LM that it writes.
+    enough for a classification head, and of a causal LM that it writes. Where none of them is here, as of a hub id, the task is
+    `unknown`.
 
     Raises:
         LaunchError: of a task that needs more than that.
@@ -165,7 +166,7 @@ def recipe_of(weights: Weights) -> RecipeSpec:
         )
     # Of a hub id that is not in the cache, the config is read on the rank side, once it is here.
     data = Data(path=NO_DATA)
-    model = Model(name=weights.name) if task is None else Model(name=weights.name, task=task.name)
+    model = Model(name=weights.name, task=unknown if task is None else task.name)
     table = positions.positions(config) if isinstance(config, dict) else None
     if table is not None:  # texts are cut where the model's table of positions ends, on cards at a multiple of 16
         padding = accelerators.load(accelerators.ASSUMED).pads_to

@@ -162,13 +162,17 @@ def test_a_merged_adapter_writes_as_it_did_apart(
     tmp_path: Path,
 ):
     """Its folder has the template that the recipe named, though the model's own tokenizer has another."""
-    template = "data.chat_template=plain"
-    trained = job(1, "adapter.target_modules=[q_proj, v_proj]", "training.learning_rate=0.02", template, recipe=data)
+    adapter = ("adapter.target_modules=all-linear", "adapter.r=16")
+    how = ("training.learning_rate=0.01", "training.num_train_epochs=3", "data.chat_template=plain")
+    trained = job(1, *adapter, *how, recipe=data)
     folder = tmp_path / "merged"
     assert 0 == ascend_launch("export", trained.dir, "--out", folder).code
     rows = ("--input", str(data.parent / "test.jsonl"), *GREEDY)
 
-    assert predicted(trained.dir, *rows) == predicted(folder, *rows)
+    apart, merged = predicted(trained.dir, *rows), predicted(folder, *rows)
+
+    assert apart == merged
+    assert len(set(texts(apart))) > 1
     assert "Assistant:" in (folder / "chat_template.jinja").read_text()
 
 

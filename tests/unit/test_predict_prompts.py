@@ -273,6 +273,9 @@ def test_a_causal_lm_without_a_recipe_writes(tmp_path: Path):
     known = [trained.recipe_of(trained.find(str(tmp_path / name), "")).model.task for name in ("lm", "lora", "head")]
 
     assert [SFT.name, SFT.name, CLASSIFICATION.name] == known
+    hub = trained.Weights("org/nobody-has-it-here", None)
+    assert CLASSIFICATION.name == trained.recipe_of(hub).model.task
+    assert SFT.name == trained.recipe_of(hub, SFT.name).model.task
 
 
 def test_a_saved_tokenizer_has_the_template_already(tmp_path: Path):

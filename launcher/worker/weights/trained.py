@@ -12,6 +12,7 @@ from launcher import __version__, files
 from launcher.errors import LaunchError
 from launcher.messages import Message
 from launcher.recipe.schema import Data, Parallel, RecipeSpec
+from launcher.recipe.tasks import table as tasks
 from launcher.rundir.paths import MODEL_NOTE, RunDir
 from launcher.worker.checkpoints.manifest import MANIFEST, PassedOver, changed, check, newest_whole, step_of
 from launcher.worker.models import hub
@@ -204,12 +205,20 @@ def with_labels(recipe: RecipeSpec, config: Any, trained: Trained) -> RecipeSpec
     if not heads:
         raise LaunchError(
             "{folder}: is a {architectures}, which gives no labels",
-            hint="name a model for sequence classification, or give the recipe with --recipe FILE",
+            hint=_hint_of(config),
             folder=trained.folder,
             architectures=" ".join(config.architectures or ["model"]),
         )
     names = tuple(str(config.id2label[i]) for i in range(config.num_labels))
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"label_names": names})})
+
+
+def _hint_of(config: Any) -> str:
+    """What to do with a model that gives no labels."""
+    task = tasks.of_architectures(config.architectures or ())
+    if task is not None and task.writes:  # a hub id, whose config was not here when the command began
+        return Message("it writes text: give the command again, now that its config is here")
+    return Message("name a model for sequence classification, or give the recipe with --recipe FILE")
 
 
 def label_names(recipe: RecipeSpec, weights: Trained, config: Any) -> tuple[str, ...] | None:
