@@ -69,6 +69,8 @@ def test_a_rank_that_stands_still_is_named(run, tmp_path: Path, what: str, since
     assert (1, "Stalled") == (record["rank"], record["type"])
     assert re.search(r'hangs\.py", line \d+ in <module>\s*\Z', record["traceback"])
     if what == "loop":  # before, there is no process group
+        assert 10 == [e for e in found(tmp_path / "run") if e["event"] == "step"][-1]["step"]
+        assert "rank 0 waits for it in backward (hangs.py:" in done.stderr
         collective = record["collective"]
         assert ("missing", [1], [0]) == (collective["how"], collective["ranks"], collective["calls"][0]["ranks"])
 

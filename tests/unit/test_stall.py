@@ -114,10 +114,10 @@ def test_ranks_that_wait_in_calls_of_their_own_are_said_with_them(tmp_path: Path
 def test_a_rank_that_waits_for_a_call_that_goes_on_beside_it_waits(tmp_path: Path):
     """The C++ of work.wait() has no frame: the line of the program tells."""
     program = tmp_path / "train.py"
-    program.write_text("work = dist.all_reduce(x, async_op=True)\nwork.wait()\nload()\n")
-    waiting, loading = (stall.Seen(n, 0, "x", 6.0, "S", _stack([(str(program), n + 2, "f")])) for n in (0, 1))
+    program.write_text("work = dist.all_reduce(x, async_op=True)\nwork.wait()\nload()\nos.wait()\n")
+    waiting, *others = (stall.Seen(n, 0, "x", 6.0, "S", _stack([(str(program), n + 2, "f")])) for n in (0, 1, 2))
 
-    assert (True, False) == (stall.waits(waiting), stall.waits(loading))
+    assert [True, False, False] == [stall.waits(one) for one in (waiting, *others)]
     assert "wait (train.py:2)" == stall.call_of(waiting.stack)
 
 

@@ -7,6 +7,7 @@ The agents of several nodes meet in worker/agent/nodes; what happens on this nod
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -228,7 +229,9 @@ class Agent:
         beat = heartbeat.read_beat(self.run_dir.attempt(self.attempt) / "beat_0")
         if self.program is None or self.node_rank or beat is None:
             return
-        said = [event.step for _, event in events.events(self.run_dir.events_path) if isinstance(event, records.Step)]
+        said: list[int] = []
+        with contextlib.suppress(OSError):  # it must not hide the failure
+            said = [one.step for _, one in events.events(self.run_dir.events_path) if isinstance(one, records.Step)]
         if beat.step > (said or [0])[-1]:
             ago_s = time.monotonic() - beat.time_ns / 1e9
             self._event(records.Step(step=beat.step, time=round(time.time() - ago_s, 3)))

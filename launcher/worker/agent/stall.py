@@ -212,7 +212,7 @@ def _synchronises(frame: str) -> str:
     Python's own, for a thread or a process, has a file of Python's innermost."""
     place = _FRAME.match(frame)
     line = linecache.getline(place["file"], int(place["line"])) if place else ""
-    asked = re.search(r"\.(item|cpu|tolist|synchronize|wait)\(", line)
+    asked = re.search(r"(?<!\bos)\.(item|cpu|tolist|synchronize|wait)\(", line)
     return asked[1] if asked else ""
 
 
