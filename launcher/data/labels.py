@@ -136,7 +136,7 @@ def _named(source: Source, column: str, values: Iterable[Any]) -> tuple[str, ...
     elif wrong := next((value for value in values if isinstance(value, float)), None):
         raise LaunchError(
             "{where}: column {column!r} holds {value}, which is no whole number",
-            hint="labels are trained here and no scores: make classes of them, as whole numbers from 0",
+            hint="values are learnt with model.problem_type=regression; as classes they are whole numbers from 0",
             where=source.where,
             column=column,
             value=wrong,

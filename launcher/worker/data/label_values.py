@@ -67,7 +67,7 @@ def plain_values(column: Column, names: Sequence[str] = ()) -> pa.ChunkedArray:
         )
     raise LaunchError(
         "{where} is {kind}, not numbers or names of labels",
-        hint="a row has one label: a whole number, or a text",
+        hint="a row has one label: a whole number, or a text; rows with lists of labels need model.problem_type=multi_label_classification",
         where=column.where,
         kind=kind,
     )
@@ -81,7 +81,7 @@ def _from_floats(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
     row = pc.index(is_whole, False).as_py()
     raise LaunchError(
         "{at} is float64, not whole numbers: {as_py}",
-        hint="labels are trained here and no scores: make classes of them, as whole numbers from 0",
+        hint="values are learnt with model.problem_type=regression; as classes they are whole numbers from 0",
         at=column.at(row),
         as_py=values[row].as_py(),
     )

@@ -62,11 +62,11 @@ class ManyLabels:
         labels = batch["labels"]
         columns = {"label": labels.long(), "prediction": self._predicted(scores)}
         columns |= {SCORES: scores} if SCORES in self._more else {}
-        columns |= {PROBABILITIES: scores.cpu().double().sigmoid()} if PROBABILITIES in self._more else {}
+        columns |= {PROBABILITIES: _sigmoid(scores)} if PROBABILITIES in self._more else {}
         return Evaluated(columns, losses, torch.ones(len(labels), dtype=torch.int64))
 
     def answers(self, scores: Tensor) -> list[Any]:
-        rows = zip(self._predicted(scores).tolist(), scores.sigmoid().tolist(), strict=True)
+        rows = zip(self._predicted(scores).tolist(), _sigmoid(scores).tolist(), strict=True)
         return [
             _unanswered("labels", PROBABILITIES)
             if NO_LABEL in flags
@@ -76,8 +76,9 @@ class ManyLabels:
 
     def _predicted(self, scores: Tensor) -> Tensor:
         """0 and 1 of each label; NO_LABEL of a row where a score is NaN or infinite."""
-        is_scored = scores.isfinite().all(-1, keepdim=True)
-        return torch.where(is_scored, (scores.sigmoid() >= self._threshold).long(), NO_LABEL)
+        shares = _sigmoid(scores)
+        is_scored = scores.cpu().isfinite().all(-1, keepdim=True)
+        return torch.where(is_scored, (shares >= self._threshold).long(), NO_LABEL)
 
 
 class Values:
@@ -96,6 +97,11 @@ class Values:
         is_finite = scores.isfinite().all(-1).tolist()
         rows = zip(scores.tolist(), is_finite, strict=True)
         return [{"values": values} if finite else _unanswered("values") for values, finite in rows]
+
+
+def _sigmoid(scores: Tensor) -> Tensor:
+    """float64, on the host: by these very numbers a label is predicted or not, and in fp32 sure ones are all 1."""
+    return scores.cpu().double().sigmoid()
 
 
 def _flat(values: Tensor) -> Tensor:
