@@ -103,7 +103,9 @@ def test_a_metric_needs_what_the_task_leaves_of_a_row(writing: None, recipe: Wri
 
 
 def test_without_the_package_its_name_is_unknown(recipe: Write):
-    with pytest.raises(LaunchError, match="'writing' is not one of sequence-classification, causal-lm or sft"):
+    with pytest.raises(
+        LaunchError, match="'writing' is not one of sequence-classification, causal-lm, sft or token-classification"
+    ):
         loaded(recipe(model={"task": "writing"}))
 
 

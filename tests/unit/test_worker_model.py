@@ -12,6 +12,7 @@ from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     BartConfig,
     BertConfig,
     LlamaConfig,
@@ -245,6 +246,18 @@ def test_modules_to_save_are_trained_beside_factors_and_head(recipe, module):
     embedding = {"base_model.model.model.embed_tokens.modules_to_save.default.weight"}
     assert heads | (set() if module == "score" else embedding) == whole
     assert 2 * 2 * 7 == len(trained(model) - whole)
+
+
+@pytest.mark.parametrize("config", [CONFIG, BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2)])
+def test_a_head_over_words_is_trained_whole_beside_its_factors(recipe, config):
+    """`all-linear` is every layer but the head, of which peft knows those over texts alone."""
+    made = planned(recipe, model={"task": "token-classification"}, adapter={"r": 4})
+    model = with_adapter(made, AutoModelForTokenClassification.from_config(config))
+    whole = {name for name in trained(model) if "lora_" not in name}
+    head = "score" if config is CONFIG else "classifier"
+
+    assert {f"base_model.model.{head}.modules_to_save.default.{part}" for part in ("weight", "bias")} == whole
+    assert not [name for name in trained(model) - whole if head in name]
 
 
 def test_a_module_to_save_that_the_model_has_not_is_refused(recipe):

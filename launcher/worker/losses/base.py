@@ -33,8 +33,8 @@ class Settings:
 class Loss:
     """The half of a loss that runs in ranks, made of `Settings`.
 
-    Logits are fp32: (n, labels), or (n, values). Targets are whole numbers, (n,); of rows with several labels 0 and 1, and of
-    rows with values those, as logits are.
+    Logits are fp32: (n, labels), or (n, values). Targets are whole numbers, (n,); of rows with several labels 0.0 and
+    1.0, and of rows with values those, as logits are.
     """
 
     weights: LabelWeights | None = None

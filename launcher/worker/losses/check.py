@@ -55,7 +55,7 @@ def batch(targets: str, num_labels: int) -> tuple[Tensor, Tensor]:
     if targets == VALUES:
         return logits, torch.randn(ROWS, width, generator=draw)
     if targets == MANY_LABELS:
-        return logits, torch.randint(2, (ROWS, width), generator=draw)
+        return logits, torch.randint(2, (ROWS, width), generator=draw).float()
     return logits, torch.arange(ROWS) % width
 
 

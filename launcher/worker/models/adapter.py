@@ -9,11 +9,17 @@ import torch
 
 from launcher.errors import LaunchError
 from launcher.messages import Message
+from launcher.recipe.tasks.table import TAGS
 from launcher.text import first_line
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
     from launcher.rundir.prepared import Prepared
+
+
+ALL_LINEAR = "all-linear"
+WORD_HEADS = ("score", "classifier")
+"""Heads over words, which peft trains whole; of the heads that `all-linear` leaves out it knows those of texts alone."""
 
 
 def with_adapter(plan: Plan, model: Any) -> torch.nn.Module:
@@ -28,6 +34,8 @@ def with_adapter(plan: Plan, model: Any) -> torch.nn.Module:
     options = adapter.model_dump(exclude={"type"})
     # peft appends to its lists, and takes no tuples.
     options |= {name: list(value) for name, value in options.items() if isinstance(value, tuple)}
+    if plan.recipe.targets == TAGS and adapter.target_modules == ALL_LINEAR:
+        options["exclude_modules"] = [name for name in WORD_HEADS if hasattr(model, name)]
     _require_modules(model, adapter.modules_to_save or ())
     if plan.recomputes_activations:
         # The frozen embedding's output needs a gradient, or the recomputed blocks get none.
