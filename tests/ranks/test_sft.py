@@ -255,3 +255,31 @@ def test_other_ranks_go_on_with_a_packed_run(render: Callable[..., Run], start: 
     for other in others:
         assert [event["step"] for event in other.events("resume")] == [6]
         assert {s: pytest.approx(whole.losses_by_step[s], rel=1e-4) for s in range(7, 11)} == other.losses_by_step
+
+
+def test_a_packed_run_told_to_stop_ends_with_the_same_weights(render: Callable[..., Run], start: Callable):
+    """SIGTERM in the middle of an epoch leaves a checkpoint of that step. From it the same ranks end with the weights of a run
+    that was not stopped, bit for bit; other ranks under other strategies with the same to rounding."""
+    more = (
+        "model.name=recipes/tiny",
+        "training.neftune_noise_alpha=5",
+        "training.save_strategy='no'",
+        "training.save_steps=null",
+    )
+    whole, cut = (render(name, 2, "zero2", *more) for name in ("whole", "cut"))
+    others = [render(f"{s}-{n}", n, s, *more) for s, n in (("ddp", 1), ("fsdp2", 3))]
+    start(job_of(whole), job_of(cut, 0, rank=1, step=7, do="SIGTERM"))
+    for other in others:
+        shutil.copytree(cut.dir / "checkpoints", other.dir / "checkpoints")
+
+    codes = start(job_of(cut, 1), *(job_of(other) for other in others))
+
+    assert {0} == {code for one in codes for code in one}
+    (told,) = cut.events("preempted")
+    assert (True, True) == (told["saved"], told["step"] in (7, 8, 9))
+    assert_same(whole, cut)
+    expected = whole.weights()
+    for other in others:
+        assert [event["step"] for event in other.events("resume")] == [told["step"]]
+        found = other.weights()
+        assert 1e-5 > max(float((expected[name] - found[name]).abs().max()) for name in expected)

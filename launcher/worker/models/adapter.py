@@ -92,7 +92,9 @@ def with_trained_adapter(plan: Plan, prepared: Prepared, model: Any, missing: li
         if plan.sharing.shards_parameters:
             raise ValueError(Message("an adapter's model cannot be sharded here"))
         # As if to be trained, so that the weights have the precision that they had in training.
-        model = peft.PeftModel.from_pretrained(model, path, is_trainable=True)
+        model = peft.PeftModel.from_pretrained(
+            model, path, is_trainable=True, autocast_adapter_dtype=not plan.computes_in_weights
+        )
     except (ValueError, RuntimeError, OSError) as error:
         raise LaunchError(
             "{path}: does not fit {model_path}: {first_line}",
