@@ -1,6 +1,7 @@
 """Supervised fine-tuning beside LLaMA-Factory and TRL, one rank on CPU, each in an environment of its own.
 
-    python tools/bench_sft.py --llamafactory VENV --trl VENV [--sides ours-packed,lf-packed …] [--size cut2|whole|wide]
+    python tools/bench_sft.py --llamafactory VENV --trl VENV [--size cut2|whole|wide] [--train answers|all]
+        [--sides "ours, packed;TRL, packing"]
 
 VENV is an environment with `llamafactory` or `trl` installed, as their users have it. All sides train the same model on the
 same two-turn conversations in the same order with the same settings, so that the losses of the padded sides agree step by
@@ -119,6 +120,8 @@ class Job:
     folder: Path
     steps: int
     """0 for one epoch."""
+    trains_all: bool
+    """Whether every token is trained, and not the answers alone."""
 
     @property
     def trainer(self) -> dict[str, Any]:
@@ -140,6 +143,7 @@ def ours(job: Job, *, packs: bool) -> list[str]:
             "path": str(job.data / f"{job.name}.jsonl"),
             "max_length": MAX_LENGTH,
             "packing": packs,
+            "train_on": "all" if job.trains_all else "answers",
             "eval": None,
         },
         "training": {**job.trainer, "save_strategy": "no", "train_sampling_strategy": "sequential"},
@@ -171,6 +175,7 @@ def llamafactory(job: Job, *, packs: bool, python: Path) -> list[str]:
         "save_strategy": "no",
         "per_device_train_batch_size": PACKS if packs or job.name == "wide" else BATCH,
         "neat_packing": packs,
+        "train_on_prompt": job.trains_all,
         "disable_gradient_checkpointing": True,
         "flash_attn": "sdpa",
         "report_to": "none",
@@ -198,7 +203,7 @@ def trl(job: Job, *, packs: bool, python: Path) -> list[str]:
         "output_dir": str(job.folder / "out"),
         "max_length": MAX_LENGTH,
         "packing": packs,
-        "assistant_only_loss": True,
+        "assistant_only_loss": not job.trains_all,
         "per_device_train_batch_size": PACKS if packs or job.name == "wide" else BATCH,
         "gradient_checkpointing": False,
         "save_strategy": "no",
@@ -247,8 +252,9 @@ def main() -> None:
     parser.add_argument("--trl", type=Path, help="environment with TRL")
     parser.add_argument("--size", choices=("cut2", "whole", "wide"), default="cut2")
     parser.add_argument("--steps", type=int, default=0, help="optimizer steps [default: one epoch]")
+    parser.add_argument("--train", choices=("answers", "all"), default="answers", help="which tokens")
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--sides", help="only these, with commas between")
+    parser.add_argument("--sides", help="only these, with semicolons between")
     args = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     make_data(FOLDER)
@@ -270,14 +276,14 @@ def main() -> None:
     if args.size == "wide":
         sides = {name: side for name, side in sides.items() if name.endswith("padded")}
     if args.sides:
-        sides = {name: side for name, side in sides.items() if name in args.sides.split(";")}
+        sides = {name: sides[name] for name in args.sides.split(";")}
     name = "wide" if args.size == "wide" else "train"
     for _ in range(args.repeats):
         for side, one in sides.items():
             folder = FOLDER / side.replace(", ", "-")
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            job = Job(model.resolve(), FOLDER.resolve(), name, folder.resolve(), args.steps)
+            job = Job(model.resolve(), FOLDER.resolve(), name, folder.resolve(), args.steps, args.train == "all")
             one.figures.append(run(side, one.command(job), folder))
     _print(sides)
 

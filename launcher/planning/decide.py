@@ -273,6 +273,7 @@ def memory_job(
         "bucket_elements": recipe.parallel.deepspeed and recipe.parallel.deepspeed.reduce_bucket_size,
         "logit_positions": recipe.task.answer_positions,
         "in_chunks": recipe.task.logits_in_chunks,
+        "padded": recipe.task.has_mask(recipe.data),
     }
 
 

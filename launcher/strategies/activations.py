@@ -142,7 +142,7 @@ def _chunk_bytes(job: Job) -> int:
         high = max(6 * chunk, 2 * chunk + held)
     else:
         high = held + max(6 * chunk, 2 * chunk + (2 * weight if held else 0))
-    copy = 2 * weight if job.mode == "autocast" else 0
+    copy = 2 * weight if job.mode == "autocast" and not job.lora else 0
     return high + copy + job.tokens * job.g.hidden * (stream(job) + job.low)
 
 
@@ -156,6 +156,12 @@ def _head_gradient(job: Job) -> int:
 
 def block_copies(job: Job) -> int:
     return 2 * job.linear_elements // job.g.num_layers if job.mode == "autocast" and not job.lora else 0
+
+
+def cached_copies(job: Job) -> int:
+    """Weights in 16 bit that autocast keeps to the end of the model's forward pass, where no block keeps them longer. Logits in
+    chunks, and their loss, are made within it."""
+    return job.g.num_layers * block_copies(job) if job.is_checkpointed and job.in_chunks else 0
 
 
 def adapter_transient(job: Job) -> int:

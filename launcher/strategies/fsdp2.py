@@ -52,16 +52,20 @@ class Fsdp2(Base):
     def gradients(self, job: Job) -> int:
         return 4 * _shard(job.trainable, job.ranks)
 
+    def gathered(self, job: Job) -> dict[str, int]:
+        """What is in no block, from its first use in the forward pass to the end of the backward pass."""
+        return super().gathered(job) if job.ranks == 1 else {"gathered": job.low * job.g.outer_parameters}
+
     def reduction(self, job: Job) -> Reduction:
         if job.ranks == 1:
             return super().reduction(job)
-        outer, block = job.low * job.g.outer_parameters, job.low * job.g.layer_parameters
+        block = job.low * job.g.layer_parameters
         reducing = job.low * largest_block(job.trainable)
         # Between two blocks: gradients, their copy for the reduce-scatter (gloo clones it), and the next block's weights.
         copies = reducing * (2 if job.on_card else 3)
-        gathered = {"gathered": outer + block}
+        gathered = {"gathered": block}
         reduced = gathered | {"buffers": reducing}
-        return Reduction({"gathered": outer}, gathered, reduced, reduced, gathered | {"buffers": copies})
+        return Reduction({}, gathered, reduced, reduced, gathered | {"buffers": copies})
 
     def state_bytes(self, num_parameters: int, world_size: int, precision: str) -> int:
         return 16 * num_parameters // world_size

@@ -117,14 +117,13 @@ def _breakdown(how: Strategy, job: Job, hccl_buffsize_mib: int, num_communicator
 
 
 def _forward(how: Strategy, job: Job) -> dict[str, int]:
-    """The end of the forward pass, and the loss."""
-    kept = activations.activations(job) + activations.adapter_transient(job)
+    """The end of the forward pass: within the last block, or at the logits and the loss."""
+    kept = activations.activations(job)
+    in_block = {"activations": kept + activations.adapter_transient(job)}
+    at_loss = {"activations": kept + activations.cached_copies(job), "logits": activations.logits(job)}
+    highest = max(in_block, at_loss, key=lambda parts: sum(parts.values()))
     carried = how.carried_gradients(job) if job.accumulates else 0
-    return merged(
-        how.resident(job),
-        how.gathered(job),
-        {"activations": kept, "logits": activations.logits(job), "gradients": carried},
-    )
+    return merged(how.resident(job), how.gathered(job), highest, {"gradients": carried})
 
 
 def _backward(how: Strategy, job: Job) -> dict[str, int]:

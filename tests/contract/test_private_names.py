@@ -24,6 +24,7 @@ REPO = Path(launcher.worker.__file__).resolve().parents[2]
 TRAINER = "transformers.trainer:Trainer"
 ZERO2 = "deepspeed.runtime.zero.stage_1_and_2:DeepSpeedZeroOptimizer"
 ZERO3 = "deepspeed.runtime.zero.stage3:DeepSpeedZeroOptimizer_Stage3"
+COORDINATOR = "deepspeed.runtime.zero.partitioned_param_coordinator:PartitionedParameterCoordinator"
 ENGINE = "deepspeed.runtime.engine:DeepSpeedEngine"
 
 SIGNATURES = {
@@ -70,6 +71,8 @@ SIGNATURES = {
     "transformers.integrations.deepspeed:deepspeed_init": "trainer num_training_steps inference=",
     "torch.distributed.tensor._utils:compute_local_shape_and_global_offset": "global_shape mesh placements skip_offset=",
     f"{ZERO2}.update_lp_params": "self",
+    f"{COORDINATOR}._invalidate_trace": "self",
+    f"{COORDINATOR}.is_invalid_trace": "self",
     f"{ZERO3}.checkpoint_event_epilogue": "self",
     f"{ZERO3}.checkpoint_event_prologue": "self",
     f"{ZERO3}.get_param_id": "self param",
@@ -101,6 +104,7 @@ ATTRIBUTES = {
         "fp32_partitioned_groups_flat",
         "grad_position",
         "loss_scaler",
+        "parameter_offload",
         "unflatten",
     ),
     "launcher.diagnose.explain.patterns": ("_parser",),  # of re, by the name that it has in this version of Python

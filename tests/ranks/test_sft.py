@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from tests.ranks import test_resume
 from tests.ranks.test_resume import assert_same
 from tests.support import launch
 from tests.support.launch import REPO
-from tests.support.run import Job, Run
+from tests.support.run import Job, Run, timeless
 
 pytestmark = [pytest.mark.ranks, pytest.mark.slow]
 
@@ -41,6 +42,15 @@ PROOF = (
     ("lora on the head", "padded", "zero3", 2),
 )
 """Each strategy, rank count, kind and packing at least once."""
+WHOLE = tuple(
+    (kind, packing, strategy, ranks)
+    for kind in ("full", "lora")
+    for packing in ("padded", "packed")
+    for strategy in ("ddp", "zero1", "zero2", "zero3", "fsdp2")
+    for ranks in (2, 3, 4)
+)
+"""All of them, in a quarter of an hour: ASCEND_TESTS_WHOLE=1 runs these instead, and --junitxml=FILE has the differences."""
+CASES = WHOLE if "ASCEND_TESTS_WHOLE" in os.environ else PROOF
 
 
 def conversations(split: str) -> Iterator[str]:
@@ -73,6 +83,7 @@ def write_recipe(folder: Path) -> Path:
             "learning_rate": 3e-3,
             "logging_steps": 1,
             "save_strategy": "no",
+            "eval_on_start": True,
         },
         "parallel": {"precision": "fp32", "global_batch_size": 12},
     }
@@ -91,20 +102,43 @@ def words(kind: str, packing: str, strategy: str, ranks: int) -> tuple[str, ...]
     return (*KINDS[kind], packs, f"parallel.strategy={strategy}", f"parallel.micro_batch_size={MICRO[ranks]}")
 
 
-@pytest.mark.parametrize(("kind", "packing", "strategy", "ranks"), PROOF)
+@pytest.mark.parametrize(("kind", "packing", "strategy", "ranks"), CASES)
 def test_losses_do_not_depend_on_ranks_or_strategy(
-    job: Callable[..., Job], recipe: Path, kind: str, packing: str, strategy: str, ranks: int
+    job: Callable[..., Job],
+    recipe: Path,
+    record_property: Callable[[str, object], None],
+    kind: str,
+    packing: str,
+    strategy: str,
+    ranks: int,
 ):
-    """In fp32 the losses of all steps agree within 1e-4 relative with one rank's; each row is evaluated once."""
+    """In fp32 the losses of all steps agree within 1e-4 relative with one rank's, an evaluation before the first has the same
+    bits, and each row is evaluated once."""
     ran = job(ranks, *words(kind, packing, strategy, ranks), recipe=recipe)
     reference = job(1, *words(kind, packing, "ddp", 1), recipe=recipe)
     assert 0 == ran.code, ran.out + ran.err
+    record_property("training", difference(reference.losses, ran.losses))
+    record_property(
+        "evaluation", difference([reference.metrics["final"]["eval_loss"]], [ran.metrics["final"]["eval_loss"]])
+    )
 
     assert len(ran.losses) == (10 if packing == "padded" else 5)
+    assert first_evaluation(reference) == first_evaluation(ran)
     assert pytest.approx(reference.losses, rel=1e-4) == ran.losses
     for figure in ("eval_loss", "perplexity", "held_loss"):
         assert pytest.approx(reference.metrics["final"][figure], rel=1e-4) == ran.metrics["final"][figure]
     assert list(range(25)) == [row["index"] for row in ran.predictions]
+
+
+def difference(expected: list[float], found: list[float]) -> float:
+    """The largest, relative."""
+    return max(abs(a - b) / abs(a) for a, b in zip(expected, found, strict=True))
+
+
+def first_evaluation(run: Run) -> dict[str, object]:
+    """Of the model that nothing has been trained of yet; the figures that are none of the clock."""
+    (event,) = (event for event in run.events("eval") if event["step"] == 0)
+    return {k: v for k, v in timeless(event).items() if k != "time"}
 
 
 def test_an_evaluation_has_the_same_bits_at_any_number_of_ranks(
@@ -221,3 +255,31 @@ def test_other_ranks_go_on_with_a_packed_run(render: Callable[..., Run], start: 
     for other in others:
         assert [event["step"] for event in other.events("resume")] == [6]
         assert {s: pytest.approx(whole.losses_by_step[s], rel=1e-4) for s in range(7, 11)} == other.losses_by_step
+
+
+def test_a_packed_run_told_to_stop_ends_with_the_same_weights(render: Callable[..., Run], start: Callable):
+    """SIGTERM in the middle of an epoch leaves a checkpoint of that step. From it the same ranks end with the weights of a run
+    that was not stopped, bit for bit; other ranks under other strategies with the same to rounding."""
+    more = (
+        "model.name=recipes/tiny",
+        "training.neftune_noise_alpha=5",
+        "training.save_strategy='no'",
+        "training.save_steps=null",
+    )
+    whole, cut = (render(name, 2, "zero2", *more) for name in ("whole", "cut"))
+    others = [render(f"{s}-{n}", n, s, *more) for s, n in (("ddp", 1), ("fsdp2", 3))]
+    start(job_of(whole), job_of(cut, 0, rank=1, step=7, do="SIGTERM"))
+    for other in others:
+        shutil.copytree(cut.dir / "checkpoints", other.dir / "checkpoints")
+
+    codes = start(job_of(cut, 1), *(job_of(other) for other in others))
+
+    assert {0} == {code for one in codes for code in one}
+    (told,) = cut.events("preempted")
+    assert (True, True) == (told["saved"], told["step"] in (7, 8, 9))
+    assert_same(whole, cut)
+    expected = whole.weights()
+    for other in others:
+        assert [event["step"] for event in other.events("resume")] == [told["step"]]
+        found = other.weights()
+        assert 1e-5 > max(float((expected[name] - found[name]).abs().max()) for name in expected)

@@ -391,14 +391,25 @@ def test_logits_in_chunks_take_a_chunk():
     assert 4 * 100 * 151_936 + head + 2 * 4 * 100 * SMALL["hidden_size"] == few.logits
 
 
-@pytest.mark.parametrize(("strategy", "measured"), [("ddp", 167.74), ("zero2", 127.46), ("fsdp2", 89.63)])
-def test_the_peak_of_logits_in_chunks_is_the_measured_one(strategy: str, measured: float):
-    """MB of tools/measure_memory.py: two ranks, bf16, 4 x 128 tokens, every one trained; within 5 %."""
-    job: dict[str, Any] = {"world_size": 2, "micro_batch": 4, "seq_len": 128, "padded": False, "device": "cpu"}
-    model = SMALL
-    found = peak.estimate(model, has_head=False, strategy=strategy, in_chunks=True, **job)
+@pytest.mark.parametrize(
+    ("strategy", "more", "measured"),
+    [
+        ("ddp", {}, 167.75),
+        ("zero2", {}, 127.46),
+        ("zero3", {}, 110.78),
+        ("fsdp2", {}, 89.63),
+        ("fsdp2", {"precision": "fp32"}, 122.35),
+        ("ddp", {"lora": geometry.Lora(r=8)}, 67.05),
+        ("ddp", {"gradient_checkpointing": True}, 129.09),
+        ("zero3", {"padded": True}, 113.87),
+    ],
+)
+def test_the_peak_of_logits_in_chunks_is_the_measured_one(strategy: str, more: dict[str, Any], measured: float):
+    """MB of tools/measure_memory.py: two ranks, bf16, 4 x 128 tokens, every one trained; within 2 %."""
+    job: dict[str, Any] = {"world_size": 2, "micro_batch": 4, "seq_len": 128, "padded": False, "device": "cpu", **more}
+    found = peak.estimate(SMALL, has_head=False, strategy=strategy, in_chunks=True, **job)
 
-    assert measured == pytest.approx(found.total_bytes / 1e6, rel=0.05)
+    assert measured == pytest.approx(found.total_bytes / 1e6, rel=0.02)
 
 
 def test_parts_add_up():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -163,6 +164,35 @@ class Largest(TorchDispatchMode):
             if isinstance(one, torch.Tensor):
                 self.elements = max(self.elements, one.numel())
         return out
+
+
+class Alive(TorchDispatchMode):
+    """The most results of one size that were there at once."""
+
+    def __init__(self, elements: int) -> None:
+        super().__init__()
+        self.elements, self.alive, self.most = elements, set[int](), 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.numel() == self.elements:
+            storage = out.untyped_storage()
+            if storage._cdata not in self.alive:
+                self.alive.add(storage._cdata)
+                weakref.finalize(storage, self.alive.discard, storage._cdata)
+            self.most = max(self.most, len(self.alive))
+        return out
+
+
+def test_one_chunk_of_logits_is_there_at_once(monkeypatch):
+    """In fp32 they become their gradient in place, which is gone before the next chunk."""
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 3 * VOCABULARY)
+    monkeypatch.setattr(chunks, "MIN_ROWS", 1)
+    model = Model(bias=False)
+    with Alive(3 * VOCABULARY) as alive:
+        Projection(model.head).loss(lambda: model(STATES), POSITIONS, TARGETS)
+
+    assert 1 == alive.most
 
 
 def test_a_batch_without_a_trained_token_has_no_loss():

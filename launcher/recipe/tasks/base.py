@@ -77,6 +77,9 @@ class Head:
     writes = False
     encoder: str = ""
 
+    def has_mask(self, data: Data) -> bool:
+        return True
+
 
 class LanguageModel(Answered):
     """The model keeps its language-modelling head."""
@@ -105,3 +108,6 @@ class LanguageModel(Answered):
 
     def label_columns(self, data: Data) -> dict[str, str]:
         return {}
+
+    def has_mask(self, data: Data) -> bool:
+        return True

@@ -83,6 +83,9 @@ class Sft(LanguageModel):
         if not isinstance(value := getattr(data, "chat_template", "chatml"), str):
             yield ("data", "chat_template"), Message("expected a name or a file, got {value!r}", value=value)
 
+    def has_mask(self, data: Data) -> bool:
+        return Chats.of(data).packing  # padded on the right, where no token sees the padding
+
     def reads(self, data: Data) -> dict[str, str]:
         return {"data.path": "conversation"}
 

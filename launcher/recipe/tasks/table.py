@@ -106,6 +106,9 @@ class Task(Protocol):
     def problems(self, model: Model, data: Data) -> Iterator[Problem]:
         """What in a recipe it cannot follow."""
 
+    def has_mask(self, data: Data) -> bool:
+        """Whether a training hands the model which tokens see each other, because of padding or of several rows in a sequence."""
+
     def reads(self, data: Data) -> dict[str, str]:
         """The columns of the data that become tokens: the recipe's key of each (data.text) → the column."""
 

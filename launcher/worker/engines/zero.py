@@ -43,6 +43,12 @@ class Zero(Base):
         return {"DeepSpeed's world size": comm.get_world_size()}
 
     def check(self, plan: Plan, trainer: Any) -> dict[str, Any]:
+        found = self.check_evaluation(plan, trainer)
+        if plan.sharing.shards_parameters:
+            forget_passes_before_training(trainer.model_wrapped)
+        return found
+
+    def check_evaluation(self, plan: Plan, trainer: Any) -> dict[str, Any]:
         from deepspeed import DeepSpeedEngine
 
         model = trainer.model_wrapped
@@ -74,9 +80,6 @@ class Zero(Base):
         local = sum(p.ds_tensor.numel() for p in model.module.parameters())
         return {"zero_stage": stage, "parameters": total, "local_parameters": local}
 
-    def check_evaluation(self, plan: Plan, trainer: Any) -> dict[str, Any]:
-        return self.check(plan, trainer)
-
     def wrapped_for_evaluation(self, trainer: Any) -> Any:
         """In shards: only weights that are sharded are evaluated under DeepSpeed."""
         from transformers.integrations.deepspeed import deepspeed_init
@@ -86,6 +89,23 @@ class Zero(Base):
 
     def parts(self, trainer: Any) -> Parts:
         return Zero3Parts(trainer) if trainer.plan.sharing.shards_parameters else ZeroParts(trainer)
+
+
+def forget_passes_before_training(engine: Any) -> None:
+    """Have stage 3 learn the order of its modules from the first training pass.
+
+    It takes the first pass that it sees, and keeps for good which weights each module lets go after its use: after a pass that
+    had no backward pass all of them, which are then gathered twice in every step.
+    """
+    coordinator = engine.optimizer.parameter_offload.get_param_coordinator()
+
+    def forget(module: torch.nn.Module, args: Any) -> None:
+        if module.training:
+            handle.remove()
+        if not coordinator.is_invalid_trace():
+            coordinator._invalidate_trace()
+
+    handle = engine.module.register_forward_pre_hook(forget, prepend=True)
 
 
 class ZeroParts:

@@ -41,7 +41,12 @@ def with_adapter(plan: Plan, model: Any) -> torch.nn.Module:
         # The frozen embedding's output needs a gradient, or the recomputed blocks get none.
         model.enable_input_require_grads()
     try:
-        model = peft.get_peft_model(model, peft.LoraConfig(task_type=plan.recipe.task.adapter_type, **options))
+        # In fp32, which peft makes of adapters, they would have fp32 copies of each layer's input; ZeRO's optimizer has its own.
+        model = peft.get_peft_model(
+            model,
+            peft.LoraConfig(task_type=plan.recipe.task.adapter_type, **options),
+            autocast_adapter_dtype=not plan.computes_in_weights,
+        )
     except ValueError as error:
         raise LaunchError(
             "adapter: {first_line}", hint="name modules of this model, or all-linear", first_line=first_line(error)
@@ -95,7 +100,9 @@ def with_trained_adapter(plan: Plan, prepared: Prepared, model: Any, missing: li
         if plan.sharing.shards_parameters:
             raise ValueError(Message("an adapter's model cannot be sharded here"))
         # As if to be trained, so that the weights have the precision that they had in training.
-        model = peft.PeftModel.from_pretrained(model, path, is_trainable=True)
+        model = peft.PeftModel.from_pretrained(
+            model, path, is_trainable=True, autocast_adapter_dtype=not plan.computes_in_weights
+        )
     except (ValueError, RuntimeError, OSError) as error:
         raise LaunchError(
             "{path}: does not fit {model_path}: {first_line}",

@@ -269,6 +269,7 @@ def _chunked(
                 by_weight += gradient.t() @ part
         elif wants[1]:
             by_weight = gradient.t() @ part
+        del gradient  # before the next chunk's logits
     return loss, [gradient for gradient in (by_rows, by_weight, by_bias) if gradient is not None]
 
 
