@@ -155,9 +155,9 @@ class _Tally:
         self.trained += sum(int(trained.sum()) for _, trained in row.parts)
         if not row.parts:
             self.left_out["too_long" if row.whole[1].any() else "nothing_trained"] += 1
-        self.cut += len(row.parts) == 1 and length > len(row.parts[0][0])
+        self.cut += not row.is_split and len(row.parts) == 1 and length > len(row.parts[0][0])
         self.full += any(len(ids) >= self.max_length for ids, _ in row.parts)
-        self.split += len(row.parts) > 1
+        self.split += row.is_split and bool(row.parts)
         self.thoughts_left_out += row.thoughts_left_out
 
     def facts(self) -> dict[str, Any]:

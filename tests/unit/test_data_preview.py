@@ -76,6 +76,13 @@ def test_what_becomes_of_rows_is_counted(spec: Callable[..., RecipeSpec]):
     assert train["lengths"]["max"] > 28 >= train["lengths"]["p50"]
 
 
+def test_a_row_of_which_one_part_is_kept_is_split_and_not_cut(spec: Callable[..., RecipeSpec]):
+    """Two rows are too long; their parts with nothing to train are left out."""
+    train = preview(Request(spec("data.too_long=split"), 0))["splits"]["train"]
+
+    assert (0, 2) == (train["cut"], train["split"])
+
+
 def test_rows_that_share_sequences_are_counted(spec: Callable[..., RecipeSpec], capsys: pytest.CaptureFixture[str]):
     """Of the training alone."""
     found = preview(Request(spec("data.packing=true", "data.max_length=64", held=[CHATS[0]] * 3), 0))

@@ -157,3 +157,15 @@ def test_null_takes_back_what_the_recipe_below_says(loaded: Any):
 
     assert ["b.jsonl"] == [one.path for one in data.sets]
     assert data.eval is None
+
+
+def test_a_broken_chat_template_is_refused_with_its_line(loaded: Any):
+    """Not by the ranks, when they render the first row; transformers' own tags are known."""
+    broken = "{% for message in messages %}\n{% if message.role == %}x{% endif %}\n{% endfor %}"
+    Path("own.jinja").write_text(broken, encoding="utf-8")
+    with pytest.raises(LaunchError, match=r"r\.yaml:\d+: data.chat_template: own.jinja:2: unexpected"):
+        loaded({"path": "a", "eval": None, "chat_template": "own.jinja"})
+
+    whole = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% break %}{% endfor %}"
+    Path("own.jinja").write_text(whole, encoding="utf-8")
+    assert loaded({"path": "a", "eval": None, "chat_template": "own.jinja"})

@@ -31,6 +31,7 @@ from launcher.worker.runtime.stop_signals import Preempted
 from launcher.worker.training.losswatch import NAN_REASONS, ZERO_STEPS, LossWatch
 from launcher.worker.training.progress import Progress
 from launcher.worker.training.stop import Schedule, Stop, StopReport
+from launcher.worker.training.train import few_sequences
 
 
 @pytest.fixture
@@ -255,3 +256,10 @@ def test_a_weight_that_is_not_a_number_is_not_saved(store: Store):
         store.save(snapshot(8, math.nan))
 
     assert [6] == [step for step, _ in manifest.listed(store.folder)]
+
+
+@pytest.mark.parametrize(("count", "start"), [(8, None), (1, "all rows are packed into 1 sequence, fewer")])
+def test_packs_that_are_fewer_than_a_batch_are_said(count: int, start: str | None):
+    """An epoch is one step then, whatever the batch says."""
+    said = few_sequences(count, 8)
+    assert start == (said and said[: len(start or "")])

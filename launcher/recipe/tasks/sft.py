@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from launcher.messages import Message, joined
+from launcher.recipe import jinja
 from launcher.recipe.tasks.base import LanguageModel
 from launcher.recipe.tasks.table import INTERFACE, Data, Model, Problem
 
@@ -82,6 +84,8 @@ class Sft(LanguageModel):
                 yield ("data", key), Message("expected true or false, got {value!r}", value=value)
         if not isinstance(value := getattr(data, "chat_template", "chatml"), str):
             yield ("data", "chat_template"), Message("expected a name or a file, got {value!r}", value=value)
+        elif (file := Path(value).expanduser()).is_file() and (broken := jinja.problem(file)):
+            yield ("data", "chat_template"), broken
 
     def has_mask(self, data: Data) -> bool:
         return Chats.of(data).packing  # padded on the right, where no token sees the padding

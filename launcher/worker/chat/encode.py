@@ -87,14 +87,19 @@ class Rows:
             is_document = "text" in conversation
             row = next(documents if is_document else chats)
             parts = [(*part,) for part in self._parts(row, is_document)]
-            out.append(Seen((*row,), parts, 0 if is_document else next(thoughts)))
+            is_split = len(row.input_ids) > self._max_length and self._way(is_document) == "split"
+            out.append(Seen((*row,), parts, 0 if is_document else next(thoughts), is_split))
         return out
+
+    def _way(self, is_document: bool) -> TooLong:
+        """What becomes of rows that are too long."""
+        return self._chats.too_long or TOO_LONG[is_document]
 
     def _parts(self, row: Row, is_document: bool) -> Iterator[Row]:
         """What a row becomes within max_length: one row, none where nothing of it is trained, or several where long ones are
         split."""
         length, is_longer = self._max_length, len(row.input_ids) > self._max_length
-        way = self._chats.too_long or TOO_LONG[is_document]
+        way = self._way(is_document)
         if is_longer and way == "drop":
             return
         # The last token of a part is the first of the next, which predicts from there on: none is left out.

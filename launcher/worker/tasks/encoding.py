@@ -21,6 +21,8 @@ class Seen(NamedTuple):
     """The rows that it becomes."""
     thoughts_left_out: int = 0
     """Messages whose thoughts the chat template leaves out."""
+    is_split: bool = False
+    """Whether it was too long and split, of which parts with nothing to train are left out."""
 
 
 @dataclass(frozen=True)

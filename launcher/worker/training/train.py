@@ -11,6 +11,7 @@ import transformers
 from transformers import TrainingArguments
 
 from launcher import files, network
+from launcher.messages import plural
 from launcher.planning.plan import Plan
 from launcher.recipe import metrics
 from launcher.rundir import records
@@ -113,6 +114,9 @@ def build(plan: Plan, run: RunDir, rank: Rank, prepared: Prepared, events: Event
     early_stop = EarlyStop(plan.recipe.early_stopping, events)
     report = StopReport(peers, events, saved_step=lambda: store.saved_step)
     task = tasks.of(plan.recipe).for_model(plan, prepared, tokenizer, model)
+    rows = _trained_on(plan, prepared, task)
+    if isinstance(rows, splits.Packed) and (few := few_sequences(len(rows), plan.batch.global_size)):
+        events.emit(records.Note(text=few))
     trainer = RecipeTrainer(
         plan=plan,
         rank=rank,
@@ -131,7 +135,7 @@ def build(plan: Plan, run: RunDir, rank: Rank, prepared: Prepared, events: Event
         model=model,
         args=args,
         processing_class=tokenizer,
-        train_dataset=_trained_on(plan, prepared, task),
+        train_dataset=rows,
         eval_dataset=splits.open_splits(prepared.evaluated) if prepared.evaluated else None,
         eval_sets=splits.parts(prepared.evals),
     )
@@ -156,6 +160,18 @@ def _trained_on(plan: Plan, prepared: Prepared, task: Task) -> Dataset | splits.
         return None
     rows = splits.open_split(prepared.train)
     return splits.packed(rows, plan.recipe.data.max_length) if task.packs_rows else rows
+
+
+def few_sequences(count: int, global_size: int) -> str | None:
+    """What the user should know where all rows of an epoch, packed, are fewer than a batch."""
+    if count >= global_size:
+        return None
+    return plural(
+        "all rows are packed into {count} sequence, fewer than parallel.global_batch_size ({size}): an epoch is one step",
+        "all rows are packed into {count} sequences, fewer than parallel.global_batch_size ({size}): an epoch is one step",
+        count=count,
+        size=global_size,
+    )
 
 
 def _join(plan: Plan, run: RunDir, rank: Rank, heart: Heart) -> tuple[TrainingArguments, Peers]:
