@@ -6,7 +6,7 @@ import json
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
@@ -96,13 +96,18 @@ def _json(value: Any) -> str:
     return json.dumps(value, default=str)
 
 
+def _type(field: FieldInfo) -> Any:
+    """With the limits that it has, which pydantic keeps beside the annotation."""
+    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+
+
 def _holders() -> dict[str, type[BaseModel]]:
     # One model a section, so that a mistake in one section does not hide the checks of the others.
     from pydantic import create_model
 
     return {
         key: create_model(
-            f"One_{key}", __config__=ConfigDict(extra="forbid", strict=True), **{key: (field.annotation, ...)}
+            f"One_{key}", __config__=ConfigDict(extra="forbid", strict=True), **{key: (_type(field), ...)}
         )  # type: ignore[call-overload]
         for key, field in RecipeSpec.model_fields.items()
     }

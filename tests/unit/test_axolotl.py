@@ -201,3 +201,22 @@ def test_what_changes_the_result_is_refused_with_its_line(
     assert f"train.yaml:{line}: " in str(caught.value)
     assert said in str(caught.value)
     assert f"ascend-launch --nproc 4 -m axolotl.cli.train {tmp_path / 'train.yaml'}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"special_tokens": ["<s>"]}, "special_tokens: expected a mapping, got"),
+        ({"plugins": "one"}, "plugins: expected a list of texts, got"),
+        ({"num_epochs": "two"}, "num_epochs: expected a number, got"),
+        ({"datasets": "org/chats"}, "datasets: expected a list of mappings"),
+        ({"datasets": [{**CHATS, "roles": ["user"]}]}, "roles: expected a mapping of lists of texts, got"),
+        ({"datasets": [{"type": "chat_template"}]}, "path: expected text, got None"),
+        ({"output_dir": ""}, "output_dir: must not be empty"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_values_of_another_kind_are_refused(imported: Written, given: dict[str, Any], said: str):
+    with pytest.raises(LaunchError, match=r"train\.yaml:\d: |train\.yaml: its values") as caught:
+        imported(given)
+    assert said in str(caught.value)

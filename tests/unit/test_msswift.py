@@ -198,6 +198,24 @@ def test_what_changes_the_result_is_refused_with_its_line(
         imported(given)
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"attn_impl": "a b"}, "attn_impl: expected text, got"),
+        ({"max_epochs": "many"}, "max_epochs: expected a number, got 'many'"),
+        ({"lr_scheduler_kwargs": "'{'"}, "lr_scheduler_kwargs: is not JSON"),
+        ({"columns": "3"}, "columns: expected a mapping, got 3"),
+        ({"lora_rank": "high"}, "lora_rank: expected a number, at least 0, got 'high'"),
+        ({"dataset": "'chats.jsonl' 'org/a#x'"}, "#x is no number of rows"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_values_of_another_kind_are_refused(imported: Written, given: dict[str, str], said: str):
+    with pytest.raises(LaunchError, match=r"train\.sh:\d: ") as caught:
+        imported(given)
+    assert said in str(caught.value)
+
+
 @pytest.mark.parametrize("command", ["megatron sft", "swift rlhf"])
 def test_other_commands_are_refused_with_what_runs_them(imported: Written, tmp_path: Path, command: str):
     with pytest.raises(LaunchError, match=f":1: {command} is another way to train") as caught:

@@ -10,6 +10,7 @@ from launcher.recipe.importers.axolotl_data import Data
 from launcher.recipe.importers.axolotl_keys import (
     AS_HERE,
     ATTENTION,
+    KINDS_OF,
     LEFT_OUT,
     LORA,
     MOVED,
@@ -47,6 +48,7 @@ class Import(Data):
 
     def run(self) -> str:
         self.done |= {key for key, value in self.given.items() if value is None}
+        self._require_kinds(KINDS_OF)
         self._refuse()
         self._model()
         self._conversations()

@@ -10,8 +10,8 @@ from typing import Any
 
 from launcher.errors import LaunchError
 from launcher.messages import Message
-from launcher.recipe.importers.axolotl_keys import SET
-from launcher.recipe.importers.given import Given
+from launcher.recipe.importers.axolotl_keys import SET, SET_KINDS
+from launcher.recipe.importers.given import KINDS, Given, expected
 from launcher.recipe.yamlfile import KeyPath
 
 _CHATS = ("chat_template", "chat_template.default")
@@ -148,6 +148,10 @@ class Data(Given):
         """The format of a set, and whether it is conversations or texts."""
         if odd := sorted(key for key, value in one.items() if key not in SET and value is not None):
             raise self._refuse_at((*place, odd[0]), Message("{key} has no counterpart", key=odd[0]))
+        for wanted, keys in SET_KINDS.items():
+            for key in keys:
+                if one.get(key) is not None and not KINDS[wanted](one[key]):
+                    raise self._refuse_at((*place, key), expected(key, wanted, one[key]))
         kind = one.get("type")
         if kind == _TEXTS:
             column = one.get("field") or "text"

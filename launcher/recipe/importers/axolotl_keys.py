@@ -270,6 +270,53 @@ PLUGINS = ("CutCrossEntropyPlugin", "LigerPlugin", "KernelsPlugin", "ExpertParal
 """Plugins that change speed or what is logged."""
 PARALLEL = ("context_parallel_size", "sequence_parallel_degree", "tensor_parallel_size")
 """Keys by which ranks share rows, so that fewer rows make a batch."""
+KINDS_OF: dict[str, tuple[str, ...]] = {
+    Message("text"): (
+        "base_model",
+        "revision_of_model",
+        "tokenizer_config",
+        "output_dir",
+        "attn_implementation",
+        "optimizer",
+        "lr_scheduler",
+        "adapter",
+        "chat_template",
+        "chat_template_jinja",
+        "excess_length_strategy",
+    ),
+    Message("a name, true or false"): ("save_strategy", "eval_strategy", "evaluation_strategy", "bf16", "fp16"),
+    Message("a number"): ("num_epochs", "save_total_limit"),
+    Message("a mapping"): ("special_tokens",),
+    Message("a list of texts"): ("plugins",),
+    Message("text or a list of texts"): ("lora_target_modules", "lora_modules_to_save"),
+}
+"""What the value of a key must be, where the import looks into it."""
+SET_KINDS: dict[str, tuple[str, ...]] = {
+    Message("text"): (
+        "type",
+        "ds_type",
+        "name",
+        "split",
+        "revision",
+        "field",
+        "field_messages",
+        "field_tools",
+        "message_field_role",
+        "message_field_content",
+        "message_field_training",
+        "train_on_eos",
+        "train_on_eot",
+        "chat_template",
+        "chat_template_jinja",
+        "field_thinking",
+        "template_thinking_key",
+    ),
+    Message("text or a list of texts"): ("data_files",),
+    Message("a list of texts"): ("roles_to_train",),
+    Message("a mapping of texts"): ("message_property_mappings",),
+    Message("a mapping of lists of texts"): ("roles",),
+}
+"""The same of a data set."""
 ATTENTION = {
     "flash_attention_2": "flash_attention_2",
     "sdpa": "sdpa",

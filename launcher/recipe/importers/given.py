@@ -108,12 +108,16 @@ class Given:
         if value is None:
             return default
         if kind is not None and not KINDS[kind](value):
-            raise self._fail(
-                key,
-                Message("{key}: expected {kind}, got {value!r}", key=key, kind=kind, value=value),
-                Message("correct that line"),
-            )
+            raise self._fail(key, expected(key, kind, value), Message("correct that line"))
         return value
+
+    def _require_kinds(self, kinds: Mapping[str, Iterable[str]]) -> None:
+        """Raises LaunchError for a value of another kind than its key has. `kinds`: keys by their kind, one of KINDS."""
+        for kind, keys in kinds.items():
+            for key in keys:
+                value = to_number(self.given.get(key))
+                if value is not None and not KINDS[kind](value):
+                    raise self._fail(key, expected(key, kind, value), Message("correct that line"))
 
     def _names(self, key: str, default: str = "") -> list[str]:
         """A key whose value is a list, or text with commas."""
@@ -256,12 +260,25 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def expected(key: str, kind: str, value: Any) -> str:
+    return Message("{key}: expected {kind}, got {value!r}", key=key, kind=kind, value=value)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
 KINDS: dict[str, Callable[[Any], bool]] = {
     "a whole number above 0": lambda v: isinstance(v, int) and not isinstance(v, bool) and v > 0,
     "a number, at least 0": lambda v: _is_number(v) and v >= 0,
-    "text or a list of texts": lambda v: (
-        isinstance(v, str) or (isinstance(v, list) and all(isinstance(n, str) for n in v))
-    ),
+    "text or a list of texts": lambda v: isinstance(v, str) or _are_texts(v),
+    "text": lambda v: isinstance(v, str),
+    "a number": _is_number,
+    "a list of texts": _are_texts,
+    "a mapping": lambda v: isinstance(v, dict),
+    "a mapping of texts": lambda v: isinstance(v, dict) and _are_texts([*v, *v.values()]),
+    "a mapping of lists of texts": lambda v: isinstance(v, dict) and all(map(_are_texts, v.values())),
+    "a name, true or false": lambda v: isinstance(v, str | bool),
 }
 
 

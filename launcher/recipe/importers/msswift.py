@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 import shlex
@@ -21,6 +20,7 @@ from launcher.recipe.importers.msswift_data import TEXTS, Data
 from launcher.recipe.importers.msswift_keys import (
     AS_HERE,
     ATTENTION,
+    KINDS_OF,
     LEFT_OUT,
     LENGTHS,
     LORA,
@@ -40,7 +40,6 @@ _OTHER = ("infer", "deploy", "rollout", "export", "eval", "app", "web-ui", "merg
 _PROGRAMS = ("swift", "megatron")
 _OURS = _PROGRAMS[0]
 _WHOLE = Message("a whole number above 0")
-_CORRECT = Message("correct that line")
 _RANKS = ("NPROC_PER_NODE", "NNODES")
 _OLD = ("train_type", "sft_type")
 """Names of tuner_type in releases 3 and 2."""
@@ -176,6 +175,8 @@ class Import(Data):
     says_ranks: bool = False
 
     def run(self) -> str:
+        self.done |= {key for key, value in self.given.items() if value is None}
+        self._require_kinds(KINDS_OF)
         self.subcommand = self.call.subcommand
         self.use_hf = bool(self._take("use_hf", False)) or self.call.environment.get("USE_HF") in ("1", "true", "True")
         self._refuse()
@@ -315,12 +316,7 @@ class Import(Data):
     def _strategy(self) -> None:
         config, fsdp = self._take("deepspeed"), self._take("fsdp")
         if isinstance(config, str) and config.lstrip().startswith("{"):
-            try:
-                config = json.loads(config)
-            except ValueError as error:
-                raise self._fail(
-                    "deepspeed", Message("deepspeed: is not JSON: {error}", error=error), _CORRECT
-                ) from None
+            config = self._mapping("deepspeed")
         if config:
             self.out.put("parallel.strategy", self._zero(config), self._origin("deepspeed"))
         elif fsdp:
@@ -344,10 +340,8 @@ class Import(Data):
             "lora_dropout": ("lora_dropout", 0.05),
         }.items():
             value = self._take(key, default, Message("a number, at least 0"))
-            value = int(value) if isinstance(value, float) and value.is_integer() and ours != key else value
-            self.out.put(
-                f"adapter.{ours}", int(value) if ours == "lora_alpha" else value, self._origin(key) or "its default"
-            )
+            whole = int(value) if ours != "lora_dropout" and value == int(value) else value
+            self.out.put(f"adapter.{ours}", whole, self._origin(key) or "its default")
         names, saved = self._listed("target_modules") or ["all-linear"], self._listed("modules_to_save")
         for key, listed in (("target_modules", names), ("modules_to_save", saved)):
             if odd := [name for name in listed if name.startswith("all-") and name != "all-linear"]:
@@ -373,10 +367,8 @@ class Import(Data):
             "save_strategy": "steps",
         }
         for key, default in defaults.items():
-            value = self._take(key, default)
-            self.done.discard(key)
-            if key not in self.given:
-                self.out.put(f"training.{key}", value, "its default")
+            if self.given.get(key) is None:
+                self.out.put(f"training.{key}", default, "its default")
         self._evaluations()
         self._epochs()
         ratio = self._take("warmup_ratio", 0, Message("a number, at least 0"))
@@ -385,7 +377,8 @@ class Import(Data):
         if self._take("group_by_length", False):
             self.out.put("training.train_sampling_strategy", "group_by_length", self._origin("group_by_length"))
         for key in ("lr_scheduler_kwargs", "gradient_checkpointing_kwargs"):
-            self._move(key, f"training.{key}", lambda value: json.loads(value) if isinstance(value, str) else value)
+            if (mapping := self._mapping(key)) is not None:
+                self.out.put(f"training.{key}", mapping, self._origin(key))
         if (optim := self.given.get("optim")) is not None:
             self._require_optimizer("optim", str(optim))
         if (limit := self._take("save_total_limit")) is not None and limit > 0:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from launcher.messages import Message
-from launcher.recipe.importers.given import Given
+from launcher.recipe.importers.given import Given, expected
 from launcher.recipe.importers.msswift_keys import QUERY, RESPONSE, TOO_LONG, TRAIN_ON
 
+_CORRECT = Message("correct that line")
 _SELF = "self-cognition"
 _HUBS = {"hf": "huggingface", "ms": "modelscope"}
 _TARGETS = {
@@ -33,6 +34,17 @@ class Data(Given):
     @property
     def _is_of_texts(self) -> bool:
         return self.subcommand == TEXTS
+
+    def _mapping(self, key: str) -> dict[str, Any] | None:
+        """A mapping, which may be written as JSON."""
+        value = self._take(key)
+        try:
+            value = json.loads(value) if isinstance(value, str) else value
+        except ValueError as error:
+            raise self._fail(key, Message("{key}: is not JSON: {error}", key=key, error=error), _CORRECT) from None
+        if value is None or isinstance(value, dict):
+            return value
+        raise self._fail(key, expected(key, Message("a mapping"), value), _CORRECT)
 
     def _listed(self, key: str) -> list[str]:
         value = self._take(key, [])
@@ -151,14 +163,9 @@ class Data(Given):
         return {}
 
     def _columns(self) -> dict[str, str]:
-        given = self._take("columns", {})
-        if isinstance(given, str):
-            try:
-                given = json.loads(given)
-            except ValueError:
-                given = None
-        if not isinstance(given, dict) or not all(isinstance(v, str) for v in given.values()):
-            raise self._fail("columns", Message("columns: expected an object of names"), Message("correct that line"))
+        given = self._mapping("columns") or {}
+        if not all(isinstance(target, str) for target in given.values()):
+            raise self._fail("columns", expected("columns", Message("a mapping of texts"), given), _CORRECT)
         return {column: target for column, target in given.items() if column != target}
 
     def _named(self, back: dict[str, str]) -> dict[str, Any]:

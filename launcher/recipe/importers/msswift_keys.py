@@ -224,6 +224,27 @@ VARIABLES = (
     "WANDB_",
 )
 """How variables begin that change nothing of what is learned. ms-swift reads parts of its models' settings from others."""
+KINDS_OF: dict[str, tuple[str, ...]] = {
+    Message("text"): (
+        "model",
+        "model_revision",
+        "output_dir",
+        "attn_impl",
+        "torch_dtype",
+        "tuner_type",
+        "train_type",
+        "sft_type",
+        "task_type",
+        "loss_scale",
+        "truncation_strategy",
+        "lr_scheduler_type",
+        "optim",
+        "target_regex",
+    ),
+    Message("a name, true or false"): ("save_strategy", "eval_strategy"),
+    Message("a number"): ("max_epochs", "num_train_epochs", "save_total_limit"),
+}
+"""What the value of a key must be, where the import looks into it."""
 ATTENTION = {
     "sdpa": "sdpa",
     "eager": "eager",
