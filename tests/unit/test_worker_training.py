@@ -189,6 +189,17 @@ def test_a_row_gets_the_figures_of_its_epochs_end(events: Events, tmp_path: Path
     ] == emitted(tmp_path)
 
 
+def test_an_evaluation_after_the_training_adds_no_second_event_of_its_epoch(events: Events, tmp_path: Path):
+    """As where max_steps ends it in the middle of an epoch: the row has the figures, and the event of the evaluation."""
+    epochs: list[dict[str, Any]] = []
+    table = progress(events, epochs)
+    table.on_epoch_end(ARGS, at(3, 0.75), TrainerControl())
+    table.on_evaluate(ARGS, at(3, 0.75), TrainerControl(), {"eval_loss": 0.7})
+
+    assert [{"epoch": 0.75, "train_loss": 0.5, "eval_loss": 0.7}] == epochs
+    assert [("epoch", None), ("eval", 0.7)] == [(one["event"], one.get("eval_loss")) for one in emitted(tmp_path)]
+
+
 def test_figures_of_the_best_model_are_of_no_epoch(events: Events, tmp_path: Path):
     """It was loaded after the last one."""
     epochs = [{"epoch": 1.0, "train_loss": 0.5}]

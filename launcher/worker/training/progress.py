@@ -48,6 +48,8 @@ class Progress(TrainerCallback):
         self._has_best_model = has_best_model
         self._set_names = set_names
         self._last_step_s = 0.0
+        self._is_emitted = False
+        """Whether the last epoch has its event; an evaluation after the training adds its figures to the row alone."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._events.emit(records.Engine.of(self._check_engine()))
@@ -77,7 +79,8 @@ class Progress(TrainerCallback):
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._epochs.append({"epoch": _epoch(state), "train_loss": self._take_epoch_loss()})
-        if not control.should_evaluate:
+        self._is_emitted = not control.should_evaluate
+        if self._is_emitted:
             self._events.emit(records.Epoch.of(self._epochs[-1]))
 
     def on_evaluate(
@@ -91,7 +94,9 @@ class Progress(TrainerCallback):
         self._events.emit(records.Eval(step=state.global_step, epoch=_epoch(state), more=figures))
         if self._epochs and self._epochs[-1]["epoch"] == _epoch(state):
             self._epochs[-1].update(figures)
-            self._events.emit(records.Epoch.of(self._epochs[-1]))
+            if not self._is_emitted:
+                self._is_emitted = True
+                self._events.emit(records.Epoch.of(self._epochs[-1]))
 
 
 def _epoch(state: TrainerState) -> float:
