@@ -30,9 +30,11 @@ from launcher.worker.tasks import metrics
 from launcher.worker.tasks.base import base_model
 from launcher.worker.tasks.predictions import Part, Predictions, joined
 from launcher.worker.training.neftune import Noise
+from launcher.worker.training.progress import EvalProgress
 from launcher.worker.training.random_state import random_state, set_random_state
 from launcher.worker.training.rates import Meter
 from launcher.worker.training.resumable import ResumableTrainer
+from launcher.worker.training.writing import TEXT, Writing
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -73,6 +75,7 @@ class RecipeTrainer(ResumableTrainer):
         train_dataset: Dataset | None,
         eval_dataset: Dataset | None,
         eval_sets: Mapping[str, slice] | None = None,
+        writing: Writing | None = None,
         **options: Any,
     ) -> None:
         engine = table.of(plan)
@@ -110,7 +113,12 @@ class RecipeTrainer(ResumableTrainer):
         self.figures: dict[str, Any] = {}
         """Of the latest evaluation, with their eval_ prefix."""
         self.figures_step = -1
-        self.eval_progress = (0, 0)
+        self.eval_progress = EvalProgress(0, 0)
+        self._writing = writing
+        self.is_last_evaluation = False
+        """Set before the evaluation that ends a training early."""
+        self.has_texts = False
+        """Whether the model has written in the latest evaluation."""
         self.meter = Meter(self.args.device)
         self._noise = self._own_noise()
         self._num_parameters = _num_parameters(self.model)
@@ -282,11 +290,13 @@ class RecipeTrainer(ResumableTrainer):
         assert eval_dataset is None, "a recipe has one evaluation split"
         start_s = time.monotonic()
         parts = self._evaluate_rows()
+        texts = self._texts_if_due()
         payload = [None]
         self.failures = []
         if parts is not None:
             self.predictions = Predictions.from_parts(parts, num_rows=len(self.eval_dataset))
-            self.predictions = replace(self.predictions, sets=self.eval_sets)
+            columns = {**self.predictions.columns, **(texts or {})}
+            self.predictions = replace(self.predictions, columns=columns, sets=self.eval_sets)
             payload = [self._figures(self.predictions)]  # type: ignore[list-item]
             for name in self.eval_sets:
                 of_set = self._figures(self.predictions.part(name))
@@ -308,6 +318,24 @@ class RecipeTrainer(ResumableTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
         return result
 
+    def _texts_if_due(self) -> dict[str, list[str | None]] | None:
+        """Further columns of all rows, on the first rank, where texts are due; None on others."""
+        if self._writing is None:
+            return None
+        earlier = sum("eval_loss" in row for row in self.state.log_history)
+        is_last = self.is_last_evaluation or self.state.global_step >= self.state.max_steps
+        self.has_texts = is_last or self._writing.is_due(earlier)
+        return self.write_texts() if self.has_texts else None
+
+    def write_texts(self) -> dict[str, list[str | None]] | None:
+        """Have the model write, of a recipe that says so. Every rank must call it; the columns are the first rank's."""
+        assert self._writing is not None
+        return self._writing.write(self, self._wrote)
+
+    def _wrote(self, done: int, total: int) -> None:
+        self.eval_progress = EvalProgress(done, total, of_texts=True)
+        self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+
     def _figures(self, predictions: Predictions) -> dict[str, Any]:
         remarks = metrics.Remarks()
         figures = metrics.compute(
@@ -321,7 +349,9 @@ class RecipeTrainer(ResumableTrainer):
         for note in remarks.notes:
             self.store.events.emit(records.Note(text=note))
         self.failures += remarks.failures
-        return {"loss": predictions.loss, **figures}
+        texts = predictions.columns.get(TEXT)
+        generated = {} if texts is None else {"generated": sum(text is not None for text in texts)}
+        return {"loss": predictions.loss, **figures, **generated}
 
     def require_figures(self, kept: Path) -> None:
         """Fail where a function of the user's did, in the latest evaluation; the results are in `kept` by then.
@@ -354,7 +384,7 @@ class RecipeTrainer(ResumableTrainer):
                 evaluated = self.task.evaluate(model, inputs)
                 if counts and self._counts_rows:
                     left.append((rows, evaluated))
-                self.eval_progress = (i + 1, len(batches))
+                self.eval_progress = EvalProgress(i + 1, len(batches))
                 self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         model.train(was_training)
         # Over the host's network: not one of the collective libraries for cards takes float64, or texts.
