@@ -56,7 +56,7 @@ def test_a_function_of_the_users_from_training_to_evaluation(ascend_launch, tmp_
     the run's own recipe, at one rank, gives the same digits and says that it did."""
     recipe, run, again = written(tmp_path), tmp_path / "run", tmp_path / "again"
     trained = ascend_launch(recipe, "--nproc", "2", "--device", "cpu", "--run-dir", run, cwd=tmp_path)
-    assert 0 == trained., trained.stderr
+    assert 0 == trained.code, trained.err
 
     metrics = json.loads((run / "metrics.json").read_text())
     rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
@@ -68,7 +68,7 @@ def test_a_function_of_the_users_from_training_to_evaluation(ascend_launch, tmp_
     assert sklearn.metrics.matthews_corrcoef(true, [row["prediction"] for row in rows]) == metrics["final"]["mcc"]
     assert "cost" == metrics["best"]["metric"]
     assert min(row["cost"] for row in metrics["epochs"]) == metrics["best"]["value"]
-    assert re.search(r"Validation Loss .*cost\n", trained.stdout)
+    assert re.search(r"Validation Loss .*cost\n", trained.out)
     assert "<figcaption>Cost" in (run / "report.html").read_text()
 
     (tmp_path / "mine.py").write_text("def cost(columns, num_labels):\n    return 0\n")
@@ -86,9 +86,9 @@ def test_a_function_of_the_users_from_training_to_evaluation(ascend_launch, tmp_
         cwd=tmp_path,
     )
 
-    assert 0 == evaluated., evaluated.stderr
+    assert 0 == evaluated.code, evaluated.err
     assert metrics["final"]["cost"] == json.loads((again / "metrics.json").read_text())["final"]["cost"]
-    assert "mine.py is not what it was when this run began" in evaluated.stdout + evaluated.stderr
+    assert "mine.py is not what it was when this run began" in evaluated.out + evaluated.err
 
 
 def test_an_error_in_it_costs_no_training(ascend_launch, tmp_path: Path):
@@ -109,11 +109,11 @@ def test_an_error_in_it_costs_no_training(ascend_launch, tmp_path: Path):
         cwd=tmp_path,
     )
 
-    assert EXIT_USER == refused.
-    assert f"{tmp_path}/mine.py:10: NameError: name 'fra' is not defined" in refused.stderr
-    assert "Traceback" not in refused.stderr and not list((tmp_path / "refused").glob("attempt_0/rank_*"))
-    assert EXIT_JOB_FAILED == failed.
-    assert f"{tmp_path}/mine.py:9: KeyError: 'far'" in failed.stderr + failed.stdout
+    assert EXIT_USER == refused.code
+    assert f"{tmp_path}/mine.py:10: NameError: name 'fra' is not defined" in refused.err
+    assert "Traceback" not in refused.err and not list((tmp_path / "refused").glob("attempt_0/rank_*"))
+    assert EXIT_JOB_FAILED == failed.code
+    assert f"{tmp_path}/mine.py:9: KeyError: 'far'" in failed.err + failed.out
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["final"]["cost"] is None and metrics["final"]["accuracy"] > 0.5
     assert list((run / "model").glob("*.safetensors"))
