@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from launcher.errors import LaunchError
-from launcher.messages import Message, joined
+from launcher.messages import Message, joined, listed
 from launcher.recipe import (
     data_rules,
     generation_rules,
@@ -292,20 +292,20 @@ def _metrics(layers: Layers, good: dict[str, Any]) -> list[Metric]:
 def _check_metrics(layers: Layers, good: dict[str, Any], computed: Sequence[Metric]) -> None:
     if len({metric.name for metric in computed}) < len(computed):
         layers.mistake(("metrics",), Message("a metric is named twice"))
-    if "model" not in good:
-        return
+    if "model" not in good or ("data" in layers.values and "data" not in good):
+        return  # what rows are labelled with is not known
     task, has_texts = tasks.load(good["model"].task), good.get("generation") is not None
     targets = task.targets(good["model"], good.get("data", Data()))
     for metric in computed:
         if targets not in metric.targets:
             layers.mistake(("metrics",), _misfit(metric, task, targets))
-        elif metric.is_of_texts and not has_texts and targets == tasks.TOKENS:
+        elif metric.is_of_texts and not has_texts and task.has_conversations:
             text = Message(
                 "{metric} compares texts that the model writes; add `generation:`, as in generation.max_new_tokens=128",
                 metric=metric.name,
             )
             layers.mistake(("metrics",), text)
-        elif absent := _absent(metric, task, targets):
+        elif absent := _absent(metric, task):
             text = Message(
                 "{metric} is computed from the {column} of each row, which an evaluation of {task} does not have",
                 metric=metric.name,
@@ -316,19 +316,19 @@ def _check_metrics(layers: Layers, good: dict[str, Any], computed: Sequence[Metr
 
 
 def _misfit(metric: Metric, task: Task, targets: str) -> str:
-    known = map(metrics.load, metrics.BUILT_IN)
-    names = [one.name for one in known if targets in one.targets and not _absent(one, task, targets)]
+    known = metrics.known(metrics.TABLE.names())
+    names = [one.name for one in known if targets in one.targets and not _absent(one, task)]
     return Message(
         "{metric} is not for {targets}; {names} are",
         metric=metric.name,
         targets=tasks.TARGETS[targets],
-        names=joined(names),
+        names=listed(names),
     )
 
 
-def _absent(metric: Metric, task: Task, targets: str) -> list[str]:
+def _absent(metric: Metric, task: Task) -> list[str]:
     """Columns that a metric needs and an evaluation does not leave."""
-    texts = metrics.OF_GENERATION if targets == tasks.TOKENS else ()
+    texts = metrics.OF_GENERATION if task.has_conversations else ()
     left = (*task.columns, *task.more_columns, *texts, *metrics.OF_EVERY_TASK)
     return [column for column in metric.columns if column not in left]
 

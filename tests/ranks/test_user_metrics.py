@@ -1,11 +1,15 @@
-"""A metric that is a function of the user's, from the recipe to the best checkpoint, the report and a later evaluation."""
+"""Metrics over ranks: a function of the user's, from the recipe to the best checkpoint, the report and a later evaluation; and
+those of the rows' probabilities, from predictions.jsonl."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import sklearn.metrics
 import yaml
 
 from launcher.errors import EXIT_JOB_FAILED, EXIT_USER
@@ -14,19 +18,17 @@ from tests.conftest import REPO
 pytestmark = [pytest.mark.ranks, pytest.mark.slow]
 COST = """import numpy as np
 
-CALLS = []
+FAILS = False
 
 
 def cost(columns, num_labels):
-    CALLS.append(len(columns["label"]))
     far = np.abs(columns["label"] - columns["prediction"])
-    if FAILS_AT == len(CALLS):
+    if FAILS and len(far) == 101:
         return {}["far"]
     return float((far**2).mean() + num_labels)
 
 
 cost.greater_is_better = False
-FAILS_AT = 0
 """
 
 
@@ -34,9 +36,10 @@ def written(folder: Path, text: str = COST) -> Path:
     path = folder / "mine.yaml"
     recipe = {
         "extends": str(REPO / "recipes" / "tiny-cpu.yaml"),
-        "metrics": ["accuracy", "mine.py:cost"],
+        "metrics": ["accuracy", "mcc", "roc_auc", "average_precision", "mine.py:cost"],
+        "predictions": ["probabilities"],
         "training": {
-            "num_train_epochs": 3,
+            "num_train_epochs": 2,
             "eval_strategy": "epoch",
             "save_strategy": "epoch",
             "load_best_model_at_end": True,
@@ -53,17 +56,19 @@ def test_a_function_of_the_users_from_training_to_evaluation(ascend_launch, tmp_
     the run's own recipe, at one rank, gives the same digits and says that it did."""
     recipe, run, again = written(tmp_path), tmp_path / "run", tmp_path / "again"
     trained = ascend_launch(recipe, "--nproc", "2", "--device", "cpu", "--run-dir", run, cwd=tmp_path)
-    assert 0 == trained.returncode, trained.stderr
+    assert 0 == trained.code, trained.err
 
     metrics = json.loads((run / "metrics.json").read_text())
     rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     final = sum((row["label"] - row["prediction"]) ** 2 for row in rows) / len(rows) + 5
-    assert (
-        pytest.approx(final, abs=1e-12) == metrics["final"]["eval_cost" if "eval_cost" in metrics["final"] else "cost"]
-    )
+    assert pytest.approx(final, abs=1e-12) == metrics["final"]["cost"]
+    true, shares = [row["label"] for row in rows], [row["probabilities"] for row in rows]
+    assert sklearn.metrics.roc_auc_score(true, shares, multi_class="ovr") == metrics["final"]["roc_auc"]
+    assert sklearn.metrics.average_precision_score(np.eye(5)[true], shares) == metrics["final"]["average_precision"]
+    assert sklearn.metrics.matthews_corrcoef(true, [row["prediction"] for row in rows]) == metrics["final"]["mcc"]
     assert "cost" == metrics["best"]["metric"]
     assert min(row["cost"] for row in metrics["epochs"]) == metrics["best"]["value"]
-    assert "cost" in trained.stdout.split("Validation Loss")[1].splitlines()[0]
+    assert re.search(r"Validation Loss .*cost\n", trained.out)
     assert "<figcaption>Cost" in (run / "report.html").read_text()
 
     (tmp_path / "mine.py").write_text("def cost(columns, num_labels):\n    return 0\n")
@@ -81,9 +86,9 @@ def test_a_function_of_the_users_from_training_to_evaluation(ascend_launch, tmp_
         cwd=tmp_path,
     )
 
-    assert 0 == evaluated.returncode, evaluated.stderr
+    assert 0 == evaluated.code, evaluated.err
     assert metrics["final"]["cost"] == json.loads((again / "metrics.json").read_text())["final"]["cost"]
-    assert "mine.py is not what it was when this run began" in evaluated.stdout + evaluated.stderr
+    assert "mine.py is not what it was when this run began" in evaluated.out + evaluated.err
 
 
 def test_an_error_in_it_costs_no_training(ascend_launch, tmp_path: Path):
@@ -91,7 +96,7 @@ def test_an_error_in_it_costs_no_training(ascend_launch, tmp_path: Path):
     that line once the model and the results are there."""
     recipe, run = written(tmp_path, COST.replace("(far**2)", "(fra**2)")), tmp_path / "run"
     refused = ascend_launch(recipe, "--nproc", "1", "--device", "cpu", "--run-dir", tmp_path / "refused", cwd=tmp_path)
-    written(tmp_path, COST.replace("FAILS_AT = 0", "FAILS_AT = 3"))
+    written(tmp_path, COST.replace("FAILS = False", "FAILS = True"))
     failed = ascend_launch(
         recipe,
         "--nproc",
@@ -104,11 +109,11 @@ def test_an_error_in_it_costs_no_training(ascend_launch, tmp_path: Path):
         cwd=tmp_path,
     )
 
-    assert EXIT_USER == refused.returncode
-    assert f"{tmp_path}/mine.py:11: NameError: name 'fra' is not defined" in refused.stderr
-    assert "Traceback" not in refused.stderr and not list((tmp_path / "refused").glob("attempt_0/rank_*"))
-    assert EXIT_JOB_FAILED == failed.returncode
-    assert f"{tmp_path}/mine.py:10: KeyError: 'far'" in failed.stderr + failed.stdout
+    assert EXIT_USER == refused.code
+    assert f"{tmp_path}/mine.py:10: NameError: name 'fra' is not defined" in refused.err
+    assert "Traceback" not in refused.err and not list((tmp_path / "refused").glob("attempt_0/rank_*"))
+    assert EXIT_JOB_FAILED == failed.code
+    assert f"{tmp_path}/mine.py:9: KeyError: 'far'" in failed.err + failed.out
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["final"]["cost"] is None and metrics["final"]["accuracy"] > 0.5
     assert list((run / "model").glob("*.safetensors"))

@@ -311,12 +311,12 @@ CHAT = {"model": {"task": "sft", "num_labels": None}}
 @pytest.mark.parametrize(
     ("sections", "name", "message"),
     [
-        (ONE, "r2", r"r2 is not for rows that have one label each; accuracy, .*mcc.* are"),
+        (ONE, "r2", r"r2 is not for rows that have one label each; accuracy, .*mcc.* and \w+ are"),
         (ONE, "entity_f1", r"entity_f1 is not for rows that have one label each; "),
         (
             CHAT,
             "f1",
-            r"f1 is not for rows whose tokens are learnt; perplexity, token_accuracy, exact_match, .*chrf.* are",
+            r"f1 is not for rows whose tokens are learnt; perplexity, token_accuracy, exact_match, .* chrf and label_accuracy are",
         ),
         (CHAT, "rougeL", r"rougeL compares texts that the model writes; add `generation:`"),
     ],

@@ -115,8 +115,8 @@ def build(plan: Plan, run: RunDir, rank: Rank, prepared: Prepared, events: Event
     early_stop = EarlyStop(plan.recipe.early_stopping, events)
     report = StopReport(peers, events, saved_step=lambda: store.saved_step)
     task = tasks.of(plan.recipe).for_model(plan, prepared, tokenizer, model)
-    trained = _trained_on(plan, prepared, task)
-    if isinstance(trained, splits.Packed) and (few := few_sequences(len(trained), plan.batch.global_size)):
+    to_learn = _trained_on(plan, prepared, task)
+    if isinstance(to_learn, splits.Packed) and (few := few_sequences(len(to_learn), plan.batch.global_size)):
         events.emit(records.Note(text=few))
     rows = splits.open_splits(prepared.evaluated) if prepared.evaluated else None
     writing = _writing(plan, rank, model, tokenizer, rows, peers=peers, events=events, heart=heart)
@@ -138,7 +138,7 @@ def build(plan: Plan, run: RunDir, rank: Rank, prepared: Prepared, events: Event
         model=model,
         args=args,
         processing_class=tokenizer,
-        train_dataset=trained,
+        train_dataset=to_learn,
         eval_dataset=rows,
         writing=writing,
         eval_sets=splits.parts(prepared.evals),
