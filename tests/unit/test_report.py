@@ -180,6 +180,20 @@ def test_a_page_tells_everything_of_a_run(tmp_path: Path):
         assert said in text
 
 
+def test_why_a_training_ended_early_is_on_the_page(tmp_path: Path):
+    """And among its JSON values; nothing of a run that went on to its end."""
+    folder = write_run(tmp_path / "run")
+    facts = {"step": 20, "max_steps": 30, "metric": "f1", "best": 0.75, "best_step": 10, "evaluations": 2}
+    before = report_page.html([report_page.load(folder)])
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"early_stopping": facts}))
+    run = report_page.load(folder)
+
+    said = "ended early, at step 20 of 30: in 2 evaluations in a row f1 was no better than 0.75 of step 10"
+    assert (False, True) == tuple(said in page for page in (before, report_page.html([run])))
+    assert facts == report_page.summary([run])["runs"][0]["early_stopping"]
+
+
 def test_nothing_is_fetched_and_nothing_runs(tmp_path: Path):
     """No script, no link but inside the page, no id twice."""
     for found in (page(write_run(tmp_path / "a", text=HOSTILE)), page(tmp_path / "a", write_run(tmp_path / "b"))):

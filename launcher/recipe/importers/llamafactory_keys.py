@@ -88,7 +88,7 @@ REFUSED = {
         _OTHER_UPDATE,
     ),
     "tokenized_path": Message("rows are read from the data, and their tokens are kept by what they depend on"),
-    "early_stopping_steps": Message("a training here ends when its recipe says"),
+    "early_stopping_steps": Message("remove it, and set early_stopping.patience in the recipe that is written"),
     "disable_shuffling": Message("rows are shuffled before every epoch here"),
     **dict.fromkeys(["packing", "neat_packing", "mix_strategy", "interleave_probs", "mask_history"], _OTHER_ROWS),
     **dict.fromkeys(("train_on_prompt", "moe_aux_loss_coef"), _OTHER_LOSS),

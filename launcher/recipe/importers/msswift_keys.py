@@ -75,7 +75,7 @@ REFUSED = {
     "use_ray": Message("ray starts the ranks"),
     **dict.fromkeys(("adapters", "resume_from_checkpoint", "load_args"), _CONTINUES),
     "tuner_backend": Message("unsloth runs on GPUs only"),
-    "early_stop_interval": Message("a training here ends when its recipe says"),
+    "early_stop_interval": Message("remove it, and set early_stopping.patience in the recipe that is written"),
     "dataset_shuffle": Message("rows are shuffled before every epoch here"),
     "train_dataloader_shuffle": Message("rows are shuffled before every epoch here"),
     "init_weights": Message("LoRA starts from peft's own weights here"),
