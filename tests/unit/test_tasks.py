@@ -96,7 +96,10 @@ def test_a_key_that_no_task_has_is_refused_of_a_note_too():
 
 def test_a_metric_needs_what_the_task_leaves_of_a_row(writing: None, recipe: Write):
     """Accuracy compares labels, and here are none; right tokens counts tokens, which a label is not."""
-    with pytest.raises(LaunchError, match="accuracy is not for rows whose tokens are learnt; perplexity, token_accuracy and right_tokens are"):
+    with pytest.raises(
+        LaunchError,
+        match="accuracy is not for rows whose tokens are learnt; perplexity, token_accuracy and right_tokens are",
+    ):
         loaded(recipe(model={"task": "writing", **NO_LABELS}, metrics=["accuracy"]))
     with pytest.raises(LaunchError, match="right_tokens is computed from the correct of each row"):
         loaded(recipe(metrics=["right_tokens"]))
