@@ -357,10 +357,12 @@ class Generation(Section):
     """Generate for so many of the rows that are evaluated, the same ones each time; for all where it is left out."""
     every: PositiveInt = 1
     """Generate at each so many-th evaluation, and at the last one."""
+    gather_weights: bool | None = None
+    """Under strategies that share the weights out, gather all of them on each rank while texts are generated, instead of at each token, which is slow. Left out: where there is room for them."""
 
     def given(self) -> dict[str, Any]:
         """What is for `generate`, of what is there."""
-        return self.model_dump(exclude_none=True, exclude={"seed", "rows", "every"})
+        return self.model_dump(exclude_none=True, exclude={"seed", "rows", "every", "gather_weights"})
 
 
 class Loss(Section):

@@ -69,7 +69,9 @@ class History:
     epoch: float = 0.0
     num_epochs: float = 0.0
     evaluation: tuple[int, int] | None = None
-    """Batches done and in all, while an evaluation is under way."""
+    """Batches done and in all, while an evaluation is under way; or rows, where `generates`."""
+    generates: bool = False
+    """Whether the evaluation has come to the texts that the model writes."""
     logs: list[records.Log] = field(default_factory=list)
     """One a step, as the last attempt at that step had it."""
     evals: list[records.Eval] = field(default_factory=list)
@@ -198,7 +200,7 @@ class History:
     def _on_eval_step(self, event: records.EvalStep) -> None:
         if self._eval_since is None:
             self._eval_since = event.time
-        self.evaluation = (event.step, event.max_steps)
+        self.evaluation, self.generates = (event.step, event.max_steps), bool(event.of_texts)
         self._enter("evaluating", event)
 
     def _on_eval(self, event: records.Eval) -> None:

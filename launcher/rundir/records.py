@@ -208,6 +208,8 @@ class EvalStep(Event):
     also_needed: ClassVar[tuple[str, ...]] = ("time",)
     step: int
     max_steps: int
+    of_texts: bool | None = None
+    """Whether they are rows whose texts the model writes, and not batches."""
 
 
 class Eval(Event):

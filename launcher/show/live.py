@@ -62,7 +62,9 @@ def _progress(history: History, now: float, width: int) -> RenderableType:
     right = Text()
     if history.evaluation is not None:
         done, total = history.evaluation
-        right.append(Message(" evaluating {done}/{total}", done=done, total=total), style="cyan")
+        batches = Message(" evaluating {done}/{total}", done=done, total=total)
+        texts = Message(" generating {done} of {total}", done=done, total=total)
+        right.append(texts if history.generates else batches, style="cyan")
     seconds = history.seconds_left
     if seconds is not None:
         # What has passed since the latest event is no longer left.

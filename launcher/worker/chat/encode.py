@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from launcher.messages import Message
 from launcher.recipe.tasks.sft import TOO_LONG, Chats, TooLong
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from launcher.recipe.schema import RecipeSpec
 
 COLUMNS = ("input_ids", "trained")
+PROMPT, REFERENCE = "prompt", "reference"
+"""Columns of rows that are evaluated, where the recipe has the model write."""
 _LEFT_OUT: dict[TooLong, str] = {
     "cut": Message("no answer, none within data.max_length, or each with train: false"),
     "drop": Message("longer than data.max_length, no answer, or each with train: false"),
@@ -43,10 +48,42 @@ def encoder(recipe: RecipeSpec, tokenizer: Any, label_names: Sequence[str] = ())
         return rows.seen(values)
 
     def encoded(columns: Mapping[str, list[Any]]) -> Mapping[str, list[Any]]:
-        parts = [part for row in seen(columns) for part in row.parts]
-        return {name: [part[i] for part in parts] for i, name in enumerate(COLUMNS)}
+        return _columns(seen(columns))
 
-    return Encoder(asked, rows.settings(), rows=encoded, columns=COLUMNS, seen=seen, left_out=rows.left_out)
+    made = Encoder(asked, rows.settings(), rows=encoded, columns=COLUMNS, seen=seen, left_out=rows.left_out)
+    return made if recipe.generation is None else replace(made, of_evaluated=_of_evaluated(recipe, tokenizer, made))
+
+
+def _columns(seen: Sequence[Seen]) -> dict[str, list[Any]]:
+    parts = [part for row in seen for part in row.parts]
+    return {name: [part[i] for part in parts] for i, name in enumerate(COLUMNS)}
+
+
+def _of_evaluated(recipe: RecipeSpec, tokenizer: Any, made: Encoder) -> Encoder:
+    """With what each conversation's last answer is to: the PROMPT's tokens, none where nothing is asked or they are longer than
+    data.max_length, and the REFERENCE. Of a row that becomes several, the last one has them."""
+    prompts = Prompts(recipe, tokenizer)
+
+    def encoded(columns: Mapping[str, list[Any]]) -> Mapping[str, list[Any]]:
+        (values,) = columns.values()
+        assert made.seen is not None
+        seen = made.seen(columns)
+        out = {**_columns(seen), PROMPT: [], REFERENCE: []}
+        asked = prompts.asked([json.loads(value) for value in values])
+        for row, question in zip(seen, asked, strict=True):
+            fits = question is not None and len(question.ids) <= recipe.data.max_length
+            own = question if fits else None
+            for last in range(len(row.parts) - 1, -1, -1):
+                out[PROMPT].append(own.ids if own is not None and not last else np.zeros(0, np.int32))
+                out[REFERENCE].append(own.reference if own is not None and not last else None)
+        return out
+
+    settings = made.settings | {"prompts": 1}
+    return replace(made, rows=encoded, settings=settings, columns=(*COLUMNS, PROMPT), texts=(REFERENCE,))
+
+
+def _no_prediction(texts: list[str]) -> list[Sequence[int]]:
+    raise LaunchError("predict cannot be used yet with a model that writes")
 
 
 class Rows:

@@ -56,16 +56,16 @@ def tokenise(recipe: RecipeSpec, start: Start, raw: Rows) -> Tokens:
     """
     numbered = raw.numbered
     encode = tasks.of(recipe).encoder(recipe, start.tokenizer, numbered.names)
-    settings = {"max_length": recipe.data.max_length, **encode.settings}
     contents = {k: _content_key(rows.content(recipe, part), numbered.labels.get(k)) for k, part in raw.splits.items()}
     tokenizer_key = _tokenizer_key(start.tokenizer)
     splits: dict[str, SplitFacts] = {}
     notes: list[str] = [*encode.notes]
     for name, part in raw.splits.items():
-        of = [tokenizer_key, settings]
-        facts, part_notes = _tokenise(part, numbered.labels.get(name), contents[name], encode, of, recipe)
-        part_notes += _left_out(name, len(part), facts["rows"], encode)
-        part_notes += _cut(name, facts["path"], encode)
+        one = (name != "train" and encode.of_evaluated) or encode
+        of = [tokenizer_key, {"max_length": recipe.data.max_length, **one.settings}]
+        facts, part_notes = _tokenise(part, numbered.labels.get(name), contents[name], one, of, recipe)
+        part_notes += _left_out(name, len(part), facts["rows"], one)
+        part_notes += _cut(name, facts["path"], one)
         about = _about(recipe, part, facts["rows"]) if name != "train" else None
         splits[name] = SplitFacts(**facts, label_counts=numbered.counts(name), about=about)
         notes += part_notes
@@ -136,7 +136,6 @@ def _write_tokens(
     recipe: RecipeSpec,
     key: str,
 ) -> dict[str, Any]:
-    import pyarrow as pa
     from datasets import Features, List, Value
 
     names, mapped = list(recipe.task.reads(recipe.data).values()), folder / "mapped"
@@ -145,12 +144,14 @@ def _write_tokens(
         rows.select_columns(names)
         .with_format("arrow")
         .map(
-            lambda batch: pa.table({k: _as_column(v) for k, v in _encoded(encode, batch, names).items()}),
+            lambda batch: _table(encode, batch, names),
             batched=True,
             batch_size=1000,
             num_proc=recipe.data.num_proc,
             remove_columns=names,
-            features=Features({name: List(Value("int32")) for name in encode.columns}),
+            features=Features(
+                dict.fromkeys(encode.columns, List(Value("int32"))) | dict.fromkeys(encode.texts, Value("string"))
+            ),
             load_from_cache_file=False,
             # Else it would stay in the data's own cache for good, beside what is kept here.
             cache_file_name=f"{mapped}/tokens.arrow",
@@ -181,6 +182,13 @@ def _write_tokens(
 def _encoded(encode: Encoder, batch: pa.Table, columns: Sequence[str]) -> Mapping[str, list[Sequence[int]]]:
     rows = {column: batch[column].to_pylist() for column in columns}
     return encode.rows(rows) if encode.rows is not None else {"input_ids": encode.ids(rows[columns[0]])}
+
+
+def _table(encode: Encoder, batch: pa.Table, columns: Sequence[str]) -> pa.Table:
+    import pyarrow as pa
+
+    made = _encoded(encode, batch, columns).items()
+    return pa.table({name: pa.array(v, pa.string()) if name in encode.texts else _as_column(v) for name, v in made})
 
 
 def _as_column(rows: Sequence[Sequence[int]]) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor
@@ -52,6 +54,9 @@ class Base:
         # In place: on the device, and under autocast where the training was.
         trainer.accelerator.prepare_model(trainer.model, evaluation_mode=True)
         return None
+
+    def gathered(self, trainer: Any, *, whole: bool) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def parts(self, trainer: Any) -> Parts:
         return WholeParts(trainer)

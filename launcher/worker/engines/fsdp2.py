@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -72,6 +74,23 @@ class Fsdp2(Base):
                 total=total,
             )
         return {"parameters": total, "local_parameters": local}
+
+    @contextlib.contextmanager
+    def gathered(self, trainer: Any, *, whole: bool) -> Iterator[None]:
+        """All shards, or those of the outermost module alone, which a call of a part of it does not gather."""
+        from torch.distributed.fsdp import FSDPModule
+
+        root = trainer.model_wrapped
+        parts = [module for module in root.modules() if isinstance(module, FSDPModule)] if whole else [root]
+        for part in parts:
+            part.unshard()
+        root.set_reshard_after_forward(False, recurse=whole)
+        try:
+            yield
+        finally:
+            root.set_reshard_after_forward(trainer.accelerator.state.fsdp_plugin.reshard_after_forward, recurse=whole)
+            for part in parts:
+                part.reshard()
 
     def parts(self, trainer: Any) -> Parts:
         return RowParts(trainer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from launcher import plugins
@@ -51,6 +52,12 @@ class Engine(Protocol):
 
     def wrapped_for_evaluation(self, trainer: Any) -> Any:
         """Place the model where evaluation runs without a training before it; DeepSpeed's engine around it, else None."""
+
+    def gathered(self, trainer: Any, *, whole: bool) -> AbstractContextManager[None]:
+        """For a while in which nothing is trained, let parts of the wrapped model be called as the whole of it is.
+
+        `whole`: keep all weights on each rank, so that ranks call it at different times.
+        """
 
     def parts(self, trainer: Any) -> Parts:
         """The state of a wrapped training, as pieces that any number of ranks and any strategy can read."""

@@ -6,6 +6,7 @@ stage_1_and_2.py, `_link_all_hp_params` and `update_lp_params`).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
@@ -19,6 +20,7 @@ from launcher.worker.engines import ops
 from launcher.worker.engines.base import Base, wrong_engine
 from launcher.worker.engines.checks import same
 from launcher.worker.engines.pieces import Held, Parts, Piece
+from launcher.worker.tasks.base import base_model
 
 _ENGINE_COUNTS = ("global_steps", "global_samples", "skipped_steps")
 
@@ -87,6 +89,26 @@ class Zero(Base):
         deepspeed_init(trainer, num_training_steps=0, inference=True)
         return trainer.accelerator.prepare(trainer.model)
 
+    @contextlib.contextmanager
+    def gathered(self, trainer: Any, *, whole: bool) -> Iterator[None]:
+        """Of stage 3. Its hooks, which would free each weight after its use, are off while all of them are here."""
+        if not trainer.plan.sharing.shards_parameters:
+            yield
+            return
+        import deepspeed
+
+        engine = trainer.model_wrapped
+        offload = getattr(engine.optimizer, "parameter_offload", engine.optimizer)
+        if not whole:
+            with _reset_at_each_call(base_model(engine.module), engine.module, offload):
+                yield
+            return
+        offload.partition_all_parameters()
+        with deepspeed.zero.GatheredParameters(list(engine.module.parameters())), _without_hooks(offload):
+            yield
+        if offload.persistent_parameters:
+            offload.persistent_parameters[0].all_gather(offload.persistent_parameters)
+
     def parts(self, trainer: Any) -> Parts:
         return Zero3Parts(trainer) if trainer.plan.sharing.shards_parameters else ZeroParts(trainer)
 
@@ -106,6 +128,35 @@ def forget_passes_before_training(engine: Any) -> None:
             coordinator._invalidate_trace()
 
     handle = engine.module.register_forward_pre_hook(forget, prepend=True)
+
+
+@contextlib.contextmanager
+def _without_hooks(offload: Any) -> Iterator[None]:
+    kept: dict[int, tuple[Any, list[tuple[int, Any]]]] = {}
+    for handle in (*offload.forward_hooks, *offload.backward_hooks, offload.fwd_pre_hook):
+        hooks = handle.hooks_dict_ref()
+        if hooks is not None and handle.id in hooks:
+            kept.setdefault(id(hooks), (hooks, list(hooks.items())))
+            hooks.pop(handle.id)
+    try:
+        yield
+    finally:
+        for hooks, items in kept.values():
+            hooks.clear()
+            hooks.update(items)  # in their order
+
+
+@contextlib.contextmanager
+def _reset_at_each_call(model: Any, whole: Any, offload: Any) -> Iterator[None]:
+    """What DeepSpeed's hook of the outermost module does there, where an adapter's model is called without it."""
+    if model is whole:
+        yield
+        return
+    handle = model.register_forward_pre_hook(lambda *_: offload.get_param_coordinator().reset_step())
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 class ZeroParts:

@@ -40,6 +40,10 @@ class Encoder:
     columns: tuple[str, ...] = ("input_ids",)
     seen: Callable[[Mapping[str, list[Any]]], list[Seen]] | None = None
     """From the same columns as `rows`, what becomes of each row. None where that is the ids, and the label's answer."""
+    texts: tuple[str, ...] = ()
+    """Columns of `rows` that are texts, or None, beside those of whole numbers."""
+    of_evaluated: Encoder | None = None
+    """Of the rows that are evaluated, where these have more columns."""
     notes: tuple[str, ...] = ()
     """What the user should know about how rows become ids."""
     left_out: str = ""

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from launcher.recipe.metrics import LOSS, of_sets
 from launcher.rundir import records
 from launcher.worker.runtime.events import STEP_EVENT_INTERVAL_S, Events
+
+
+class EvalProgress(NamedTuple):
+    """How far an evaluation is."""
+
+    done: int
+    total: int
+    of_texts: bool = False
+    """Rows whose texts are written, and not batches."""
 
 
 class Progress(TrainerCallback):
@@ -24,7 +33,7 @@ class Progress(TrainerCallback):
         *,
         check_engine: Callable[[], dict[str, Any]],
         take_epoch_loss: Callable[[], float | None],
-        eval_progress: Callable[[], tuple[int, int]],
+        eval_progress: Callable[[], EvalProgress],
         has_best_model: Callable[[], bool],
         set_names: Sequence[str] = (),
     ) -> None:
@@ -35,7 +44,7 @@ class Progress(TrainerCallback):
             metric_names: of the figures that a row has beside the loss.
             check_engine: refuses an engine other than the plan's, and returns what the event `engine` says of it.
             take_epoch_loss: the mean loss since it was last called; every rank calls it.
-            eval_progress: batches done of the evaluation that is under way, and all of them.
+            eval_progress: of the evaluation that is under way.
             has_best_model: whether the weights are the best checkpoint's again, and no longer the last step's.
             set_names: of the sets that are evaluated each for itself.
         """
@@ -74,8 +83,8 @@ class Progress(TrainerCallback):
         now = time.monotonic()
         if now - self._last_step_s >= STEP_EVENT_INTERVAL_S:
             self._last_step_s = now
-            done, total = self._eval_progress()
-            self._events.emit(records.EvalStep(step=done, max_steps=total))
+            done, total, of_texts = self._eval_progress()
+            self._events.emit(records.EvalStep(step=done, max_steps=total, of_texts=of_texts or None))
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._epochs.append({"epoch": _epoch(state), "train_loss": self._take_epoch_loss()})

@@ -37,6 +37,7 @@ from launcher.worker.training.rates import Rates
 from launcher.worker.training.results import write_predictions
 from launcher.worker.training.stop import Schedule, Stop, StopReport
 from launcher.worker.training.trainer import RecipeTrainer
+from launcher.worker.training.writing import Writing
 from launcher.worker.weights import trained
 
 if TYPE_CHECKING:
@@ -117,6 +118,8 @@ def build(plan: Plan, run: RunDir, rank: Rank, prepared: Prepared, events: Event
     rows = _trained_on(plan, prepared, task)
     if isinstance(rows, splits.Packed) and (few := few_sequences(len(rows), plan.batch.global_size)):
         events.emit(records.Note(text=few))
+    evaluated = splits.open_splits(prepared.evaluated) if prepared.evaluated else None
+    writing = _writing(plan, rank, model, tokenizer, evaluated, peers=peers, events=events, heart=heart)
     trainer = RecipeTrainer(
         plan=plan,
         rank=rank,
@@ -136,7 +139,8 @@ def build(plan: Plan, run: RunDir, rank: Rank, prepared: Prepared, events: Event
         args=args,
         processing_class=tokenizer,
         train_dataset=rows,
-        eval_dataset=splits.open_splits(prepared.evaluated) if prepared.evaluated else None,
+        eval_dataset=evaluated,
+        writing=writing,
         eval_sets=splits.parts(prepared.evals),
     )
     progress = Progress(
@@ -153,6 +157,26 @@ def build(plan: Plan, run: RunDir, rank: Rank, prepared: Prepared, events: Event
     for callback in (progress, Beats(heart), watch, rates, early_stop, stop):
         trainer.add_callback(callback)
     return trainer
+
+
+def _writing(
+    plan: Plan,
+    rank: Rank,
+    model: Any,
+    tokenizer: Any,
+    rows: Dataset | None,
+    *,
+    peers: Peers,
+    events: Events,
+    heart: Heart,
+) -> Writing | None:
+    if plan.recipe.generation is None or rows is None:
+        return None
+
+    def beat() -> None:
+        heart.beat("generation")
+
+    return Writing(plan, rank, model, tokenizer, rows, peers=peers, events=events, beat=beat)
 
 
 def _trained_on(plan: Plan, prepared: Prepared, task: Task) -> Dataset | splits.Packed | None:
@@ -189,7 +213,9 @@ def _final_evaluation(trainer: RecipeTrainer) -> dict[str, Any]:
     """Figures of the model that is saved; evaluated again only where the last evaluation was of other weights."""
     if trainer.eval_dataset is None:
         return {}
-    if trainer.figures_step != trainer.state.global_step or trainer.args.load_best_model_at_end:
+    lacks_texts = trainer.plan.recipe.generation is not None and not trainer.has_texts
+    trainer.is_last_evaluation = True
+    if trainer.figures_step != trainer.state.global_step or trainer.args.load_best_model_at_end or lacks_texts:
         try:
             trainer.evaluate()
         except EvaluationStopped:

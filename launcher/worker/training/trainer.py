@@ -30,6 +30,7 @@ from launcher.worker.tasks import metrics
 from launcher.worker.tasks.base import base_model
 from launcher.worker.tasks.predictions import Part, Predictions, joined
 from launcher.worker.training.neftune import Noise
+from launcher.worker.training.progress import EvalProgress
 from launcher.worker.training.random_state import random_state, set_random_state
 from launcher.worker.training.rates import Meter
 from launcher.worker.training.resumable import ResumableTrainer
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from launcher.worker.engines.device import Rank
     from launcher.worker.runtime.peers import Peers
     from launcher.worker.tasks.base import Evaluated, Task
+    from launcher.worker.training.writing import Writing
 
 
 _UNITS = 1 << 32
@@ -73,6 +75,7 @@ class RecipeTrainer(ResumableTrainer):
         train_dataset: Dataset | None,
         eval_dataset: Dataset | None,
         eval_sets: Mapping[str, slice] | None = None,
+        writing: Writing | None = None,
         **options: Any,
     ) -> None:
         engine = table.of(plan)
@@ -110,7 +113,12 @@ class RecipeTrainer(ResumableTrainer):
         self.figures: dict[str, Any] = {}
         """Of the latest evaluation, with their eval_ prefix."""
         self.figures_step = -1
-        self.eval_progress = (0, 0)
+        self.eval_progress = EvalProgress(0, 0)
+        self._writing = writing
+        self.is_last_evaluation = False
+        """Set before the evaluation that ends a training early."""
+        self.has_texts = False
+        """Whether the model has written in the latest evaluation."""
         self.meter = Meter(self.args.device)
         self._noise = self._own_noise()
         self._num_parameters = _num_parameters(self.model)
@@ -282,11 +290,13 @@ class RecipeTrainer(ResumableTrainer):
         assert eval_dataset is None, "a recipe has one evaluation split"
         start_s = time.monotonic()
         parts = self._evaluate_rows()
+        texts = self._write_texts()
         payload = [None]
         self.failures = []
         if parts is not None:
             self.predictions = Predictions.from_parts(parts, num_rows=len(self.eval_dataset))
-            self.predictions = replace(self.predictions, sets=self.eval_sets)
+            columns = {**self.predictions.columns, **(texts or {})}
+            self.predictions = replace(self.predictions, columns=columns, sets=self.eval_sets)
             payload = [self._figures(self.predictions)]  # type: ignore[list-item]
             for name in self.eval_sets:
                 of_set = self._figures(self.predictions.part(name))
@@ -307,6 +317,19 @@ class RecipeTrainer(ResumableTrainer):
         self.log({name: value for name, value in result.items() if isinstance(value, int | float)})
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
         return result
+
+    def _write_texts(self) -> dict[str, list[str | None]] | None:
+        """Further columns of all rows, on the first rank, where texts are due; None on others."""
+        if self._writing is None:
+            return None
+        earlier = sum("eval_loss" in row for row in self.state.log_history)
+        is_last = self.is_last_evaluation or self.state.global_step >= self.state.max_steps
+        self.has_texts = is_last or self._writing.is_due(earlier)
+        return self._writing.write(self, self._wrote) if self.has_texts else None
+
+    def _wrote(self, done: int, total: int) -> None:
+        self.eval_progress = EvalProgress(done, total, of_texts=True)
+        self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 
     def _figures(self, predictions: Predictions) -> dict[str, Any]:
         remarks = metrics.Remarks()
@@ -354,7 +377,7 @@ class RecipeTrainer(ResumableTrainer):
                 evaluated = self.task.evaluate(model, inputs)
                 if counts and self._counts_rows:
                     left.append((rows, evaluated))
-                self.eval_progress = (i + 1, len(batches))
+                self.eval_progress = EvalProgress(i + 1, len(batches))
                 self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         model.train(was_training)
         # Over the host's network: not one of the collective libraries for cards takes float64, or texts.
