@@ -13,7 +13,16 @@ from pydantic.fields import FieldInfo
 
 from launcher.errors import LaunchError
 from launcher.messages import Message, joined
-from launcher.recipe import data_rules, label_rules, metrics, schema, training_fields, training_rules, user_code
+from launcher.recipe import (
+    data_rules,
+    generation_rules,
+    label_rules,
+    metrics,
+    schema,
+    training_fields,
+    training_rules,
+    user_code,
+)
 from launcher.recipe.layers import Layers
 from launcher.recipe.losses import rules as loss_rules
 from launcher.recipe.messages import did_you_mean, peer_hint, recipe_path, sections_in, sentence
@@ -56,7 +65,7 @@ def validate(layers: Layers, folder: Path) -> RecipeSpec:
     _take_code(layers, good, folder)
     computed = _metrics(layers, good)
     _check_training(layers, good, computed)
-    _check_combinations(layers, good)
+    _check_combinations(layers, good, computed)
     _check_metrics(layers, good, computed)
     layers.raise_if_any()
     return RecipeSpec(**good)
@@ -173,7 +182,7 @@ def _with_early_stopping(layers: Layers, good: dict[str, Any], training: dict[st
     return training
 
 
-def _check_combinations(layers: Layers, good: dict[str, Any]) -> None:
+def _check_combinations(layers: Layers, good: dict[str, Any], computed: Sequence[Metric]) -> None:
     model, data = good.get("model"), good.get("data")
     parallel, adapter = good.get("parallel", Parallel()), good.get("adapter")
     if model is not None:
@@ -201,6 +210,17 @@ def _check_combinations(layers: Layers, good: dict[str, Any]) -> None:
         layers.mistake(
             ("adapter", "target_modules"), Message("names no layer to adapt; leave it out for every linear layer")
         )
+    asked = good.get("generation")
+    if asked is not None and model is not None:
+        for path, text in generation_rules.problems(
+            asked,
+            task=tasks.load(model.task),
+            has_eval=data is None or data.eval is not None,
+            metrics=computed,
+            training=good.get("training", {}),
+            stops_early=good.get("early_stopping") is not None,
+        ):
+            layers.mistake(path, text)
     strategy = strategies.chosen(parallel.strategy)
     if strategy is not None:
         keys = parallel.deepspeed.given() if parallel.deepspeed is not None else ()

@@ -25,6 +25,7 @@ TRAINER = "transformers.trainer:Trainer"
 ZERO2 = "deepspeed.runtime.zero.stage_1_and_2:DeepSpeedZeroOptimizer"
 ZERO3 = "deepspeed.runtime.zero.stage3:DeepSpeedZeroOptimizer_Stage3"
 COORDINATOR = "deepspeed.runtime.zero.partitioned_param_coordinator:PartitionedParameterCoordinator"
+OFFLOAD = "deepspeed.runtime.zero.parameter_offload:DeepSpeedZeRoOffload"
 ENGINE = "deepspeed.runtime.engine:DeepSpeedEngine"
 
 SIGNATURES = {
@@ -76,6 +77,8 @@ SIGNATURES = {
     f"{ZERO3}.checkpoint_event_epilogue": "self",
     f"{ZERO3}.checkpoint_event_prologue": "self",
     f"{ZERO3}.get_param_id": "self param",
+    f"{OFFLOAD}.get_param_coordinator": "self",
+    "deepspeed.runtime.zero.partitioned_param_coordinator:PartitionedParameterCoordinator.reset_step": "self",
     # Compared with, to see whether a tokenizer's class calls its backend in its own way: these arguments we set as it does.
     "transformers.utils.chat_template_utils:_compile_jinja_template": "chat_template",
     "transformers:PreTrainedTokenizerFast._encode_plus": "self text text_pair= add_special_tokens= padding_strategy= "
@@ -94,6 +97,8 @@ ATTRIBUTES = {
     "deepspeed.runtime.zero.partition_parameters": ("ds_numel", "ds_tensor"),
     "deepspeed.utils.mixed_precision_linkage": ("_hp_mapping",),
     "deepspeed.utils.tensor_fragment": ("hp_fragment_address", "lp_fragment_address", "numel", "start"),
+    OFFLOAD: ("backward_hooks", "forward_hooks", "fwd_pre_hook", "partition_all_parameters", "persistent_parameters"),
+    "torch.utils.hooks:RemovableHandle": ("hooks_dict_ref", "id"),
     ENGINE: ("global_samples", "global_steps", "skipped_steps"),
     ZERO2: ("bit16_groups", "loss_scaler", "partition_count", "single_partition_of_fp32_groups"),
     ZERO3: (

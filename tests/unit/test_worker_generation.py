@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from launcher.recipe.schema import RecipeSpec
+from launcher.worker.chat import encode
 from launcher.worker.chat.prompts import Prompts
 from launcher.worker.generation import settings
 from launcher.worker.generation.generate import Generator, evaluating
@@ -122,6 +123,41 @@ def test_a_reference_is_what_is_said_after_the_thoughts(tokenizer: Any):
     asked = Prompts(recipe(), tokenizer).asked([chat("2+2?", "<think>\nEasy.\n</think>\n\n4")])
 
     assert "4" == asked[0].reference
+
+
+# -- rows that are evaluated ---------------------------------------------------------------------------------------------
+
+
+def of_evaluated(tokenizer: Any, rows: Sequence[Any], **data: Any) -> Any:
+    values = recipe(rows=5).model_dump(mode="json")
+    made = encode.encoder(
+        RecipeSpec.model_validate_json(json.dumps({**values, "data": {"path": "x", **data}})), tokenizer
+    )
+    assert made.rows is not None and made.of_evaluated is not None and made.of_evaluated.rows is not None
+    given = {"conversation": [json.dumps(row) for row in rows]}
+    plain, more = made.rows(given), made.of_evaluated.rows(given)
+    assert [list(row) for row in plain["input_ids"]] == [list(row) for row in more["input_ids"]]
+    assert made.settings != made.of_evaluated.settings
+    return more
+
+
+def test_rows_that_are_evaluated_have_their_prompt_and_what_it_is_measured_by(tokenizer: Any):
+    made = of_evaluated(tokenizer, [CHATS[1], {"text": "Once upon a time"}])
+
+    assert tokenizer.decode(made["prompt"][0]).endswith("And the room?<|end|>\n<|assistant|>\n")
+    assert ["It was small.", None] == made["reference"]
+    assert 0 == len(made["prompt"][1])
+
+
+def test_of_a_row_that_becomes_several_the_last_is_written(tokenizer: Any):
+    """And none where the prompt is longer than a row may be."""
+    long = chat("Hi", "One two three four.", "And?", "Five six seven.")
+    length = len(Prompts(recipe(), tokenizer).asked([long])[0].ids)
+
+    made = of_evaluated(tokenizer, [long], max_length=length + 1, too_long="split")
+    assert [None, "Five six seven."] == made["reference"]
+    made = of_evaluated(tokenizer, [long], max_length=length - 1, too_long="split")
+    assert {None} == set(made["reference"])
 
 
 # -- texts ---------------------------------------------------------------------------------------------------------------

@@ -14,5 +14,6 @@ LABEL_ACCURACY = Metric(
     heading="Label accuracy",
     columns=OF_GENERATION,
     keywords=(),
+    scores_rows=False,  # the labels are those of all rows
     targets=frozenset({TOKENS}),
 )

@@ -58,6 +58,8 @@ class Metric:
     """What else its function takes: num_labels, label_names."""
     targets: frozenset[str] = EVERY_TARGET
     """What a task's rows may be labelled with, of launcher.recipe.tasks.table.TARGETS."""
+    scores_rows: bool = True
+    """Of texts: whether it scores a row as well without the others."""
     needs: tuple[str, ...] = ()
     """Packages that its function imports, beside those of every training; launcher.diagnose.doctor.versions knows them."""
     function: Reference | None = None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from launcher.messages import Message
+from launcher.recipe.metrics import OF_GENERATION
 from launcher.recipe.tasks.sft import TOO_LONG, Chats, TooLong
 from launcher.worker.chat import tokens
 from launcher.worker.chat.prompts import Prompts
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from launcher.recipe.schema import RecipeSpec
 
 COLUMNS = ("input_ids", "trained")
-PROMPT, REFERENCE = "prompt", "reference"
+PROMPT, REFERENCE = "prompt", OF_GENERATION[1]
 """Columns of rows that are evaluated, where the recipe has the model write."""
 _LEFT_OUT: dict[TooLong, str] = {
     "cut": Message("no answer, none within data.max_length, or each with train: false"),
@@ -51,7 +52,9 @@ def encoder(recipe: RecipeSpec, tokenizer: Any, label_names: Sequence[str] = ())
         return _columns(seen(columns))
 
     made = Encoder(asked, rows.settings(), rows=encoded, columns=COLUMNS, seen=seen, left_out=rows.left_out)
-    return made if recipe.generation is None else replace(made, of_evaluated=_of_evaluated(recipe, tokenizer, made))
+    if recipe.generation is None:
+        return made
+    return replace(made, of_evaluated=_of_evaluated(made, prompts, recipe.data.max_length))
 
 
 def _columns(seen: Sequence[Seen]) -> dict[str, list[Any]]:
@@ -59,10 +62,9 @@ def _columns(seen: Sequence[Seen]) -> dict[str, list[Any]]:
     return {name: [part[i] for part in parts] for i, name in enumerate(COLUMNS)}
 
 
-def _of_evaluated(recipe: RecipeSpec, tokenizer: Any, made: Encoder) -> Encoder:
-    """With what each conversation's last answer is to: the PROMPT's tokens, none where nothing is asked or they are longer than
-    data.max_length, and the REFERENCE. Of a row that becomes several, the last one has them."""
-    prompts = Prompts(recipe, tokenizer)
+def _of_evaluated(made: Encoder, prompts: Prompts, longest: int) -> Encoder:
+    """With what each conversation's last answer is to: the PROMPT's tokens, none where nothing is asked or they are more than
+    `longest`, and the REFERENCE. Of a row that becomes several, the last one has them."""
 
     def encoded(columns: Mapping[str, list[Any]]) -> Mapping[str, list[Any]]:
         (values,) = columns.values()
@@ -71,7 +73,7 @@ def _of_evaluated(recipe: RecipeSpec, tokenizer: Any, made: Encoder) -> Encoder:
         out = {**_columns(seen), PROMPT: [], REFERENCE: []}
         asked = prompts.asked([json.loads(value) for value in values])
         for row, question in zip(seen, asked, strict=True):
-            fits = question is not None and len(question.ids) <= recipe.data.max_length
+            fits = question is not None and len(question.ids) <= longest
             own = question if fits else None
             for last in range(len(row.parts) - 1, -1, -1):
                 out[PROMPT].append(own.ids if own is not None and not last else np.zeros(0, np.int32))
@@ -80,10 +82,6 @@ def _of_evaluated(recipe: RecipeSpec, tokenizer: Any, made: Encoder) -> Encoder:
 
     settings = made.settings | {"prompts": 1}
     return replace(made, rows=encoded, settings=settings, columns=(*COLUMNS, PROMPT), texts=(REFERENCE,))
-
-
-def _no_prediction(texts: list[str]) -> list[Sequence[int]]:
-    raise LaunchError("predict cannot be used yet with a model that writes")
 
 
 class Rows:

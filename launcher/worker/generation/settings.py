@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from launcher.recipe.schema import RecipeSpec
 
 NEW_TOKENS = 256
-"""Where neither recipe nor model says how long a text may be."""
+"""Where neither recipe nor model says how long a text may be; half of the model's positions where these are few."""
 TOP_K = 50
 """`generate`'s own, where neither says from how many tokens to draw."""
 
@@ -64,7 +64,7 @@ def settings(recipe: RecipeSpec, model: Any, tokenizer: Any) -> Settings:
     strings = given.get("stop_strings", config.stop_strings) or ()
     strings = [strings] if isinstance(strings, str) else list(strings)
     given |= {
-        "max_new_tokens": given.get("max_new_tokens", config.max_new_tokens) or NEW_TOKENS,
+        "max_new_tokens": given.get("max_new_tokens", config.max_new_tokens) or _new_tokens(base_model(model)),
         "stop_strings": strings or None,
         "eos_token_id": _ends(config, prompts.stops(tokenizer, Chats.of(recipe.data))),
         "pad_token_id": tokenizer.pad_token_id,
@@ -81,6 +81,11 @@ def settings(recipe: RecipeSpec, model: Any, tokenizer: Any) -> Settings:
     # Beams are followed, and nothing is drawn: so a model that says do_sample can be searched by num_beams alone.
     draws = bool(draws) and (config.num_beams or 1) == 1
     return Settings(config, draws, asked.seed, _warpers(*of_draws) if draws else (), strings)
+
+
+def _new_tokens(model: Any) -> int:
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return NEW_TOKENS if positions is None else min(NEW_TOKENS, positions // 2)
 
 
 def _ends(config: GenerationConfig, stops: Sequence[int]) -> list[int] | None:

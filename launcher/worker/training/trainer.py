@@ -34,6 +34,7 @@ from launcher.worker.training.progress import EvalProgress
 from launcher.worker.training.random_state import random_state, set_random_state
 from launcher.worker.training.rates import Meter
 from launcher.worker.training.resumable import ResumableTrainer
+from launcher.worker.training.writing import TEXT, Writing
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from launcher.worker.engines.device import Rank
     from launcher.worker.runtime.peers import Peers
     from launcher.worker.tasks.base import Evaluated, Task
-    from launcher.worker.training.writing import Writing
 
 
 _UNITS = 1 << 32
@@ -290,7 +290,7 @@ class RecipeTrainer(ResumableTrainer):
         assert eval_dataset is None, "a recipe has one evaluation split"
         start_s = time.monotonic()
         parts = self._evaluate_rows()
-        texts = self._write_texts()
+        texts = self._texts_if_due()
         payload = [None]
         self.failures = []
         if parts is not None:
@@ -318,14 +318,19 @@ class RecipeTrainer(ResumableTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
         return result
 
-    def _write_texts(self) -> dict[str, list[str | None]] | None:
+    def _texts_if_due(self) -> dict[str, list[str | None]] | None:
         """Further columns of all rows, on the first rank, where texts are due; None on others."""
         if self._writing is None:
             return None
         earlier = sum("eval_loss" in row for row in self.state.log_history)
         is_last = self.is_last_evaluation or self.state.global_step >= self.state.max_steps
         self.has_texts = is_last or self._writing.is_due(earlier)
-        return self._writing.write(self, self._wrote) if self.has_texts else None
+        return self.write_texts() if self.has_texts else None
+
+    def write_texts(self) -> dict[str, list[str | None]] | None:
+        """Have the model write, of a recipe that says so. Every rank must call it; the columns are the first rank's."""
+        assert self._writing is not None
+        return self._writing.write(self, self._wrote)
 
     def _wrote(self, done: int, total: int) -> None:
         self.eval_progress = EvalProgress(done, total, of_texts=True)
@@ -344,7 +349,9 @@ class RecipeTrainer(ResumableTrainer):
         for note in remarks.notes:
             self.store.events.emit(records.Note(text=note))
         self.failures += remarks.failures
-        return {"loss": predictions.loss, **figures}
+        texts = predictions.columns.get(TEXT)
+        generated = {} if texts is None else {"generated": sum(text is not None for text in texts)}
+        return {"loss": predictions.loss, **figures, **generated}
 
     def require_figures(self, kept: Path) -> None:
         """Fail where a function of the user's did, in the latest evaluation; the results are in `kept` by then.

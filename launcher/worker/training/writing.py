@@ -11,6 +11,7 @@ import psutil
 
 from launcher.errors import LaunchError
 from launcher.messages import Message
+from launcher.recipe.metrics import OF_GENERATION
 from launcher.rundir import records
 from launcher.text import gib
 from launcher.worker.accelerators import table as accelerators
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from launcher.worker.engines.device import Rank
     from launcher.worker.runtime.peers import Peers
 
-TEXT = "text"
+TEXT = OF_GENERATION[0]
 _ROOM = 0.9
 """Share of the memory that is free that whole weights and a batch's keys and values may take."""
 
@@ -161,7 +162,7 @@ class Writing:
                     "generation: each rank keeps its part of the weights, which is slow, since all of them take {needed} "
                     "and {free} are free",
                     needed=gib(needed),
-                    free=gib(free),
+                    free=gib(int(free)),
                 )
             )
         )
