@@ -46,7 +46,9 @@ class Run:
     """Rows are labels, columns predictions; empty where nothing was predicted."""
     label_names: Sequence[str]
     worst: Sequence[Mapping[str, Any]]
-    """Evaluated rows with the largest losses, as worst_rows.json has them."""
+    """Evaluated rows with the largest losses, or the worst `worst_by`, as worst_rows.json has them."""
+    worst_by: str
+    """The metric by which texts were ordered; '' for the loss."""
     unread: Sequence[str]
     """Files that are there and could not be read, each with the reason: `metrics.json: not JSON: …`."""
 

@@ -64,7 +64,8 @@ def html(runs: Sequence[Run]) -> str:
         early_stop=early_stop.text,
         units=_UNITS,
         confusions=[_confusion(run) for run in runs],
-        worst=[_worst(row) for row in runs[0].worst],
+        worst=[_worst(row, runs[0].worst_by) for row in runs[0].worst],
+        worst_by=_heading(runs[0].worst_by),
         style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),  # noqa: S704
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
@@ -186,14 +187,19 @@ def _confusion(run: Run) -> dict[str, Any]:
     }
 
 
-def _worst(row: Mapping[str, Any]) -> dict[str, Any]:
+def _heading(name: str) -> str:
+    """Of a metric; its name where it is not installed."""
+    return next((metric.heading for metric in metrics.known([name])), name)
+
+
+def _worst(row: Mapping[str, Any], by: str) -> dict[str, Any]:
     """A row of worst_rows.json as the page shows it."""
     loss, count = row.get("loss"), row.get("count", 1)
     place = " ".join(str(row[key]) for key in ("set", "index", "id") if row.get(key) is not None)
     answers = {name: _answer(row.get(f"{name}_name", row.get(name))) for name in ("label", "prediction")}
     mean = loss / max(count, 1) if is_number(loss) and is_number(count) else None
     texts = {key: value[:MAX_TEXT] for key, value in row.items() if isinstance(value, str) and key not in _NO_TEXTS}
-    return {"place": place, "loss": mean, **answers, "texts": texts}
+    return {"place": place, "loss": mean, "score": row.get(by), **answers, "texts": texts}
 
 
 def _answer(value: Any) -> str:

@@ -57,6 +57,7 @@ def load(path: Path) -> Run:
     history = History.of(files.events(run.events_path))
     plan, metrics, data = (files.mapping(p) for p in (run.plan_path, run.metrics_path, run.data_path))
     failure = _failure(run, files)
+    worst = files.mapping(run.worst_rows_path)
     values, origins = _recipe(run, files)
     names = data.get("label_names") or list_of(values.get("model.label_names"))
     name = str(plan.get("name") or path.parent.name or path.name)
@@ -76,7 +77,8 @@ def load(path: Path) -> Run:
         env=files.mapping(run.env_path),
         confusion=_confusion(run, files, metrics, history, len(names)),
         label_names=[str(n) for n in names],
-        worst=[row for row in list_of(files.mapping(run.worst_rows_path).get("rows")) if isinstance(row, dict)],
+        worst=[row for row in list_of(worst.get("rows")) if isinstance(row, dict)],
+        worst_by=by if isinstance(by := worst.get("by"), str) else "",
         unread=files.unread,
     )
 

@@ -60,11 +60,13 @@ def test_a_row_is_scored_alone_and_the_worst_come_first():
 
     assert [1.0, None, 0.0, 0.0] == made.columns["exact_match"]
     assert {"text", "reference", "exact_match"} == made.columns.keys()
-    assert [3, 2, 0] == row_scores.worst_first(["exact_match"], made)
+    by = row_scores.first(["perplexity", "exact_match"], made)
+    assert by is not None and "exact_match" == by.name
+    assert [3, 2, 0] == row_scores.worst_first(by, made)
 
 
 def test_rows_of_an_evaluation_without_texts_have_no_scores():
     predictions = Predictions({"correct": np.array([1])}, np.array([1.0]), np.array([1]))
 
     assert predictions is row_scores.scored(["exact_match"], predictions)
-    assert [] == row_scores.worst_first(["exact_match"], predictions)
+    assert row_scores.first(["exact_match"], predictions) is None

@@ -602,3 +602,13 @@ def test_figures_that_are_no_numbers_are_left_out_of_the_page(tmp_path: Path):
     assert not {"accuracy", "eval_loss"} & run.figures.keys()
     assert ([], []) == (run.confusion, list(run.unread))
     assert page(folder).text
+
+
+def test_rows_that_were_written_are_the_worst_by_a_score_of_their_texts(tmp_path: Path):
+    folder = write_run(tmp_path / "run")
+    row = {"index": 4, "reference": "Yes.", "text": "No.", "chrf": 12.5, "count": 1, "loss": 2.0}
+    (folder / "worst_rows.json").write_text(json.dumps({"by": "chrf", "rows": [row]}))
+
+    html = report_page.html([report_page.load(folder)])
+    assert "Rows with the worst chrF" in html
+    assert ">12.5000<" in html and ">No.<" in html

@@ -183,11 +183,15 @@ class Predictions:
         for row in self.rows(range(len(self.losses)), more, losses=losses):
             yield json_text(row) + "\n"
 
-    def worst(self, more: Mapping[str, Sequence[Any]] = NOTHING) -> list[dict[str, Any]]:
-        """The rows with the largest mean losses, those without one first; as in predictions.jsonl."""
-        means = self.losses / np.maximum(self.counts, 1)
-        order = np.argsort(np.where(np.isfinite(means), -means, -np.inf), kind="stable")
-        return list(self.rows(order[:NUM_WORST].tolist(), more, losses=True))
+    def worst(
+        self, more: Mapping[str, Sequence[Any]] = NOTHING, order: Sequence[int] | None = None
+    ) -> list[dict[str, Any]]:
+        """The first rows of an order, as in predictions.jsonl; where there is none those with the largest mean losses, and before
+        them those without one."""
+        if order is None:
+            means = self.losses / np.maximum(self.counts, 1)
+            order = np.argsort(np.where(np.isfinite(means), -means, -np.inf), kind="stable").tolist()
+        return list(self.rows(order[:NUM_WORST], more, losses=True))
 
     def rows(
         self, numbers: Sequence[int], more: Mapping[str, Sequence[Any]], *, losses: bool

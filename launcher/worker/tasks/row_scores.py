@@ -21,23 +21,28 @@ _NO_LABELS: dict[str, Any] = {"num_labels": 0, "label_names": ()}
 
 def scored(names: Sequence[str], predictions: Predictions) -> Predictions:
     """With a column for each metric of texts among the names; the same where no text was written."""
-    if not predictions.columns.keys() >= set(OF_GENERATION):
+    if not _are_written(predictions):
         return predictions
     scores = {metric.name: of_rows(metric, predictions) for metric in _of_texts(names)}
     return replace(predictions, columns={**predictions.columns, **scores})
 
 
-def worst_first(names: Sequence[str], predictions: Predictions) -> list[int]:
-    """Numbers of the rows that were written, by the first metric of texts; rows of one score by their loss, the largest
-    first. None where no text was scored."""
-    metric = next((one for one in _of_texts(names) if one.name in predictions.columns), None)
-    if metric is None:
-        return []
+def first(names: Sequence[str], predictions: Predictions) -> Metric | None:
+    """The first of the metrics by which rows are scored; None where none is of texts, or no text was written."""
+    return next(iter(_of_texts(names)), None) if _are_written(predictions) else None
+
+
+def worst_first(metric: Metric, predictions: Predictions) -> list[int]:
+    """Numbers of the rows that were written and `scored`, the worst first; of one score those with the largest losses."""
     sign = 1 if metric.greater_is_better else -1
     scores = [math.nan if score is None else sign * score for score in predictions.columns[metric.name]]
     losses = predictions.losses / np.maximum(predictions.counts, 1)
     order = np.lexsort((-losses, scores)).tolist()
     return [row for row in order if not math.isnan(scores[row])]
+
+
+def _are_written(predictions: Predictions) -> bool:
+    return predictions.columns.keys() >= set(OF_GENERATION)
 
 
 def _of_texts(names: Sequence[str]) -> list[Metric]:
