@@ -139,3 +139,13 @@ def test_a_sparkline_spans_low_to_high(values, expected):
 )
 def test_times_are_read_as_clocks(seconds, expected):
     assert expected == live.clock(seconds)
+
+
+def test_the_panel_says_how_many_rows_have_been_written():
+    history = running()
+    for done, texts in ((3, {}), (24, {"of_texts": True})):
+        history.add(records.event({"event": "eval_step", "time": 61.0, "step": done, "max_steps": 100, **texts}))
+
+    assert "generating 24 of 100" in shown(history, 120)[0]
+    history.add(records.event({"event": "eval_step", "time": 62.0, "step": 3, "max_steps": 9}))
+    assert "evaluating 3/9" in shown(history, 120)[0]

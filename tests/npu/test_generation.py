@@ -1,0 +1,55 @@
+"""What a model writes on virtual cards is what it writes on CPU ranks."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import pytest
+from conftest import REPO, Machine
+
+pytestmark = pytest.mark.slow
+
+RECIPE = REPO / "recipes" / "chat-tiny.yaml"
+WORDS = (
+    "data.eval=11",
+    "training.max_steps=4",
+    "parallel.eval_batch_size=2",
+    "metrics=[exact_match, chrf]",
+    "generation.max_new_tokens=8",
+    "generation.rows=5",
+)
+
+
+def written(folder: Path) -> tuple[list[str | None], list[float]]:
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    final = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["final"]
+    return [row["text"] for row in rows], [final[name] for name in ("exact_match", "chrf", "generated")]
+
+
+@pytest.fixture(scope="module")
+def on_cpu(machine: Machine):
+    @cache
+    def run() -> tuple[list[str | None], list[float]]:
+        folder = machine.folder / "written"
+        ran = machine.launch(
+            "--device", "cpu", "--nproc", "2", "--run-dir", folder, RECIPE, "parallel.strategy=ddp", *WORDS
+        )
+        assert ran.code == 0, ran.text[-4000:]
+        return written(folder)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("strategy", "words"), [("ddp", ()), ("fsdp2", ()), ("zero3", ("generation.gather_weights=false",))]
+)
+def test_texts_on_cards_are_those_of_cpu_ranks(
+    machine: Machine, on_cpu, tmp_path: Path, strategy: str, words: tuple[str, ...]
+) -> None:
+    ran = machine.launch(
+        "--nproc", "2", "--run-dir", tmp_path / "run", RECIPE, f"parallel.strategy={strategy}", *WORDS, *words
+    )
+    assert ran.code == 0, ran.text[-4000:]
+    assert on_cpu() == written(tmp_path / "run")
