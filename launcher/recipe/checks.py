@@ -211,7 +211,9 @@ def _check_combinations(layers: Layers, good: dict[str, Any], computed: Sequence
             ("adapter", "target_modules"), Message("names no layer to adapt; leave it out for every linear layer")
         )
     asked = good.get("generation")
-    if asked is not None and model is not None:
+    if asked is not None and good.get("script"):
+        layers.mistake(("generation",), Message("a script decides itself what it evaluates"))
+    elif asked is not None and model is not None:
         for path, text in generation_rules.problems(
             asked,
             task=tasks.load(model.task),

@@ -63,6 +63,7 @@ def test_settings_that_contradict_each_other_are_refused(loaded: Written, genera
             "model: {name: m, task: causal-lm, num_labels: 2}\ndata: {path: a}\n",
             "causal-lm writes no texts; leave it out",
         ),
+        ("script: x.py\n", "a script decides itself what it evaluates"),
         (SFT.replace("0.1", "null"), "nothing is evaluated; set data.eval, or leave it out"),
     ],
 )
