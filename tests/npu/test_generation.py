@@ -16,7 +16,7 @@ WORDS = (
     "data.eval=11",
     "training.max_steps=4",
     "parallel.eval_batch_size=2",
-    "metrics=[exact_match, chrf]",
+    "metrics=[exact_match, text_f1]",
     "generation.max_new_tokens=8",
     "generation.rows=5",
 )
@@ -25,7 +25,7 @@ WORDS = (
 def written(folder: Path) -> tuple[list[str | None], list[float]]:
     rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     final = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["final"]
-    return [row["text"] for row in rows], [final[name] for name in ("exact_match", "chrf", "generated")]
+    return [row["text"] for row in rows], [final[name] for name in ("exact_match", "text_f1", "generated")]
 
 
 @pytest.fixture(scope="module")
