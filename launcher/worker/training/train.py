@@ -115,11 +115,11 @@ def build(plan: Plan, run: RunDir, rank: Rank, prepared: Prepared, events: Event
     early_stop = EarlyStop(plan.recipe.early_stopping, events)
     report = StopReport(peers, events, saved_step=lambda: store.saved_step)
     task = tasks.of(plan.recipe).for_model(plan, prepared, tokenizer, model)
-    to_learn = _trained_on(plan, prepared, task)
-    if isinstance(to_learn, splits.Packed) and (few := few_sequences(len(to_learn), plan.batch.global_size)):
+    rows = _trained_on(plan, prepared, task)
+    if isinstance(rows, splits.Packed) and (few := few_sequences(len(rows), plan.batch.global_size)):
         events.emit(records.Note(text=few))
-    rows = splits.open_splits(prepared.evaluated) if prepared.evaluated else None
-    writing = _writing(plan, rank, model, tokenizer, rows, peers=peers, events=events, heart=heart)
+    evaluated = splits.open_splits(prepared.evaluated) if prepared.evaluated else None
+    writing = _writing(plan, rank, model, tokenizer, evaluated, peers=peers, events=events, heart=heart)
     trainer = RecipeTrainer(
         plan=plan,
         rank=rank,
@@ -138,8 +138,8 @@ def build(plan: Plan, run: RunDir, rank: Rank, prepared: Prepared, events: Event
         model=model,
         args=args,
         processing_class=tokenizer,
-        train_dataset=to_learn,
-        eval_dataset=rows,
+        train_dataset=rows,
+        eval_dataset=evaluated,
         writing=writing,
         eval_sets=splits.parts(prepared.evals),
     )
