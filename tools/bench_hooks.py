@@ -20,16 +20,28 @@ import torch.distributed as dist
 
 STEPS = 10_000
 _us: list[float] = []
-"""Of each call of a hook."""
+"""Of each call of a hook, by the wall clock: what it waits for the other rank and for a core, too."""
+_cpu_us: list[float] = []
+"""Of processor time of the thread that calls it."""
+
+
+def clocks() -> tuple[float, float]:
+    return time.perf_counter(), time.thread_time()
+
+
+def add(started: tuple[float, float], less: tuple[float, float] = (0.0, 0.0)) -> None:
+    wall, cpu = clocks()
+    _us.append((wall - started[0] - less[0]) * 1e6)
+    _cpu_us.append((cpu - started[1] - less[1]) * 1e6)
 
 
 def timed(function: Any) -> Any:
     def call(*args: Any, **options: Any) -> Any:
-        started = time.perf_counter()
+        started = clocks()
         try:
             return function(*args, **options)
         finally:
-            _us.append((time.perf_counter() - started) * 1e6)
+            add(started)
 
     return call
 
@@ -48,21 +60,22 @@ def time_optimizer_hooks() -> None:
 def time_batches() -> None:
     """The wrapped iterator calls torch's own: what lies between the two is ours."""
     iterator = sys.modules["torch.utils.data.dataloader"]._BaseDataLoaderIter
-    wrapped, own_s = iterator.__next__, [0.0]
+    wrapped, own_s = iterator.__next__, [(0.0, 0.0)]
     take = wrapped.__closure__[[*wrapped.__code__.co_freevars].index("take")]
     torch_next = take.cell_contents
 
     def inner(self: Any) -> Any:
-        started = time.perf_counter()
+        started = clocks()
         try:
             return torch_next(self)
         finally:
-            own_s[0] = time.perf_counter() - started
+            wall, cpu = clocks()
+            own_s[0] = wall - started[0], cpu - started[1]
 
     def outer(self: Any) -> Any:
-        started = time.perf_counter()
+        started = clocks()
         batch = wrapped(self)
-        _us.append((time.perf_counter() - started - own_s[0]) * 1e6)
+        add(started, own_s[0])
         return batch
 
     take.cell_contents = inner
@@ -132,6 +145,7 @@ def main() -> None:
         "steps": STEPS,
         "calls": len(_us),
         "us_per_step": round(sum(_us) / STEPS, 1),
+        "cpu_us_per_step": round(sum(_cpu_us) / STEPS, 1),
         "us_of_the_median_call": round(ordered[len(ordered) // 2], 1),
         "us_of_the_longest_call": round(ordered[-1], 1),
         "share_of_the_time": round(sum(_us) / 1e6 / seconds, 4),
