@@ -40,6 +40,7 @@ def written(folder: Path, text: str = COST) -> Path:
         "predictions": ["probabilities"],
         "training": {
             "num_train_epochs": 2,
+            "learning_rate": 1.0e-3,
             "eval_strategy": "epoch",
             "save_strategy": "epoch",
             "load_best_model_at_end": True,
@@ -55,20 +56,20 @@ def test_a_function_of_the_users_from_training_to_evaluation(ascend_launch, tmp_
     """Two ranks: the figure is that of predictions.jsonl, and chooses the checkpoint. The file then changes: an evaluation by
     the run's own recipe, at one rank, gives the same digits and says that it did."""
     recipe, run, again = written(tmp_path), tmp_path / "run", tmp_path / "again"
-    trained = ascend_launch(recipe, "--nproc", "2", "--device", "cpu", "--run-dir", run, cwd=tmp_path)
+    trained = ascend_launch(recipe, "--nproc", "2", "--device", "cpu", "--run-dir", run, cwd=tmp_path, COLUMNS="200")
     assert 0 == trained.code, trained.err
 
     metrics = json.loads((run / "metrics.json").read_text())
     rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     final = sum((row["label"] - row["prediction"]) ** 2 for row in rows) / len(rows) + 5
-    assert pytest.approx(final, abs=1e-12) == metrics["final"]["cost"]
+    assert pytest.approx(final, abs=1e-12) == metrics["final"]["cost"] > 5  # else all is right, and little compared
     true, shares = [row["label"] for row in rows], [row["probabilities"] for row in rows]
     assert sklearn.metrics.roc_auc_score(true, shares, multi_class="ovr") == metrics["final"]["roc_auc"]
     assert sklearn.metrics.average_precision_score(np.eye(5)[true], shares) == metrics["final"]["average_precision"]
     assert sklearn.metrics.matthews_corrcoef(true, [row["prediction"] for row in rows]) == metrics["final"]["mcc"]
     assert "cost" == metrics["best"]["metric"]
     assert min(row["cost"] for row in metrics["epochs"]) == metrics["best"]["value"]
-    assert re.search(r"Validation Loss .*cost\n", trained.out)
+    assert re.search(r"Validation Loss .*cost *\n", trained.out)
     assert "<figcaption>Cost" in (run / "report.html").read_text()
 
     (tmp_path / "mine.py").write_text("def cost(columns, num_labels):\n    return 0\n")
@@ -115,5 +116,5 @@ def test_an_error_in_it_costs_no_training(ascend_launch, tmp_path: Path):
     assert EXIT_JOB_FAILED == failed.code
     assert f"{tmp_path}/mine.py:9: KeyError: 'far'" in failed.err + failed.out
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["final"]["cost"] is None and metrics["final"]["accuracy"] > 0.5
+    assert metrics["final"]["cost"] is None and metrics["final"]["accuracy"] > 0.2
     assert list((run / "model").glob("*.safetensors"))
