@@ -42,7 +42,7 @@ def dry_run(
         print(print_json(value))
         return
     out.print(plan_lines(plan, loaded))
-    _notes(plan)
+    notes(plan.notes)
     for name in ("accelerate.yaml", "deepspeed.json"):
         if name in texts:
             out.print(Text(f"\n{run.path / name}", style="bold"))
@@ -85,11 +85,12 @@ def planned(plan: Plan, loaded: Loaded, rows: Sequence[Row], as_json: bool) -> N
         print(print_json(value))
     else:
         out.print(plan_lines(plan, loaded))
-        _notes(plan)
+        notes(plan.notes)
 
 
-def _notes(plan: Plan) -> None:
-    for note in plan.notes:
+def notes(texts: Sequence[str]) -> None:
+    """What the user should know about a plan, a line each."""
+    for note in texts:
         out.print(Text.assemble((Message("note       "), "bold"), translated(note)))
 
 

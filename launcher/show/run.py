@@ -31,7 +31,7 @@ from launcher.rundir.rates import macro_text, stragglers
 from launcher.rundir.records import Event, Failure
 from launcher.show import live
 from launcher.show.console import err, number_text, out, print_json
-from launcher.show.plan import plan_lines
+from launcher.show.plan import notes, plan_lines
 from launcher.show.results import confusion, epochs, figures_text, train_output
 from launcher.show.text import Text
 
@@ -68,6 +68,7 @@ class View:
         self.run = run
         self.own = [one.function for key, one in plan.recipe.functions() if key == "metrics"]
         out.print(plan_lines(plan, loaded))
+        notes(loaded.notes)
         out.print(Text(Message("run directory: {path}", path=run.path)))
 
     def output(self, plan: Plan, run: RunDir) -> Output | None:
