@@ -58,10 +58,7 @@ class Import(Data):
         self._adapter()
         self._move("output_dir", "output_dir.")
         self._rest()
-        self.left.sort(key=lambda left: int(left.where))
-        head = [f"From {self.path} of axolotl."]
-        head += ["Not kept:", *(f"  {x.key} (line {x.where}): {x.reason}" for x in self.left)] if self.left else []
-        return self.out.text(head)
+        return self._written("axolotl")
 
     def _unchanged_command(self) -> str:
         return f"--nproc {self.nproc} -m axolotl.cli.train {shlex.quote(str(self.path))}"

@@ -135,6 +135,12 @@ class Given:
         if value is not None:
             self.out.put(to, change(value), self._origin(key))
 
+    def _written(self, tool: str) -> str:
+        """The recipe, below what it was made from and the keys that it does not keep."""
+        self.left.sort(key=lambda left: int(left.where))
+        dropped = [f"  {left.key} (line {left.where}): {left.reason}" for left in self.left]
+        return self.out.text([f"From {self.path} of {tool}.", *(["Not kept:", *dropped] if dropped else [])])
+
     def _fail(self, key: str, what: str, hint: str) -> LaunchError:
         return LaunchError(f"{self.path}:{self.lines.get(key, 1)}: {what}", hint=hint)
 

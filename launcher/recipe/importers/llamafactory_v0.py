@@ -37,14 +37,8 @@ class Import(Chats):
             self.out.put("metrics.", list(tasks.load(self.task).default_metrics), "")
         self._move("output_dir", "output_dir.")
         self._rest()
-        self.left.sort(key=lambda left: int(left.where))
-        head = [f"From {self.path} of LLaMA-Factory."]
-        if self._has_labels:
-            head = [
-                f"From {self.path} of LLaMA-Factory, whose task is to write; here the model learns which label a text has."
-            ]
-        head += ["Not kept:", *(f"  {x.key} (line {x.where}): {x.reason}" for x in self.left)] if self.left else []
-        return self.out.text(head)
+        other = ", whose task is to write; here the model learns which label a text has" if self._has_labels else ""
+        return self._written(f"LLaMA-Factory{other}")
 
     @property
     def _stages(self) -> tuple[str, ...]:

@@ -189,10 +189,7 @@ class Import(Data):
         self._adapter()
         self._move("output_dir", "output_dir.")
         self._rest()
-        self.left.sort(key=lambda left: int(left.where))
-        head = [f"From {self.path} of ms-swift."]
-        head += ["Not kept:", *(f"  {x.key} (line {x.where}): {x.reason}" for x in self.left)] if self.left else []
-        return self.out.text(head)
+        return self._written("ms-swift")
 
     def _unchanged_command(self) -> str:
         here = self.call.environment.get(_RANKS[0], str(self.nproc))
