@@ -18,6 +18,7 @@ from launcher.models.wanted import About
 from launcher.planning import decide, plan, texts
 from launcher.planning.arguments import DEBUG_STEPS
 from launcher.recipe import load
+from launcher.show import plan as show
 
 Write = Callable[..., Path]
 CPU = Cluster("cpu", source="a test")
@@ -359,3 +360,15 @@ def test_texts_within_a_training_have_the_room_that_its_states_leave(tmp_path: P
     assert "zero2" == make(path, cards(8), None, words[0], few, model_config=LLAMA_8B).strategy
     with pytest.raises(LaunchError, match="keys and values"):
         make(path, cards(8), None, words[0], few, "generation.num_beams=2", model_config=LLAMA_8B)
+
+
+def test_a_plan_says_what_its_evaluations_write(tmp_path: Path):
+    """By the recipe's names; not where nothing is evaluated."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({**WRITES, "generation": {"rows": 9, "every": 2, "max_new_tokens": 64}}))
+    loaded = load.load(path, (), {})
+    lines = show.plan_lines(decide.make(loaded, CPU, plan.Options()), loaded).plain.splitlines()
+
+    assert "texts      of 9 rows, every 2 evaluations, and at the last: max_new_tokens=64" in lines
+    debug = show.plan_lines(decide.make(loaded, CPU, plan.Options(debug=True)), loaded).plain
+    assert "\ntexts" not in debug
