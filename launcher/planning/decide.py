@@ -17,6 +17,7 @@ from launcher.planning.arguments import trainer_arguments
 from launcher.planning.batch import MAX_MICRO_BATCH, batch_of, evaluation_size
 from launcher.planning.notes import lone_notes, overlaps_communication, unused_notes
 from launcher.planning.plan import Batch, Options, Plan, Use
+from launcher.planning.texts import require_room_for_texts
 from launcher.planning.unmeasured import unmeasured_strategy
 from launcher.planning.use import require_effect, require_room_for_weights, use_arguments, use_strategy
 from launcher.recipe.load import Loaded
@@ -80,6 +81,8 @@ def make(loaded: Loaded, cluster: Cluster, options: Options, model_config: dict[
             require_room_for_weights(needs, use, strategy)
         else:
             strategy, strategy_reason, batch = _fitted(recipe, needs, batch)
+        if use is None or use.mode == "eval":
+            require_room_for_texts(recipe, needs, strategy, batch, trains=use is None)
     require_effect(loaded, cluster, strategy if use is None else None)
     return Plan(
         **_ranks(loaded, cluster, options, nproc),

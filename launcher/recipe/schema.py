@@ -322,6 +322,10 @@ class Adapter(Section):
     """Weight-decomposed LoRA; not with ZeRO-3."""
 
 
+NEW_TOKENS = 256
+"""Where neither recipe nor model says how long a text may be; half of the model's positions where these are few."""
+
+
 class Generation(Section):
     """How a model writes, by the names of transformers' GenerationConfig. What is left out is as the model's generation_config.json says, and then as `generate` has it."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -13,6 +14,7 @@ from launcher.messages import Message, listed, plural, translated
 from launcher.planning.fit import Row
 from launcher.planning.plan import Plan
 from launcher.recipe.load import Loaded
+from launcher.recipe.schema import Generation
 from launcher.render.env import hidden
 from launcher.rundir.paths import RunDir
 from launcher.show.console import joined, out, print_json
@@ -195,6 +197,8 @@ def plan_lines(plan: Plan, loaded: Loaded) -> Text:
             accumulation=batch.accumulation,
         ),
     }
+    if recipe.generation is not None and not plan.debug and (plan.use is None or plan.use.mode == "eval"):
+        rows[Message("texts")] = _texts(recipe.generation)
     if plan.use is not None:
         rows |= {
             Message("weights"): plan.use.weights,
@@ -208,6 +212,23 @@ def plan_lines(plan: Plan, loaded: Loaded) -> Text:
             max_steps=plan.training_arguments["max_steps"],
         )
     return joined((f"{translated(name):<10} ", "bold", text, "") for name, text in rows.items())
+
+
+def _texts(asked: Generation) -> str:
+    """What an evaluation writes, and the settings by the recipe's names."""
+    rows = (
+        Message("of every row that has an answer")
+        if asked.rows is None
+        else plural("of {count} row", "of {count} rows", count=asked.rows)
+    )
+    when = (
+        Message("at each evaluation")
+        if asked.every == 1
+        else Message("every {every} evaluations, and at the last", every=asked.every)
+    )
+    given = ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in asked.given().items())
+    settings = given or Message("as the model's generation_config.json says")
+    return Message("{rows}, {when}: {settings}", rows=rows, when=when, settings=settings)
 
 
 def _environment(rows: Sequence[Variable]) -> Text:

@@ -53,3 +53,31 @@ def test_texts_on_cards_are_those_of_cpu_ranks(
     )
     assert ran.code == 0, ran.text[-4000:]
     assert on_cpu() == written(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def trained(machine: Machine) -> Path:
+    """Weights that have texts to say."""
+    folder = machine.folder / "trained"
+    ran = machine.launch(
+        "--device", "cpu", "--nproc", "1", "--run-dir", folder, RECIPE, "data.eval=11", "parallel.strategy=ddp"
+    )
+    assert ran.code == 0, ran.text[-4000:]
+    return folder / "model"
+
+
+def test_texts_in_16_bit_do_not_depend_on_cards(machine: Machine, trained: Path, tmp_path: Path) -> None:
+    """Of one set of weights, drawn; batches of two that neither number of cards divides."""
+    made = {}
+    for strategy, nproc in (("ddp", "1"), ("ddp", "2"), ("zero2", "2")):
+        out = tmp_path / f"{strategy}{nproc}"
+        ran = machine.launch(
+            *("eval", RECIPE, "--checkpoint", trained, "--device", "npu", "--nproc", nproc, "--run-dir", out),
+            *(*WORDS, "generation.do_sample=true", f"parallel.strategy={strategy}", "parallel.precision=bf16"),
+        )
+        assert ran.code == 0, ran.text[-4000:]
+        made[strategy, nproc] = written(out)
+
+    texts, (_, _, count) = made["ddp", "1"]
+    assert 5 == count == sum(bool(text) for text in texts)
+    assert made["ddp", "1"] == made["ddp", "2"] == made["zero2", "2"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from launcher.accelerators import detect
 from launcher.errors import LaunchError
@@ -14,9 +15,10 @@ from launcher.machine.cluster import Cluster
 from launcher.machine.nodes import Nodes
 from launcher.models.config import model_config
 from launcher.models.wanted import About
-from launcher.planning import decide, plan
+from launcher.planning import decide, plan, texts
 from launcher.planning.arguments import DEBUG_STEPS
 from launcher.recipe import load
+from launcher.show import plan as show
 
 Write = Callable[..., Path]
 CPU = Cluster("cpu", source="a test")
@@ -297,3 +299,76 @@ def test_weights_that_no_card_holds_are_refused_before_a_rank_starts(recipe: Wri
     if mode == "eval":
         words = "parallel.strategy=zero3"
         assert "zero3" == make(recipe(), cards(8), None, words, use=use, model_config=LLAMA_70B).strategy
+
+
+LLAMA_8B = {
+    **LLAMA_70B,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+}
+WRITES = {
+    "model": {"name": "meta-llama/Llama-3.1-8B", "task": "sft"},
+    "data": {"path": "chats.jsonl", "eval": 20, "max_length": 7936},
+    "parallel": {"precision": "bf16", "micro_batch_size": 1},
+    "training": {"gradient_checkpointing": True},
+    "generation": {"max_new_tokens": 256},
+    "metrics": ["perplexity"],
+}
+
+
+def test_keys_and_values_are_of_every_layer_and_token_or_of_its_window():
+    """Two vectors of 8 heads of 128 numbers of 2 bytes for each token and layer."""
+    row = 2 * 8 * 128 * 2
+
+    assert 32 * 100 * row == texts.keys_and_values(LLAMA_8B, tokens=100, number_bytes=2)
+    windows = {**LLAMA_8B, "sliding_window": 40, "layer_types": ["full_attention"] * 2 + ["sliding_attention"] * 30}
+    assert (2 * 100 + 30 * 40) * row == texts.keys_and_values(windows, tokens=100, number_bytes=2)
+    assert 32 * 100 * row == texts.keys_and_values(
+        {**LLAMA_8B, "sliding_window": 40, "use_sliding_window": False}, tokens=100, number_bytes=2
+    )
+
+
+def test_texts_that_no_card_can_write_are_refused_with_the_rows_that_fit(tmp_path: Path):
+    """A row of 8192 tokens is 1 GiB: beside 15 GiB of weights 60.5 GiB take 44 of them and not 64. Without `generation:` the
+    same evaluation is planned."""
+    use = plan.Use(mode="eval", weights="/trained")
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(WRITES))
+    with pytest.raises(LaunchError, match=r"64 rows of 8192 tokens take 64\.0 GiB of each card") as caught:
+        make(path, cards(8), None, "parallel.eval_batch_size=64", use=use, model_config=LLAMA_8B)
+
+    assert "set parallel.eval_batch_size=44" == caught.value.hint
+    made = make(path, cards(8), None, "parallel.eval_batch_size=44", use=use, model_config=LLAMA_8B)
+    assert 44 == made.batch.eval_size
+    path.write_text(yaml.safe_dump({key: value for key, value in WRITES.items() if key != "generation"}))
+    made = make(path, cards(8), None, "parallel.eval_batch_size=64", use=use, model_config=LLAMA_8B)
+    assert 64 == made.batch.eval_size
+
+
+def test_texts_within_a_training_have_the_room_that_its_states_leave(tmp_path: Path):
+    """Of eight cards each holds an eighth of the states, which are none of an evaluation's; beams take as often as much."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(WRITES))
+    words = ("parallel.strategy=zero2", "parallel.eval_batch_size=64")
+    with pytest.raises(LaunchError, match=r"generation: the keys and values of 64 rows") as caught:
+        make(path, cards(8), None, *words, model_config=LLAMA_8B)
+    assert "set parallel.eval_batch_size=" in caught.value.hint
+
+    few = f"parallel.eval_batch_size={caught.value.hint.rpartition('=')[2]}"
+    assert "zero2" == make(path, cards(8), None, words[0], few, model_config=LLAMA_8B).strategy
+    with pytest.raises(LaunchError, match="keys and values"):
+        make(path, cards(8), None, words[0], few, "generation.num_beams=2", model_config=LLAMA_8B)
+
+
+def test_a_plan_says_what_its_evaluations_write(tmp_path: Path):
+    """By the recipe's names; not where nothing is evaluated."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({**WRITES, "generation": {"rows": 9, "every": 2, "max_new_tokens": 64}}))
+    loaded = load.load(path, (), {})
+    lines = show.plan_lines(decide.make(loaded, CPU, plan.Options()), loaded).plain.splitlines()
+
+    assert "texts      of 9 rows, every 2 evaluations, and at the last: max_new_tokens=64" in lines
+    debug = show.plan_lines(decide.make(loaded, CPU, plan.Options(debug=True)), loaded).plain
+    assert "\ntexts" not in debug

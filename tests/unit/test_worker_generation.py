@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from launcher.recipe.schema import RecipeSpec
+from launcher.recipe.schema import NEW_TOKENS, RecipeSpec
 from launcher.worker.chat import encode
 from launcher.worker.chat.prompts import Prompts
 from launcher.worker.generation import settings
@@ -81,7 +81,7 @@ def test_texts_end_at_the_models_tokens_and_at_the_one_that_ends_a_turn(model: A
 
 
 def test_a_length_that_nobody_gives_is_ours(model: Any, tokenizer: Any, own: Any):
-    assert settings.NEW_TOKENS == settings.settings(recipe(), model, tokenizer).new_tokens
+    assert NEW_TOKENS == settings.settings(recipe(), model, tokenizer).new_tokens
 
 
 def test_a_model_that_draws_is_followed_and_beams_draw_nothing(model: Any, tokenizer: Any, own: Any):
@@ -205,6 +205,9 @@ def test_writing_leaves_the_mode_and_the_random_numbers_alone(model: Any, tokeni
     before = torch.get_rng_state()
 
     written(model, tokenizer, CHATS, range(3), max_new_tokens=3, do_sample=True)
+    with evaluating(model, torch.device("cpu")):
+        assert not model.training
+        torch.rand(1)  # as a part of a model may, though our draws do not
 
     assert model.training
     assert torch.equal(before, torch.get_rng_state())

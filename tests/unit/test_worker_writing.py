@@ -1,103 +1,118 @@
-"""Texts of a small random model on one rank: which rows are together, where they end, and what depends on what."""
+"""What a rank writes of its share: in step with ranks that have more, and no longer than it is asked to."""
 
 from __future__ import annotations
 
-import json
+import contextlib
+import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+import yaml
+from datasets import Dataset
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from launcher.recipe.schema import Data, Generation, Model, RecipeSpec
-from launcher.rundir.chunks import REFUSED
-from launcher.worker.generation.sampling import drawn
-from launcher.worker.training import write
-from launcher.worker.training.write import Writer
+from launcher.machine.cluster import Cluster
+from launcher.planning import decide
+from launcher.planning.plan import Options, Plan
+from launcher.recipe import load
+from launcher.worker.chat.encode import PROMPT, REFERENCE
+from launcher.worker.engines.base import Base
+from launcher.worker.engines.device import Rank
+from launcher.worker.runtime import stop_signals
+from launcher.worker.training import writing
 
-TINY = Path(__file__).parents[2] / "recipes" / "tiny"
-POSITIONS = 64
+pytestmark = pytest.mark.slow
 
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = LlamaConfig(vocab_size=512, max_position_embeddings=POSITIONS, initializer_range=0.5, **sizes)
-    return AutoModelForCausalLM.from_config(config).eval()
+TINY = Path(__file__).resolve().parents[2] / "recipes" / "tiny"
+ROWS = Dataset.from_dict({PROMPT: [[5, 6, 7], [8, 9], [10, 11, 12, 13]], REFERENCE: ["a", "b", "c"]})
+"""Two batches of two rows at most."""
 
 
 @pytest.fixture
-def writer(model: Any):
-    """A writer of rows; options of generation."""
-
-    def make(**settings: Any) -> Writer:
-        data = Data(chat_template="plain")  # type: ignore[call-arg]
-        recipe = RecipeSpec(model=Model(name="m", task="sft"), data=data, generation=Generation(**settings))
-        tokenizer = AutoTokenizer.from_pretrained(TINY)
-        tokenizer.pad_token = tokenizer.eos_token
-        plan: Any = SimpleNamespace(
-            recipe=recipe,
-            batch=SimpleNamespace(eval_size=2),
-            accelerator=SimpleNamespace(pads_to=1),
-            computes_in_weights=True,
-            precision="fp32",
-        )
-        return Writer(plan, tokenizer, model, torch.device("cpu"))
+def plan_of(tmp_path: Path) -> Callable[..., Plan]:
+    def make(strategy: str, nproc: int, **generation: Any) -> Plan:
+        recipe = {
+            "model": {"name": str(TINY), "task": "sft"},
+            "data": {"path": "chats.jsonl", "eval": 3},
+            "generation": generation,
+            "parallel": {"strategy": strategy, "eval_batch_size": 2, "global_batch_size": nproc},
+        }
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
+        loaded = load.load(tmp_path / "mine.yaml", (), {})
+        return decide.make(loaded, Cluster("cpu", source="a test"), Options(nproc=nproc))
 
     return make
 
 
-def row(line: int, text: str) -> dict[str, Any]:
-    return {"line": line, "conversation": json.dumps({"text": text})}
+def written(plan: Plan, rank: int, stops_of: Sequence[int] = (), beat: Callable[[], None] = lambda: None) -> Any:
+    """`stops_of`: what other ranks say when they are asked whether they cut a text short."""
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(TINY))
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    tokenizer.pad_token = tokenizer.eos_token
+    world = plan.nproc_per_node
+    peers = SimpleNamespace(gather=lambda value: [value, *stops_of], gather_to_first=lambda value: [value])
+    made = writing.Writing(
+        plan, Rank(rank, rank, world, world), model, tokenizer, ROWS, peers=peers, events=None, beat=beat
+    )
+    trainer = SimpleNamespace(
+        model=model,
+        args=SimpleNamespace(device=torch.device("cpu")),
+        compute_loss_context_manager=contextlib.nullcontext,
+    )
+    return made.write(trainer, lambda done, total: None)
 
 
-ROWS = [row(i, "soup and bread " * (1 + i % 3)) for i in range(3)]
+@pytest.mark.parametrize(("gathers", "calls"), [(False, [1, 1, 1, 1]), (True, [1, 1, 0, 0])])
+def test_a_rank_without_rows_keeps_step_where_the_others_need_its_weights(
+    plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch, gathers: bool, calls: list[int]
+):
+    """Two batches on four ranks: two of them have none."""
+    made: list[Sequence[int]] = []
+
+    class Counted(writing.Generator):
+        def generate(self, prompts: Sequence[Sequence[int]], rows: Sequence[int], **_: Any) -> list[list[int]]:
+            made.append(rows)
+            return [[] for _ in rows]
+
+    monkeypatch.setattr(writing, "Generator", Counted)
+    monkeypatch.setattr(writing.table, "of", lambda plan: Base())
+    monkeypatch.setattr(writing.Writing, "_columns", lambda self, texts: texts)
+    plan = plan_of("fsdp2", 4, max_new_tokens=4, gather_weights=gathers)
+    counts, texts = [], []
+    for rank in range(4):
+        made.clear()
+        texts.append(sorted(written(plan, rank)))
+        counts.append(len(made))
+
+    assert calls == counts
+    assert [[0, 2], [1], [], []] == texts
 
 
-def test_a_row_draws_by_its_line_and_the_seed_alone(writer):
-    """Whatever stands beside it; another line with the same words draws otherwise."""
-    made = writer(do_sample=True, seed=7, max_new_tokens=4)
+def test_a_signal_ends_a_text_at_its_next_token_and_the_evaluation_with_it(
+    plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+):
+    """No text that was cut short is scored."""
+    beats: list[int] = []
 
-    together = made(ROWS)
+    def beat() -> None:
+        beats.append(1)
+        if len(beats) == 3:
+            monkeypatch.setattr(stop_signals, "_received", signal.SIGTERM)
 
-    assert together == [made([one])[0] for one in ROWS]
-    assert together[0] != made([row(9, "soup and bread ")])[0]
-    assert together != writer(do_sample=True, seed=8, max_new_tokens=4)(ROWS)
+    plan = plan_of("ddp", 1, max_new_tokens=50, min_new_tokens=50)
+    with pytest.raises(stop_signals.EvaluationStopped):
+        written(plan, 0, beat=beat)
 
-
-def test_a_text_ends_with_the_models_positions_and_no_neighbours_does(writer):
-    """The long prompt has room for fewer tokens than are asked for, and is written alone; a longer one has none."""
-    made = writer(max_new_tokens=20)
-    long, full = row(1, "soup " * 50), row(2, "soup " * 100)
-    prompts = [len(made._encode.ids([one])[0]) for one in (long, full)]
-    assert prompts[0] < POSITIONS < prompts[0] + 20 < prompts[1]
-
-    answers = made([ROWS[0], long, full, ROWS[1]])
-
-    assert made(ROWS[:2]) == [answers[0], answers[3]]
-    assert write.LENGTH == answers[1]["finish_reason"]
-    assert f"the prompt has {prompts[1]} tokens, and the model takes {POSITIONS} with its answer" == answers[2][REFUSED]
+    assert 3 + 1 == len(beats)  # and the first token of the second batch
 
 
-def test_thoughts_are_apart_from_what_is_said(writer, monkeypatch):
-    made = writer()
-    monkeypatch.setattr(made._generator, "text", lambda tokens: "<think>\nHm.\n</think>\n\nSo.")
-    monkeypatch.setattr(made._generator, "answer", lambda tokens: "So.")
+def test_an_evaluation_ends_on_all_ranks_where_one_of_them_cut_a_text(plan_of: Callable[..., Plan]):
+    plan = plan_of("ddp", 1, max_new_tokens=2)
+    with pytest.raises(stop_signals.EvaluationStopped):
+        written(plan, 0, stops_of=[0, 1])
 
-    assert {"text": "So.", "reasoning": "Hm.", "finish_reason": write.STOP} == made._answer([1, 2], 5)
-
-
-def test_the_token_is_where_the_cumulated_shares_exceed_the_number():
-    """A number that is rounded up to 1 draws the last token that has a share, and none draws one without."""
-    shares = torch.tensor([[0.0, 0.25, 0.0, 0.75, 0.0]] * 5)
-    assert [1, 1, 3, 3, 3] == drawn(shares, torch.tensor([0.0, 0.2, 0.25, 0.9, 1.0])).tolist()
-
-
-def test_draws_have_the_shares_of_the_tokens():
-    shares = torch.tensor([[0.1, 0.2, 0.7]]).expand(20_000, 3)
-    numbers = torch.rand(20_000, generator=torch.Generator().manual_seed(0))
-    counts = torch.bincount(drawn(shares, numbers), minlength=3) / 20_000
-    assert torch.allclose(torch.tensor([0.1, 0.2, 0.7]), counts, atol=0.02)
+    assert [3, 3] == [len(column) for name, column in written(plan, 0, stops_of=[0, 0]).items() if name != PROMPT]

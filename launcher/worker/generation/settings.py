@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import LaunchError
-from launcher.recipe.schema import Generation
+from launcher.recipe.schema import NEW_TOKENS, Generation
 from launcher.recipe.tasks.sft import Chats
 from launcher.text import first_line
 from launcher.worker.chat import prompts
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from launcher.recipe.schema import RecipeSpec
 
-NEW_TOKENS = 256
-"""Where neither recipe nor model says how long a text may be; half of the model's positions where these are few."""
 TOP_K = 50
 """`generate`'s own, where neither says from how many tokens to draw."""
 

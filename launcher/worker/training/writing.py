@@ -21,6 +21,7 @@ from launcher.worker.engines import table
 from launcher.worker.generation import rows as choice
 from launcher.worker.generation.generate import Generator, evaluating
 from launcher.worker.generation.settings import Settings, settings
+from launcher.worker.runtime.stop_signals import EvaluationStopped, received
 from launcher.worker.tasks.base import base_model
 
 if TYPE_CHECKING:
@@ -106,8 +107,13 @@ class Writing:
     def write(self, trainer: Any, went_on: Callable[[int, int], None]) -> dict[str, list[str | None]] | None:
         """The columns of all rows, on the first rank; None on others. Every rank must call it.
 
+        A signal to stop is looked at after each token where a rank writes for itself, and else after each batch.
+
         Args:
             went_on: called after each batch, equally often on all ranks, with how many rows are done of how many.
+
+        Raises:
+            EvaluationStopped: on all ranks, where a text of one of them was cut short.
         """
         plan, own = self._plan, self._rank.index
         whole = not plan.sharing.shards_parameters or self._gathers(trainer)
@@ -120,6 +126,10 @@ class Writing:
             beat=self._beat,
             in_step=not whole,
         )
+
+        def is_over() -> bool:
+            return whole and received() is not None
+
         texts: dict[int, str] = {}
         share = choice.rounds(
             self.chosen,
@@ -131,10 +141,12 @@ class Writing:
         with evaluating(trainer.model, trainer.args.device), table.of(plan).gathered(trainer, whole=whole):
             for rows, counts, done in share:
                 if counts or not whole:
-                    ids = made.generate(self._rows[rows][PROMPT], rows)
+                    ids = made.generate(self._rows[rows][PROMPT], rows, is_over=is_over)
                     if counts and plan.counts_rows(own):
                         texts |= {row: made.answer(one) for row, one in zip(rows, ids, strict=True)}
                 went_on(done, len(self.chosen))
+        if any(self._peers.gather(int(is_over()))):
+            raise EvaluationStopped
         gathered = self._peers.gather_to_first(texts)
         return None if gathered is None else self._columns({k: v for part in gathered for k, v in part.items()})
 
