@@ -96,7 +96,9 @@ class Targets:
 
 def _tags(name: str, value: Any) -> list[Any]:
     several = apart(value)
-    if not isinstance(several, list) or not several:
+    if several is None or several == []:
+        raise RowError(Message("{name!r} is empty", name=name), FIX_ROW)
+    if not isinstance(several, list):
         raise RowError(
             Message("{name!r} is {kind}, and a list with a tag for each word is expected", name=name, kind=kind(value)),
             FIX_ROW,
@@ -107,7 +109,9 @@ def _tags(name: str, value: Any) -> list[Any]:
 def words(name: str, value: Any) -> list[str]:
     """The words of a row. Raises RowError where they are none."""
     several = apart(value)
-    if isinstance(several, list) and several and all(isinstance(one, str) for one in several):
+    if several is None or several == []:
+        raise RowError(Message("{name!r} is empty", name=name), FIX_ROW)
+    if isinstance(several, list) and all(isinstance(one, str) for one in several):
         return several
     raise RowError(
         Message("{name!r} is {kind}, and a list of words is expected", name=name, kind=kind(value)),

@@ -17,6 +17,15 @@ def text(metrics: Mapping[str, Any]) -> str:
     names = ("step", "max_steps", "metric", "best", "best_step", "evaluations")
     if not isinstance(facts, Mapping) or not all(name in facts for name in names):
         return ""
+    if facts["best"] is None:
+        return plural(
+            "ended early, at step {step} of {max_steps}: {metric} had no value in {count} evaluation in a row",
+            "ended early, at step {step} of {max_steps}: {metric} had no value in {count} evaluations in a row",
+            count=facts["evaluations"],
+            step=facts["step"],
+            max_steps=facts["max_steps"],
+            metric=facts["metric"],
+        )
     return plural(
         "ended early, at step {step} of {max_steps}: in {count} evaluation in a row {metric} was no better than "
         "{best} of step {best_step}{threshold}",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions
 from rich.table import Table
 
 from launcher.messages import Message, translated
@@ -75,25 +77,48 @@ def recipes(paths: Sequence[Path], as_json: bool) -> None:
     out.print(joined((f"{path.stem:<14} ", "bold", f"{about}  ({path})", "") for path, about in first.items()))
 
 
-def epochs(metrics: Mapping[str, Any], own: Sequence[Metric] = ()) -> Table:
+class _Epochs:
+    """A table whose columns go on below where they have no room beside each other; the first one is in each part."""
+
+    def __init__(self, columns: Sequence[tuple[Text, list[str]]]) -> None:
+        """
+        Args:
+            columns: the head and the cells of each.
+        """
+        self._columns = columns
+        self._widths = [max(map(cell_len, [*head.plain.split(), *cells])) for head, cells in columns]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        part, used = [0], self._widths[0]
+        for number in range(1, len(self._columns)):
+            room = self._widths[number] + 2
+            if len(part) > 1 and used + room > options.max_width:
+                yield self._table(part)
+                part, used = [0], self._widths[0]
+            part.append(number)
+            used += room
+        yield self._table(part)
+
+    def _table(self, part: Sequence[int]) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for number in part:
+            table.add_column(self._columns[number][0], justify="right", min_width=self._widths[number])
+        for cells in zip(*(self._columns[number][1] for number in part), strict=True):
+            table.add_row(*cells)
+        return table
+
+
+def epochs(metrics: Mapping[str, Any], own: Sequence[Metric] = ()) -> _Epochs:
     """The table of epochs of metrics.json. `own`: metrics that are functions of the user's."""
-    rows = Table(box=None, pad_edge=False, header_style="bold")
     scores = table.figures_among(metrics.get("final", {}), own)
-    for head in (
-        Message("Epoch"),
-        Message("Training Loss"),
-        Message("Validation Loss"),
-        *(metric.heading for metric in scores),
-    ):
-        rows.add_column(Text(head), justify="right")
-    for row in metrics.get("epochs", []):
-        cells = [
-            number_text(row.get("epoch"), "g"),
-            number_text(row.get("train_loss"), ".6f"),
-            number_text(row.get("eval_loss"), ".6f"),
-        ]
-        rows.add_row(*cells, *[number_text(row.get(metric.name), ".6f") for metric in scores])
-    return rows
+    columns = (
+        (Message("Epoch"), "epoch", "g"),
+        (Message("Training Loss"), "train_loss", ".6f"),
+        (Message("Validation Loss"), "eval_loss", ".6f"),
+        *((metric.heading, metric.name, ".6f") for metric in scores),
+    )
+    rows = metrics.get("epochs", [])
+    return _Epochs([(Text(head), [number_text(row.get(key), form) for row in rows]) for head, key, form in columns])
 
 
 def confusion(matrix: Sequence[Sequence[int]]) -> Table:

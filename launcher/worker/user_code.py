@@ -33,10 +33,11 @@ class UserFunction:
         return tuple(getattr(self.function, "columns", ()))
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
-        """What it returns. Raises LaunchError, with the line of the user's file, for any exception in it."""
+        """What it returns. Raises LaunchError, with the line of the user's file, for any exception in it, and for an exit: of the
+        rank it would look like the end of a job that is done."""
         try:
             return self.function(*args, **keywords)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise problem(error, self.reference, self.path) from _without_ours(error, self.path)
 
 
@@ -49,7 +50,7 @@ def load(plan: Plan, reference: Reference) -> UserFunction:
     path = str(reference.path(plan.recipe_dir))
     try:
         module = _module(path, plan.recipe.code[reference.file])
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise problem(error, reference, path) from _without_ours(error, path)
     return UserFunction(reference, path, getattr(module, reference.function))
 
@@ -75,7 +76,7 @@ def _module(path: str, text: str) -> types.ModuleType:
     return module
 
 
-def problem(error: Exception, reference: Reference, path: str) -> LaunchError:
+def problem(error: Exception | SystemExit, reference: Reference, path: str) -> LaunchError:
     """An exception in the user's code, by its line there: the innermost one, with what it says."""
     if isinstance(error, LaunchError):
         return error
@@ -102,7 +103,7 @@ def problem(error: Exception, reference: Reference, path: str) -> LaunchError:
     )
 
 
-def _without_ours(error: Exception, path: str) -> Exception:
+def _without_ours(error: Exception | SystemExit, path: str) -> Exception | SystemExit:
     """The error with a traceback that begins in the user's file."""
     at = error.__traceback__
     while at is not None and at.tb_frame.f_code.co_filename != path:

@@ -15,13 +15,14 @@ from launcher.errors import LaunchError
 from launcher.jobs import labels
 from launcher.recipe import load
 from launcher.recipe.load import Loaded
-from launcher.recipe.tasks.table import MANY_LABELS, MULTI_LABEL, ONE_LABEL, REGRESSION, VALUES
+from launcher.recipe.tasks.table import MANY_LABELS, MULTI_LABEL, ONE_LABEL, REGRESSION, TAGS, VALUES
 
 LABELS = Targets(MANY_LABELS, {"data.label": "label"})
 CELLS = Targets(MANY_LABELS, {"data.label": "label"}, ";")
 FLAGS = Targets(MANY_LABELS, {"data.labels.0": "food", "data.labels.1": "staff"})
 NUMBER = Targets(VALUES, {"data.label": "label"})
 NUMBERS = Targets(VALUES, {"data.labels.0": "food", "data.labels.1": "staff"})
+WORDS = Targets(TAGS, {"data.label": "tags"})
 
 
 @pytest.mark.parametrize(
@@ -68,6 +69,10 @@ def test_cells_become_labels_and_numbers(targets: Targets, cells: dict[str, Any]
         (NUMBER, {"label": []}, "'label' is a list, and not a number"),
         (NUMBER, {"label": [1, None]}, "'label' is empty"),
         (NUMBERS, {"food": [1, 2], "staff": 3}, "'food' is a list, and not a number"),
+        (WORDS, {"tags": []}, "'tags' is empty"),
+        (WORDS, {"tags": " "}, "'tags' is empty"),
+        (WORDS, {"tags": None}, "'tags' is empty"),
+        (WORDS, {"tags": 3}, "'tags' is a number, and a list with a tag for each word is expected"),
     ],
 )
 def test_cells_that_are_none_are_refused(targets: Targets, cells: dict[str, Any], said: str):

@@ -124,6 +124,22 @@ def test_the_panel_and_the_table_at_the_end_show_it(error_rate: None):
     assert ["1", "0.500000", "0.250000", "0.125000"] == values.split()
 
 
+def test_a_table_of_many_figures_goes_on_below():
+    """Nothing of a narrow terminal's table is cut; each part begins with the epoch."""
+    final = dict.fromkeys(
+        ("accuracy", "precision", "recall", "f1", "f1_micro", "roc_auc", "average_precision"), 0.123456
+    )
+    rows = [{"epoch": number, "train_loss": 0.5, "eval_loss": 0.25, **final} for number in (1.0, 2.0)]
+    console = Console(file=io.StringIO(), width=60, force_terminal=False)
+    console.print(results.epochs({"epochs": rows, "final": final}))
+    drawn_table = console.file.getvalue()  # type: ignore[attr-defined]
+
+    assert "…" not in drawn_table
+    assert len(final) * 2 == drawn_table.count("0.123456")
+    assert max(map(len, drawn_table.splitlines())) <= 60
+    assert ["1", "2"] * 2 == [line.split()[0] for line in drawn_table.splitlines() if "0.123456" in line]
+
+
 def test_the_panel_shows_functions_of_the_users():
     assert any("eval loss 0.5000  cost 3.2500" in line for line in drawn(evaluated(cost=3.25, other=1.0), ("cost",)))
 

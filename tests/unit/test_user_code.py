@@ -198,6 +198,14 @@ def test_an_error_of_the_whole_file_is_by_its_line(recipe: Write):
         users.check(made)
 
 
+def test_an_exit_is_an_error_by_its_line(recipe: Write):
+    """In the file and in the function: a rank that ends with 0 would look like a job that is done."""
+    with pytest.raises(LaunchError, match=r"mine.py:14: SystemExit: 0"):
+        users.check(planned(loaded(recipe, COST + "\nraise SystemExit(0)\n")))
+    with pytest.raises(LaunchError, match=r"mine.py:8: SystemExit: 0"):
+        users.check(planned(loaded(recipe, COST.replace("    wrong =", "    raise SystemExit(0)\n    wrong ="))))
+
+
 def test_a_metric_is_tried_on_made_up_rows_before_ranks_start(recipe: Write):
     users.check(planned(loaded(recipe)))
 

@@ -33,6 +33,7 @@ from launcher.worker.losses.cross_entropy import CrossEntropy
 from launcher.worker.losses.weights import LabelWeights
 from launcher.worker.tasks.token_classification import TokenClassification
 from launcher.worker.tasks.words import word_encoder
+from launcher.worker.training.predict import by_column
 from tests.support.launch import REPO
 
 Write = Callable[..., Path]
@@ -193,6 +194,12 @@ def test_an_answer_has_words_tags_and_entities():
     assert (["in", "New", "York", "."], ["O", "B-LOC", "I-LOC", "O"]) == (of_text["tokens"], of_text["tags"])
     assert [{"type": "LOC", "text": "New York", "start": 0, "end": 2}] == of_list["entities"]
     assert ["B-LOC", "I-LOC", None] == of_list["tags"]
+
+
+def test_rows_to_label_are_columns():
+    """Of one column a row may be an empty text, as an empty line of a file is."""
+    assert {"tokens": ["", "a b"]} == by_column(["", "a b"], ("tokens",))
+    assert {"a": ["", "x"], "b": ["y", "z"]} == by_column([["", "y"], ["x", "z"]], ("a", "b"))
 
 
 def test_rows_that_do_not_fit_are_named(recipe: Write, tmp_path: Path):

@@ -109,6 +109,15 @@ def test_a_figure_that_is_not_a_number_is_no_better(tmp_path: Path, events: Even
     assert (0.9, 3) == (callback.values()["best"], callback.values()["best_step"])
 
 
+def test_figures_that_never_had_a_value_are_said_so(tmp_path: Path, events: Events):
+    callback = EarlyStop(EarlyStopping(patience=2), events)
+
+    assert 2 == ended_at(callback, arguments(tmp_path, greater=True), (math.nan, math.nan, 0.5))
+    assert (
+        "ended early, at step 2 of 100: mine had no value in 2 evaluations in a row" == early_stop.text(callback.facts)
+    )
+
+
 def test_neither_the_last_step_nor_an_evaluation_afterwards_ends_it_early(tmp_path: Path, events: Events):
     callback, args = EarlyStop(EarlyStopping(patience=1), events), arguments(tmp_path, greater=False)
     state, control = TrainerState(max_steps=2), TrainerControl()

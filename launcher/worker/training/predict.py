@@ -132,6 +132,13 @@ def answering(
     return Predictor(plan, prepared, where)
 
 
+def by_column(items: list[Any], names: tuple[str, ...]) -> dict[str, list[Any]]:
+    """Rows as columns: of one column a row is its text (which may be empty) or words, of several a list of them."""
+    if len(names) == 1:
+        return {names[0]: items}
+    return {name: [item[i] for item in items] for i, name in enumerate(names)}
+
+
 class Predictor:
     """Texts in, the task's answers out, in the same order."""
 
@@ -164,8 +171,5 @@ class Predictor:
         """What the model sees of each row: its ids, and what else the task has of rows that it reads by columns."""
         if self._encode.rows is None:
             return [{"input_ids": ids} for ids in self._encode.ids(items)]
-        columns = {name: [item[i] for item in items] for i, name in enumerate(self._columns)}
-        if len(columns) == 1:
-            columns = dict.fromkeys(self._columns, items)
-        encoded = self._encode.rows(columns)
+        encoded = self._encode.rows(by_column(items, self._columns))
         return [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
