@@ -113,8 +113,8 @@ def test_figures_that_never_had_a_value_are_said_so(tmp_path: Path, events: Even
     callback = EarlyStop(EarlyStopping(patience=2), events)
 
     assert 2 == ended_at(callback, arguments(tmp_path, greater=True), (math.nan, math.nan, 0.5))
-    assert (
-        "ended early, at step 2 of 100: mine had no value in 2 evaluations in a row" == early_stop.text(callback.facts)
+    assert "ended early, at step 2 of 100: mine had no value in 2 evaluations in a row" == early_stop.text(
+        callback.facts
     )
 
 
