@@ -228,7 +228,7 @@ OWN = [LAUNCHER / "accelerators", LAUNCHER / "worker" / "accelerators"]
 OF_KERNELS = [LAUNCHER / "recipe" / "kernels.py", LAUNCHER / "worker" / "kernels"]
 ALLOWED = {
     "launcher/clusters/kubernetes/manifest.py: 'cpu'",  # a resource of Kubernetes'
-    "launcher/recipe/importers/llamafactory_v0.py: 'cpu'",  # DeepSpeed's word for main memory
+    "launcher/recipe/importers/given.py: 'cpu'",  # DeepSpeed's word for main memory
     "launcher/worker/training/random_state.py: 'cpu'",  # a key of checkpoints
 }
 

@@ -29,7 +29,7 @@ from launcher.worker.runtime.heartbeat import Heart
 from launcher.worker.runtime.peers import Peers
 from launcher.worker.runtime.stop_signals import Preempted
 from launcher.worker.training.losswatch import NAN_REASONS, ZERO_STEPS, LossWatch
-from launcher.worker.training.progress import Progress
+from launcher.worker.training.progress import EvalProgress, Progress
 from launcher.worker.training.stop import Schedule, Stop, StopReport
 from launcher.worker.training.train import few_sequences
 
@@ -164,7 +164,7 @@ def progress(
         ("accuracy",),
         check_engine=lambda: {"engine": "none"},
         take_epoch_loss=lambda: 0.5,
-        eval_progress=lambda: (2, 7),
+        eval_progress=lambda: EvalProgress(2, 7),
         has_best_model=has_best_model,
     )
 

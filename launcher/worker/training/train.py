@@ -214,7 +214,7 @@ def _final_evaluation(trainer: RecipeTrainer) -> dict[str, Any]:
     if trainer.eval_dataset is None:
         return {}
     lacks_texts = trainer.plan.recipe.generation is not None and not trainer.has_texts
-    trainer.is_last_evaluation = True
+    trainer.expect_last_evaluation()
     if trainer.figures_step != trainer.state.global_step or trainer.args.load_best_model_at_end or lacks_texts:
         try:
             trainer.evaluate()

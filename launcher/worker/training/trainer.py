@@ -115,7 +115,7 @@ class RecipeTrainer(ResumableTrainer):
         self.figures_step = -1
         self.eval_progress = EvalProgress(0, 0)
         self._writing = writing
-        self.is_last_evaluation = False
+        self._is_last_evaluation = False
         """Set before the evaluation that ends a training early."""
         self.has_texts = False
         """Whether the model has written in the latest evaluation."""
@@ -318,12 +318,16 @@ class RecipeTrainer(ResumableTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
         return result
 
+    def expect_last_evaluation(self) -> None:
+        """The next evaluation is the last one, in which the model writes whatever `generation.every` says."""
+        self._is_last_evaluation = True
+
     def _texts_if_due(self) -> dict[str, list[str | None]] | None:
         """Further columns of all rows, on the first rank, where texts are due; None on others."""
         if self._writing is None:
             return None
         earlier = sum("eval_loss" in row for row in self.state.log_history)
-        is_last = self.is_last_evaluation or self.state.global_step >= self.state.max_steps
+        is_last = self._is_last_evaluation or self.state.global_step >= self.state.max_steps
         self.has_texts = is_last or self._writing.is_due(earlier)
         return self.write_texts() if self.has_texts else None
 
