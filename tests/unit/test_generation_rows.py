@@ -25,7 +25,7 @@ def test_a_prompt_has_the_positions_that_a_text_leaves(positions: int | None, ex
 
 
 def test_a_text_that_may_take_all_positions_is_refused_by_its_setting():
-    with pytest.raises(LaunchError, match="generation.max_new_tokens: 512 leaves no room for a prompt"):
+    with pytest.raises(LaunchError, match=r"generation\.max_new_tokens: 512 leaves no room for a prompt"):
         longest(512, new_tokens=512, max_length=64)
 
 
