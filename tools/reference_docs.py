@@ -31,6 +31,7 @@ SECTIONS = {
     "loss": "Loss",
     "early_stopping": "EarlyStopping",
     "adapter": "Adapter",
+    "generation": "Generation",
     "": "RecipeSpec",
 }
 """Key of a recipe → the class that describes what is under it."""

@@ -294,7 +294,7 @@ def _check_metrics(layers: Layers, good: dict[str, Any], computed: Sequence[Metr
         layers.mistake(("metrics",), Message("a metric is named twice"))
     if "model" not in good or ("data" in layers.values and "data" not in good):
         return  # what rows are labelled with is not known
-    task, has_texts = tasks.load(good["model"].task), good.get("generation") is not None
+    task, has_texts = tasks.load(good["model"].task), layers.values.get("generation") is not None
     targets = task.targets(good["model"], good.get("data", Data()))
     for metric in computed:
         if targets not in metric.targets:

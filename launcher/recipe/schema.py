@@ -330,7 +330,7 @@ class Generation(Section):
     """How a model writes, by the names of transformers' GenerationConfig. What is left out is as the model's generation_config.json says, and then as `generate` has it."""
 
     max_new_tokens: PositiveInt | None = None
-    """Tokens that are written of a row at most. Default: as the model says, else 256."""
+    """Tokens that are written of a row at most. Default: as the model says, else 256, or half of its positions where that is less."""
     min_new_tokens: PositiveInt | None = None
     """Tokens before which no text ends."""
     do_sample: bool | None = None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from launcher.worker.generation.rows import Round, chosen, rounds
+from launcher.errors import LaunchError
+from launcher.worker.generation.rows import Round, chosen, longest, rounds
 from launcher.worker.tasks import row_scores
 from launcher.worker.tasks.predictions import Predictions
 
@@ -16,6 +17,16 @@ ROWS = chosen(LENGTHS, longest=20, limit=None, seed=0)
 
 def of(world_size: int) -> list[list[Round]]:
     return [list(rounds(ROWS, LENGTHS, size=3, rank=rank, world_size=world_size)) for rank in range(world_size)]
+
+
+@pytest.mark.parametrize(("positions", "expected"), [(512, 412), (101, 1), (None, 64)])
+def test_a_prompt_has_the_positions_that_a_text_leaves(positions: int | None, expected: int):
+    assert expected == longest(positions, new_tokens=100, max_length=64)
+
+
+def test_a_text_that_may_take_all_positions_is_refused_by_its_setting():
+    with pytest.raises(LaunchError, match=r"generation\.max_new_tokens: 512 leaves no room for a prompt"):
+        longest(512, new_tokens=512, max_length=64)
 
 
 def test_rows_without_a_prompt_or_with_a_long_one_are_not_written():

@@ -44,6 +44,13 @@ def test_a_setting_that_cannot_be_is_refused_where_it_stands(loaded: Written, ge
         loaded(generation)
 
 
+def test_a_mistake_in_a_setting_is_all_that_is_said_beside_metrics_of_texts(loaded: Written):
+    with pytest.raises(LaunchError) as caught:
+        loaded("max_new_tokens: 0", before=SFT + "metrics: [chrf, rougeL]\n")
+    assert "must be greater than 0" in str(caught.value)
+    assert "add `generation:`" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("generation", "said"),
     [

@@ -45,6 +45,13 @@ def read(folder: Path, name: str, text: str, **options: Any) -> tuple[RecipeSpec
     return load.load(folder / "recipe.yaml", env={}).spec, made
 
 
+def test_who_had_texts_in_evaluations_hears_what_writes_them(imported: Written):
+    _, made = imported({"predict_with_generate": "true", "max_new_tokens": "64"})
+    reasons = {left.key: left.reason for left in made.left}
+    assert "`generation:`" in reasons["predict_with_generate"]
+    assert "`generation:`" in reasons["max_new_tokens"]
+
+
 def test_what_ms_swift_does_by_itself_is_written_out(imported: Written):
     spec, made = imported()
     assert (8, 32, 0.05, "all-linear") == (

@@ -32,7 +32,7 @@ LEFT_OUT = {
     "fsdp_config": "the launcher renders it; the strategy is kept",
 }
 CHAT_LEFT_OUT = {
-    "predict_with_generate": "an evaluation of a run computes losses; it does not generate text",
+    "predict_with_generate": "add `generation:` to the recipe for texts in evaluations, with settings of its own",
     "compute_accuracy": "the accuracy over tokens is always computed",
     "template": "the tokenizer's own chat template is used; data.chat_template names another for a base model",
     "tool_format": "the chat template says how tools are written",

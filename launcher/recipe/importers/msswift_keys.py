@@ -103,7 +103,7 @@ OFF_REFUSED = ("dataset_shuffle", "train_dataloader_shuffle", "init_weights")
 _LOGGED = Message("it changes what is logged, and nothing that is learned")
 _TOKENS = Message("rows are prepared once, before ranks start, and kept by what they depend on")
 _FASTER = Message("it changes speed or memory, and nothing that is learned")
-_ONLY_GENERATES = Message("an evaluation of a run computes losses here; it does not generate text")
+_ONLY_GENERATES = Message("add `generation:` to the recipe for texts in evaluations, with settings of its own")
 LEFT_OUT = {
     "template": Message("the tokenizer's own chat template is used; data.chat_template names another for a base model"),
     "model_type": Message("the model's config.json says it"),

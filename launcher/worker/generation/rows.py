@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from launcher.errors import LaunchError
 from launcher.worker.batching.batches import eval_batches
 
 
@@ -21,6 +22,29 @@ class Round(NamedTuple):
     """False where there is nothing left for this rank: it has others' rows, for where it must keep step."""
     done: int
     """Rows that all ranks have written after it."""
+
+
+def longest(positions: int | None, *, new_tokens: int, max_length: int) -> int:
+    """Tokens that a prompt may have.
+
+    Args:
+        positions: that the model has; None where it says none.
+        new_tokens: of a text, at most.
+        max_length: of the recipe's rows, which counts where the model says none.
+
+    Raises:
+        LaunchError: a text alone may take all positions.
+    """
+    if positions is None:
+        return max_length
+    if new_tokens >= positions:
+        raise LaunchError(
+            "generation.max_new_tokens: {new_tokens} leaves no room for a prompt: the model has {positions} positions",
+            hint="set a smaller generation.max_new_tokens",
+            new_tokens=new_tokens,
+            positions=positions,
+        )
+    return positions - new_tokens
 
 
 def chosen(lengths: Sequence[int] | np.ndarray, *, longest: int, limit: int | None, seed: int) -> list[int]:

@@ -67,7 +67,9 @@ class Writing:
         self._settings: Settings = settings(plan.recipe, model, tokenizer)
         self._lengths = lengths(rows, PROMPT)
         positions = getattr(base_model(model).config.get_text_config(), "max_position_embeddings", None)
-        longest = plan.recipe.data.max_length if positions is None else positions - self._settings.new_tokens
+        longest = choice.longest(
+            positions, new_tokens=self._settings.new_tokens, max_length=plan.recipe.data.max_length
+        )
         self.chosen = choice.chosen(self._lengths, longest=longest, limit=self._asked.rows, seed=self._asked.seed)
         self._note(longest)
 
