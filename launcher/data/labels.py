@@ -89,7 +89,7 @@ def _class_names(source: Source, paths: Iterable[Path], column: str) -> tuple[st
 
 def _values(source: Source, paths: list[Path], column: str, targets: Targets) -> dict[Any, None]:
     """What a column holds, but for rows without a label. What is wrong with it is said with its place by who reads the rows."""
-    problems, values, has_column = Problems(), dict[Any, None](), False
+    problems, values, has_column, has_rows = Problems(), dict[Any, None](), False, False
     for path in paths:
         reader = source.reader(path)
         if isinstance(reader, columnar.Columnar) and targets.kind == ONE_LABEL:
@@ -97,6 +97,7 @@ def _values(source: Source, paths: list[Path], column: str, targets: Targets) ->
             values |= dict.fromkeys(filter(_is_label, reader.values(path, column)))
             continue
         for row in rows.of_paths(source, [path], problems, []):
+            has_rows = True
             if column not in row.value:
                 continue
             has_column = True
@@ -105,6 +106,8 @@ def _values(source: Source, paths: list[Path], column: str, targets: Targets) ->
             except RowError as error:
                 problems.add(row.place, error.what, error.hint)
     problems.raise_if_any()
+    if not has_column and not has_rows:
+        raise LaunchError("{where}: has no rows", hint="name another file or split", where=source.where)
     if not has_column:
         raise LaunchError(
             "{where}: no column {column!r}, and nothing else says how many labels there are",

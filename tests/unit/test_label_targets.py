@@ -96,6 +96,13 @@ def rows(tmp_path: Path, *labels: Any) -> dict[str, Any]:
     return {"path": str(tmp_path / "rows.jsonl"), "eval": None}
 
 
+@pytest.mark.parametrize("text", ["", "text,label\n"])
+def test_a_file_without_rows_is_said_to_have_none(tmp_path: Path, text: str):
+    (tmp_path / "rows.csv").write_text(text)
+    with pytest.raises(LaunchError, match=r"rows.csv: has no rows"):
+        labels.named(loaded(tmp_path, {}, {"path": str(tmp_path / "rows.csv"), "eval": None}))
+
+
 def test_lists_of_labels_make_a_recipe_multi_label(tmp_path: Path):
     """Its names are those in the lists, in their order; both are pinned, for other machines."""
     named = labels.named(loaded(tmp_path, {}, rows(tmp_path, ["b"], [], ["c", "a"])))
