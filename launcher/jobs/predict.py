@@ -139,10 +139,8 @@ def _reader(recipe: RecipeSpec, column: str | None, writing: Writing) -> Reader:
     data = recipe.data
     if recipe.task.has_conversations:
         return Prompts(Questions(data, column=column, system=writing.system, is_chat=writing.is_chat))
-    if column is not None:
-        data = data.model_copy(update={"text": column})
-    has_tags = recipe.task.targets(recipe.model, data) == TAGS
-    return Texts(*recipe.task.reads(data).values(), may_be_words=has_tags)
+    columns = {**recipe.task.reads(data), **({} if column is None else {"data.text": column})}
+    return Texts(*columns.values(), may_be_words=recipe.targets == TAGS)
 
 
 def label(job: Job, feed: Feed, view: PredictView, again: Callable[[], str]) -> int:

@@ -24,6 +24,7 @@ from launcher.data.formats.base import RowError
 from launcher.data.readers.conll import CONLL
 from launcher.data.targets import Targets
 from launcher.errors import LaunchError
+from launcher.jobs import predict
 from launcher.recipe.load import load
 from launcher.recipe.schema import RecipeSpec
 from launcher.recipe.tasks.token_classification import TOKEN_CLASSIFICATION, entities, spans
@@ -194,6 +195,13 @@ def test_an_answer_has_words_tags_and_entities():
     assert (["in", "New", "York", "."], ["O", "B-LOC", "I-LOC", "O"]) == (of_text["tokens"], of_text["tags"])
     assert [{"type": "LOC", "text": "New York", "start": 0, "end": 2}] == of_list["entities"]
     assert ["B-LOC", "I-LOC", None] == of_list["tags"]
+
+
+def test_a_named_field_is_read_whatever_its_name():
+    """`--text text` too, which of a recipe is no name of its own."""
+    reader = predict._reader(spec(), "text", predict.Writing())
+
+    assert "Anna left." == reader.of_object({"text": "Anna left."}, 1)
 
 
 def test_rows_to_label_are_columns():
