@@ -287,13 +287,17 @@ class Feed:
             where = Message(": {path}", path=self.kept) if self.kept is not None and self.num_rows else ""
             raise LaunchError(
                 "{feed}:{line}: {reason}",
-                hint="correct that line, or pass over such lines with --skip-bad; the {num_rows} texts before it "
-                "were answered{where}",
+                hint=plural(
+                    "correct that line, or pass over such lines with --skip-bad; the {count} text before it was "
+                    "answered{where}",
+                    "correct that line, or pass over such lines with --skip-bad; the {count} texts before it were "
+                    "answered{where}",
+                    count=self.num_rows,
+                    where=where,
+                ),
                 feed=self.name,
                 line=self.error.line,
                 reason=self.error.reason,
-                num_rows=self.num_rows,
-                where=where,
             )
 
     def require_scores(self) -> None:
