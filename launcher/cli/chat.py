@@ -19,6 +19,7 @@ from launcher.messages import Message
 
 if TYPE_CHECKING:
     from launcher.jobs.chat import History, Partner
+    from launcher.jobs.rows import Bad
 
 LENGTH = "length"
 """The finish_reason of an answer that was cut."""
@@ -64,7 +65,7 @@ def chat_command(model: str, recipe: Path | None, device: str, **given: Any) -> 
             hint="ascend-launch predict --model {model} gives them",
             model=model,
         )
-    writing = writing_of(given)
+    writing = writing_of(given, loaded.spec.generation)
     history = chat.History(system=writing.system if writing.system is not None else loaded.spec.data.system)
     with chat.partner(predict.Work(loaded, weights, writing=writing), device, shown.line) as partner:
         if _is_terminal():
@@ -77,10 +78,15 @@ def chat_command(model: str, recipe: Path | None, device: str, **given: Any) -> 
 def _talk(partner: Partner, history: History) -> bool:
     """Until there are no more questions; whether each had an answer."""
     from launcher.jobs.chat import RefusedError
+    from launcher.jobs.rows import Bad
     from launcher.show import chat as shown
 
     are_answered = True
     for line in _lines():
+        if isinstance(line, Bad):
+            are_answered = False
+            shown.line(Message("<stdin>:{line}: {reason}", line=line.line, reason=line.reason))
+            continue
         if not (said := line.strip()):
             continue
         if said.startswith("/") and not said.startswith("//"):
@@ -119,16 +125,17 @@ def _is_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def _lines() -> Iterator[str]:
+def _lines() -> Iterator[str | Bad]:
     """What is asked, a line each; ^C at the prompt begins a new one, ^D ends it."""
+    from launcher.jobs.rows import Bad
     from launcher.show import chat as shown
 
     if not _is_terminal():
-        for raw in sys.stdin.buffer:
+        for number, raw in enumerate(sys.stdin.buffer, 1):
             try:
                 yield raw.decode().rstrip("\r\n")
             except UnicodeDecodeError as error:
-                shown.line(Message("not UTF-8 at byte {start}", start=error.start))
+                yield Bad(number, Message("not UTF-8 at byte {start}", start=error.start))
         return
     import readline  # noqa: F401  # which gives input() its keys and its history
 

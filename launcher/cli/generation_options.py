@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from launcher.errors import LaunchError
+from launcher.messages import Message
+
 if TYPE_CHECKING:
     from launcher.jobs.predict import Writing
+    from launcher.recipe.schema import Generation
 
 SAMPLING = ("temperature", "top_p", "top_k")
 """Settings that mean something only where tokens are drawn."""
@@ -67,13 +71,37 @@ def generation_options(command: Any) -> Any:
     return command
 
 
-def writing_of(given: dict[str, Any], *, is_chat: bool = True) -> Writing:
-    """What these options ask for; they are taken out of `given`."""
+def writing_of(given: dict[str, Any], recipe: Generation | None, *, is_chat: bool = True) -> Writing:
+    """What these options ask for; they are taken out of `given`. `recipe`: what they come before.
+
+    Raises:
+        LaunchError: they contradict each other, or beams of the recipe.
+    """
     from launcher.jobs.predict import Writing
 
     values = {name: given.pop(name) for name in _SETTINGS}
     settings = {name: value for name, value in values.items() if value is not None}
-    if any(name in settings for name in SAMPLING):
+    draws = [name for name in ("do_sample", *SAMPLING) if name in settings]
+    if draws:
         settings.setdefault("do_sample", True)
+    _require_together(settings, recipe, draws)
     others = {name: given.pop(name) for name in ("system", "chat_template")}
     return Writing(settings, is_chat=is_chat, **others)
+
+
+def _require_together(settings: dict[str, Any], recipe: Generation | None, draws: list[str]) -> None:
+    """`draws`: the options that say whether tokens are drawn, of which one may imply another."""
+    from launcher.recipe import generation_rules
+    from launcher.recipe.schema import Generation
+
+    of_recipe = recipe.num_beams if recipe is not None and "num_beams" not in settings else None
+    asked = Generation().model_copy(update={"num_beams": of_recipe, **settings})
+    beams = "--num-beams" if of_recipe is None else Message("the recipe's num_beams: {count}", count=of_recipe)
+    for (_, key), what in generation_rules.together(asked, sampling="--do-sample", beam_search=beams):
+        name = draws[0] if key == "do_sample" else str(key)
+        raise LaunchError(
+            "{option}: {what}",
+            hint="" if of_recipe is None else "--num-beams 1 has it draw",
+            option="--" + name.replace("_", "-"),
+            what=what,
+        )

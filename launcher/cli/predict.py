@@ -128,7 +128,7 @@ def predict_command(
         if recipe
         else load.Loaded(trained.recipe_of(weights), "predict", Path(weights.name), {})
     )
-    writing = writing_of(given, is_chat=not no_chat)
+    writing = writing_of(given, loaded.spec.generation, is_chat=not no_chat)
     work = predict.Work(loaded, weights, batch_size, writing, shard)
     view = PredictView(is_stream=source == "-")
     with contextlib.ExitStack() as stack:
@@ -146,6 +146,7 @@ def predict_command(
             column=column,
             keep=keep,
             skip_bad=skip_bad,
+            kept=_partial(target),
         )
         feed = predict.feed(job, rows, writing)
         code = predict.label(job, feed, view, lambda: again.command(["predict", *options_given(())]))
@@ -172,14 +173,24 @@ def _opened(stack: contextlib.ExitStack, source: str) -> int:
 
 
 def _require_target(source: str, target: str, *, force: bool) -> None:
+    from launcher.jobs import answers
+
     if target == "-":
         if streams.is_closed(1):
             raise LaunchError("--output -: standard output is closed", hint="name a file with --output")
         return
     path = Path(target)
+    if not outputs.is_stream(path):
+        answers.require_written(path)
     if source != "-" and path.exists() and Path(source).exists() and path.samefile(source):
         raise LaunchError("--output {target}: is the input", hint="name another file", target=target)
     outputs.check(path, force=force)
+
+
+def _partial(target: str) -> Path | None:
+    """The file that holds answers until they are whole; None where they are streamed."""
+    path = Path(target).resolve()
+    return None if target == "-" or outputs.is_stream(path) else path.with_name(path.name + ".partial")
 
 
 @contextlib.contextmanager
@@ -192,8 +203,8 @@ def _target(target: str) -> Iterator[int]:
         yield sys.stdout.fileno()
         return
     path = Path(target).resolve()
-    is_stream = outputs.is_stream(path)
-    partial = path if is_stream else path.with_name(path.name + ".partial")
+    partial = _partial(target) or path
+    is_stream = partial == path
     try:
         # A link that already has our file's name is not meant to be followed.
         handle = confined.open_write(partial, partial.parent) if not is_stream else None

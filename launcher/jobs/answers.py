@@ -10,8 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from launcher.data.encodings import UNPACK
+from launcher.data.readers import table
+from launcher.data.readers.textfile import TEXT
+from launcher.data.sources import SHEETS
 from launcher.errors import LaunchError
 from launcher.files import json_text
+from launcher.messages import joined
 
 INPUT = "input"
 """The key of an answer that holds its row."""
@@ -124,6 +129,21 @@ def _columns(lines: Path) -> dict[str, Column]:
 
 
 _WRITERS: dict[str, Callable[[Path, Path], None]] = {".csv": _as_csv, ".tsv": _as_tsv, ".parquet": _as_parquet}
+_LINES = (".jsonl", ".ndjson", *TEXT.endings)
+
+
+def require_written(path: Path) -> None:
+    """Raises LaunchError: the name is that of a form which answers are not written in, as a spreadsheet's or a packed file's."""
+    ending = path.suffix.lower()
+    if ending in _LINES or ending in _WRITERS or ending not in table.BY_ENDING.keys() | SHEETS | UNPACK.keys():
+        return
+    raise LaunchError(
+        "--output {path}: answers are not written as {ending}",
+        hint="name a file with {tables}, or with .jsonl for JSON lines",
+        path=path,
+        ending=ending,
+        tables=joined(_WRITERS),
+    )
 
 
 def is_table(path: Path) -> bool:

@@ -15,12 +15,13 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from launcher.errors import EXIT_JOB_FAILED, LaunchError
 from launcher.files import json_text, write_text
 from launcher.jobs.rows import MAX_LINE_BYTES, NUM_NAMED, Bad, Format, Reader, Row, Texts, guess, parse
-from launcher.messages import plural
+from launcher.messages import Message, plural
 from launcher.recipe.tasks.table import Task
 from launcher.rundir.chunks import REFUSED, Chunks
 
@@ -116,6 +117,8 @@ class Feed:
     """Of the input, for messages."""
     task: Task
     """Which knows what the ranks' answers say."""
+    kept: Path | None = None
+    """The file of answers that stays where a line ends the reading; None where they are not in a file of ours."""
     label_names: Sequence[str] = ()
     """Known once the ranks' preparation is done; nothing comes back before."""
     form: Format | None = None
@@ -281,14 +284,20 @@ class Feed:
     def require_all(self) -> None:
         """Raises LaunchError where a line without a text ended the reading."""
         if self.error is not None:
+            where = Message(": {path}", path=self.kept) if self.kept is not None and self.num_rows else ""
             raise LaunchError(
                 "{feed}:{line}: {reason}",
-                hint="correct that line, or pass over such lines with --skip-bad; the {num_rows} texts before it "
-                "were answered",
+                hint=plural(
+                    "correct that line, or pass over such lines with --skip-bad; the {count} text before it was "
+                    "answered{where}",
+                    "correct that line, or pass over such lines with --skip-bad; the {count} texts before it were "
+                    "answered{where}",
+                    count=self.num_rows,
+                    where=where,
+                ),
                 feed=self.name,
                 line=self.error.line,
                 reason=self.error.reason,
-                num_rows=self.num_rows,
             )
 
     def require_scores(self) -> None:

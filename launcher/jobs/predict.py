@@ -83,6 +83,8 @@ class Rows:
     """Whether an answer repeats its input."""
     skip_bad: bool
     """Whether lines without a text are passed over."""
+    kept: Path | None = None
+    """The file that answers go to before they are whole, and where they stay if they never are; None for a stream."""
 
 
 @contextlib.contextmanager
@@ -106,7 +108,9 @@ def prepared(work: Work, machine: Machine, supervision: Supervision) -> Iterator
             chats=loaded.spec.task.writes and work.writing.is_chat,
         )
         options = Options(nproc=machine.nproc, supervision=supervision, use=use)
-        made = decide.make(loaded, cluster, options, _config(work.weights, loaded.spec))
+        config = _config(work.weights, loaded.spec)
+        require_beams(loaded.spec, config)
+        made = decide.make(loaded, cluster, options, config)
         job = Job(loaded, cluster, made, run)
         job.check()
         job.write()
@@ -129,6 +133,7 @@ def feed(job: Job, rows: Rows, writing: Writing) -> Feed:
         reader=_reader(job.loaded.spec, rows.column, writing),
         keep=rows.keep,
         skip_bad=rows.skip_bad,
+        kept=rows.kept,
         chunk_rows=job.plan.batch.eval_size * (WRITTEN_A_CHUNK if task.writes else BATCHES_A_CHUNK),
         max_chunks=job.plan.data_parallel_size * CHUNKS_A_RANK,
     )
@@ -201,6 +206,19 @@ def _with_writing(recipe: RecipeSpec, writing: Writing) -> RecipeSpec:
     if writing.chat_template is not None:
         update["data"] = recipe.data.model_copy(update={"chat_template": writing.chat_template})
     return recipe.model_copy(update=update)
+
+
+def require_beams(recipe: RecipeSpec, config: Mapping[str, Any] | None) -> None:
+    """Raises LaunchError for more beams than there are tokens for them to begin with."""
+    beams = (recipe.generation and recipe.generation.num_beams) or 1
+    most = ((config or {}).get("text_config") or config or {}).get("vocab_size")
+    if recipe.task.writes and isinstance(most, int) and beams > most:
+        raise LaunchError(
+            "--num-beams {beams}: there are more beams than tokens, of which the model has {most}",
+            hint="set fewer: 4 or 8 are common",
+            beams=beams,
+            most=most,
+        )
 
 
 def _config(weights: Weights, recipe: RecipeSpec) -> dict[str, Any] | None:

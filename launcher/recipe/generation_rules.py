@@ -35,7 +35,7 @@ def problems(
         yield ("generation",), Message("{task} writes no texts; leave it out", task=task.name)
     elif not has_eval:
         yield ("generation",), Message("nothing is evaluated; set data.eval, or leave it out")
-    yield from _together(asked)
+    yield from together(asked)
     of_texts = [metric.name for metric in metrics if metric.is_of_texts]
     who = "early_stopping" if stops_early else str(training.get("lr_scheduler_type"))
     follows = stops_early or who in BY_METRIC
@@ -44,14 +44,18 @@ def problems(
         yield ("generation", "every"), text
 
 
-def _together(asked: Generation) -> Iterator[Problem]:
+def together(
+    asked: Generation, *, sampling: str = "do_sample: true", beam_search: str = "num_beams"
+) -> Iterator[Problem]:
+    """Settings that contradict each other. `sampling` and `beam_search`: how both are written where they are given."""
     beams = (asked.num_beams or 1) > 1
     if beams and asked.do_sample:
-        yield ("generation", "do_sample"), Message("draws nothing with num_beams: leave one of them out")
+        text = Message("draws nothing with {beam_search}: leave one of them out", beam_search=beam_search)
+        yield ("generation", "do_sample"), text
     given = asked.given()
     for key in _OF_DRAWS:
         if key in given and not asked.do_sample:
-            yield ("generation", key), Message("has no effect without do_sample: true")
+            yield ("generation", key), Message("has no effect without {sampling}", sampling=sampling)
     for key in _OF_BEAMS:
         if key in given and not beams:
             yield ("generation", key), Message("has no effect without num_beams: 2 or more")

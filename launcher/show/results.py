@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.table import Table
 from launcher.messages import Message, translated
 from launcher.recipe import metrics as table
 from launcher.recipe.metrics import Metric
+from launcher.rundir import records
 from launcher.show.console import err, joined, number_text, out, print_json
 from launcher.show.text import Text
 
@@ -77,7 +78,7 @@ def recipes(paths: Sequence[Path], as_json: bool) -> None:
     out.print(joined((f"{path.stem:<14} ", "bold", f"{about}  ({path})", "") for path, about in first.items()))
 
 
-class _Epochs:
+class _Wide:
     """A table whose columns go on below where they have no room beside each other; the first one is in each part."""
 
     def __init__(self, columns: Sequence[tuple[Text, list[str]]]) -> None:
@@ -108,8 +109,17 @@ class _Epochs:
         return table
 
 
-def epochs(metrics: Mapping[str, Any], own: Sequence[Metric] = ()) -> _Epochs:
-    """The table of epochs of metrics.json. `own`: metrics that are functions of the user's."""
+MAX_BETWEEN_EPOCHS = 20
+"""Evaluations that the table of epochs has room for, beside those at the ends of epochs."""
+
+
+def epochs(metrics: Mapping[str, Any], own: Sequence[Metric] = (), evals: Sequence[records.Eval] = ()) -> _Wide:
+    """The table of epochs of metrics.json, with the evaluations between them where they are few.
+
+    Args:
+        own: metrics that are functions of the user's.
+        evals: every evaluation of the training.
+    """
     scores = table.figures_among(metrics.get("final", {}), own)
     columns = (
         (Message("Epoch"), "epoch", "g"),
@@ -117,8 +127,29 @@ def epochs(metrics: Mapping[str, Any], own: Sequence[Metric] = ()) -> _Epochs:
         (Message("Validation Loss"), "eval_loss", ".6f"),
         *((metric.heading, metric.name, ".6f") for metric in scores),
     )
-    rows = metrics.get("epochs", [])
-    return _Epochs([(Text(head), [number_text(row.get(key), form) for row in rows]) for head, key, form in columns])
+    rows = _with_evaluations(metrics.get("epochs", []), evals)
+    return _Wide([(Text(head), [number_text(row.get(key), form) for row in rows]) for head, key, form in columns])
+
+
+def _with_evaluations(rows: Sequence[Mapping[str, Any]], evals: Sequence[records.Eval]) -> list[Mapping[str, Any]]:
+    """Rows in order. An evaluation by steps that falls on the end of an epoch has its figures in the epoch's row."""
+    found: dict[float | None, dict[str, Any]] = {
+        one.epoch: {"epoch": one.epoch, **one.figures} for one in evals if one.epoch is not None
+    }
+    at_ends = [{**found.pop(row.get("epoch"), {}), **row} for row in rows]
+    between = found.values() if len(found) <= MAX_BETWEEN_EPOCHS else ()
+    return sorted([*at_ends, *between], key=lambda row: row.get("epoch") or 0.0)
+
+
+def sets(final: Mapping[str, Any], names: Iterable[str], own: Sequence[Metric] = ()) -> _Wide:
+    """A line for each set that is evaluated by its name, of metrics.json's `final`."""
+    names = list(names)
+    scores = table.figures_among(final, own)
+    shown = ((Message("Validation Loss"), table.LOSS), *((metric.heading, metric.name) for metric in scores))
+    columns = [
+        (Text(head), [number_text(final.get(f"{name}_{figure}"), ".6f") for name in names]) for head, figure in shown
+    ]
+    return _Wide([(Text(Message("Set")), names), *columns])
 
 
 def confusion(matrix: Sequence[Sequence[int]]) -> Table:

@@ -32,7 +32,7 @@ from launcher.rundir.records import Event, Failure
 from launcher.show import live
 from launcher.show.console import err, number_text, out, print_json
 from launcher.show.plan import notes, plan_lines
-from launcher.show.results import confusion, epochs, figures_text, train_output
+from launcher.show.results import confusion, epochs, figures_text, sets, train_output
 from launcher.show.text import Text
 
 MAX_LABELS_SHOWN = 12
@@ -156,7 +156,10 @@ class View:
         elif outcome.exit_code == EXIT_OK and outcome.metrics:
             own = metrics.of_the_user((read_json(run.plan_path) or {}).get("recipe") or {})
             has_epochs = "epochs" in outcome.metrics
-            out.print(epochs(outcome.metrics, own) if has_epochs else Text(figures_text(outcome.metrics)))
+            table = epochs(outcome.metrics, own, self.history.evals) if has_epochs else None
+            out.print(Text(figures_text(outcome.metrics)) if table is None else table)
+            if has_epochs and (names := (read_json(run.data_path) or {}).get("evals")):
+                out.print(sets(outcome.metrics.get("final", {}), names, own))
             for text in filter(None, (macro_text(outcome.metrics), early_stop.text(outcome.metrics))):
                 out.print(Text(text))
             final = outcome.metrics.get("final", {})

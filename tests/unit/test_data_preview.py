@@ -159,6 +159,19 @@ def test_a_split_of_which_nothing_is_left_is_refused(spec: Callable[..., RecipeS
         require_rows(found)
 
 
+@pytest.mark.slow
+def test_a_launch_says_of_which_split_nothing_is_left(
+    spec: Callable[..., RecipeSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("ASCEND_LAUNCH_CACHE", str(tmp_path / "cache"))
+    recipe = spec("data.num_proc=1", held=[[user("alone")]])
+    made = tokenizer.load_tokenizer(recipe, REPO / "recipes" / "tiny")
+    start = Start(None, tmp_path, tmp_path, made, None, ())
+
+    with pytest.raises(LaunchError, match=r"^eval: none of the 1 rows is left: no answer"):
+        tokenise(recipe, start, read_rows(recipe, start))
+
+
 def test_a_row_that_the_template_refuses_is_named(spec: Callable[..., RecipeSpec], tmp_path: Path):
     (tmp_path / "no.jinja").write_text(
         "{% for m in messages %}{{ raise_exception('no system') if m.role == 'system' }}{{ m.content }}{% endfor %}"

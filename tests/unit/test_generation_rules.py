@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from launcher.cli.generation_options import writing_of
 from launcher.errors import LaunchError
 from launcher.recipe import load
 from launcher.recipe.load import Loaded
+from launcher.recipe.schema import Generation
 
 SFT = "model: {name: m, task: sft}\ndata: {path: a.jsonl, eval: 0.1}\n"
 Written = Callable[..., Loaded]
@@ -98,3 +101,43 @@ def test_records_of_recipes_without_it_are_as_they_were(loaded: Written):
 
     assert "generation" in spec.model_dump()
     assert "generation" not in spec.model_copy(update={"generation": None}).model_dump()
+
+
+# -- the same settings as options -----------------------------------------------------------------------------------
+
+OPTIONS = (
+    *("max_new_tokens", "do_sample", "temperature", "top_p", "top_k"),
+    *("num_beams", "repetition_penalty", "seed", "system", "chat_template"),
+)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given", "said"),
+    [
+        ({}, {"do_sample": False, "temperature": 0.5}, "--temperature: has no effect without --do-sample"),
+        ({}, {"do_sample": True, "num_beams": 2}, "--do-sample: draws nothing with --num-beams: leave one of them out"),
+        ({}, {"top_k": 3, "num_beams": 2}, "--top-k: draws nothing with --num-beams: leave one of them out"),
+        (
+            {"num_beams": 4},
+            {"top_p": 0.5},
+            "--top-p: draws nothing with the recipe's num_beams: 4: leave one of them out",
+        ),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(recipe: dict[str, Any], given: dict[str, Any], said: str):
+    with pytest.raises(LaunchError) as caught:
+        writing_of({**dict.fromkeys(OPTIONS), **given}, Generation(**recipe))
+    assert said == str(caught.value).splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given"),
+    [
+        (Generation(do_sample=True, temperature=0.5), {"do_sample": False}),
+        (Generation(do_sample=True), {"num_beams": 2}),
+        (Generation(num_beams=4), {"do_sample": True, "num_beams": 1}),
+        (None, {"max_new_tokens": 5}),
+    ],
+)
+def test_options_come_before_the_recipes_settings(recipe: Generation | None, given: dict[str, Any]):
+    assert given == writing_of({**dict.fromkeys(OPTIONS), **given}, recipe).settings

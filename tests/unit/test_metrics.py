@@ -140,6 +140,38 @@ def test_a_table_of_many_figures_goes_on_below():
     assert ["1", "2"] * 2 == [line.split()[0] for line in drawn_table.splitlines() if "0.123456" in line]
 
 
+def drawn_table(table: Any, width: int = 100) -> list[list[str]]:
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+    console.print(table)
+    return [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+
+
+def test_the_table_has_evaluations_between_epochs():
+    """In order; one at the end of an epoch is in the epoch's row. Where they are many, the epochs stand alone."""
+
+    def evaluations(count: int) -> list[records.Eval]:
+        more = {"eval_loss": 0.25, "accuracy": 0.5}
+        return [records.Eval(step=step, epoch=step * 2 / count, more=more) for step in range(1, count + 1)]
+
+    ends = [{"epoch": 1.0, "train_loss": 0.75}, {"epoch": 2.0, "train_loss": 0.125, "eval_loss": 1.0}]
+    made = {"epochs": ends, "final": {"accuracy": 0.5}}
+
+    assert [
+        ["0.5", "-", "0.250000", "0.500000"],
+        ["1", "0.750000", "0.250000", "0.500000"],
+        ["1.5", "-", "0.250000", "0.500000"],
+        ["2", "0.125000", "1.000000", "0.500000"],
+    ] == drawn_table(results.epochs(made, evals=evaluations(4)))[1:]
+    assert ["1", "2"] == [row[0] for row in drawn_table(results.epochs(made, evals=evaluations(100)))[1:]]
+
+
+def test_each_set_has_a_line_of_its_figures():
+    final = {"eval_loss": 1.0, "accuracy": 0.5, "short_loss": 0.25, "short_accuracy": 1.0, "long_loss": 2.0}
+    assert [["short", "0.250000", "1.000000"], ["long", "2.000000", "-"]] == drawn_table(
+        results.sets(final, ["short", "long"])
+    )[1:]
+
+
 def test_the_panel_shows_functions_of_the_users():
     assert any("eval loss 0.5000  cost 3.2500" in line for line in drawn(evaluated(cost=3.25, other=1.0), ("cost",)))
 

@@ -143,6 +143,18 @@ def test_the_first_bad_line_ends_the_reading_after_what_stands_before_it(tmp_pat
     assert 26 == feed.error.line
 
 
+def test_answers_before_a_bad_line_are_said_where_they_are(tmp_path: Path):
+    ranks = Ranks(tmp_path / "chunks")
+    feed, _ = feed_of('{"text": "a"}\n' * 2 + "oops\n", tmp_path, ranks)
+    feed.kept = tmp_path / "out.jsonl.partial"
+
+    played(feed, ranks)
+
+    with pytest.raises(LaunchError) as caught:
+        feed.require_all()
+    assert caught.value.hint.endswith(f"the 2 texts before it were answered: {feed.kept}")
+
+
 def test_bad_lines_are_passed_over_where_that_is_asked_for(tmp_path: Path):
     ranks = Ranks(tmp_path / "chunks")
     feed, out = feed_of('{"text": "a"}\noops\n' * 25, tmp_path, ranks, skip_bad=True)

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow.parquet as pq
 import pytest
 
+from launcher.cli import chat
 from launcher.data.formats.base import RowError
 from launcher.data.questions import Questions
 from launcher.errors import LaunchError
 from launcher.jobs import answers, predict, rows, trained
-from launcher.jobs.chat import History
+from launcher.jobs.chat import History, Partner
 from launcher.jobs.feed import Feed, Items, Lines
 from launcher.jobs.rows import Bad, Prompts, Row, Texts, parse
 from launcher.recipe import load
-from launcher.recipe.schema import Data, Model, RecipeSpec
+from launcher.recipe.schema import Data, Generation, Model, RecipeSpec
 from launcher.recipe.tasks.classification import CLASSIFICATION
 from launcher.recipe.tasks.sft import SFT
 from launcher.rundir.chunks import REFUSED, Chunks
@@ -258,6 +260,19 @@ def test_only_names_of_tables_are_tables():
     ]
 
 
+@pytest.mark.parametrize("name", ["a.xlsx", "a.XLS", "a.arrow", "a.json", "a.csv.gz"])
+def test_answers_go_by_no_name_of_another_form(name: str):
+    with pytest.raises(LaunchError) as caught:
+        answers.require_written(Path(name))
+    assert f"--output {name}: answers are not written as {Path(name).suffix.lower()}" in str(caught.value)
+    assert ".csv, .tsv, .parquet" in caught.value.hint
+
+
+def test_answers_go_by_names_of_lines_and_tables():
+    for name in ("a", "a.jsonl", "a.ndjson", "a.txt", "a.CSV", "a.tsv", "a.parquet", "a.out", "a.json.partial"):
+        answers.require_written(Path(name))
+
+
 # -- models ----------------------------------------------------------------------------------------------------------
 
 
@@ -311,3 +326,47 @@ def test_a_chat_remembers_what_was_said_until_it_begins_anew():
 
 def test_lines_of_json_are_read_as_before():
     assert Row(2, "x", {"text": "x"}) == rows.parse(b'{"text": "x"}', 2, "jsonl", Texts("text"))
+
+
+def test_more_beams_than_tokens_are_refused(tmp_path: Path):
+    """Where the model's vocabulary is known."""
+
+    def recipe(beams: int | None) -> RecipeSpec:
+        model = Model(name="m", task="sft", num_labels=None)
+        return RecipeSpec(model=model, data=Data(path="x"), generation=Generation(num_beams=beams))
+
+    for beams, config in ((None, {"vocab_size": 3}), (3, {"vocab_size": 3}), (4, None), (4, {})):
+        predict.require_beams(recipe(beams), config)
+    for config in ({"vocab_size": 3}, {"text_config": {"vocab_size": 3}}):
+        with pytest.raises(
+            LaunchError, match="--num-beams 4: there are more beams than tokens, of which the model has 3"
+        ):
+            predict.require_beams(recipe(4), config)
+
+
+# -- chat ------------------------------------------------------------------------------------------------------------
+
+
+class Parrot:
+    """Says what it is asked."""
+
+    def ask(self, conversation: dict[str, Any], turn: int, on_piece: Callable[[str], None]) -> dict[str, Any]:
+        text = conversation["messages"][-1]["content"]
+        on_piece(text)
+        return {"text": text, "finish_reason": "stop"}
+
+
+def test_a_line_that_is_not_utf_8_is_said_by_its_number(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """The others are answered, and the exit code says that one was not."""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\ntw\xff\nthree\n")))
+
+    assert chat._talk(cast(Partner, Parrot()), History()) is False
+    shown = capsys.readouterr()
+    assert ("one\nthree\n", "<stdin>:2: not UTF-8 at byte 2\n") == (shown.out, shown.err)
+
+
+def test_questions_that_are_all_answered_end_well(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\n\nthree")))
+    assert chat._talk(cast(Partner, Parrot()), History()) is True

@@ -63,7 +63,7 @@ def tokenise(recipe: RecipeSpec, start: Start, raw: Rows) -> Tokens:
     for name, part in raw.splits.items():
         one = (name != "train" and encode.of_evaluated) or encode
         of = [tokenizer_key, {"max_length": recipe.data.max_length, **one.settings}]
-        facts, part_notes = _tokenise(part, numbered.labels.get(name), contents[name], one, of, recipe)
+        facts, part_notes = _tokenise(name, part, numbered.labels.get(name), contents[name], one, of, recipe)
         part_notes += _left_out(name, len(part), facts["rows"], one)
         part_notes += _cut(name, facts["path"], one)
         about = _about(recipe, part, facts["rows"]) if name != "train" else None
@@ -73,6 +73,7 @@ def tokenise(recipe: RecipeSpec, start: Start, raw: Rows) -> Tokens:
 
 
 def _tokenise(
+    name: str,
     rows: Dataset,
     labels: Any,
     content: str,
@@ -83,7 +84,7 @@ def _tokenise(
     """The split's facts, from the cache or made now; and what to tell of it."""
     key = cache.key([cache.FORMAT, __version__, content, settings])
     with _all_cores():
-        kept = cache.kept("tokens", key, lambda folder: _write_tokens(rows, labels, encode, folder, recipe, key))
+        kept = cache.kept("tokens", key, lambda folder: _write_tokens(name, rows, labels, encode, folder, recipe, key))
     return {"path": str(kept.path), **kept.facts}, kept.notes
 
 
@@ -129,6 +130,7 @@ def _left_out(name: str, before: int, after: int, encode: Encoder) -> tuple[str,
 
 
 def _write_tokens(
+    name: str,
     rows: Dataset,
     labels: Any,
     encode: Encoder,
@@ -161,8 +163,9 @@ def _write_tokens(
     )
     if not len(tokens):
         raise LaunchError(
-            "none of the {count:,} rows is left: {reason}",
+            "{name}: none of the {count:,} rows is left: {reason}",
             hint="`ascend-launch data RECIPE` shows what becomes of rows",
+            name=name,
             count=len(rows),
             reason=encode.left_out,
         )
