@@ -220,3 +220,39 @@ def test_values_of_another_kind_are_refused(imported: Written, given: dict[str, 
     with pytest.raises(LaunchError, match=r"train\.yaml:\d: |train\.yaml: its values") as caught:
         imported(given)
     assert said in str(caught.value)
+
+
+STOPS = {"early_stopping_patience": 3, "save_steps": 100, "eval_steps": 50, "val_set_size": 0.1}
+
+
+def test_early_stopping_keeps_the_best_model(imported: Written):
+    """As there, whatever load_best_model_at_end says; a greater_is_better of false is not read there."""
+    spec, _ = imported({**STOPS, "load_best_model_at_end": False, "greater_is_better": False})
+    assert 3 == spec.early_stopping.patience
+    assert (True, "loss") == (spec.training["load_best_model_at_end"], spec.training["metric_for_best_model"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"val_set_size": 0}, "nothing is evaluated"),
+        ({"eval_steps": None}, "axolotl needs save_steps and eval_steps"),
+        ({"metric_for_best_model": "eval_sacrebleu"}, "metric_for_best_model: .*eval_sacrebleu"),
+        ({"early_stopping_patience": 1.5}, "expected a whole number above 0"),
+    ],
+)
+def test_early_stopping_without_a_counterpart_is_refused(imported: Written, given: dict[str, Any], message: str):
+    with pytest.raises(LaunchError, match=rf"train.yaml:\d+: .*{message}"):
+        imported({**STOPS, **given})
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ({"format": "Q: {instruction}\nA:", "field_output": "answer"}, "type: a format of its own"),
+        (None, "no type: its rows are tokens already"),
+    ],
+)
+def test_rows_without_a_chat_template_are_named_in_words(imported: Written, kind: Any, message: str):
+    with pytest.raises(LaunchError, match=rf"train.yaml:\d+: {message}"):
+        imported({"datasets": [{"path": "org/pairs", "type": kind}]})

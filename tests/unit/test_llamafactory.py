@@ -382,7 +382,7 @@ def test_a_value_that_makes_no_recipe_is_named_with_its_own_line(job):
         importers.convert(file, nproc=1, task="causal-lm")
 
 
-@pytest.mark.parametrize("key", ["disable_shuffling", "early_stopping_steps", "use_asft_loss"])
+@pytest.mark.parametrize("key", ["disable_shuffling", "use_asft_loss"])
 def test_other_keys_that_change_what_is_learned_are_refused(job, key: str):
     with pytest.raises(LaunchError, match=f"{key}: 1 changes what is learned"):
         importers.convert(job({key: 1}, ROWS), nproc=1, task="causal-lm")

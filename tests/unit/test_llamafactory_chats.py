@@ -230,3 +230,79 @@ def test_version_1_is_refused_with_its_command(imported: Written, tmp_path: Path
         imported({**V1, "train_dataset": str(tmp_path / "a.json"), **changes})
     assert said in caught.value.what
     assert ("USE_V1=1 llamafactory-cli sft" in str(caught.value)) != ("expected a mapping" in said)
+
+
+STOPS = {
+    **V0,
+    "dataset": "a",
+    "val_size": 0.1,
+    "early_stopping_steps": 3,
+    "eval_strategy": "steps",
+    "eval_steps": 50,
+    "metric_for_best_model": "eval_loss",
+}
+
+
+def test_early_stopping_keeps_the_last_model_unless_the_best_is_asked_for(imported: Written):
+    spec, _ = imported(STOPS)
+    assert 3 == spec.early_stopping.patience
+    assert spec.training["load_best_model_at_end"] is False
+    spec, _ = imported({**STOPS, "metric_for_best_model": None, "load_best_model_at_end": True})
+    assert (True, "loss") == (spec.training["load_best_model_at_end"], spec.training["metric_for_best_model"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"val_size": 0}, "nothing is evaluated"),
+        ({"eval_strategy": None, "eval_steps": None}, "nothing is evaluated"),
+        ({"metric_for_best_model": None}, "LLaMA-Factory needs metric_for_best_model"),
+        ({"metric_for_best_model": "eval_rouge-l"}, "metric_for_best_model: .*eval_rouge-l"),
+        ({"greater_is_better": True}, "greater_is_better: of loss less is better"),
+        ({"early_stopping_steps": 0}, "expected a whole number above 0"),
+        ({"load_best_model_at_end": True, "save_steps": 75}, "multiple of eval_steps"),
+    ],
+)
+def test_early_stopping_without_a_counterpart_is_refused(imported: Written, given: dict[str, Any], message: str):
+    with pytest.raises(LaunchError, match=rf"train.yaml:\d+: .*{message}"):
+        imported({**STOPS, **given})
+
+
+WRITES = {**V0, "dataset": "a", "val_size": 0.1, "predict_with_generate": True}
+OF_TEXTS = ("rouge1", "rouge2", "rougeL", "bleu")
+
+
+def test_texts_are_written_as_llama_factory_writes_them(imported: Written):
+    """Its defaults draw tokens; its figures have others' names and ways to count."""
+    spec, made = imported(WRITES)
+    drawn = {"do_sample": True, "temperature": 0.95, "top_k": 50, "top_p": 0.7}
+    assert {**drawn, "max_new_tokens": 1024, "num_beams": 1, "repetition_penalty": 1.0} == spec.generation.given()
+    assert OF_TEXTS == spec.metrics[-4:]
+    assert "ROUGE" in {left.key: left.reason for left in made.left}["predict_with_generate"]
+
+
+def test_beams_take_the_place_of_draws(imported: Written):
+    given = {"do_sample": False, "num_beams": 4, "length_penalty": 0.8, "max_new_tokens": 32, "temperature": 0.5}
+    spec, made = imported({**WRITES, **given})
+    expected = {"max_new_tokens": 32, "do_sample": False, "num_beams": 4, "length_penalty": 0.8}
+    assert {**expected, "repetition_penalty": 1.0} == spec.generation.given()
+    assert "do_sample is false" in {left.key: left.reason for left in made.left}["temperature"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"num_beams": 4}, "num_beams: .* drawn"),
+        ({"max_new_tokens": 0}, "max_new_tokens: expected a whole number above 0"),
+        ({"temperature": 0}, "temperature"),
+    ],
+)
+def test_ways_to_write_without_a_counterpart_are_refused(imported: Written, given: dict[str, Any], message: str):
+    with pytest.raises(LaunchError, match=rf"train.yaml:\d+: .*{message}"):
+        imported({**WRITES, **given})
+
+
+@pytest.mark.parametrize("given", [{"val_size": 0}, {"stage": "pt"}, {"predict_with_generate": False}])
+def test_nothing_is_written_without_answers_to_evaluate(imported: Written, given: dict[str, Any]):
+    spec, _ = imported({**WRITES, **given})
+    assert spec.generation is None

@@ -45,13 +45,6 @@ def read(folder: Path, name: str, text: str, **options: Any) -> tuple[RecipeSpec
     return load.load(folder / "recipe.yaml", env={}).spec, made
 
 
-def test_who_had_texts_in_evaluations_hears_what_writes_them(imported: Written):
-    _, made = imported({"predict_with_generate": "true", "max_new_tokens": "64"})
-    reasons = {left.key: left.reason for left in made.left}
-    assert "`generation:`" in reasons["predict_with_generate"]
-    assert "`generation:`" in reasons["max_new_tokens"]
-
-
 def test_what_ms_swift_does_by_itself_is_written_out(imported: Written):
     spec, made = imported()
     assert (8, 32, 0.05, "all-linear") == (
@@ -247,3 +240,55 @@ def test_the_command_writes_the_recipe_and_what_it_leaves(imported: Written, tmp
     assert 0 == done.exit_code, done.output
     assert "global_batch_size: 16" in done.stdout
     assert "train.sh:5: use_liger_kernel is not kept: it runs on GPUs only" in done.stderr
+
+
+STOPS = {"early_stop_interval": "3", "split_dataset_ratio": "0.1"}
+
+
+def test_early_stopping_goes_by_the_loss_and_keeps_the_last_model(imported: Written):
+    spec, _ = imported(STOPS)
+    assert 3 == spec.early_stopping.patience
+    assert (False, "loss") == (spec.training["load_best_model_at_end"], spec.training["metric_for_best_model"])
+    assert imported({"early_stop_interval": "0"})[0].early_stopping is None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"split_dataset_ratio": "0"}, "nothing is evaluated"),
+        ({"eval_steps": "50"}, "counts saves"),
+        ({"eval_strategy": "epoch"}, "counts saves"),
+        ({"predict_with_generate": "true"}, "goes by rouge-l"),
+        ({"metric_for_best_model": "token_acc"}, "metric_for_best_model: .*token_acc"),
+    ],
+)
+def test_early_stopping_without_a_counterpart_is_refused(imported: Written, given: dict[str, str], message: str):
+    with pytest.raises(LaunchError, match=rf"train.sh:\d+: .*{message}"):
+        imported({**STOPS, **given})
+
+
+WRITES = {"predict_with_generate": "true", "split_dataset_ratio": "0.1"}
+OF_TEXTS = ("rouge1", "rouge2", "rougeL", "bleu")
+
+
+def test_texts_are_written_as_ms_swift_writes_them(imported: Written):
+    """64 tokens at most, the likeliest ones; its num_beams does nothing in an evaluation."""
+    spec, made = imported({**WRITES, "num_beams": "4", "repetition_penalty": "1.2"})
+    expected = {"max_new_tokens": 64, "do_sample": False, "num_beams": 1, "repetition_penalty": 1.2}
+    assert expected == spec.generation.given()
+    assert OF_TEXTS == spec.metrics[-4:]
+    reasons = {left.key: left.reason for left in made.left}
+    assert "ROUGE" in reasons["predict_with_generate"]
+    assert "no effect" in reasons["num_beams"]
+
+
+def test_tokens_are_drawn_above_a_temperature_of_0(imported: Written):
+    spec, _ = imported({**WRITES, "temperature": "0.7", "top_p": "0.9", "max_new_tokens": "32"})
+    expected = {"max_new_tokens": 32, "do_sample": True, "temperature": 0.7, "top_p": 0.9, "num_beams": 1}
+    assert expected == spec.generation.given()
+
+
+@pytest.mark.parametrize("given", [{}, {**WRITES, "split_dataset_ratio": "0"}])
+def test_nothing_is_written_without_evaluations(imported: Written, given: dict[str, str]):
+    spec, _ = imported(given)
+    assert spec.generation is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from typing import ClassVar
 
 from launcher.messages import Message
 from launcher.recipe import schedulers
@@ -21,6 +22,7 @@ from launcher.recipe.importers.axolotl_keys import (
     SWITCHES,
 )
 from launcher.recipe.importers.base import INTERFACE, Imported, Source
+from launcher.recipe.importers.given import OFF
 
 _WHOLE = Message("a whole number above 0")
 _NUMBER = Message("a number, at least 0")
@@ -45,6 +47,8 @@ class Axolotl:
 
 class Import(Data):
     """One import: what becomes of each key."""
+
+    stops: ClassVar[str] = "early_stopping_patience"
 
     def run(self) -> str:
         self.done |= {key for key, value in self.given.items() if value is None}
@@ -195,6 +199,7 @@ class Import(Data):
         self._warmup()
         self._saves()
         self._evaluations()
+        self._early_stopping()
         if checkpointing := self._take("gradient_checkpointing", False):
             self.out.put("training.gradient_checkpointing", True, self._origin("gradient_checkpointing"))
             if checkpointing is not True:
@@ -270,6 +275,23 @@ class Import(Data):
             self.out.put("training.eval_steps", steps, origin)
         if name != "no":
             self.out.put("training.eval_on_start", True, Message("its default"))
+
+    def _early_stopping(self) -> None:
+        if self.given.get(self.stops) in OFF:
+            self.done.add(self.stops)
+            return
+        if not self.given.get("save_steps") or not self.given.get("eval_steps"):
+            what = Message("{key}: axolotl needs save_steps and eval_steps beside it", key=self.stops)
+            raise self._fail(self.stops, what, Message("add them"))
+        self._stop_early(evaluates=True, keeps_best=True)
+        self._leave_off("load_best_model_at_end", Message("the best model is kept where a training stops early"))
+        self._leave_off("greater_is_better", Message("false is not read there: the figure's name says it"))
+
+    def _leave_off(self, key: str, reason: str) -> None:
+        if self._take(key):
+            self._move(key, f"training.{key}")
+        else:
+            self._leave(key, reason)
 
 
 AXOLOTL = Axolotl()

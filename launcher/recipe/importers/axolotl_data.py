@@ -11,7 +11,8 @@ from typing import Any
 from launcher.errors import LaunchError
 from launcher.messages import Message
 from launcher.recipe.importers.axolotl_keys import SET, SET_KINDS
-from launcher.recipe.importers.given import KINDS, Given, expected
+from launcher.recipe.importers.evaluations import Evaluations
+from launcher.recipe.importers.given import KINDS, expected
 from launcher.recipe.yamlfile import KeyPath
 
 _CHATS = ("chat_template", "chat_template.default")
@@ -39,7 +40,15 @@ _CORRECT = Message("correct that line")
 _WHOLE = Message("a whole number above 0")
 
 
-class Data(Given):
+def _without_template(kind: Any) -> str:
+    if kind is None:
+        return Message("no type: its rows are tokens already")
+    if isinstance(kind, dict):
+        return Message("type: a format of its own writes rows without a chat template")
+    return Message("type {kind!r} writes rows in words of its own, without a chat template", kind=kind)
+
+
+class Data(Evaluations):
     """The part of an import whose rows are conversations or texts."""
 
     nested_lines: Mapping[KeyPath, int]
@@ -148,19 +157,24 @@ class Data(Given):
         """The format of a set, and whether it is conversations or texts."""
         if odd := sorted(key for key, value in one.items() if key not in SET and value is not None):
             raise self._refuse_at((*place, odd[0]), Message("{key} has no counterpart", key=odd[0]))
+        kind = one.get("type")
+        if kind is None or isinstance(kind, dict):
+            raise self._refuse_template(place, kind)
         for wanted, keys in SET_KINDS.items():
             for key in keys:
                 if one.get(key) is not None and not KINDS[wanted](one[key]):
                     raise self._refuse_at((*place, key), expected(key, wanted, one[key]))
-        kind = one.get("type")
         if kind == _TEXTS:
             column = one.get("field") or "text"
             return {"format": "text", **({"columns": {"text": column}} if column != "text" else {})}, _TEXTS
         if kind not in _CHATS:
-            what = Message("type {kind!r} writes rows in words of its own, without a chat template", kind=kind)
-            raise self._refuse_at((*place, "type"), what, Message("chat_template and completion have counterparts"))
+            raise self._refuse_template(place, kind)
         self._refuse_masks(place, one)
         return self._messages(place, one), _CHATS[0]
+
+    def _refuse_template(self, place: KeyPath, kind: Any) -> LaunchError:
+        instead = Message("chat_template and completion have counterparts")
+        return self._refuse_at((*place, "type"), _without_template(kind), instead)
 
     def _refuse_masks(self, place: KeyPath, one: dict[str, Any]) -> None:
         """Raises LaunchError where other tokens are trained than those of the answers and the ends of their turns."""

@@ -101,7 +101,6 @@ REFUSED = {
     "resume_from_checkpoint": Message(
         "checkpoints of axolotl are not continued; a run of ascend-launch continues with --run-dir"
     ),
-    "early_stopping_patience": Message("remove it, and set early_stopping.patience in the recipe that is written"),
     "default_system_message": Message(
         "the chat template says it; data.system is for all rows that have no system message"
     ),

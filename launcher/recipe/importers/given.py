@@ -24,6 +24,19 @@ DEEPSPEED = ("optimizer", "scheduler", "gradient_clipping", "train_batch_size")
 """Sections and values of a DeepSpeed config that change what is learned, where they are not `auto`."""
 
 
+_SECTIONS = (
+    "model",
+    "data",
+    "training",
+    "parallel",
+    "adapter",
+    "early_stopping",
+    "generation",
+    "metrics",
+    "output_dir",
+)
+
+
 @dataclass
 class Writer:
     """Values of the recipe in the order of its sections, each with the comment that says where it came from."""
@@ -36,7 +49,7 @@ class Writer:
 
     def text(self, head: Iterable[str]) -> str:
         lines = [f"# {_one_line(line)}".rstrip() for line in head]
-        for section in ("model", "data", "training", "parallel", "adapter", "metrics", "output_dir"):
+        for section in _SECTIONS:
             rows = self.values.get(section)
             if rows is None:
                 continue
@@ -248,12 +261,13 @@ class Given:
     def _leave_without_effect(self) -> None:
         """Arguments that do nothing, or nothing good, beside the others. A value that is wrong by itself makes no recipe."""
         rows = self.out.values.get("training", {})
-        has_eval = self.out.values["data"].get("eval", (None, ""))[0] is not None
+        held = self.out.values["data"].get("eval", (None, ""))[0]
+        sets = tuple(held) if isinstance(held, Mapping) else ()
         values = {key: value for key, (value, _) in rows.items()}
         if any(problems.value_problem(key, value) for key, value in values.items()):
             return
         computed = list(map(metrics.load, tasks.load(self.task).default_metrics))
-        for key, reason in training_rules.problems(values, metrics=computed, has_eval=has_eval):
+        for key, reason in training_rules.problems(values, metrics=computed, has_eval=held is not None, sets=sets):
             if key in self.given and rows.pop(key, None) is not None:
                 self._leave(key, reason)
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from launcher.errors import LaunchError
 from launcher.messages import Message
-from launcher.recipe.importers.given import KINDS, Given, read_json, short
+from launcher.recipe.importers.evaluations import Evaluations
+from launcher.recipe.importers.given import KINDS, read_json, short
 from launcher.recipe.importers.llamafactory_keys import ENTRY
 
 MAX_LABELS = 64
@@ -20,7 +21,7 @@ MAX_LABEL_LETTERS = 80
 """A response longer than this is a text, unless --labels names it."""
 
 
-class Datasets(Given):
+class Datasets(Evaluations):
     """The part of an import that reads data sets."""
 
     def _datasets(self, key: str, labels: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -32,7 +32,6 @@ LEFT_OUT = {
     "fsdp_config": "the launcher renders it; the strategy is kept",
 }
 CHAT_LEFT_OUT = {
-    "predict_with_generate": "add `generation:` to the recipe for texts in evaluations, with settings of its own",
     "compute_accuracy": "the accuracy over tokens is always computed",
     "template": "the tokenizer's own chat template is used; data.chat_template names another for a base model",
     "tool_format": "the chat template says how tools are written",
@@ -88,7 +87,6 @@ REFUSED = {
         _OTHER_UPDATE,
     ),
     "tokenized_path": Message("rows are read from the data, and their tokens are kept by what they depend on"),
-    "early_stopping_steps": Message("remove it, and set early_stopping.patience in the recipe that is written"),
     "disable_shuffling": Message("rows are shuffled before every epoch here"),
     **dict.fromkeys(["packing", "neat_packing", "mix_strategy", "interleave_probs", "mask_history"], _OTHER_ROWS),
     **dict.fromkeys(("train_on_prompt", "moe_aux_loss_coef"), _OTHER_LOSS),
@@ -121,3 +119,16 @@ ENTRY = frozenset({"file_name", "hf_hub_url", "subset", "split", "columns", "for
 """What is read of an entry of dataset_info.json."""
 LORA = {"lora_dropout": "lora_dropout", "use_rslora": "use_rslora", "use_dora": "use_dora"}
 ATTENTION = {"fa2": "flash_attention_2", "sdpa": "sdpa", "disabled": "eager"}
+GENERATION = {
+    "max_new_tokens": 1024,
+    "do_sample": True,
+    "temperature": 0.95,
+    "top_k": 50,
+    "top_p": 0.7,
+    "num_beams": 1,
+    "length_penalty": 1.0,
+    "repetition_penalty": 1.0,
+}
+"""How texts are written, with what it is where a file says nothing."""
+OF_DRAWS = ("temperature", "top_k", "top_p")
+"""Of those, the ones for drawing tokens."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from launcher.messages import Message
 from launcher.recipe.importers.llamafactory_chats import TEXTS, Chats
 from launcher.recipe.importers.llamafactory_keys import (
@@ -9,8 +11,10 @@ from launcher.recipe.importers.llamafactory_keys import (
     ATTENTION,
     CHAT_KEYS,
     CHAT_LEFT_OUT,
+    GENERATION,
     LEFT_OUT,
     LORA,
+    OF_DRAWS,
     REFUSED,
     TAKEN,
 )
@@ -22,6 +26,8 @@ _STAGE = "sft"
 
 class Import(Chats):
     """One import of a file of version 0: what becomes of each key."""
+
+    stops: ClassVar[str] = "early_stopping_steps"
 
     def run(self, labels: tuple[str, ...]) -> str:
         self._refuse()
@@ -147,6 +153,9 @@ class Import(Chats):
             self._move("warmup_ratio", "training.warmup_steps", float)
         self._saves()
         self._move("evaluation_strategy", "training.eval_strategy")
+        self._early_stopping()
+        if not self._has_labels:
+            self._generation()
         left_out = LEFT_OUT if self._has_labels else {**LEFT_OUT, **CHAT_LEFT_OUT}
         self._others(left_out)
 
@@ -157,3 +166,31 @@ class Import(Chats):
             self.out.put("training.save_strategy", "steps", "its default")
             if self.given.get("save_steps") is None:
                 self.out.put("training.save_steps", 500, "its default")
+
+    def _early_stopping(self) -> None:
+        strategy = self.given.get("eval_strategy", self.given.get("evaluation_strategy"))
+        keeps_best = bool(self.given.get("load_best_model_at_end"))
+        self._stop_early(evaluates=strategy not in (None, False, "no"), keeps_best=keeps_best)
+        names_figure = keeps_best or self.given.get("metric_for_best_model") is not None
+        if self.given.get(self.stops) is not None and not names_figure:
+            what = Message("{key}: LLaMA-Factory needs metric_for_best_model beside it", key=self.stops)
+            raise self._fail(self.stops, what, Message("add metric_for_best_model: eval_loss"))
+
+    def _generation(self) -> None:
+        """How texts are written at evaluations. LLaMA-Factory's own defaults go before the model's."""
+        if not self._asks_for_texts(GENERATION, has_answers=not self._is_of_texts):
+            return
+        settings: dict[str, Any] = {key: self._take(key, default) for key, default in GENERATION.items()}
+        self._take("max_new_tokens", None, Message("a whole number above 0"))
+        beams = self._take("num_beams", 1, Message("a whole number above 0"))
+        if beams > 1 and settings["do_sample"]:
+            what = Message("num_beams: {value} beams of tokens that are drawn, which has no counterpart", value=beams)
+            raise self._fail("num_beams", what, self._unchanged(Message("add do_sample: false")))
+        without = OF_DRAWS if not settings["do_sample"] else ()
+        for key in without:
+            self._leave(key, Message("it has no effect where do_sample is false"))
+        if beams == 1:
+            self._leave("length_penalty", Message("it has no effect without num_beams"))
+            without = (*without, "length_penalty")
+        self._leave("skip_special_tokens", Message("special tokens are no part of a text"))
+        self._write_texts({key: value for key, value in settings.items() if key not in without})

@@ -8,7 +8,7 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from launcher.errors import LaunchError
 from launcher.messages import Message
@@ -171,6 +171,7 @@ def _ranks(environment: dict[str, str]) -> int | None:
 class Import(Data):
     """One import: what becomes of each argument."""
 
+    stops: ClassVar[str] = "early_stop_interval"
     call: Call
     says_ranks: bool = False
 
@@ -367,6 +368,8 @@ class Import(Data):
             if self.given.get(key) is None:
                 self.out.put(f"training.{key}", default, "its default")
         self._evaluations()
+        self._early_stopping()
+        self._generation()
         self._epochs()
         ratio = self._take("warmup_ratio", 0, Message("a number, at least 0"))
         if ratio:
@@ -425,6 +428,46 @@ class Import(Data):
             what = Message("max_epochs: ends the training before its schedule does, which has no counterpart")
             raise self._fail("max_epochs", what, self._unchanged(Message("write it as num_train_epochs")))
         self._leave("max_epochs", Message("the training ends there by itself"))
+
+    def _early_stopping(self) -> None:
+        by_figure = [key for key in (self.stops, "load_best_model_at_end") if self.given.get(key)]
+        if by_figure and self.given.get("predict_with_generate") and not self.given.get("metric_for_best_model"):
+            what = Message("{key}: goes by rouge-l of texts, which is another figure here", key=by_figure[0])
+            instead = Message("remove it, and set metric_for_best_model: rougeL in the recipe that is written")
+            raise self._fail(by_figure[0], what, self._unchanged(instead))
+        interval = self._take(self.stops, 0, Message("a number"))
+        if interval <= 0:
+            self._leave(self.stops, Message("it has no effect below 1"))
+            return
+        self._stop_early(evaluates=True, keeps_best=bool(self.given.get("load_best_model_at_end")))
+        saves = self.given.get("save_strategy", "steps"), self.given.get("save_steps", 500)
+        evaluations = self._when(), self.given.get("eval_steps", saves[1])
+        if saves != evaluations and (saves[0] == "steps" or saves[0] != evaluations[0]):
+            what = Message("{key}: counts saves, and evaluations are at other steps", key=self.stops)
+            raise self._fail(self.stops, what, self._unchanged(Message("leave out eval_strategy and eval_steps")))
+
+    def _generation(self) -> None:
+        """How texts are written at evaluations: the likeliest tokens, unless a temperature is given."""
+        keys = ("max_new_tokens", "temperature", "top_k", "top_p", "num_beams", "repetition_penalty")
+        if not self._asks_for_texts(keys, has_answers=not self._is_of_texts):
+            return
+        self._leave("num_beams", Message("it has no effect at evaluations there"))
+        temperature = self._take("temperature", 0, Message("a number"))
+        drawn: dict[str, Any] = {"do_sample": bool(temperature)}
+        if temperature:
+            top_k = self._take("top_k", None, Message("a number"))
+            drawn |= {"temperature": temperature, "top_p": self._take("top_p")}
+            if top_k is not None and top_k <= 0:
+                self._leave("top_k", Message("it is the model's own below 1"))
+                top_k = None
+            drawn["top_k"] = top_k
+        else:
+            for key in ("temperature", "top_k", "top_p"):
+                self._leave(key, Message("it has no effect where the likeliest tokens are taken"))
+        most = self._take("max_new_tokens", 64, _WHOLE)
+        self._write_texts(
+            {"max_new_tokens": most, **drawn, "num_beams": 1, "repetition_penalty": self._take("repetition_penalty")}
+        )
 
 
 MSSWIFT = MsSwift()

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from launcher.messages import Message
-from launcher.recipe.importers.given import Given, expected
+from launcher.recipe.importers.evaluations import Evaluations
+from launcher.recipe.importers.given import expected
 from launcher.recipe.importers.msswift_keys import QUERY, RESPONSE, TOO_LONG, TRAIN_ON
 
 _CORRECT = Message("correct that line")
@@ -25,7 +26,7 @@ TEXTS = "pt"
 """ms-swift's name of the command that trains every token of plain texts."""
 
 
-class Data(Given):
+class Data(Evaluations):
     """The part of an import whose rows are conversations."""
 
     subcommand: str = "sft"

@@ -75,7 +75,6 @@ REFUSED = {
     "use_ray": Message("ray starts the ranks"),
     **dict.fromkeys(("adapters", "resume_from_checkpoint", "load_args"), _CONTINUES),
     "tuner_backend": Message("unsloth runs on GPUs only"),
-    "early_stop_interval": Message("remove it, and set early_stopping.patience in the recipe that is written"),
     "dataset_shuffle": Message("rows are shuffled before every epoch here"),
     "train_dataloader_shuffle": Message("rows are shuffled before every epoch here"),
     "init_weights": Message("LoRA starts from peft's own weights here"),
@@ -152,9 +151,6 @@ LEFT_OUT = {
     **dict.fromkeys(("logging_dir", "enable_channel_loss", "acc_strategy", "logging_first_step"), _LOGGED),
     **dict.fromkeys(
         (
-            "predict_with_generate",
-            "max_new_tokens",
-            "temperature",
             "eval_use_evalscope",
             "eval_dataset",
             "eval_dataset_args",
@@ -162,10 +158,6 @@ LEFT_OUT = {
             "extra_eval_args",
             "eval_limit",
             "eval_metric",
-            "top_k",
-            "top_p",
-            "num_beams",
-            "repetition_penalty",
             "stop_words",
             "stream",
             "logprobs",
