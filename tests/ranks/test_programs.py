@@ -298,6 +298,7 @@ def test_ranks_get_the_variables_of_accelerate_launch(run, folder: Path, words: 
     assert {"ACCELERATE_MIXED_PRECISION"} <= {row["name"] for row in recorded}
 
 
+@pytest.mark.slow
 def test_every_torchrun_of_a_command_is_ours(run, folder: Path):
     """By its name, by -m and in process; with our options; a sitecustomize of the user's still runs; its exit code stands."""
     (folder / "site").mkdir()

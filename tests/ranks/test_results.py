@@ -267,6 +267,7 @@ def test_weights_of_another_kind_are_refused_with_what_to_do(job, ascend_launch,
     assert "no such folder" in nothing.err
 
 
+@pytest.mark.slow
 def test_a_finished_model_that_was_changed_is_refused_by_name(job, ascend_launch, tmp_path):
     """Its manifest disturbs no one who loads the folder; without one it is used, with a note. The model that it was trained
     from is not needed: its name is relative to another folder."""

@@ -137,6 +137,7 @@ def test_a_run_told_to_stop_resumes_exactly(render: Callable[..., Run], start: C
         assert_same(whole, cut)
 
 
+@pytest.mark.slow
 def test_other_ranks_and_another_strategy_go_on(render: Callable[..., Run], start: Callable):
     """Two ranks' ZeRO-2 checkpoint is taken up by three ranks, by one, and by FSDP2: the loss curve goes on as if
     nothing had happened (no dropout here), and what could not be kept is said."""

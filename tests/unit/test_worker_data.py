@@ -602,6 +602,7 @@ def test_a_reader_without_files_is_refused(recipe, tmp_path):
         preparation.prepare(made, RunDir(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_dataset_that_cannot_be_reached_names_the_ways_out(recipe, tmp_path):
     """Offline and not in the cache: mirror or local files."""
     path = recipe(model={"name": str(TINY)}, data={"path": "Yelp/yelp_review_full", "data_files": None})

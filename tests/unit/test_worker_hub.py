@@ -86,6 +86,7 @@ def locate(name: str, home: Path, **env: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_a_mirror_serves_the_model_and_its_cache_serves_it_offline(mirror, tmp_path):
     """HF_ENDPOINT is asked for the files that are needed and no others; afterwards HF_HUB_OFFLINE=1 finds them."""
     online = Path(locate("org/tiny", tmp_path, HF_ENDPOINT=mirror))

@@ -325,6 +325,7 @@ def test_sigterm_to_every_process_saves(launch: Launch):
     assert job.gone(2)
 
 
+@pytest.mark.slow
 def test_an_interrupt_that_ends_the_reader_too_saves(launch: Launch):
     """`2>&1 | tee log` and then ^C, which a terminal sends to both: what is said meanwhile goes nowhere."""
     read, write = os.pipe()
