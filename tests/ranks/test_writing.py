@@ -232,6 +232,13 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         os.write(self._handle, keys)
 
+    def interrupt(self) -> None:
+        """^C at the prompt, until it shows: Python's readline leaves one for the next key that comes just before it waits."""
+        for _ in range(30):
+            self.type(b"\x03")
+            if select.select([self._handle], [], [], 1)[0]:
+                return
+
     def code(self) -> int:
         """Its exit code, once it has left."""
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
@@ -263,7 +270,9 @@ def test_a_chat_at_a_terminal(endless: Path, terminal: Callable[..., Terminal]):
     chat.until(b"e")  # of an answer that goes on
     chat.type(b"\x03")
     chat.until(b"\n> ")
-    chat.type(b"half a line\x03")
+    chat.type(b"half a line")
+    chat.until(b"half a line")
+    chat.interrupt()
     chat.until(b"\n> ")
     chat.type(b"/system Be brief.\n")
     chat.until(b"> ")
