@@ -180,11 +180,11 @@ def _require_target(source: str, target: str, *, force: bool) -> None:
             raise LaunchError("--output -: standard output is closed", hint="name a file with --output")
         return
     path = Path(target)
-    if not outputs.is_stream(path):
-        answers.require_written(path)
     if source != "-" and path.exists() and Path(source).exists() and path.samefile(source):
         raise LaunchError("--output {target}: is the input", hint="name another file", target=target)
     outputs.check(path, force=force)
+    if not outputs.is_stream(path):
+        answers.require_written(path)
 
 
 def _partial(target: str) -> Path | None:
