@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from launcher.cli.options import with_options
 from launcher.errors import LaunchError
 from launcher.messages import Message
 
@@ -66,9 +67,7 @@ def generation_options(command: Any) -> Any:
             help="Chat template, for a model whose tokenizer has none: chatml, plain, or a Jinja file.",
         ),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return with_options(options, command)
 
 
 def writing_of(given: dict[str, Any], recipe: Generation | None, *, is_chat: bool = True) -> Writing:

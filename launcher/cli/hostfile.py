@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from launcher.cli.options import given as options_given
+from launcher.cli.options import with_options
 from launcher.errors import EXIT_OK, LaunchError
 
 if TYPE_CHECKING:
@@ -53,9 +54,7 @@ TYPED = ("COMMANDLINE",)
 
 
 def options(command: Any) -> Any:
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
+    return with_options(OPTIONS, command)
 
 
 def hosts_of(given: dict[str, Any]) -> Hosts | None:

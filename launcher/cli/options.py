@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +141,7 @@ def machine_options(command: Any) -> Any:
             help="Memory of a card in GB, with plan, render and --dry-run [default: the chip's].",
         ),
     ]
-    return recipe_arguments(_add(options[:-2], supervision_options(_add(options[-2:], command))))
+    return recipe_arguments(with_options(options[:-2], supervision_options(with_options(options[-2:], command))))
 
 
 def recipe_arguments(command: Any) -> Any:
@@ -149,7 +149,7 @@ def recipe_arguments(command: Any) -> Any:
         click.argument("recipe", type=RecipeFile(), shell_complete=complete_recipe),
         click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=_complete_key),
     ]
-    return _add(options, command)
+    return with_options(options, command)
 
 
 def supervision_options(command: Any) -> Any:
@@ -188,7 +188,7 @@ def supervision_options(command: Any) -> Any:
             help="How ranks are started [default: auto, which forks where a trial fork works].",
         ),
     ]
-    return _add(options, command)
+    return with_options(options, command)
 
 
 hooks_option = click.option(
@@ -215,7 +215,8 @@ def refuse_unwatched(context: click.Context) -> None:
         )
 
 
-def _add(options: list[Any], command: Any) -> Any:
+def with_options(options: Sequence[Any], command: Any) -> Any:
+    """The command with these options, in their order in its help."""
     for option in reversed(options):
         command = option(command)
     return command

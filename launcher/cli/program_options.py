@@ -9,7 +9,7 @@ import click
 
 from launcher.accelerators import table as accelerators
 from launcher.cli import outputs
-from launcher.cli.options import Count, Named, Seconds, hooks_option
+from launcher.cli.options import Count, Named, Seconds, hooks_option, with_options
 from launcher.messages import Message
 from launcher.strategies import table as strategies
 
@@ -222,9 +222,7 @@ OF_EVERY_LAUNCH = ("max_restarts", "start_method")
 
 
 def add_options(command: Any) -> Any:
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
+    return with_options(OPTIONS, command)
 
 
 def read_variables(command: click.Command) -> None:

@@ -12,7 +12,16 @@ import click
 from launcher.accelerators import table as accelerators
 from launcher.cli import cluster_options
 from launcher.cli.cluster_options import COMMANDLINE, QueueCommand
-from launcher.cli.options import Count, Named, given, machine_of, recipe_arguments, supervision_of, supervision_options
+from launcher.cli.options import (
+    Count,
+    Named,
+    given,
+    machine_of,
+    recipe_arguments,
+    supervision_of,
+    supervision_options,
+    with_options,
+)
 
 if TYPE_CHECKING:
     from launcher.clusters.submission import Submission, Work
@@ -88,12 +97,8 @@ JOB_OPTIONS = [
 
 def job_options(command: Any) -> Any:
     """The options of a job in a queue, whatever it runs."""
-    for option in reversed([*JOB_OPTIONS[:-1], *cluster_options.own(), JOB_OPTIONS[-1]]):
-        command = option(command)
-    command = supervision_options(command)
-    for option in reversed([*cluster_options.targets(), *MACHINE_OPTIONS]):
-        command = option(command)
-    return command
+    command = with_options([*JOB_OPTIONS[:-1], *cluster_options.own(), JOB_OPTIONS[-1]], command)
+    return with_options([*cluster_options.targets(), *MACHINE_OPTIONS], supervision_options(command))
 
 
 @click.command(name="submit", cls=_Submit)

@@ -97,7 +97,7 @@ class Targets:
 def _tags(name: str, value: Any) -> list[Any]:
     several = apart(value)
     if several is None or several == []:
-        raise RowError(Message("{name!r} is empty", name=name), FIX_ROW)
+        raise _empty(name)
     if not isinstance(several, list):
         raise RowError(
             Message("{name!r} is {kind}, and a list with a tag for each word is expected", name=name, kind=kind(value)),
@@ -110,7 +110,7 @@ def words(name: str, value: Any) -> list[str]:
     """The words of a row. Raises RowError where they are none."""
     several = apart(value)
     if several is None or several == []:
-        raise RowError(Message("{name!r} is empty", name=name), FIX_ROW)
+        raise _empty(name)
     if isinstance(several, list) and all(isinstance(one, str) for one in several):
         return several
     raise RowError(
@@ -125,8 +125,8 @@ def apart(value: Any) -> Any:
 
 
 def _label(name: str, value: Any) -> Any:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise RowError(Message("{name!r} is empty", name=name), FIX_ROW)
+    if _is_blank(value):
+        raise _empty(name)
     if isinstance(value, dict | list):
         raise RowError(
             Message("{name!r} is {kind}, not the name or number of a label", name=name, kind=kind(value)),
@@ -148,8 +148,7 @@ def _name(name: str, value: Any) -> Any:
 
 
 def _number(name: str, value: Any) -> float:
-    if value is None or (isinstance(value, str) and not value.strip()) or value != value:
-        raise RowError(Message("{name!r} is empty", name=name), FIX_ROW)
+    _require_cell(name, value)
     try:
         number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
     except (ValueError, OverflowError):
@@ -163,8 +162,7 @@ def _number(name: str, value: Any) -> float:
 
 
 def _flag(name: str, value: Any) -> bool:
-    if value is None or (isinstance(value, str) and not value.strip()) or value != value:
-        raise RowError(Message("{name!r} is empty", name=name), FIX_ROW)
+    _require_cell(name, value)
     text = str(value).strip().lower()
     flag = _FLAGS.get(text.removesuffix(".0"))
     if flag is None:
@@ -173,6 +171,20 @@ def _flag(name: str, value: Any) -> bool:
             Message("write 1 where a row has the label, and 0 where it has not"),
         )
     return flag
+
+
+def _require_cell(name: str, value: Any) -> None:
+    """Raises RowError where a cell has nothing, or what readers of CSV make of that."""
+    if _is_blank(value) or value != value:
+        raise _empty(name)
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _empty(name: str) -> RowError:
+    return RowError(Message("{name!r} is empty", name=name), FIX_ROW)
 
 
 def _shown(value: Any) -> str:

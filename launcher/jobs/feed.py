@@ -265,16 +265,10 @@ class Feed:
                 continue
             if not self.task.is_answered(answer):
                 self._note_unscored(row)
-            value = self._value(row, answer)
+            value = self.task.answer_to(row.item, answer, self.label_names)
             if self.keep:
                 value["input"] = row.given
             yield (json_text(value) + "\n").encode("utf-8", "surrogatepass")
-
-    def _value(self, row: Row, answer: Any) -> dict[str, Any]:
-        """As the task writes it; some write it beside what was asked."""
-        answer_to = getattr(self.task, "answer_to", None)
-        beside: dict[str, Any] | None = answer_to and answer_to(row.item, answer, self.label_names)
-        return self.task.answer(answer, self.label_names) if beside is None else beside
 
     def _note_unscored(self, row: Row) -> None:
         self.num_unscored += 1

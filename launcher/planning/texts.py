@@ -10,7 +10,7 @@ from launcher.messages import Message
 from launcher.models import geometry
 from launcher.planning import fit
 from launcher.planning.plan import Batch
-from launcher.recipe.schema import NEW_TOKENS, RecipeSpec, Strategy
+from launcher.recipe.schema import RecipeSpec, Strategy, default_new_tokens
 from launcher.strategies import table as strategies
 from launcher.strategies.peak import FRAMEWORK_BYTES
 from launcher.text import gib
@@ -70,8 +70,7 @@ def _tokens(recipe: RecipeSpec, config: Mapping[str, Any]) -> int:
     """Of the longest prompt and its text."""
     positions = config.get("max_position_embeddings")
     asked = recipe.generation and recipe.generation.max_new_tokens
-    new = asked or (NEW_TOKENS if positions is None else min(NEW_TOKENS, positions // 2))
-    tokens = recipe.data.max_length + new
+    tokens = recipe.data.max_length + (asked or default_new_tokens(positions))
     return tokens if positions is None else min(tokens, positions)
 
 

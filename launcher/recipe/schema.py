@@ -326,6 +326,11 @@ NEW_TOKENS = 256
 """Where neither recipe nor model says how long a text may be; half of the model's positions where these are few."""
 
 
+def default_new_tokens(positions: int | None) -> int:
+    """Tokens of a text at most where neither recipe nor model says so, of a model with so many positions; None where it says none."""
+    return NEW_TOKENS if positions is None else min(NEW_TOKENS, positions // 2)
+
+
 class Generation(Section):
     """How a model writes, by the names of transformers' GenerationConfig. What is left out is as the model's generation_config.json says, and then as `generate` has it."""
 

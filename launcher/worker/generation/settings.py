@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import LaunchError
-from launcher.recipe.schema import NEW_TOKENS, Generation
+from launcher.recipe.schema import Generation, default_new_tokens
 from launcher.recipe.tasks.sft import Chats
 from launcher.text import first_line
 from launcher.worker.chat import prompts
@@ -62,7 +62,7 @@ def settings(recipe: RecipeSpec, model: Any, tokenizer: Any) -> Settings:
     strings = given.get("stop_strings", config.stop_strings) or ()
     strings = [strings] if isinstance(strings, str) else list(strings)
     given |= {
-        "max_new_tokens": given.get("max_new_tokens", config.max_new_tokens) or _new_tokens(base_model(model)),
+        "max_new_tokens": given.get("max_new_tokens", config.max_new_tokens) or default_new_tokens(positions(model)),
         "stop_strings": strings or None,
         "eos_token_id": _ends(config, prompts.stops(tokenizer, Chats.of(recipe.data))),
         "pad_token_id": tokenizer.pad_token_id,
@@ -81,9 +81,10 @@ def settings(recipe: RecipeSpec, model: Any, tokenizer: Any) -> Settings:
     return Settings(config, draws, asked.seed, _warpers(*of_draws) if draws else (), strings)
 
 
-def _new_tokens(model: Any) -> int:
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return NEW_TOKENS if positions is None else min(NEW_TOKENS, positions // 2)
+def positions(model: Any) -> int | None:
+    """How many a model has, its adapter aside; None where its config does not say."""
+    found: int | None = getattr(base_model(model).config.get_text_config(), "max_position_embeddings", None)
+    return found
 
 
 def _ends(config: GenerationConfig, stops: Sequence[int]) -> list[int] | None:

@@ -10,15 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from launcher import plugins
 from launcher.errors import LaunchError
 from launcher.messages import Message
 from launcher.recipe import metrics as table
 from launcher.worker.metrics import users
 from launcher.worker.metrics.base import UndefinedError
-from launcher.worker.tasks.predictions import LABELS, Predictions
+from launcher.worker.tasks.predictions import LABELS, Predictions, is_numbers
 from launcher.worker.user_code import UserFunction
 
 MODULE = Path(__file__).parent / "evaluate_modules" / "labels.py"
@@ -94,16 +92,12 @@ def _of_table(name: str, predictions: Predictions, keywords: Mapping[str, Any]) 
         columns = _generated(columns)
     if not len(columns[0]):
         raise UndefinedError(Message("there are none"))
-    if metric.columns == LABELS and all(_are_numbers(column) for column in columns):
+    if metric.columns == LABELS and all(is_numbers(column) for column in columns):
         return _module(name).compute(references=columns[0], predictions=columns[1], **keywords)[name]
     given = {keyword: keywords[keyword] for keyword in metric.keywords}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # libraries warn of labels that do not occur; macro_facts says which do
         return plugins.load_object(metric.computation)(*columns, **given)
-
-
-def _are_numbers(column: Any) -> bool:
-    return isinstance(column, np.ndarray) and column.ndim == 1 and column.dtype == np.int64
 
 
 def _generated(columns: Sequence[Any]) -> list[list[str]]:

@@ -96,6 +96,12 @@ class Predictions:
         return cls(columns, whole.losses[order], whole.counts[order])
 
     @property
+    def mean_losses(self) -> np.ndarray:
+        """Of each row, over what counts in it."""
+        means: np.ndarray = self.losses / np.maximum(self.counts, 1)
+        return means
+
+    @property
     def loss(self) -> float:
         """The mean over what counts in all rows, whatever batches they came in."""
         return float(self.losses.sum(dtype=np.float64) / max(self.counts.sum(), 1))
@@ -114,7 +120,7 @@ class Predictions:
         """Of metrics.json: which labels macro averages are over, and how many others there are; nothing of rows that
         have not one label each."""
         label, predicted = (self.columns.get(name) for name in LABELS)
-        if not (_is_numbers(label) and _is_numbers(predicted)):
+        if not (is_numbers(label) and is_numbers(predicted)):
             return {}
         labels = np.union1d(label, predicted[predicted != NO_LABEL])
         return {"macro_average": {"labels": labels.tolist(), "num_labels": num_labels}}
@@ -189,7 +195,7 @@ class Predictions:
         """The first rows of an order, as in predictions.jsonl; where there is none those with the largest mean losses, and before
         them those without one."""
         if order is None:
-            means = self.losses / np.maximum(self.counts, 1)
+            means = self.mean_losses
             order = np.argsort(np.where(np.isfinite(means), -means, -np.inf), kind="stable").tolist()
         return list(self.rows(order[:NUM_WORST], more, losses=True))
 
@@ -200,7 +206,7 @@ class Predictions:
         order = np.array(numbers, np.int64)
         kept = {name: column for name, column in self.columns.items() if name not in _FOR_METRICS}
         columns = {name: _json_values(name, _taken(column, order)) for name, column in kept.items()}
-        if losses or not _is_numbers(self.columns.get(LABELS[0])):
+        if losses or not is_numbers(self.columns.get(LABELS[0])):
             if not isinstance(self.columns.get(LABELS[0]), np.ndarray):  # else a row counts once
                 columns["count"] = self.counts[order].tolist()
             columns["loss"] = _json_values("loss", self.losses[order])
@@ -245,7 +251,7 @@ def _values(column: Sequence[Any], order: np.ndarray) -> list[Any]:
     return [column[i] for i in order.tolist()]
 
 
-def _is_numbers(column: Column | None) -> TypeGuard[np.ndarray]:
+def is_numbers(column: Column | None) -> TypeGuard[np.ndarray]:
     """Whether it is a whole number for each row."""
     return isinstance(column, np.ndarray) and column.ndim == 1 and column.dtype.kind == "i"
 

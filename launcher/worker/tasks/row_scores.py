@@ -36,8 +36,7 @@ def worst_first(metric: Metric, predictions: Predictions) -> list[int]:
     """Numbers of the rows that were written and `scored`, the worst first; of one score those with the largest losses."""
     sign = 1 if metric.greater_is_better else -1
     scores = [math.nan if score is None else sign * score for score in predictions.columns[metric.name]]
-    losses = predictions.losses / np.maximum(predictions.counts, 1)
-    order = np.lexsort((-losses, scores)).tolist()
+    order = np.lexsort((-predictions.mean_losses, scores)).tolist()
     return [row for row in order if not math.isnan(scores[row])]
 
 

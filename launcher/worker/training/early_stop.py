@@ -66,7 +66,7 @@ class EarlyStop(TrainerCallback):
     ) -> None:
         if self._settings is None or not self._is_training:
             return
-        value = metrics[f"eval_{str(args.metric_for_best_model).removeprefix('eval_')}"]
+        value = metrics[f"eval_{args.metric_for_best_model}"]
         self._count(value, state.global_step, self._settings.threshold, greater=bool(args.greater_is_better))
         if self._evaluations >= self._settings.patience and state.global_step < state.max_steps:
             self._end(args, state, self._settings.threshold)
@@ -86,7 +86,7 @@ class EarlyStop(TrainerCallback):
             "step": state.global_step,
             "max_steps": state.max_steps,
             "epoch": state.epoch,
-            "metric": str(args.metric_for_best_model).removeprefix("eval_"),
+            "metric": args.metric_for_best_model,
             "best": self._best,
             "best_step": self._best_step,
             "evaluations": self._evaluations,

@@ -20,7 +20,7 @@ from launcher.worker.chat.encode import PROMPT, REFERENCE
 from launcher.worker.engines import table
 from launcher.worker.generation import rows as choice
 from launcher.worker.generation.generate import Generator, evaluating
-from launcher.worker.generation.settings import Settings, settings
+from launcher.worker.generation.settings import Settings, positions, settings
 from launcher.worker.runtime.stop_signals import EvaluationStopped, received
 from launcher.worker.tasks.base import base_model
 
@@ -66,9 +66,8 @@ class Writing:
         self._asked: Generation = plan.recipe.generation
         self._settings: Settings = settings(plan.recipe, model, tokenizer)
         self._lengths = lengths(rows, PROMPT)
-        positions = getattr(base_model(model).config.get_text_config(), "max_position_embeddings", None)
         longest = choice.longest(
-            positions, new_tokens=self._settings.new_tokens, max_length=plan.recipe.data.max_length
+            positions(model), new_tokens=self._settings.new_tokens, max_length=plan.recipe.data.max_length
         )
         self.chosen = choice.chosen(self._lengths, longest=longest, limit=self._asked.rows, seed=self._asked.seed)
         self._note(longest)
